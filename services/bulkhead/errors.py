@@ -1,0 +1,75 @@
+"""The whole error vocabulary: one class per thing a caller can do about it.
+
+Messages read "cannot <verb> <object>: <reason>", unless Docker has a known text, then that text.
+Adapters translate foreign exceptions into these where they call; each edge maps these to its own
+protocol once (HTTP status, gRPC status, ttrpc status). Data travels on attributes, text in `str`.
+"""
+
+from __future__ import annotations
+
+
+class BulkheadError(Exception):
+    """Base of every error the engine raises on purpose."""
+
+
+class InvalidArgument(BulkheadError):
+    """The request can never succeed as written (HTTP 400)."""
+
+
+class NotFound(BulkheadError):
+    """The named object does not exist (HTTP 404)."""
+
+
+class Conflict(BulkheadError):
+    """The object's present state or name forbids it (HTTP 409)."""
+
+
+class NotModified(BulkheadError):
+    """The object already is as asked (HTTP 304)."""
+
+
+class Unauthorized(BulkheadError):
+    """Credentials are missing or wrong (HTTP 401)."""
+
+
+class Forbidden(BulkheadError):
+    """The caller may never do this (HTTP 403)."""
+
+
+class Unavailable(BulkheadError):
+    """A part of the engine, or a registry, is away for now: try again (HTTP 503)."""
+
+
+class DeadlineExceeded(BulkheadError):
+    """The operation took longer than it may; its outcome must be looked up (HTTP 500)."""
+
+
+class NotImplementedYet(BulkheadError):
+    """Docker has it, Bulkhead does not, or not yet (HTTP 501)."""
+
+
+class ResourceExhausted(BulkheadError):
+    """Disk, memory, addresses or processes ran out; nothing was kept (HTTP 500)."""
+
+
+class DataLoss(BulkheadError):
+    """Bytes are not what their digest or record says (HTTP 500)."""
+
+
+class Internal(BulkheadError):
+    """The engine or the kernel failed in a way the caller cannot mend (HTTP 500)."""
+
+
+class LaunchFailed(BulkheadError):
+    """A process could not be brought to exec in its container.
+
+    `step` names the stage that failed (nsexec's step table), `errno` is the kernel's reason,
+    `exit_code` what Docker reports for it: 126 cannot be run, 127 not found, 128 anything else.
+    HTTP 400 for 126 and 127, else 500.
+    """
+
+    def __init__(self, message: str, *, step: str = "", errno: int = 0, exit_code: int = 128) -> None:
+        super().__init__(message)
+        self.step = step
+        self.errno = errno
+        self.exit_code = exit_code

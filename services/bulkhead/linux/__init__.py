@@ -1,0 +1,1 @@
+"""Doors to the kernel: thin, typed, raising OSError. Standard library only."""
