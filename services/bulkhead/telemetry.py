@@ -1,0 +1,86 @@
+"""Structured logs of the services, and the request id that ties the lines of one call together.
+
+A line is one JSON object on stderr: timestamp, level, service, pid, event, request_id, then the
+event's own fields. What libraries say through `logging` comes out in the same shape.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import sys
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+import structlog
+
+from bulkhead.plainlog import timestamp
+
+REQUEST_ID_HEADER = "x-request-id"
+# What clients send is untrusted: it ends in logs and in headers of the next hop.
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def request_id() -> str:
+    """The id of the request that this task works for; empty outside any request."""
+    return _request_id.get()
+
+
+def bind_request_id(value: str | None) -> str:
+    """Adopt a caller's id, or make a new one (16 hex digits) when it is absent or ill-formed."""
+    chosen = value if value is not None and _ACCEPTABLE_ID.fullmatch(value) else secrets.token_hex(8)
+    _request_id.set(chosen)
+    return chosen
+
+
+def configure(service: str, *, level: str = "info") -> None:
+    """Send structlog's and logging's lines to stderr as JSON. Call once, before the loop starts."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _Stamp(service),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_encode),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[_Bridge()], force=True)
+
+
+class _Stamp:
+    """Puts the fields that every line has before the event's own."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        line = {
+            "timestamp": timestamp(),
+            "level": method,
+            "service": self._service,
+            "pid": os.getpid(),
+            "event": event.pop("event", ""),
+        }
+        if request_id():
+            line["request_id"] = request_id()
+        return {**line, **event}
+
+
+class _Bridge(logging.Handler):
+    """Hands the records of `logging` (asyncio, aiohttp, grpclib) to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger()
+        logger.log(record.levelno, record.getMessage(), logger_name=record.name, exc_info=record.exc_info or None)
+
+
+def _encode(line: dict[str, Any], **_: Any) -> bytes:
+    return msgspec.json.encode(line, enc_hook=str)
