@@ -1,0 +1,1 @@
+"""The lifecycle manager: the only writer of records."""

@@ -1,0 +1,1 @@
+"""What the manager's ports are made of: SQLite, shims, netlink, overlay directories."""

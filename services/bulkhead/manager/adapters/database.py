@@ -1,0 +1,171 @@
+"""One SQLite file, one writer thread: transactions in the order they were asked for.
+
+    async with Database.open(path) as database:
+        await database.write(lambda connection: connection.execute(...), durable=True)
+
+A durable write has reached the disk when it returns (synchronous=FULL); any other survives the death of every
+process but not of the machine (NORMAL). Both are in the write-ahead log, in order: a durable write makes all
+earlier ones durable too. Waiting writes of the same kind share one commit. The file is locked against a second
+manager for as long as it is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
+from bulkhead.manager.adapters.schema import MIGRATIONS
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+@dataclass(slots=True)
+class _Write:
+    work: Work[Any]
+    durable: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Database:
+    """The manager's records. Use `open`."""
+
+    _connection: sqlite3.Connection
+    _queue: queue.SimpleQueue[_Write | None] = field(default_factory=queue.SimpleQueue)
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def open(path: Path) -> AsyncIterator[Database]:
+        """Open or make the file at `path`; Conflict when another manager has it."""
+        with _locked(path):
+            database = Database(_connect(path))
+            writer = threading.Thread(target=database._run, name="records", daemon=True)
+            writer.start()
+            try:
+                yield database
+            finally:
+                database._queue.put(None)
+                await asyncio.to_thread(writer.join)
+                database._connection.close()
+
+    async def write(self, work: Work[T], *, durable: bool = True) -> T:
+        """Run `work` in a transaction; its result once committed. An error in `work` undoes `work` alone."""
+        loop = asyncio.get_running_loop()
+        write = _Write(work, durable, loop, loop.create_future())
+        self._queue.put(write)
+        # The commit happens whether or not the caller still waits.
+        result: T = await asyncio.shield(write.future)
+        return result
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work`, which only reads, after all writes asked for before."""
+        return await self.write(work, durable=False)
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            batch = [first]
+            ended = False
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < 64:
+                    following = self._queue.get_nowait()
+                    if following is None:
+                        ended = True
+                        break
+                    batch.append(following)
+            self._commit(batch)
+            if ended:
+                return
+
+    def _commit(self, batch: list[_Write]) -> None:
+        durable = any(write.durable for write in batch)
+        try:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            for write in batch:
+                self._perform(write)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            for write in batch:
+                write.error = write.error or _translated(error)
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
+        for write in batch:
+            by_loop.setdefault(write.loop, []).append(write)
+        for loop, writes in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_answer, writes)
+
+    def _perform(self, write: _Write) -> None:
+        self._connection.execute("SAVEPOINT work")
+        try:
+            write.result = write.work(self._connection)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:  # whatever it is, it belongs to the caller, not to the writer thread
+            self._connection.execute("ROLLBACK TO work")
+            write.error = _translated(error) if isinstance(error, sqlite3.Error) else error
+        finally:
+            self._connection.execute("RELEASE work")
+
+
+def _answer(writes: list[_Write]) -> None:
+    for write in writes:
+        if write.future.done():
+            continue
+        if write.error is not None:
+            write.future.set_exception(write.error)
+        else:
+            write.future.set_result(write.result)
+
+
+def _translated(error: sqlite3.Error) -> BulkheadError:
+    if error.sqlite_errorname == "SQLITE_FULL" or "disk is full" in str(error):
+        return ResourceExhausted(f"cannot write records: no space left on device ({error})")
+    if isinstance(error, sqlite3.IntegrityError):
+        return Conflict(f"cannot write records: {error}")
+    return Internal(f"cannot write records: {error}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise Conflict(f"cannot open {path}: it was written by a newer Bulkhead (schema {version})")
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT")
+    return connection
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Any:
+    """Hold the data directory: flock(2) on a file beside the database, freed by the kernel when we die."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"cannot use {path.parent}: another manager is running on this data directory") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""The schema of bulkhead.db, and how older files become this one.
+
+    meta            key, value                         engine id and the like
+    containers      id, name (unique), record          record: JSON of model.container.Container
+    intents         container_id, operation, data      written before an operation acts, gone when it is done
+    execs           id, container_id, record           JSON; gone with their container
+    events          sequence, time, type, ...          the durable journal
+    images          id = config digest                 config: the image config's own bytes
+    image_layers    image_id, position                 base first
+    tags            name = canonical repository:tag    what users call images
+    repo_digests    repository, digest                 under which manifest digests an image is known
+    layers          chain_id                           unpacked directories below snapshots/layers
+    leases          id, kind, subject, expires         what is in flight and must not be collected
+
+`PRAGMA user_version` counts the migrations applied; each entry of MIGRATIONS runs once, in order, in one
+transaction. Never edit an entry that has been released: append.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: list[str] = [
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE containers (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        record BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE intents (
+        container_id TEXT PRIMARY KEY,
+        operation TEXT NOT NULL,
+        data BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE execs (
+        id TEXT PRIMARY KEY,
+        container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE,
+        record BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        time INTEGER NOT NULL,
+        type TEXT NOT NULL,
+        action TEXT NOT NULL,
+        actor_id TEXT NOT NULL,
+        attributes BLOB NOT NULL
+    );
+    CREATE INDEX events_by_time ON events(time);
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY,
+        config BLOB NOT NULL,
+        manifest_digest TEXT NOT NULL,
+        manifest_media_type TEXT NOT NULL,
+        manifest_size INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        created_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE image_layers (
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        diff_id TEXT NOT NULL,
+        chain_id TEXT NOT NULL,
+        blob_digest TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (image_id, position)
+    ) WITHOUT ROWID;
+    CREATE TABLE tags (
+        name TEXT PRIMARY KEY,
+        image_id TEXT NOT NULL REFERENCES images(id),
+        tagged_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE repo_digests (
+        repository TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+        PRIMARY KEY (repository, digest)
+    ) WITHOUT ROWID;
+    CREATE TABLE layers (
+        chain_id TEXT PRIMARY KEY,
+        diff_id TEXT NOT NULL,
+        parent TEXT NOT NULL,
+        size INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE leases (
+        id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (id, kind, subject)
+    ) WITHOUT ROWID;
+    """,
+]

@@ -1,0 +1,139 @@
+"""gRPC over a Unix socket, served: our errors mapped once, the caller's request id bound, health answered.
+
+The peer must run under our own uid (SO_PEERCRED, unix(7)); the directory's mode is the first wall, this the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpclib.const
+import structlog
+from grpclib.exceptions import GRPCError
+from grpclib.health.service import Health
+from grpclib.server import Server, Stream
+
+from bulkhead import telemetry
+from bulkhead.errors import BulkheadError, Conflict
+from bulkhead.wire.status import code_of
+
+log = structlog.get_logger()
+
+Handler = Callable[[Stream[Any, Any]], Awaitable[None]]
+
+
+class Servicer(Protocol):
+    """What grpclib calls a service: a table of its methods."""
+
+    def __mapping__(self) -> Mapping[str, grpclib.const.Handler]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    """A servicer whose every method maps our errors to gRPC's."""
+
+    inner: Servicer
+
+    def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
+        return {
+            route: grpclib.const.Handler(
+                _guard(route, entry.func), entry.cardinality, entry.request_type, entry.reply_type
+            )
+            for route, entry in self.inner.__mapping__().items()
+        }
+
+
+def _guard(route: str, handle: Handler) -> Handler:
+    async def guarded(stream: Stream[Any, Any]) -> None:
+        sent = stream.metadata.get(telemetry.REQUEST_ID_HEADER) if stream.metadata else None
+        telemetry.bind_request_id(sent if isinstance(sent, str) else None)
+        try:
+            await handle(stream)
+        except BulkheadError as error:
+            raise GRPCError(grpclib.const.Status(code_of(error)), str(error)) from error
+        except GRPCError:
+            raise
+        except Exception as error:
+            log.exception("call failed", route=route)
+            raise GRPCError(grpclib.const.Status.INTERNAL, f"{type(error).__name__}: {error}") from error
+
+    return guarded
+
+
+class _PeerChecked(Server):
+    """Refuses connections of other users before a byte is read."""
+
+    def _protocol_factory(self) -> Any:
+        protocol = super()._protocol_factory()
+        accept = protocol.connection_made
+
+        def connection_made(transport: asyncio.BaseTransport) -> None:
+            if _peer_uid(transport) != os.geteuid():
+                transport.close()
+                return
+            accept(transport)
+
+        protocol.connection_made = connection_made  # type: ignore[method-assign]
+        return protocol
+
+
+def _peer_uid(transport: asyncio.BaseTransport) -> int:
+    peer: socket.socket = transport.get_extra_info("socket")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
+@contextlib.asynccontextmanager
+async def serve(services: Sequence[Servicer], path: Path) -> AsyncIterator[None]:
+    """Serve on the Unix socket `path` (mode 0600) while entered; a stale socket file is replaced.
+
+    Raises Conflict when a live process listens there.
+    """
+    server = _PeerChecked([*(_Guarded(service) for service in services), Health()])
+    listener = bind(path)
+    try:
+        await server.start(sock=listener)
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+        _unlink(path)
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening Unix socket at `path`, mode 0600, in the place of a stale one."""
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise Conflict(f"cannot listen on {path}: another process listens there")
