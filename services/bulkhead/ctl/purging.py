@@ -1,0 +1,140 @@
+"""Removing an installation: its processes, cgroups, network and files, and nothing that is not its own.
+
+Works from kernel facts, whatever state the services left behind, and any number of times. Below
+the run and data directories only names of the known layout are removed; a directory that holds
+something else is kept, and said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bulkhead.ctl import remains
+from bulkhead.ctl.daemons import Daemons
+from bulkhead.errors import Conflict, Internal
+from bulkhead.model.instance import Instance
+from bulkhead.settings import Settings
+
+DEATH_SECONDS = 10.0
+_RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "netns", "tmp")
+_DATA_PATTERNS = (
+    *("bulkhead.db", "bulkhead.db-*", "content", "snapshots", "containers", "volumes", "trash", "registry"),
+    *("*.lock", "cache", "tmp", "seccomp", "networks"),
+)
+
+
+def purge(settings: Settings) -> Iterator[str]:
+    """Remove everything, a line of report for each thing that was there.
+
+    Raises Conflict when a directory is not safe to remove, before anything is touched.
+    """
+    instance = settings.instance
+    trees = ((instance.run, _RUN_PATTERNS), (instance.data, _DATA_PATTERNS))
+    for directory, _ in trees:
+        _refuse_unsafe(directory)
+    yield from (f"{service} {what}" for service, what in Daemons(settings).stop().items())
+    containers = len(remains.running_containers(instance))
+    _kill_all(instance)
+    if containers:
+        yield f"{containers} running container{'s' * (containers != 1)} killed"
+    yield from _remove_network(instance)
+    for directory, patterns in trees:
+        yield from _remove_tree(directory, patterns)
+
+
+def _refuse_unsafe(directory: Path) -> None:
+    """Only a real directory of this user on one file system: no symlink, no mount point inside."""
+    try:
+        found = directory.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or directory.resolve() != directory:
+        raise Conflict(f"cannot purge {directory}: it is not a plain directory")
+    if found.st_uid != os.geteuid():
+        raise Conflict(f"cannot purge {directory}: it belongs to user {found.st_uid}")
+    inside = f"{directory}/"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if line.split()[4].startswith(inside):
+            raise Conflict(f"cannot purge {directory}: {line.split()[4]} is mounted there")
+
+
+def _kill_all(instance: Instance) -> None:
+    """Containers first, then the shims and strays that remain, then the empty cgroups."""
+    deadline = time.monotonic() + DEATH_SECONDS
+    while time.monotonic() < deadline:
+        pids = {pid for parent in remains.cgroup_parents(instance) for pid in remains.cgroup_pids(parent)}
+        pids = pids or set(remains.processes(instance))
+        if not pids:
+            break
+        _kill(pids, deadline)
+    else:
+        raise Internal(f"cannot purge: processes outlive SIGKILL for {DEATH_SECONDS:g} s")
+    _remove_cgroups(instance, deadline)
+
+
+def _kill(pids: set[int], deadline: float) -> None:
+    """SIGKILL each and wait for its end, by pidfd."""
+    poll = select.poll()
+    pidfds = set()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            pidfds.add(pidfd := os.pidfd_open(pid))
+            poll.register(pidfd, select.POLLIN)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    try:
+        while pidfds and time.monotonic() < deadline:
+            for pidfd, _ in poll.poll(1000):
+                poll.unregister(pidfd)
+                pidfds.remove(pidfd)
+                os.close(pidfd)
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def _remove_cgroups(instance: Instance, deadline: float) -> None:
+    for parent in remains.cgroup_parents(instance):
+        for directory, _, _ in os.walk(parent, topdown=False):
+            _remove_cgroup(Path(directory), deadline)
+
+
+def _remove_cgroup(cgroup: Path, deadline: float) -> None:
+    """rmdir answers EBUSY for a moment after the last process died."""
+    while True:
+        try:
+            return cgroup.rmdir()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Internal(f"cannot remove cgroup {cgroup}: {error.strerror}") from error
+            time.sleep(0.01)
+
+
+def _remove_network(instance: Instance) -> Iterator[str]:
+    yield from ()
+
+
+def _remove_tree(directory: Path, patterns: tuple[str, ...]) -> Iterator[str]:
+    if not directory.is_dir():
+        return
+    for entry in directory.iterdir():
+        if any(entry.match(pattern) for pattern in patterns):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    try:
+        directory.rmdir()
+        yield f"{directory} removed"
+    except OSError:
+        left = sorted(entry.name for entry in directory.iterdir())
+        yield f"{directory} kept: it holds {', '.join(left)}, which is not Bulkhead's"

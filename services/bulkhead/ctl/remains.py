@@ -1,0 +1,81 @@
+"""What an installation has in the kernel right now, read without asking any of its services.
+
+Cgroups below `<hierarchy>/<label>`, one per container; processes that hold a file or socket below
+the run or data directory, or name the run directory in their title.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from bulkhead.model.instance import Instance
+
+
+def cgroup_parents(instance: Instance) -> list[Path]:
+    """The installation's cgroup in each hierarchy that is mounted, where it exists."""
+    return [path for root in _hierarchies() if (path := root / instance.label).is_dir()]
+
+
+def running_containers(instance: Instance) -> set[str]:
+    """Names of the cgroups (container ids) that hold at least one process."""
+    return {
+        child.name
+        for parent in cgroup_parents(instance)
+        for child in parent.iterdir()
+        if child.is_dir() and cgroup_pids(child)
+    }
+
+
+def cgroup_pids(cgroup: Path) -> set[int]:
+    """Every process in a cgroup and below; zero for one that this pid namespace cannot name is left out."""
+    pids: set[int] = set()
+    for directory, _, _ in os.walk(cgroup):
+        with contextlib.suppress(OSError):
+            pids |= {int(line) for line in Path(directory, "cgroup.procs").read_text().split()}
+    return pids - {0}
+
+
+def processes(instance: Instance) -> dict[int, str]:
+    """Pid and title of each Bulkhead process of this installation: services, zygote, spares and shims."""
+    sockets = _unix_sockets(instance)
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                if _is_ours(title) and (_names(title, instance) or _holds(entry, instance, sockets)):
+                    found[int(entry.name)] = title
+    return found
+
+
+def _hierarchies() -> Iterator[Path]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split()[0] in {"cgroup", "cgroup2"}:
+            yield Path(before.split()[4])
+
+
+def _is_ours(title: str) -> bool:
+    return title.startswith("bulkhead-") or " -m bulkhead." in title
+
+
+def _names(title: str, instance: Instance) -> bool:
+    return any(str(path) in title.split() for path in (instance.run, instance.data))
+
+
+def _holds(process: Path, instance: Instance, sockets: set[str]) -> bool:
+    for fd in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = str(fd.readlink())
+            if target in sockets or target.startswith((f"{instance.run}/", f"{instance.data}/")):
+                return True
+    return False
+
+
+def _unix_sockets(instance: Instance) -> set[str]:
+    """`socket:[inode]` of every Unix socket bound below the run directory."""
+    fields = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {f"socket:[{f[6]}]" for f in fields if len(f) > 7 and f[7].startswith(f"{instance.run}/")}
