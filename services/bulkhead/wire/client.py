@@ -43,7 +43,10 @@ class _Translating(ServiceStub):
     peer = ""
 
     def _metadata(self, given: Any) -> Any:
-        return given if given is not None else {telemetry.REQUEST_ID_HEADER: telemetry.request_id()}
+        if given is not None:
+            return given
+        bound = telemetry.request_id()
+        return {telemetry.REQUEST_ID_HEADER: bound} if bound else None
 
     async def _unary_unary(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
         with translated(self.peer):

@@ -11,7 +11,6 @@ nested type is the absent message.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -25,33 +24,36 @@ from bulkhead.wire.gen.bulkhead.types.v1 import StringList
 M = TypeVar("M", bound=betterproto2.Message)
 T = TypeVar("T")
 Copy = Callable[[Any], Any]
+Plan = list[tuple[str, Copy]]
+
+_MESSAGE_PLANS: dict[tuple[type[Any], type[Any]], Plan] = {}
+_MODEL_PLANS: dict[tuple[type[Any], type[Any]], Plan] = {}
 
 
 def to_message(kind: type[M], value: Any) -> M:
     """The message of type `kind` that says what the dataclass `value` says."""
-    plan = _message_plan(kind, type(value))
+    plan = _MESSAGE_PLANS.get((kind, type(value))) or _message_plan(kind, type(value))
     return kind(**{name: copy(getattr(value, name)) for name, copy in plan})
 
 
 def to_model(kind: type[T], message: betterproto2.Message) -> T:
     """The dataclass of type `kind` that `message` describes."""
-    plan = _model_plan(kind, type(message))
+    plan = _MODEL_PLANS.get((kind, type(message))) or _model_plan(kind, type(message))
     return kind(**{name: copy(getattr(message, name)) for name, copy in plan})
 
 
-@functools.cache
-def _message_plan(kind: type[betterproto2.Message], source: type[Any]) -> list[tuple[str, Copy]]:
+def _message_plan(kind: type[Any], source: type[Any]) -> Plan:
     targets = _annotations(kind)
-    return [(name, _outward(hint, targets[name])) for name, hint in _annotations(source).items() if name in targets]
+    plan = [(name, _outward(hint, targets[name])) for name, hint in _annotations(source).items() if name in targets]
+    return _MESSAGE_PLANS.setdefault((kind, source), plan)
 
 
-@functools.cache
-def _model_plan(kind: type[Any], source: type[betterproto2.Message]) -> list[tuple[str, Copy]]:
+def _model_plan(kind: type[Any], source: type[Any]) -> Plan:
     sources = _annotations(source)
-    return [(name, _inward(hint)) for name, hint in _annotations(kind).items() if name in sources]
+    plan = [(name, _inward(hint)) for name, hint in _annotations(kind).items() if name in sources]
+    return _MODEL_PLANS.setdefault((kind, source), plan)
 
 
-@functools.cache
 def _annotations(kind: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,16 @@ def _guard(route: str, handle: Handler) -> Handler:
 
 
 class _PeerChecked(Server):
-    """Refuses connections of other users before a byte is read."""
+    """Refuses connections of other users before a byte is read, and hangs up on all when it is over."""
+
+    def __init__(self, services: Sequence[Servicer]) -> None:
+        super().__init__(services)
+        self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    def hang_up(self) -> None:
+        """Close every connection: a client must not go on talking to a service that has ended."""
+        for transport in list(self._transports):
+            transport.close()
 
     def _protocol_factory(self) -> Any:
         protocol = super()._protocol_factory()
@@ -79,6 +89,7 @@ class _PeerChecked(Server):
             if _peer_uid(transport) != os.geteuid():
                 transport.close()
                 return
+            self._transports.add(transport)
             accept(transport)
 
         protocol.connection_made = connection_made  # type: ignore[method-assign]
@@ -106,6 +117,7 @@ async def serve(services: Sequence[Servicer], path: Path) -> AsyncIterator[None]
     finally:
         server.close()
         await server.wait_closed()
+        server.hang_up()
         _unlink(path)
 
 

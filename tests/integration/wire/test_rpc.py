@@ -1,0 +1,88 @@
+"""A call between two services: errors keep their class, an absent peer says who is away and heals by itself."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from grpclib.client import Channel
+
+from bulkhead import errors, telemetry
+from bulkhead.wire.client import channel, stub
+from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchResponse, SupervisorBase, SupervisorStub
+from bulkhead.wire.server import serve
+
+
+class Supervisor(SupervisorBase):
+    """Fails as its request says, or echoes the caller's request id."""
+
+    async def launch(self, message: LaunchRequest) -> LaunchResponse:
+        kind = getattr(errors, message.container_id, None)
+        if kind is not None:
+            raise kind(f"cannot launch x: {message.container_id}")
+        if message.container_id == "crash":
+            raise ZeroDivisionError("oops")
+        return LaunchResponse(pid=int(telemetry.request_id(), 16))
+
+
+@pytest.fixture
+async def over(tmp_path: Path) -> AsyncIterator[Channel]:
+    opened = channel(tmp_path / "s.sock")
+    yield opened
+    opened.close()
+
+
+MAPPED = [
+    "InvalidArgument",
+    "NotFound",
+    "Conflict",
+    "NotModified",
+    "Unauthorized",
+    "Forbidden",
+    "Unavailable",
+    "DeadlineExceeded",
+    "NotImplementedYet",
+    "ResourceExhausted",
+    "DataLoss",
+    "Internal",
+]
+
+
+@pytest.mark.parametrize("name", MAPPED)
+async def test_an_error_arrives_as_what_it_was(tmp_path: Path, over: Channel, name: str) -> None:
+    async with serve([Supervisor()], tmp_path / "s.sock"):
+        with pytest.raises(getattr(errors, name), match=f"^cannot launch x: {name}$"):
+            await stub(SupervisorStub, over, "supervisor").launch(LaunchRequest(container_id=name))
+
+
+async def test_a_crash_of_the_handler_is_internal_and_the_service_lives(tmp_path: Path, over: Channel) -> None:
+    supervisor = stub(SupervisorStub, over, "supervisor")
+    async with serve([Supervisor()], tmp_path / "s.sock"):
+        with pytest.raises(errors.Internal, match="ZeroDivisionError"):
+            await supervisor.launch(LaunchRequest(container_id="crash"))
+        telemetry.bind_request_id("00000000000000ff")
+        assert (await supervisor.launch(LaunchRequest())).pid == 255
+
+
+async def test_an_absent_peer_is_named_and_a_call_works_once_it_is_back(tmp_path: Path, over: Channel) -> None:
+    """The API daemon must not need a restart after the manager had one."""
+    supervisor = stub(SupervisorStub, over, "supervisor")
+    for _ in range(2):
+        with pytest.raises(errors.Unavailable, match="the supervisor service is not available"):
+            await supervisor.launch(LaunchRequest())
+        async with serve([Supervisor()], tmp_path / "s.sock"):
+            await supervisor.launch(LaunchRequest())
+
+
+async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serve([Supervisor()], path):
+        with pytest.raises(errors.Conflict, match="another process listens there"):
+            async with serve([Supervisor()], path):
+                pass
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()

@@ -1,0 +1,71 @@
+"""Records are written in order, together, and by one manager only."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import Conflict
+from bulkhead.manager.adapters.database import Database
+
+
+def put(key: str, value: str):  # type: ignore[no-untyped-def]
+    return lambda connection: connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
+
+async def test_a_write_is_there_after_the_file_is_opened_again(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "b.db") as database:
+        await database.write(put("a", "1"))
+    async with Database.open(tmp_path / "b.db") as database:
+        assert await database.read(lambda c: c.execute("SELECT value FROM meta").fetchall()) == [("1",)]
+
+
+async def test_a_failing_write_undoes_itself_and_no_other_of_its_batch(tmp_path: Path) -> None:
+    """Writes share commits: one caller's mistake must not cost another caller its record."""
+
+    def half_done(connection: sqlite3.Connection) -> None:
+        put("half", "1")(connection)
+        raise AttributeError("a mistake in the caller's code")
+
+    async with Database.open(tmp_path / "b.db") as database:
+        results = await asyncio.gather(
+            database.write(put("first", "1")),
+            database.write(half_done),
+            database.write(put("first", "again")),
+            database.write(put("last", "1")),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in results[1:3]] == [AttributeError, Conflict]
+        keys = await database.read(lambda c: c.execute("SELECT key FROM meta ORDER BY key").fetchall())
+        assert keys == [("first",), ("last",)]
+
+
+async def test_a_second_manager_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "b.db") as database:
+        with pytest.raises(Conflict, match="another manager is running on this data directory"):
+            async with Database.open(tmp_path / "b.db"):
+                pass
+        await database.write(put("still", "here"))
+    async with Database.open(tmp_path / "b.db"):
+        pass
+
+
+async def test_a_file_of_a_newer_bulkhead_is_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "b.db") as connection:
+        connection.execute("PRAGMA user_version=9999")
+    with pytest.raises(Conflict, match="written by a newer Bulkhead"):
+        async with Database.open(tmp_path / "b.db"):
+            pass
+
+
+async def test_a_write_whose_caller_was_cancelled_is_committed(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "b.db") as database:
+        task = asyncio.ensure_future(database.write(put("a", "1")))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == [("a",)]
