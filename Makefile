@@ -1,0 +1,120 @@
+# Bulkhead. `make help` lists the targets; each reads BULKHEAD_RUN, _DATA, _REGISTRY, _BRIDGE and
+# _SUBNET from the environment, so that several installations live side by side.
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+CTL := $(PY) -m bulkhead.ctl
+SERVICES := api manager supervisor registry
+GEN := services/bulkhead/wire/gen
+PROTOS := $(shell find protos -name '*.proto')
+# A change in any of these means that the engine must be installed again.
+INPUTS := pyproject.toml constraints.txt $(wildcard setup.py) $(shell find services/bulkhead/nsexec -name '*.[ch]')
+RUN_STAMP := $(VENV)/.bulkhead-run
+DEV_STAMP := $(VENV)/.bulkhead-dev
+# pytest's own arguments: make test PYTEST='-n 2 -k registry'
+PYTEST ?= -n 2 --dist loadgroup
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+(<[a-z]+>)?:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+	@echo '  make restart-<service>    Stop one service in good order and start it (api manager supervisor registry)'
+	@echo '  make kill-<service>       SIGKILL one service'
+
+## --- running ------------------------------------------------------------------------------------
+
+.PHONY: up
+up: $(RUN_STAMP) ## Install what is missing, start the engine, wait until it is ready
+	@$(CTL) up
+
+.PHONY: down
+down: $(RUN_STAMP) ## Stop the services; containers keep running
+	@$(CTL) down
+
+.PHONY: purge
+purge: $(RUN_STAMP) ## Kill all containers, stop the services, remove every trace of the installation
+	@$(CTL) purge
+
+.PHONY: status
+status: $(RUN_STAMP) ## Show each service: pid, age, readiness
+	@$(CTL) status
+
+.PHONY: logs
+logs: $(RUN_STAMP) ## Follow the services' logs
+	@$(CTL) logs --follow
+
+.PHONY: demo
+demo: $(RUN_STAMP) ## Kill every daemon under a running container and show that it did not notice
+	@$(CTL) demo
+
+.PHONY: $(SERVICES:%=restart-%) $(SERVICES:%=kill-%)
+$(SERVICES:%=restart-%): restart-%: $(RUN_STAMP)
+	@$(CTL) restart $*
+$(SERVICES:%=kill-%): kill-%: $(RUN_STAMP)
+	@$(CTL) kill $*
+
+## --- building -----------------------------------------------------------------------------------
+
+.PHONY: build
+build: $(RUN_STAMP) ## Create .venv and compile the C core
+
+.PHONY: dev
+dev: $(DEV_STAMP) ## The same with the tools for check and test
+
+$(RUN_STAMP): $(INPUTS)
+	@PYTHON='$(PYTHON)' services/bulkhead/ctl/bootstrap.sh '$(VENV)' run
+	@touch $@
+
+$(DEV_STAMP): $(INPUTS)
+	@PYTHON='$(PYTHON)' services/bulkhead/ctl/bootstrap.sh '$(VENV)' dev
+	@touch $@ $(RUN_STAMP)
+
+.PHONY: proto
+proto: $(DEV_STAMP) ## Generate wire/gen from protos/
+	@$(call generate,$(GEN))
+
+define generate
+	$(PY) -m grpc_tools.protoc -I protos --python_betterproto2_out=$(1) \
+	    --python_betterproto2_opt=server_generation=async,client_generation=async $(PROTOS) 2>/dev/null
+endef
+
+## --- checking -----------------------------------------------------------------------------------
+
+.PHONY: check
+check: check-ruff check-types check-imports check-proto check-c ## Everything that needs no running: style, types, layers, proto drift, C
+
+.PHONY: check-ruff
+check-ruff: $(DEV_STAMP)
+	$(PY) -m ruff check services tests
+	$(PY) -m ruff format --check services tests
+
+.PHONY: check-types
+check-types: $(DEV_STAMP)
+	$(PY) -m mypy
+
+.PHONY: check-imports
+check-imports: $(DEV_STAMP)
+	$(VENV)/bin/lint-imports --no-logo
+
+.PHONY: check-proto
+check-proto: $(DEV_STAMP)
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(call generate,"$$tmp") && \
+	diff -r -x __pycache__ "$$tmp" $(GEN) || { echo 'wire/gen is not what protos/ says: make proto'; exit 1; }
+
+.PHONY: check-c
+check-c: $(DEV_STAMP)
+	@if [ -x tests/unit/nsexec/check.sh ]; then tests/unit/nsexec/check.sh; fi
+
+.PHONY: test
+test: $(DEV_STAMP) ## All tests (root: they make containers)
+	$(PY) -m pytest $(PYTEST)
+
+.PHONY: bench
+bench: $(DEV_STAMP) ## Measure the engine, beside dockerd where it is installed
+	@$(PY) -m tests.bench
+
+.PHONY: clean
+clean: ## Remove build products and caches, not the installation
+	rm -rf build dist services/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

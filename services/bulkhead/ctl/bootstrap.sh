@@ -1,0 +1,88 @@
+#!/bin/sh
+# Makes a machine able to run Bulkhead: system packages that are missing, the virtual environment,
+# the engine in it (this compiles the C core). Run by the Makefile when something changed.
+#
+#   bootstrap.sh VENV run    what `make up` needs
+#   bootstrap.sh VENV dev    what `make check` and `make test` need too
+set -eu
+
+venv=$1 kind=$2
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+python=${PYTHON:-python3}
+apt='' dnf='' apk=''
+
+say() { echo "bootstrap: $*"; }
+
+# need CHECK APT DNF APK: note the packages of each family unless CHECK succeeds.
+need() {
+    if ! "$1" >/dev/null 2>&1; then
+        apt="$apt $2" dnf="$dnf $3" apk="$apk $4"
+    fi
+}
+
+has_python() { "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; }
+has_venv() { "$python" -c 'import ensurepip, venv'; }
+has_headers() { "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; }
+has_static_cc() { echo 'int main(void) { return 0; }' | cc -static -x c - -o /dev/null; }
+has_busybox() {
+    for path in /bin/busybox /usr/bin/busybox /bin/busybox.static; do
+        [ -x "$path" ] && ! head -c 4096 "$path" | grep -q -e /ld-linux -e /ld-musl && return 0
+    done
+    return 1
+}
+has_libnftables() { find /usr/lib /usr/lib64 /lib -name 'libnftables.so.1*' | grep -q .; }
+has_certificates() { [ -s /etc/ssl/certs/ca-certificates.crt ] || [ -s /etc/pki/tls/certs/ca-bundle.crt ]; }
+has_ip() { command -v ip; }
+has_skopeo() { command -v skopeo; }
+has_docker() { command -v docker; }
+
+install_missing() {
+    [ -n "$apt" ] || return 0
+    if command -v apt-get >/dev/null; then
+        set -- "$apt" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends
+    elif command -v dnf >/dev/null; then
+        set -- "$dnf" dnf install -y -q
+    elif command -v apk >/dev/null; then
+        set -- "$apk" apk add --no-cache
+    else
+        say "missing, in Debian's names:$apt. No apt-get, dnf or apk here: install their like by hand"
+        exit 1
+    fi
+    packages=$1
+    shift
+    if [ "$(id -u)" != 0 ]; then
+        say "missing:$packages. Install them, or run this as root"
+        exit 1
+    fi
+    say "installing$packages"
+    command -v apt-get >/dev/null && apt-get update -q >/dev/null
+    # shellcheck disable=SC2086  # a list of names
+    "$@" $packages >/dev/null
+}
+
+need has_python python3 python3 python3
+need has_venv python3-venv python3 python3
+need has_headers python3-dev python3-devel python3-dev
+need has_static_cc 'gcc libc6-dev' 'gcc glibc-static' 'gcc musl-dev linux-headers'
+need has_busybox busybox-static busybox busybox-static
+need has_libnftables libnftables1 nftables nftables
+need has_certificates ca-certificates ca-certificates ca-certificates
+if [ "$kind" = dev ]; then
+    need has_ip iproute2 iproute iproute2
+    need has_skopeo skopeo skopeo skopeo
+    # Debian 12 has the client inside docker.io; later ones have it alone.
+    if command -v apt-cache >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
+        need has_docker docker-cli docker-cli docker-cli
+    else
+        need has_docker docker.io docker-cli docker-cli
+    fi
+fi
+install_missing
+has_python || { say "needs Python 3.11 or newer as $python (set PYTHON)"; exit 1; }
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+extra=''
+[ "$kind" = dev ] && extra='[dev]'
+say "installing Bulkhead$extra into $venv"
+cd "$root"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e ".$extra"
