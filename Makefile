@@ -113,7 +113,7 @@ test: $(DEV_STAMP) ## All tests (root: they make containers)
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## Measure the engine, beside dockerd where it is installed
-	@$(PY) -m tests.bench
+	@$(PY) -m tests.bench.engine_bench
 
 .PHONY: clean
 clean: ## Remove build products and caches, not the installation

@@ -8,6 +8,7 @@ something else is kept, and said.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from bulkhead.ctl import remains
 from bulkhead.ctl.daemons import Daemons
 from bulkhead.errors import Conflict, Internal
+from bulkhead.linux import netlink, nftables
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
@@ -120,7 +122,47 @@ def _remove_cgroup(cgroup: Path, deadline: float) -> None:
 
 
 def _remove_network(instance: Instance) -> Iterator[str]:
-    yield from ()
+    try:
+        found = _remove_table(instance.nft_table), *_remove_links(instance)
+    except OSError as error:
+        raise Internal(f"cannot remove the network of {instance.label}: {error}") from error
+    yield from (f"{what} removed" for what in found if what)
+
+
+def _remove_table(name: str) -> str:
+    try:
+        rules = nftables.Nftables()
+    except nftables.LibraryMissing:
+        return ""  # without the library no service made a table either
+    try:
+        if rules.table(name) is None:
+            return ""
+        rules.run(f"delete table inet {name}")
+        return f"nft table inet {name}"
+    finally:
+        rules.close()
+
+
+def _remove_links(instance: Instance) -> list[str]:
+    """The bridge, and the veths on it whose network namespace has not died yet."""
+    removed = []
+    with netlink.Netlink() as kernel:
+        links = kernel.links()
+        bridges = {link.index for link in links if link.kind == "bridge" and link.name == instance.bridge}
+        for link in links:
+            # By their bridge and not by name: the default instance's prefix begins every other's.
+            if link.index in bridges or (link.kind == "veth" and link.master in bridges):
+                _delete_link(kernel, link.name)
+                removed.append(f"interface {link.name}")
+    return removed
+
+
+def _delete_link(kernel: netlink.Netlink, name: str) -> None:
+    try:
+        kernel.request(netlink.delete_link(name))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
 
 
 def _remove_tree(directory: Path, patterns: tuple[str, ...]) -> Iterator[str]:
