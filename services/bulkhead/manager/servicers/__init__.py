@@ -1,0 +1,1 @@
+"""The manager's gRPC edge: message in, use-case, message out."""
