@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.network import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +193,11 @@ class NetworkEndpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """A container's record."""
+    """A container's record.
+
+    `endpoint` is what users are shown, also of a stopped container; `attachment` is what the network gave to a
+    live one. `restart_delay_ms` is the last delay of the restart policy, 0 after a start by a user.
+    """
 
     id: str
     name: str
@@ -214,3 +219,6 @@ class Container:
     endpoint: NetworkEndpoint | None = None
     health_status: str = ""
     lower_dirs: tuple[str, ...] = ()
+    attachment: Endpoint | None = None
+    anonymous_volumes: tuple[str, ...] = ()
+    restart_delay_ms: int = 0

@@ -36,6 +36,7 @@ class _Write:
     durable: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    committed: Callable[[Any], None] | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -62,10 +63,16 @@ class Database:
                 await asyncio.to_thread(writer.join)
                 database._connection.close()
 
-    async def write(self, work: Work[T], *, durable: bool = True) -> T:
-        """Run `work` in a transaction; its result once committed. An error in `work` undoes `work` alone."""
+    async def write(
+        self, work: Work[T], *, durable: bool = True, committed: Callable[[T], None] | None = None
+    ) -> T:
+        """Run `work` in a transaction; its result once committed. An error in `work` undoes `work` alone.
+
+        `committed` is called in the loop with the result, in the order of the commits, even when the caller no
+        longer waits: what mirrors the file is told there.
+        """
         loop = asyncio.get_running_loop()
-        write = _Write(work, durable, loop, loop.create_future())
+        write = _Write(work, durable, loop, loop.create_future(), committed)
         self._queue.put(write)
         # The commit happens whether or not the caller still waits.
         result: T = await asyncio.shield(write.future)
@@ -128,6 +135,8 @@ class Database:
 
 def _answer(writes: list[_Write]) -> None:
     for write in writes:
+        if write.error is None and write.committed is not None:
+            write.committed(write.result)
         if write.future.done():
             continue
         if write.error is not None:

@@ -1,0 +1,234 @@
+"""What the manager's core asks of the world: records, shims, images, writable layers.
+
+`Network` is the network's own port (`bulkhead.manager.networks.ports`). Implementations are wired in `app.py`
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bulkhead.manager.index import Index
+from bulkhead.model.container import Container
+from bulkhead.model.events import Event
+from bulkhead.model.execs import Exec
+from bulkhead.model.image import ImageConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One transaction: what it writes, and what it announces once that is committed."""
+
+    create: Container | None = None
+    update: Container | None = None
+    remove: str = ""
+    intent: str = ""  # operation begun on the updated, created or `about` container
+    done: bool = False  # the operation begun earlier has ended
+    about: str = ""  # the container of an intent or its end when nothing else names it
+    events: tuple[Event, ...] = ()
+
+
+class Records(Protocol):
+    """The manager's memory: every change is one transaction, mirrored in `index` after its commit."""
+
+    @property
+    def index(self) -> Index: ...
+
+    @property
+    def intents(self) -> dict[str, str]:
+        """Operations that were begun and not ended when the records were opened: container id -> operation."""
+
+    async def commit(self, change: Change, *, durable: bool = False) -> None:
+        """Write `change`, all or nothing. With `durable` it survives power loss.
+
+        Raises Conflict for a name that is taken, ResourceExhausted when the disk is full.
+        """
+
+    def exec(self, exec_id: str) -> Exec | None: ...
+
+    def execs(self, container_id: str = "") -> list[Exec]:
+        """All execs, or those of one container, oldest first."""
+
+    async def save_exec(self, record: Exec, *events: Event) -> None: ...
+
+    async def drop_execs(self, exec_ids: Sequence[str]) -> None: ...
+
+    async def meta(self, key: str) -> str | None: ...
+
+    async def set_meta(self, key: str, value: str) -> None: ...
+
+
+class Journal(Protocol):
+    """The durable, numbered journal of events."""
+
+    async def write(self, *events: Event) -> None:
+        """Append events that belong to no change of a record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayDirs:
+    """A container's root file system: `lower` topmost first, absolute host paths."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+
+
+class ResolvedImage(Protocol):
+    """An image that is here, whole."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def config(self) -> ImageConfig: ...
+
+
+class Images(Protocol):
+    async def resolve(self, ref: str, platform: str = "") -> ResolvedImage:
+        """The image that `ref` means. Raises NotFound (`No such image: x:latest`), InvalidArgument."""
+
+
+class Dirs(Protocol):
+    """What `OverlayDirs` says, by whatever type the snapshots' adapter has."""
+
+    @property
+    def lower(self) -> tuple[str, ...]: ...
+    @property
+    def upper(self) -> str: ...
+    @property
+    def work(self) -> str: ...
+
+
+class Snapshots(Protocol):
+    async def prepare(self, container_id: str, image_id: str) -> Dirs:
+        """Make, or find as they are, the writable layer of a container above its image."""
+
+    async def remove(self, container_id: str) -> None:
+        """Take the writable layer away; no error when there is none."""
+
+    async def usage(self, container_id: str) -> int:
+        """Bytes in the writable layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """How a shim keeps the log; sizes in bytes, 0 = never rotate."""
+
+    driver: str = "json-file"
+    path: str = ""
+    max_size: int = 0
+    max_file: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What a shim needs beside `config.json` in the container's data directory."""
+
+    directory: Path
+    rootfs: Dirs | None
+    volatile: bool
+    log: LogOptions
+    open_stdin: bool
+    stdin_once: bool
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A process parked before its exec, in the host's pid namespace."""
+
+    pid: int
+    start_time: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended; `at` in Unix nanoseconds."""
+
+    code: int
+    at: int
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShimState:
+    """What a shim says of its container: phase new, created, running, paused or exited."""
+
+    phase: str
+    pid: int = 0
+    start_time: int = 0
+    exit_code: int | None = None
+    started_at: int = 0
+    exited_at: int = 0
+    oom_killed: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.phase in ("running", "paused")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecState:
+    """What a shim says of an exec: phase created, running or exited."""
+
+    phase: str
+    pid: int = 0
+    exit_code: int | None = None
+
+
+class Shim(Protocol):
+    """One container's shim. Every call but `wait` has its own deadline; all raise Unavailable when it is gone."""
+
+    async def state(self) -> ShimState: ...
+
+    async def create(self, bundle: Bundle) -> Created:
+        """Bring the container's process up to just before its exec. Raises LaunchFailed."""
+
+    async def start(self) -> int:
+        """Let it exec; when it did, in Unix nanoseconds. Raises LaunchFailed."""
+
+    async def wait(self, exec_id: str = "") -> Exit:
+        """How the container, or an exec of it, ended; the container's exit record is on disk by then."""
+
+    async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def pids(self) -> list[int]:
+        """The container's processes in the host's pid namespace."""
+
+    async def create_exec(self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int]) -> None:
+        """Register an exec; `size` is the terminal's height and width, 0 = leave it."""
+
+    async def start_exec(self, exec_id: str) -> int:
+        """Start a registered exec; its pid. Raises LaunchFailed."""
+
+    async def exec_state(self, exec_id: str) -> ExecState: ...
+
+    async def resize(self, height: int, width: int, exec_id: str = "") -> None: ...
+
+
+class Shims(Protocol):
+    """The shims of the instance, one per container at most."""
+
+    async def ensure(self, container_id: str) -> Shim:
+        """The container's live shim, or a new one that adopts what it finds. Raises Unavailable."""
+
+    async def live(self, container_id: str) -> Shim | None:
+        """The container's shim if one listens; never makes one."""
+
+    async def discard(self, container_id: str) -> None:
+        """End the shim and everything of the container that still runs; no error when there is none.
+
+        Raises Internal when a process or its cgroup cannot be got rid of.
+        """
+
+    async def forget(self, container_id: str) -> None:
+        """Close the connection; the shim lives on."""

@@ -1,0 +1,41 @@
+"""Ids of containers and execs: 64 hex digits, of which the first twelve already name the object.
+
+The run directory, the default hostname and most users use the short form, so a new id never shares it with
+another one of the instance (`new_id` takes what is taken) and is never all decimal: a hostname of digits is
+mistaken for a number by many programs.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Container, Iterable
+
+SHORT_LENGTH = 12
+_FULL = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{1,64}")
+
+
+def short(full: str) -> str:
+    """The first twelve digits."""
+    return full[:SHORT_LENGTH]
+
+
+def is_full(text: str) -> bool:
+    """Whether `text` is a whole id."""
+    return _FULL.fullmatch(text) is not None
+
+
+def new_id(taken: Container[str] = frozenset()) -> str:
+    """A fresh random id whose short form is not in `taken`."""
+    while True:
+        candidate = secrets.token_hex(32)
+        if not short(candidate).isdecimal() and short(candidate) not in taken:
+            return candidate
+
+
+def with_prefix(prefix: str, ids: Iterable[str]) -> list[str]:
+    """The ids that begin with `prefix`; none when it is no string of hex digits."""
+    if _PREFIX.fullmatch(prefix) is None:
+        return []
+    return [each for each in ids if each.startswith(prefix)]
