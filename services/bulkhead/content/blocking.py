@@ -1,0 +1,45 @@
+"""The one bounded pool of threads through which content does its blocking calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Blocking:
+    """Runs blocking calls in at most `workers` threads.
+
+    A cancelled `run` waits for its call to end before it lets the cancellation through: the thread
+    cannot be stopped, and its caller is about to close the file that the call works on.
+    """
+
+    def __init__(self, workers: int = 4) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="content")
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`call(*args, **kwargs)` in a thread; its result, or what it raised."""
+        future = asyncio.wrap_future(self._pool.submit(call, *args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await _settle(future)
+            raise
+
+    def close(self) -> None:
+        """Wait for running calls and end the threads."""
+        self._pool.shutdown(wait=True)
+
+
+async def _settle(future: asyncio.Future[T]) -> None:
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()

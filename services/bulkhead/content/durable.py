@@ -1,0 +1,75 @@
+"""Files that survive power loss whole or not at all, and the kernel's refusals in our vocabulary."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bulkhead.errors import BulkheadError, Internal, ResourceExhausted
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+@contextmanager
+def disk_errors(action: str) -> Iterator[None]:
+    """Translate OSError into "cannot <action>: <reason>": ResourceExhausted when something ran out."""
+    try:
+        yield
+    except OSError as error:
+        raise translated(error, action) from error
+
+
+def translated(error: OSError, action: str) -> BulkheadError:
+    """The error of our vocabulary that says what `error` says."""
+    reason = (error.strerror or str(error)).lower()
+    kind = ResourceExhausted if error.errno in _FULL else Internal
+    return kind(f"cannot {action}: {reason}")
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `data`: a temporary beside it, fsync, rename, fsync of the directory. Raises OSError."""
+    # A dot and a random part: readers of the directory skip it, two writers do not meet in it.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """write(2) until nothing is left. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive power loss. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: Path, *, mode: int = 0o700) -> None:
+    """mkdir -p in which each new directory's name is on disk before the next is made. Raises OSError."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode=mode, exist_ok=True)
+        sync_directory(directory.parent)

@@ -1,0 +1,46 @@
+"""Which manifest of an index is for this machine."""
+
+from __future__ import annotations
+
+import re
+
+from bulkhead.content.manifests import Descriptor, Index, Platform
+from bulkhead.errors import InvalidArgument, NotFound
+from bulkhead.model.reference import Reference
+
+HOST = Platform(os="linux", architecture="amd64")
+_PART = re.compile(r"[A-Za-z0-9_-]+")
+_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386"}
+
+
+def parse_platform(text: str) -> Platform:
+    """Read `os[/arch[/variant]]` or `arch` as Docker's `--platform` takes it; raises InvalidArgument."""
+    parts = text.lower().split("/")
+    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+        raise InvalidArgument(f'"{text}" is an invalid component of "{text}": platform specifier component must match')
+    if len(parts) == 1:
+        parts = [parts[0], HOST.architecture] if parts[0] in ("linux", "windows", "darwin") else ["linux", parts[0]]
+    os, architecture, variant = (*parts, "")[:3]
+    return Platform(os=os, architecture=_ALIASES.get(architecture, architecture), variant=variant)
+
+
+def choose(index: Index, platform: Platform = HOST, name: Reference | None = None) -> Descriptor:
+    """The first manifest of `index` that `platform` can run; raises NotFound with Docker's text."""
+    for entry in index.manifests:
+        if entry.platform is not None and fits(entry.platform, platform):
+            return entry
+    # An index of one manifest without a platform (some builders write it) can only mean that one.
+    if len(index.manifests) == 1 and index.manifests[0].platform is None:
+        return index.manifests[0]
+    wanted = "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+    what = f" for {name.familiar()}" if name is not None else ""
+    raise NotFound(f"no matching manifest{what} for {wanted} in the manifest list entries")
+
+
+def fits(offered: Platform, wanted: Platform) -> bool:
+    """Whether an image for `offered` runs on `wanted`; no variant wanted takes any."""
+    return (
+        offered.os == wanted.os
+        and offered.architecture == wanted.architecture
+        and (not wanted.variant or offered.variant in ("", wanted.variant))
+    )

@@ -1,0 +1,1 @@
+"""The registry service: OCI distribution over HTTP. It knows nothing of the engine."""

@@ -1,0 +1,259 @@
+"""Upload sessions on a file system: bytes in one file, the count of durable ones in another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bulkhead.content.durable import disk_errors, write_all, write_file
+from bulkhead.content.store import BATCH, BlobStore, Stored
+from bulkhead.model.digest import Digest, Hasher, new_hasher
+from bulkhead.registry.adapters.fs_layout import Layout
+from bulkhead.registry.errors import Code, Refusal
+from bulkhead.registry.ports import Blob, Upload
+
+# A client that has not come back within a week will not (docker-registry's purge age).
+UPLOAD_TTL = 7 * 24 * 3600.0
+# A hasher cannot be saved; sessions beyond these are hashed again from their file when they go on.
+MAX_WARM = 1024
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    repository: str
+    algorithm: str
+    offset: int
+    started: float
+
+
+@dataclass(slots=True)
+class _Session:
+    """What this process knows of an upload beyond its record."""
+
+    record: _Record
+    hasher: Hasher
+    absorbed: int
+    """Bytes in the file and in the hasher; durable ones are `record.offset`."""
+    owner: object = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Uploads:
+    """The sessions below one layout."""
+
+    def __init__(self, layout: Layout, store: BlobStore) -> None:
+        self._layout = layout
+        self._store = store
+        self._sessions: dict[str, _Session] = {}
+
+    def sweep(self, now: float | None = None) -> None:
+        """Remove sessions that nobody will continue, and halves of sessions. Blocks; for start-up."""
+        horizon = (time.time() if now is None else now) - UPLOAD_TTL
+        for path in list(self._layout.uploads.iterdir()):
+            record, data = path.with_suffix(".json"), path.with_suffix(".data")
+            if not (record.exists() and data.exists()) or data.stat().st_mtime < horizon:
+                record.unlink(missing_ok=True)
+                data.unlink(missing_ok=True)
+
+    async def start(self, repository: str, algorithm: str) -> Upload:
+        hasher = new_hasher(algorithm)
+        upload_id = str(uuid.uuid4())
+        record = _Record(repository=repository, algorithm=algorithm, offset=0, started=time.time())
+        await self._store.blocking.run(self._create, upload_id, record)
+        self._remember(upload_id, _Session(record, hasher, 0))
+        return self._upload(upload_id, record)
+
+    async def get(self, repository: str, upload_id: str) -> Upload:
+        session = await self._session(repository, upload_id)
+        return Upload(id=upload_id, repository=repository, algorithm=session.record.algorithm, offset=session.absorbed)
+
+    async def cancel(self, upload: Upload) -> None:
+        session = await self._session(upload.repository, upload.id)
+        session.owner = None
+        async with session.lock:
+            await self._store.blocking.run(self._discard, upload.id)
+
+    @asynccontextmanager
+    async def writing(self, upload: Upload, link: Callable[[str, Digest], None]) -> AsyncIterator[_Writer]:
+        """`link(repository, digest)` is called in a thread once the blob is stored."""
+        session = await self._session(upload.repository, upload.id)
+        owner = session.owner = object()
+        async with session.lock:
+            # Whatever the owner before us had under way has ended: from here its writes are refused.
+            fd = await self._store.blocking.run(self._open, upload.id, session)
+        writer = _Writer(self, upload.id, session, owner, fd, link)
+        try:
+            yield writer
+        finally:
+            await writer.leave()
+
+    async def _session(self, repository: str, upload_id: str) -> _Session:
+        if not _ID.fullmatch(upload_id):
+            raise Refusal(Code.BLOB_UPLOAD_UNKNOWN)
+        session = self._sessions.get(upload_id)
+        if session is None:
+            revived = await self._store.blocking.run(self._revive, upload_id)
+            session = self._sessions.get(upload_id) or revived
+            self._remember(upload_id, session)
+        if session.record.repository != repository:
+            raise Refusal(Code.BLOB_UPLOAD_UNKNOWN)
+        return session
+
+    def _remember(self, upload_id: str, session: _Session) -> None:
+        self._sessions[upload_id] = session
+        if len(self._sessions) > MAX_WARM:
+            idle = next((key for key, value in self._sessions.items() if value.owner is None), None)
+            if idle is not None and idle != upload_id:
+                del self._sessions[idle]
+
+    def _upload(self, upload_id: str, record: _Record) -> Upload:
+        return Upload(id=upload_id, repository=record.repository, algorithm=record.algorithm, offset=record.offset)
+
+    def _create(self, upload_id: str, record: _Record) -> None:
+        with disk_errors("start upload"):
+            os.close(os.open(self._layout.upload_data(upload_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            write_file(self._layout.upload_record(upload_id), msgspec.json.encode(record))
+
+    def _open(self, upload_id: str, session: _Session) -> int:
+        with disk_errors("continue upload"):
+            try:
+                fd = os.open(self._layout.upload_data(upload_id), os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise Refusal(Code.BLOB_UPLOAD_UNKNOWN) from None
+            # A batch that failed half-way left bytes that no hasher has seen.
+            os.ftruncate(fd, session.absorbed)
+            return fd
+
+    def _revive(self, upload_id: str) -> _Session:
+        """A session of an earlier process: only what was counted durable is believed."""
+        path = self._layout.upload_data(upload_id)
+        try:
+            record = msgspec.json.decode(self._layout.upload_record(upload_id).read_bytes(), type=_Record)
+            with path.open("r+b", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size < record.offset:
+                    raise Refusal(Code.BLOB_UPLOAD_UNKNOWN)
+                file.truncate(record.offset)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            raise Refusal(Code.BLOB_UPLOAD_UNKNOWN) from None
+        return _Session(record, _hash_file(path, record.algorithm), record.offset)
+
+    def _discard(self, upload_id: str) -> None:
+        self._sessions.pop(upload_id, None)
+        with disk_errors("end upload"):
+            self._layout.upload_record(upload_id).unlink(missing_ok=True)
+            self._layout.upload_data(upload_id).unlink(missing_ok=True)
+
+
+class _Writer:
+    """The request that now writes to a session (see ports.UploadWriter)."""
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        upload_id: str,
+        session: _Session,
+        owner: object,
+        fd: int,
+        link: Callable[[str, Digest], None],
+    ) -> None:
+        self._uploads = uploads
+        self._id = upload_id
+        self._session = session
+        self._owner = owner
+        self._fd = fd
+        self._link = link
+        self._pending = bytearray()
+        self._ended = False
+
+    @property
+    def offset(self) -> int:
+        return self._session.absorbed + len(self._pending)
+
+    async def write(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) >= BATCH:
+            await self._flush()
+
+    async def finish(self, digest: Digest) -> Blob:
+        await self._flush()
+        async with self._session.lock:
+            self._check_owner()
+            stored = await self._uploads._store.blocking.run(self._finish, digest)
+            self._ended = True
+        return Blob(digest=stored.digest, size=stored.size)
+
+    async def leave(self) -> None:
+        """Count what came, even when the peer was cut off: it is where the client will go on."""
+        try:
+            if not self._ended and self._session.owner is self._owner:
+                await self._flush()
+                async with self._session.lock:
+                    await self._uploads._store.blocking.run(self._count)
+                self._session.owner = None
+        finally:
+            os.close(self._fd)
+
+    async def _flush(self) -> None:
+        if not self._pending:
+            return
+        batch, self._pending = self._pending, bytearray()
+        async with self._session.lock:
+            self._check_owner()
+            await self._uploads._store.blocking.run(self._absorb, batch)
+
+    def _check_owner(self) -> None:
+        if self._session.owner is not self._owner:
+            raise Refusal(Code.BLOB_UPLOAD_INVALID, "another request continues this upload")
+
+    def _absorb(self, batch: bytearray) -> None:
+        os.lseek(self._fd, self._session.absorbed, os.SEEK_SET)
+        with disk_errors("store upload"), memoryview(batch) as view:
+            write_all(self._fd, view)
+        self._session.hasher.update(batch)
+        self._session.absorbed += len(batch)
+
+    def _count(self) -> None:
+        record = self._session.record
+        if self._session.absorbed == record.offset:
+            return
+        with disk_errors("store upload"):
+            os.fdatasync(self._fd)
+            record.offset = self._session.absorbed
+            write_file(self._uploads._layout.upload_record(self._id), msgspec.json.encode(record))
+
+    def _finish(self, digest: Digest) -> Stored:
+        uploads, session = self._uploads, self._session
+        path = uploads._layout.upload_data(self._id)
+        hasher = session.hasher
+        if digest.algorithm != session.record.algorithm:
+            hasher = _hash_file(path, digest.algorithm)
+        found = Digest.from_hasher(digest.algorithm, hasher)
+        if found != digest:
+            uploads._discard(self._id)
+            self._ended = True
+            raise Refusal(Code.DIGEST_INVALID, detail={"expected": str(digest), "actual": str(found)})
+        if session.absorbed != session.record.offset:
+            with disk_errors("store upload"):
+                os.fdatasync(self._fd)
+        stored = uploads._store.adopt(path, digest)
+        self._link(session.record.repository, digest)
+        uploads._discard(self._id)
+        return stored
+
+
+def _hash_file(path: Path, algorithm: str) -> Hasher:
+    hasher = new_hasher(algorithm)
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(BATCH):
+            hasher.update(data)
+    return hasher

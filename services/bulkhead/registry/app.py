@@ -1,0 +1,107 @@
+"""The registry put together: storage, endpoints, HTTP server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from bulkhead import telemetry
+from bulkhead.content.blocking import Blocking
+from bulkhead.errors import BulkheadError, Unavailable
+from bulkhead.registry import routes
+from bulkhead.registry.adapters.fs_storage import FileStorage
+from bulkhead.registry.blobs import Blobs
+from bulkhead.registry.config import Config, configured
+from bulkhead.registry.errors import API_VERSION, Code, Refusal, response
+from bulkhead.registry.manifests import Manifests
+from bulkhead.registry.tags import Tags
+from bulkhead.registry.uploads import Uploads
+from bulkhead.settings import Settings
+
+# Requests under way get this long to end once the service is told to stop.
+DRAIN_SECONDS = 30.0
+# One read of a body: uploads come in pieces of up to this size.
+READ_BUFFER = 1 << 20
+SEND_WORKERS = 8
+
+
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[None]:
+    """The registry as `bulkhead.service` runs it."""
+    async with serving(configured(settings)) as (host, port):
+        structlog.get_logger().info("listening", host=host, port=port)
+        yield
+
+
+@asynccontextmanager
+async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
+    """Serve until left; yields the address, whose port the kernel may have chosen."""
+    storage = FileStorage(config.root)
+    sending = Blocking(SEND_WORKERS)
+    storage.open()
+    try:
+        table = routes.table(
+            Blobs(storage, sending, deletable=config.delete),
+            Uploads(storage),
+            Manifests(storage, deletable=config.delete),
+            Tags(storage),
+        )
+        runner = _runner(_Edge(table))
+        await runner.setup()
+        try:
+            yield await _listen(runner, config)
+        finally:
+            await runner.cleanup()
+    finally:
+        sending.close()
+        storage.close()
+
+
+def _runner(edge: _Edge) -> web.ServerRunner:
+    server = web.Server(edge.handle, read_bufsize=READ_BUFFER, access_log=None)
+    return web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
+
+
+async def _listen(runner: web.ServerRunner, config: Config) -> tuple[str, int]:
+    site = web.TCPSite(runner, config.host, config.port, backlog=1024)
+    try:
+        await site.start()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Unavailable(f"cannot listen on {config.host}:{config.port}: {reason}") from error
+    address = runner.addresses[0]
+    return address[0], address[1]
+
+
+class _Edge:
+    """Every request passes here: request id, route, errors to codes, one log line."""
+
+    def __init__(self, table: routes.Routes) -> None:
+        self._table = table
+        self._log = structlog.get_logger()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
+        answer = await self._answer(request)
+        if not answer.prepared:
+            answer.headers.update(API_VERSION)
+        if request.method not in ("GET", "HEAD") or answer.status >= 400:
+            self._log.info("request", method=request.method, path=request.path, status=answer.status)
+        return answer
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            handler, arguments = routes.find(self._table, request.method, request.path)
+            return await handler(request, **arguments)
+        except BulkheadError as error:
+            return response(error)
+        except web.HTTPNotFound:
+            return web.Response(status=404, text="404 page not found\n")
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception:
+            self._log.exception("request failed", method=request.method, path=request.path)
+            return response(Refusal(Code.UNKNOWN))

@@ -1,0 +1,130 @@
+"""What the registry needs of a storage, said in the registry's words.
+
+Each method is one transaction: when it returned, its effect survives power loss; when it raised, there
+is none. Data and metadata lie behind one port because issue 4's collector needs them to change
+together (registry.md section 5.2); an adapter is free to keep them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from bulkhead.content.manifests import Descriptor
+from bulkhead.model.digest import Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A blob as one repository sees it."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredManifest:
+    """A manifest's bytes, exactly as they were pushed."""
+
+    digest: Digest
+    media_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewManifest:
+    """A validated manifest on its way in."""
+
+    stored: StoredManifest
+    blobs: tuple[Digest, ...]
+    """Config and layers: each must be in the repository."""
+    manifests: tuple[Digest, ...]
+    """Children of an index: each must be in the repository."""
+    subject: Digest | None
+    referrer: Descriptor
+    """How this manifest is listed among its subject's referrers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload session: a file that grows."""
+
+    id: str
+    repository: str
+    algorithm: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some names in ASCII order, and whether there are more."""
+
+    names: tuple[str, ...]
+    more: bool
+
+
+class UploadWriter(Protocol):
+    """The one request that may write to an upload now; an older one's next write is refused."""
+
+    @property
+    def offset(self) -> int: ...
+
+    async def write(self, data: bytes) -> None:
+        """Append; raises Refusal(BLOB_UPLOAD_INVALID) when another request took the upload over."""
+
+    async def finish(self, digest: Digest) -> Blob:
+        """Verify, store and link what was uploaded, and end the session.
+
+        Raises Refusal(DIGEST_INVALID), and the session is over then too.
+        """
+
+
+class Storage(Protocol):
+    """Everything that the registry keeps."""
+
+    async def blob(self, repository: str, digest: Digest) -> Blob | None:
+        """A blob that the repository has; asking renews its lease."""
+
+    async def open_blob(self, digest: Digest) -> BinaryIO:
+        """A blob's bytes, positioned at their start; raises NotFound."""
+
+    async def mount_blob(self, repository: str, digest: Digest, source: str) -> Blob | None:
+        """Make a blob of repository `source` one of `repository`; None when `source` has it not."""
+
+    async def unlink_blob(self, repository: str, digest: Digest) -> None:
+        """Take a blob out of a repository; raises Refusal(BLOB_UNKNOWN), or (UNSUPPORTED) while a manifest needs it."""
+
+    async def start_upload(self, repository: str, algorithm: str) -> Upload:
+        """Begin a session whose bytes will be hashed with `algorithm`."""
+
+    async def upload(self, repository: str, upload_id: str) -> Upload:
+        """A session as it stands; raises Refusal(BLOB_UPLOAD_UNKNOWN)."""
+
+    def writing(self, upload: Upload) -> AbstractAsyncContextManager[UploadWriter]:
+        """Write to a session; on leaving, what was written is durable and counted."""
+
+    async def cancel_upload(self, upload: Upload) -> None:
+        """Forget a session and its bytes."""
+
+    async def manifest(self, repository: str, reference: Digest | str) -> StoredManifest | None:
+        """A manifest by digest or by tag."""
+
+    async def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:
+        """Add a manifest and point tags at it; raises Refusal(MANIFEST_BLOB_UNKNOWN)."""
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Remove a manifest and every tag on it; raises Refusal(MANIFEST_UNKNOWN)."""
+
+    async def delete_tag(self, repository: str, tag: str) -> None:
+        """Remove a tag, not what it points at; raises Refusal(MANIFEST_UNKNOWN)."""
+
+    async def tags(self, repository: str, *, after: str, limit: int) -> Page:
+        """Tags that follow `after`; raises Refusal(NAME_UNKNOWN)."""
+
+    async def repositories(self, *, after: str, limit: int) -> Page:
+        """Repositories that follow `after`."""
+
+    async def referrers(self, repository: str, subject: Digest) -> tuple[Descriptor, ...]:
+        """Manifests whose subject is `subject`, which need not exist."""

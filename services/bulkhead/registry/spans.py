@@ -1,0 +1,102 @@
+"""A span of a file as an HTTP response, by sendfile(2) where the connection is plain TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import BinaryIO
+
+from aiohttp import web
+
+from bulkhead.content.blocking import Blocking
+
+# What one trip to a thread may move: long enough to hide the trip, short enough to share the threads.
+PIECE = 4 << 20
+# A reader that takes nothing for so long is gone.
+IDLE_SECONDS = 60.0
+
+
+async def send(
+    request: web.BaseRequest, response: web.StreamResponse, file: BinaryIO, start: int, length: int, blocking: Blocking
+) -> web.StreamResponse:
+    """Answer `request` with `response` and the bytes [start, start+length) of `file`."""
+    response.content_length = length
+    await response.prepare(request)
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client went away")
+    if transport.get_extra_info("sslcontext") is not None:
+        await _copy(response, file, start, length, blocking)
+    else:
+        await _drain(response, transport)
+        await _send_file(transport, file, start, length, blocking)
+    await response.write_eof()
+    return response
+
+
+async def _drain(response: web.StreamResponse, transport: asyncio.Transport) -> None:
+    """Wait until the headers are in the kernel: the file goes past the transport's own buffer."""
+    transport.set_write_buffer_limits(high=0)
+    writer = response._payload_writer
+    while transport.get_write_buffer_size() > 0 and writer is not None:
+        async with asyncio.timeout(IDLE_SECONDS):
+            await writer.drain()
+        await asyncio.sleep(0)
+
+
+async def _send_file(transport: asyncio.Transport, file: BinaryIO, start: int, length: int, blocking: Blocking) -> None:
+    # uvloop has no sendfile of its own, and a descriptor of ours may be waited for on either loop.
+    sock = os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        offset, end = start, start + length
+        while offset < end:
+            sent = await blocking.run(_send_piece, sock, file.fileno(), offset, end - offset)
+            offset += sent
+            if offset < end and sent < PIECE:
+                await _writable(sock)
+    finally:
+        os.close(sock)
+
+
+def _send_piece(sock: int, file: int, offset: int, count: int) -> int:
+    """As much as the socket takes now, up to PIECE. In a thread, because the disk may have to be waited for."""
+    total = 0
+    while total < min(count, PIECE):
+        try:
+            sent = os.sendfile(sock, file, offset + total, min(count, PIECE) - total)
+        except BlockingIOError:
+            break
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ConnectionResetError("the client went away") from error
+        if sent == 0:
+            raise ConnectionResetError("the file is shorter than it was")
+        total += sent
+    return total
+
+
+async def _writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_writer(fd, _release, ready)
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            await ready
+    except TimeoutError:
+        raise ConnectionResetError("the client takes nothing") from None
+    finally:
+        loop.remove_writer(fd)
+
+
+def _release(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+async def _copy(response: web.StreamResponse, file: BinaryIO, start: int, length: int, blocking: Blocking) -> None:
+    offset, end = start, start + length
+    while offset < end:
+        data = await blocking.run(os.pread, file.fileno(), min(end - offset, 1 << 20), offset)
+        if not data:
+            raise ConnectionResetError("the file is shorter than it was")
+        await response.write(data)
+        offset += len(data)

@@ -1,0 +1,56 @@
+"""Lists of tags and of repositories, a page at a time."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from bulkhead.registry import names
+from bulkhead.registry.errors import Code, Refusal
+from bulkhead.registry.ports import Page, Storage
+
+DEFAULT_CATALOG_PAGE = 100
+MAX_PAGE = 1000
+# Tags have no default page size in the specification: without n all are sent.
+ALL = 1 << 31
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+class Tags:
+    """/v2/<name>/tags/list and /v2/_catalog."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def list(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        repository = names.repository(name)
+        limit = _limit(request, ALL)
+        page = await self._storage.tags(repository, after=request.query.get("last", ""), limit=limit)
+        return _answer({"name": repository, "tags": page.names}, page, f"/v2/{repository}/tags/list", limit)
+
+    async def catalog(self, request: web.BaseRequest) -> web.StreamResponse:
+        limit = _limit(request, DEFAULT_CATALOG_PAGE)
+        if limit > MAX_PAGE:
+            raise Refusal(Code.PAGINATION_NUMBER_INVALID, detail={"n": limit})
+        page = await self._storage.repositories(after=request.query.get("last", ""), limit=limit)
+        return _answer({"repositories": page.names}, page, "/v2/_catalog", limit)
+
+
+def _limit(request: web.BaseRequest, default: int) -> int:
+    text = request.query.get("n")
+    if text is None:
+        return default
+    if not _NUMBER.fullmatch(text):
+        raise Refusal(Code.PAGINATION_NUMBER_INVALID, detail={"n": text[:32]})
+    return int(text)
+
+
+def _answer(content: dict[str, object], page: Page, path: str, limit: int) -> web.Response:
+    response = web.Response(body=msgspec.json.encode(content), content_type="application/json")
+    if page.more:
+        query = urlencode({"n": limit, "last": page.names[-1]})
+        response.headers["Link"] = f'<{path}?{query}>; rel="next"'
+    return response
