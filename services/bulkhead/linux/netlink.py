@@ -1,0 +1,444 @@
+"""rtnetlink(7): links, bridges, veth pairs, addresses, routes, and the way into a network namespace.
+
+A request is bytes; `Netlink.request` sends any number of them in one datagram and waits for all
+acknowledgements. Attribute numbers are those of linux/if_link.h, linux/rtnetlink.h, linux/if_bridge.h.
+Everything raises OSError with the kernel's errno and, where it gave one, its own words (extack).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, mask of flags to change
+_IFADDR = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_RTATTR = struct.Struct("=HH")
+
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
+_NEWADDR, _GETADDR = 20, 22
+_NEWROUTE, _GETROUTE = 24, 26
+_F_REQUEST, _F_ACK, _F_DUMP, _F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
+_F_REPLACE, _F_EXCL, _F_CREATE = 0x100, 0x200, 0x400
+_F_CAPPED, _F_ACK_TLVS = 0x100, 0x200
+_ATTR_TYPE = 0x3FFF  # without the flags NESTED and NET_BYTEORDER
+_NESTED = 0x8000
+
+_IFF_UP = 0x1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
+_IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 28, 29
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_FLUSH = 1, 4, 24
+_BR_STATE_DISABLED = 0
+_SKIP_STATISTICS = 1 << 3
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
+_RECEIVE = 1 << 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """An interface. `kind` is the driver's name ("bridge", "veth") or empty, `master` the index of its bridge or 0."""
+
+    index: int
+    name: str
+    kind: str = ""
+    master: int = 0
+    mac: str = ""
+    mtu: int = 0
+    up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An IPv4 unicast route; `index` is 0 for one through several interfaces."""
+
+    destination: IPv4Network
+    index: int
+    table: int
+
+
+class Netlink:
+    """An rtnetlink socket of the network namespace in which the calling thread stood when it was opened."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._sequence = 0
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            self._socket.bind((0, 0))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def request(self, *requests: bytes) -> None:
+        """Have the kernel carry out `requests`, in order, in one call.
+
+        One that fails does not stop those after it; the first failure is raised when all are answered.
+        """
+        awaited: dict[int, None] = {}
+        self._socket.sendall(b"".join(self._numbered(request, awaited) for request in requests))
+        failure: OSError | None = None
+        while awaited:
+            for kind, flags, sequence, body in self._receive():
+                if kind == _NLMSG_ERROR and sequence in awaited:
+                    del awaited[sequence]
+                    failure = failure or _error(flags, body)
+        if failure is not None:
+            raise failure
+
+    def link(self, name: str) -> Link:
+        """The interface `name`; ENODEV if there is none."""
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
+        (found,) = self._ask(_GETLINK, body)
+        return _link(found)
+
+    def links(self) -> tuple[Link, ...]:
+        """All interfaces."""
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _attribute(
+            _IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS)
+        )
+        return tuple(_link(message) for message in self._dump(_GETLINK, body))
+
+    def addresses(self) -> tuple[tuple[int, IPv4Interface], ...]:
+        """All IPv4 addresses, each with the index of its interface."""
+        body = _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)
+        found = (_address(message) for message in self._dump(_GETADDR, body))
+        return tuple(address for address in found if address is not None)
+
+    def routes(self) -> tuple[Route, ...]:
+        """All IPv4 unicast routes of all tables."""
+        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+        found = (_route(message) for message in self._dump(_GETROUTE, body))
+        return tuple(route for route in found if route is not None)
+
+    def _numbered(self, request: bytes, awaited: dict[int, None]) -> bytes:
+        length, kind, flags, _, _ = _NLMSG.unpack_from(request)
+        self._sequence += 1
+        awaited[self._sequence] = None
+        return _NLMSG.pack(length, kind, flags, self._sequence, 0) + request[_NLMSG.size :]
+
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The bodies of all answers; asked anew when the tables changed under the kernel's hand."""
+        while True:
+            bodies, whole = self._dump_once(kind, body)
+            if whole:
+                return bodies
+
+    def _ask(self, kind: int, body: bytes) -> list[bytes]:
+        """The answers to a question about one thing, which the kernel ends with an acknowledgement."""
+        awaited: dict[int, None] = {}
+        self._socket.sendall(self._numbered(_message(kind, 0, body), awaited))
+        bodies: list[bytes] = []
+        while True:
+            for answer, flags, sequence, content in self._receive():
+                if sequence not in awaited:
+                    continue
+                if answer != _NLMSG_ERROR:
+                    bodies.append(content)
+                elif (failure := _error(flags, content)) is not None:
+                    raise failure
+                else:
+                    return bodies
+
+    def _dump_once(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
+        self._sequence += 1
+        header = _NLMSG.pack(_NLMSG.size + len(body), kind, _F_REQUEST | _F_DUMP, self._sequence, 0)
+        self._socket.sendall(header + body)
+        bodies: list[bytes] = []
+        whole = True
+        while True:
+            for answer, flags, sequence, content in self._receive():
+                if sequence != self._sequence:
+                    continue
+                whole = whole and not flags & _F_DUMP_INTR
+                if answer == _NLMSG_DONE:
+                    return bodies, whole
+                if answer == _NLMSG_ERROR:
+                    raise _error(flags, content) or OSError("netlink: dump ended without an answer")
+                bodies.append(content)
+
+    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
+        data = self._socket.recv(_RECEIVE)
+        offset = 0
+        while offset + _NLMSG.size <= len(data):
+            length, kind, flags, sequence, _ = _NLMSG.unpack_from(data, offset)
+            yield kind, flags, sequence, data[offset + _NLMSG.size : offset + length]
+            offset += (length + 3) & ~3
+
+
+def bridge(name: str, mac: str) -> bytes:
+    """Create a bridge, up, if there is no such link (else bring that up).
+
+    With a MAC of its own: one that is left to the kernel changes as ports come and go.
+    """
+    info = _text(_IFLA_INFO_KIND, "bridge")
+    attributes = _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, _mac(mac)) + _nest(_IFLA_LINKINFO, info)
+    return _link_request(_NEWLINK, _F_CREATE, attributes)
+
+
+def veth(*, host: str, peer: str, peer_mac: str, netns: int, master: int, mtu: int) -> bytes:
+    """Create a veth pair: `host`, up, a port of bridge `master` (its index), and `peer` in the namespace `netns`.
+
+    The peer cannot be born up: it is made first, and a veth alone does not open. The kernel undoes
+    all of it when any part fails.
+    """
+    far = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    far += _text(_IFLA_IFNAME, peer) + _attribute(_IFLA_ADDRESS, _mac(peer_mac)) + _number(_IFLA_MTU, mtu)
+    far += _number(_IFLA_NET_NS_FD, netns)
+    info = _text(_IFLA_INFO_KIND, "veth") + _nest(_IFLA_INFO_DATA, _nest(_VETH_INFO_PEER, far))
+    near = _text(_IFLA_IFNAME, host) + _number(_IFLA_MTU, mtu) + _number(_IFLA_MASTER, master)
+    near += _nest(_IFLA_LINKINFO, info)
+    return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, near)
+
+
+def link_up(index: int) -> bytes:
+    """Bring an interface up."""
+    return _link_request(_NEWLINK, 0, b"", index=index)
+
+
+def link_master(name: str, master: int) -> bytes:
+    """Make an interface a port of the bridge with index `master`, and bring it up."""
+    return _link_request(_NEWLINK, 0, _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master))
+
+
+def delete_link(name: str) -> bytes:
+    """Delete an interface; a veth takes its peer with it. Slow (an RCU grace period): never on a request's path."""
+    return _link_request(_DELLINK, 0, _text(_IFLA_IFNAME, name), up=False)
+
+
+def silence_port(index: int) -> bytes:
+    """Let a bridge port neither send nor receive any more, and forget the MACs behind it.
+
+    For a port whose container is gone and whose deletion the kernel still owes: without it, frames
+    for a successor with the same MAC go to the dead one.
+    """
+    settings = _attribute(_IFLA_BRPORT_STATE, bytes((_BR_STATE_DISABLED,))) + _attribute(_IFLA_BRPORT_FLUSH, b"")
+    return _port_request(index, settings)
+
+
+def hairpin_port(index: int) -> bytes:
+    """Let a bridge port send a frame back where it came from: a container that calls its own published port."""
+    return _port_request(index, _attribute(_IFLA_BRPORT_MODE, b"\1"))
+
+
+def add_address(index: int, address: IPv4Interface) -> bytes:
+    """Give an interface an address with its on-link route; no error if it has it."""
+    body = _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
+    body += _attribute(_IFA_LOCAL, address.ip.packed) + _attribute(_IFA_ADDRESS, address.ip.packed)
+    body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    return _message(_NEWADDR, _F_CREATE | _F_REPLACE, body)
+
+
+def add_default_route(index: int, gateway: IPv4Address) -> bytes:
+    """Route everything else through `gateway` on the interface `index`."""
+    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
+    body += _attribute(_RTA_GATEWAY, gateway.packed) + _number(_RTA_OIF, index)
+    return _message(_NEWROUTE, _F_CREATE | _F_EXCL, body)
+
+
+def enter_netns(netns: int) -> None:
+    """Move the calling *thread* into a network namespace. Only for threads that end afterwards."""
+    if _libc.setns(netns, _CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"setns: {os.strerror(error)}")
+
+
+def new_netns() -> int:
+    """A descriptor of a new network namespace, which lives as long as anything refers to it."""
+
+    def make() -> int:
+        if _libc.unshare(_CLONE_NEWNET) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"unshare: {os.strerror(error)}")
+        return own_netns()
+
+    return _on_thread(make)
+
+
+def own_netns() -> int:
+    """A descriptor of the calling thread's network namespace."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def in_netns(netns: int, body: Callable[[], T]) -> T:
+    """What `body` returns or raises when a thread of its own calls it inside `netns`.
+
+    The caller's thread stays where it is. Sockets that `body` opens keep belonging to `netns`.
+    """
+
+    def enter() -> T:
+        enter_netns(netns)
+        return body()
+
+    return _on_thread(enter)
+
+
+@contextmanager
+def netns_of(pid: int, start_time: int | None = None) -> Iterator[int]:
+    """The network namespace of a process, open for the block.
+
+    Raises ProcessLookupError when the process is gone or, by `start_time`, another one has its pid.
+    """
+    try:
+        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no process {pid}") from None
+    try:
+        if start_time is not None and _start_time(pid) != start_time:
+            raise ProcessLookupError(f"process {pid} is another one now")
+        yield netns
+    finally:
+        os.close(netns)
+
+
+def _start_time(pid: int) -> int:
+    """Field 22 of /proc/<pid>/stat; the second field may hold anything, so count from its end."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no process {pid}") from None
+    return int(status[status.rindex(b")") + 2 :].split()[19])
+
+
+def _on_thread(body: Callable[[], T]) -> T:
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(body())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    return _NLMSG.pack(_NLMSG.size + len(body), kind, _F_REQUEST | _F_ACK | flags, 0, 0) + body
+
+
+def _link_request(kind: int, flags: int, attributes: bytes, *, index: int = 0, up: bool = True) -> bytes:
+    wanted = _IFF_UP if up else 0
+    return _message(kind, flags, _IFINFO.pack(socket.AF_UNSPEC, 0, index, wanted, wanted) + attributes)
+
+
+def _port_request(index: int, settings: bytes) -> bytes:
+    body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0) + _nest(_IFLA_PROTINFO, settings)
+    return _message(_SETLINK, 0, body)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _RTATTR.pack(_RTATTR.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _nest(kind: int, value: bytes) -> bytes:
+    return _attribute(kind | _NESTED, value)
+
+
+def _number(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", value))
+
+
+def _text(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + _RTATTR.size <= len(data):
+        length, kind = _RTATTR.unpack_from(data, offset)
+        if length < _RTATTR.size:
+            break
+        found[kind & _ATTR_TYPE] = data[offset + _RTATTR.size : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _error(flags: int, body: bytes) -> OSError | None:
+    """The failure that an NLMSG_ERROR tells of; None is success."""
+    (code,) = struct.unpack_from("=i", body)
+    if code == 0:
+        return None
+    words = ""
+    if flags & _F_ACK_TLVS:
+        # The request's header comes back after the code, and its body too unless it was capped.
+        (length,) = struct.unpack_from("=I", body, 4)
+        offset = 4 + (_NLMSG.size if flags & _F_CAPPED else (length + 3) & ~3)
+        words = _attributes(body[offset:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+    return OSError(-code, f"{os.strerror(-code)} ({words})" if words else os.strerror(-code))
+
+
+def _link(message: bytes) -> Link:
+    _, _, index, flags, _ = _IFINFO.unpack_from(message)
+    found = _attributes(message[_IFINFO.size :])
+    info = _attributes(found.get(_IFLA_LINKINFO, b""))
+    return Link(
+        index=index,
+        name=_word(found[_IFLA_IFNAME]),
+        kind=_word(info.get(_IFLA_INFO_KIND, b"")),
+        master=_integer(found.get(_IFLA_MASTER)),
+        mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=_integer(found.get(_IFLA_MTU)),
+        up=bool(flags & _IFF_UP),
+    )
+
+
+def _address(message: bytes) -> tuple[int, IPv4Interface] | None:
+    _, prefix, _, _, index = _IFADDR.unpack_from(message)
+    found = _attributes(message[_IFADDR.size :])
+    local = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
+    return None if local is None else (index, IPv4Interface((local, prefix)))
+
+
+def _route(message: bytes) -> Route | None:
+    _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message)
+    found = _attributes(message[_RTMSG.size :])
+    if kind != _RTN_UNICAST:
+        return None
+    destination = IPv4Network((found.get(_RTA_DST, bytes(4)), prefix))
+    table = _integer(found.get(_RTA_TABLE)) or table
+    return Route(destination=destination, index=_integer(found.get(_RTA_OIF)), table=table)
+
+
+def _integer(value: bytes | None) -> int:
+    return 0 if value is None else int(struct.unpack_from("=I", value)[0])
+
+
+def _word(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,297 @@
+"""The kernel's networking for `bulkhead.manager.networks`, by rtnetlink, procfs and libnftables."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
+from bulkhead.linux import netlink
+from bulkhead.linux.netlink import Netlink
+from bulkhead.linux.nftables import LibraryMissing, Nftables
+from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
+from bulkhead.model.network import Netns, ProcessNetns
+
+T = TypeVar("T")
+
+CONTAINER_INTERFACE = "eth0"
+_LOOPBACK_INDEX = 1  # of every network namespace
+_SYSCTL = Path("/proc/sys")
+# Set before the interface is born, so there is no moment in which it believes a router or has an address.
+_NO_IPV6 = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/default/disable_ipv6": "1"}
+# More would only queue at the kernel's one network lock.
+_THREADS = 4
+_GONE = (errno.ENODEV, errno.ENXIO)
+_DEFAULT_EPHEMERAL = range(32768, 61000)
+_SOCKET_TYPES = {
+    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+_UNTESTABLE = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
+
+
+class NetlinkKernel:
+    """`bulkhead.manager.networks.ports.Kernel`.
+
+    Each call runs on a thread of its own: one that has entered a container's network namespace is
+    never used for anything else, and one that waits for the kernel's network lock blocks nobody.
+    """
+
+    def __init__(self) -> None:
+        self._threads = asyncio.Semaphore(_THREADS)
+        self._nftables: Nftables | None = None
+
+    async def survey(self) -> Survey:
+        return await self._run("cannot list the host's interfaces", _survey)
+
+    async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
+        return await self._run("cannot configure the host's network", lambda: _configure(settings))
+
+    async def make_bridge(self, bridge: Bridge) -> None:
+        await self._run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
+
+    async def plug(self, netns: Netns, wire: Wire) -> None:
+        await self._run("cannot attach a network namespace", lambda: _plug(netns, wire))
+
+    async def loopback(self, netns: Netns) -> None:
+        await self._run("cannot bring up a loopback interface", lambda: _loopback(netns))
+
+    async def replug(self, bridge: str, names: Sequence[str]) -> None:
+        await self._run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
+
+    async def silence(self, name: str) -> None:
+        await self._run(f"cannot silence interface {name}", lambda: _silence(name))
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        await self._run(f"cannot delete interfaces {', '.join(names)}", lambda: _delete_links(names))
+
+    async def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
+        return await self._run(f"cannot list nftables table {name}", lambda: self._nft().table(name))
+
+    async def apply(self, commands: Sequence[str]) -> None:
+        await self._run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
+
+    def bindable(self, protocol: str, address: str, port: int) -> str | None:
+        return _obstacle(protocol, address, port)
+
+    def ephemeral_ports(self) -> range:
+        try:
+            first, last = (_SYSCTL / "net/ipv4/ip_local_port_range").read_text().split()
+        except OSError:
+            return _DEFAULT_EPHEMERAL
+        return range(int(first), int(last) + 1)
+
+    def close(self) -> None:
+        if self._nftables is not None:
+            self._nftables.close()
+
+    def _nft(self) -> Nftables:
+        # Made on first use and kept: its socket costs more than a transaction.
+        if self._nftables is None:
+            self._nftables = Nftables()
+        return self._nftables
+
+    async def _run(self, deed: str, body: Callable[[], T]) -> T:
+        async with self._threads:
+            with _translated(deed):
+                return await _on_thread(body)
+
+
+async def _on_thread(body: Callable[[], T]) -> T:
+    """What `body` returns or raises on a new thread; a cancelled awaiter waits for its end first."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = body()
+        except BaseException as error:
+            loop.call_soon_threadsafe(done.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(done.set_result, result)
+
+    threading.Thread(target=run, name="network", daemon=True).start()
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        done.exception()
+        raise cancelled
+    return done.result()
+
+
+@contextmanager
+def _translated(deed: str) -> Iterator[None]:
+    try:
+        yield
+    except LibraryMissing as error:
+        raise Unavailable(f"{deed}: {error.strerror}") from error
+    except ProcessLookupError as error:
+        raise NotFound(f"{deed}: {error}") from error
+    except FileExistsError as error:
+        raise Conflict(f"{deed}: {error.strerror}") from error
+    except PermissionError as error:
+        raise Unavailable(f"{deed}: {error.strerror}; root with CAP_NET_ADMIN is needed") from error
+    except OSError as error:
+        raise Internal(f"{deed}: {error.strerror or error}") from error
+
+
+def _survey() -> Survey:
+    with Netlink() as host:
+        links, addresses, routes = host.links(), host.addresses(), host.routes()
+    names = {link.index: link.name for link in links}
+    interfaces = {
+        link.name: Interface(
+            name=link.name,
+            kind=link.kind,
+            master=names.get(link.master, ""),
+            mtu=link.mtu,
+            up=link.up,
+            addresses=tuple(address for index, address in addresses if index == link.index),
+        )
+        for link in links
+    }
+    return Survey(
+        interfaces=interfaces,
+        routes=tuple((route.destination, names.get(route.index, "")) for route in routes),
+    )
+
+
+def _configure(settings: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(path for path, value in settings.items() if _set(path, value))
+
+
+def _set(path: str, value: str) -> bool:
+    """Write a sysctl if it differs; whether it did. One that this kernel does not have is nothing to set."""
+    file = _SYSCTL / path
+    try:
+        if file.read_text().strip() == value:
+            return False
+        file.write_text(value)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {file} = {value}") from error
+    return True
+
+
+def _make_bridge(bridge: Bridge) -> None:
+    with Netlink() as host:
+        host.request(netlink.bridge(bridge.name, bridge.mac))
+        host.request(netlink.add_address(socket.if_nametoindex(bridge.name), bridge.address))
+
+
+def _plug(netns: Netns, wire: Wire) -> None:
+    with _opened(netns) as target, Netlink() as host:
+        bridge = socket.if_nametoindex(wire.bridge)
+        netlink.enter_netns(target)
+        _configure(_NO_IPV6)
+        with Netlink() as inside:
+            host.request(_pair(wire, target, bridge))
+            try:
+                inside.request(*_container_side(wire))
+                if wire.hairpin:
+                    host.request(netlink.hairpin_port(host.link(wire.host_interface).index))
+            except BaseException:
+                host.request(netlink.delete_link(wire.host_interface))
+                raise
+
+
+def _pair(wire: Wire, netns: int, bridge: int) -> bytes:
+    return netlink.veth(
+        host=wire.host_interface, peer=CONTAINER_INTERFACE, peer_mac=wire.mac, netns=netns, master=bridge, mtu=wire.mtu
+    )
+
+
+def _container_side(wire: Wire) -> tuple[bytes, ...]:
+    """What is left to do inside: the calling thread stands in the container's namespace."""
+    index = socket.if_nametoindex(CONTAINER_INTERFACE)
+    return (
+        netlink.link_up(_LOOPBACK_INDEX),
+        netlink.link_up(index),
+        netlink.add_address(index, wire.address),
+        netlink.add_default_route(index, wire.gateway),
+    )
+
+
+def _loopback(netns: Netns) -> None:
+    with _opened(netns) as target:
+        netlink.enter_netns(target)
+        with Netlink() as inside:
+            inside.request(netlink.link_up(_LOOPBACK_INDEX))
+
+
+@contextmanager
+def _opened(netns: Netns) -> Iterator[int]:
+    """A descriptor of the namespace. Raises InvalidArgument when it is the host's: no container owns that."""
+    if isinstance(netns, ProcessNetns):
+        with netlink.netns_of(netns.pid, netns.start_time) as descriptor:
+            _refuse_own(descriptor)
+            yield descriptor
+    else:
+        _refuse_own(netns)
+        yield netns
+
+
+def _refuse_own(netns: int) -> None:
+    own = netlink.own_netns()
+    try:
+        if os.path.sameopenfile(own, netns):
+            raise InvalidArgument("cannot attach a network namespace: it is the host's own")
+    finally:
+        os.close(own)
+
+
+def _replug(bridge: str, names: Sequence[str]) -> None:
+    index = socket.if_nametoindex(bridge)
+    with Netlink() as host:
+        for name in names:
+            with _unless_gone():
+                host.request(netlink.link_master(name, index))
+
+
+def _silence(name: str) -> None:
+    with Netlink() as host, _unless_gone():
+        host.request(netlink.silence_port(host.link(name).index))
+
+
+def _delete_links(names: Sequence[str]) -> None:
+    with Netlink() as host:
+        for name in names:
+            with _unless_gone():
+                host.request(netlink.delete_link(name))
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+
+
+def _obstacle(protocol: str, address: str, port: int) -> str | None:
+    """Why a socket cannot be bound; an address that TIME_WAIT alone holds is free."""
+    kind, number = _SOCKET_TYPES[protocol]
+    try:
+        with socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC, number) as probe:
+            if protocol != "udp":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        if error.errno in _UNTESTABLE:
+            return None
+        return os.strerror(error.errno or errno.EIO).lower()
+    return None

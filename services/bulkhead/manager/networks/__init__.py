@@ -1,0 +1,1 @@
+"""Networks of containers: addresses, published ports, firewall, and the files that name hosts."""

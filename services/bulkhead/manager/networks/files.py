@@ -1,0 +1,124 @@
+"""The files that name hosts inside a container: /etc/hosts, /etc/hostname, /etc/resolv.conf.
+
+Pure: contents in, contents out. Formats are hosts(5), hostname(5), resolv.conf(5); contents and
+error texts are those of Docker's default bridge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+
+from bulkhead.errors import InvalidArgument
+
+FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
+_LOCAL_LINES = (
+    "127.0.0.1\tlocalhost",
+    "::1\tlocalhost ip6-localhost ip6-loopback",
+    "fe00::\tip6-localnet",
+    "ff00::\tip6-mcastprefix",
+    "ff02::1\tip6-allnodes",
+    "ff02::2\tip6-allrouters",
+)
+# One word that cannot break out of its line.
+_NAME = re.compile(r"[^\s#]+", re.ASCII)
+
+
+def hostname_file(hostname: str) -> str:
+    """/etc/hostname."""
+    return f"{_one_word(hostname)}\n"
+
+
+def hosts_file(
+    *,
+    hostname: str,
+    domainname: str = "",
+    address: str | None = None,
+    extra_hosts: Iterable[str] = (),
+    host_gateway: str | None = None,
+) -> str:
+    """/etc/hosts: the local names, `extra_hosts` ("name:address"), then the container's own address.
+
+    `host-gateway` as an address stands for `host_gateway`. Raises InvalidArgument with Docker's texts.
+    """
+    lines = [*_LOCAL_LINES, *(_extra_host(entry, host_gateway) for entry in extra_hosts)]
+    if address:
+        names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+        lines.append(f"{ip_address(address)}\t{' '.join(_one_word(name) for name in names.split(' '))}")
+    return "\n".join(lines) + "\n"
+
+
+def resolv_conf(
+    host: str,
+    *,
+    servers: Sequence[str] = (),
+    search: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> str:
+    """/etc/resolv.conf from the host's file, each part replaced when given.
+
+    Servers on the host's loopback cannot be reached from inside: they are left out, and public ones
+    stand in when none remain. A search domain of "." alone means none. Raises InvalidArgument.
+    """
+    kept = _directives(host)
+    chosen = [_server(server) for server in servers] or [
+        server for server in kept["nameserver"] if not _is_loopback(server)
+    ]
+    domains = [_one_word(domain) for domain in search] or kept["search"]
+    lines = [f"nameserver {server}" for server in chosen or FALLBACK_SERVERS]
+    if domains and domains != ["."]:
+        lines.append(f"search {' '.join(domains)}")
+    if settings := [_one_word(option) for option in options] or kept["options"]:
+        lines.append(f"options {' '.join(settings)}")
+    return "\n".join(lines) + "\n"
+
+
+def _directives(text: str) -> dict[str, list[str]]:
+    """What a resolv.conf says: every server, the last search list, the last options."""
+    found: dict[str, list[str]] = {"nameserver": [], "search": [], "options": []}
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0][0] in "#;":
+            continue
+        if words[0] == "nameserver":
+            found["nameserver"] += words[1:2]
+        elif words[0] in ("search", "domain"):
+            found["search"] = words[1:]
+        elif words[0] == "options":
+            found["options"] = words[1:]
+    return found
+
+
+def _is_loopback(server: str) -> bool:
+    try:
+        return ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return True
+
+
+def _server(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise InvalidArgument(f"invalid IP address: {text}") from None
+
+
+def _extra_host(entry: str, host_gateway: str | None) -> str:
+    name, separator, address = entry.partition("=" if "=" in entry.partition(":")[0] else ":")
+    if not separator or not _NAME.fullmatch(name):
+        raise InvalidArgument(f"bad format for add-host: {entry!r}")
+    if address == "host-gateway":
+        if host_gateway is None:
+            raise InvalidArgument("unable to derive the IP value for host-gateway")
+        address = host_gateway
+    try:
+        return f"{ip_address(address.removeprefix('[').removesuffix(']'))}\t{name}"
+    except ValueError:
+        raise InvalidArgument(f"invalid IP address in add-host: {address!r}") from None
+
+
+def _one_word(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise InvalidArgument(f"invalid name {text!r}: it must be one word")
+    return text

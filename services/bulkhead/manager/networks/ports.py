@@ -1,0 +1,175 @@
+"""What the manager asks of a network, and what a network asks of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any, Protocol
+
+from bulkhead.model.network import Endpoint, Netns, PortBinding, Reconciled
+
+
+class Network(Protocol):
+    """A network that containers are plugged into.
+
+    It keeps nothing on disk: the manager's records hold each `Endpoint`, and `reconcile` with those
+    of all live containers rebuilds what is allocated. Order at boot: `ensure`, `reconcile`, serve.
+    """
+
+    async def ensure(self) -> None:
+        """Make what all containers share (bridge, forwarding, firewall) or check that it is there.
+
+        Takes nothing away, so it may run before `reconcile`. Raises Conflict when the bridge's name
+        or subnet is in use by something else, Unavailable when a part of the system is missing.
+        """
+
+    async def attach(
+        self,
+        container_id: str,
+        netns: Netns,
+        *,
+        address: str | None = None,
+        mac: str | None = None,
+        ports: Sequence[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        """Give a network namespace an `eth0` on this network, and have the host answer its ports.
+
+        `address` is a wish (that of the container's last endpoint): when it is taken the container
+        gets another. `name` is the container's, for the error texts. On any failure, cancellation
+        included, nothing stays. Raises Internal with Docker's text when a host port is taken,
+        ResourceExhausted without a free address or port, NotFound when the process is gone,
+        InvalidArgument for what can never work.
+        """
+
+    async def attach_loopback(self, netns: Netns) -> None:
+        """Bring up `lo` alone, as `--network none` has it. Raises NotFound when the process is gone."""
+
+    async def detach(self, endpoint: Endpoint) -> None:
+        """Stop answering its ports and free what it held; a second call does nothing.
+
+        Never deletes the veth: it dies with the container's network namespace.
+        """
+
+    async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
+        """Make the kernel hold what `live` says and nothing else of ours; what that took.
+
+        A second run changes nothing. Attachments under way count as live.
+        """
+
+    async def watch(self) -> None:
+        """Until cancelled: put back within a second what others take from our firewall or bridge."""
+
+    async def teardown(self) -> None:
+        """Remove bridge, veths and firewall; a second call does nothing."""
+
+    def close(self) -> None:
+        """Free the process's own handles; the kernel's state stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """A bridge as it should be: `address` is the containers' gateway with its prefix."""
+
+    name: str
+    address: IPv4Interface
+    mac: str
+
+    @property
+    def subnet(self) -> IPv4Network:
+        return self.address.network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wire:
+    """What `plug` makes: a veth pair from `bridge` to `eth0` with an address and the default route."""
+
+    host_interface: str
+    bridge: str
+    mac: str
+    address: IPv4Interface
+    gateway: IPv4Address
+    mtu: int
+    hairpin: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """An interface of the host; `master` is the name of its bridge or empty."""
+
+    name: str
+    kind: str
+    master: str
+    mtu: int
+    up: bool
+    addresses: tuple[IPv4Interface, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The host's interfaces by name, and where its routes lead (interface names, empty = several)."""
+
+    interfaces: Mapping[str, Interface]
+    routes: tuple[tuple[IPv4Network, str], ...]
+
+    @property
+    def default_mtu(self) -> int:
+        """The MTU of the interface that leads to the world; Ethernet's when there is none."""
+        for destination, name in self.routes:
+            if destination.prefixlen == 0 and name in self.interfaces:
+                return min(self.interfaces[name].mtu, 1500)
+        return 1500
+
+
+class Kernel(Protocol):
+    """The kernel's networking. Each call runs to its end even when its awaiter is cancelled.
+
+    All raise Internal (the kernel refused), Unavailable (a part is not installed) or as stated.
+    """
+
+    async def survey(self) -> Survey:
+        """Interfaces, addresses and routes of the host."""
+
+    async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
+        """Write the sysctls (paths under /proc/sys) that differ; those that were written."""
+
+    async def make_bridge(self, bridge: Bridge) -> None:
+        """Create the bridge, up, with its address; no error for what is there."""
+
+    async def plug(self, netns: Netns, wire: Wire) -> None:
+        """Make the wire and configure the namespace's side, or leave nothing.
+
+        Raises Conflict when an interface of either name exists, NotFound when the process is gone,
+        InvalidArgument when the namespace is the host's own.
+        """
+
+    async def loopback(self, netns: Netns) -> None:
+        """Bring up `lo` in a network namespace."""
+
+    async def replug(self, bridge: str, names: Sequence[str]) -> None:
+        """Make interfaces ports of the bridge again."""
+
+    async def silence(self, name: str) -> None:
+        """Let a bridge port fall silent at once; no error if it is gone."""
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        """Delete interfaces; no error for those that are gone. Slow."""
+
+    async def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
+        """The nftables objects of table `inet <name>`, None without that table."""
+
+    async def apply(self, commands: Sequence[str]) -> None:
+        """Carry out nft(8) commands as one transaction."""
+
+    async def disturbed(self, table: str, bridge: str) -> None:
+        """Return once something was deleted from the table, or the bridge is gone."""
+
+    def bindable(self, protocol: str, address: str, port: int) -> str | None:
+        """Why the host could not listen there, in strerror's words; None if it could."""
+
+    def ephemeral_ports(self) -> range:
+        """The host's range of ports of its own choice."""
+
+    def close(self) -> None:
+        """Free handles."""

@@ -1,0 +1,95 @@
+"""What a container's place on a network is: the ports it publishes, the endpoint it was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, ip_address
+
+from bulkhead.errors import InvalidArgument
+
+WILDCARD = IPv4Address("0.0.0.0")
+# IP protocol numbers: /etc/protocols, which could spell them, is missing on minimal systems.
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortBinding:
+    """A port of the container that the host answers.
+
+    As asked: `host_port` 0 lets the host choose, `host_port_end` makes it the first free one of a
+    range. As given (in an `Endpoint`): one host port, no range, and never an empty `host_ip`.
+    Raises InvalidArgument for what can be no port or address.
+    """
+
+    container_port: int
+    protocol: str = "tcp"
+    host_ip: str = ""
+    host_port: int = 0
+    host_port_end: int = 0
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOL_NUMBERS:
+            raise InvalidArgument(f"invalid proto: {self.protocol}")
+        if not 1 <= self.container_port <= 65535:
+            raise InvalidArgument(f"invalid containerPort: {self.container_port}")
+        last = self.host_port_end or self.host_port
+        if not 0 <= self.host_port <= last <= 65535 or (self.host_port_end and not self.host_port):
+            raise InvalidArgument(f"invalid hostPort: {self.host_port}-{last}")
+        try:
+            ip_address(self.host_ip or "0.0.0.0")
+        except ValueError:
+            raise InvalidArgument(f"invalid IP address: {self.host_ip}") from None
+
+    @property
+    def candidates(self) -> range:
+        """The host ports asked for; empty when the choice is the host's."""
+        return range(self.host_port, (self.host_port_end or self.host_port) + 1) if self.host_port else range(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A container plugged into a network. The manager's record keeps it; the network keeps nothing else.
+
+    `host_interface` names the host's end of the veth pair: it is new for each attachment, because
+    the kernel may still be burying the last one.
+    """
+
+    container_id: str
+    address: str
+    prefix_len: int
+    gateway: str
+    mac: str
+    host_interface: str
+    ports: tuple[PortBinding, ...] = ()
+    network: str = "bridge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessNetns:
+    """The network namespace of a process, which is not believed by its pid alone.
+
+    `start_time` is field 22 of /proc/<pid>/stat (proc_pid_stat(5)); None skips the check.
+    """
+
+    pid: int
+    start_time: int | None = None
+
+
+Netns = int | ProcessNetns
+"""A network namespace: an open descriptor of it, or the process that lives in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """What a reconciliation had to mend; false when that was nothing."""
+
+    bridge_made: bool = False
+    settings_changed: tuple[str, ...] = ()
+    links_deleted: tuple[str, ...] = ()
+    links_plugged: tuple[str, ...] = ()
+    table_changes: int = 0
+    # Live endpoints whose veth is gone with no way back: their containers have no network.
+    lost: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return replace(self, lost=()) != Reconciled()
