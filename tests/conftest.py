@@ -1,0 +1,46 @@
+"""Fixtures of the whole suite: an engine per test process, a fresh one, and the leak check after each use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import leaks
+from tests.support.engine import Engine, private_engine
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[Engine]:
+    """One running, seeded engine for all tests of this process. Tests take `engine`, not this."""
+    with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox", "hello-world")
+        yield engine
+
+
+@pytest.fixture
+def engine(shared_engine: Engine) -> Iterator[Engine]:
+    """The shared engine; after the test its containers are removed and nothing of them may be left."""
+    yield from _watched(shared_engine)
+
+
+@pytest.fixture
+def fresh_engine() -> Iterator[Engine]:
+    """A running, seeded engine for one test alone: one that kills its services or wipes its directories."""
+    with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
+        yield from _watched(engine)
+
+
+def _watched(engine: Engine) -> Iterator[Engine]:
+    engine.start()  # a test before this one may have left a service down
+    before = leaks.facts(engine.instance)
+    yield engine
+    engine.start()
+    engine.remove_containers()
+    left = leaks.left_after(engine.instance, before)
+    assert not left, "left behind:\n" + "\n".join(left)

@@ -1,0 +1,106 @@
+"""Images for tests, made on the spot and pushed to the registry of the engine under test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkhead.ctl.seed import busybox, busybox_tree, static_busybox
+from bulkhead.ctl.seed.images import Image, Tree, image_of
+from bulkhead.ctl.seed.push import push
+from bulkhead.errors import NotFound
+
+CACHE = Path("/tmp/bh-cache")
+DEBIAN_LAYOUT = CACHE / "debian-layout"
+DEBOOTSTRAP_SECONDS = 600
+
+
+def busybox_image(config: dict[str, Any] | None = None, files: dict[str, bytes] | None = None) -> Image:
+    """busybox with its main applets, `files` beside it and `config` merged into the image's own."""
+    try:
+        binary = static_busybox()
+    except NotFound as missing:
+        pytest.skip(str(missing))
+    tree = busybox_tree(binary.read_bytes(), ["sh", "true", "false", "cat", "echo", "ls", "sleep", "id", "env", "ps"])
+    extra = Tree()
+    for name, data in (files or {}).items():
+        extra.file(name, data, mode=0o755)
+    return image_of(tree, *([extra] if files else []), command=["sh"], config=config)
+
+
+def exit_code_image(code: int) -> Image:
+    """An image whose default command exits with `code`."""
+    return busybox_image({"Cmd": ["sh", "-c", f"exit {code}"]})
+
+
+def push_image(registry: str, repository: str, image: Image, tag: str = "latest") -> str:
+    """Push to `registry` (host:port); the reference by which the engine pulls it from there."""
+    push(registry, repository, tag, image)
+    return f"{registry}/{repository}:{tag}"
+
+
+def debian_layout() -> Path:
+    """An OCI layout, tag `debian`, of one layer from a debootstrap tree (about 200 MB, 7,000 files).
+
+    Made once per machine. Skips where debootstrap, skopeo or its package archive is not to be had.
+    """
+    for tool in ("debootstrap", "skopeo"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} on this machine")
+    if not (DEBIAN_LAYOUT / "index.json").exists():
+        _write_layout(_debootstrap(), DEBIAN_LAYOUT)
+    return DEBIAN_LAYOUT
+
+
+def _debootstrap() -> Path:
+    tree = CACHE / "debian"
+    if tree.is_dir():
+        return tree
+    part = CACHE / "debian.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    command = ["debootstrap", "--variant=minbase", "stable", str(part)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEBOOTSTRAP_SECONDS, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"debootstrap: {done.stdout.strip().splitlines()[-1:]}")
+    return part.rename(tree)
+
+
+def _write_layout(tree: Path, layout: Path) -> None:
+    """One layer, by tar(1) and gzip as an image builder would make it."""
+    tar = subprocess.run(["tar", "-C", str(tree), "--sort=name", "-c", "."], capture_output=True, check=True).stdout
+    image = image_of(_Packed(tar), command=["bash"])
+    part = layout.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    blobs = part / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    for digest, data in {**image.blobs, image.manifest_digest: image.manifest}.items():
+        (blobs / digest.removeprefix("sha256:")).write_bytes(data)
+    (part / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    descriptor = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": image.manifest_digest,
+        "size": len(image.manifest),
+        "annotations": {"org.opencontainers.image.ref.name": "debian"},
+    }
+    (part / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
+    part.rename(layout)
+
+
+class _Packed(Tree):
+    """A tree that is a tar stream already."""
+
+    def __init__(self, tar: bytes) -> None:
+        super().__init__()
+        self._packed = tar
+
+    def tar(self) -> bytes:
+        return self._packed
+
+
+__all__ = ["busybox", "busybox_image", "debian_layout", "exit_code_image", "push_image"]
