@@ -5,11 +5,12 @@
     intents         container_id, operation, data      written before an operation acts, gone when it is done
     execs           id, container_id, record           JSON; gone with their container
     events          sequence, time, type, ...          the durable journal
-    images          id = config digest                 config: the image config's own bytes
+    images          id = config digest                 config: its own bytes; removed: only containers need it
     image_layers    image_id, position                 base first
     tags            name = canonical repository:tag    what users call images
     repo_digests    repository, digest                 under which manifest digests an image is known
-    layers          chain_id                           unpacked directories below snapshots/layers
+    layers          chain_id                           unpacked directories below snapshots/layers; unsynced_boot:
+                                                       the boot whose page cache may still hold them, '' = on disk
     leases          id, kind, subject, expires         what is in flight and must not be collected
 
 `PRAGMA user_version` counts the migrations applied; each entry of MIGRATIONS runs once, in order, in one
@@ -51,7 +52,7 @@ MIGRATIONS: list[str] = [
         manifest_digest TEXT NOT NULL,
         manifest_media_type TEXT NOT NULL,
         manifest_size INTEGER NOT NULL,
-        size INTEGER NOT NULL,
+        removed INTEGER NOT NULL,
         created_at INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE image_layers (
@@ -79,7 +80,8 @@ MIGRATIONS: list[str] = [
         chain_id TEXT PRIMARY KEY,
         diff_id TEXT NOT NULL,
         parent TEXT NOT NULL,
-        size INTEGER NOT NULL
+        size INTEGER NOT NULL,
+        unsynced_boot TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE leases (
         id TEXT NOT NULL,
