@@ -16,7 +16,7 @@ from bulkhead.model.instance import Instance
 
 def cgroup_parents(instance: Instance) -> list[Path]:
     """The installation's cgroup in each hierarchy that is mounted, where it exists."""
-    return [path for root in _hierarchies() if (path := root / instance.label).is_dir()]
+    return [path for root in hierarchies() if (path := root / instance.label).is_dir()]
 
 
 def running_containers(instance: Instance) -> set[str]:
@@ -51,7 +51,8 @@ def processes(instance: Instance) -> dict[int, str]:
     return found
 
 
-def _hierarchies() -> Iterator[Path]:
+def hierarchies() -> Iterator[Path]:
+    """Where each cgroup hierarchy (v1 or v2) is mounted."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         if after.split()[0] in {"cgroup", "cgroup2"}:
