@@ -17,13 +17,11 @@ from bulkhead.model.lifecycle import Phase
 
 Filters = Mapping[str, Sequence[str]]
 
-LIST_KEYS = frozenset(
-    "ancestor before since exited id name label status health volume network publish expose is-task isolation".split()
-)
+_LIST_KEYS = "ancestor before since exited id name label status health volume network publish expose is-task isolation"
+_EVENT_KEYS = "container daemon event image label network node plugin scope secret service type volume config"
+LIST_KEYS = frozenset(_LIST_KEYS.split())
 PRUNE_KEYS = frozenset(("until", "label", "label!"))
-EVENT_KEYS = frozenset(
-    "container daemon event image label network node plugin scope secret service type volume config".split()
-)
+EVENT_KEYS = frozenset(_EVENT_KEYS.split())
 _STATUSES = frozenset(phase.value for phase in Phase)
 _HEALTH = frozenset(("none", "starting", "healthy", "unhealthy"))
 

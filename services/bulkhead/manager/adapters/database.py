@@ -63,9 +63,7 @@ class Database:
                 await asyncio.to_thread(writer.join)
                 database._connection.close()
 
-    async def write(
-        self, work: Work[T], *, durable: bool = True, committed: Callable[[T], None] | None = None
-    ) -> T:
+    async def write(self, work: Work[T], *, durable: bool = True, committed: Callable[[T], None] | None = None) -> T:
         """Run `work` in a transaction; its result once committed. An error in `work` undoes `work` alone.
 
         `committed` is called in the loop with the result, in the order of the commits, even when the caller no

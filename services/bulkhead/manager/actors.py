@@ -1,0 +1,166 @@
+"""One actor per container: its operations run one after the other, each with a deadline, each to its end.
+
+    await actors.perform(container_id, "start", lambda: start(container_id), seconds=60)
+
+An operation belongs to the actor, not to who asked for it: a client that goes away, or whose call is cancelled,
+leaves no half-work. Waiting for a container (for its exit, say) is no operation: do it outside, so that other
+operations get their turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+DRAIN_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Operation:
+    name: str
+    work: Callable[[], Awaitable[Any]]
+    seconds: float
+    context: contextvars.Context
+    future: asyncio.Future[Any]
+
+
+class _Actor:
+    """The ordered queue of one container."""
+
+    __slots__ = ("queue", "running")
+
+    def __init__(self) -> None:
+        self.queue: deque[_Operation] = deque()
+        self.running: asyncio.Task[None] | None = None
+
+
+class Actors:
+    """All actors of the manager, and the owner of every task they run. Use as an async context manager."""
+
+    def __init__(self) -> None:
+        self._actors: dict[str, _Actor] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    async def __aenter__(self) -> Actors:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Operations under way get a while to end; what waits and what watches is dropped."""
+        self._closing = True
+        operations = {actor.running for actor in self._actors.values() if actor.running is not None}
+        for actor in self._actors.values():
+            for operation in actor.queue:
+                _fail(operation, Unavailable(f"cannot {operation.name} container: the manager is stopping"))
+            actor.queue.clear()
+        others = self._tasks - operations
+        for task in others:
+            task.cancel()
+        if operations:
+            await asyncio.wait(operations, timeout=DRAIN_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
+
+    async def perform(self, container_id: str, name: str, work: Callable[[], Awaitable[T]], *, seconds: float) -> T:
+        """Run `work` when the container's earlier operations have ended; its result.
+
+        Raises what it raises, DeadlineExceeded when it takes longer than `seconds`, Unavailable while the manager
+        stops. When the caller is cancelled the operation runs on.
+        """
+        if self._closing:
+            raise Unavailable(f"cannot {name} container: the manager is stopping")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        operation = _Operation(name=name, work=work, seconds=seconds, context=contextvars.copy_context(), future=future)
+        actor = self._actors.setdefault(container_id, _Actor())
+        actor.queue.append(operation)
+        if actor.running is None:
+            self._next(container_id, actor)
+        return await asyncio.shield(future)
+
+    def own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task of ours: it is cancelled when the manager stops, and its failure is logged."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def shielded(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Run `work` to its end even when the caller is cancelled meanwhile."""
+        task = self._start(work, name)
+        task.add_done_callback(_take_error)
+        return await asyncio.shield(task)
+
+    def _start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _next(self, container_id: str, actor: _Actor) -> None:
+        if not actor.queue:
+            actor.running = None
+            del self._actors[container_id]
+            return
+        operation = actor.queue.popleft()
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(_run(operation), name=operation.name, context=operation.context)
+        self._tasks.add(task)
+        actor.running = task
+        task.add_done_callback(lambda done: self._after(done, container_id, actor))
+
+    def _after(self, task: asyncio.Task[None], container_id: str, actor: _Actor) -> None:
+        self._tasks.discard(task)
+        self._next(container_id, actor)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task failed", task=task.get_name(), exc_info=task.exception())
+
+
+async def _run(operation: _Operation) -> None:
+    """Perform, and settle the future; never raises but for cancellation at shutdown."""
+    try:
+        async with asyncio.timeout(operation.seconds) as deadline:
+            result = await operation.work()
+    except TimeoutError as error:
+        if deadline.expired():
+            text = f"cannot {operation.name} container: it took longer than {operation.seconds:g} s"
+            _fail(operation, DeadlineExceeded(text))
+        else:
+            _fail(operation, error)
+    except asyncio.CancelledError:
+        _fail(operation, Unavailable(f"cannot {operation.name} container: the manager is stopping"))
+        raise
+    except Exception as error:  # whatever it is belongs to who asked
+        if operation.future.cancelled() and not isinstance(error, BulkheadError):
+            log.exception("operation failed", operation=operation.name)
+        _fail(operation, error)
+    else:
+        if not operation.future.done():
+            operation.future.set_result(result)
+
+
+def _fail(operation: _Operation, error: BaseException) -> None:
+    if operation.future.done():
+        return
+    operation.future.set_exception(error)
+    operation.future.exception()  # seen: nobody may be left to fetch it
+
+
+def _take_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

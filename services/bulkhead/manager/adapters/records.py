@@ -1,0 +1,174 @@
+"""Containers, execs and events in SQLite: the manager's only truth beside what the kernel and the shims say.
+
+Records are JSON of the domain types. Reads never touch the file: `index` mirrors what has been committed. An
+unknown field of a record (written by a newer Bulkhead) is ignored, a missing one takes its default.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from bulkhead.errors import DataLoss
+from bulkhead.manager.adapters.database import Database
+from bulkhead.manager.index import Index
+from bulkhead.manager.ports import Change
+from bulkhead.model.container import Container
+from bulkhead.model.events import Event
+from bulkhead.model.execs import Exec
+
+_CONTAINER = msgspec.json.Decoder(Container)
+_EXEC = msgspec.json.Decoder(Exec)
+_ATTRIBUTES = msgspec.json.Decoder(dict[str, str])
+_encode = msgspec.json.Encoder().encode
+
+Announce = Callable[[Sequence[Event]], None]
+
+
+class SqliteRecords:
+    """`bulkhead.manager.ports.Records`. Use `open`."""
+
+    def __init__(self, database: Database, announce: Announce) -> None:
+        self.index = Index()
+        self.intents: dict[str, str] = {}
+        self._database = database
+        self._announce = announce
+        self._execs: dict[str, Exec] = {}
+
+    @staticmethod
+    async def open(database: Database, announce: Announce) -> SqliteRecords:
+        """Load every record. `announce` is called with committed events, in the order of the journal.
+
+        Raises DataLoss when a record cannot be read.
+        """
+        records = SqliteRecords(database, announce)
+        containers, execs, intents = await database.read(_load)
+        for container in containers:
+            records.index.put(container)
+        records._execs = {each.id: each for each in execs}
+        records.intents = intents
+        return records
+
+    async def commit(self, change: Change, *, durable: bool = False) -> None:
+        def committed(events: tuple[Event, ...]) -> None:
+            self._mirror(change)
+            self._announce(events)
+
+        await self._database.write(lambda connection: _apply(connection, change), durable=durable, committed=committed)
+
+    def exec(self, exec_id: str) -> Exec | None:
+        return self._execs.get(exec_id)
+
+    def execs(self, container_id: str = "") -> list[Exec]:
+        return [each for each in self._execs.values() if not container_id or each.container_id == container_id]
+
+    async def save_exec(self, record: Exec, *events: Event) -> None:
+        def write(connection: sqlite3.Connection) -> tuple[Event, ...]:
+            connection.execute(
+                "INSERT OR REPLACE INTO execs VALUES (?, ?, ?)", (record.id, record.container_id, _encode(record))
+            )
+            return append_events(connection, events)
+
+        def committed(numbered: tuple[Event, ...]) -> None:
+            self._execs[record.id] = record
+            self._announce(numbered)
+
+        await self._database.write(write, durable=False, committed=committed)
+
+    async def drop_execs(self, exec_ids: Sequence[str]) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM execs WHERE id = ?", [(each,) for each in exec_ids])
+
+        def committed(_: None) -> None:
+            for each in exec_ids:
+                self._execs.pop(each, None)
+
+        await self._database.write(write, durable=False, committed=committed)
+
+    async def meta(self, key: str) -> str | None:
+        def query(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._database.read(query)
+
+    async def set_meta(self, key: str, value: str) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+        await self._database.write(write)
+
+    def _mirror(self, change: Change) -> None:
+        for container in (change.create, change.update):
+            if container is not None:
+                self.index.put(container)
+        if change.remove:
+            self.index.drop(change.remove)
+            for each in self.execs(change.remove):
+                del self._execs[each.id]
+
+
+def _apply(connection: sqlite3.Connection, change: Change) -> tuple[Event, ...]:
+    about = change.about
+    if change.create is not None:
+        about = change.create.id
+        row = (change.create.id, change.create.name, _encode(change.create))
+        connection.execute("INSERT INTO containers VALUES (?, ?, ?)", row)
+    if change.update is not None:
+        about = change.update.id
+        connection.execute(
+            "UPDATE containers SET name = ?, record = ? WHERE id = ?",
+            (change.update.name, _encode(change.update), change.update.id),
+        )
+    if change.remove:
+        about = change.remove
+        connection.execute("DELETE FROM containers WHERE id = ?", (change.remove,))
+    if change.done or change.remove:
+        connection.execute("DELETE FROM intents WHERE container_id = ?", (about,))
+    if change.intent:
+        connection.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, x'')", (about, change.intent))
+    return append_events(connection, change.events)
+
+
+def append_events(connection: sqlite3.Connection, events: Sequence[Event]) -> tuple[Event, ...]:
+    """Write events into the journal; the same with their numbers."""
+    return tuple(replace(event, sequence=_append(connection, event)) for event in events)
+
+
+def _append(connection: sqlite3.Connection, event: Event) -> int:
+    row = (event.time, event.type, event.action, event.actor_id, _encode(event.attributes))
+    cursor = connection.execute(
+        "INSERT INTO events (time, type, action, actor_id, attributes) VALUES (?, ?, ?, ?, ?)", row
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def event_of(row: Sequence[Any]) -> Event:
+    """An event from a row (sequence, time, type, action, actor_id, attributes)."""
+    sequence, time, kind, action, actor_id, attributes = row
+    return Event(
+        sequence=sequence,
+        time=time,
+        type=kind,
+        action=action,
+        actor_id=actor_id,
+        attributes=_ATTRIBUTES.decode(attributes),
+    )
+
+
+def _load(connection: sqlite3.Connection) -> tuple[list[Container], list[Exec], dict[str, str]]:
+    containers = [_read(_CONTAINER, row) for row in connection.execute("SELECT id, record FROM containers")]
+    execs = [_read(_EXEC, row) for row in connection.execute("SELECT id, record FROM execs")]
+    intents = dict(connection.execute("SELECT container_id, operation FROM intents"))
+    return containers, sorted(execs, key=lambda each: each.created_at), intents
+
+
+def _read(decoder: msgspec.json.Decoder[Any], row: tuple[str, bytes]) -> Any:
+    try:
+        return decoder.decode(row[1])
+    except msgspec.MsgspecError as error:
+        raise DataLoss(f"cannot read record {row[0]}: {error}") from error
