@@ -44,10 +44,10 @@ def purge(settings: Settings) -> Iterator[str]:
         _refuse_unsafe(directory)
     yield from (f"{service} {what}" for service, what in Daemons(settings).stop().items())
     containers = len(remains.running_containers(instance))
-    _kill_all(instance)
+    kill_all(instance)
     if containers:
         yield f"{containers} running container{'s' * (containers != 1)} killed"
-    yield from _remove_network(instance)
+    yield from remove_network(instance)
     for directory, patterns in trees:
         yield from _remove_tree(directory, patterns)
 
@@ -68,8 +68,11 @@ def _refuse_unsafe(directory: Path) -> None:
             raise Conflict(f"cannot purge {directory}: {line.split()[4]} is mounted there")
 
 
-def _kill_all(instance: Instance) -> None:
-    """Containers first, then the shims and strays that remain, then the empty cgroups."""
+def kill_all(instance: Instance) -> None:
+    """Kill containers first, then the shims and strays that remain, and remove the empty cgroups.
+
+    Raises Internal when a process outlives SIGKILL or a cgroup cannot be removed.
+    """
     deadline = time.monotonic() + DEATH_SECONDS
     while time.monotonic() < deadline:
         pids = {pid for parent in remains.cgroup_parents(instance) for pid in remains.cgroup_pids(parent)}
@@ -121,7 +124,11 @@ def _remove_cgroup(cgroup: Path, deadline: float) -> None:
             time.sleep(0.01)
 
 
-def _remove_network(instance: Instance) -> Iterator[str]:
+def remove_network(instance: Instance) -> Iterator[str]:
+    """Delete the nft table, the bridge and the veths on it; a line of report for each.
+
+    Raises Internal when the kernel refuses.
+    """
     try:
         found = _remove_table(instance.nft_table), *_remove_links(instance)
     except OSError as error:
