@@ -288,6 +288,7 @@ class Writer:
     async def rewind(self) -> None:
         """Throw away all that was received: the peer starts over."""
         self._pending.clear()
+        self._refused = False
         await self._store.blocking.run(self._truncate)
 
     async def _flush(self) -> None:
