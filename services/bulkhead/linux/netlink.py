@@ -8,11 +8,12 @@ Everything raises OSError with the kernel's errno and, where it gave one, its ow
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -49,7 +50,13 @@ _SKIP_STATISTICS = 1 << 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
+_RTNLGRP_LINK = 1
 _RECEIVE = 1 << 16
+_SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+
+_BPF = struct.Struct("=HBBI")  # code, jump if true, jump if false, operand
+_BPF_LOAD_HALF, _BPF_JUMP_EQUAL, _BPF_RETURN = 0x28, 0x15, 0x06
+_SO_ATTACH_FILTER = 26
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -184,12 +191,53 @@ class Netlink:
                 bodies.append(content)
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        data = self._socket.recv(_RECEIVE)
-        offset = 0
-        while offset + _NLMSG.size <= len(data):
-            length, kind, flags, sequence, _ = _NLMSG.unpack_from(data, offset)
-            yield kind, flags, sequence, data[offset + _NLMSG.size : offset + length]
-            offset += (length + 3) & ~3
+        return _messages(self._socket.recv(_RECEIVE))
+
+
+class Deletions:
+    """News of what anyone deletes in the network namespace in which the calling thread stands.
+
+    A kernel-side filter lets nothing but deletions through, so a busy host does not wake the reader.
+    """
+
+    def __init__(self, protocol: int, group: int, kinds: Sequence[int]) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | _SOCKET_FLAGS, protocol)
+        try:
+            _filter_kinds(self._socket, kinds)
+            self._socket.bind((0, 1 << (group - 1)))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Readable when there is news."""
+        return self._socket.fileno()
+
+    def read(self) -> list[bytes] | None:
+        """The bodies of the messages that wait, or None when some were lost."""
+        bodies: list[bytes] = []
+        while True:
+            try:
+                bodies += [body for _, _, _, body in _messages(self._socket.recv(_RECEIVE))]
+            except BlockingIOError:
+                return bodies
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    return None
+                raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def link_deletions() -> Deletions:
+    """News of deleted interfaces; see `deleted_link`."""
+    return Deletions(socket.NETLINK_ROUTE, _RTNLGRP_LINK, (_DELLINK,))
+
+
+def deleted_link(body: bytes) -> str:
+    """The name of the interface that a message of `link_deletions` is about."""
+    return _link(body).name
 
 
 def bridge(name: str, mac: str) -> bytes:
@@ -198,8 +246,8 @@ def bridge(name: str, mac: str) -> bytes:
     With a MAC of its own: one that is left to the kernel changes as ports come and go.
     """
     info = _text(_IFLA_INFO_KIND, "bridge")
-    attributes = _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, _mac(mac)) + _nest(_IFLA_LINKINFO, info)
-    return _link_request(_NEWLINK, _F_CREATE, attributes)
+    settings = _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, _mac(mac)) + _nest(_IFLA_LINKINFO, info)
+    return _link_request(_NEWLINK, _F_CREATE, settings)
 
 
 def veth(*, host: str, peer: str, peer_mac: str, netns: int, master: int, mtu: int) -> bytes:
@@ -348,9 +396,9 @@ def _message(kind: int, flags: int, body: bytes) -> bytes:
     return _NLMSG.pack(_NLMSG.size + len(body), kind, _F_REQUEST | _F_ACK | flags, 0, 0) + body
 
 
-def _link_request(kind: int, flags: int, attributes: bytes, *, index: int = 0, up: bool = True) -> bytes:
+def _link_request(kind: int, flags: int, settings: bytes, *, index: int = 0, up: bool = True) -> bytes:
     wanted = _IFF_UP if up else 0
-    return _message(kind, flags, _IFINFO.pack(socket.AF_UNSPEC, 0, index, wanted, wanted) + attributes)
+    return _message(kind, flags, _IFINFO.pack(socket.AF_UNSPEC, 0, index, wanted, wanted) + settings)
 
 
 def _port_request(index: int, settings: bytes) -> bytes:
@@ -378,7 +426,30 @@ def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """(kind, flags, sequence, body) of each message of a datagram."""
+    offset = 0
+    while offset + _NLMSG.size <= len(data):
+        length, kind, flags, sequence, _ = _NLMSG.unpack_from(data, offset)
+        yield kind, flags, sequence, data[offset + _NLMSG.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _filter_kinds(netlink: socket.socket, kinds: Sequence[int]) -> None:
+    """Have the kernel drop all messages but those whose type is in `kinds` (classic BPF, socket(7))."""
+    # The type lies at offset 4 in host order; BPF loads in network order.
+    wanted = [socket.htons(kind) for kind in kinds]
+    program = [_BPF.pack(_BPF_LOAD_HALF, 0, 0, 4)]
+    program += [_BPF.pack(_BPF_JUMP_EQUAL, len(wanted) - place, 0, kind) for place, kind in enumerate(wanted)]
+    program += [_BPF.pack(_BPF_RETURN, 0, 0, 0), _BPF.pack(_BPF_RETURN, 0, 0, 0xFFFFFFFF)]
+    code = ctypes.create_string_buffer(b"".join(program))
+    netlink.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
+    )
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """The attributes (type -> value) in a message's body after its fixed header."""
     found: dict[int, bytes] = {}
     offset = 0
     while offset + _RTATTR.size <= len(data):
@@ -400,14 +471,14 @@ def _error(flags: int, body: bytes) -> OSError | None:
         # The request's header comes back after the code, and its body too unless it was capped.
         (length,) = struct.unpack_from("=I", body, 4)
         offset = 4 + (_NLMSG.size if flags & _F_CAPPED else (length + 3) & ~3)
-        words = _attributes(body[offset:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+        words = attributes(body[offset:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
     return OSError(-code, f"{os.strerror(-code)} ({words})" if words else os.strerror(-code))
 
 
 def _link(message: bytes) -> Link:
     _, _, index, flags, _ = _IFINFO.unpack_from(message)
-    found = _attributes(message[_IFINFO.size :])
-    info = _attributes(found.get(_IFLA_LINKINFO, b""))
+    found = attributes(message[_IFINFO.size :])
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
     return Link(
         index=index,
         name=_word(found[_IFLA_IFNAME]),
@@ -421,14 +492,14 @@ def _link(message: bytes) -> Link:
 
 def _address(message: bytes) -> tuple[int, IPv4Interface] | None:
     _, prefix, _, _, index = _IFADDR.unpack_from(message)
-    found = _attributes(message[_IFADDR.size :])
+    found = attributes(message[_IFADDR.size :])
     local = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
     return None if local is None else (index, IPv4Interface((local, prefix)))
 
 
 def _route(message: bytes) -> Route | None:
     _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message)
-    found = _attributes(message[_RTMSG.size :])
+    found = attributes(message[_RTMSG.size :])
     if kind != _RTN_UNICAST:
         return None
     destination = IPv4Network((found.get(_RTA_DST, bytes(4)), prefix))

@@ -10,6 +10,8 @@ import errno
 import json
 from typing import Any
 
+from bulkhead.linux.netlink import Deletions, attributes
+
 _LIBRARY = "libnftables.so.1"
 _JSON, _NUMERIC_PROTOCOL = 1 << 4, 1 << 7
 # The library tells its reason in words only; these are the kernel's, as strerror(3) spells them.
@@ -20,6 +22,10 @@ _REASONS = {
     "Operation not supported": errno.EOPNOTSUPP,
     "Device or resource busy": errno.EBUSY,
 }
+# linux/netfilter/nfnetlink.h, nf_tables.h: the subsystem in the upper byte, DELTABLE, DELCHAIN, DELRULE in the lower.
+_NETLINK_NETFILTER, _GROUP_NFTABLES = 12, 7
+_DELETED = (0x0A02, 0x0A05, 0x0A08)
+_NFGENMSG_SIZE, _TABLE_NAME = 4, 1
 
 
 class LibraryMissing(OSError):
@@ -76,6 +82,16 @@ class Nftables:
             raise
         objects: list[dict[str, Any]] = answer["nftables"]
         return objects
+
+
+def deletions() -> Deletions:
+    """News of deleted tables, chains and rules; see `deleted_from`. Elements come and go unheard."""
+    return Deletions(_NETLINK_NETFILTER, _GROUP_NFTABLES, _DELETED)
+
+
+def deleted_from(body: bytes) -> str:
+    """The table that a message of `deletions` is about (or the one it deletes)."""
+    return attributes(body[_NFGENMSG_SIZE:]).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _failure(complaint: str) -> OSError:

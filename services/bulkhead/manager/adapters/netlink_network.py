@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
-from bulkhead.linux import netlink
-from bulkhead.linux.netlink import Netlink
+from bulkhead.linux import netlink, nftables
+from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.nftables import LibraryMissing, Nftables
 from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
 from bulkhead.model.network import Netns, ProcessNetns
@@ -48,6 +48,7 @@ class NetlinkKernel:
     def __init__(self) -> None:
         self._threads = asyncio.Semaphore(_THREADS)
         self._nftables: Nftables | None = None
+        self._deletions: tuple[Deletions, Deletions] | None = None
 
     async def survey(self) -> Survey:
         return await self._run("cannot list the host's interfaces", _survey)
@@ -79,6 +80,20 @@ class NetlinkKernel:
     async def apply(self, commands: Sequence[str]) -> None:
         await self._run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
 
+    async def disturbed(self, table: str, bridge: str) -> None:
+        if self._deletions is None:
+            with _translated("cannot watch the host's network"):
+                self._deletions = (nftables.deletions(), netlink.link_deletions())
+            return
+        rules, links = self._deletions
+        while True:
+            await _readable(rules, links)
+            tables, names = rules.read(), links.read()
+            if tables is None or any(nftables.deleted_from(body) == table for body in tables):
+                return
+            if names is None or any(netlink.deleted_link(body) == bridge for body in names):
+                return
+
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return _obstacle(protocol, address, port)
 
@@ -92,6 +107,9 @@ class NetlinkKernel:
     def close(self) -> None:
         if self._nftables is not None:
             self._nftables.close()
+        for deletions in self._deletions or ():
+            deletions.close()
+        self._nftables = self._deletions = None
 
     def _nft(self) -> Nftables:
         # Made on first use and kept: its socket costs more than a transaction.
@@ -129,6 +147,19 @@ async def _on_thread(body: Callable[[], T]) -> T:
         done.exception()
         raise cancelled
     return done.result()
+
+
+async def _readable(*sources: Deletions) -> None:
+    """Return when one of them has news."""
+    loop = asyncio.get_running_loop()
+    news = asyncio.Event()
+    for source in sources:
+        loop.add_reader(source.fileno(), news.set)
+    try:
+        await news.wait()
+    finally:
+        for source in sources:
+            loop.remove_reader(source.fileno())
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
 
+import structlog
+
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotImplementedYet
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.hostports import HostPorts
@@ -16,6 +18,7 @@ from bulkhead.manager.networks.ports import Bridge, Kernel, Survey, Wire
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Endpoint, Netns, PortBinding, Reconciled
 
+_log = structlog.get_logger()
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _INTERFACE_LENGTH = 15  # IFNAMSIZ less its NUL
@@ -23,6 +26,7 @@ _DEFAULT_ID_DIGITS = 12
 # A split default route, as VPNs set it, covers half of all addresses and clashes with none.
 _SHORTEST_CLASH = 2
 _SETTLE_SECONDS = 0.1
+_RETRY_SECONDS = 5.0
 
 
 class BridgeNetwork:
@@ -44,6 +48,7 @@ class BridgeNetwork:
         self._bridge = Bridge(name=instance.bridge, address=gateway, mac=_mac_of(self._pool.gateway))
         self._mtu = 1500
         self._live: dict[str, Endpoint] = {}
+        self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
         # One writer of the nft table at a time; never held while a veth is made.
         self._firewall = asyncio.Lock()
@@ -94,8 +99,10 @@ class BridgeNetwork:
     async def watch(self) -> None:
         while True:
             await self._kernel.disturbed(self._table, self._bridge.name)
+            # A firewall's reload deletes much in one go; and whoever fights us gets no faster.
             await asyncio.sleep(_SETTLE_SECONDS)
-            await self._converge(prune=True)
+            while not await self._mended():
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def teardown(self) -> None:
         survey = await self._kernel.survey()
@@ -111,6 +118,17 @@ class BridgeNetwork:
 
     def close(self) -> None:
         self._kernel.close()
+
+    async def _mended(self) -> bool:
+        """Converge for `watch`, which must outlive a failure; whether it worked."""
+        try:
+            done = await self._converge(prune=self._adopted)
+        except BulkheadError as error:
+            _log.warning("cannot mend the network", reason=str(error))
+            return False
+        if done:
+            _log.warning("mended the network, which something had changed", done=str(done))
+        return True
 
     def _reserve(
         self, container_id: str, address: str | None, mac: str | None, ports: Sequence[PortBinding], name: str | None
@@ -189,6 +207,7 @@ class BridgeNetwork:
 
     def _adopt(self, live: Iterable[Endpoint]) -> None:
         """Rebuild the books from the manager's records and the attachments under way."""
+        self._adopted = True
         pending = {name: endpoint for name, endpoint in self._live.items() if name in self._plugging}
         self._live = {**{endpoint.host_interface: endpoint for endpoint in live}, **pending}
         self._pool.forget()
@@ -266,7 +285,7 @@ class BridgeNetwork:
             try:
                 await self._kernel.apply(commands)
             except (Conflict, Internal):
-                await self._mend_firewall(prune=True)
+                await self._mend_firewall(prune=self._adopted)
 
     async def _converge_firewall(self, *, prune: bool) -> int:
         async with self._firewall:

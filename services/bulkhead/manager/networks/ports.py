@@ -163,7 +163,10 @@ class Kernel(Protocol):
         """Carry out nft(8) commands as one transaction."""
 
     async def disturbed(self, table: str, bridge: str) -> None:
-        """Return once something was deleted from the table, or the bridge is gone."""
+        """Return once something was deleted from the table, or the bridge is gone.
+
+        The first call returns at once: what happened before it nobody saw.
+        """
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         """Why the host could not listen there, in strerror's words; None if it could."""

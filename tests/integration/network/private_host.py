@@ -1,0 +1,185 @@
+"""A host of the test's own: a network namespace in which a thread, its event loop and its threads live.
+
+The machine's real network is never touched. /proc/sys/net shows the settings of the thread that
+looks, so the code under test needs no mount namespace to see its own host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from bulkhead.linux import netlink
+from bulkhead.linux.netlink import Link, Netlink
+from bulkhead.linux.nftables import Nftables
+from bulkhead.manager.adapters.netlink_network import NetlinkKernel
+from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.publish import Table, actual
+from bulkhead.model.instance import Instance
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+WORLD = IPv4Interface("198.51.100.2/24")  # a neighbour of the host, beyond no bridge of ours
+UPLINK = IPv4Interface("198.51.100.1/24")  # the host's own address on that side
+PATIENCE = 5.0
+
+
+def run_on_private_host(body: Callable[[], Awaitable[T]]) -> T:
+    """What `body` returns, run in an event loop of its own inside a new network namespace."""
+
+    async def main() -> T:
+        with Netlink() as host:
+            host.request(netlink.link_up(1))
+        return await body()
+
+    namespace = netlink.new_netns()
+    try:
+        return netlink.in_netns(namespace, lambda: asyncio.run(main()))
+    finally:
+        os.close(namespace)
+
+
+class Host:
+    """What a test does and sees on its private host; everything is closed at the end of the block."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def network(self, instance: Instance | None = None) -> BridgeNetwork:
+        network = BridgeNetwork(instance or Instance(), NetlinkKernel())
+        self._stack.callback(network.close)
+        return network
+
+    def netns(self) -> int:
+        """An empty network namespace, as a container is born with."""
+        namespace = netlink.new_netns()
+        self._stack.callback(os.close, namespace)
+        return namespace
+
+    def world(self) -> int:
+        """A machine beside the host, on a cable of its own; the host's default route leads there."""
+        namespace = self.netns()
+        self.cable(namespace, UPLINK, WORLD)
+        self.default_route("uplink", WORLD.ip)
+        return namespace
+
+    def cable(self, namespace: int, near: IPv4Interface, far: IPv4Interface) -> None:
+        """A veth pair `uplink` .. `eth0`; it passes through a bridge only because `netlink.veth` has no other."""
+        with Netlink() as host:
+            host.request(netlink.bridge("uplink", "02:00:00:00:00:01"))
+            index = socket.if_nametoindex("uplink")
+            host.request(netlink.add_address(index, near))
+            host.request(
+                netlink.veth(
+                    host="uplink0", peer="eth0", peer_mac="02:00:00:00:00:02", netns=namespace, master=index, mtu=1500
+                )
+            )
+
+        def configure() -> None:
+            with Netlink() as inside:
+                index = socket.if_nametoindex("eth0")
+                inside.request(netlink.link_up(1), netlink.link_up(index), netlink.add_address(index, far))
+
+        netlink.in_netns(namespace, configure)
+
+    def default_route(self, interface: str, gateway: IPv4Address) -> None:
+        with Netlink() as host:
+            host.request(netlink.add_default_route(socket.if_nametoindex(interface), gateway))
+
+    def listen(self, namespace: int | None, address: str, port: int) -> socket.socket:
+        """A TCP listener inside a namespace, or on the host."""
+
+        def make() -> socket.socket:
+            return socket.create_server((address, port))
+
+        server = make() if namespace is None else netlink.in_netns(namespace, make)
+        server.settimeout(PATIENCE)
+        self._stack.callback(server.close)
+        return server
+
+    def connect(self, namespace: int | None, address: str, port: int, *, timeout: float = PATIENCE) -> socket.socket:
+        """A TCP connection from inside a namespace, or from the host."""
+
+        def make() -> socket.socket:
+            return socket.create_connection((address, port), timeout=timeout)
+
+        client = make() if namespace is None else netlink.in_netns(namespace, make)
+        self._stack.callback(client.close)
+        return client
+
+    def caller(self, server: socket.socket, namespace: int | None, address: str, port: int) -> str:
+        """The address as which a client appears to `server`; the connection carries a byte first."""
+        client = self.connect(namespace, address, port)
+        accepted, peer = server.accept()
+        with accepted:
+            client.sendall(b"x")
+            accepted.settimeout(PATIENCE)
+            assert accepted.recv(1) == b"x"
+        return str(peer[0])
+
+    def links(self) -> dict[str, Link]:
+        with Netlink() as host:
+            return {link.name: link for link in host.links()}
+
+    def table(self, instance: Instance | None = None) -> Table | None:
+        name = (instance or Instance()).nft_table
+        rules = Nftables()
+        try:
+            return actual(name, rules.table(name))
+        finally:
+            rules.close()
+
+    def nft(self, commands: str) -> None:
+        rules = Nftables()
+        try:
+            rules.run(commands)
+        finally:
+            rules.close()
+
+
+def inside(namespace: int, body: Callable[[], T]) -> T:
+    """What `body` returns inside a namespace."""
+    return netlink.in_netns(namespace, body)
+
+
+def run_inside(namespace: int, *command: str) -> str:
+    """The output of a command inside a namespace."""
+    return inside(namespace, lambda: subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def setting(path: str) -> str:
+    """A sysctl of the calling thread's namespace."""
+    return (Path("/proc/sys") / path).read_text().strip()
+
+
+def on_private_host(test: Callable[Concatenate[Host, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Decorate an async test: it runs on a private host, which it gets as its first argument."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def body() -> None:
+            with Host() as host:
+                await test(host, *args, **kwargs)
+
+        run_on_private_host(body)
+
+    # pytest must not take the first argument for a fixture.
+    signature = inspect.signature(test)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
+    return run

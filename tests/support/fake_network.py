@@ -1,0 +1,229 @@
+"""The default network on a host that exists in memory only, for tests of what uses it.
+
+`fake_network()` is the real core on a `FakeKernel`, so its rules about addresses, ports and
+leftovers are the real ones. Calls of the kernel can be made to fail, to hang, or be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Any
+
+from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
+from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
+from bulkhead.model.instance import Instance
+from bulkhead.model.network import Netns, ProcessNetns
+
+HOST_NETNS = -1
+
+
+class FakeKernel:
+    """A host with `eth0` at 192.0.2.2/24. `failures` and `gates` are by method name."""
+
+    def __init__(self) -> None:
+        self.interfaces: dict[str, Interface] = {}
+        self.routes: list[tuple[IPv4Network, str]] = []
+        self.settings: dict[str, str] = {}
+        self.wires: dict[Netns, Wire] = {}
+        self.loopbacks: set[Netns] = set()
+        self.silent: set[str] = set()
+        self.gone: set[int] = set()
+        self.listening: set[tuple[str, int]] = set()
+        self.tables: dict[str, FakeTable] = {}
+        self.calls: list[str] = []
+        self.failures: dict[str, BulkheadError] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.disturbance = asyncio.Event()
+        self.add_interface("eth0", IPv4Interface("192.0.2.2/24"))
+        self.routes.append((IPv4Network("0.0.0.0/0"), "eth0"))
+
+    def add_interface(self, name: str, *addresses: IPv4Interface, kind: str = "", master: str = "") -> None:
+        self.interfaces[name] = Interface(
+            name=name, kind=kind, master=master, mtu=1500, up=True, addresses=tuple(addresses)
+        )
+        self.routes += [(address.network, name) for address in addresses]
+
+    def netns_dies(self, netns: Netns) -> None:
+        """The last process is gone: the namespace takes its veth with it."""
+        wire = self.wires.pop(netns, None)
+        if wire is not None:
+            self.interfaces.pop(wire.host_interface, None)
+
+    async def survey(self) -> Survey:
+        await self._called("survey")
+        return Survey(interfaces=dict(self.interfaces), routes=tuple(self.routes))
+
+    async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
+        await self._called("configure")
+        changed = tuple(path for path, value in settings.items() if self.settings.get(path) != value)
+        self.settings.update(settings)
+        return changed
+
+    async def make_bridge(self, bridge: Bridge) -> None:
+        await self._called("make_bridge")
+        if self.interfaces.get(bridge.name) is None:
+            self.add_interface(bridge.name, bridge.address, kind="bridge")
+
+    async def plug(self, netns: Netns, wire: Wire) -> None:
+        await self._called("plug")
+        self._check_netns(netns)
+        if netns in self.wires or wire.host_interface in self.interfaces:
+            raise Conflict("cannot attach a network namespace: File exists")
+        if wire.bridge not in self.interfaces:
+            raise Internal("cannot attach a network namespace: No such device")
+        self.wires[netns] = wire
+        self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
+
+    async def loopback(self, netns: Netns) -> None:
+        await self._called("loopback")
+        self._check_netns(netns)
+        self.loopbacks.add(netns)
+
+    async def replug(self, bridge: str, names: Sequence[str]) -> None:
+        await self._called("replug")
+        for name in names:
+            self.interfaces[name] = replace(self.interfaces[name], master=bridge)
+
+    async def silence(self, name: str) -> None:
+        await self._called("silence")
+        self.silent.add(name)
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        await self._called("delete_links")
+        for name in names:
+            self.interfaces.pop(name, None)
+            self.wires = {netns: wire for netns, wire in self.wires.items() if wire.host_interface != name}
+            self.routes = [(destination, where) for destination, where in self.routes if where != name]
+        there = {name: found.master for name, found in self.interfaces.items()}
+        for name, master in there.items():
+            if master not in there:
+                self.interfaces[name] = replace(self.interfaces[name], master="")
+
+    async def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
+        await self._called("table")
+        found = self.tables.get(name)
+        return None if found is None else found.listing(name)
+
+    async def apply(self, commands: Sequence[str]) -> None:
+        await self._called("apply")
+        tables = {name: table.copy() for name, table in self.tables.items()}
+        for command in commands:
+            _apply(tables, command)
+        self.tables = tables
+
+    async def disturbed(self, table: str, bridge: str) -> None:
+        await self.disturbance.wait()
+        self.disturbance.clear()
+
+    def bindable(self, protocol: str, address: str, port: int) -> str | None:
+        return "address already in use" if (protocol, port) in self.listening else None
+
+    def ephemeral_ports(self) -> range:
+        return range(32768, 32778)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    async def _called(self, method: str) -> None:
+        """As a thread would: once begun, a call is carried out whether or not its awaiter is cancelled."""
+        self.calls.append(method)
+        if method in self.failures:
+            raise self.failures[method]
+        if method in self.gates:
+            await self.gates[method].wait()
+
+    def _check_netns(self, netns: Netns) -> None:
+        if isinstance(netns, ProcessNetns) and netns.pid in self.gone:
+            raise NotFound(f"cannot attach a network namespace: no process {netns.pid}")
+        if netns == HOST_NETNS:
+            raise InvalidArgument("cannot attach a network namespace: it is the host's own")
+
+
+class FakeTable:
+    """An nftables table: chains with their rules' comments, maps with their elements."""
+
+    def __init__(self) -> None:
+        self.chains: dict[str, tuple[str, str, int]] = {}
+        self.rules: dict[str, list[str]] = {}
+        self.maps: dict[str, tuple[str, str]] = {}
+        self.elements: dict[str, dict[str, str]] = {}
+
+    def copy(self) -> FakeTable:
+        twin = FakeTable()
+        twin.chains = dict(self.chains)
+        twin.rules = {name: list(rules) for name, rules in self.rules.items()}
+        twin.maps = dict(self.maps)
+        twin.elements = {name: dict(elements) for name, elements in self.elements.items()}
+        return twin
+
+    def listing(self, name: str) -> list[dict[str, Any]]:
+        """As `nft -j list table` has it."""
+        objects: list[dict[str, Any]] = [{"table": {"family": "inet", "name": name}}]
+        for which, (key, value) in self.maps.items():
+            elements = [[_concat(left), _concat(right)] for left, right in self.elements[which].items()]
+            listed: dict[str, Any] = {"name": which, "type": key.split(" . "), "map": value}
+            objects.append({"map": {**listed, "elem": elements} if elements else listed})
+        for which, (kind, hook, priority) in self.chains.items():
+            objects.append({"chain": {"name": which, "type": kind, "hook": hook, "prio": priority}})
+            objects += [{"rule": {"chain": which, "comment": comment}} for comment in self.rules[which]]
+        return objects
+
+
+def _concat(text: str) -> dict[str, list[str]]:
+    return {"concat": text.split(" . ")}
+
+
+def _apply(tables: dict[str, FakeTable], command: str) -> None:
+    """The part of nft(8)'s language that the networks speak, as strict as the kernel is."""
+    verb, what, _, name, *rest = command.split(" ", 5)
+    if (verb, what) == ("add", "table"):
+        tables.setdefault(name, FakeTable())
+        return
+    if name not in tables:
+        raise Internal("cannot change the firewall: No such file or directory")
+    if (verb, what) == ("delete", "table"):
+        del tables[name]
+        return
+    _change(tables[name], verb, what, rest[0], rest[1] if len(rest) > 1 else "")
+
+
+def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> None:
+    match verb, what:
+        case "add", "map":
+            (parts,) = re.findall(r"{ type (.+) : (.+); }", body)
+            table.maps[name] = parts
+            table.elements.setdefault(name, {})
+        case "add", "chain":
+            ((kind, hook, priority),) = re.findall(r"type (\w+) hook (\w+) priority (-?\d+); policy accept;", body)
+            table.chains[name] = (kind, hook, int(priority))
+            table.rules.setdefault(name, [])
+        case "add", "rule":
+            table.rules[name] += re.findall(r'comment "(\w+)"$', body)
+        case "flush", "chain":
+            table.rules[name].clear()
+        case "add", "element":
+            _add_elements(table.elements[name], body)
+        case "delete", "element":
+            for key in body.strip("{} ").split(", "):
+                if key not in table.elements[name]:
+                    raise Internal("cannot change the firewall: No such file or directory")
+                del table.elements[name][key]
+        case _:
+            raise AssertionError(f"the fake does not know {verb} {what}")
+
+
+def _add_elements(elements: dict[str, str], body: str) -> None:
+    for element in body.strip("{} ").split(", "):
+        key, value = element.split(" : ")
+        if elements.setdefault(key, value) != value:
+            raise Conflict("cannot change the firewall: File exists")
+
+
+def fake_network(instance: Instance | None = None, kernel: FakeKernel | None = None) -> BridgeNetwork:
+    """The default network of `instance` on `kernel`, or on a host of its own."""
+    return BridgeNetwork(instance or Instance(), kernel or FakeKernel())
