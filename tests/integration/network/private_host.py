@@ -153,6 +153,14 @@ class Host:
             rules.close()
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for something that only the kernel's or another task's progress brings about."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        await asyncio.sleep(0.02)
+
+
 def inside(namespace: int, body: Callable[[], T]) -> T:
     """What `body` returns inside a namespace."""
     return netlink.in_netns(namespace, body)
@@ -160,7 +168,12 @@ def inside(namespace: int, body: Callable[[], T]) -> T:
 
 def run_inside(namespace: int, *command: str) -> str:
     """The output of a command inside a namespace."""
-    return inside(namespace, lambda: subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return inside(namespace, lambda: run(*command))
+
+
+def run(*command: str) -> str:
+    """The output of a command on the private host."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def setting(path: str) -> str:
@@ -172,7 +185,7 @@ def on_private_host(test: Callable[Concatenate[Host, P], Coroutine[Any, Any, Non
     """Decorate an async test: it runs on a private host, which it gets as its first argument."""
 
     @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+    def examine(*args: P.args, **kwargs: P.kwargs) -> None:
         async def body() -> None:
             with Host() as host:
                 await test(host, *args, **kwargs)
@@ -181,5 +194,5 @@ def on_private_host(test: Callable[Concatenate[Host, P], Coroutine[Any, Any, Non
 
     # pytest must not take the first argument for a fixture.
     signature = inspect.signature(test)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
-    return run
+    examine.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
+    return examine
