@@ -8,7 +8,7 @@ SERVICES := api manager supervisor registry
 GEN := services/bulkhead/wire/gen
 PROTOS := $(shell find protos -name '*.proto')
 # A change in any of these means that the engine must be installed again.
-INPUTS := pyproject.toml constraints.txt $(wildcard setup.py) $(shell find services/bulkhead/nsexec -name '*.[ch]')
+INPUTS := pyproject.toml constraints.txt $(wildcard setup.py) $(shell find services/bulkhead/nsexec -name '*.[ch]' 2>/dev/null)
 RUN_STAMP := $(VENV)/.bulkhead-run
 DEV_STAMP := $(VENV)/.bulkhead-dev
 # pytest's own arguments: make test PYTEST='-n 2 -k registry'

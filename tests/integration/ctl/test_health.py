@@ -1,0 +1,92 @@
+"""What the operator is told about a service that answers, refuses, lies or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bulkhead.ctl import health
+from bulkhead.model.instance import Instance
+from bulkhead.wire import server
+
+Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    return Instance(run=tmp_path, data=tmp_path / "data")
+
+
+@asynccontextmanager
+async def listening(path: Path, answer: bytes | None) -> AsyncIterator[None]:
+    """A server that sends `answer` to every request, or never answers."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        if answer is not None:
+            writer.write(answer)
+            writer.close()
+
+    async with await asyncio.start_unix_server(handle, path):
+        yield
+
+
+async def test_a_service_that_is_not_there(instance: Instance) -> None:
+    assert set((await health.probe_all(instance)).values()) == {"not listening"}
+
+
+async def test_a_stale_socket_is_not_taken_for_a_service(instance: Instance) -> None:
+    async with listening(instance.docker_socket, b""):
+        pass
+    assert await health.probe("api", instance) == "not listening"
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", None),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "GET /_ping answers 503 Service Unavailable"),
+        (b"", "GET /_ping answers nothing"),
+        (b"\x00\xff\r\n", "GET /_ping answers nothing"),
+    ],
+)
+async def test_http(instance: Instance, answer: bytes, verdict: str | None) -> None:
+    async with listening(instance.docker_socket, answer):
+        assert await health.probe("api", instance) == verdict
+
+
+@pytest.mark.parametrize("service", ["api", "manager"])
+async def test_a_service_that_hangs(instance: Instance, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that accepts and never answers must not hang the operator too."""
+    monkeypatch.setattr(health, "PROBE_SECONDS", 0.05)
+    for path in (instance.docker_socket, instance.manager_socket):
+        path.unlink(missing_ok=True)
+    async with listening(instance.docker_socket, None), listening(instance.manager_socket, None):
+        assert await health.probe(service, instance) == "no answer within 0.05 s"
+
+
+async def test_grpc(instance: Instance) -> None:
+    """The real server of every gRPC service of ours."""
+    async with server.serve([], instance.manager_socket):
+        assert await health.probe("manager", instance) is None
+
+
+async def test_a_peer_that_does_not_speak_grpc(instance: Instance) -> None:
+    async with listening(instance.supervisor_socket, b"SSH-2.0-other\r\n"):
+        assert await health.probe("supervisor", instance) is not None
+
+
+async def test_waiting_ends_early_for_the_dead(instance: Instance) -> None:
+    late = await health.wait_ready(instance, ("manager",), 600, lambda _: True)
+    assert late == {"manager": "it exited"}
+
+
+async def test_waiting_ends_when_the_last_is_ready(instance: Instance) -> None:
+    async with server.serve([], instance.manager_socket):
+        waiting = asyncio.ensure_future(health.wait_ready(instance, ("manager", "supervisor"), 60, lambda _: False))
+        async with server.serve([], instance.supervisor_socket):
+            assert await waiting == {}
