@@ -1,0 +1,101 @@
+"""Files that are whole or absent: written beside their place, synced, renamed into it.
+
+A `Reserved` file has its disk blocks before it has its content, so that a fact which must be
+written later (an exit) cannot fail for want of space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def write(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace `path` by `content`; with `durable` it survives power loss once this returns.
+
+    Raises OSError, and leaves no temporary file then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fd = os.open(temporary, _WRITE | os.O_TRUNC, mode)
+        try:
+            write_all(fd, content)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def remove(path: Path, *, durable: bool = True) -> None:
+    """Remove `path` if it is there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    if durable:
+        sync_directory(path.parent)
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """write(2) until everything is written."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and removals in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Reserved:
+    """A file whose blocks exist already: `<name>.reserved` until `commit` renames it to its name."""
+
+    SIZE = 4096
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._place = path.with_name(f".{path.name}.reserved")
+
+    def reserve(self, *, mode: int = 0o600) -> None:
+        """Take the blocks; OSError (ENOSPC) when the disk has none."""
+        fd = os.open(self._place, _WRITE | os.O_TRUNC, mode)
+        try:
+            os.posix_fallocate(fd, 0, self.SIZE)
+        except OSError:
+            self.release()
+            raise
+        finally:
+            os.close(fd)
+
+    def commit(self, content: bytes) -> None:
+        """Put `content` (at most SIZE bytes) durably at the path, without needing new blocks."""
+        if len(content) > self.SIZE:
+            raise ValueError(f"content of {len(content)} bytes exceeds the reserved {self.SIZE}")
+        fd = os.open(self._place, _WRITE, 0o600)
+        try:
+            write_all(fd, content)
+            os.ftruncate(fd, len(content))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._place.rename(self.path)
+        sync_directory(self.path.parent)
+
+    def release(self) -> None:
+        """Give the blocks back."""
+        self._place.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""File descriptors across a Unix socket (SCM_RIGHTS, unix(7)), always close-on-exec."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+
+_INT = array.array("i").itemsize
+
+
+def send(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
+    """Send `data` (at least one byte) with `descriptors`; the caller keeps its own copies."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    connection.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+
+
+def receive(connection: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Receive at most `size` bytes and `most` descriptors, which the caller then owns.
+
+    Empty data means that the peer is gone. A message cut short raises OSError, and nothing leaks.
+    """
+    data, ancillary, flags, _ = connection.recvmsg(size, socket.CMSG_SPACE(most * _INT), socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload[: len(payload) - len(payload) % _INT])
+    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise OSError("message with descriptors was cut short")
+    return data, list(descriptors)

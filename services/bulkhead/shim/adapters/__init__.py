@@ -1,0 +1,1 @@
+"""The shim's ports, on the real machine."""

@@ -1,0 +1,464 @@
+"""The container: created, started, ended, each at most once in a shim's life; other orders change nothing.
+
+An end is told in this order: the process is reaped, its output is read to the last byte and logged,
+the exit record is durable, then everybody who waits hears of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
+from bulkhead.linux import process
+from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
+from bulkhead.shim.followers import Followers
+from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
+from bulkhead.shim.loop import Children, Loop
+from bulkhead.shim.ports import Launcher, Rootfs, Task
+from bulkhead.shim.stdio import Streams
+
+_CONFIG_LIMIT = 4 << 20
+_RETRY = 1.0
+# The reaper of somebody else's child may come a moment after the pidfd told of its end.
+_REAP_POLL = 0.02
+_REAP_TRIES = 50
+
+
+class Phase(Enum):
+    """Where the container is in its life; the names go over the wire."""
+
+    NEW = "new"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    EXITED = "exited"
+
+
+class Move(Enum):
+    """What can be asked of it."""
+
+    CREATE = "create"
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    EXIT = "exit"
+
+
+MOVES: Mapping[Phase, Mapping[Move, Phase]] = MappingProxyType(
+    {
+        Phase.NEW: {Move.CREATE: Phase.CREATED},
+        Phase.CREATED: {Move.START: Phase.RUNNING, Move.EXIT: Phase.EXITED},
+        Phase.RUNNING: {Move.PAUSE: Phase.PAUSED, Move.EXIT: Phase.EXITED},
+        Phase.PAUSED: {Move.RESUME: Phase.RUNNING, Move.EXIT: Phase.EXITED},
+        Phase.EXITED: {},
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose shim this is. `run_dir` holds the sockets, `data_dir` the bundle and the facts."""
+
+    container_id: str
+    run_dir: Path
+    data_dir: Path
+
+    @property
+    def short_id(self) -> str:
+        return self.container_id[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateOptions:
+    """What a create is told beyond the bundle. `log` absent is the driver `none`."""
+
+    rootfs: Rootfs | None = None
+    log: LogTarget | None = None
+    open_stdin: bool = False
+    stdin_once: bool = False
+    height: int = 0
+    width: int = 0
+
+
+class Container:
+    """One container's life."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        loop: Loop,
+        children: Children,
+        launcher: Launcher,
+        report: Callable[[str, BaseException], None],
+    ) -> None:
+        self.identity = identity
+        self.phase = Phase.NEW
+        self.streams = Streams(loop)
+        self.followers = Followers(loop)
+        self.exit: ExitRecord | None = None
+        self.config: Mapping[str, Any] = {}
+        self._loop = loop
+        self._children = children
+        self._launcher = launcher
+        self._report = report
+        self._facts = Facts(identity.data_dir)
+        self._log: LogSink = NoLog()
+        self._task: Task | None = None
+        self._record: TaskRecord | None = None
+        self._from_disk = False
+        self._ending = False
+        self._on_exit: list[Callable[[ExitRecord], None]] = []
+
+    # Facts
+
+    @property
+    def pid(self) -> int:
+        """Of the first process, 0 before there is one."""
+        return self._record.pid if self._record is not None else 0
+
+    @property
+    def start_time(self) -> int:
+        return self._record.start_time if self._record is not None else 0
+
+    @property
+    def started_at(self) -> int:
+        if self.exit is not None:
+            return self.exit.started_at
+        return self._record.started_at if self._record is not None and self.phase is not Phase.CREATED else 0
+
+    @property
+    def tty(self) -> bool:
+        """Whether the container has, or will have, a terminal."""
+        config = self.config or self._peek_config()
+        return bool(config.get("process", {}).get("terminal", False))
+
+    # Life
+
+    def create(self, options: CreateOptions) -> TaskRecord:
+        """Bring the container up to the point before exec; the record of its process.
+
+        Raises LaunchFailed and whatever the launcher raises; nothing is left then.
+        """
+        phase = Phase.NEW if self._from_disk else self.phase
+        created = self._after(Move.CREATE, phase)
+        config = self._read_config()
+        with ExitStack() as undo:
+            self._begin(undo)
+            log = self._open_log(options.log)
+            undo.callback(log.close)
+            task = self._launch(config, options, log, undo)
+            record = _record(task, options)
+            self._write_record(record)
+            undo.pop_all()
+        self.config, self._task, self._log, self._record = config, task, log, record
+        self.phase, self.exit, self._from_disk = created, None, False
+        self._children.watch(task.pid, task.pidfd, self._ended)
+        return record
+
+    def start(self) -> int:
+        """Let it exec; when it did, in Unix nanoseconds. After LaunchFailed the container has exited."""
+        running = self._after(Move.START)
+        assert self._task is not None and self._record is not None
+        record = replace(self._record, started_at=time.time_ns())
+        # Written before the go: a parked process dies with its shim, so one that lives has been started.
+        self._write_record(record)
+        try:
+            self._task.start()
+        except LaunchFailed as failure:
+            self._fail_start(failure)
+            raise
+        self.phase, self._record = running, record
+        return record.started_at
+
+    def pause(self) -> None:
+        """Freeze every process of the container."""
+        self._set_frozen(Move.PAUSE, frozen=True)
+
+    def resume(self) -> None:
+        self._set_frozen(Move.RESUME, frozen=False)
+
+    def kill(self, number: int, *, everyone: bool = False) -> None:
+        """Send a signal to the first process, or to every process of the container's cgroup."""
+        task = self._alive()
+        if not 1 <= number <= signal.SIGRTMAX:
+            raise InvalidArgument(f"cannot kill container {self.identity.short_id}: invalid signal {number}")
+        if everyone:
+            self._kill_everyone(task, number)
+        else:
+            try:
+                signal.pidfd_send_signal(task.pidfd, number)
+            except ProcessLookupError:
+                raise self._not_running() from None
+        if self.phase is Phase.PAUSED and number == signal.SIGKILL:
+            # A process in a frozen v1 cgroup dies only when it is thawed.
+            task.cgroup.thaw()
+
+    def pids(self) -> list[int]:
+        """Every process of the container, in the host's pid namespace."""
+        return list(self._alive().cgroup.pids())
+
+    def running_task(self) -> Task:
+        """The task that an exec may join; Conflict when it does not run or is paused."""
+        task = self._alive()
+        if self.phase is Phase.PAUSED:
+            raise Conflict(f"Container {self.identity.container_id} is paused, unpause the container before exec")
+        if self.phase is not Phase.RUNNING or self._ending:
+            raise self._not_running()
+        return task
+
+    def when_exited(self, hear: Callable[[ExitRecord], None]) -> None:
+        """Call `hear` with the exit record once it is durable; at once if it is."""
+        if self.phase is Phase.EXITED and self.exit is not None:
+            hear(self.exit)
+        else:
+            self._on_exit.append(hear)
+
+    def remove(self) -> None:
+        """Give back the cgroup and the descriptors of a container that is not alive."""
+        try:
+            if self._task is not None:
+                self._task.cgroup.remove()
+                self._task.close()
+            elif self.config or self._from_disk:
+                self._launcher.remove_cgroup(config=self.config or self._peek_config())
+        except (OSError, BulkheadError) as error:
+            self._report("cannot remove the cgroup", error)
+        self._task = None
+
+    # Adoption
+
+    def recover(self) -> None:
+        """Find out what an earlier shim of this container left: nothing, an exit, or a live process."""
+        record = self._facts.read_task()
+        self.exit = self._facts.read_exit()
+        if self.exit is not None:
+            self._record, self.phase, self._from_disk = record, Phase.EXITED, True
+        elif record is not None:
+            self._record = record
+            if not self._adopt(record):
+                self._from_disk = True
+                self._conclude(UNKNOWN_EXIT)
+
+    def _adopt(self, record: TaskRecord) -> bool:
+        if record.boot_id != process.boot_id():
+            return False
+        try:
+            self.config = self._read_config()
+            task = self._launcher.adopt(
+                container_id=self.identity.container_id,
+                pid=record.pid,
+                start_time=record.start_time,
+                config=self.config,
+            )
+        except NotFound:
+            return False
+        self._task = task
+        self.phase = Phase.PAUSED if record.paused else Phase.RUNNING
+        self._children.watch(record.pid, task.pidfd, self._ended)
+        return True
+
+    # Inside: birth
+
+    def _after(self, move: Move, phase: Phase | None = None) -> Phase:
+        now = phase or self.phase
+        then = MOVES[now].get(move)
+        if then is None or self._ending:
+            raise Conflict(f"cannot {move.value} container {self.identity.short_id}: it is {now.value}")
+        return then
+
+    def _read_config(self) -> Mapping[str, Any]:
+        path = self.identity.data_dir / "config.json"
+        try:
+            with path.open("rb") as file:
+                text = file.read(_CONFIG_LIMIT + 1)
+            config = json.loads(text)
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise InvalidArgument(f"cannot read {path}: {error}") from error
+        if len(text) > _CONFIG_LIMIT or not isinstance(config, dict) or not isinstance(config.get("process"), dict):
+            raise InvalidArgument(f"cannot read {path}: not a runtime configuration with a process")
+        # The shim's own score is lowered; a container must not inherit that.
+        if config["process"].get("oomScoreAdj") is None:
+            config["process"]["oomScoreAdj"] = 0
+        return config
+
+    def _peek_config(self) -> Mapping[str, Any]:
+        try:
+            return self._read_config()
+        except InvalidArgument:
+            return {}
+
+    def _begin(self, undo: ExitStack) -> None:
+        try:
+            self._facts.begin()
+        except OSError as error:
+            raise ResourceExhausted(f"cannot reserve the exit record: {error.strerror}") from error
+        undo.callback(self._facts.abandon)
+
+    def _open_log(self, target: LogTarget | None) -> LogSink:
+        if target is None:
+            return NoLog()
+        try:
+            return JsonFile(target, self._loop, self.followers.grown)
+        except OSError as error:
+            raise ResourceExhausted(f"cannot open log {target.path}: {error.strerror}") from error
+
+    def _launch(self, config: Mapping[str, Any], options: CreateOptions, log: LogSink, undo: ExitStack) -> Task:
+        streams = self.streams
+        streams.stdin_once = options.stdin_once
+        streams.resize(options.height, options.width)
+        tty = bool(config["process"].get("terminal", False))
+        stdio = streams.open(tty=tty, stdin=options.open_stdin, log=log)
+        undo.callback(streams.abandon)
+        task = self._launcher.create(
+            container_id=self.identity.container_id, config=config, rootfs=options.rootfs, stdio=stdio
+        )
+        undo.callback(self._discard, task)
+        streams.launched(task.console)
+        return task
+
+    def _discard(self, task: Task) -> None:
+        """End a task that must not be: it was made, but the fact could not be written."""
+        task.cgroup.kill_all()
+        signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, task.pidfd, os.WEXITED)
+        task.cgroup.remove()
+        task.close()
+
+    def _write_record(self, record: TaskRecord) -> None:
+        try:
+            self._facts.write_task(record)
+        except OSError as error:
+            raise ResourceExhausted(f"cannot write the task record: {error.strerror}") from error
+
+    # Inside: the freezer and signals
+
+    def _set_frozen(self, move: Move, *, frozen: bool) -> None:
+        then = self._after(move)
+        assert self._task is not None and self._record is not None
+        record = replace(self._record, paused=frozen)
+        self._write_record(record)
+        if frozen:
+            self._task.cgroup.freeze()
+        else:
+            self._task.cgroup.thaw()
+        self.phase, self._record = then, record
+
+    def _alive(self) -> Task:
+        if self._task is None or self.phase in (Phase.NEW, Phase.EXITED):
+            raise self._not_running()
+        return self._task
+
+    def _not_running(self) -> Conflict:
+        return Conflict(f"container {self.identity.container_id} is not running")
+
+    def _kill_everyone(self, task: Task, number: int) -> None:
+        if number == signal.SIGKILL:
+            task.cgroup.kill_all()
+            return
+        for pid in task.cgroup.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    # Inside: the end
+
+    def _fail_start(self, failure: LaunchFailed) -> None:
+        """The exec failed: the parked process ends with nothing to say. Its exit is the launch's."""
+        assert self._task is not None
+        self._ending = True
+        self._children.forget(self._task.pid, self._task.pidfd)
+        self._launcher.reap(self._task.pidfd)
+        self.streams.drain(lambda: self._conclude(failure.exit_code))
+
+    def _ended(self, tries: int = _REAP_TRIES) -> None:
+        """The first process is gone; whoever is left of the container goes too."""
+        assert self._task is not None
+        self._ending = True
+        code = self._exit_code(self._task)
+        if code is None and tries:
+            self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))
+            return
+        if not _has_pid_namespace(self.config):
+            # Nobody dies with it by the kernel's doing.
+            self._task.cgroup.kill_all()
+        self.streams.drain(lambda: self._conclude(UNKNOWN_EXIT if code is None else code))
+
+    def _exit_code(self, task: Task) -> int | None:
+        try:
+            return self._launcher.reap(task.pidfd)
+        except ChildProcessError:
+            return process.exit_code_of(task.pidfd, task.pid)
+
+    def _conclude(self, code: int) -> None:
+        """Output is complete: log it to the end, write the record, tell."""
+        record = ExitRecord(
+            exit_code=code,
+            exited_at=time.time_ns(),
+            started_at=self._record.started_at if self._record and self.phase is not Phase.CREATED else 0,
+            oom_killed=self._was_oom_killed(),
+            pid=self.pid,
+        )
+        self._log.finish(lambda: self._persist(record))
+
+    def _was_oom_killed(self) -> bool:
+        try:
+            return self._task is not None and self._task.cgroup.oom_kills() > 0
+        except OSError:
+            return False
+
+    def _persist(self, record: ExitRecord) -> None:
+        try:
+            self._facts.write_exit(record)
+        except OSError as error:
+            # Not announced before it is durable, except that a broken disk must not hide an exit for ever.
+            self._report("cannot write the exit record", error)
+            self._loop.later(_RETRY, lambda: self._retry_exit(record))
+        self._announce(record)
+
+    def _retry_exit(self, record: ExitRecord) -> None:
+        try:
+            self._facts.write_exit(record)
+        except OSError:
+            self._loop.later(_RETRY, lambda: self._retry_exit(record))
+
+    def _announce(self, record: ExitRecord) -> None:
+        self.phase, self.exit = Phase.EXITED, record
+        hearers, self._on_exit = self._on_exit, []
+        for hear in hearers:
+            hear(record)
+        self._log.close()
+        self.followers.complete()
+        self.streams.finish()
+
+
+def _record(task: Task, options: CreateOptions) -> TaskRecord:
+    log = options.log
+    return TaskRecord(
+        pid=task.pid,
+        start_time=task.start_time,
+        boot_id=process.boot_id(),
+        log_driver="json-file" if log else "none",
+        log_path=str(log.path) if log else "",
+        log_max_size=log.max_size if log else 0,
+        log_max_file=log.max_file if log else 1,
+        open_stdin=options.open_stdin,
+        stdin_once=options.stdin_once,
+    )
+
+
+def _has_pid_namespace(config: Mapping[str, Any]) -> bool:
+    namespaces = config.get("linux", {}).get("namespaces", [])
+    return any(entry.get("type") == "pid" and not entry.get("path") for entry in namespaces)

@@ -1,0 +1,197 @@
+"""stdio.sock: a client says in one JSON line what it wants, gets one back, and then has its stream.
+
+{"op":"attach","stdin":true,"stdout":true,"stderr":true,"detach_keys":"","request_id":"..."}
+{"op":"exec","exec_id":"...", as above}     starts the registered exec
+{"op":"follow"}                             pokes when the log has grown
+<- {"ok":true,"tty":false} or {"ok":false,"error":"...","kind":"NotFound"}
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument
+from bulkhead.shim import detach
+from bulkhead.shim.container import Container
+from bulkhead.shim.execs import Execs
+from bulkhead.shim.loop import Loop
+from bulkhead.shim.peers import Peer
+from bulkhead.shim.stdio import STDERR, STDOUT, Streams
+from bulkhead.wire.ttrpc import is_own_user
+
+_LINE_LIMIT = 64 << 10
+_LINE_TIMEOUT = 10.0
+_MOST_PEERS = 512
+
+
+class Door:
+    """Accepts clients on the stdio socket and hands each to what it asked for."""
+
+    def __init__(
+        self, loop: Loop, container: Container, execs: Execs, report: Callable[[str, BaseException], None]
+    ) -> None:
+        self._loop = loop
+        self._container = container
+        self._execs = execs
+        self._report = report
+        self._listener: socket.socket | None = None
+        self._knocking: set[_Knock] = set()
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept on `listener`, which the door owns from now on; it replaces a former one."""
+        self.stop_listening()
+        listener.setblocking(False)
+        self._listener = listener
+        self._loop.add(listener.fileno(), select.EPOLLIN, self._accept)
+
+    def stop_listening(self) -> None:
+        """Accept no more; streams live on."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._loop.remove(listener.fileno())
+            listener.close()
+
+    def _accept(self, _events: int) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        if not is_own_user(sock) or len(self._knocking) >= _MOST_PEERS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._knocking.add(_Knock(self._loop, sock, self._asked, self._knocking.discard))
+
+    def _asked(self, sock: socket.socket, line: bytes, rest: bytes) -> None:
+        """The client's line is complete; the socket is ours now, and what it sent behind the line."""
+        try:
+            wish = _parse(line)
+            handle = {"attach": self._attach, "exec": self._exec, "follow": self._follow}.get(str(wish.get("op")))
+            if handle is None:
+                raise InvalidArgument(f"cannot do {wish.get('op')!r}: no such operation")
+            handle(sock, wish, rest)
+        except BulkheadError as error:
+            _refuse(sock, error)
+        except Exception as error:
+            self._report("cannot serve a stdio client", error)
+            _refuse(sock, error)
+
+    def _attach(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
+        keys = detach.parse(str(wish.get("detach_keys") or ""))
+        _answer(sock, tty=self._container.tty)
+        self._connect(sock, wish, self._container.streams, keys, rest)
+
+    def _exec(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
+        keys = detach.parse(str(wish.get("detach_keys") or ""))
+        one = self._execs.startable(str(wish.get("exec_id") or ""))
+        _answer(sock, tty=one.tty)
+        self._connect(sock, wish, one.streams, keys, rest)
+        try:
+            self._execs.start(
+                one, stdin=_flag(wish, "stdin"), stdout=_flag(wish, "stdout"), stderr=_flag(wish, "stderr")
+            )
+        except BulkheadError:
+            # The client has been told in the stream, and the exec's state keeps the code.
+            return
+
+    def _connect(self, sock: socket.socket, wish: dict[str, Any], streams: Streams, keys: bytes, rest: bytes) -> None:
+        wants = {number for number, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if _flag(wish, name)}
+        peer = Peer(
+            self._loop,
+            sock,
+            streams,
+            accepts_input=_flag(wish, "stdin"),
+            wants=frozenset(wants),
+            detach_keys=keys,
+        )
+        streams.attach(peer)
+        peer.first_input(rest)
+
+    def _follow(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
+        _answer(sock, tty=False)
+        self._container.followers.add(sock)
+
+
+class _Knock:
+    """A client whose line is not complete yet."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        asked: Callable[[socket.socket, bytes, bytes], None],
+        gone: Callable[[_Knock], None],
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._asked = asked
+        self._gone = gone
+        self._buffer = b""
+        self._timer = loop.later(_LINE_TIMEOUT, self._drop)
+        loop.add(sock.fileno(), select.EPOLLIN, self._ready)
+
+    def _ready(self, _events: int) -> None:
+        try:
+            data = self._socket.recv(_LINE_LIMIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._buffer += data
+        line, newline, rest = self._buffer.partition(b"\n")
+        if not newline and data and len(line) <= _LINE_LIMIT:
+            return
+        self._leave()
+        if newline and len(line) <= _LINE_LIMIT:
+            self._asked(self._socket, line, rest)
+        elif data:
+            _refuse(self._socket, InvalidArgument(f"cannot read request: its line exceeds {_LINE_LIMIT} bytes"))
+        else:
+            self._socket.close()
+
+    def _drop(self) -> None:
+        self._leave()
+        self._socket.close()
+
+    def _leave(self) -> None:
+        self._timer.cancel()
+        self._loop.remove(self._socket.fileno())
+        self._gone(self)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        wish = json.loads(line)
+    except ValueError as error:
+        raise InvalidArgument(f"cannot read request: {error}") from error
+    if not isinstance(wish, dict):
+        raise InvalidArgument("cannot read request: not a JSON object")
+    return wish
+
+
+def _flag(wish: dict[str, Any], name: str) -> bool:
+    return wish.get(name) is True
+
+
+def _answer(sock: socket.socket, *, tty: bool) -> None:
+    try:
+        sock.send(json.dumps({"ok": True, "tty": tty}).encode() + b"\n", socket.MSG_NOSIGNAL)
+    except OSError as error:
+        # A fresh socket takes a line; one that does not has lost its client.
+        raise Conflict(f"cannot answer: {error.strerror}") from error
+
+
+def _refuse(sock: socket.socket, error: BaseException) -> None:
+    kind = type(error).__name__ if isinstance(error, BulkheadError) else "Internal"
+    text = json.dumps({"ok": False, "error": str(error), "kind": kind}).encode() + b"\n"
+    try:
+        sock.send(text, socket.MSG_NOSIGNAL)
+    except OSError:
+        pass
+    finally:
+        sock.close()

@@ -1,0 +1,196 @@
+"""Further processes in the container: registered, run once, remembered for a while.
+
+The table is bounded: a client that registers for ever (health probes) must not make the shim grow.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
+from bulkhead.shim.container import Container
+from bulkhead.shim.logs import NoLog
+from bulkhead.shim.loop import Children, Loop
+from bulkhead.shim.ports import Launcher, Process
+from bulkhead.shim.stdio import Streams
+
+_MOST = 1024
+# Docker forgets an exec five minutes after its end.
+_REMEMBERED = 300 * 1_000_000_000
+_KEPT_ENDED = 64
+
+
+class ExecPhase(Enum):
+    """Where an exec is; the names go over the wire."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Exec:
+    """One of them."""
+
+    exec_id: str
+    process: dict[str, Any]
+    open_stdin: bool
+    streams: Streams
+    phase: ExecPhase = ExecPhase.CREATED
+    running: Process | None = None
+    pid: int = 0
+    started_at: int = 0
+    exit_code: int | None = None
+    exited_at: int = 0
+    waiting: list[Callable[[Exec], None]] = field(default_factory=list)
+
+    @property
+    def tty(self) -> bool:
+        return bool(self.process.get("terminal", False))
+
+
+class Execs:
+    """The container's execs by id."""
+
+    def __init__(self, container: Container, loop: Loop, children: Children, launcher: Launcher) -> None:
+        self._container = container
+        self._loop = loop
+        self._children = children
+        self._launcher = launcher
+        self._table: dict[str, Exec] = {}
+
+    def register(self, exec_id: str, process: bytes, *, open_stdin: bool, height: int, width: int) -> None:
+        """Remember what to run. The container must run now."""
+        self._container.running_task()
+        if not exec_id:
+            raise InvalidArgument("cannot create exec: no id")
+        if exec_id in self._table:
+            raise Conflict(f"cannot create exec {exec_id}: it exists")
+        parsed = _parse_process(exec_id, process)
+        self._make_room()
+        streams = Streams(self._loop, stdin_once=True)
+        streams.resize(height, width)
+        self._table[exec_id] = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams)
+
+    def find(self, exec_id: str) -> Exec:
+        """Raises NotFound with Docker's text."""
+        found = self._table.get(exec_id)
+        if found is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    def ids(self) -> list[str]:
+        """Those that run."""
+        return [one.exec_id for one in self._table.values() if one.phase is ExecPhase.RUNNING]
+
+    def startable(self, exec_id: str) -> Exec:
+        """The exec, if it may be started now; Docker's texts if not."""
+        found = self.find(exec_id)
+        if found.phase is ExecPhase.RUNNING:
+            raise Conflict(f"Error: Exec command {exec_id} is already running")
+        if found.phase is ExecPhase.EXITED:
+            raise Conflict(f"Error: Exec command {exec_id} has already run")
+        self._container.running_task()
+        return found
+
+    def start(self, one: Exec, *, stdin: bool, stdout: bool, stderr: bool) -> None:
+        """Run it; streams that are not wanted are /dev/null. LaunchFailed is kept as its exit code."""
+        task = self._container.running_task()
+        streams = one.streams
+        stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, log=NoLog())
+        try:
+            running = self._launcher.exec(task=task, config=self._container.config, process=one.process, stdio=stdio)
+        except BaseException as error:
+            streams.abandon()
+            # Docker tells an attached client as output of the process that never was.
+            streams.say(f"{error}\r\n".encode())
+            self._conclude(one, error.exit_code if isinstance(error, LaunchFailed) else 128)
+            raise
+        streams.launched(running.console)
+        one.running, one.pid = running, running.pid
+        one.phase, one.started_at = ExecPhase.RUNNING, time.time_ns()
+        self._children.watch(running.pid, running.pidfd, lambda: self._ended(one))
+
+    def kill(self, exec_id: str, number: int) -> None:
+        """Signal its process."""
+        found = self.find(exec_id)
+        if found.running is None:
+            raise Conflict(f"exec {exec_id} is not running")
+        if not 1 <= number <= signal.SIGRTMAX:
+            raise InvalidArgument(f"cannot kill exec {exec_id}: invalid signal {number}")
+        try:
+            signal.pidfd_send_signal(found.running.pidfd, number)
+        except ProcessLookupError:
+            raise Conflict(f"exec {exec_id} is not running") from None
+
+    def when_exited(self, exec_id: str, hear: Callable[[Exec], None]) -> None:
+        """Call `hear` when it has ended; at once if it has."""
+        found = self.find(exec_id)
+        if found.phase is ExecPhase.EXITED:
+            hear(found)
+        else:
+            found.waiting.append(hear)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody still has output to receive."""
+        return any(one.streams.busy for one in self._table.values())
+
+    def conclude_all(self) -> None:
+        """The container has ended: what was never started never will be."""
+        for one in tuple(self._table.values()):
+            if one.phase is ExecPhase.CREATED:
+                self._conclude(one, 128)
+
+    def _ended(self, one: Exec) -> None:
+        assert one.running is not None
+        code = self._launcher.reap(one.running.pidfd)
+        one.streams.drain(lambda: self._conclude(one, 128 if code is None else code))
+
+    def _conclude(self, one: Exec, code: int) -> None:
+        one.phase, one.exit_code, one.exited_at = ExecPhase.EXITED, code, time.time_ns()
+        if one.running is not None:
+            one.running.close()
+            one.running = None
+        waiting, one.waiting = one.waiting, []
+        for hear in waiting:
+            hear(one)
+        one.streams.finish()
+        one.process = {"terminal": one.tty}
+        # Last in the table's order is last to be forgotten.
+        self._table[one.exec_id] = self._table.pop(one.exec_id)
+        ended = [other for other in self._table.values() if other.phase is ExecPhase.EXITED]
+        for number, old in enumerate(reversed(ended)):
+            if number >= _KEPT_ENDED or old.exited_at < one.exited_at - _REMEMBERED:
+                self._forget(old)
+
+    def _forget(self, one: Exec) -> None:
+        if self._table.get(one.exec_id) is one:
+            del self._table[one.exec_id]
+
+    def _make_room(self) -> None:
+        if len(self._table) < _MOST:
+            return
+        for one in self._table.values():
+            if one.phase is not ExecPhase.RUNNING:
+                self._forget(one)
+                return
+        raise ResourceExhausted(f"cannot create exec: {_MOST} of them run already")
+
+
+def _parse_process(exec_id: str, text: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(f"cannot create exec {exec_id}: its process is not JSON: {error}") from error
+    if not isinstance(parsed, dict) or not parsed.get("args"):
+        raise InvalidArgument("No exec command specified")
+    if parsed.get("oomScoreAdj") is None:
+        parsed["oomScoreAdj"] = 0
+    return parsed

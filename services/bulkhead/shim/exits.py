@@ -1,0 +1,101 @@
+"""The facts a shim leaves on disk, so that any process's death loses nothing. Beside the bundle:
+
+    <data_dir>/task.json         who runs: pid, start time, boot; rewritten at create, start, pause
+    <data_dir>/exit.json         how it ended; durable before anybody hears of it
+    <data_dir>/.exit.json.reserved   blocks of the exit record while the container lives
+
+Times are Unix nanoseconds, 0 is never.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bulkhead.linux import atomicfile
+
+# What a container is reported with whose end nobody saw, as Docker does.
+UNKNOWN_EXIT = 255
+_LIMIT = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRecord:
+    """How the container's first process ended. `started_at` is 0 when its exec failed or never came."""
+
+    exit_code: int
+    exited_at: int
+    started_at: int = 0
+    oom_killed: bool = False
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """What a successor needs to find the container again and to go on as its shim did."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+    started_at: int = 0
+    paused: bool = False
+    log_driver: str = "none"
+    log_path: str = ""
+    log_max_size: int = 0
+    log_max_file: int = 1
+    open_stdin: bool = False
+    stdin_once: bool = False
+
+
+RecordT = TypeVar("RecordT", ExitRecord, TaskRecord)
+
+
+class Facts:
+    """Reads and writes a container's records."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._task = data_dir / "task.json"
+        self._exit = atomicfile.Reserved(data_dir / "exit.json")
+
+    def begin(self) -> None:
+        """Forget an earlier life, and take the blocks of this life's exit record. Raises OSError."""
+        self._task.unlink(missing_ok=True)
+        self._exit.path.unlink(missing_ok=True)
+        self._exit.reserve()
+
+    def abandon(self) -> None:
+        """There will be no exit: the launch failed."""
+        self._task.unlink(missing_ok=True)
+        self._exit.release()
+
+    def write_task(self, record: TaskRecord) -> None:
+        """Not synced: a record that a power loss takes names a process that it took too. Raises OSError."""
+        atomicfile.write(self._task, _encode(record), durable=False)
+
+    def write_exit(self, record: ExitRecord) -> None:
+        """Durable when this returns. Raises OSError."""
+        self._exit.commit(_encode(record))
+
+    def read_task(self) -> TaskRecord | None:
+        """The task record, None when there is none that can be read."""
+        return _read(self._task, TaskRecord)
+
+    def read_exit(self) -> ExitRecord | None:
+        """The exit record, None when there is none that can be read."""
+        return _read(self._exit.path, ExitRecord)
+
+
+def _encode(record: ExitRecord | TaskRecord) -> bytes:
+    return json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
+
+
+def _read(path: Path, kind: type[RecordT]) -> RecordT | None:
+    try:
+        with path.open("rb") as file:
+            found: Any = json.loads(file.read(_LIMIT))
+        known = {field.name for field in fields(kind)}
+        return kind(**{name: value for name, value in found.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,151 @@
+"""The shim's loop: epoll, timers, children. What a callback raises is reported; the loop goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+Ready = Callable[[int], None]
+Report = Callable[[str, BaseException], None]
+# After a callback failed, so that one which fails for ever does not burn a core.
+_FAILURE_PAUSE = 0.01
+
+
+class Timer:
+    """A callback that is due at a moment of the monotonic clock."""
+
+    __slots__ = ("callback", "due")
+
+    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+        self.due = due
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never call it; harmless when it was called already."""
+        self.callback = None
+
+
+class Loop:
+    """Watches descriptors (level-triggered) and timers until told to stop.
+
+    A callback may be called for an event that is gone by then: all descriptors must be non-blocking.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._epoll = select.epoll()
+        self._ready: dict[int, Ready] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._running = False
+
+    def add(self, fd: int, events: int, callback: Ready) -> None:
+        """Watch `fd`; EPOLLERR and EPOLLHUP are always watched."""
+        self._epoll.register(fd, events)
+        self._ready[fd] = callback
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch `fd` for other events from now on."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Watch `fd` no longer; call it before the descriptor is closed. Harmless when it is not watched."""
+        if self._ready.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back once after `seconds`."""
+        timer = Timer(time.monotonic() + seconds, callback)
+        heapq.heappush(self._timers, (timer.due, next(self._order), timer))
+        return timer
+
+    def run(self) -> None:
+        """Turn until `stop`."""
+        self._running = True
+        while self._running:
+            self.turn(self._patience())
+
+    def stop(self) -> None:
+        """Leave `run` after this turn."""
+        self._running = False
+
+    def turn(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds (-1: for ever) for something, then call what is due."""
+        for fd, events in self._epoll.poll(timeout):
+            callback = self._ready.get(fd)
+            if callback is not None:
+                self._guarded(callback, events)
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                self._guarded(timer.callback)
+
+    def close(self) -> None:
+        """Give the epoll descriptor back."""
+        self._epoll.close()
+
+    def _patience(self) -> float:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return -1
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _guarded(self, callback: Callable[..., None], *arguments: int) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:
+            self._report("callback failed", error)
+            time.sleep(_FAILURE_PAUSE)
+
+
+class Children:
+    """Who of our children has ended. Those that were announced are reported by pidfd; the rest are
+    orphans that came to this subreaper, and are only reaped."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def start(self) -> None:
+        """Listen for SIGCHLD; only in the main thread."""
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        # A handler must exist, else the kernel's default disposition never reaches the wakeup descriptor.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._loop.add(self._read, select.EPOLLIN, self._woken)
+
+    def watch(self, pid: int, pidfd: int, ended: Callable[[], None]) -> None:
+        """Call `ended` once when the process ends; a child of ours is a zombie then, for `ended` to reap."""
+
+        def ready(_events: int = 0) -> None:
+            if self._watched.pop(pid, None) is not None:
+                self._loop.remove(pidfd)
+                ended()
+
+        self._watched[pid] = ready
+        self._loop.add(pidfd, select.EPOLLIN, ready)
+
+    def forget(self, pid: int, pidfd: int) -> None:
+        """Watch a process no longer."""
+        if self._watched.pop(pid, None) is not None:
+            self._loop.remove(pidfd)
+
+    def _woken(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                known = self._watched.get(found.si_pid)
+                if known is not None:
+                    known()
+                else:
+                    os.waitpid(found.si_pid, os.WNOHANG)

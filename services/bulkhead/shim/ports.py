@@ -1,0 +1,94 @@
+"""What the shim needs of the machine: a launcher of processes in containers.
+
+The shapes are those of `bulkhead.runtime.launch`; a fake in tests forks plain processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rootfs:
+    """An overlay that the container's own mount namespace will hold; `lower` is topmost first."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    volatile: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdio:
+    """Descriptors the process gets; -1 is /dev/null. A terminal takes their place when it asks for one."""
+
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+
+
+class Cgroup(Protocol):
+    """The container's cgroup in every hierarchy."""
+
+    def pids(self) -> Sequence[int]: ...
+
+    def kill_all(self) -> None: ...
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
+
+    def oom_kills(self) -> int: ...
+
+    def remove(self) -> None: ...
+
+
+class Process(Protocol):
+    """A process in a container; `console` is the master of its terminal."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def pidfd(self) -> int: ...
+
+    @property
+    def console(self) -> int | None: ...
+
+    def close(self) -> None:
+        """Give back the pidfd."""
+
+
+class Task(Process, Protocol):
+    """A container's first process, parked before its exec until `start`."""
+
+    @property
+    def start_time(self) -> int: ...
+
+    @property
+    def cgroup(self) -> Cgroup: ...
+
+    def start(self) -> None:
+        """Returns when the exec succeeded; LaunchFailed otherwise."""
+
+
+class Launcher(Protocol):
+    """Brings processes to life in containers, synchronously; raises LaunchFailed."""
+
+    def create(self, *, container_id: str, config: Mapping[str, Any], rootfs: Rootfs | None, stdio: Stdio) -> Task: ...
+
+    def adopt(self, *, container_id: str, pid: int, start_time: int, config: Mapping[str, Any]) -> Task:
+        """Take over a live container of a shim that died; NotFound when it is gone."""
+
+    def exec(self, *, task: Task, config: Mapping[str, Any], process: Mapping[str, Any], stdio: Stdio) -> Process: ...
+
+    def reap(self, pidfd: int) -> int | None:
+        """The exit code (0..255, 128+n for signal n) of a child that has ended; None while it runs.
+
+        ChildProcessError when it is not this process's child, or was reaped already.
+        """
+
+    def remove_cgroup(self, *, config: Mapping[str, Any]) -> None:
+        """Remove what is left of a container's cgroup after its process is gone."""

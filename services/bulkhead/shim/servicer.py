@@ -1,0 +1,179 @@
+"""The shim's edge: protos/bulkhead/shim/v1/shim.proto, message in, use-case, message out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bulkhead.errors import InvalidArgument, LaunchFailed
+from bulkhead.shim import messages
+from bulkhead.shim.container import Container, CreateOptions, Phase
+from bulkhead.shim.execs import Exec, Execs
+from bulkhead.shim.exits import ExitRecord
+from bulkhead.shim.logs import LogTarget
+from bulkhead.shim.messages import Empty
+from bulkhead.shim.ports import Rootfs
+from bulkhead.wire.ttrpc_server import Call, Method, Services
+
+_DRIVERS = ("json-file", "none", "")
+
+
+class ShimServicer:
+    """One method per RPC. `leave(done)` ends the container, gives everything back, calls `done`, and goes."""
+
+    def __init__(self, container: Container, execs: Execs, leave: Callable[[Callable[[], None]], None]) -> None:
+        self._container = container
+        self._execs = execs
+        self._leave = leave
+
+    def services(self) -> Services:
+        """The table for the server."""
+        return {
+            messages.SERVICE: {
+                "State": Method(Empty, self._state),
+                "Create": Method(messages.CreateRequest, self._create),
+                "Start": Method(Empty, self._start),
+                "Wait": Method(messages.ExecReference, self._wait),
+                "Kill": Method(messages.KillRequest, self._kill),
+                "Pause": Method(Empty, self._pause),
+                "Resume": Method(Empty, self._resume),
+                "Pids": Method(Empty, self._pids),
+                "ExecCreate": Method(messages.ExecCreateRequest, self._exec_create),
+                "ExecStart": Method(messages.ExecReference, self._exec_start),
+                "ExecState": Method(messages.ExecReference, self._exec_state),
+                "ResizePty": Method(messages.ResizePtyRequest, self._resize),
+                "CloseStdin": Method(messages.ExecReference, self._close_stdin),
+                "Shutdown": Method(Empty, self._shutdown),
+            }
+        }
+
+    def _state(self, _request: Empty, call: Call) -> None:
+        container, ended = self._container, self._container.exit
+        call.reply(
+            messages.StateResponse(
+                phase=container.phase.value,
+                pid=container.pid,
+                start_time=container.start_time,
+                exit_code=ended.exit_code if ended else None,
+                started_at=container.started_at,
+                exited_at=ended.exited_at if ended else 0,
+                oom_killed=bool(ended and ended.oom_killed),
+                shim_pid=os.getpid(),
+                exec_ids=self._execs.ids(),
+            )
+        )
+
+    def _create(self, request: messages.CreateRequest, call: Call) -> None:
+        try:
+            record = self._container.create(_options(request))
+        except LaunchFailed as failure:
+            call.reply(messages.CreateResponse(failure=_launch(failure)))
+            return
+        call.reply(messages.CreateResponse(pid=record.pid, start_time=record.start_time))
+
+    def _start(self, _request: Empty, call: Call) -> None:
+        try:
+            started_at = self._container.start()
+        except LaunchFailed as failure:
+            call.reply(messages.StartResponse(failure=_launch(failure)))
+            return
+        call.reply(messages.StartResponse(started_at=started_at, pid=self._container.pid))
+
+    def _wait(self, request: messages.ExecReference, call: Call) -> None:
+        def container_exited(record: ExitRecord) -> None:
+            call.reply(
+                messages.WaitResponse(
+                    exit_code=record.exit_code, exited_at=record.exited_at, oom_killed=record.oom_killed
+                )
+            )
+
+        def exec_exited(one: Exec) -> None:
+            call.reply(messages.WaitResponse(exit_code=one.exit_code or 0, exited_at=one.exited_at))
+
+        if request.exec_id:
+            self._execs.when_exited(request.exec_id, exec_exited)
+        else:
+            self._container.when_exited(container_exited)
+
+    def _kill(self, request: messages.KillRequest, call: Call) -> None:
+        if request.exec_id:
+            self._execs.kill(request.exec_id, request.signal)
+        else:
+            self._container.kill(request.signal, everyone=request.all)
+        call.reply(Empty())
+
+    def _pause(self, _request: Empty, call: Call) -> None:
+        self._container.pause()
+        call.reply(Empty())
+
+    def _resume(self, _request: Empty, call: Call) -> None:
+        self._container.resume()
+        call.reply(Empty())
+
+    def _pids(self, _request: Empty, call: Call) -> None:
+        call.reply(messages.PidsResponse(pids=self._container.pids()))
+
+    def _exec_create(self, request: messages.ExecCreateRequest, call: Call) -> None:
+        self._execs.register(
+            request.exec_id,
+            request.process,
+            open_stdin=request.open_stdin,
+            height=request.height,
+            width=request.width,
+        )
+        call.reply(Empty())
+
+    def _exec_start(self, request: messages.ExecReference, call: Call) -> None:
+        one = self._execs.startable(request.exec_id)
+        try:
+            self._execs.start(one, stdin=False, stdout=False, stderr=False)
+        except LaunchFailed as failure:
+            call.reply(messages.StartResponse(failure=_launch(failure)))
+            return
+        call.reply(messages.StartResponse(started_at=one.started_at, pid=one.pid))
+
+    def _exec_state(self, request: messages.ExecReference, call: Call) -> None:
+        one = self._execs.find(request.exec_id)
+        call.reply(messages.ExecStateResponse(phase=one.phase.value, pid=one.pid, exit_code=one.exit_code))
+
+    def _resize(self, request: messages.ResizePtyRequest, call: Call) -> None:
+        streams = self._execs.find(request.exec_id).streams if request.exec_id else self._container.streams
+        streams.resize(request.height, request.width)
+        call.reply(Empty())
+
+    def _close_stdin(self, request: messages.ExecReference, call: Call) -> None:
+        streams = self._execs.find(request.exec_id).streams if request.exec_id else self._container.streams
+        streams.close_stdin()
+        call.reply(Empty())
+
+    def _shutdown(self, _request: Empty, call: Call) -> None:
+        if self._container.phase is Phase.NEW:
+            self._execs.conclude_all()
+        self._leave(lambda: call.reply(Empty()))
+
+
+def _options(request: messages.CreateRequest) -> CreateOptions:
+    rootfs, log = request.rootfs, request.log
+    if log is not None and log.driver not in _DRIVERS:
+        raise InvalidArgument(f"cannot create container: unknown log driver {log.driver!r}")
+    return CreateOptions(
+        rootfs=Rootfs(lower=tuple(rootfs.lower), upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile)
+        if rootfs
+        else None,
+        log=_target(log) if log is not None and log.driver == "json-file" else None,
+        open_stdin=request.open_stdin,
+        stdin_once=request.stdin_once,
+        height=request.height,
+        width=request.width,
+    )
+
+
+def _target(log: messages.LogOptions) -> LogTarget:
+    if not log.path.startswith("/") or log.max_size < 0:
+        raise InvalidArgument(f"cannot create container: log path {log.path!r} or size {log.max_size} is no good")
+    return LogTarget(path=Path(log.path), max_size=log.max_size, max_file=max(1, log.max_file))
+
+
+def _launch(failure: LaunchFailed) -> messages.Launch:
+    return messages.Launch(message=str(failure), step=failure.step, errno=failure.errno, exit_code=failure.exit_code)

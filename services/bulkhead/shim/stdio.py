@@ -1,0 +1,351 @@
+"""The standard streams of one process: from its pipes or terminal to the log and to attached peers, and back.
+
+Output goes to everyone as it is read; nobody sees what was before. Who cannot keep up holds the
+reading, so that the process blocks as on a slow terminal, until the holder catches up or is dropped.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import select
+import struct
+import termios
+from collections import deque
+from collections.abc import Callable
+
+from bulkhead.shim.logs import LogSink, NoLog
+from bulkhead.shim.loop import Loop, Timer
+from bulkhead.shim.peers import Peer
+from bulkhead.shim.ports import Stdio
+
+STDOUT, STDERR = 1, 2
+_CHUNK = 256 << 10
+# As much as an unprivileged user may ask for (pipe(7)); the default holds a 16th of it.
+_PIPE_SIZE = 1 << 20
+_F_SETPIPE_SZ = 1031
+_INPUT_LIMIT = 64 << 10
+# After the process has ended: without news for so long, or after so long at all, its pipes count as ended.
+_DRAIN_IDLE = 2.0
+_DRAIN_LONGEST = 10.0
+# A terminal that nobody has open reports a hang-up for ever.
+_CONSOLE_RETRY = 0.1
+
+
+class Streams:
+    """One process's stdin, stdout, stderr. They outlive the process until they are drained."""
+
+    def __init__(self, loop: Loop, *, stdin_once: bool = False) -> None:
+        self._loop = loop
+        self._log: LogSink = NoLog()
+        self.stdin_once = stdin_once
+        self.tty = False
+        self.ended = False
+        self._peers: list[Peer] = []
+        self._holders: set[Peer] = set()
+        self._sources: dict[int, int] = {}
+        self._watched: set[int] = set()
+        self._stdin = -1
+        self._console = -1
+        self._theirs: list[int] = []
+        self._opened = False
+        self._input: deque[memoryview] = deque()
+        self._input_size = 0
+        self._stdin_closing = False
+        self._size = (0, 0)
+        self._exited = False
+        self._drained: Callable[[], None] | None = None
+        self._idle: Timer | None = None
+        self._longest: Timer | None = None
+
+    # Birth
+
+    def open(self, *, tty: bool, stdin: bool, stdout: bool = True, stderr: bool = True, log: LogSink) -> Stdio:
+        """Make the pipes; the child's ends are to be closed by `launched` or `abandon`. Raises OSError."""
+        self.tty = tty
+        self._log = log
+        if tty:
+            return Stdio()
+        try:
+            return Stdio(
+                stdin=self._stdin_pipe() if stdin else -1,
+                stdout=self._output_pipe(STDOUT) if stdout else -1,
+                stderr=self._output_pipe(STDERR) if stderr else -1,
+            )
+        except OSError:
+            self.abandon()
+            raise
+
+    def launched(self, console: int | None) -> None:
+        """The child has its ends. With a terminal, `console` is its master, which is ours from now on."""
+        self._close_theirs()
+        if console is not None:
+            os.set_blocking(console, False)
+            self._console = self._stdin = console
+            self._sources[console] = STDOUT
+            if self._size != (0, 0):
+                _set_window_size(console, *self._size)
+        self._opened = True
+        self._watch_sources()
+        self._let_input()
+
+    def abandon(self) -> None:
+        """There will be no process: close everything but the peers."""
+        self._close_theirs()
+        for fd in tuple(self._sources):
+            self._close_source(fd)
+        self._close_stdin()
+
+    # Peers
+
+    def attach(self, peer: Peer) -> None:
+        """Give `peer` all output from now on. Streams that have ended end it at once."""
+        self._peers.append(peer)
+        if self.ended:
+            peer.finish()
+        elif not self._opened or self._input_size > _INPUT_LIMIT:
+            peer.pause_input()
+
+    def left(self, peer: Peer) -> None:
+        """See `peers.Attached`."""
+        if peer in self._peers:
+            self._peers.remove(peer)
+
+    def hold(self, peer: Peer) -> None:
+        """See `peers.Attached`."""
+        self._holders.add(peer)
+        self._watch_sources()
+
+    def unhold(self, peer: Peer) -> None:
+        """See `peers.Attached`."""
+        if peer in self._holders:
+            self._holders.discard(peer)
+            self._watch_sources()
+
+    def say(self, text: bytes) -> None:
+        """Tell the peers something on stdout that the process did not say."""
+        for peer in tuple(self._peers):
+            peer.offer(STDOUT, text)
+
+    def finish(self) -> None:
+        """No more output: every peer's stream ends."""
+        self.ended = True
+        for peer in tuple(self._peers):
+            peer.finish()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a peer still has something to receive."""
+        return any(peer.open for peer in self._peers)
+
+    # Input
+
+    def typed(self, data: bytes) -> None:
+        """See `peers.Attached`."""
+        if self._stdin_closing or (self._opened and self._stdin < 0):
+            return
+        self._input.append(memoryview(data))
+        self._input_size += len(data)
+        self._write_input()
+
+    def input_ended(self) -> None:
+        """See `peers.Attached`. A terminal stays open, as Docker's does."""
+        if self.stdin_once and not self.tty:
+            self.close_stdin()
+
+    def close_stdin(self) -> None:
+        """EOF for the process, after the input that waits. A terminal has no such thing."""
+        if self.tty:
+            return
+        self._stdin_closing = True
+        if self._opened and not self._input:
+            self._close_stdin()
+
+    def resize(self, height: int, width: int) -> None:
+        """Set the terminal's size, now or when there is one. Raises OSError."""
+        self._size = (height, width)
+        if self._console >= 0:
+            _set_window_size(self._console, height, width)
+
+    # End
+
+    def drain(self, done: Callable[[], None]) -> None:
+        """The process has ended: read what it left, then call `done`, however others hold the pipes."""
+        self._exited = True
+        self._drained = done
+        self._longest = self._loop.later(_DRAIN_LONGEST, self._end_drain)
+        # A dead process's pipes hold little: it goes to the peers' buffers whatever their limit.
+        for fd in tuple(self._sources):
+            for _ in range(2 * _PIPE_SIZE // _CHUNK):
+                if fd not in self._sources or not self._read(fd):
+                    break
+        self._note_news()
+
+    # Inside
+
+    def _stdin_pipe(self) -> int:
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ours, False)
+        self._stdin = ours
+        self._theirs.append(theirs)
+        return theirs
+
+    def _output_pipe(self, stream: int) -> int:
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        self._theirs.append(theirs)
+        self._sources[ours] = stream
+        os.set_blocking(ours, False)
+        try:
+            fcntl.fcntl(ours, _F_SETPIPE_SZ, _PIPE_SIZE)
+        except OSError as error:
+            # EPERM: this user's pipes hold too much already; the default size works as well.
+            if error.errno != errno.EPERM:
+                raise
+        return theirs
+
+    def _close_theirs(self) -> None:
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs.clear()
+
+    def _watch_sources(self) -> None:
+        """Read from the sources unless somebody holds. Held ones leave epoll: a hang-up would wake it for ever."""
+        wanted = set(self._sources) if self._opened and not self._holders else set()
+        for fd in self._watched - wanted:
+            self._loop.remove(fd)
+        for fd in wanted - self._watched:
+            self._loop.add(fd, select.EPOLLIN, functools.partial(self._readable, fd))
+        self._watched = wanted
+        self._watch_input()
+
+    def _readable(self, fd: int, events: int) -> None:
+        if fd == self._console and events & select.EPOLLOUT:
+            self._write_input()
+        if events & ~select.EPOLLOUT and fd in self._sources and self._read(fd) and self._drained is not None:
+            self._note_news()
+
+    def _read(self, fd: int) -> bool:
+        """Read once; whether there was something."""
+        try:
+            chunk = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._source_ended(fd)
+            return False
+        stream = self._sources[fd]
+        self._log.write(stream, chunk)
+        for peer in tuple(self._peers):
+            peer.offer(stream, chunk)
+        return True
+
+    def _source_ended(self, fd: int) -> None:
+        if fd == self._console and not self._exited:
+            # Nobody has the terminal open just now; the process may open it again.
+            self._loop.remove(fd)
+            self._watched.discard(fd)
+            self._loop.later(_CONSOLE_RETRY, self._watch_sources)
+            return
+        stream = self._sources[fd]
+        self._close_source(fd)
+        self._log.end(stream)
+        if self._drained is not None:
+            self._note_news()
+
+    def _close_source(self, fd: int) -> None:
+        self._loop.remove(fd)
+        self._watched.discard(fd)
+        del self._sources[fd]
+        if fd == self._console:
+            self._console = self._stdin = -1
+        os.close(fd)
+
+    def _note_news(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self._sources:
+            self._idle = self._loop.later(_DRAIN_IDLE, self._end_drain)
+        else:
+            self._end_drain()
+
+    def _end_drain(self) -> None:
+        done, self._drained = self._drained, None
+        if done is None:
+            return
+        for timer in (self._idle, self._longest):
+            if timer is not None:
+                timer.cancel()
+        for fd, stream in tuple(self._sources.items()):
+            self._close_source(fd)
+            self._log.end(stream)
+        self._close_stdin()
+        done()
+
+    def _let_input(self) -> None:
+        self._write_input()
+        for peer in tuple(self._peers):
+            peer.resume_input()
+
+    def _write_input(self) -> None:
+        before = self._input_size
+        while self._input and self._stdin >= 0:
+            try:
+                written = os.write(self._stdin, self._input[0])
+            except BlockingIOError:
+                break
+            except OSError:
+                # The process has closed its stdin: what is typed has no reader any more.
+                self._forget_input()
+                self._close_stdin()
+                break
+            self._input_size -= written
+            self._input[0] = self._input[0][written:]
+            if not self._input[0]:
+                self._input.popleft()
+        if self._opened and self._stdin < 0:
+            self._forget_input()
+        if self._stdin_closing and self._opened and not self._input:
+            self._close_stdin()
+        self._watch_input()
+        self._balance_input(before)
+
+    def _balance_input(self, before: int) -> None:
+        if self._input_size > _INPUT_LIMIT:
+            for peer in tuple(self._peers):
+                peer.pause_input()
+        elif before > _INPUT_LIMIT:
+            for peer in tuple(self._peers):
+                peer.resume_input()
+
+    def _forget_input(self) -> None:
+        self._input.clear()
+        self._input_size = 0
+
+    def _watch_input(self) -> None:
+        """EPOLLOUT while input waits: on the pipe of its own, or beside EPOLLIN on the terminal."""
+        if not self._opened or self._stdin < 0:
+            return
+        fd = self._stdin
+        wanted = select.EPOLLOUT if self._input else 0
+        if fd == self._console:
+            if fd in self._watched:
+                self._loop.change(fd, select.EPOLLIN | wanted)
+            return
+        self._loop.remove(fd)
+        if wanted:
+            self._loop.add(fd, wanted, lambda _events: self._write_input())
+
+    def _close_stdin(self) -> None:
+        if self._stdin >= 0 and self._stdin != self._console:
+            self._loop.remove(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
+
+
+def _set_window_size(console: int, height: int, width: int) -> None:
+    fcntl.ioctl(console, termios.TIOCSWINSZ, struct.pack("HHHH", min(height, 0xFFFF), min(width, 0xFFFF), 0, 0))

@@ -1,0 +1,278 @@
+"""A ttrpc client for asyncio, and the typed stub of a shim.
+
+    async with TtrpcClient(path) as client:
+        shim = ShimClient(client)
+        await shim.start(timeout=10)
+
+Any number of calls share the connection. When the shim goes away, every call in flight fails with
+Unavailable and `closed` is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, cast
+
+from bulkhead import telemetry
+from bulkhead.errors import BulkheadError, DeadlineExceeded, InvalidArgument, Unavailable
+from bulkhead.wire.gen.bulkhead.shim import v1 as shim
+from bulkhead.wire.status import error_of
+from bulkhead.wire.ttrpc import (
+    REQUEST_ID_KEY,
+    TYPE_REQUEST,
+    TYPE_RESPONSE,
+    FrameReader,
+    KeyValue,
+    Request,
+    Response,
+    frame,
+    is_own_user,
+    peer_of,
+)
+from bulkhead.wire.ttrpc_protobuf import decode
+
+_LAST_STREAM = (1 << 31) - 1
+DEFAULT_TIMEOUT = 10.0
+
+
+class Wire(Protocol):
+    """What a call sends: a generated message."""
+
+    def __bytes__(self) -> bytes: ...
+
+
+ResponseT = TypeVar("ResponseT")
+
+
+class TtrpcClient:
+    """One connection to a ttrpc server on a Unix socket; it is made once and not again."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = str(path)
+        self._link: _Link | None = None
+
+    async def connect(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Connect; Unavailable when nobody of our own user listens there."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                _, link = await loop.create_unix_connection(lambda: _Link(self._path), self._path)
+        except TimeoutError as error:
+            raise Unavailable(f"cannot connect to {self._path}: no answer within {timeout:g} s") from error
+        except OSError as error:
+            raise Unavailable(f"cannot connect to {self._path}: {error.strerror or error}") from error
+        if link.refused:
+            raise Unavailable(f"cannot connect to {self._path}: it is served by another user")
+        self._link = link
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Done when the connection has ended, whichever side ended it."""
+        return self._connected().closed
+
+    @property
+    def peer_pid(self) -> int:
+        """The pid of the process that listens (as of its listen(2))."""
+        return self._connected().peer_pid
+
+    async def call(
+        self, service: str, method: str, request: Wire, response_type: type[ResponseT], *, timeout: float | None
+    ) -> ResponseT:
+        """One unary call. `timeout` in seconds, None to wait for ever.
+
+        Raises what the server raised, Unavailable when the connection ends first, DeadlineExceeded when
+        the time is over (the server may still be at it).
+        """
+        link = self._connected()
+        envelope = Request(service=service, method=method, payload=bytes(request), metadata=_metadata())
+        if timeout is not None:
+            envelope.timeout_nano = int(timeout * 1e9)
+        try:
+            async with asyncio.timeout(timeout):
+                payload = await link.ask(envelope)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"cannot {method} by {self._path}: no answer within {timeout:g} s") from error
+        return cast(ResponseT, cast(Any, response_type).parse(payload))
+
+    async def close(self) -> None:
+        """End the connection; calls in flight fail with Unavailable."""
+        if self._link is not None:
+            self._link.end()
+            await asyncio.wait([self._link.closed])
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _connected(self) -> _Link:
+        if self._link is None:
+            raise Unavailable(f"cannot call {self._path}: not connected")
+        return self._link
+
+
+def _metadata() -> list[KeyValue]:
+    request_id = telemetry.request_id()
+    return [KeyValue(REQUEST_ID_KEY, request_id)] if request_id else []
+
+
+class _Link(asyncio.Protocol):
+    """The connection: who waits for which stream."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._reader = FrameReader()
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._next = 1
+        self._transport: asyncio.Transport | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.refused = False
+        self.peer_pid = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        sock: socket.socket = transport.get_extra_info("socket")
+        self.peer_pid = peer_of(sock)[0]
+        self.refused = not is_own_user(sock)
+        if self.refused:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for received in self._reader.feed(data):
+                if received.type == TYPE_RESPONSE:
+                    self._settle(received.stream, received.payload)
+        except BulkheadError:
+            # A stream that lost its frame borders carries nothing more.
+            self.end()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        reason = f": {error}" if error else ""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable(f"cannot call {self._path}: the connection ended{reason}"))
+        self._waiting.clear()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def end(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def ask(self, envelope: Request) -> bytes:
+        """Send a request, and wait for the payload of its response."""
+        if self._transport is None or self._transport.is_closing() or self.closed.done():
+            raise Unavailable(f"cannot call {self._path}: the connection ended")
+        stream = self._take_stream()
+        data = frame(stream, TYPE_REQUEST, envelope)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[stream] = future
+        self._transport.write(data)
+        try:
+            return await future
+        finally:
+            self._waiting.pop(stream, None)
+
+    def _take_stream(self) -> int:
+        stream = self._next
+        self._next = 1 if stream >= _LAST_STREAM else stream + 2
+        # After a wrap a long wait may still hold its number.
+        return stream if stream not in self._waiting else self._take_stream()
+
+    def _settle(self, stream: int, payload: bytes) -> None:
+        future = self._waiting.pop(stream, None)
+        if future is None or future.done():
+            return
+        try:
+            response = decode(Response, payload)
+        except InvalidArgument as error:
+            future.set_exception(error)
+            return
+        status = response.status
+        if status is not None and status.code != 0:
+            future.set_exception(error_of(status.code, status.message))
+        else:
+            future.set_result(response.payload)
+
+
+class ShimClient:
+    """The service bulkhead.shim.v1.Shim, one method per RPC; errors are bulkhead.errors.
+
+    `timeout` is in seconds; `wait` has none of its own.
+    """
+
+    SERVICE = "bulkhead.shim.v1.Shim"
+
+    def __init__(self, client: TtrpcClient) -> None:
+        self.client = client
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Done when the shim is gone."""
+        return self.client.closed
+
+    async def _call(self, method: str, request: Wire, kind: type[ResponseT], timeout: float | None) -> ResponseT:
+        return await self.client.call(self.SERVICE, method, request, kind, timeout=timeout)
+
+    async def state(self, *, timeout: float = DEFAULT_TIMEOUT) -> shim.StateResponse:
+        return await self._call("State", shim.StateRequest(), shim.StateResponse, timeout)
+
+    async def create(self, request: shim.CreateRequest, *, timeout: float = 60.0) -> shim.CreateResponse:
+        """Make the container up to the point before exec; a launch that fails is `response.failure`."""
+        return await self._call("Create", request, shim.CreateResponse, timeout)
+
+    async def start(self, *, timeout: float = 60.0) -> shim.StartResponse:
+        """Let it exec; a launch that fails is `response.failure`."""
+        return await self._call("Start", shim.StartRequest(), shim.StartResponse, timeout)
+
+    async def wait(self, exec_id: str = "", *, timeout: float | None = None) -> shim.WaitResponse:
+        """Wait for the end of the container (its exit record is on disk then), or of an exec."""
+        return await self._call("Wait", shim.WaitRequest(exec_id=exec_id), shim.WaitResponse, timeout)
+
+    async def kill(
+        self, signal: int, *, exec_id: str = "", all: bool = False, timeout: float = DEFAULT_TIMEOUT
+    ) -> shim.KillResponse:
+        request = shim.KillRequest(exec_id=exec_id, signal=signal, all=all)
+        return await self._call("Kill", request, shim.KillResponse, timeout)
+
+    async def pause(self, *, timeout: float = DEFAULT_TIMEOUT) -> shim.PauseResponse:
+        return await self._call("Pause", shim.PauseRequest(), shim.PauseResponse, timeout)
+
+    async def resume(self, *, timeout: float = DEFAULT_TIMEOUT) -> shim.ResumeResponse:
+        return await self._call("Resume", shim.ResumeRequest(), shim.ResumeResponse, timeout)
+
+    async def pids(self, *, timeout: float = DEFAULT_TIMEOUT) -> shim.PidsResponse:
+        return await self._call("Pids", shim.PidsRequest(), shim.PidsResponse, timeout)
+
+    async def exec_create(
+        self, request: shim.ExecCreateRequest, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> shim.ExecCreateResponse:
+        return await self._call("ExecCreate", request, shim.ExecCreateResponse, timeout)
+
+    async def exec_start(self, exec_id: str, *, timeout: float = 60.0) -> shim.StartResponse:
+        """Run a registered exec with no stream attached; a launch that fails is `response.failure`."""
+        return await self._call("ExecStart", shim.ExecStartRequest(exec_id=exec_id), shim.StartResponse, timeout)
+
+    async def exec_state(self, exec_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> shim.ExecStateResponse:
+        return await self._call("ExecState", shim.ExecStateRequest(exec_id=exec_id), shim.ExecStateResponse, timeout)
+
+    async def resize_pty(
+        self, height: int, width: int, *, exec_id: str = "", timeout: float = DEFAULT_TIMEOUT
+    ) -> shim.ResizePtyResponse:
+        request = shim.ResizePtyRequest(exec_id=exec_id, height=height, width=width)
+        return await self._call("ResizePty", request, shim.ResizePtyResponse, timeout)
+
+    async def close_stdin(self, exec_id: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> shim.CloseStdinResponse:
+        return await self._call("CloseStdin", shim.CloseStdinRequest(exec_id=exec_id), shim.CloseStdinResponse, timeout)
+
+    async def shutdown(self, *, timeout: float = 30.0) -> shim.ShutdownResponse:
+        """Kill what is left, remove the cgroup and the run directory; the shim leaves."""
+        return await self._call("Shutdown", shim.ShutdownRequest(), shim.ShutdownResponse, timeout)

@@ -1,0 +1,190 @@
+"""A launcher that forks plain processes: the shim's port without namespaces, root or a rootfs.
+
+    python -m tests.support.fake_launcher <container id> <run dir> <data dir>
+
+is a whole shim on it, in the foreground; it prints "ready" when it listens.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+import termios
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bulkhead.errors import LaunchFailed, NotFound
+from bulkhead.linux import process
+from bulkhead.shim import app
+from bulkhead.shim.container import Identity
+from bulkhead.shim.ports import Rootfs, Stdio
+
+_EXIT_CODES = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.EISDIR: 126, errno.ENOEXEC: 126}
+
+
+@dataclass(eq=False)
+class FakeCgroup:
+    """The process's session stands for the cgroup; it is frozen by SIGSTOP."""
+
+    leader: int
+    removed: bool = False
+
+    def pids(self) -> Sequence[int]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if os.getsid(int(entry.name)) == self.leader:
+                        found.append(int(entry.name))
+                except ProcessLookupError:
+                    continue
+        return found
+
+    def kill_all(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def oom_kills(self) -> int:
+        return 0
+
+    def remove(self) -> None:
+        self.removed = True
+
+    def _signal(self, number: int) -> None:
+        for pid in self.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+@dataclass(eq=False)
+class FakeProcess:
+    pid: int
+    pidfd: int
+    console: int | None = None
+    start_time: int = 0
+    go: int = -1
+    word: int = -1
+    argv0: str = ""
+    cgroup: FakeCgroup = field(default_factory=lambda: FakeCgroup(-1))
+
+    def start(self) -> None:
+        os.write(self.go, b"g")
+        os.close(self.go)
+        told = os.read(self.word, 16)
+        os.close(self.word)
+        if told:
+            os.waitpid(self.pid, 0)
+            number = int(told)
+            raise LaunchFailed(
+                f'exec: "{self.argv0}": {os.strerror(number).lower()}',
+                step="exec",
+                errno=number,
+                exit_code=_EXIT_CODES.get(number, 128),
+            )
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class FakeLauncher:
+    """Runs process.args on the host; `config["fail"]` makes create fail."""
+
+    def create(
+        self, *, container_id: str, config: Mapping[str, Any], rootfs: Rootfs | None, stdio: Stdio
+    ) -> FakeProcess:
+        if config.get("fail"):
+            raise LaunchFailed(str(config["fail"]), step="mount", errno=errno.EINVAL, exit_code=128)
+        return _spawn(config["process"], stdio)
+
+    def adopt(self, *, container_id: str, pid: int, start_time: int, config: Mapping[str, Any]) -> FakeProcess:
+        pidfd = process.open_verified(pid, start_time)
+        if pidfd is None:
+            raise NotFound(f"cannot adopt {pid}: it is gone")
+        return FakeProcess(pid=pid, pidfd=pidfd, start_time=start_time, cgroup=FakeCgroup(pid))
+
+    def exec(self, *, task: Any, config: Mapping[str, Any], process: Mapping[str, Any], stdio: Stdio) -> FakeProcess:
+        started = _spawn(process, stdio)
+        started.start()
+        return started
+
+    def reap(self, pidfd: int) -> int | None:
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+
+    def remove_cgroup(self, *, config: Mapping[str, Any]) -> None:
+        """There is none."""
+
+
+def _spawn(wanted: Mapping[str, Any], stdio: Stdio) -> FakeProcess:
+    master, slave = os.openpty() if wanted.get("terminal") else (-1, -1)
+    go_read, go_write = os.pipe2(os.O_CLOEXEC)
+    word_read, word_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(wanted, stdio, slave, go_read)
+        except OSError as error:
+            os.write(word_write, str(error.errno).encode())
+        os._exit(1)
+    for fd in (go_read, word_write, slave):
+        if fd >= 0:
+            os.close(fd)
+    return FakeProcess(
+        pid=pid,
+        pidfd=os.pidfd_open(pid),
+        console=master if master >= 0 else None,
+        start_time=process.start_time(pid) or 0,
+        go=go_write,
+        word=word_read,
+        argv0=wanted["args"][0],
+        cgroup=FakeCgroup(pid),
+    )
+
+
+def _become(wanted: Mapping[str, Any], stdio: Stdio, slave: int, go: int) -> None:
+    for number in range(1, signal.SIGRTMAX):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    if slave >= 0:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        places = (slave, slave, slave)
+    else:
+        null = os.open(os.devnull, os.O_RDWR)
+        places = tuple(fd if fd >= 0 else null for fd in (stdio.stdin, stdio.stdout, stdio.stderr))  # type: ignore[assignment]
+    # Copied above the standard three first, so that none overwrites another.
+    for number, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in places]):
+        os.dup2(fd, number)
+        os.close(fd)
+    if not os.read(go, 1):
+        os._exit(1)
+    os.chdir(wanted.get("cwd") or "/")
+    environment = dict(entry.partition("=")[::2] for entry in wanted.get("env", ["PATH=/usr/bin:/bin"]))
+    os.execvpe(wanted["args"][0], list(wanted["args"]), environment)
+
+
+def main() -> int:
+    """A shim in the foreground."""
+    container_id, run_dir, data_dir = sys.argv[1:4]
+    identity = Identity(container_id=container_id, run_dir=Path(run_dir), data_dir=Path(data_dir))
+    return app.run(identity, FakeLauncher(), lambda text: print(text or "ready", flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
