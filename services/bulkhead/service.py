@@ -26,7 +26,7 @@ import setproctitle
 import structlog
 import uvloop
 
-from bulkhead import __version__, settings, telemetry
+from bulkhead import __version__, logfile, settings, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
@@ -173,6 +173,7 @@ async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile) -> None:
     log = structlog.get_logger()
     stop = _Stop()
     log.info("starting", run=str(told.instance.run), data=str(told.instance.data))
+    tidying = asyncio.create_task(logfile.keep_small(sys.stderr.fileno()))
     try:
         with stop.listening():
             async with serve(told):
@@ -183,6 +184,8 @@ async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile) -> None:
     except asyncio.CancelledError:
         if not stop.told:
             raise
+    finally:
+        tidying.cancel()
     log.info("stopped")
 
 

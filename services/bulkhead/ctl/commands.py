@@ -14,7 +14,7 @@ from pathlib import Path
 from bulkhead.ctl import health, purging, remains
 from bulkhead.ctl.daemons import Daemons
 from bulkhead.ctl.seed import seed as seed_images
-from bulkhead.errors import Unavailable
+from bulkhead.errors import Forbidden, Unavailable
 from bulkhead.model.instance import SERVICES
 from bulkhead.settings import Settings
 
@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 
 def up(settings: Settings, say: Say = print) -> int:
     """Start what does not run, wait until all four are ready, fill the registry, tell what to do next."""
+    if os.geteuid() != 0:
+        raise Forbidden("cannot start the engine: it makes namespaces, cgroups and mounts, which needs root")
     started = start(settings, SERVICES)
     say(f"started {', '.join(started)}" if started else "all four services run already")
     failed = seed(settings, say)
@@ -74,8 +76,8 @@ def down(settings: Settings, say: Say = print) -> int:
 def restart(settings: Settings, service: str, say: Say = print) -> int:
     """Stop one service in good order and start it again."""
     Daemons(settings).stop([service])
-    launched = start(settings, [service])
-    say(f"{service} is ready as pid {launched[service].pid}")
+    start(settings, [service])
+    say(f"{service} is ready as pid {Daemons(settings).pid(service)}")
     return 0
 
 

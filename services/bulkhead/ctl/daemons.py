@@ -15,13 +15,13 @@ from pathlib import Path
 
 from bulkhead import settings
 from bulkhead.errors import Conflict, Internal
+from bulkhead.logfile import open_log
 from bulkhead.model.instance import SERVICES
 from bulkhead.service import holder, prepare_directories
 from bulkhead.settings import Settings
 
 # A service drains what its clients have under way; past this it is stuck, and containers do not care.
 STOP_SECONDS = 15.0
-LOG_KEPT_BYTES = 8 << 20
 # What of the operator's environment a daemon may see: nothing that could be a secret of theirs.
 _INHERITED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _INHERITED_PREFIXES = ("BULKHEAD_", "LC_", "PYTHON", "COVERAGE_")
@@ -101,10 +101,7 @@ class Daemons:
     def _open_log(self, service: str) -> int:
         path = self.log(service)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size > LOG_KEPT_BYTES:
-                path.rename(path.with_suffix(".log.1"))
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return open_log(path)
 
     def _environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         kept = {
@@ -115,6 +112,7 @@ class Daemons:
         if kept.get("PYTHONPATH"):
             # The daemon's directory is /, so what was relative to ours must be said in full.
             kept["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in kept["PYTHONPATH"].split(os.pathsep))
+        kept.pop(settings.CONFIG_VARIABLE, None)
         return {**kept, **settings.environment(self.settings.instance, self.settings.path)}
 
 

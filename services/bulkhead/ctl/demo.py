@@ -21,6 +21,7 @@ def demo(settings: Settings, say: Callable[[str], None] = print) -> int:
     """Kill each daemon, then all four, under a container that counts; then look for a missing number."""
     engine = _Engine(settings)
     commands.start(settings, SERVICES)
+    commands.seed(settings, lambda _: None)
     engine.run_counter()
     before = engine.inspect()
     say(f"container {before['Id'][:12]} counts to itself every 50 ms as pid {before['State']['Pid']}")
