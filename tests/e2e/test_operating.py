@@ -94,6 +94,13 @@ def test_two_installations_side_by_side(engine: Engine, bare_engine: Engine) -> 
     assert engine.docker_ok("exec", "twin", "echo", "here") == "here"
 
 
+def test_the_demo_finds_no_missing_number(bare_engine: Engine) -> None:
+    demo = bare_engine.ctl("demo")
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert demo.stdout.count("yes") == 2
+    assert bare_engine.api("GET", "/containers/json?all=1").json == []
+
+
 def test_every_entry_point_has_help(bare_engine: Engine) -> None:
     for module in ("bulkhead.ctl", *(f"bulkhead.{service}" for service in SERVICES)):
         done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False)
