@@ -1,0 +1,239 @@
+"""A compressed stream as pieces of plain bytes, inflated in one thread and hashed in another.
+
+The codec is told by the stream's first bytes, as Docker does: media types lie. Limits stop what would
+expand without end; the consumer raises whatever went wrong in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+from bulkhead.errors import DataLoss, InvalidArgument
+
+PIECE = 512 << 10
+_READ = 256 << 10
+# Pieces between two threads: enough to keep both busy, few enough to bound memory.
+_QUEUED = 8
+# A zstd frame may ask for gigabytes of window; encoders in use stay below this (zstd --ultra is 128 MiB).
+_ZSTD_WINDOW = 128 << 20
+
+Reader = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an archive may expand to (battery M01)."""
+
+    size: int = 256 << 30
+    entries: int = 5_000_000
+    # Within the allowance any ratio is taken: a gigabyte of zeros is a legal file.
+    ratio: int = 200
+    allowance: int = 2 << 30
+
+
+class Inflated:
+    """The plain bytes of `read(n)`'s stream; call it for the next piece, b"" is the end."""
+
+    def __init__(self, read: Reader, limits: Limits, *, hashed: bool = True, consumed: Callable[[int], None]) -> None:
+        self._read = read
+        self._limits = limits
+        self._consumed = consumed
+        self._taken = 0
+        self._made = 0
+        self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
+        self._to_hash: queue.Queue[bytes] | None = queue.Queue(_QUEUED) if hashed else None
+        self._hasher = hashlib.sha256()
+        self._threads = [threading.Thread(target=self._inflate, name="inflate", daemon=True)]
+        if hashed:
+            self._threads.append(threading.Thread(target=self._hash, name="hash", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def __call__(self) -> bytes:
+        piece = self._pieces.get()
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
+
+    def hexdigest(self) -> str:
+        """sha256 of all plain bytes; to be asked after the end was reached."""
+        for thread in self._threads:
+            thread.join()
+        return self._hasher.hexdigest()
+
+    def _inflate(self) -> None:
+        try:
+            for piece in plain(self._counted):
+                self._made += len(piece)
+                self._check_bomb()
+                self._pieces.put(piece)
+                if self._to_hash is not None:
+                    self._to_hash.put(piece)
+        except BaseException as error:
+            self._pieces.put(error)
+        else:
+            self._pieces.put(b"")
+        finally:
+            if self._to_hash is not None:
+                self._to_hash.put(b"")
+
+    def _counted(self, count: int) -> bytes:
+        data = self._read(count)
+        self._taken += len(data)
+        self._consumed(self._taken)
+        return data
+
+    def _check_bomb(self) -> None:
+        limits = self._limits
+        if self._made > limits.size:
+            raise InvalidArgument(f"cannot unpack archive: it expands to more than {limits.size} bytes")
+        if self._made > limits.allowance and self._made > self._taken * limits.ratio:
+            raise InvalidArgument(f"cannot unpack archive: it expands more than {limits.ratio}-fold")
+
+    def _hash(self) -> None:
+        assert self._to_hash is not None
+        while piece := self._to_hash.get():
+            self._hasher.update(piece)
+
+
+def plain(read: Reader) -> Iterator[bytes]:
+    """The plain bytes of gzip, zstd, bzip2, xz or uncompressed input. Raises DataLoss when it is damaged."""
+    head = b""
+    while len(head) < 6 and (more := read(_READ)):
+        head += more
+    for magic, codec in _CODECS.items():
+        if head.startswith(magic):
+            return codec(_pushed_back(head, read))
+    return _stored(_pushed_back(head, read))
+
+
+def read_fd(fd: int) -> Reader:
+    """A reader of a file descriptor."""
+
+    def read(count: int) -> bytes:
+        return os.read(fd, count)
+
+    return read
+
+
+def _pushed_back(head: bytes, read: Reader) -> Reader:
+    held = [head] if head else []
+
+    def again(count: int) -> bytes:
+        return held.pop() if held else read(count)
+
+    return again
+
+
+def _stored(read: Reader) -> Iterator[bytes]:
+    while data := read(PIECE):
+        yield data
+
+
+def _gzip(read: Reader) -> Iterator[bytes]:
+    from isal import isal_zlib
+
+    # isal's stubs do not say that it is an exception.
+    damage = cast("type[Exception]", isal_zlib.error)
+    data = read(_READ)
+    while data:
+        member = isal_zlib.decompressobj(wbits=31)
+        while not member.eof:
+            if not data:
+                raise DataLoss("cannot unpack archive: unexpected end of gzip data")
+            try:
+                piece = member.decompress(data, PIECE)
+            except damage as error:
+                raise DataLoss(f"cannot unpack archive: damaged gzip data: {error}") from error
+            data = member.unconsumed_tail or (b"" if member.eof else read(_READ))
+            if piece:
+                yield piece
+        data = _next_member(member.unused_data, read)
+
+
+def _next_member(data: bytes, read: Reader) -> bytes:
+    """What follows a gzip member: another one, or padding of zeros to be left out."""
+    while True:
+        data = data.lstrip(b"\0")
+        if len(data) >= 2 or not (more := read(_READ)):
+            break
+        data += more
+    if data and not data.startswith(b"\x1f\x8b"):
+        raise DataLoss("cannot unpack archive: damaged gzip data: garbage after its end")
+    return data
+
+
+def _zstd(read: Reader) -> Iterator[bytes]:
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    source = cast(BinaryIO, _File(read))
+    try:
+        with decompressor.stream_reader(source, read_size=_READ, read_across_frames=True) as reader:
+            while piece := reader.read(PIECE):
+                yield piece
+    except zstandard.ZstdError as error:
+        raise DataLoss(f"cannot unpack archive: damaged zstd data: {error}") from error
+
+
+class _File:
+    """A reader in the shape that zstandard wants."""
+
+    def __init__(self, read: Reader) -> None:
+        self.read = read
+
+
+def _bzip2(read: Reader) -> Iterator[bytes]:
+    import bz2
+
+    return _with_decompressor(read, bz2.BZ2Decompressor, "bzip2")
+
+
+def _xz(read: Reader) -> Iterator[bytes]:
+    import lzma
+
+    return _with_decompressor(read, lambda: lzma.LZMADecompressor(memlimit=256 << 20), "xz")
+
+
+def _with_decompressor(read: Reader, make: Callable[[], Any], name: str) -> Iterator[bytes]:
+    """The interface that bz2 and lzma share."""
+    data = read(_READ)
+    while data:
+        member = make()
+        while not member.eof:
+            if member.needs_input and not data and not (data := read(_READ)):
+                raise DataLoss(f"cannot unpack archive: unexpected end of {name} data")
+            try:
+                piece = member.decompress(data, PIECE)
+            except Exception as error:
+                raise DataLoss(f"cannot unpack archive: damaged {name} data: {error}") from error
+            data = b""
+            if piece:
+                yield piece
+        data = member.unused_data.lstrip(b"\0") or read(_READ)
+
+
+_CODECS: dict[bytes, Callable[[Reader], Iterator[bytes]]] = {
+    b"\x1f\x8b": _gzip,
+    b"\x28\xb5\x2f\xfd": _zstd,
+    **{bytes([0x50 + low, 0x2A, 0x4D, 0x18]): _zstd for low in range(16)},
+    b"BZh": _bzip2,
+    b"\xfd7zXZ\x00": _xz,
+}
+
+
+def preload() -> None:
+    """Import every codec now: a confined process cannot import later."""
+    import bz2
+    import lzma
+
+    import zstandard
+    from isal import isal_zlib
+
+    assert bz2 and lzma and zstandard and isal_zlib

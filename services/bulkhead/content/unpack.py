@@ -1,0 +1,153 @@
+"""Layers unpacked by a confined process each, so that a hostile one meets neither our loop nor our files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bulkhead import errors
+from bulkhead.content import media_types
+from bulkhead.content.inflate import Limits
+from bulkhead.errors import BulkheadError, Internal, InvalidArgument
+from bulkhead.model.digest import Digest
+
+_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
+_WORKER = "bulkhead.content.unpack_worker"
+_MAX_LINE = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackResult:
+    """A layer that now is a directory."""
+
+    size: int
+    """Bytes of its regular files: what Docker calls a layer's size."""
+    diff_id: Digest
+    entries: int
+    implied: tuple[str, ...]
+    """Directories that no entry described (root's, 0755): they hide the attributes of those in lower layers."""
+
+
+class _Answer(msgspec.Struct):
+    size: int = 0
+    entries: int = 0
+    diff_id: str = ""
+    implied: list[str] = []
+    error: str = ""
+    message: str = ""
+
+
+async def unpack_layer(
+    blob_path: Path,
+    media_type: str,
+    target: Path,
+    expected_diff_id: Digest | None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    limits: Limits | None = None,
+) -> UnpackResult:
+    """Apply the layer in `blob_path` to the empty directory `target`; needs root.
+
+    `progress(bytes of the blob consumed)`. Raises InvalidArgument for a hostile archive, DataLoss for a damaged
+    one or a wrong diff id, ResourceExhausted for a full disk: the caller then removes `target`. When this
+    returns or raises, however that came, nobody writes to `target` any more. Nothing is synced: one syncfs(2)
+    after the last layer of an image costs less (`sync_file_system`).
+    """
+    if media_type not in media_types.LAYERS:
+        raise InvalidArgument(f"cannot unpack layer: media type {media_type!r} is not supported")
+    worker = await _start(blob_path, target, expected_diff_id, limits or Limits())
+    try:
+        answer = await _listen(worker, progress)
+    finally:
+        await _end(worker)
+    if answer.error:
+        raise _error(answer)
+    return UnpackResult(
+        size=answer.size,
+        diff_id=Digest.parse(answer.diff_id),
+        entries=answer.entries,
+        implied=tuple(answer.implied),
+    )
+
+
+def sync_file_system(path: Path) -> None:
+    """syncfs(2) of the file system that `path` is on. Blocks; raises OSError."""
+    # os has no syncfs; ctypes is imported here alone.
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(fd)
+
+
+async def _start(blob: Path, target: Path, expected: Digest | None, limits: Limits) -> Process:
+    arguments = _arguments(target, expected, limits)
+    try:
+        source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Internal(f"cannot unpack layer {blob}: {(error.strerror or '').lower()}") from error
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-s", "-B", "-m", _WORKER, *arguments),
+            stdin=source,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            cwd="/",
+            env={"PYTHONPATH": _SOURCE_ROOT},
+            limit=_MAX_LINE,
+        )
+    except OSError as error:
+        raise Internal(f"cannot start unpack worker: {(error.strerror or '').lower()}") from error
+    finally:
+        os.close(source)
+
+
+def _arguments(target: Path, expected: Digest | None, limits: Limits) -> list[str]:
+    told = ",".join(str(value) for value in (limits.size, limits.entries, limits.ratio, limits.allowance))
+    return [str(os.getpid()), str(target.absolute()), str(expected) if expected else "-", told]
+
+
+async def _listen(worker: Process, progress: Callable[[int], None] | None) -> _Answer:
+    assert worker.stdout is not None
+    while line := await worker.stdout.readline():
+        if line.startswith(b"{"):
+            return msgspec.json.decode(line, type=_Answer)
+        if progress is not None:
+            progress(int(line.removeprefix(b"p ")))
+    raise Internal("cannot unpack layer: the worker died")
+
+
+async def _end(worker: Process) -> None:
+    """The worker is gone when this returns, also when its caller was cancelled."""
+    if worker.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+    waiting = asyncio.ensure_future(worker.wait())
+    while not waiting.done():
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if waiting.cancelled():
+                raise
+            continue
+
+
+def _error(answer: _Answer) -> BulkheadError:
+    kind = getattr(errors, answer.error, Internal)
+    if not (isinstance(kind, type) and issubclass(kind, BulkheadError)) or kind is errors.LaunchFailed:
+        kind = Internal
+    return kind(answer.message)

@@ -1,0 +1,100 @@
+"""The process that unpacks one layer: confined to its target before it reads the first byte.
+
+Arguments: parent pid, target directory, expected diff id or "-", limits as size,entries,ratio,allowance. The
+layer is its stdin. On stdout it says `p <bytes of the layer consumed>` now and then, and at last one line
+of JSON: what it did, or the kind of error and its text. Imports stay few: each costs every layer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import sys
+from typing import NoReturn
+
+from bulkhead import errors
+from bulkhead.content import confine
+from bulkhead.content.inflate import Inflated, Limits, preload, read_fd
+from bulkhead.content.layers import Applied, LayerWriter
+from bulkhead.content.tarstream import TarStream
+
+# Twice what the largest zstd window needs; an archive cannot make us take the host's memory.
+_ADDRESS_SPACE = 2 << 30
+_PROGRESS_STEP = 1 << 20
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG})
+# Refusals by the file system of what an entry says, which another archive would not meet.
+_ENTRY_ERRORS = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV})
+
+
+def main() -> NoReturn:
+    """Unpack as told, answer on stdout, exit without running anything else."""
+    try:
+        answer = _run(sys.argv[1:])
+    except BaseException as error:
+        answer = _told(error)
+    _say(json.dumps(answer))
+    # Threads may still hold pieces of a refused archive: nothing of theirs is worth waiting for.
+    os._exit(0)
+
+
+def _run(arguments: list[str]) -> dict[str, object]:
+    parent, target, expected, limits = arguments
+    confine.die_with_parent(int(parent))
+    preload()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+    os.umask(0)
+    confine.enter_private_root(target)
+    size, entries, ratio, allowance = map(int, limits.split(","))
+    applied, diff_id = _apply(Limits(size=size, entries=entries, ratio=ratio, allowance=allowance))
+    if expected not in ("-", diff_id):
+        raise errors.DataLoss(f"cannot unpack layer: its content has diff id {diff_id}, not {expected}")
+    return {
+        "size": applied.size,
+        "entries": applied.entries,
+        "diff_id": diff_id,
+        "implied": [os.fsdecode(path) for path in applied.implied],
+    }
+
+
+def _apply(limits: Limits) -> tuple[Applied, str]:
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    plain = Inflated(read_fd(0), limits, consumed=_Progress())
+    tar = TarStream(plain)
+    applied = LayerWriter(root, max_entries=limits.entries).apply(tar)
+    tar.drain()
+    return applied, f"sha256:{plain.hexdigest()}"
+
+
+class _Progress:
+    """Tells the parent how far the layer was read, at most once per step."""
+
+    def __init__(self) -> None:
+        self._next = _PROGRESS_STEP
+
+    def __call__(self, taken: int) -> None:
+        if taken >= self._next:
+            self._next = taken + _PROGRESS_STEP
+            _say(f"p {taken}")
+
+
+def _told(error: BaseException) -> dict[str, object]:
+    if isinstance(error, errors.BulkheadError):
+        return {"error": type(error).__name__, "message": str(error)}
+    if isinstance(error, MemoryError):
+        return {"error": "InvalidArgument", "message": "cannot unpack layer: it needs too much memory"}
+    if isinstance(error, OSError):
+        kind = "ResourceExhausted" if error.errno in _FULL else "Internal"
+        kind = "InvalidArgument" if error.errno in _ENTRY_ERRORS else kind
+        return {"error": kind, "message": f"cannot unpack layer: {(error.strerror or str(error)).lower()}"}
+    return {"error": "Internal", "message": f"cannot unpack layer: {type(error).__name__}: {error}"}
+
+
+def _say(line: str) -> None:
+    os.write(1, line.encode("utf-8", "surrogateescape") + b"\n")
+
+
+if __name__ == "__main__":
+    main()
