@@ -3,6 +3,10 @@
     python -m tests.support.fake_launcher <container id> <run dir> <data dir>
 
 is a whole shim on it, in the foreground; it prints "ready" when it listens.
+
+    python -m tests.support.fake_launcher zygote <fd>
+
+is a supervisor's zygote whose shims use it.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from bulkhead.linux import process
 from bulkhead.shim import app
 from bulkhead.shim.container import Identity
 from bulkhead.shim.ports import Rootfs, Stdio
+from bulkhead.supervisor import zygote
 
 _EXIT_CODES = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.EISDIR: 126, errno.ENOEXEC: 126}
 
@@ -180,9 +185,12 @@ def _become(wanted: Mapping[str, Any], stdio: Stdio, slave: int, go: int) -> Non
 
 
 def main() -> int:
-    """A shim in the foreground."""
+    """A shim in the foreground, or a zygote."""
+    if sys.argv[1] == "zygote":
+        return zygote.main(int(sys.argv[2]), lambda identity, ready: app.run(identity, FakeLauncher(), ready))
     container_id, run_dir, data_dir = sys.argv[1:4]
     identity = Identity(container_id=container_id, run_dir=Path(run_dir), data_dir=Path(data_dir))
+    app.prepare_process()
     return app.run(identity, FakeLauncher(), lambda text: print(text or "ready", flush=True))
 
 

@@ -18,6 +18,7 @@ _PIDFD_INFO_SIZE = 64
 _PIDFD_INFO_EXIT = 1 << 3
 # _IOWR(0xFF, 11, struct pidfd_info)
 _PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO_SIZE << 16 | 0xFF << 8 | 11
+_libc = ctypes.CDLL(None, use_errno=True)
 _STAT_STATE, _STAT_START_TIME, _STAT_EXIT_CODE = 0, 19, 49
 
 
@@ -64,8 +65,7 @@ def exit_code(status: int) -> int:
 
 def become_subreaper() -> None:
     """Orphans below this process come to it instead of to init (prctl(2)). Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

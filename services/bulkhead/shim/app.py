@@ -15,12 +15,12 @@ import setproctitle
 
 from bulkhead import plainlog
 from bulkhead.errors import Conflict, Unavailable
-from bulkhead.linux import process
+from bulkhead.linux import atomicfile, process
 from bulkhead.shim.container import Container, Identity, Phase
 from bulkhead.shim.door import Door
 from bulkhead.shim.execs import Execs
 from bulkhead.shim.exits import ExitRecord
-from bulkhead.shim.loop import Children, Loop
+from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
 from bulkhead.wire.ttrpc_server import Call, TtrpcServer
@@ -31,6 +31,10 @@ _LEAVE_POLL = 0.05
 _LEAVE_PATIENCE = 12.0
 _OOM_SCORE = -999
 _BACKLOG = 64
+
+
+# Beside the bundle: (pid, start time) of the shim that holds the container.
+SHIM_RECORD = "shim.json"
 
 
 class Journal:
@@ -66,9 +70,9 @@ class Shim:
         self._identity = identity
         self._journal = Journal(identity)
         self._loop = Loop(self._journal.error)
-        self._children = Children(self._loop)
-        self._container = Container(identity, self._loop, self._children, launcher, self._journal.error)
-        self._execs = Execs(self._container, self._loop, self._children, launcher)
+        self._signals = Signals(self._loop)
+        self._container = Container(identity, self._loop, self._signals, launcher, self._journal.error)
+        self._execs = Execs(self._container, self._loop, self._signals, launcher)
         servicer = ShimServicer(self._container, self._execs, self._leave)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._door = Door(self._loop, self._container, self._execs, self._journal.error)
@@ -83,7 +87,8 @@ class Shim:
         Raises Conflict when another shim has it, Unavailable when the sockets cannot be made.
         """
         self._lock = _lock(self._identity.data_dir)
-        self._children.start()
+        self._write_record()
+        self._signals.start(self.listen)
         self._container.recover()
         self.listen()
 
@@ -96,6 +101,14 @@ class Shim:
             self._door.listen(_bind(run / "stdio.sock"))
         except OSError as error:
             raise Unavailable(f"cannot listen in {run}: {error.strerror}") from error
+
+    def _write_record(self) -> None:
+        pid = os.getpid()
+        record = json.dumps({"pid": pid, "start_time": process.start_time(pid)})
+        try:
+            atomicfile.write(self._identity.data_dir / SHIM_RECORD, record.encode(), durable=False)
+        except OSError as error:
+            raise Unavailable(f"cannot write {SHIM_RECORD}: {error.strerror}") from error
 
     def run(self) -> None:
         """Serve until Shutdown."""
@@ -126,6 +139,7 @@ class Shim:
             self._server.stop_listening()
             self._door.stop_listening()
             _remove_run_dir(self._identity.run_dir)
+            (self._identity.data_dir / SHIM_RECORD).unlink(missing_ok=True)
             # A successor may take the container from here on.
             os.close(self._lock)
             self._linger()
@@ -142,13 +156,12 @@ class Shim:
             self._loop.later(0, self._loop.stop)
 
 
-def prepare_process(identity: Identity) -> None:
+def prepare_process() -> None:
     """What a shim's process needs whoever forked it: no one to follow into death."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     os.umask(0o022)
-    setproctitle.setproctitle(f"bulkhead-shim: {identity.short_id}")
     process.become_subreaper()
     try:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
@@ -158,8 +171,11 @@ def prepare_process(identity: Identity) -> None:
 
 
 def run(identity: Identity, launcher: Launcher, ready: Callable[[str], None]) -> int:
-    """Live as the shim of `identity`. `ready` is told "" once the sockets listen, else why they do not."""
-    prepare_process(identity)
+    """Live as the shim of `identity`, in a process prepared by `prepare_process`; its exit status.
+
+    `ready` is told "" once the sockets listen, else a JSON object with kind and error.
+    """
+    setproctitle.setproctitle(f"bulkhead-shim: {identity.short_id}")
     shim = Shim(identity, launcher)
     try:
         shim.open()
@@ -170,6 +186,23 @@ def run(identity: Identity, launcher: Launcher, ready: Callable[[str], None]) ->
     ready("")
     shim.run()
     return 0
+
+
+def live(identity: Identity, ready: Callable[[str], None]) -> int:
+    """`run` on the engine's own runtime core."""
+    return run(identity, _runtime(), ready)
+
+
+def preload() -> None:
+    """Import all that a shim will need, so that forks of this process share it."""
+    _runtime()
+
+
+def _runtime() -> Launcher:
+    # Not at the top: whoever only talks about shims need not load the runtime core.
+    from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
+
+    return RuntimeLauncher()
 
 
 def _lock(data_dir: Path) -> int:

@@ -23,7 +23,7 @@ from bulkhead.linux import process
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
 from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
-from bulkhead.shim.loop import Children, Loop
+from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher, Rootfs, Task
 from bulkhead.shim.stdio import Streams
 
@@ -97,7 +97,7 @@ class Container:
         self,
         identity: Identity,
         loop: Loop,
-        children: Children,
+        signals: Signals,
         launcher: Launcher,
         report: Callable[[str, BaseException], None],
     ) -> None:
@@ -108,7 +108,7 @@ class Container:
         self.exit: ExitRecord | None = None
         self.config: Mapping[str, Any] = {}
         self._loop = loop
-        self._children = children
+        self._signals = signals
         self._launcher = launcher
         self._report = report
         self._facts = Facts(identity.data_dir)
@@ -162,7 +162,7 @@ class Container:
             undo.pop_all()
         self.config, self._task, self._log, self._record = config, task, log, record
         self.phase, self.exit, self._from_disk = created, None, False
-        self._children.watch(task.pid, task.pidfd, self._ended)
+        self._signals.watch(task.pid, task.pidfd, self._ended)
         return record
 
     def start(self) -> int:
@@ -264,7 +264,7 @@ class Container:
             return False
         self._task = task
         self.phase = Phase.PAUSED if record.paused else Phase.RUNNING
-        self._children.watch(record.pid, task.pidfd, self._ended)
+        self._signals.watch(record.pid, task.pidfd, self._ended)
         return True
 
     # Inside: birth
@@ -379,7 +379,7 @@ class Container:
         """The exec failed: the parked process ends with nothing to say. Its exit is the launch's."""
         assert self._task is not None
         self._ending = True
-        self._children.forget(self._task.pid, self._task.pidfd)
+        self._signals.forget(self._task.pid, self._task.pidfd)
         self._launcher.reap(self._task.pidfd)
         self.streams.drain(lambda: self._conclude(failure.exit_code))
 

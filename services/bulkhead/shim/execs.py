@@ -16,7 +16,7 @@ from typing import Any
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.shim.container import Container
 from bulkhead.shim.logs import NoLog
-from bulkhead.shim.loop import Children, Loop
+from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher, Process
 from bulkhead.shim.stdio import Streams
 
@@ -58,10 +58,10 @@ class Exec:
 class Execs:
     """The container's execs by id."""
 
-    def __init__(self, container: Container, loop: Loop, children: Children, launcher: Launcher) -> None:
+    def __init__(self, container: Container, loop: Loop, signals: Signals, launcher: Launcher) -> None:
         self._container = container
         self._loop = loop
-        self._children = children
+        self._signals = signals
         self._launcher = launcher
         self._table: dict[str, Exec] = {}
 
@@ -115,7 +115,7 @@ class Execs:
         streams.launched(running.console)
         one.running, one.pid = running, running.pid
         one.phase, one.started_at = ExecPhase.RUNNING, time.time_ns()
-        self._children.watch(running.pid, running.pidfd, lambda: self._ended(one))
+        self._signals.watch(running.pid, running.pidfd, lambda: self._ended(one))
 
     def kill(self, exec_id: str, number: int) -> None:
         """Signal its process."""

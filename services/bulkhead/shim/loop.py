@@ -107,20 +107,23 @@ class Loop:
             time.sleep(_FAILURE_PAUSE)
 
 
-class Children:
+class Signals:
     """Who of our children has ended. Those that were announced are reported by pidfd; the rest are
-    orphans that came to this subreaper, and are only reaped."""
+    orphans that came to this subreaper, and are only reaped. Also hears the one signal that a shim obeys."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._watched: dict[int, Callable[[], None]] = {}
+        self._called: Callable[[], None] = _nothing
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def start(self) -> None:
-        """Listen for SIGCHLD; only in the main thread."""
+    def start(self, called: Callable[[], None]) -> None:
+        """Listen for SIGCHLD, and for SIGUSR1, upon which `called` is called; only in the main thread."""
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        # A handler must exist, else the kernel's default disposition never reaches the wakeup descriptor.
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # Handlers must exist, else the kernel's default disposition never reaches the wakeup descriptor.
+        for number in (signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
+        self._called = called
         self._loop.add(self._read, select.EPOLLIN, self._woken)
 
     def watch(self, pid: int, pidfd: int, ended: Callable[[], None]) -> None:
@@ -140,8 +143,15 @@ class Children:
             self._loop.remove(pidfd)
 
     def _woken(self, _events: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._read, 4096)
+        try:
+            numbers = os.read(self._read, 4096)
+        except BlockingIOError:
+            return
+        self._reap_orphans()
+        if signal.SIGUSR1 in numbers:
+            self._called()
+
+    def _reap_orphans(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
                 known = self._watched.get(found.si_pid)
@@ -149,3 +159,7 @@ class Children:
                     known()
                 else:
                     os.waitpid(found.si_pid, os.WNOHANG)
+
+
+def _nothing() -> None:
+    """Nobody has asked to be called."""

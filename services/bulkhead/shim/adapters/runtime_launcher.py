@@ -1,0 +1,37 @@
+"""The launcher port on the engine's own runtime core, in process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bulkhead.runtime import launch
+from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
+from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+
+
+class RuntimeLauncher:
+    """`bulkhead.runtime.launch`, in the port's types."""
+
+    def create(self, *, container_id: str, config: Mapping[str, Any], rootfs: Rootfs | None, stdio: Stdio) -> Task:
+        overlay = rootfs and OverlayRootfs(
+            lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile
+        )
+        return launch.create(container_id=container_id, config=config, rootfs=overlay, stdio=_fds(stdio))
+
+    def adopt(self, *, container_id: str, pid: int, start_time: int, config: Mapping[str, Any]) -> Task:
+        return launch.adopt(container_id=container_id, pid=pid, start_time=start_time, config=config)
+
+    def exec(self, *, task: Task, config: Mapping[str, Any], process: Mapping[str, Any], stdio: Stdio) -> Process:
+        return launch.exec_(task=task, config=config, process=process, stdio=_fds(stdio))
+
+    def reap(self, pidfd: int) -> int | None:
+        status = launch.reap(pidfd)
+        return None if status is None else status.code
+
+    def remove_cgroup(self, *, config: Mapping[str, Any]) -> None:
+        launch.cgroup_of(config).remove()
+
+
+def _fds(stdio: Stdio) -> StdioFds:
+    return StdioFds(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr)

@@ -1,0 +1,23 @@
+"""The supervisor put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from bulkhead.settings import Settings
+from bulkhead.supervisor.config import SupervisorConfig
+from bulkhead.supervisor.launches import Launches
+from bulkhead.supervisor.servicer import SupervisorServicer
+from bulkhead.supervisor.spares import SparePool
+from bulkhead.wire import server
+
+
+@contextlib.asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[None]:
+    """Entered when spares are ready and the socket listens."""
+    config = settings.table("supervisor", SupervisorConfig)
+    pool = SparePool(config.spares)
+    async with pool.running():
+        async with server.serve([SupervisorServicer(Launches(pool))], settings.instance.supervisor_socket):
+            yield

@@ -1,0 +1,22 @@
+"""The supervisor's edge: protos/bulkhead/supervisor/v1/supervisor.proto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bulkhead.shim.container import Identity
+from bulkhead.supervisor.launches import Launches
+from bulkhead.wire.gen.bulkhead.supervisor import v1 as supervisor
+
+
+class SupervisorServicer(supervisor.SupervisorBase):
+    """Message in, launch, message out."""
+
+    def __init__(self, launches: Launches) -> None:
+        self._launches = launches
+
+    async def launch(self, message: supervisor.LaunchRequest) -> supervisor.LaunchResponse:
+        shim = await self._launches.launch(
+            Identity(container_id=message.container_id, run_dir=Path(message.run_dir), data_dir=Path(message.data_dir))
+        )
+        return supervisor.LaunchResponse(pid=shim.pid, start_time=shim.start_time)

@@ -1,0 +1,105 @@
+"""The zygote: a process that has imported all a shim needs, and does nothing but fork spare shims.
+
+    python -m bulkhead.supervisor.zygote <fd of a SEQPACKET socket>
+
+One byte received asks for one spare; the answer carries the socket over which the spare will hear its
+identity (JSON: container_id, run_dir, data_dir) and answer (pid, start_time, or kind and error). The
+zygote ends with its socket, an unused spare with its own. A spare is forked twice into a session of its
+own, so that init adopts it at once and it outlives supervisor and zygote.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import setproctitle
+
+from bulkhead import plainlog
+from bulkhead.linux import fdpass, process
+from bulkhead.shim import app
+from bulkhead.shim.container import Identity
+
+MESSAGE_LIMIT = 64 << 10
+ASK = b"s"
+_SPARE_FD = 3
+Live = Callable[[Identity, Callable[[str], None]], int]
+
+
+def main(control_fd: int, live: Live) -> int:
+    """Fork a spare per request until the supervisor goes away. `live` is a shim's whole life."""
+    setproctitle.setproctitle("bulkhead-zygote")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=control_fd)
+    gc.collect()
+    # Without this the first collection in a child would write to, and so copy, every page with an object.
+    gc.freeze()
+    while control.recv(1):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if _fork_twice():
+            _be_spare(theirs, live)
+        theirs.close()
+        fdpass.send(control, ASK, [ours.fileno()])
+        ours.close()
+    return 0
+
+
+def _fork_twice() -> bool:
+    """True in the grandchild, whose parent is init or the nearest subreaper; False in this process."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    return True
+
+
+def _be_spare(theirs: socket.socket, live: Live) -> None:
+    """Wait for an identity, live its life, and leave without the zygote's clean-up."""
+    status = 1
+    try:
+        link = _keep_only(theirs)
+        app.prepare_process()
+        told = link.recv(MESSAGE_LIMIT)
+        status = live(_identity(told), lambda problem: _answer(link, problem)) if told else 0
+    except BaseException as error:
+        plainlog.log_line(2, "error", "a spare shim died", service="bulkhead-zygote", error=repr(error))
+    finally:
+        os._exit(status)
+
+
+def _keep_only(theirs: socket.socket) -> socket.socket:
+    """Close every inherited descriptor but this one; the standard three are /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(theirs.fileno(), _SPARE_FD, inheritable=False)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(_SPARE_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    theirs.detach()
+    return socket.socket(fileno=_SPARE_FD)
+
+
+def _identity(told: bytes) -> Identity:
+    wish = json.loads(told)
+    return Identity(container_id=wish["container_id"], run_dir=Path(wish["run_dir"]), data_dir=Path(wish["data_dir"]))
+
+
+def _answer(link: socket.socket, problem: str) -> None:
+    """Say that the sockets listen, or what is wrong; the link is of no use afterwards."""
+    pid = os.getpid()
+    answer = problem or json.dumps({"pid": pid, "start_time": process.start_time(pid)})
+    link.send(answer.encode(), socket.MSG_NOSIGNAL)
+    link.close()
+
+
+if __name__ == "__main__":
+    app.preload()
+    sys.exit(main(int(sys.argv[1]), app.live))
