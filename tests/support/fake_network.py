@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.manager.networks.bridge import BridgeNetwork
@@ -19,7 +19,35 @@ from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Netns, ProcessNetns
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 HOST_NETNS = -1
+
+
+def _kernel_call(
+    method: Callable[Concatenate[FakeKernel, P], T],
+) -> Callable[Concatenate[FakeKernel, P], Coroutine[Any, Any, T]]:
+    """As on a thread: once begun, a call is carried out, and only then is its awaiter's cancellation let through."""
+    name = method.__name__
+
+    async def call(self: FakeKernel, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.calls.append(name)
+        if name in self.failures:
+            raise self.failures[name]
+        cancelled: asyncio.CancelledError | None = None
+        gate = self.gates.get(name)
+        while gate is not None and not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+        result = method(self, *args, **kwargs)
+        if cancelled is not None:
+            raise cancelled
+        return result
+
+    return call
 
 
 class FakeKernel:
@@ -54,23 +82,23 @@ class FakeKernel:
         if wire is not None:
             self.interfaces.pop(wire.host_interface, None)
 
-    async def survey(self) -> Survey:
-        await self._called("survey")
+    @_kernel_call
+    def survey(self) -> Survey:
         return Survey(interfaces=dict(self.interfaces), routes=tuple(self.routes))
 
-    async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
-        await self._called("configure")
+    @_kernel_call
+    def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         changed = tuple(path for path, value in settings.items() if self.settings.get(path) != value)
         self.settings.update(settings)
         return changed
 
-    async def make_bridge(self, bridge: Bridge) -> None:
-        await self._called("make_bridge")
+    @_kernel_call
+    def make_bridge(self, bridge: Bridge) -> None:
         if self.interfaces.get(bridge.name) is None:
             self.add_interface(bridge.name, bridge.address, kind="bridge")
 
-    async def plug(self, netns: Netns, wire: Wire) -> None:
-        await self._called("plug")
+    @_kernel_call
+    def plug(self, netns: Netns, wire: Wire) -> None:
         self._check_netns(netns)
         if netns in self.wires or wire.host_interface in self.interfaces:
             raise Conflict("cannot attach a network namespace: File exists")
@@ -79,22 +107,22 @@ class FakeKernel:
         self.wires[netns] = wire
         self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
 
-    async def loopback(self, netns: Netns) -> None:
-        await self._called("loopback")
+    @_kernel_call
+    def loopback(self, netns: Netns) -> None:
         self._check_netns(netns)
         self.loopbacks.add(netns)
 
-    async def replug(self, bridge: str, names: Sequence[str]) -> None:
-        await self._called("replug")
+    @_kernel_call
+    def replug(self, bridge: str, names: Sequence[str]) -> None:
         for name in names:
             self.interfaces[name] = replace(self.interfaces[name], master=bridge)
 
-    async def silence(self, name: str) -> None:
-        await self._called("silence")
+    @_kernel_call
+    def silence(self, name: str) -> None:
         self.silent.add(name)
 
-    async def delete_links(self, names: Sequence[str]) -> None:
-        await self._called("delete_links")
+    @_kernel_call
+    def delete_links(self, names: Sequence[str]) -> None:
         for name in names:
             self.interfaces.pop(name, None)
             self.wires = {netns: wire for netns, wire in self.wires.items() if wire.host_interface != name}
@@ -104,13 +132,13 @@ class FakeKernel:
             if master not in there:
                 self.interfaces[name] = replace(self.interfaces[name], master="")
 
-    async def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
-        await self._called("table")
+    @_kernel_call
+    def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
         found = self.tables.get(name)
         return None if found is None else found.listing(name)
 
-    async def apply(self, commands: Sequence[str]) -> None:
-        await self._called("apply")
+    @_kernel_call
+    def apply(self, commands: Sequence[str]) -> None:
         tables = {name: table.copy() for name, table in self.tables.items()}
         for command in commands:
             _apply(tables, command)
@@ -128,14 +156,6 @@ class FakeKernel:
 
     def close(self) -> None:
         self.calls.append("close")
-
-    async def _called(self, method: str) -> None:
-        """As a thread would: once begun, a call is carried out whether or not its awaiter is cancelled."""
-        self.calls.append(method)
-        if method in self.failures:
-            raise self.failures[method]
-        if method in self.gates:
-            await self.gates[method].wait()
 
     def _check_netns(self, netns: Netns) -> None:
         if isinstance(netns, ProcessNetns) and netns.pid in self.gone:

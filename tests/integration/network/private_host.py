@@ -38,13 +38,18 @@ def run_on_private_host(body: Callable[[], Awaitable[T]]) -> T:
     """What `body` returns, run in an event loop of its own inside a new network namespace."""
 
     async def main() -> T:
+        return await body()
+
+    def boot() -> T:
         with Netlink() as host:
             host.request(netlink.link_up(1))
-        return await body()
+        # A new namespace may inherit this from the machine.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        return asyncio.run(main())
 
     namespace = netlink.new_netns()
     try:
-        return netlink.in_netns(namespace, lambda: asyncio.run(main()))
+        return netlink.in_netns(namespace, boot)
     finally:
         os.close(namespace)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -191,6 +192,29 @@ async def test_a_container_never_reaches_the_hosts_own_loopback(host: Host) -> N
     _route_astray(container, ("127.0.0.1",), GATEWAY)
     with pytest.raises(TimeoutError):
         host.connect(container, "127.0.0.1", 5000, timeout=0.5)
+
+
+@on_private_host
+async def test_a_container_cannot_pretend_to_be_the_hosts_loopback(host: Host) -> None:
+    network = await _booted(host)
+    container = host.netns()
+    endpoint = await network.attach(ID, container)
+    # Else the kernel would drop it by itself; some hosts need this setting.
+    run("sysctl", "-w", f"net.ipv4.conf.{BRIDGE}.accept_local=1")
+
+    def send(source: str) -> None:
+        Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind((source, 0))
+            client.sendto(source.encode(), (GATEWAY, 9000))
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("0.0.0.0", 9000))
+        server.settimeout(PATIENCE)
+        for source in ("127.0.0.1", endpoint.address):
+            inside(container, functools.partial(send, source))
+        # The honest one was sent last: had the other come through, it would be here before.
+        assert server.recv(100).decode() == endpoint.address
 
 
 def _route_astray(namespace: int, addresses: tuple[str, ...], gateway: str) -> None:

@@ -97,12 +97,13 @@ class BridgeNetwork:
             self._release(known)
 
     async def watch(self) -> None:
+        healthy = True
         while True:
-            await self._kernel.disturbed(self._table, self._bridge.name)
+            if healthy:
+                await self._kernel.disturbed(self._table, self._bridge.name)
             # A firewall's reload deletes much in one go; and whoever fights us gets no faster.
-            await asyncio.sleep(_SETTLE_SECONDS)
-            while not await self._mended():
-                await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(_SETTLE_SECONDS if healthy else _RETRY_SECONDS)
+            healthy = await self._mended()
 
     async def teardown(self) -> None:
         survey = await self._kernel.survey()

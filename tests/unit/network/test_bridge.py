@@ -1,0 +1,224 @@
+"""The default network's decisions: what it makes of failures, cancellations and a clumsy operator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, Unavailable
+from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.model.instance import Instance
+from bulkhead.model.network import PortBinding
+from tests.support.fake_network import FakeKernel, fake_network
+
+ID = "a" * 64
+WEB = PortBinding(container_port=80, host_port=8080)
+TABLE = Instance().nft_table
+
+
+async def _booted(kernel: FakeKernel, instance: Instance | None = None) -> BridgeNetwork:
+    network = fake_network(instance, kernel)
+    await network.ensure()
+    await network.reconcile([])
+    return network
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until something has come about."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came about")
+
+
+@pytest.mark.parametrize("step", ["plug", "apply"])
+async def test_a_failed_attachment_leaves_nothing(step: str) -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    before = dict(kernel.interfaces)
+    kernel.failures[step] = Internal("cannot: no")
+    with pytest.raises(Internal):
+        await network.attach(ID, 1, ports=[WEB])
+    kernel.failures.clear()
+    assert kernel.interfaces == before
+    assert kernel.tables[TABLE].elements["published_any"] == {}
+    assert (await network.attach(ID, 1, ports=[WEB])).ports[0].host_port == 8080
+
+
+@pytest.mark.parametrize("step", ["plug", "apply"])
+async def test_an_attachment_cancelled_in_any_step_leaves_nothing(step: str) -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    before = dict(kernel.interfaces)
+    kernel.calls.clear()
+    kernel.gates[step] = asyncio.Event()
+    attaching = asyncio.create_task(network.attach(ID, 1, ports=[WEB]))
+    await _until(lambda: step in kernel.calls)
+    attaching.cancel()
+    kernel.gates.pop(step).set()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    assert kernel.interfaces == before
+    assert kernel.tables[TABLE].elements["published_any"] == {}
+    assert not await network.reconcile([])
+    await network.attach(ID, 1, ports=[WEB])
+
+
+async def test_reconcile_spares_an_attachment_under_way() -> None:
+    """The manager reads its records while a start is between veth and record."""
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    gate = kernel.gates["apply"] = asyncio.Event()
+    attaching = asyncio.create_task(network.attach(ID, 1, ports=[WEB]))
+    await _until(lambda: bool(kernel.wires))
+    kernel.calls.clear()
+    reconciling = asyncio.create_task(network.reconcile([]))
+    await _until(lambda: "configure" in kernel.calls)
+    gate.set()
+    endpoint = await attaching
+    assert (await reconciling).links_deleted == ()
+    assert endpoint.host_interface in kernel.interfaces
+    assert not await network.reconcile([endpoint])
+
+
+async def test_a_port_is_published_although_someone_deleted_the_table() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.tables.clear()
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    assert kernel.tables[TABLE].elements["published_any"] == {"6 . 8080": "172.30.0.2 . 80"}
+    assert not await network.reconcile([endpoint])
+
+
+async def test_detach_works_although_someone_deleted_the_table() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    kernel.tables.clear()
+    await network.detach(endpoint)
+    assert kernel.tables[TABLE].elements["published_any"] == {}
+
+
+async def test_detach_frees_address_and_port_even_when_the_firewall_is_away() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    kernel.failures["apply"] = Unavailable("cannot change the firewall: away")
+    with pytest.raises(Unavailable):
+        await network.detach(endpoint)
+    kernel.failures.clear()
+    kernel.netns_dies(1)
+    # The stale element leads to the old address: the new one must win.
+    again = await network.attach(ID, 2, ports=[WEB])
+    assert kernel.tables[TABLE].elements["published_any"] == {"6 . 8080": f"{again.address} . 80"}
+
+
+async def test_detach_never_deletes_a_veth() -> None:
+    """limits.md 1b: 25 ms each; the namespace's death does it for nothing."""
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1)
+    kernel.calls.clear()
+    await network.detach(endpoint)
+    assert "delete_links" not in kernel.calls
+    assert kernel.silent == {endpoint.host_interface}
+
+
+async def test_a_container_without_ports_costs_no_firewall_transaction() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.calls.clear()
+    await network.detach(await network.attach(ID, 1))
+    assert kernel.calls == ["plug", "silence"]
+
+
+async def test_the_default_instance_does_not_take_another_ones_veths_for_its_own() -> None:
+    """Its prefix begins every other's."""
+    kernel = FakeKernel()
+    ours = await _booted(kernel)
+    other = Instance(run=Path("/run/other"), bridge="bhother0", subnet="10.9.0.0/24")
+    theirs = await _booted(kernel, other)
+    endpoint = await theirs.attach(ID, 1)
+    assert other.veth_prefix.startswith(Instance().veth_prefix)
+    # Their bridge is gone, so nothing but the name says whose it is.
+    veth = kernel.interfaces[endpoint.host_interface]
+    kernel.interfaces[endpoint.host_interface] = replace(veth, master="")
+    assert not await ours.reconcile([])
+    assert endpoint.host_interface in kernel.interfaces
+
+
+async def test_interface_names_fit_the_kernel() -> None:
+    for instance in (Instance(), Instance(run=Path("/run/other"))):
+        endpoint = await (await _booted(FakeKernel(), instance)).attach(ID, 1)
+        assert len(endpoint.host_interface) <= 15
+
+
+@pytest.mark.parametrize("subnet", ["10.0.0.1/24", "fd00::/64", "10.0.0.0/31", "ten", "10.0.0.0/33", ""])
+def test_a_subnet_that_is_none_is_refused_by_the_name_of_its_key(subnet: str) -> None:
+    with pytest.raises(InvalidArgument, match="subnet"):
+        fake_network(Instance(subnet=subnet))
+
+
+@pytest.mark.parametrize("bridge", ["", "a" * 16, "br 0", '"; flush ruleset', "-br", "../x"])
+def test_a_bridge_name_that_is_none_is_refused(bridge: str) -> None:
+    with pytest.raises(InvalidArgument, match="BULKHEAD_BRIDGE"):
+        fake_network(Instance(bridge=bridge))
+
+
+async def test_a_split_default_route_clashes_with_nothing() -> None:
+    """A VPN's 0.0.0.0/1 and 128.0.0.0/1 cover every subnet there is."""
+    kernel = FakeKernel()
+    kernel.add_interface("tun0")
+    kernel.routes += [(IPv4Interface(half).network, "tun0") for half in ("0.0.0.0/1", "128.0.0.0/1")]
+    await _booted(kernel)
+
+
+async def test_a_subnet_inside_or_around_anothers_is_refused() -> None:
+    for taken in ("172.30.9.1/24", "172.16.0.1/12"):
+        kernel = FakeKernel()
+        kernel.add_interface("eth1", IPv4Interface(taken))
+        with pytest.raises(Conflict, match=r"eth1.*BULKHEAD_SUBNET"):
+            await fake_network(kernel=kernel).ensure()
+        assert kernel.tables == {}
+
+
+async def test_watch_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._RETRY_SECONDS", 0)
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.tables.clear()
+    failure: BulkheadError = Unavailable("cannot list nftables table: away")
+    kernel.failures["table"] = failure
+    kernel.calls.clear()
+    watching = asyncio.create_task(network.watch())
+    kernel.disturbance.set()
+    await _until(lambda: kernel.calls.count("table") >= 3)
+    kernel.failures.clear()
+    await _until(lambda: TABLE in kernel.tables)
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_watch_before_the_records_are_known_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._SETTLE_SECONDS", 0)
+    kernel = FakeKernel()
+    endpoint = await (await _booted(kernel)).attach(ID, 1, ports=[WEB])
+    successor = fake_network(kernel=kernel)
+    kernel.calls.clear()
+    watching = asyncio.create_task(successor.watch())
+    kernel.disturbance.set()
+    await _until(lambda: "table" in kernel.calls)
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    assert endpoint.host_interface in kernel.interfaces
+    assert len(kernel.tables[TABLE].elements["published_any"]) == 1
