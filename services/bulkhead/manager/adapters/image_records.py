@@ -56,7 +56,8 @@ def _load(connection: sqlite3.Connection) -> Change:
         images=tuple(
             _image(row, tuple(layers.get(row[0], ())))
             for row in connection.execute(
-                "SELECT id, config, manifest_digest, manifest_media_type, manifest_size, removed, created_at FROM images"
+                "SELECT id, config, manifest_digest, manifest_media_type, manifest_size, removed, created_at"
+                " FROM images"
             )
         ),
         tags={

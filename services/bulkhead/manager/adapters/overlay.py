@@ -1,9 +1,39 @@
-"""Layers and writable layers as directories of one file system."""
+"""Layers and writable layers as directories of one file system, mounted by others as an overlay.
+
+    <data>/snapshots/                      0700: setuid files of images are out of everybody's reach
+        layers/<chain id>/fs               one layer unpacked, in overlay's own form of whiteouts
+        layers/<chain id>/size             bytes in it
+        containers/<id>/{upper,work}       a container's writable layer
+        ingest/<random>/fs                 being unpacked; renamed into layers/ when whole
+        empty/                             what an image of no layers consists of
+
+A layer's name appears by one rename(2), so what has a name is whole, as long as the machine stays up;
+after power loss the records tell which layers were not yet known to be on disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+
+from bulkhead.content.confine import open_directory_beneath
+from bulkhead.content.durable import disk_errors, sync_directory
+from bulkhead.content.unpack import UnpackResult, sync_file_system
+from bulkhead.errors import NotFound
+from bulkhead.manager.adapters.trash import Trash, make_private
+from bulkhead.model.digest import Digest
+
+Told = Callable[[int], None]
+# unpack(blob, media type, target, expected diff id, told)
+Unpack = Callable[[Digest, str, Path, Digest, Told], Awaitable[UnpackResult]]
+# image id -> its layers' chain ids, base first. Raises NotFound.
+ChainsOf = Callable[[str], tuple[Digest, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,19 +45,233 @@ class OverlayDirs:
     work: str
 
 
+class LayerDirectories:
+    """Unpacked layers, by chain id."""
+
+    def __init__(self, root: Path, trash: Trash, unpack: Unpack) -> None:
+        self._root = root
+        self._trash = trash
+        self._unpack = unpack
+
+    def open(self) -> None:
+        """Make the tree, private whatever it was."""
+        with disk_errors(f"open {self._root}"):
+            for directory in (self._root, self._root / "layers", self._root / "ingest"):
+                make_private(directory)
+            self.empty.mkdir(mode=0o755, exist_ok=True)
+
+    @property
+    def empty(self) -> Path:
+        """A layer with nothing in it."""
+        return self._root / "empty"
+
+    def path(self, chain: Digest) -> Path:
+        """Where a layer's root is, or would be."""
+        return self._root / "layers" / chain.encoded / "fs"
+
+    def size(self, chain: Digest) -> int | None:
+        """Bytes of a layer that is here, whole; None when it is not."""
+        try:
+            return int((self.path(chain).parent / "size").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    async def unpack(
+        self, chain: Digest, below: Sequence[Digest], blob: Digest, media_type: str, diff_id: Digest, told: Told
+    ) -> int:
+        """Unpack a layer's blob, which belongs above `below`; bytes of the layer. Nothing is left when that fails."""
+        ingest = self._root / "ingest" / secrets.token_hex(12)
+        target = ingest / "fs"
+        try:
+            self._make_target(target, below)
+            result = await self._unpack(blob, media_type, target, diff_id, told)
+            if result.implied and below:
+                self._inherit(target, below, result.implied)
+            self._name(ingest, chain, result.size)
+        except BaseException:
+            self._trash.throw(ingest)
+            raise
+        return result.size
+
+    def discard(self, chain: Digest) -> None:
+        """Forget a layer."""
+        self._trash.throw(self.path(chain).parent)
+
+    async def sync(self) -> None:
+        """Bring everything unpacked so far to the disk: syncfs(2)."""
+        await asyncio.to_thread(self._sync)
+
+    def keep_only(self, chains: Collection[Digest]) -> None:
+        """Forget every other layer, and what was left half-unpacked."""
+        known = {chain.encoded for chain in chains}
+        with disk_errors(f"sweep {self._root}"):
+            for entry in (self._root / "ingest").iterdir():
+                self._trash.throw(entry)
+            for entry in (self._root / "layers").iterdir():
+                if entry.name not in known:
+                    self._trash.throw(entry)
+
+    def free_bytes(self) -> int:
+        """Space left on the file system."""
+        with disk_errors(f"look at {self._root}"):
+            found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Nothing is deleted in the background meanwhile."""
+        return self._trash.paused()
+
+    async def emptied(self) -> None:
+        """Wait until the space of what was discarded is free."""
+        await self._trash.emptied()
+
+    def _make_target(self, target: Path, below: Sequence[Digest]) -> None:
+        """The root of a layer that says nothing of its root is as the one below it."""
+        with disk_errors(f"unpack to {self._root}"):
+            target.parent.mkdir(mode=0o700)
+            _make_like(target, self.path(below[-1]) if below else self.empty)
+
+    def _inherit(self, target: Path, below: Sequence[Digest], implied: Sequence[str]) -> None:
+        """Directories that the layer passes through but does not describe are as the layers below have them."""
+        with disk_errors(f"unpack to {self._root}"), contextlib.ExitStack() as stack:
+            lower = [_opened(self.path(chain), stack) for chain in reversed(below)]
+            root = _opened(target, stack)
+            for path in implied:
+                _copy_attributes(path.encode(errors="surrogateescape"), lower, root)
+
+    def _name(self, ingest: Path, chain: Digest, size: int) -> None:
+        final = self.path(chain).parent
+        with disk_errors(f"store layer {chain}"):
+            (ingest / "size").write_text(str(size))
+            # A leftover is not ours to trust: no record knew it.
+            self._trash.throw(final)
+            ingest.rename(final)
+            sync_directory(final.parent)
+
+    def _sync(self) -> None:
+        with disk_errors(f"sync {self._root}"):
+            sync_file_system(self._root)
+
+
 class OverlaySnapshots:
+    """Containers' writable layers above their images' layers."""
+
+    def __init__(self, root: Path, layers: LayerDirectories, chains_of: ChainsOf, trash: Trash) -> None:
+        self._root = root / "containers"
+        self._layers = layers
+        self._chains_of = chains_of
+        self._trash = trash
+        self._after_removal: Callable[[], None] = lambda: None
+
+    def open(self) -> None:
+        """Make the tree."""
+        with disk_errors(f"open {self._root}"):
+            make_private(self._root)
+
+    def after_removal(self, call: Callable[[], None]) -> None:
+        """Have `call` called whenever a container let go of its image."""
+        self._after_removal = call
+
     async def prepare(self, container_id: str, image_id: str) -> OverlayDirs:
-        """Make a container's writable layer on top of an image. Raises NotFound, ResourceExhausted."""
-        raise NotImplementedError
+        """Make, or find as it is, a container's writable layer on top of an image.
+
+        Raises NotFound when the image is not here, ResourceExhausted.
+        """
+        chains = self._chains_of(image_id)
+        lower = [self._layers.path(chain) for chain in reversed(chains)] or [self._layers.empty]
+        with disk_errors(f"make writable layer of container {container_id}"):
+            upper, work = self._make(container_id, lower[0])
+        return OverlayDirs(lower=tuple(str(path) for path in lower), upper=str(upper), work=str(work))
 
     async def remove(self, container_id: str) -> None:
         """Forget a container's writable layer; nothing happens when there is none."""
-        raise NotImplementedError
+        self._trash.throw(self._directory(container_id))
+        self._after_removal()
 
     async def usage(self, container_id: str) -> int:
-        """Bytes in a container's writable layer."""
-        raise NotImplementedError
+        """Bytes in a container's writable layer; hard links count once."""
+        upper = self._directory(container_id) / "upper"
+        return await asyncio.to_thread(_bytes_below, upper)
 
     async def recover(self, known_ids: Collection[str]) -> None:
         """Sweep the writable layers of containers that are not in `known_ids`."""
-        raise NotImplementedError
+        known = frozenset(known_ids)
+        with disk_errors(f"sweep {self._root}"):
+            for entry in list(self._root.iterdir()):
+                if entry.name not in known:
+                    self._trash.throw(entry)
+
+    def _directory(self, container_id: str) -> Path:
+        if not container_id or "/" in container_id or container_id.startswith("."):
+            raise NotFound(f"No such container: {container_id}")
+        return self._root / container_id
+
+    def _make(self, container_id: str, topmost: Path) -> tuple[Path, Path]:
+        directory = self._directory(container_id)
+        upper, work = directory / "upper", directory / "work"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        work.mkdir(mode=0o700, exist_ok=True)
+        if not upper.is_dir():
+            _make_like(upper, topmost)
+        return upper, work
+
+
+def _make_like(directory: Path, model: Path) -> None:
+    """Make a directory with the owner and mode of another."""
+    like = model.stat()
+    temporary = directory.with_name(f".{directory.name}.new")
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    os.chown(temporary, like.st_uid, like.st_gid)
+    temporary.chmod(like.st_mode & 0o7777)
+    temporary.rename(directory)
+
+
+def _opened(path: Path, stack: contextlib.ExitStack) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _copy_attributes(path: bytes, lower: Sequence[int], root: int) -> None:
+    """Owner, mode and times of the topmost lower directory at `path`, if the topmost thing there is one."""
+    for layer in lower:
+        try:
+            fd = open_directory_beneath(layer, path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # A file or a symlink there is replaced by our directory, whiteouts hide what is further down.
+            return
+        try:
+            like = os.fstat(fd)
+        finally:
+            os.close(fd)
+        mine = open_directory_beneath(root, path)
+        try:
+            os.fchown(mine, like.st_uid, like.st_gid)
+            os.fchmod(mine, like.st_mode & 0o7777)
+            os.utime(mine, ns=(like.st_atime_ns, like.st_mtime_ns))
+        finally:
+            os.close(mine)
+        return
+
+
+def _bytes_below(root: Path) -> int:
+    """Sizes of everything below `root` that is no directory, walked on descriptors: the tree is a container's."""
+    total = 0
+    seen: set[int] = set()
+    try:
+        for _, _, files, directory in os.fwalk(root, follow_symlinks=False):
+            for name in files:
+                try:
+                    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if found.st_nlink > 1:
+                    if found.st_ino in seen:
+                        continue
+                    seen.add(found.st_ino)
+                total += found.st_size
+    except FileNotFoundError:
+        return total
+    return total

@@ -7,6 +7,7 @@
         image = await images.store.resolve("busybox")            # ResolvedImage(id, config, reference, chain_ids)
         dirs = await images.snapshots.prepare(container_id, image.id)     # OverlayDirs(lower, upper, work)
         await images.snapshots.remove(container_id)
+        images.trash.throw(path)                # any tree of the data directory: renamed now, deleted later
 
 `publish(type, action, actor_id, attributes)` is awaited (see ports.py); `image_users()` is called whenever an
 image may be removed, and must name every container that has a record.
@@ -16,24 +17,37 @@ Between `resolve` and the moment the container's record exists, hold the image:
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Collection
+from pathlib import Path
 from types import TracebackType
 
+from bulkhead.content.store import BlobStore
+from bulkhead.content.unpack import UnpackResult, unpack_layer
 from bulkhead.manager.adapters.database import Database
-from bulkhead.manager.adapters.overlay import OverlaySnapshots
+from bulkhead.manager.adapters.image_records import SqliteImageRecords
+from bulkhead.manager.adapters.overlay import LayerDirectories, OverlaySnapshots
+from bulkhead.manager.adapters.registries import HttpRegistries
+from bulkhead.manager.adapters.trash import Trash
+from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.config import ImagesConfig
-from bulkhead.manager.images.ports import ImageUsers, Publish
+from bulkhead.manager.images.leases import Leases
+from bulkhead.manager.images.ledger import Ledger
+from bulkhead.manager.images.ports import ImageUsers, Publish, Told
+from bulkhead.manager.images.pull import Puller
+from bulkhead.manager.images.push import Pusher
+from bulkhead.manager.images.recovery import Recovery, boot_id
 from bulkhead.manager.images.store import ImageStore
+from bulkhead.manager.images.transfers import Transfers
+from bulkhead.manager.images.unpacking import Unpacker
 from bulkhead.manager.servicers.images import ImagesServicer
+from bulkhead.model.digest import Digest
 from bulkhead.model.instance import Instance
 
 
 class ImageService:
-    """Images of one installation."""
-
-    store: ImageStore
-    snapshots: OverlaySnapshots
-    servicer: ImagesServicer
+    """Images of one installation; an async context manager, entered once."""
 
     def __init__(
         self,
@@ -43,16 +57,78 @@ class ImageService:
         publish: Publish,
         image_users: ImageUsers,
     ) -> None:
-        raise NotImplementedError
+        snapshots = instance.data / "snapshots"
+        boot = boot_id()
+        records = SqliteImageRecords(database)
+        leases = Leases()
+        self._content = BlobStore(instance.data / "content")
+        self._ledger = Ledger(records, boot)
+        self._transfers = Transfers()
+        self.trash = Trash(instance.data / "trash")
+        self._layers = LayerDirectories(snapshots, self.trash, self._unpack)
+        self._collector = Collector(self._ledger, self._content, self._layers, leases, image_users)
+        self.store = ImageStore(self._ledger, leases, self._collector, publish, image_users)
+        self.snapshots = OverlaySnapshots(snapshots, self._layers, self.store.chains_of, self.trash)
+        self.snapshots.after_removal(self._collector.kick)
+        registries = HttpRegistries(
+            store=self._content,
+            mirrors=(instance.registry,) if config.mirrors is None else config.mirrors,
+            insecure=config.insecure_registries,
+        )
+        unpacker = Unpacker(self._layers)
+        self._recovery = Recovery(self._ledger, records, self._layers, unpacker, self._collector, boot)
+        self._puller = Puller(
+            ledger=self._ledger,
+            store=self._content,
+            layers=self._layers,
+            unpacker=unpacker,
+            registries=registries,
+            leases=leases,
+            collector=self._collector,
+            unpacked=self._recovery.unpacked,
+            publish=publish,
+            downloads=config.max_concurrent_downloads,
+        )
+        self._pusher = Pusher(
+            ledger=self._ledger,
+            store=self._content,
+            registries=registries,
+            leases=leases,
+            publish=publish,
+            uploads=config.max_concurrent_uploads,
+        )
+        self.servicer = ImagesServicer(self.store, self._puller, self._pusher, self._transfers)
+        self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> ImageService:
-        raise NotImplementedError
+        async with contextlib.AsyncExitStack() as stack:
+            await asyncio.to_thread(self._content.open)
+            stack.callback(self._content.close)
+            await stack.enter_async_context(self.trash)
+            self._layers.open()
+            self.snapshots.open()
+            await self._ledger.open()
+            stack.push_async_callback(self._ledger.close)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            for keeper in (self._collector.run(), self._recovery.run()):
+                task = group.create_task(keeper)
+                stack.callback(task.cancel)
+            stack.push_async_callback(self._transfers.close)
+            self._stack = stack.pop_all()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        await self._stack.__aexit__(kind, error, trace)
 
     async def recover(self, container_ids: Collection[str]) -> None:
-        """Sweep what no record owns: half-unpacked layers, writable layers of unknown containers, blobs."""
-        raise NotImplementedError
+        """Sweep what no record owns: half-unpacked layers, writable layers of unknown containers, blobs.
+
+        Layers that a power loss may have torn are unpacked again from their blobs.
+        """
+        await self.snapshots.recover(container_ids)
+        await self._recovery.recover()
+
+    async def _unpack(self, blob: Digest, media_type: str, target: Path, diff_id: Digest, told: Told) -> UnpackResult:
+        return await unpack_layer(self._content.path(blob), media_type, target, diff_id, told)

@@ -8,12 +8,13 @@ references (`name@sha256:...`, the manifest digests under which registries know 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from bulkhead.errors import InvalidArgument, NotFound
-from bulkhead.manager.images.records import ImageRecord
+from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.model.digest import Digest
 from bulkhead.model.reference import Reference, parse_reference
 
@@ -48,11 +49,15 @@ class Catalogue:
         self._tags: dict[Reference, Tag] = {}
         self._digests: dict[Reference, Digest] = {}
         self._references: dict[Digest, set[Reference]] = {}
+        self._blobs: Counter[Digest] = Counter()
+        self._layers: dict[Digest, Layer] = {}
+        self._layer_users: Counter[Digest] = Counter()
 
     def apply(self, change: Change) -> None:
         """Do what is already on disk."""
         for image in change.images:
-            self._images[image.id] = image
+            self._forget(image.id)
+            self._remember(image)
         for reference in change.dropped_references:
             self._unbind(reference)
         for reference, tag in change.tags.items():
@@ -66,7 +71,7 @@ class Catalogue:
         for image_id in change.dropped_images:
             for reference in self.references(image_id):
                 self._unbind(reference)
-            self._images.pop(image_id, None)
+            self._forget(image_id)
 
     def find(self, text: str) -> ImageRecord:
         """The image that `text` means: a name first, then an id or the beginning of one.
@@ -121,6 +126,39 @@ class Catalogue:
     def tagged_at(self, image_id: Digest) -> int:
         """When a name was last given to an image (Unix nanoseconds), 0 = never."""
         return max((self._tags[name].tagged_at for name in self.references(image_id) if name in self._tags), default=0)
+
+    def needs_blob(self, blob: Digest) -> bool:
+        """Whether an image consists of this blob."""
+        return self._blobs[blob] > 0
+
+    def layer(self, chain: Digest) -> Layer | None:
+        """An unpacked layer that an image consists of."""
+        return self._layers.get(chain)
+
+    def chains(self) -> frozenset[Digest]:
+        """Every unpacked layer that an image consists of."""
+        return frozenset(self._layers)
+
+    def _remember(self, image: ImageRecord) -> None:
+        self._images[image.id] = image
+        self._blobs.update(image.blobs)
+        for layer in image.layers:
+            self._layers[layer.chain_id] = layer
+            self._layer_users[layer.chain_id] += 1
+
+    def _forget(self, image_id: Digest) -> None:
+        image = self._images.pop(image_id, None)
+        if image is None:
+            return
+        for blob in image.blobs:
+            self._blobs[blob] -= 1
+            if not self._blobs[blob]:
+                del self._blobs[blob]
+        for layer in image.layers:
+            self._layer_users[layer.chain_id] -= 1
+            if not self._layer_users[layer.chain_id]:
+                del self._layer_users[layer.chain_id]
+                del self._layers[layer.chain_id]
 
     def _known(self, image_id: Digest, text: str) -> ImageRecord:
         image = self._images.get(image_id)

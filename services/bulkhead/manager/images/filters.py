@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from bulkhead.errors import InvalidArgument
@@ -55,7 +55,7 @@ def boolean(filters: Filters, name: str) -> bool | None:
         return True
     if values <= _FALSE:
         return False
-    raise InvalidArgument(f"invalid filter '{name}={list(filters[name])[0]}'")
+    raise InvalidArgument(f"invalid filter '{name}={next(iter(filters[name]))}'")
 
 
 def labels(filters: Filters, name: str = "label") -> tuple[LabelFilter, ...]:
@@ -98,7 +98,7 @@ def created(text: str) -> int:
 
 def nanoseconds(when: datetime) -> int:
     """Unix nanoseconds of a time; one without a zone is UTC."""
-    aware = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
+    aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
     return int(aware.timestamp()) * 10**9 + aware.microsecond * 1000
 
 

@@ -1,10 +1,107 @@
-"""What the image part of the manager needs from the rest."""
+"""What the image part of the manager needs from the rest, and from the world."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Protocol
+
+from bulkhead.content.auth import Credentials
+from bulkhead.content.client import Pushed, RemoteManifest
+from bulkhead.content.manifests import Descriptor
+from bulkhead.manager.images.catalogue import Change
+from bulkhead.model.digest import Digest
+from bulkhead.model.reference import Reference
 
 # publish(type, action, actor_id, attributes): announce an event; returns when it is in the journal.
 Publish = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
 # image id ("sha256:...") -> (container id, is it running) of every container made from it.
 ImageUsers = Callable[[], Mapping[str, Sequence[tuple[str, bool]]]]
+# Bytes done so far, of one blob or layer.
+Told = Callable[[int], None]
+
+
+class Records(Protocol):
+    """Where the books are kept."""
+
+    async def load(self) -> Change:
+        """All there is, as one change of empty books."""
+
+    async def commit(self, change: Change, boot: str) -> None:
+        """Write a change, durably, all or nothing. Raises ResourceExhausted on a full disk."""
+
+    async def unsynced(self) -> dict[Digest, str]:
+        """Layers not yet known to be on disk, and the boot in which they were unpacked."""
+
+    async def mark_synced(self, chains: Collection[Digest]) -> None:
+        """Note that layers are on disk."""
+
+
+class Layers(Protocol):
+    """Unpacked layers, by chain id."""
+
+    def size(self, chain: Digest) -> int | None:
+        """Bytes of a layer that is here, whole; None when it is not."""
+
+    async def unpack(
+        self, chain: Digest, below: Sequence[Digest], blob: Digest, media_type: str, diff_id: Digest, told: Told
+    ) -> int:
+        """Unpack a layer's blob, which belongs above the layers `below` (base first); bytes of the layer unpacked.
+
+        `told` hears how much of the blob was read. Raises InvalidArgument for a hostile archive, DataLoss for one that
+        is not what `diff_id` says, ResourceExhausted; then nothing is left.
+        """
+
+    def discard(self, chain: Digest) -> None:
+        """Forget a layer."""
+
+    async def sync(self) -> None:
+        """Bring everything unpacked so far to the disk."""
+
+    def keep_only(self, chains: Collection[Digest]) -> None:
+        """Forget every other layer, and what was left half-unpacked."""
+
+    def free_bytes(self) -> int:
+        """Space left on the file system."""
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Nothing is deleted in the background meanwhile."""
+
+    async def emptied(self) -> None:
+        """Wait until the space of what was discarded is free."""
+
+
+class Source(Protocol):
+    """One repository on one registry, to pull from."""
+
+    @property
+    def host(self) -> str: ...
+
+    async def manifest(self, reference: Reference) -> RemoteManifest:
+        """What the tag or digest names. Raises NotFound with Docker's texts, Unauthorized, Unavailable, DataLoss."""
+
+    async def blob(self, blob: Descriptor, told: Told) -> None:
+        """Bring a blob into the content store, verified. Raises NotFound, Unavailable, DataLoss, ResourceExhausted."""
+
+    async def tags(self) -> list[str]:
+        """All tags of the repository."""
+
+
+class Target(Protocol):
+    """One repository on one registry, to push to."""
+
+    async def blob(self, blob: Digest, mount_from: str | None, told: Told) -> Pushed:
+        """Make a blob of the content store part of the repository, by upload only if there is no other way."""
+
+    async def manifest(self, tag: str, media_type: str, body: bytes) -> Digest:
+        """Name a manifest whose blobs are all there."""
+
+
+class Registries(Protocol):
+    """Doors to registries."""
+
+    def sources(self, reference: Reference, credentials: Credentials) -> AbstractAsyncContextManager[Sequence[Source]]:
+        """Where an image may be pulled from: mirrors first, its own registry last, which alone gets credentials."""
+
+    def target(self, reference: Reference, credentials: Credentials) -> AbstractAsyncContextManager[Target]:
+        """Where an image is pushed to."""

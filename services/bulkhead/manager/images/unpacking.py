@@ -1,0 +1,86 @@
+"""Layers from blobs to directories: each once per chain id, whoever asks.
+
+Whoever asks holds a lease on the layer; when no image comes of it, its owner has it collected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bulkhead.content import media_types
+from bulkhead.content.manifests import MAX_LAYERS, Descriptor, Manifest
+from bulkhead.errors import InvalidArgument
+from bulkhead.manager.images.ports import Layers
+from bulkhead.manager.images.progress import Feed
+from bulkhead.manager.images.records import Layer
+from bulkhead.manager.images.turns import Turns
+from bulkhead.model.digest import Digest
+from bulkhead.model.image import ImageConfig, chain_ids
+
+_CONFIGS = frozenset({media_types.OCI_CONFIG, media_types.DOCKER_CONFIG})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """One layer of an image that is coming."""
+
+    blob: Descriptor
+    diff_id: Digest
+    chain_id: Digest
+    below: tuple[Digest, ...]
+    """The chain ids of the layers under it, base first."""
+
+
+class Unpacker:
+    """Unpacks layers, at most one operation per layer."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        self._turns = Turns()
+
+    async def unpack(self, plan: LayerPlan, feed: Feed) -> Layer:
+        """Have a layer here, from its blob in the content store. Raises as `Layers.unpack`."""
+        async with self._turns.of(plan.chain_id):
+            size = self._layers.size(plan.chain_id)
+            if size is None:
+                size = await self._unpack(plan, feed)
+        return Layer(
+            diff_id=plan.diff_id,
+            chain_id=plan.chain_id,
+            blob=plan.blob.digest,
+            media_type=plan.blob.media_type,
+            blob_size=plan.blob.size,
+            size=size,
+        )
+
+    async def _unpack(self, plan: LayerPlan, feed: Feed) -> int:
+        short = plan.blob.digest.short
+        with self._layers.quiet():
+            return await self._layers.unpack(
+                plan.chain_id,
+                plan.below,
+                plan.blob.digest,
+                plan.blob.media_type,
+                plan.diff_id,
+                lambda done: feed.count("Extracting", short, done, plan.blob.size),
+            )
+
+
+def plan_layers(manifest: Manifest, config: ImageConfig) -> tuple[LayerPlan, ...]:
+    """The layers of an image, base first: manifest and config must speak of the same ones. Raises InvalidArgument."""
+    if manifest.config.media_type not in _CONFIGS:
+        raise InvalidArgument(f"cannot use image: its config is {manifest.config.media_type!r}, not an image's")
+    if len(manifest.layers) != len(config.diff_ids):
+        raise InvalidArgument(
+            f"cannot use image: its manifest has {len(manifest.layers)} layers, its config {len(config.diff_ids)}"
+        )
+    if len(manifest.layers) > MAX_LAYERS:
+        raise InvalidArgument(f"cannot use image: more than {MAX_LAYERS} layers")
+    for layer in manifest.layers:
+        if layer.media_type not in media_types.LAYERS:
+            raise InvalidArgument(f"cannot use image: layer media type {layer.media_type!r} is not supported")
+    chains = chain_ids(config.diff_ids)
+    return tuple(
+        LayerPlan(blob=blob, diff_id=diff_id, chain_id=chain, below=chains[:position])
+        for position, (blob, diff_id, chain) in enumerate(zip(manifest.layers, config.diff_ids, chains, strict=True))
+    )
