@@ -1,0 +1,112 @@
+"""Mount options as fstab and OCI spell them, turned into what the new mount API takes (mount_setattr(2))."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+RDONLY = 0x00000001
+NOSUID = 0x00000002
+NODEV = 0x00000004
+NOEXEC = 0x00000008
+ATIME = 0x00000070
+RELATIME = 0x00000000
+NOATIME = 0x00000010
+STRICTATIME = 0x00000020
+NODIRATIME = 0x00000080
+NOSYMFOLLOW = 0x00200000
+
+MS_REC = 0x4000
+MS_UNBINDABLE = 1 << 17
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+
+PROPAGATION = {
+    "private": MS_PRIVATE,
+    "slave": MS_SLAVE,
+    "shared": MS_SHARED,
+    "unbindable": MS_UNBINDABLE,
+    "rprivate": MS_PRIVATE | MS_REC,
+    "rslave": MS_SLAVE | MS_REC,
+    "rshared": MS_SHARED | MS_REC,
+    "runbindable": MS_UNBINDABLE | MS_REC,
+}
+
+# name -> (attributes to set, attributes to clear)
+ATTRIBUTES = {
+    "ro": (RDONLY, 0),
+    "rw": (0, RDONLY),
+    "nosuid": (NOSUID, 0),
+    "suid": (0, NOSUID),
+    "nodev": (NODEV, 0),
+    "dev": (0, NODEV),
+    "noexec": (NOEXEC, 0),
+    "exec": (0, NOEXEC),
+    "noatime": (NOATIME, ATIME),
+    "atime": (RELATIME, ATIME),
+    "relatime": (RELATIME, ATIME),
+    "norelatime": (RELATIME, ATIME),
+    "strictatime": (STRICTATIME, ATIME),
+    "nostrictatime": (RELATIME, ATIME),
+    "nodiratime": (NODIRATIME, 0),
+    "diratime": (0, NODIRATIME),
+    "nosymfollow": (NOSYMFOLLOW, 0),
+    "symfollow": (0, NOSYMFOLLOW),
+}
+RECURSIVE_ATTRIBUTES = {
+    f"r{name}": value for name, value in ATTRIBUTES.items() if name not in ("atime", "norelatime", "nostrictatime")
+} | {"ratime": ATTRIBUTES["atime"], "rnorelatime": ATTRIBUTES["norelatime"]}
+
+# Flags of the file system itself: they go to fsconfig as they are, or mean nothing there.
+SUPERBLOCK_FLAGS = frozenset({"sync", "dirsync", "lazytime", "mand", "iversion", "silent"})
+IGNORED = frozenset({"defaults", "async", "nomand", "noiversion", "loud", "nolazytime", "bind", "rbind", "remount"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOptions:
+    """Parsed options. Attributes are MOUNT_ATTR_*, propagation MS_*; `data` belongs to the file system."""
+
+    bind: bool = False
+    recursive: bool = False
+    set: int = 0
+    clear: int = 0
+    tree_set: int = 0
+    tree_clear: int = 0
+    propagation: int = 0
+    data: tuple[tuple[str, str], ...] = ()
+
+
+def parse_options(options: Iterable[str]) -> MountOptions:
+    """Later options override earlier ones, as in mount(8). ValueError for an empty one."""
+    plain, tree = (0, 0), (0, 0)
+    propagation, data = 0, list[tuple[str, str]]()
+    names = list(options)
+    for option in names:
+        if not option:
+            raise ValueError("an option is empty")
+        if option in ATTRIBUTES:
+            plain = _override(plain, ATTRIBUTES[option])
+        elif option in RECURSIVE_ATTRIBUTES:
+            tree = _override(tree, RECURSIVE_ATTRIBUTES[option])
+        elif option in PROPAGATION:
+            propagation = PROPAGATION[option]
+        elif option not in IGNORED:
+            key, _, value = option.partition("=")
+            data.append((key, value))
+    return MountOptions(
+        bind="bind" in names or "rbind" in names,
+        recursive="rbind" in names,
+        set=plain[0],
+        clear=plain[1],
+        tree_set=tree[0],
+        tree_clear=tree[1],
+        propagation=propagation,
+        data=tuple(data),
+    )
+
+
+def _override(before: tuple[int, int], change: tuple[int, int]) -> tuple[int, int]:
+    """What is set is no longer cleared and the reverse; a change of the atime mode replaces the mode."""
+    to_set, to_clear = change
+    return (before[0] & ~to_clear) | to_set, (before[1] & ~(to_set & ~ATIME)) | to_clear

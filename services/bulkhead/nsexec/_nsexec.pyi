@@ -1,0 +1,17 @@
+from collections.abc import Sequence
+
+STEPS: tuple[str, ...]
+
+class SpawnError(OSError):
+    """args: errno, text, index into STEPS."""
+
+def prepare() -> None: ...
+def spawn(
+    plan: bytes,
+    clone_flags: int,
+    cgroup_fd: int,
+    stdio: tuple[int, int, int],
+    extra_fds: Sequence[int],
+    /,
+) -> tuple[int, int, int]: ...
+def check_plan(plan: bytes, /) -> bool: ...

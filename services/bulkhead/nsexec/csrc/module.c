@@ -1,0 +1,168 @@
+/* Python's face of the launcher: converts arguments, calls spawn.c, converts the answer. */
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <string.h>
+#include <unistd.h>
+
+#include "plan.h"
+#include "spawn.h"
+#include "steps.h"
+
+/* The stage program, put here by stage_image.S. */
+extern const unsigned char bulkhead_stage_start[], bulkhead_stage_end[];
+
+/* One sealed copy for this process and, because it is inherited, for all that fork from it. */
+static int program_fd = -1;
+static PyObject *spawn_error;
+
+static const char *const step_names[] = {
+#define BULKHEAD_STEP_TEXT(name, text) text,
+    BULKHEAD_STEPS(BULKHEAD_STEP_TEXT)
+#undef BULKHEAD_STEP_TEXT
+};
+
+static PyObject *raise_step(int step, int error)
+{
+    PyObject *arguments = Py_BuildValue("(isi)", error, strerror(error), step);
+    if (arguments) {
+        PyErr_SetObject(spawn_error, arguments);
+        Py_DECREF(arguments);
+    }
+    return NULL;
+}
+
+static int ensure_program(void)
+{
+    if (program_fd < 0)
+        program_fd = spawn_seal("bulkhead-nsinit", bulkhead_stage_start,
+                                (size_t)(bulkhead_stage_end - bulkhead_stage_start), 1);
+    return program_fd;
+}
+
+static PyObject *prepare(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    int fd = ensure_program();
+    if (fd < 0)
+        return raise_step(STEP_PREPARE, -fd);
+    Py_RETURN_NONE;
+}
+
+static int fill_extra(PyObject *sequence, struct spawn_request *request)
+{
+    Py_ssize_t count = PySequence_Size(sequence);
+    if (count < 0)
+        return -1;
+    if (count > SPAWN_MAX_EXTRA) {
+        PyErr_Format(PyExc_ValueError, "at most %d descriptors can be passed", SPAWN_MAX_EXTRA);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PySequence_GetItem(sequence, i);
+        if (!item)
+            return -1;
+        long fd = PyLong_AsLong(item);
+        Py_DECREF(item);
+        if (fd < 0) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError, "a descriptor is negative");
+            return -1;
+        }
+        request->extra[i] = (int)fd;
+    }
+    request->extra_count = (size_t)count;
+    return 0;
+}
+
+static PyObject *run(struct spawn_request *request)
+{
+    struct spawn_result result = {0};
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = spawn_stage(request, &result);
+    Py_END_ALLOW_THREADS
+    close(request->plan);
+    if (failed)
+        return raise_step(result.step, result.error);
+    return Py_BuildValue("(iii)", result.pid, result.pidfd, result.sync);
+}
+
+static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
+{
+    struct spawn_request request = {0};
+    const char *plan;
+    Py_ssize_t size;
+    unsigned long long flags;
+    PyObject *extra;
+    if (!PyArg_ParseTuple(arguments, "y#Ki(iii)O:spawn", &plan, &size, &flags, &request.cgroup, &request.stdio[0],
+                          &request.stdio[1], &request.stdio[2], &extra))
+        return NULL;
+    if (fill_extra(extra, &request) < 0)
+        return NULL;
+    request.clone_flags = flags;
+    request.program = ensure_program();
+    if (request.program < 0)
+        return raise_step(STEP_PREPARE, -request.program);
+    request.plan = spawn_seal("bulkhead-plan", plan, (size_t)size, 0);
+    if (request.plan < 0)
+        return raise_step(STEP_PREPARE, -request.plan);
+    return run(&request);
+}
+
+static PyObject *check_plan(PyObject *Py_UNUSED(self), PyObject *argument)
+{
+    char *bytes;
+    Py_ssize_t size;
+    struct plan plan;
+    if (PyBytes_AsStringAndSize(argument, &bytes, &size) < 0)
+        return NULL;
+    return PyBool_FromLong(plan_decode(bytes, (size_t)size, &plan) == 0);
+}
+
+static PyMethodDef methods[] = {
+    {"prepare", prepare, METH_NOARGS,
+     "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
+    {"spawn", spawn, METH_VARARGS,
+     "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds) -> (pid, pidfd, sync_fd)\n\n"
+     "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
+    {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int add_steps(PyObject *module)
+{
+    PyObject *names = PyTuple_New(STEP_COUNT);
+    if (!names)
+        return -1;
+    for (Py_ssize_t i = 0; i < STEP_COUNT; i++) {
+        PyObject *name = PyUnicode_FromString(step_names[i]);
+        if (!name || PyTuple_SetItem(names, i, name) < 0) {
+            Py_DECREF(names);
+            return -1;
+        }
+    }
+    int failed = PyModule_AddObjectRef(module, "STEPS", names);
+    Py_DECREF(names);
+    return failed;
+}
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_nsexec", "The clone/exec core: see nsexec/__init__.py.", -1, methods, NULL, NULL, NULL,
+    NULL,
+};
+
+PyMODINIT_FUNC PyInit__nsexec(void);
+
+PyMODINIT_FUNC PyInit__nsexec(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    if (!module)
+        return NULL;
+    spawn_error = PyErr_NewException("bulkhead.nsexec._nsexec.SpawnError", PyExc_OSError, NULL);
+    if (!spawn_error || PyModule_AddObjectRef(module, "SpawnError", spawn_error) < 0 || add_steps(module) < 0) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

@@ -1,0 +1,191 @@
+/* The order of a launch. It is Docker's (runc's) with its reasons; see design section 4. */
+#include "nsinit.h"
+
+_Noreturn void nsinit_main(void);
+
+static void read_plan(struct stage *s)
+{
+    struct statx info;
+    path_stat(STAGE_PLAN_FD, &info, STEP_PLAN, "size");
+    size_t size = info.stx_size ? (size_t)info.stx_size : 1;
+    const void *block =
+        (const void *)must(sys6(__NR_mmap, 0, size, 1, MAP_PRIVATE_FILE, STAGE_PLAN_FD, 0), STEP_PLAN, "mmap");
+    must(plan_decode(block, (size_t)info.stx_size, &s->plan), STEP_PLAN, "decode");
+    must_close(STAGE_PLAN_FD);
+}
+
+/* exec resets handlers but keeps what is ignored, and the mask; a full affinity undoes a cpuset's. */
+static void reset_inherited(void)
+{
+    static unsigned long all_cpus[128];
+    struct {
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } fallback = {0};
+    uint64_t none = 0;
+    for (int signal = 1; signal <= SIGNALS; signal++)
+        sys4(__NR_rt_sigaction, signal, &fallback, 0, sizeof none);
+    must(sys4(__NR_rt_sigprocmask, 2, &none, 0, sizeof none), STEP_PREPARE, "signal mask");
+    memset(all_cpus, 0xff, sizeof all_cpus);
+    sys3(__NR_sched_setaffinity, 0, sizeof all_cpus, all_cpus);
+    sys1(__NR_umask, 0);
+}
+
+static void join_namespaces(const struct stage *s)
+{
+    uint32_t flags;
+    int fd = STAGE_FIRST_EXTRA_FD;
+    struct plan_cursor cursor = s->plan.joins;
+    for (; plan_next_u32(&cursor, &flags); fd++) {
+        must(sys2(__NR_setns, fd, flags), STEP_NAMESPACE, "join");
+        must_close(fd);
+    }
+}
+
+static void join_keyring(const struct stage *s)
+{
+    if (!wants(s, PLAN_KEYRING))
+        return;
+    long result = sys2(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0);
+    if (result != -ENOSYS)
+        must(result, STEP_KEYRING, "join");
+}
+
+/* The caller places us in the cgroups meanwhile; a cgroup namespace is rooted where we are then. */
+static void await_cgroup(const struct stage *s)
+{
+    if (wants(s, PLAN_WAIT_CGROUP)) {
+        report(REPORT_MOUNTED, STEP_NONE, 0, "");
+        await_caller();
+    }
+    if (wants(s, PLAN_NEW_CGROUP_NS))
+        must(sys1(__NR_unshare, CLONE_NEWCGROUP), STEP_CGROUP_NAMESPACE, "unshare");
+}
+
+/* A member of the pid namespace is born as a child of our caller, and we leave. */
+static void fork_into(void)
+{
+    long pid = must(sys5(__NR_clone, CLONE_PARENT, 0, 0, 0, 0), STEP_FORK, "clone");
+    if (pid == 0)
+        return;
+    report(REPORT_PID, STEP_FORK, pid, "");
+    for (;;)
+        sys1(__NR_exit_group, 0);
+}
+
+static void build_container(struct stage *s)
+{
+    if (wants(s, PLAN_LOOPBACK))
+        loopback_up();
+    mounts_detach_from_host(s);
+    rootfs_open(s);
+    masks_prepare(s);
+    rootfs_attach(s);
+    mounts_make(s);
+    devices_make(s);
+    stdio_null(s);
+    if (wants(s, PLAN_TERMINAL))
+        console_make(s, true);
+    masks_apply(s);
+    procfs_open(s);
+    sysctls_write(s);
+    oom_score_write(s);
+    await_cgroup(s);
+    names_set(s);
+    root_enter(s);
+}
+
+static void join_container(struct stage *s)
+{
+    s->root = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_ROOTFS, "/");
+    procfs_open(s);
+    oom_score_write(s);
+    stdio_null(s);
+    if (wants(s, PLAN_TERMINAL))
+        console_make(s, false);
+}
+
+/* /dev/stdout and its like must be open to the user; what cannot be chowned stays as it is. */
+static void give_stdio(const struct stage *s)
+{
+    struct statx info;
+    for (int fd = 0; fd < 3; fd++) {
+        path_stat(fd, &info, STEP_STDIO, "standard descriptors");
+        uint32_t type = info.stx_mode & S_IFMT;
+        bool null = type == S_IFCHR && info.stx_rdev_major == 1 && info.stx_rdev_minor == 3;
+        if (info.stx_uid != s->uid && !null && (type == S_IFCHR || type == S_IFIFO))
+            sys3(__NR_fchown, fd, s->uid, -1);
+    }
+}
+
+static void become_user(struct stage *s)
+{
+    user_resolve(s);
+    rlimits_set(s);
+    directory_enter(s);
+    give_stdio(s);
+    environment_prepare(s);
+    must_close(s->root);
+    must_close(s->dev);
+    must_close(s->pts);
+    must_close(s->proc);
+    must(sys3(__NR_close_range, STAGE_PLAN_FD, ~0u, 0), STEP_STDIO, "close");
+    must(sys3(__NR_fcntl, STAGE_SYNC_FD, F_SETFD, FD_CLOEXEC), STEP_STDIO, "cloexec");
+    credentials_set(s);
+    program_find(s);
+}
+
+/* Once a process is visible in a pid namespace that others live in, it holds nothing they do not. */
+static void enter_session(const struct stage *s)
+{
+    bool late = wants(s, PLAN_FORK_LATE), late_filter = wants(s, PLAN_LATE_FILTER);
+    if (!late)
+        session_start(s);
+    if (!late_filter) {
+        filter_load(s);
+        capabilities_final(s);
+    }
+    if (late) {
+        fork_into();
+        session_start(s);
+    }
+    if (late_filter) {
+        filter_load(s);
+        capabilities_final(s);
+    }
+}
+
+static _Noreturn void run(const struct stage *s)
+{
+    if (wants(s, PLAN_PARK)) {
+        report(REPORT_READY, STEP_NONE, 0, "");
+        await_caller();
+    }
+    long error = sys3(__NR_execve, s->program, s->argv, s->env);
+    die(STEP_EXEC, error, s->argv[0]);
+}
+
+_Noreturn void nsinit_main(void)
+{
+    static struct stage stage;
+    struct stage *s = &stage;
+    *s = (struct stage){.root = -1, .dev = -1, .pts = -1, .proc = -1};
+    must(sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0), STEP_PREPARE, "dumpable");
+    reset_inherited();
+    read_plan(s);
+    join_keyring(s);
+    if (wants(s, PLAN_EXEC))
+        await_cgroup(s);
+    join_namespaces(s);
+    if (wants(s, PLAN_FORK_EARLY))
+        fork_into();
+    if (wants(s, PLAN_EXEC))
+        join_container(s);
+    else
+        build_container(s);
+    become_user(s);
+    enter_session(s);
+    run(s);
+}

@@ -1,0 +1,233 @@
+/* The mount table of the container, made inside its own mount namespace with descriptors only. */
+#include "nsinit.h"
+
+#define MS_REC_ 0x4000u
+
+void mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool tree, int step, const char *what)
+{
+    struct mount_attr attributes = {.attr_set = set, .attr_clr = clear, .propagation = propagation};
+    if (!set && !clear && !propagation)
+        return;
+    unsigned int flags = AT_EMPTY_PATH | (tree ? AT_RECURSIVE : 0u);
+    must(sys5(__NR_mount_setattr, fd, "", flags, &attributes, sizeof attributes), step, what);
+}
+
+void mount_attach(int fd, int target, int step, const char *what)
+{
+    must(sys5(__NR_move_mount, fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH), step, what);
+}
+
+int mount_clone(int from, bool tree, int step, const char *what)
+{
+    unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (tree ? AT_RECURSIVE : 0u);
+    return (int)must(sys3(__NR_open_tree, from, "", flags), step, what);
+}
+
+/* The kernel's own words about a refused option ("e tmpfs: Unknown parameter 'x'"), if it has any. */
+static _Noreturn void die_with_log(int context, int step, long error, const char *what)
+{
+    static char log[512], text[REPORT_DETAIL_MAX];
+    long got = sys3(__NR_read, context, log, sizeof log - 1);
+    if (got <= 2)
+        die(step, error, what);
+    log[got] = 0;
+    if (log[got - 1] == '\n')
+        log[got - 1] = 0;
+    die(step, error, text_join(text, sizeof text, what, ": ", log + 2) ? text : what);
+}
+
+/* fsconfig takes strings below 256 bytes; a longer path goes in as a descriptor (6.13). */
+static long configure(int context, const char *key, const char *value)
+{
+    if (text_length(value) < 256)
+        return sys5(__NR_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0);
+    long fd = sys4(__NR_openat, AT_FDCWD, value, O_PATH | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    long result = sys5(__NR_fsconfig, context, FSCONFIG_SET_FD, key, 0, fd);
+    must_close((int)fd);
+    return result;
+}
+
+static long set_option(int context, const char *key, const char *value)
+{
+    if (!*value)
+        return sys5(__NR_fsconfig, context, FSCONFIG_SET_FLAG, key, 0, 0);
+    return configure(context, key, value);
+}
+
+int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step)
+{
+    const char *key, *value;
+    int context = (int)must(sys2(__NR_fsopen, type, FSOPEN_CLOEXEC), step, type);
+    long result = *source ? configure(context, "source", source) : 0;
+    while (result >= 0 && plan_next_option(&options, &key, &value))
+        result = set_option(context, key, value);
+    if (result >= 0)
+        result = sys5(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (result < 0)
+        die_with_log(context, step, result, type);
+    long fd = sys3(__NR_fsmount, context, FSMOUNT_CLOEXEC, attributes);
+    must(fd, step, type);
+    must_close(context);
+    return (int)fd;
+}
+
+void mounts_detach_from_host(const struct stage *s)
+{
+    must(sys5(__NR_mount, 0, "/", 0, s->plan.general.root_propagation, 0), STEP_PROPAGATION, "/");
+}
+
+/* ---- the root file system ---- */
+
+static int overlay_new(const struct plan_root *root)
+{
+    const char *layer;
+    struct plan_cursor lower = root->lower;
+    int context = (int)must(sys2(__NR_fsopen, "overlay", FSOPEN_CLOEXEC), STEP_ROOTFS, "overlay");
+    long result = set_option(context, "source", "overlay");
+    while (result >= 0 && plan_next_string(&lower, &layer)) {
+        result = configure(context, "lowerdir+", layer);
+        if (result < 0)
+            die_with_log(context, STEP_ROOTFS, result, layer);
+    }
+    const char *options[][2] = {{"upperdir", root->upper}, {"workdir", root->work}, {"index", "off"},
+                                {"metacopy", "off"},       {"redirect_dir", "nofollow"}};
+    for (size_t i = 0; result >= 0 && i < sizeof options / sizeof *options; i++)
+        if ((result = configure(context, options[i][0], options[i][1])) < 0)
+            die_with_log(context, STEP_ROOTFS, result, options[i][1]);
+    if (result >= 0 && root->is_volatile)
+        result = set_option(context, "volatile", "");
+    if (result >= 0)
+        result = sys5(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (result < 0)
+        die_with_log(context, STEP_ROOTFS, result, root->upper);
+    int fd = (int)must(sys3(__NR_fsmount, context, FSMOUNT_CLOEXEC, 0), STEP_ROOTFS, root->upper);
+    must_close(context);
+    return fd;
+}
+
+void rootfs_open(struct stage *s)
+{
+    const struct plan_root *root = &s->plan.root;
+    unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
+    if (root->kind == ROOT_OVERLAY)
+        s->root = overlay_new(root);
+    else
+        s->root = (int)must(sys3(__NR_open_tree, AT_FDCWD, root->path, flags), STEP_ROOTFS, root->path);
+}
+
+/* pivot_root wants a mount point; root->path is a directory that exists and, in this mount namespace
+ * only, is covered by the new root. The file system of the masks was attached below it before. */
+void rootfs_attach(const struct stage *s)
+{
+    const char *path = s->plan.root.path;
+    must(sys5(__NR_move_mount, s->root, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), STEP_ROOTFS, path);
+}
+
+/* ---- config mounts ---- */
+
+/* Docker mounts inside /proc only what lxcfs and its like provide. */
+static bool allowed_in_proc(const struct plan_mount *m) { return (m->flags & (MOUNT_PROC_OK | MOUNT_IS_PROC)) != 0; }
+
+static int open_mount_target(const struct stage *s, const struct plan_mount *m, bool directory)
+{
+    int fd;
+    if (m->flags & MOUNT_NOFOLLOW) { /* CVE-2019-16884: /proc of an image is a link to elsewhere */
+        fd = path_open(s->root, m->target, O_PATH | O_DIRECTORY | O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
+        if (fd == -ENOENT)
+            fd = path_target(s->root, m->target, true);
+        else if (fd == -ELOOP || fd == -ENOTDIR)
+            die(STEP_MOUNT, -ENOTDIR, m->target);
+    } else
+        fd = path_target(s->root, m->target, directory);
+    must(fd, STEP_MOUNT, m->target);
+    if (path_filesystem(fd) == PROC_SUPER_MAGIC && !allowed_in_proc(m))
+        die(STEP_MOUNT, -EPERM, m->target);
+    return fd;
+}
+
+static int attach_filesystem(const struct stage *s, const struct plan_mount *m)
+{
+    int target = open_mount_target(s, m, true);
+    int fd = mount_new(m->type, m->source, m->option_cursor, m->set, STEP_MOUNT);
+    mount_attach(fd, target, STEP_MOUNT, m->target);
+    mount_attributes(fd, 0, 0, m->propagation, (m->flags & MOUNT_RECURSIVE) != 0, STEP_MOUNT, m->target);
+    must_close(target);
+    return fd;
+}
+
+static int attach_bind(const struct stage *s, const struct plan_mount *m)
+{
+    struct statx info;
+    bool tree = (m->flags & MOUNT_RECURSIVE) != 0;
+    unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (tree ? AT_RECURSIVE : 0u);
+    int fd = (int)must(sys3(__NR_open_tree, AT_FDCWD, m->source, flags), STEP_MOUNT, m->source);
+    path_stat(fd, &info, STEP_MOUNT, m->source);
+    mount_attributes(fd, m->set, m->clear, m->propagation & ~MS_REC_, false, STEP_MOUNT, m->target);
+    mount_attributes(fd, m->tree_set, m->tree_clear, 0, true, STEP_MOUNT, m->target);
+    if (m->propagation & MS_REC_)
+        mount_attributes(fd, 0, 0, m->propagation & ~MS_REC_, true, STEP_MOUNT, m->target);
+    int target = open_mount_target(s, m, (info.stx_mode & S_IFMT) == S_IFDIR);
+    mount_attach(fd, target, STEP_MOUNT, m->target);
+    must_close(target);
+    return fd;
+}
+
+static void make_symlink(const struct stage *s, const struct plan_mount *m)
+{
+    const char *name;
+    int parent = path_parent(s->root, m->target, &name);
+    must(parent, STEP_MOUNT, m->target);
+    long result = sys3(__NR_symlinkat, m->source, parent, name);
+    if (result != -EEXIST)
+        must(result, STEP_MOUNT, m->target);
+    must_close(parent);
+}
+
+static void change_mount(const struct stage *s, const struct plan_mount *m)
+{
+    int target = path_open(s->root, m->target, O_PATH, 0);
+    must(target, STEP_MOUNT, m->target);
+    mount_attributes(target, m->set, m->clear, m->propagation, false, STEP_MOUNT, m->target);
+    must_close(target);
+}
+
+static void make_mount(struct stage *s, const struct plan_mount *m)
+{
+    int fd = -1;
+    switch (m->kind) {
+    case MOUNT_FILESYSTEM: fd = attach_filesystem(s, m); break;
+    case MOUNT_BIND: fd = attach_bind(s, m); break;
+    case MOUNT_SYMLINK: make_symlink(s, m); break;
+    default: change_mount(s, m); break;
+    }
+    if (m->flags & MOUNT_IS_DEV)
+        s->dev = fd;
+    else if (m->flags & MOUNT_IS_PTS)
+        s->pts = fd;
+    else
+        must_close(fd);
+}
+
+void mounts_make(struct stage *s)
+{
+    struct plan_mount mount;
+    struct plan_cursor cursor = s->plan.mounts;
+    while (plan_next_mount(&cursor, &mount))
+        make_mount(s, &mount);
+}
+
+/* After this nothing of the host's tree can be named any more. */
+void root_enter(struct stage *s)
+{
+    if (wants(s, PLAN_ROOT_READONLY))
+        mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
+    must(sys1(__NR_fchdir, s->root), STEP_PIVOT, "/");
+    must(sys2(__NR_pivot_root, ".", "."), STEP_PIVOT, "/");
+    must(sys2(__NR_umount2, ".", MNT_DETACH), STEP_PIVOT, "old root");
+    must(sys1(__NR_chdir, "/"), STEP_PIVOT, "/");
+    uint32_t propagation = s->plan.general.final_propagation;
+    if (propagation)
+        must(sys5(__NR_mount, 0, "/", 0, propagation, 0), STEP_PROPAGATION, "/");
+}

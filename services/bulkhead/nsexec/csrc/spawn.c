@@ -1,0 +1,234 @@
+#define _GNU_SOURCE
+#include "spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "steps.h"
+#include "sys.h"
+
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+enum { STACK_SIZE = 64 * 1024, HIGH_FD = 64 };
+
+/* Shared with the child, which lives in our memory until it executes the stage. */
+struct child {
+    const struct spawn_request *request;
+    int sync;
+    volatile int step, error;
+};
+
+static void close_quietly(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+#define scoped_fd __attribute__((cleanup(close_quietly))) int
+
+static int write_all(int fd, const char *bytes, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, bytes, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        bytes += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+int spawn_seal(const char *name, const void *bytes, size_t size, int executable)
+{
+    unsigned int kind = executable ? MFD_EXEC : MFD_NOEXEC_SEAL;
+    scoped_fd fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | kind);
+    if (fd < 0 && errno == EINVAL) /* before 6.3 no memfd said whether it may be executed */
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    int error = write_all(fd, bytes, size);
+    if (error < 0)
+        return error;
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
+        return -errno;
+    int stolen = fd;
+    fd = -1;
+    return stolen;
+}
+
+/* ---- between clone and exec: raw system calls, own stack, our memory only through *child ---- */
+
+static _Noreturn void child_exit(struct child *child, int step, long error)
+{
+    child->step = step;
+    child->error = (int)-error;
+    for (;;)
+        sys1(__NR_exit_group, 127);
+}
+
+static int lift(struct child *child, int fd)
+{
+    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_FD + SPAWN_MAX_EXTRA);
+    if (high < 0)
+        child_exit(child, STEP_DESCRIPTORS, high);
+    return (int)high;
+}
+
+static void place(struct child *child, int high, int target, int flags)
+{
+    long result = sys3(__NR_dup3, high, target, flags);
+    if (result < 0)
+        child_exit(child, STEP_DESCRIPTORS, result);
+}
+
+/* Everything is lifted out of the way first, so that no target overwrites a source. */
+static int arrange(struct child *child)
+{
+    const struct spawn_request *r = child->request;
+    int high[STAGE_FIRST_EXTRA_FD + SPAWN_MAX_EXTRA];
+    int count = 0;
+    for (int i = 0; i < 3; i++)
+        high[count++] = lift(child, r->stdio[i]);
+    high[count++] = lift(child, child->sync);
+    high[count++] = lift(child, r->plan);
+    for (size_t i = 0; i < r->extra_count; i++)
+        high[count++] = lift(child, r->extra[i]);
+    int program = lift(child, r->program);
+    for (int i = 0; i < count; i++)
+        place(child, high[i], i, 0);
+    place(child, program, count, O_CLOEXEC);
+    long result = sys3(__NR_close_range, count + 1, ~0u, 0);
+    if (result < 0)
+        child_exit(child, STEP_DESCRIPTORS, result);
+    return count;
+}
+
+static int child_main(void *argument)
+{
+    static char name[] = "nsinit";
+    struct child *child = argument;
+    int program = arrange(child);
+    char *argv[] = {name, NULL}, *environment[] = {NULL};
+    long error = sys5(__NR_execveat, program, "", argv, environment, AT_EMPTY_PATH);
+    child_exit(child, STEP_STAGE, error);
+}
+
+/* clone3 onto another stack: the child must not return through frames that its parent will use. */
+static long clone3_call(struct clone_args *arguments, int (*entry)(void *), void *argument)
+{
+    long result;
+#if defined(__x86_64__)
+    register long r8 __asm__("r8") = (long)entry;
+    register long r9 __asm__("r9") = (long)argument;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %%r9, %%rdi\n\t"
+                     "call *%%r8\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "=a"(result)
+                     : "a"(__NR_clone3), "D"(arguments), "S"(sizeof *arguments), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+#elif defined(__aarch64__)
+    register long x8 __asm__("x8") = __NR_clone3;
+    register long x0 __asm__("x0") = (long)arguments;
+    register long x1 __asm__("x1") = (long)sizeof *arguments;
+    register long x10 __asm__("x10") = (long)entry;
+    register long x11 __asm__("x11") = (long)argument;
+    __asm__ volatile("svc #0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, #0\n\t"
+                     "mov x0, x11\n\t"
+                     "blr x10\n\t"
+                     "brk #0\n"
+                     "1:"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x10), "r"(x11)
+                     : "memory");
+    result = x0;
+#endif
+    return result;
+}
+
+/* ---- in the caller ---- */
+
+static void reap(int pidfd)
+{
+    siginfo_t info;
+    while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL) < 0 && errno == EINTR)
+        ;
+}
+
+static int fail(struct spawn_result *result, int step, int error)
+{
+    result->step = step;
+    result->error = error;
+    return -1;
+}
+
+static long clone_stage(struct child *child, void *stack, int *pidfd)
+{
+    struct clone_args arguments = {0};
+    sigset_t all, before;
+    bool placed = child->request->cgroup >= 0;
+    arguments.flags = child->request->clone_flags | CLONE_VM | CLONE_VFORK | CLONE_PIDFD |
+                      (placed ? CLONE_INTO_CGROUP : 0);
+    arguments.cgroup = placed ? (unsigned int)child->request->cgroup : 0u;
+    arguments.pidfd = (uint64_t)(uintptr_t)pidfd;
+    arguments.stack = (uint64_t)(uintptr_t)stack;
+    arguments.stack_size = STACK_SIZE;
+    /* No exit signal: a stage that only forks must not wake the caller. execve sets SIGCHLD. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of ours may run in the child */
+    long pid = clone3_call(&arguments, child_main, child);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return pid;
+}
+
+int spawn_stage(const struct spawn_request *request, struct spawn_result *result)
+{
+    int pair[2] = {-1, -1};
+    int pidfd = -1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return fail(result, STEP_PREPARE, errno);
+    scoped_fd ours = pair[0];
+    scoped_fd theirs = pair[1];
+    void *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return fail(result, STEP_PREPARE, errno);
+    struct child child = {.request = request, .sync = theirs, .step = STEP_NONE};
+    long pid = clone_stage(&child, stack, &pidfd);
+    munmap(stack, STACK_SIZE);
+    if (pid < 0)
+        return fail(result, STEP_CLONE, (int)-pid);
+    if (child.step != STEP_NONE) {
+        reap(pidfd);
+        close(pidfd);
+        return fail(result, child.step, child.error);
+    }
+    *result = (struct spawn_result){.pid = (int)pid, .pidfd = pidfd, .sync = ours};
+    ours = -1;
+    return 0;
+}

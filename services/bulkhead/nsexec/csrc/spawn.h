@@ -1,0 +1,32 @@
+/* Starting the stage: clone, arrange descriptors, execute the sealed program. Knows the kernel only. */
+#ifndef BULKHEAD_SPAWN_H
+#define BULKHEAD_SPAWN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SPAWN_MAX_EXTRA 32
+
+struct spawn_request {
+    uint64_t clone_flags; /* CLONE_NEW* only; the rest is spawn's business */
+    int cgroup;           /* a cgroup2 directory to be born in, or -1 */
+    int program;          /* sealed memfd, see spawn_seal */
+    int plan;             /* memfd that holds the plan */
+    int stdio[3];
+    size_t extra_count;
+    int extra[SPAWN_MAX_EXTRA]; /* arrive from STAGE_FIRST_EXTRA_FD on */
+};
+
+struct spawn_result {
+    int pid, pidfd, sync; /* sync: our end of the launch socket */
+    int step, error;      /* enum step and errno when spawn_stage returned -1 */
+};
+
+/* A sealed, executable, close-on-exec memfd with these bytes; -errno on failure. */
+int spawn_seal(const char *name, const void *bytes, size_t size, int executable);
+
+/* 0 when the stage program runs (its further failures come as reports), -1 otherwise: then nothing
+ * is left behind, neither process nor descriptor. */
+int spawn_stage(const struct spawn_request *request, struct spawn_result *result);
+
+#endif

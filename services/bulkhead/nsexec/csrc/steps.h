@@ -1,0 +1,73 @@
+/* The steps a launch goes through, once: the enum for C and, by the same list, the names that
+ * Python shows (`_nsexec.STEPS`). Append only at the end of the list: old shims read new numbers. */
+#ifndef BULKHEAD_STEPS_H
+#define BULKHEAD_STEPS_H
+
+#define BULKHEAD_STEPS(X)                                                                          \
+    X(NONE, "none")                                                                                \
+    X(PREPARE, "prepare")                                                                          \
+    X(CLONE, "clone")                                                                              \
+    X(DESCRIPTORS, "descriptors")                                                                  \
+    X(STAGE, "stage")                                                                              \
+    X(PLAN, "plan")                                                                                \
+    X(SYNC, "sync")                                                                                \
+    X(NAMESPACE, "namespace")                                                                      \
+    X(SESSION, "session")                                                                          \
+    X(KEYRING, "keyring")                                                                          \
+    X(PROPAGATION, "propagation")                                                                  \
+    X(ROOTFS, "rootfs")                                                                            \
+    X(MOUNT, "mount")                                                                              \
+    X(DEVICE, "device")                                                                            \
+    X(CONSOLE, "console")                                                                          \
+    X(MASK, "mask")                                                                                \
+    X(READONLY, "readonly")                                                                        \
+    X(CGROUP_NAMESPACE, "cgroup-namespace")                                                        \
+    X(PROCFS, "procfs")                                                                            \
+    X(SYSCTL, "sysctl")                                                                            \
+    X(OOM_SCORE, "oom-score")                                                                      \
+    X(PIVOT, "pivot")                                                                              \
+    X(HOSTNAME, "hostname")                                                                        \
+    X(LOOPBACK, "loopback")                                                                        \
+    X(USER, "user")                                                                                \
+    X(RLIMIT, "rlimit")                                                                            \
+    X(CWD, "cwd")                                                                                  \
+    X(STDIO, "stdio")                                                                              \
+    X(CAPABILITIES, "capabilities")                                                                \
+    X(NO_NEW_PRIVILEGES, "no-new-privileges")                                                      \
+    X(SECCOMP, "seccomp")                                                                          \
+    X(CREDENTIALS, "credentials")                                                                  \
+    X(LOOKUP, "lookup")                                                                            \
+    X(FORK, "fork")                                                                                \
+    X(EXEC, "exec")
+
+#define BULKHEAD_STEP_ENUM(name, text) STEP_##name,
+enum step { BULKHEAD_STEPS(BULKHEAD_STEP_ENUM) STEP_COUNT };
+#undef BULKHEAD_STEP_ENUM
+
+/* One message on the launch socket (SOCK_SEQPACKET), from the stage to its caller. `length` bytes
+ * of `detail` follow the fixed part; numbers are in host order, both ends are one machine. */
+enum report_kind {
+    REPORT_ERROR = 1,   /* the launch failed: step, errno, what it was about */
+    REPORT_WARNING = 2, /* something was granted less than asked */
+    REPORT_MOUNTED = 3, /* file systems and devices are there; waits for one byte */
+    REPORT_CONSOLE = 4, /* carries the pty master by SCM_RIGHTS */
+    REPORT_PID = 5,     /* `error` holds the pid of the process that will exec */
+    REPORT_READY = 6,   /* everything but exec is done; waits for one byte */
+};
+
+#define REPORT_DETAIL_MAX 1008
+
+struct report {
+    unsigned int kind;
+    unsigned int step;
+    int error;
+    unsigned int length;
+    char detail[REPORT_DETAIL_MAX];
+};
+
+#define REPORT_FIXED (sizeof(struct report) - REPORT_DETAIL_MAX)
+
+/* Where spawn puts descriptors for the stage. */
+enum stage_fd { STAGE_SYNC_FD = 3, STAGE_PLAN_FD = 4, STAGE_FIRST_EXTRA_FD = 5 };
+
+#endif

@@ -1,0 +1,264 @@
+"""The launch plan as bytes: the only writer of what csrc/plan.c reads.
+
+    header    u32 magic "BHNP" | u16 version | u16 sections | u32 length of all | u32 0
+    section   u16 tag | u16 0 | u32 entries | u32 size | size bytes      tags ascend, each at most once
+    string    u32 length | bytes | NUL
+    GENERAL   see _GENERAL                     JOIN      u32 CLONE_NEW* (descriptors follow in this order)
+    ROOT      u32 kind, volatile, lowers | string path, upper, work | lower strings, topmost first
+    MOUNTS    u32 kind, flags, propagation, options | u64 set, clear, tree set, tree clear
+              | string source, target, type | options x (string key, string value; empty value = flag)
+    DEVICES   u32 mode, uid, gid, major, minor | string path
+    RLIMITS   u32 resource | u64 soft, hard    SYSCTL    string path, string value
+    FILTER    8 bytes per instruction          the rest: one string, strings, or u32 each
+
+All numbers are little-endian (both supported machines are). Change the layout, then VERSION.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+MAGIC = 0x504E4842
+VERSION = 1
+MAX_BYTES = 16 << 20
+MAX_FILTER = 4096
+
+_HEADER = struct.Struct("<IHHII")
+_SECTION = struct.Struct("<HHII")
+_GENERAL = struct.Struct("<Q5QIIIiIIIIII")
+_MOUNT = struct.Struct("<IIIIQQQQ")
+_DEVICE = struct.Struct("<IIIII")
+_RLIMIT = struct.Struct("<IQQ")
+_U32 = struct.Struct("<I")
+
+
+class Flag(enum.IntFlag):
+    """enum plan_flag in csrc/plan.h."""
+
+    EXEC = 1 << 0
+    WAIT_CGROUP = 1 << 1
+    NEW_CGROUP_NS = 1 << 2
+    TERMINAL = 1 << 3
+    NO_NEW_PRIVILEGES = 1 << 4
+    ROOT_READONLY = 1 << 5
+    KEYRING = 1 << 6
+    LOOPBACK = 1 << 7
+    FORK_EARLY = 1 << 8
+    FORK_LATE = 1 << 9
+    LATE_FILTER = 1 << 10
+    PARK = 1 << 11
+    SETUP_DEV = 1 << 12
+    OOM_SCORE = 1 << 13
+    CREATE_CWD = 1 << 14
+    USER_CAPS = 1 << 15
+    NULL_STDIN = 1 << 16
+    NULL_STDOUT = 1 << 17
+    NULL_STDERR = 1 << 18
+
+
+class Section(enum.IntEnum):
+    """enum plan_section in csrc/plan.h."""
+
+    GENERAL = 1
+    JOIN = 2
+    ROOT = 3
+    MOUNTS = 4
+    DEVICES = 5
+    MASKED = 6
+    READONLY = 7
+    SYSCTL = 8
+    HOSTNAME = 9
+    DOMAINNAME = 10
+    USER = 11
+    GROUPS = 12
+    GROUP_NAMES = 13
+    RLIMITS = 14
+    CWD = 15
+    ARGV = 16
+    ENV = 17
+    FILTER = 18
+
+
+class MountKind(enum.IntEnum):
+    FILESYSTEM = 1
+    BIND = 2
+    SYMLINK = 3
+    REMOUNT = 4
+
+
+class MountFlag(enum.IntFlag):
+    NONE = 0
+    RECURSIVE = 1 << 0
+    NOFOLLOW = 1 << 1
+    IS_DEV = 1 << 2
+    IS_PTS = 1 << 3
+    PROC_OK = 1 << 4
+    IS_PROC = 1 << 5
+
+
+class RootKind(enum.IntEnum):
+    BIND = 1
+    OVERLAY = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One step of building the mount table. Attributes are MOUNT_ATTR_*, propagation MS_*.
+
+    For a SYMLINK, `source` is the link's text. Options are fsconfig keys; an empty value is a flag.
+    """
+
+    kind: MountKind
+    target: str
+    source: str = ""
+    type: str = ""
+    flags: MountFlag = MountFlag.NONE
+    set: int = 0
+    clear: int = 0
+    tree_set: int = 0
+    tree_clear: int = 0
+    propagation: int = 0
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """`mode` includes the S_IF* type."""
+
+    path: str
+    mode: int
+    major: int = 0
+    minor: int = 0
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """`path` is the source of a bind, or for an overlay any directory that nothing else needs to see."""
+
+    kind: RootKind
+    path: str
+    upper: str = ""
+    work: str = ""
+    lower: tuple[str, ...] = ()
+    volatile: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Five sets as bit masks."""
+
+    bounding: int = 0
+    effective: int = 0
+    inheritable: int = 0
+    permitted: int = 0
+    ambient: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What nsinit shall do. `joins` are CLONE_NEW* masks, one per descriptor passed beside the plan."""
+
+    flags: Flag
+    argv: tuple[str, ...]
+    cwd: str
+    env: tuple[str, ...] = ()
+    root: Root | None = None
+    joins: tuple[int, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    masked: tuple[str, ...] = ()
+    readonly: tuple[str, ...] = ()
+    sysctl: tuple[tuple[str, str], ...] = ()
+    hostname: str | None = None
+    domainname: str | None = None
+    user: str | None = None
+    groups: tuple[int, ...] = ()
+    group_names: tuple[str, ...] = ()
+    rlimits: tuple[tuple[int, int, int], ...] = ()
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    uid: int = 0
+    gid: int = 0
+    umask: int = 0o022
+    oom_score_adj: int = 0
+    console_size: tuple[int, int] = (0, 0)
+    root_propagation: int = 0
+    final_propagation: int = 0
+    filter: bytes = b""
+    filter_flags: int = 0
+
+    def encode(self) -> bytes:
+        """The bytes; ValueError when a text holds a NUL or the whole is beyond what the stage accepts."""
+        sections = [_frame(tag, count, body) for tag, count, body in self._sections() if count]
+        length = _HEADER.size + sum(map(len, sections))
+        if length > MAX_BYTES:
+            raise ValueError(f"the launch plan has {length} bytes, the limit is {MAX_BYTES}")
+        return b"".join([_HEADER.pack(MAGIC, VERSION, len(sections), length, 0), *sections])
+
+    def _sections(self) -> Iterable[tuple[Section, int, bytes]]:
+        yield Section.GENERAL, 1, self._general()
+        yield Section.JOIN, len(self.joins), _words(self.joins)
+        yield Section.ROOT, int(self.root is not None), _root(self.root) if self.root else b""
+        yield Section.MOUNTS, len(self.mounts), b"".join(map(_mount, self.mounts))
+        yield Section.DEVICES, len(self.devices), b"".join(map(_device, self.devices))
+        yield Section.MASKED, len(self.masked), _strings(self.masked)
+        yield Section.READONLY, len(self.readonly), _strings(self.readonly)
+        yield Section.SYSCTL, len(self.sysctl), b"".join(map(_strings, self.sysctl))
+        yield from (_optional(Section.HOSTNAME, self.hostname), _optional(Section.DOMAINNAME, self.domainname))
+        yield _optional(Section.USER, self.user)
+        yield Section.GROUPS, len(self.groups), _words(self.groups)
+        yield Section.GROUP_NAMES, len(self.group_names), _strings(self.group_names)
+        yield Section.RLIMITS, len(self.rlimits), b"".join(_RLIMIT.pack(*limit) for limit in self.rlimits)
+        yield Section.CWD, 1, _string(self.cwd)
+        yield Section.ARGV, len(self.argv), _strings(self.argv)
+        yield Section.ENV, len(self.env), _strings(self.env)
+        yield Section.FILTER, len(self.filter) // 8, self.filter
+
+    def _general(self) -> bytes:
+        caps = self.capabilities
+        sets = (caps.bounding, caps.effective, caps.inheritable, caps.permitted, caps.ambient)
+        numbers = (self.uid, self.gid, self.umask, self.oom_score_adj, *self.console_size)
+        rest = (self.root_propagation, self.final_propagation, self.filter_flags, 0)
+        return _GENERAL.pack(self.flags, *sets, *numbers, *rest)
+
+
+def _frame(tag: Section, count: int, body: bytes) -> bytes:
+    return _SECTION.pack(tag, 0, count, len(body)) + body
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    if b"\0" in raw:
+        raise ValueError(f"{text!r} holds a NUL byte")
+    return _U32.pack(len(raw)) + raw + b"\0"
+
+
+def _strings(texts: Iterable[str]) -> bytes:
+    return b"".join(map(_string, texts))
+
+
+def _words(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+def _optional(tag: Section, text: str | None) -> tuple[Section, int, bytes]:
+    return (tag, 0, b"") if text is None else (tag, 1, _string(text))
+
+
+def _root(root: Root) -> bytes:
+    head = struct.pack("<III", root.kind, root.volatile, len(root.lower))
+    return head + _strings((root.path, root.upper, root.work, *root.lower))
+
+
+def _mount(mount: Mount) -> bytes:
+    numbers = (mount.kind, mount.flags, mount.propagation, len(mount.options))
+    head = _MOUNT.pack(*numbers, mount.set, mount.clear, mount.tree_set, mount.tree_clear)
+    return head + _strings((mount.source, mount.target, mount.type)) + b"".join(map(_strings, mount.options))
+
+
+def _device(device: Device) -> bytes:
+    return _DEVICE.pack(device.mode, device.uid, device.gid, device.major, device.minor) + _string(device.path)

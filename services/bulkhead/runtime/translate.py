@@ -1,0 +1,374 @@
+"""config.json -> launch plan: pure but for the seccomp cache. The config has passed `validate`."""
+
+from __future__ import annotations
+
+import posixpath
+import resource
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bulkhead.errors import InvalidArgument
+from bulkhead.linux import caps, mounts, namespaces, seccomp
+from bulkhead.linux.cgroups import Cgroup, Hierarchies
+from bulkhead.nsexec.plan import Capabilities, Device, Flag, Mount, MountFlag, MountKind, Plan, Root, RootKind
+from bulkhead.runtime.filters import filter_for
+from bulkhead.runtime.rootfs import OverlayRootfs
+
+Config = Mapping[str, Any]
+
+USER_ANNOTATION = "org.bulkhead.user"
+GROUPS_ANNOTATION = "org.bulkhead.groups"
+
+# What may be mounted inside /proc: files that lxcfs and its like provide (runc's list).
+PROC_TARGETS = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo sys/kernel/ns_last_pid sys/crypto/fips_enabled"
+    ).split()
+)
+
+_DEFAULT_NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_NODE_TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+
+RLIMITS = {
+    name: getattr(resource, name)
+    for name in dir(resource)
+    if name.startswith("RLIMIT_") and name not in ("RLIMIT_OFILE",)
+} | {"RLIMIT_LOCKS": 10}
+
+
+def container_plan(config: Config, rootfs: OverlayRootfs | None, cgroup: Cgroup, mounted: Hierarchies) -> Plan:
+    """The plan of a new container; `joins` follow `joined_namespaces`."""
+    linux: Config = config.get("linux") or {}
+    kinds = _kinds(linux)
+    process = process_plan(config, config["process"])
+    joined = tuple(namespaces.FLAGS[kind] for kind, _ in joined_namespaces(config))
+    built = tuple(_mounts(config, cgroup, mounted))
+    slash = _propagation(linux)
+    return replace(
+        process,
+        flags=process.flags | _container_flags(config, kinds),
+        root=_root(config, rootfs),
+        joins=joined,
+        mounts=built,
+        devices=tuple(_devices(linux)),
+        masked=tuple(linux.get("maskedPaths") or ()),
+        readonly=tuple(linux.get("readonlyPaths") or ()),
+        sysctl=tuple((_sysctl_path(key), str(value)) for key, value in (linux.get("sysctl") or {}).items()),
+        hostname=config.get("hostname") or None,
+        domainname=config.get("domainname") or None,
+        root_propagation=slash[0],
+        final_propagation=slash[1],
+    )
+
+
+def clone_flags(config: Config) -> int:
+    """CLONE_NEW* of the namespaces that are made at birth. The cgroup namespace comes later, once placed."""
+    kinds = _kinds(config.get("linux") or {})
+    made = (namespaces.FLAGS[kind] for kind, path in kinds.items() if not path and kind != "cgroup")
+    return sum(made)
+
+
+def joined_namespaces(config: Config) -> list[tuple[str, str]]:
+    """(kind, path) of the namespaces that exist already, in the order of joining."""
+    kinds = _kinds(config.get("linux") or {})
+    return [(kind, path) for kind, path in kinds.items() if path]
+
+
+def exec_plan(config: Config, process: Config) -> Plan:
+    """The plan of a further process in a running container; its one join is the container's pidfd."""
+    plan = process_plan(config, process)
+    kinds = _kinds(config.get("linux") or {})
+    flags = plan.flags | Flag.EXEC | Flag.FORK_LATE
+    if plan.flags & Flag.NO_NEW_PRIVILEGES or not _filter_lets_fork(plan.filter):
+        flags |= Flag.LATE_FILTER
+    return replace(plan, flags=flags, joins=(sum(namespaces.FLAGS[kind] for kind in kinds if kind != "user"),))
+
+
+def process_plan(config: Config, process: Config) -> Plan:
+    """Everything that `process` says, with the container's seccomp profile."""
+    user: Config = process.get("user") or {}
+    named = _named_user(config, process)
+    profile = (config.get("linux") or {}).get("seccomp")
+    compiled = filter_for(profile) if profile else None
+    score = process.get("oomScoreAdj")
+    size = process.get("consoleSize") or {}
+    return Plan(
+        flags=_process_flags(process, named),
+        argv=tuple(process["args"]),
+        env=tuple(process.get("env") or ()),
+        cwd=process["cwd"],
+        user=named,
+        group_names=_group_names(config),
+        uid=user.get("uid", 0),
+        gid=user.get("gid", 0),
+        groups=tuple(user.get("additionalGids") or ()),
+        umask=user.get("umask", 0o022),
+        rlimits=tuple(_rlimits(process.get("rlimits") or ())),
+        capabilities=_capabilities(process.get("capabilities") or {}),
+        oom_score_adj=score or 0,
+        console_size=(size.get("height", 0), size.get("width", 0)),
+        filter=compiled.code if compiled else b"",
+        filter_flags=compiled.flags if compiled else 0,
+    )
+
+
+def _kinds(linux: Config) -> dict[str, str]:
+    return {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
+
+
+def _named_user(config: Config, process: Config) -> str | None:
+    """`name[:group]`, to be looked up inside the container.
+
+    process.user.username wins; the annotation speaks for the container's own process, and for one that
+    does not say who it is.
+    """
+    user: Config = process.get("user") or {}
+    if user.get("username"):
+        return str(user["username"])
+    annotation = (config.get("annotations") or {}).get(USER_ANNOTATION)
+    if annotation and (process is config.get("process") or "uid" not in user):
+        return str(annotation)
+    return None
+
+
+def _group_names(config: Config) -> tuple[str, ...]:
+    text = (config.get("annotations") or {}).get(GROUPS_ANNOTATION) or ""
+    return tuple(name for name in text.split(",") if name)
+
+
+def _process_flags(process: Config, named: str | None) -> Flag:
+    chosen = {
+        Flag.KEYRING: True,
+        Flag.CREATE_CWD: True,
+        Flag.TERMINAL: process.get("terminal"),
+        Flag.NO_NEW_PRIVILEGES: process.get("noNewPrivileges"),
+        Flag.OOM_SCORE: process.get("oomScoreAdj") is not None,
+        Flag.USER_CAPS: named is not None,
+        # With no_new_privs a filter needs no privilege: it is loaded as late as can be.
+        Flag.LATE_FILTER: process.get("noNewPrivileges"),
+    }
+    return _union(chosen)
+
+
+def _container_flags(config: Config, kinds: Mapping[str, str]) -> Flag:
+    linux: Config = config.get("linux") or {}
+    chosen = {
+        Flag.PARK: True,
+        Flag.WAIT_CGROUP: True,
+        Flag.NEW_CGROUP_NS: kinds.get("cgroup") == "",
+        Flag.ROOT_READONLY: (config.get("root") or {}).get("readonly"),
+        Flag.LOOPBACK: kinds.get("network") == "",
+        Flag.FORK_EARLY: bool(kinds.get("pid")),
+        Flag.SETUP_DEV: _own_dev(config),
+    }
+    assert linux is not None
+    return _union(chosen)
+
+
+def _union(chosen: Mapping[Flag, object]) -> Flag:
+    flags = Flag(0)
+    for flag, wanted in chosen.items():
+        if wanted:
+            flags |= flag
+    return flags
+
+
+def _own_dev(config: Config) -> bool:
+    """Whether /dev is the container's: not when the host's or a volume is bound there."""
+    for mount in config.get("mounts") or ():
+        if _clean(mount["destination"]) == "/dev" and _is_bind(mount):
+            return False
+    return True
+
+
+def _clean(path: str) -> str:
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def _is_bind(mount: Config) -> bool:
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+
+
+def _root(config: Config, rootfs: OverlayRootfs | None) -> Root:
+    if rootfs is None:
+        return Root(kind=RootKind.BIND, path=config["root"]["path"])
+    return Root(
+        kind=RootKind.OVERLAY,
+        path=rootfs.upper,
+        upper=rootfs.upper,
+        work=rootfs.work,
+        lower=rootfs.lower,
+        volatile=rootfs.volatile,
+    )
+
+
+def _propagation(linux: Config) -> tuple[int, int]:
+    """(the whole tree before anything is mounted, the new root at the end).
+
+    Before: never shared, or pivot_root refuses and mounts leak to the host.
+    """
+    name = linux.get("rootfsPropagation") or "rslave"
+    value = mounts.PROPAGATION[name]
+    private = value & mounts.MS_PRIVATE
+    before = (mounts.MS_PRIVATE if private else mounts.MS_SLAVE) | mounts.MS_REC
+    after = value if value & (mounts.MS_SHARED | mounts.MS_UNBINDABLE) else 0
+    return before, after
+
+
+def _sysctl_path(key: str) -> str:
+    return key if "/" in key else key.replace(".", "/")
+
+
+# ---- mounts ----
+
+
+def _mounts(config: Config, cgroup: Cgroup, mounted: Hierarchies) -> Iterator[Mount]:
+    private = _kinds(config.get("linux") or {}).get("cgroup") is not None
+    for entry in config.get("mounts") or ():
+        options = mounts.parse_options(entry.get("options") or ())
+        target = _clean(entry["destination"])
+        kind = entry.get("type") or ""
+        if options.bind or kind == "bind":
+            yield _bind(entry, target, options)
+        elif kind in ("cgroup", "cgroup2"):
+            yield from _cgroup_mounts(target, options, cgroup, mounted, private)
+        else:
+            yield _filesystem(kind, str(entry.get("source") or ""), target, options)
+
+
+def _bind(entry: Config, target: str, options: mounts.MountOptions) -> Mount:
+    flags = MountFlag.RECURSIVE if options.recursive else MountFlag.NONE
+    if target in PROC_TARGETS:
+        flags |= MountFlag.PROC_OK
+    return Mount(
+        kind=MountKind.BIND,
+        source=entry["source"],
+        target=target,
+        flags=flags,
+        set=options.set,
+        clear=_cleared(options.set, options.clear),
+        tree_set=options.tree_set,
+        tree_clear=_cleared(options.tree_set, options.tree_clear),
+        propagation=options.propagation,
+    )
+
+
+def _cleared(to_set: int, to_clear: int) -> int:
+    """The kernel wants the whole atime field cleared when one of its modes is set."""
+    return to_clear | mounts.ATIME if to_set & mounts.ATIME else to_clear
+
+
+_ORDINARY = {"proc": MountFlag.NOFOLLOW | MountFlag.IS_PROC, "sysfs": MountFlag.NOFOLLOW}
+
+
+def _filesystem(kind: str, source: str, target: str, options: mounts.MountOptions) -> Mount:
+    flags = _ORDINARY.get(kind, MountFlag.NONE)
+    if target == "/dev":
+        flags |= MountFlag.IS_DEV
+    if kind == "devpts" and target == "/dev/pts":
+        flags |= MountFlag.IS_PTS
+    data = tuple(pair for pair in options.data if pair != ("newinstance", ""))
+    return Mount(
+        kind=MountKind.FILESYSTEM,
+        type=kind,
+        source=source,
+        target=target,
+        flags=flags,
+        set=options.set | options.tree_set,
+        propagation=options.propagation,
+        options=data,
+    )
+
+
+def _cgroup_mounts(
+    target: str, options: mounts.MountOptions, cgroup: Cgroup, mounted: Hierarchies, private: bool
+) -> Iterator[Mount]:
+    """The container's own group and nothing above it, bound from where it was made.
+
+    v2 without a cgroup namespace shows the whole tree, as Docker does.
+    """
+    if mounted.is_v2:
+        source = (mounted.unified or "") + (cgroup.path if private else "")
+        yield _group_bind(source, target, options)
+        return
+    outer = options.set & ~mounts.RDONLY
+    yield Mount(
+        kind=MountKind.FILESYSTEM, type="tmpfs", source="tmpfs", target=target, set=outer, options=(("mode", "755"),)
+    )
+    for root in mounted.roots():
+        yield _group_bind(root + cgroup.path, f"{target}/{posixpath.basename(root)}", options)
+    for controller, root in mounted.v1.items():
+        name = posixpath.basename(root)
+        if controller != name and not controller.startswith("name="):
+            yield Mount(kind=MountKind.SYMLINK, source=name, target=f"{target}/{controller}")
+    if options.set & mounts.RDONLY:
+        yield Mount(kind=MountKind.REMOUNT, target=target, set=mounts.RDONLY)
+
+
+def _group_bind(source: str, target: str, options: mounts.MountOptions) -> Mount:
+    return Mount(kind=MountKind.BIND, source=source, target=target, set=options.set, propagation=mounts.MS_PRIVATE)
+
+
+# ---- devices, limits, capabilities ----
+
+
+def _devices(linux: Config) -> Iterator[Device]:
+    own = {device["path"] for device in linux.get("devices") or ()}
+    for name, major, minor in _DEFAULT_NODES:
+        if f"/dev/{name}" not in own:
+            yield Device(path=f"/dev/{name}", mode=stat.S_IFCHR | 0o666, major=major, minor=minor)
+    for entry in linux.get("devices") or ():
+        yield Device(
+            path=_clean(entry["path"]),
+            mode=_NODE_TYPES[entry["type"]] | (entry.get("fileMode", 0o666) & 0o7777),
+            major=entry.get("major", 0),
+            minor=entry.get("minor", 0),
+            uid=entry.get("uid", 0),
+            gid=entry.get("gid", 0),
+        )
+
+
+def _rlimits(entries: Iterable[Config]) -> Iterator[tuple[int, int, int]]:
+    for entry in entries:
+        yield RLIMITS[entry["type"]], _rlimit(entry["soft"]), _rlimit(entry["hard"])
+
+
+def _rlimit(value: int) -> int:
+    """-1 is how callers in C spell no limit."""
+    return value & 0xFFFFFFFFFFFFFFFF
+
+
+def _capabilities(sets: Config) -> Capabilities:
+    """Names that this kernel's headers do not know are left out, as everybody does."""
+    return Capabilities(**{name: caps.mask(filter(caps.known, sets.get(name) or ())) for name in _SETS})
+
+
+_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
+
+# What a process still has to do between a filter that was loaded early and its exec.
+_FORK_CALLS = (
+    ("clone", (0x00008000,)),
+    ("setsid", ()),
+    ("ioctl", (0, 0x540E, 0)),
+    ("sendmsg", (3,)),
+    ("capset", ()),
+    ("execve", ()),
+    ("exit_group", (0,)),
+)
+
+
+def _filter_lets_fork(code: bytes) -> bool:
+    return not code or seccomp.allows(code, _FORK_CALLS)
+
+
+def unsupported(what: str) -> InvalidArgument:
+    """For configs that ask for what this runtime does not do: always an error, never silence."""
+    return InvalidArgument(f"cannot create the container: {what} is not supported")
+
+
+def with_flags(plan: Plan, flags: Flag) -> Plan:
+    """The same plan with these flags as well."""
+    return replace(plan, flags=plan.flags | flags) if flags else plan
