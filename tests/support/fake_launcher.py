@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class FakeCgroup:
     leader: int
     removed: bool = False
 
-    def pids(self) -> Sequence[int]:
+    def pids(self) -> list[int]:
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -78,6 +78,7 @@ class FakeProcess:
     pid: int
     pidfd: int
     console: int | None = None
+    warnings: tuple[str, ...] = ()
     start_time: int = 0
     go: int = -1
     word: int = -1

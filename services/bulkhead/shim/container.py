@@ -6,6 +6,7 @@ the exit record is durable, then everybody who waits hears of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,9 +30,11 @@ from bulkhead.shim.stdio import Streams
 
 _CONFIG_LIMIT = 4 << 20
 _RETRY = 1.0
+# A parked process has no exit signal yet: waitid(2) finds it only so.
+_WALL = 0x40000000
 # The reaper of somebody else's child may come a moment after the pidfd told of its end.
 _REAP_POLL = 0.02
-_REAP_TRIES = 50
+_REAP_TRIES = 150
 
 
 class Phase(Enum):
@@ -144,14 +147,16 @@ class Container:
 
     # Life
 
-    def create(self, options: CreateOptions) -> TaskRecord:
-        """Bring the container up to the point before exec; the record of its process.
+    def create(self, options: CreateOptions) -> Task:
+        """Bring the container up to the point before exec; its first process.
 
         Raises LaunchFailed and whatever the launcher raises; nothing is left then.
         """
         phase = Phase.NEW if self._from_disk else self.phase
         created = self._after(Move.CREATE, phase)
         config = self._read_config()
+        if self._from_disk:
+            self.remove()
         with ExitStack() as undo:
             self._begin(undo)
             log = self._open_log(options.log)
@@ -163,7 +168,7 @@ class Container:
         self.config, self._task, self._log, self._record = config, task, log, record
         self.phase, self.exit, self._from_disk = created, None, False
         self._signals.watch(task.pid, task.pidfd, self._ended)
-        return record
+        return task
 
     def start(self) -> int:
         """Let it exec; when it did, in Unix nanoseconds. After LaunchFailed the container has exited."""
@@ -325,14 +330,16 @@ class Container:
             container_id=self.identity.container_id, config=config, rootfs=options.rootfs, stdio=stdio
         )
         undo.callback(self._discard, task)
-        streams.launched(task.console)
+        console, task.console = task.console, None
+        streams.launched(console)
         return task
 
     def _discard(self, task: Task) -> None:
         """End a task that must not be: it was made, but the fact could not be written."""
         task.cgroup.kill_all()
-        signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, task.pidfd, os.WEXITED)
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, task.pidfd, os.WEXITED | _WALL)
         task.cgroup.remove()
         task.close()
 
@@ -380,7 +387,8 @@ class Container:
         assert self._task is not None
         self._ending = True
         self._signals.forget(self._task.pid, self._task.pidfd)
-        self._launcher.reap(self._task.pidfd)
+        with contextlib.suppress(ChildProcessError):
+            self._launcher.reap(self._task.pidfd)
         self.streams.drain(lambda: self._conclude(failure.exit_code))
 
     def _ended(self, tries: int = _REAP_TRIES) -> None:
@@ -397,10 +405,12 @@ class Container:
         self.streams.drain(lambda: self._conclude(UNKNOWN_EXIT if code is None else code))
 
     def _exit_code(self, task: Task) -> int | None:
+        """None while nobody can tell: an adopted process is another's to reap."""
         try:
-            return self._launcher.reap(task.pidfd)
+            code = self._launcher.reap(task.pidfd)
         except ChildProcessError:
-            return process.exit_code_of(task.pidfd, task.pid)
+            code = None
+        return process.zombie_exit_code(task.pid) if code is None else code
 
     def _conclude(self, code: int) -> None:
         """Output is complete: log it to the end, write the record, tell."""

@@ -6,6 +6,7 @@ The table is bounded: a client that registers for ever (health probes) must not 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -150,13 +151,16 @@ class Execs:
 
     def _ended(self, one: Exec) -> None:
         assert one.running is not None
-        code = self._launcher.reap(one.running.pidfd)
+        try:
+            code = self._launcher.reap(one.running.pidfd)
+        except ChildProcessError:
+            code = None
         one.streams.drain(lambda: self._conclude(one, 128 if code is None else code))
 
     def _conclude(self, one: Exec, code: int) -> None:
         one.phase, one.exit_code, one.exited_at = ExecPhase.EXITED, code, time.time_ns()
         if one.running is not None:
-            one.running.close()
+            os.close(one.running.pidfd)
             one.running = None
         waiting, one.waiting = one.waiting, []
         for hear in waiting:

@@ -5,7 +5,7 @@ The shapes are those of `bulkhead.runtime.launch`; a fake in tests forks plain p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Stdio:
 class Cgroup(Protocol):
     """The container's cgroup in every hierarchy."""
 
-    def pids(self) -> Sequence[int]: ...
+    def pids(self) -> list[int]: ...
 
     def kill_all(self) -> None: ...
 
@@ -46,32 +46,27 @@ class Cgroup(Protocol):
 
 
 class Process(Protocol):
-    """A process in a container; `console` is the master of its terminal."""
+    """A process in a container. Its descriptors are the taker's; `console` is the master of its terminal."""
 
-    @property
-    def pid(self) -> int: ...
-
-    @property
-    def pidfd(self) -> int: ...
-
-    @property
-    def console(self) -> int | None: ...
-
-    def close(self) -> None:
-        """Give back the pidfd."""
+    pid: int
+    pidfd: int
+    console: int | None
+    warnings: tuple[str, ...]
 
 
 class Task(Process, Protocol):
     """A container's first process, parked before its exec until `start`."""
 
-    @property
-    def start_time(self) -> int: ...
+    start_time: int
 
     @property
     def cgroup(self) -> Cgroup: ...
 
     def start(self) -> None:
-        """Returns when the exec succeeded; LaunchFailed otherwise."""
+        """Returns when the exec succeeded; LaunchFailed otherwise, and the process is dead."""
+
+    def close(self) -> None:
+        """Let go of the descriptors that were not taken; a process that was never started ends."""
 
 
 class Launcher(Protocol):

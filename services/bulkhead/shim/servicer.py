@@ -66,11 +66,11 @@ class ShimServicer:
 
     def _create(self, request: messages.CreateRequest, call: Call) -> None:
         try:
-            record = self._container.create(_options(request))
+            task = self._container.create(_options(request))
         except LaunchFailed as failure:
             call.reply(messages.CreateResponse(failure=_launch(failure)))
             return
-        call.reply(messages.CreateResponse(pid=record.pid, start_time=record.start_time))
+        call.reply(messages.CreateResponse(pid=task.pid, start_time=task.start_time, warnings=list(task.warnings)))
 
     def _start(self, _request: Empty, call: Call) -> None:
         try:

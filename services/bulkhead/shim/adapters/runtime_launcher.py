@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from bulkhead.errors import NotFound
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import launch
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
@@ -14,8 +16,10 @@ class RuntimeLauncher:
     """`bulkhead.runtime.launch`, in the port's types."""
 
     def create(self, *, container_id: str, config: Mapping[str, Any], rootfs: Rootfs | None, stdio: Stdio) -> Task:
-        overlay = rootfs and OverlayRootfs(
-            lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile
+        overlay = (
+            None
+            if rootfs is None
+            else OverlayRootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile)
         )
         return launch.create(container_id=container_id, config=config, rootfs=overlay, stdio=_fds(stdio))
 
@@ -23,14 +27,19 @@ class RuntimeLauncher:
         return launch.adopt(container_id=container_id, pid=pid, start_time=start_time, config=config)
 
     def exec(self, *, task: Task, config: Mapping[str, Any], process: Mapping[str, Any], stdio: Stdio) -> Process:
-        return launch.exec_(task=task, config=config, process=process, stdio=_fds(stdio))
+        return launch.exec_(task=cast(launch.Task, task), config=config, process=process, stdio=_fds(stdio))
 
     def reap(self, pidfd: int) -> int | None:
-        status = launch.reap(pidfd)
+        try:
+            status = launch.reap(pidfd)
+        except NotFound as error:
+            raise ChildProcessError(str(error)) from error
         return None if status is None else status.code
 
     def remove_cgroup(self, *, config: Mapping[str, Any]) -> None:
-        launch.cgroup_of(config).remove()
+        path = (config.get("linux") or {}).get("cgroupsPath")
+        if path:
+            Cgroup(path).remove()
 
 
 def _fds(stdio: Stdio) -> StdioFds:
