@@ -8,7 +8,7 @@ SERVICES := api manager supervisor registry
 GEN := services/bulkhead/wire/gen
 PROTOS := $(shell find protos -name '*.proto')
 # A change in any of these means that the engine must be installed again.
-INPUTS := pyproject.toml constraints.txt $(wildcard setup.py) $(shell find services/bulkhead/nsexec -name '*.[ch]' 2>/dev/null)
+INPUTS := pyproject.toml constraints.txt $(wildcard setup.py) $(shell find services/bulkhead/nsexec -name '*.[chS]' 2>/dev/null)
 RUN_STAMP := $(VENV)/.bulkhead-run
 DEV_STAMP := $(VENV)/.bulkhead-dev
 # pytest's own arguments: make test PYTEST='-n 2 -k registry'
@@ -105,6 +105,9 @@ check-proto: $(DEV_STAMP)
 
 .PHONY: check-c
 check-c: $(DEV_STAMP)
+	@cc -std=gnu11 -Wall -Wextra -Wconversion -Werror -fsyntax-only services/bulkhead/ctl/seed/hello.c
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	BULKHEAD_WERROR=1 $(PY) setup.py -q build_ext --build-temp "$$tmp/temp" --build-lib "$$tmp/lib"
 	@if [ -x tests/unit/nsexec/check.sh ]; then tests/unit/nsexec/check.sh; fi
 
 .PHONY: test
