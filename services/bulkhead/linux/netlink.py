@@ -41,10 +41,13 @@ _ATTR_TYPE = 0x3FFF  # without the flags NESTED and NET_BYTEORDER
 _NESTED = 0x8000
 
 _IFF_UP = 0x1
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
 _IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_FLUSH = 1, 4, 24
+# Learning of MACs; flooding of unknown unicast, multicast, broadcast.
+_BRPORT_TRAFFIC = (8, 9, 27, 30)
 _BR_STATE_DISABLED = 0
 _SKIP_STATISTICS = 1 << 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
@@ -119,12 +122,6 @@ class Netlink:
         if failure is not None:
             raise failure
 
-    def link(self, name: str) -> Link:
-        """The interface `name`; ENODEV if there is none."""
-        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
-        (found,) = self._ask(_GETLINK, body)
-        return _link(found)
-
     def links(self) -> tuple[Link, ...]:
         """All interfaces."""
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _attribute(
@@ -156,22 +153,6 @@ class Netlink:
             bodies, whole = self._dump_once(kind, body)
             if whole:
                 return bodies
-
-    def _ask(self, kind: int, body: bytes) -> list[bytes]:
-        """The answers to a question about one thing, which the kernel ends with an acknowledgement."""
-        awaited: dict[int, None] = {}
-        self._socket.sendall(self._numbered(_message(kind, 0, body), awaited))
-        bodies: list[bytes] = []
-        while True:
-            for answer, flags, sequence, content in self._receive():
-                if sequence not in awaited:
-                    continue
-                if answer != _NLMSG_ERROR:
-                    bodies.append(content)
-                elif (failure := _error(flags, content)) is not None:
-                    raise failure
-                else:
-                    return bodies
 
     def _dump_once(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
         self._sequence += 1
@@ -280,19 +261,21 @@ def delete_link(name: str) -> bytes:
     return _link_request(_DELLINK, 0, _text(_IFLA_IFNAME, name), up=False)
 
 
-def silence_port(index: int) -> bytes:
-    """Let a bridge port neither send nor receive any more, and forget the MACs behind it.
+def silence_port(name: str) -> bytes:
+    """Let a bridge port send and receive nothing any more, and forget the MACs behind it.
 
     For a port whose container is gone and whose deletion the kernel still owes: without it, frames
-    for a successor with the same MAC go to the dead one.
+    for a successor with the same MAC go to the dead one. The state alone would not do, because a
+    late news of the link's carrier sets it back; the flags stay.
     """
-    settings = _attribute(_IFLA_BRPORT_STATE, bytes((_BR_STATE_DISABLED,))) + _attribute(_IFLA_BRPORT_FLUSH, b"")
-    return _port_request(index, settings)
+    settings = _attribute(_IFLA_BRPORT_STATE, bytes((_BR_STATE_DISABLED,)))
+    settings += b"".join(_attribute(flag, b"\0") for flag in _BRPORT_TRAFFIC)
+    return _port_request(name, settings + _attribute(_IFLA_BRPORT_FLUSH, b""))
 
 
-def hairpin_port(index: int) -> bytes:
+def hairpin_port(name: str) -> bytes:
     """Let a bridge port send a frame back where it came from: a container that calls its own published port."""
-    return _port_request(index, _attribute(_IFLA_BRPORT_MODE, b"\1"))
+    return _port_request(name, _attribute(_IFLA_BRPORT_MODE, b"\1"))
 
 
 def add_address(index: int, address: IPv4Interface) -> bytes:
@@ -401,9 +384,10 @@ def _link_request(kind: int, flags: int, settings: bytes, *, index: int = 0, up:
     return _message(kind, flags, _IFINFO.pack(socket.AF_UNSPEC, 0, index, wanted, wanted) + settings)
 
 
-def _port_request(index: int, settings: bytes) -> bytes:
-    body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0) + _nest(_IFLA_PROTINFO, settings)
-    return _message(_SETLINK, 0, body)
+def _port_request(name: str, settings: bytes) -> bytes:
+    """Change a bridge port by its name; the kernel's other way to do it (AF_BRIDGE) wants its index."""
+    info = _text(_IFLA_INFO_SLAVE_KIND, "bridge") + _nest(_IFLA_INFO_SLAVE_DATA, settings)
+    return _link_request(_NEWLINK, 0, _text(_IFLA_IFNAME, name) + _nest(_IFLA_LINKINFO, info), up=False)
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import errno
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ T = TypeVar("T")
 CONTAINER_INTERFACE = "eth0"
 _LOOPBACK_INDEX = 1  # of every network namespace
 _SYSCTL = Path("/proc/sys")
+_OWN_NETNS = Path("/proc/thread-self/ns/net")
 # Set before the interface is born, so there is no moment in which it believes a router or has an address.
 _NO_IPV6 = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/default/disable_ipv6": "1"}
 # More would only queue at the kernel's one network lock.
@@ -136,7 +137,8 @@ async def _on_thread(body: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(done.set_result, result)
 
-    threading.Thread(target=run, name="network", daemon=True).start()
+    # Not threading.Thread: its start() makes the event loop wait until the thread runs.
+    _thread.start_new_thread(run, ())
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
         try:
@@ -205,16 +207,27 @@ def _configure(settings: Mapping[str, str]) -> tuple[str, ...]:
 
 def _set(path: str, value: str) -> bool:
     """Write a sysctl if it differs; whether it did. One that this kernel does not have is nothing to set."""
-    file = _SYSCTL / path
     try:
-        if file.read_text().strip() == value:
-            return False
-        file.write_text(value)
+        differs = (_SYSCTL / path).read_text().strip() != value
     except FileNotFoundError:
         return False
+    if differs:
+        _write(path, value)
+    return differs
+
+
+def _write(path: str, value: str) -> None:
+    """Write a sysctl, if this kernel has it. With bare calls: it is done for every container."""
+    try:
+        file = os.open(f"{_SYSCTL}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, value.encode())
+        finally:
+            os.close(file)
+    except FileNotFoundError:
+        return
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}: {file} = {value}") from error
-    return True
+        raise OSError(error.errno, f"{error.strerror}: {_SYSCTL}/{path} = {value}") from error
 
 
 def _make_bridge(bridge: Bridge) -> None:
@@ -227,13 +240,14 @@ def _plug(netns: Netns, wire: Wire) -> None:
     with _opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
         netlink.enter_netns(target)
-        _configure(_NO_IPV6)
+        for path, value in _NO_IPV6.items():
+            _write(path, value)
         with Netlink() as inside:
             host.request(_pair(wire, target, bridge))
             try:
                 inside.request(*_container_side(wire))
                 if wire.hairpin:
-                    host.request(netlink.hairpin_port(host.link(wire.host_interface).index))
+                    host.request(netlink.hairpin_port(wire.host_interface))
             except BaseException:
                 host.request(netlink.delete_link(wire.host_interface))
                 raise
@@ -276,12 +290,9 @@ def _opened(netns: Netns) -> Iterator[int]:
 
 
 def _refuse_own(netns: int) -> None:
-    own = netlink.own_netns()
-    try:
-        if os.path.sameopenfile(own, netns):
-            raise InvalidArgument("cannot attach a network namespace: it is the host's own")
-    finally:
-        os.close(own)
+    """By the calling thread's own namespace, which is the host's: it has entered no other yet."""
+    if os.path.samestat(os.fstat(netns), _OWN_NETNS.stat()):
+        raise InvalidArgument("cannot attach a network namespace: it is the host's own")
 
 
 def _replug(bridge: str, names: Sequence[str]) -> None:
@@ -294,7 +305,7 @@ def _replug(bridge: str, names: Sequence[str]) -> None:
 
 def _silence(name: str) -> None:
     with Netlink() as host, _unless_gone():
-        host.request(netlink.silence_port(host.link(name).index))
+        host.request(netlink.silence_port(name))
 
 
 def _delete_links(names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from bulkhead.errors import Internal, ResourceExhausted
 from bulkhead.model.network import PortBinding
@@ -76,7 +77,7 @@ class HostPorts:
     def _of_our_choice(self, asked: PortBinding) -> PortBinding:
         ports = self._ephemeral()
         start = self._given + 1 if self._given + 1 in ports else ports.start
-        for port in (*range(start, ports.stop), *range(ports.start, start)):
+        for port in chain(range(start, ports.stop), range(ports.start, start)):
             if self._obstacle(asked, port) is None:
                 self._given = port
                 return replace(asked, host_port=port, host_port_end=0)
