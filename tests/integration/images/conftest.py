@@ -117,22 +117,25 @@ def open_engine(tmp_path: Path, registry: Registry) -> Open:
 
     @contextlib.asynccontextmanager
     async def opened(
-        mirrors: Sequence[str] | None = None, data: Path | None = None, containers: Sequence[str] = ()
+        mirrors: Sequence[str] | None = None,
+        data: Path | None = None,
+        containers: Sequence[str] = (),
+        users: dict[str, list[tuple[str, bool]]] | None = None,
     ) -> AsyncIterator[Engine]:
         instance = Instance(run=run, data=data or tmp_path / "data", registry=registry.host)
         run.mkdir(mode=0o700, exist_ok=True)
-        events, users = Events(), dict[str, list[tuple[str, bool]]]()
+        events, found = Events(), users if users is not None else {}
         config = ImagesConfig(mirrors=None if mirrors is None else tuple(mirrors))
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(run.rmdir)
             database = await stack.enter_async_context(Database.open(instance.data / "bulkhead.db"))
-            service = ImageService(database, instance, config, events.publish, lambda: users)
+            service = ImageService(database, instance, config, events.publish, lambda: found)
             images = await stack.enter_async_context(service)
             await images.recover(containers)
             await stack.enter_async_context(serve([images.servicer], instance.manager_socket))
             over = channel(instance.manager_socket)
             stack.callback(over.close)
-            yield Engine(instance, images, stub(ImagesStub, over, "manager"), events, users)
+            yield Engine(instance, images, stub(ImagesStub, over, "manager"), events, found)
 
     return opened
 

@@ -26,6 +26,13 @@ def two_layers(name: str = "two") -> Image:
     return image_of(base, upper, command=["/hello"], config={"Labels": {"name": name}})
 
 
+def mode_of(path: str) -> int | None:
+    try:
+        return stat.S_IMODE(Path(path).stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
 async def test_pulled_image_is_resolved_and_prepared(engine: Engine, registry: Registry) -> None:
     """The way of every first `docker run`."""
     push(registry.host, "library/two", "latest", two_layers())
@@ -44,11 +51,11 @@ async def test_pulled_image_is_resolved_and_prepared(engine: Engine, registry: R
     assert (upper / "hello").read_bytes() == b"two"
     assert stat.S_ISCHR((upper / "etc/gone").stat().st_mode)
     assert (base / "etc/kept").read_bytes() == b"kept"
-    assert stat.S_IMODE(Path(dirs.upper).stat().st_mode) == 0o755
+    assert mode_of(dirs.upper) == 0o755
     assert stat.S_IMODE((upper / "etc").stat().st_mode) == 0o750, "a directory not described is as below"
     assert await engine.images.snapshots.prepare("c" * 64, image.id) == dirs
     await engine.images.snapshots.remove("c" * 64)
-    assert not Path(dirs.upper).exists()
+    assert mode_of(dirs.upper) is None
 
 
 async def test_second_pull_finds_everything_there(engine: Engine, registry: Registry) -> None:

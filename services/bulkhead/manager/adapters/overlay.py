@@ -5,6 +5,7 @@
         layers/<chain id>/size             bytes in it
         containers/<id>/{upper,work}       a container's writable layer
         ingest/<random>/fs                 being unpacked; renamed into layers/ when whole
+        trash/                             on its way out
         empty/                             what an image of no layers consists of
 
 A layer's name appears by one rename(2), so what has a name is whole, as long as the machine stays up;

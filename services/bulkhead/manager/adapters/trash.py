@@ -1,6 +1,6 @@
-"""Trees on their way out: renamed here at once, deleted later by one owned, niced thread.
+"""Layers on their way out: renamed here at once, deleted later by one owned, niced thread.
 
-    <data>/trash/<random>        never read again; whatever is found here at boot is deleted too
+    <data>/snapshots/trash/<random>     never read again; whatever is found here at boot is deleted too
 
 Throwing is one rename(2), so that whoever throws waits for nothing, and a tree is either whole or gone.
 """

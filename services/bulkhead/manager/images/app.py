@@ -7,7 +7,6 @@
         image = await images.store.resolve("busybox")            # ResolvedImage(id, config, reference, chain_ids)
         dirs = await images.snapshots.prepare(container_id, image.id)     # OverlayDirs(lower, upper, work)
         await images.snapshots.remove(container_id)
-        images.trash.throw(path)                # any tree of the data directory: renamed now, deleted later
 
 `publish(type, action, actor_id, attributes)` is awaited (see ports.py); `image_users()` is called whenever an
 image may be removed, and must name every container that has a record.
@@ -22,6 +21,8 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
+
+import structlog
 
 from bulkhead.content.store import BlobStore
 from bulkhead.content.unpack import UnpackResult, unpack_layer
@@ -45,6 +46,8 @@ from bulkhead.manager.servicers.images import ImagesServicer
 from bulkhead.model.digest import Digest
 from bulkhead.model.instance import Instance
 
+log = structlog.get_logger()
+
 
 class ImageService:
     """Images of one installation; an async context manager, entered once."""
@@ -64,11 +67,11 @@ class ImageService:
         self._content = BlobStore(instance.data / "content")
         self._ledger = Ledger(records, boot)
         self._transfers = Transfers()
-        self.trash = Trash(instance.data / "trash")
-        self._layers = LayerDirectories(snapshots, self.trash, self._unpack)
+        self._trash = Trash(snapshots / "trash")
+        self._layers = LayerDirectories(snapshots, self._trash, self._unpack)
         self._collector = Collector(self._ledger, self._content, self._layers, leases, image_users)
         self.store = ImageStore(self._ledger, leases, self._collector, publish, image_users)
-        self.snapshots = OverlaySnapshots(snapshots, self._layers, self.store.chains_of, self.trash)
+        self.snapshots = OverlaySnapshots(snapshots, self._layers, self.store.chains_of, self._trash)
         self.snapshots.after_removal(self._collector.kick)
         registries = HttpRegistries(
             store=self._content,
@@ -104,15 +107,13 @@ class ImageService:
         async with contextlib.AsyncExitStack() as stack:
             await asyncio.to_thread(self._content.open)
             stack.callback(self._content.close)
-            await stack.enter_async_context(self.trash)
+            await stack.enter_async_context(self._trash)
             self._layers.open()
             self.snapshots.open()
             await self._ledger.open()
             stack.push_async_callback(self._ledger.close)
-            group = await stack.enter_async_context(asyncio.TaskGroup())
             for keeper in (self._collector.run(), self._recovery.run()):
-                task = group.create_task(keeper)
-                stack.callback(task.cancel)
+                stack.push_async_callback(_end, asyncio.create_task(keeper))
             stack.push_async_callback(self._transfers.close)
             self._stack = stack.pop_all()
         return self
@@ -132,3 +133,10 @@ class ImageService:
 
     async def _unpack(self, blob: Digest, media_type: str, target: Path, diff_id: Digest, told: Told) -> UnpackResult:
         return await unpack_layer(self._content.path(blob), media_type, target, diff_id, told)
+
+
+async def _end(keeper: asyncio.Task[None]) -> None:
+    keeper.cancel()
+    await asyncio.wait([keeper])
+    if not keeper.cancelled() and (error := keeper.exception()) is not None:
+        log.error("a task of the image part had died", error=repr(error))

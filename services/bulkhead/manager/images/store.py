@@ -11,7 +11,7 @@ from bulkhead.content.manifests import Platform
 from bulkhead.content.platforms import fits, parse_platform
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
 from bulkhead.manager.images import filters
-from bulkhead.manager.images.catalogue import Change, Tag, bound_name
+from bulkhead.manager.images.catalogue import Change, Tag, bound_name, no_such_image
 from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.filters import Filters
 from bulkhead.manager.images.leases import Kind, Leases
@@ -96,11 +96,18 @@ class ImageStore:
         finally:
             self._leases.drop(key)
 
+    async def size(self, image_id: str) -> int:
+        """Bytes of an image's layers, unpacked."""
+        image = self._books.get(Digest.parse(image_id))
+        if image is None:
+            raise no_such_image(image_id)
+        return image.size
+
     def chains_of(self, image_id: str) -> tuple[Digest, ...]:
         """An image's layers by chain id, base first; also of one that only containers still need."""
         image = self._books.get(Digest.parse(image_id))
         if image is None:
-            raise NotFound(f"No such image: {image_id}")
+            raise no_such_image(image_id)
         return tuple(layer.chain_id for layer in image.layers)
 
     def select(self, wanted: Filters) -> list[Named]:
@@ -161,7 +168,7 @@ class ImageStore:
                     items, space = await self._remove(ref, force=False)
                     removed += items
                     freed += space
-        freed += await self._collector.sweep(0)
+        freed += await self._collector.drop_unused() + await self._collector.sweep(0)
         await self._publish("image", "prune", "", {"reclaimed": str(freed)})
         return removed, freed
 
