@@ -11,8 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from bulkhead.errors import DataLoss, InvalidArgument
 
@@ -24,10 +23,10 @@ _QUEUED = 8
 _ZSTD_WINDOW = 128 << 20
 
 Reader = Callable[[int], bytes]
+Codec = Callable[[Reader], Iterator[bytes]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(NamedTuple):
     """What an archive may expand to (battery M01)."""
 
     size: int = 256 << 30
@@ -219,7 +218,7 @@ def _with_decompressor(read: Reader, make: Callable[[], Any], name: str) -> Iter
         data = member.unused_data.lstrip(b"\0") or read(_READ)
 
 
-_CODECS: dict[bytes, Callable[[Reader], Iterator[bytes]]] = {
+_CODECS: dict[bytes, Codec] = {
     b"\x1f\x8b": _gzip,
     b"\x28\xb5\x2f\xfd": _zstd,
     **{bytes([0x50 + low, 0x2A, 0x4D, 0x18]): _zstd for low in range(16)},
@@ -228,12 +227,32 @@ _CODECS: dict[bytes, Callable[[Reader], Iterator[bytes]]] = {
 }
 
 
-def preload() -> None:
-    """Import every codec now: a confined process cannot import later."""
-    import bz2
-    import lzma
+def preload(magic: bytes) -> None:
+    """Import the codec of a stream that begins so: a confined process cannot import later."""
+    for known, codec in _CODECS.items():
+        if magic.startswith(known):
+            _IMPORTS[codec]()
 
-    import zstandard
-    from isal import isal_zlib
 
-    assert bz2 and lzma and zstandard and isal_zlib
+def _import_gzip() -> None:
+    import isal.isal_zlib  # noqa: F401
+
+
+def _import_zstd() -> None:
+    import zstandard  # noqa: F401
+
+
+def _import_bzip2() -> None:
+    import bz2  # noqa: F401
+
+
+def _import_xz() -> None:
+    import lzma  # noqa: F401
+
+
+_IMPORTS: dict[Codec, Callable[[], None]] = {
+    _gzip: _import_gzip,
+    _zstd: _import_zstd,
+    _bzip2: _import_bzip2,
+    _xz: _import_xz,
+}

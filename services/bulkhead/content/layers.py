@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bulkhead.content.confine import open_directory_beneath
 from bulkhead.content.tarstream import Entry, TarStream
@@ -35,8 +35,7 @@ _MAX_PARENTS = 128
 _MAX_TIME_NS = 1 << 62
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class Applied(NamedTuple):
     """What a layer held."""
 
     size: int

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from bulkhead import errors
 from bulkhead.content import media_types
 from bulkhead.content.inflate import Limits
@@ -21,7 +19,6 @@ from bulkhead.model.digest import Digest
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "bulkhead.content.unpack_worker"
-_MAX_LINE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +31,6 @@ class UnpackResult:
     entries: int
     implied: tuple[str, ...]
     """Directories that no entry described (root's, 0755): they hide the attributes of those in lower layers."""
-
-
-class _Answer(msgspec.Struct):
-    size: int = 0
-    entries: int = 0
-    diff_id: str = ""
-    implied: list[str] = []
-    error: str = ""
-    message: str = ""
 
 
 async def unpack_layer(
@@ -65,17 +53,9 @@ async def unpack_layer(
         raise InvalidArgument(f"cannot unpack layer: media type {media_type!r} is not supported")
     worker = await _start(blob_path, target, expected_diff_id, limits or Limits())
     try:
-        answer = await _listen(worker, progress)
+        return await _listen(worker, progress)
     finally:
         await _end(worker)
-    if answer.error:
-        raise _error(answer)
-    return UnpackResult(
-        size=answer.size,
-        diff_id=Digest.parse(answer.diff_id),
-        entries=answer.entries,
-        implied=tuple(answer.implied),
-    )
 
 
 def sync_file_system(path: Path) -> None:
@@ -102,13 +82,12 @@ async def _start(blob: Path, target: Path, expected: Digest | None, limits: Limi
     try:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-P", "-s", "-B", "-m", _WORKER, *arguments),
+            *("-P", "-s", "-m", _WORKER, *arguments),
             stdin=source,
             stdout=PIPE,
             stderr=DEVNULL,
             cwd="/",
             env={"PYTHONPATH": _SOURCE_ROOT},
-            limit=_MAX_LINE,
         )
     except OSError as error:
         raise Internal(f"cannot start unpack worker: {(error.strerror or '').lower()}") from error
@@ -121,13 +100,21 @@ def _arguments(target: Path, expected: Digest | None, limits: Limits) -> list[st
     return [str(os.getpid()), str(target.absolute()), str(expected) if expected else "-", told]
 
 
-async def _listen(worker: Process, progress: Callable[[int], None] | None) -> _Answer:
+async def _listen(worker: Process, progress: Callable[[int], None] | None) -> UnpackResult:
     assert worker.stdout is not None
-    while line := await worker.stdout.readline():
-        if line.startswith(b"{"):
-            return msgspec.json.decode(line, type=_Answer)
-        if progress is not None:
-            progress(int(line.removeprefix(b"p ")))
+    implied: list[str] = []
+    while line := (await worker.stdout.readline()).decode().split():
+        match line:
+            case ["p", taken] if progress is not None:
+                progress(int(taken))
+            case ["i", path]:
+                implied.append(os.fsdecode(bytes.fromhex(path)))
+            case ["r", size, entries, diff_id]:
+                return UnpackResult(
+                    size=int(size), entries=int(entries), diff_id=Digest.parse(diff_id), implied=tuple(implied)
+                )
+            case ["e", kind, message]:
+                raise _error(kind, bytes.fromhex(message).decode())
     raise Internal("cannot unpack layer: the worker died")
 
 
@@ -146,8 +133,8 @@ async def _end(worker: Process) -> None:
             continue
 
 
-def _error(answer: _Answer) -> BulkheadError:
-    kind = getattr(errors, answer.error, Internal)
-    if not (isinstance(kind, type) and issubclass(kind, BulkheadError)) or kind is errors.LaunchFailed:
+def _error(name: str, message: str) -> BulkheadError:
+    kind = getattr(errors, name, Internal)
+    if not (isinstance(kind, type) and issubclass(kind, BulkheadError)):
         kind = Internal
-    return kind(answer.message)
+    return kind(message)
