@@ -39,18 +39,14 @@ class Limits(NamedTuple):
 class Inflated:
     """The plain bytes of `read(n)`'s stream; call it for the next piece, b"" is the end."""
 
-    def __init__(self, read: Reader, limits: Limits, *, hashed: bool = True, consumed: Callable[[int], None]) -> None:
+    def __init__(self, read: Reader, limits: Limits, *, consumed: Callable[[int], None]) -> None:
         self._read = read
         self._limits = limits
         self._consumed = consumed
-        self._taken = 0
-        self._made = 0
         self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
-        self._to_hash: queue.Queue[bytes] | None = queue.Queue(_QUEUED) if hashed else None
+        self._to_hash: queue.Queue[bytes] = queue.Queue(_QUEUED)
         self._hasher = hashlib.sha256()
-        self._threads = [threading.Thread(target=self._inflate, name="inflate", daemon=True)]
-        if hashed:
-            self._threads.append(threading.Thread(target=self._hash, name="hash", daemon=True))
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._inflate, self._hash)]
         for thread in self._threads:
             thread.start()
 
@@ -68,37 +64,39 @@ class Inflated:
 
     def _inflate(self) -> None:
         try:
-            for piece in plain(self._counted):
-                self._made += len(piece)
-                self._check_bomb()
+            for piece in bounded(self._read, self._limits, self._consumed):
                 self._pieces.put(piece)
-                if self._to_hash is not None:
-                    self._to_hash.put(piece)
+                self._to_hash.put(piece)
         except BaseException as error:
             self._pieces.put(error)
         else:
             self._pieces.put(b"")
         finally:
-            if self._to_hash is not None:
-                self._to_hash.put(b"")
-
-    def _counted(self, count: int) -> bytes:
-        data = self._read(count)
-        self._taken += len(data)
-        self._consumed(self._taken)
-        return data
-
-    def _check_bomb(self) -> None:
-        limits = self._limits
-        if self._made > limits.size:
-            raise InvalidArgument(f"cannot unpack archive: it expands to more than {limits.size} bytes")
-        if self._made > limits.allowance and self._made > self._taken * limits.ratio:
-            raise InvalidArgument(f"cannot unpack archive: it expands more than {limits.ratio}-fold")
+            self._to_hash.put(b"")
 
     def _hash(self) -> None:
-        assert self._to_hash is not None
         while piece := self._to_hash.get():
             self._hasher.update(piece)
+
+
+def bounded(read: Reader, limits: Limits, consumed: Callable[[int], None]) -> Iterator[bytes]:
+    """`plain(read)`, refused with InvalidArgument where it grows beyond its limits."""
+    taken = made = 0
+
+    def counted(count: int) -> bytes:
+        nonlocal taken
+        data = read(count)
+        taken += len(data)
+        consumed(taken)
+        return data
+
+    for piece in plain(counted):
+        made += len(piece)
+        if made > limits.size:
+            raise InvalidArgument(f"cannot unpack archive: it expands to more than {limits.size} bytes")
+        if made > limits.allowance and made > taken * limits.ratio:
+            raise InvalidArgument(f"cannot unpack archive: it expands more than {limits.ratio}-fold")
+        yield piece
 
 
 def plain(read: Reader) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bulkhead.content.confine import open_directory_beneath
-from bulkhead.content.tarstream import Entry, TarStream
+from bulkhead.content.tarstream import Entry, TarStream, refused_entry, safe_path
 from bulkhead.errors import InvalidArgument
 
 WHITEOUT = b".wh."
@@ -83,7 +83,7 @@ class LayerWriter:
         return Applied(size=self._size, entries=self._count, implied=tuple(self._implied))
 
     def _apply(self, entry: Entry, tar: TarStream) -> None:
-        path = safe_path(entry.name)
+        path = safe_path(entry.name, "layer")
         _check_owner(entry)
         if entry.xattrs:
             _check_xattrs(entry)
@@ -161,7 +161,7 @@ class LayerWriter:
         self._describe_leaf(entry, directory, base)
 
     def _hard_link(self, entry: Entry, path: bytes, directory: int, base: bytes) -> None:
-        target = safe_path(entry.linkname)
+        target = safe_path(entry.linkname, "layer")
         if target == path:
             raise _refused(entry.name, "it is a hard link to itself")
         target_parent, _, target_base = target.rpartition(b"/")
@@ -345,18 +345,6 @@ class LayerWriter:
         self._parents = {b"": self._root}
 
 
-def safe_path(name: bytes) -> bytes:
-    """`name` without `./` and trailing slashes, b"" for the root; raises InvalidArgument when it leads elsewhere."""
-    if name.startswith(b"/"):
-        raise _refused(name, "its name is absolute")
-    parts = [part for part in name.split(b"/") if part and part != b"."]
-    if b".." in parts:
-        raise _refused(name, "its name climbs out")
-    if not name:
-        raise _refused(name, "its name is empty")
-    return b"/".join(parts)
-
-
 def _check_owner(entry: Entry) -> None:
     if entry.uid >= _NO_ID or entry.gid >= _NO_ID:
         raise _refused(entry.name, f"there is no owner {entry.uid}:{entry.gid}")
@@ -395,5 +383,4 @@ def _way_refused(entry: Entry, error: OSError) -> Exception:
 
 
 def _refused(name: bytes, reason: str) -> InvalidArgument:
-    shown = name[:200].decode("utf-8", "backslashreplace")
-    return InvalidArgument(f"cannot unpack layer: entry {shown!r} is refused: {reason}")
+    return refused_entry("layer", name, reason)

@@ -161,6 +161,24 @@ class TarStream:
         return bool(data)
 
 
+def safe_path(name: bytes, what: str) -> bytes:
+    """`name` without `./` and trailing slashes, b"" for the root; raises InvalidArgument when it leads elsewhere."""
+    if name.startswith(b"/"):
+        raise refused_entry(what, name, "its name is absolute")
+    parts = [part for part in name.split(b"/") if part and part != b"."]
+    if b".." in parts:
+        raise refused_entry(what, name, "its name climbs out")
+    if not name:
+        raise refused_entry(what, name, "its name is empty")
+    return b"/".join(parts)
+
+
+def refused_entry(what: str, name: bytes, reason: str) -> InvalidArgument:
+    """The error for a member that no honest archive has; `what` is the archive's role."""
+    shown = name[:200].decode("utf-8", "backslashreplace")
+    return InvalidArgument(f"cannot unpack {what}: entry {shown!r} is refused: {reason}")
+
+
 def _entry(header: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes) -> Entry:
     if kind not in _SUPPORTED_KINDS:
         what = "sparse files are" if kind == b"S" else f"type {kind!r} is"
