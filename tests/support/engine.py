@@ -142,10 +142,10 @@ def private_engine(**environ: str) -> Iterator[Engine]:
     try:
         yield engine
     finally:
-        engine.purge()
+        report = engine.purge()
         left = nothing_left(engine.instance)
         shutil.rmtree(base, ignore_errors=True)
-    assert not left, f"purge left {left}"
+    assert not left, f"purge left {left}: {report}"
 
 
 def nothing_left(instance: Instance) -> list[str]:

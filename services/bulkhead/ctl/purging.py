@@ -26,7 +26,7 @@ from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
 DEATH_SECONDS = 10.0
-_RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "netns", "tmp")
+_RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "cache", "netns", "tmp")
 _DATA_PATTERNS = (
     *("bulkhead.db", "bulkhead.db-*", "content", "snapshots", "containers", "volumes", "trash", "registry"),
     *("*.lock", "cache", "tmp", "seccomp", "networks"),
