@@ -123,7 +123,8 @@ def _zombies(instance: Instance) -> set[str]:
 
 
 def _directories(instance: Instance) -> set[str]:
-    places = (instance.run / "containers", instance.data / "containers", instance.data / "trash")
+    names = ("containers", "trash", "snapshots/containers", "snapshots/ingest", "content/ingest")
+    places = (instance.run / "containers", *(instance.data / name for name in names))
     return {f"directory {entry}" for place in places if place.is_dir() for entry in place.iterdir()}
 
 
