@@ -7,6 +7,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +91,9 @@ class Images(Protocol):
     async def resolve(self, ref: str, platform: str = "") -> ResolvedImage:
         """The image that `ref` means. Raises NotFound (`No such image: x:latest`), InvalidArgument."""
 
+    def holding(self, image_id: str) -> AbstractContextManager[None]:
+        """Nobody removes the image while entered."""
+
 
 class Dirs(Protocol):
     """What `OverlayDirs` says, by whatever type the snapshots' adapter has."""
@@ -111,6 +115,14 @@ class Snapshots(Protocol):
 
     async def usage(self, container_id: str) -> int:
         """Bytes in the writable layer."""
+
+
+class Trash(Protocol):
+    def throw(self, path: Path) -> bool:
+        """Take a file or tree out of sight, to be deleted later; whether it was there.
+
+        Raises ResourceExhausted, Internal.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

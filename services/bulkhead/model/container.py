@@ -196,7 +196,8 @@ class Container:
     """A container's record.
 
     `endpoint` is what users are shown, also of a stopped container; `attachment` is what the network gave to a
-    live one. `restart_delay_ms` is the last delay of the restart policy, 0 after a start by a user.
+    live one, `last_address` the address it is given again if it can be. `restart_delay_ms` is the last delay of the
+    restart policy, 0 after a start by a user.
     """
 
     id: str
@@ -220,5 +221,6 @@ class Container:
     health_status: str = ""
     lower_dirs: tuple[str, ...] = ()
     attachment: Endpoint | None = None
+    last_address: str = ""
     anonymous_volumes: tuple[str, ...] = ()
     restart_delay_ms: int = 0

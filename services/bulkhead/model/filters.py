@@ -97,7 +97,7 @@ def parse_container_filter(
     for pattern in (*filters.get("name", ()), *filters.get("id", ())):
         _regex(pattern)
     for port in (*filters.get("publish", ()), *filters.get("expose", ())):
-        _port_range(port)
+        port_range(port)
     before = [created_at(ref) for ref in filters.get("before", ())]
     since = [created_at(ref) for ref in filters.get("since", ())]
     ancestors = {name for ref in filters.get("ancestor", ()) for name in (ref, resolve_image(ref)) if name}
@@ -151,16 +151,16 @@ def _by_network(container: Container, value: str) -> bool:
 
 
 def _by_published_port(container: Container, value: str) -> bool:
-    protocol, first, last = _port_range(value)
+    protocol, first, last = port_range(value)
     ports = [*container.spec.ports, *(container.endpoint.ports if container.endpoint else ())]
     return any(each.protocol == protocol and first <= each.container_port <= last for each in ports)
 
 
 def _by_exposed_port(container: Container, value: str) -> bool:
-    protocol, first, last = _port_range(value)
+    protocol, first, last = port_range(value)
     for exposed in container.spec.exposed_ports:
         try:
-            its_protocol, its_first, its_last = _port_range(exposed)
+            its_protocol, its_first, its_last = port_range(exposed)
         except InvalidArgument:
             continue
         if its_protocol == protocol and its_first <= last and first <= its_last:
@@ -168,7 +168,8 @@ def _by_exposed_port(container: Container, value: str) -> bool:
     return _by_published_port(container, value)
 
 
-def _port_range(text: str) -> tuple[str, int, int]:
+def port_range(text: str) -> tuple[str, int, int]:
+    """Protocol, first and last port of "80", "80/udp" or "8000-8010/tcp". Raises InvalidArgument."""
     match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", text)
     if match is None:
         raise InvalidArgument(f"invalid port specification: {text!r}")
@@ -219,10 +220,8 @@ def _by_actor(kind: str) -> Callable[[Event, str], bool]:
 
 
 def _by_image(event: Event, value: str) -> bool:
-    if event.type == "image":
-        names = (event.actor_id, event.attributes.get("name", ""))
-    else:
-        names = (event.attributes.get("image", ""),)
+    of_image = event.type == "image"
+    names = [event.attributes.get("name" if of_image else "image", ""), event.actor_id if of_image else ""]
     return any(value in (name, _without_tag(name)) for name in names if name)
 
 

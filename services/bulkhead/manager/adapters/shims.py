@@ -1,0 +1,282 @@
+"""Shims as processes: launched by the supervisor over gRPC, spoken to in ttrpc, ended by Shutdown or, if need be, KILL.
+
+One connection per container is kept; it closes when the shim is gone, which fails the calls in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from grpclib.client import Channel
+
+from bulkhead.errors import DeadlineExceeded, Internal, LaunchFailed, Unavailable
+from bulkhead.linux import process
+from bulkhead.linux.cgroups import Cgroup
+from bulkhead.manager.bundles import read_json
+from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState
+from bulkhead.model.instance import Instance
+from bulkhead.wire.client import channel, stub
+from bulkhead.wire.gen.bulkhead.shim import v1 as wire
+from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, SupervisorStub
+from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
+
+log = structlog.get_logger()
+LAUNCH_SECONDS = 15.0
+CONNECT_SECONDS = 3.0
+SHUTDOWN_SECONDS = 15.0
+DEATH_SECONDS = 5.0
+SHIM_RECORD = "shim.json"
+_encode = msgspec.json.Encoder().encode
+
+
+class RemoteShim:
+    """`bulkhead.manager.ports.Shim` over one connection."""
+
+    def __init__(self, client: ShimClient) -> None:
+        self.client = client
+
+    async def state(self) -> ShimState:
+        told = await self.client.state()
+        return ShimState(
+            phase=told.phase,
+            pid=told.pid,
+            start_time=told.start_time,
+            exit_code=told.exit_code,
+            started_at=told.started_at,
+            exited_at=told.exited_at,
+            oom_killed=told.oom_killed,
+        )
+
+    async def create(self, bundle: Bundle) -> Created:
+        answer = await self.client.create(_create_request(bundle))
+        _raise_failure(answer.failure)
+        return Created(pid=answer.pid, start_time=answer.start_time, warnings=tuple(answer.warnings))
+
+    async def start(self) -> int:
+        answer = await self.client.start()
+        _raise_failure(answer.failure)
+        return answer.started_at
+
+    async def wait(self, exec_id: str = "") -> Exit:
+        answer = await self.client.wait(exec_id)
+        return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed)
+
+    async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
+        await self.client.kill(signal, exec_id=exec_id, all=everyone)
+
+    async def pause(self) -> None:
+        await self.client.pause()
+
+    async def resume(self) -> None:
+        await self.client.resume()
+
+    async def pids(self) -> list[int]:
+        return list((await self.client.pids()).pids)
+
+    async def create_exec(self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int]) -> None:
+        await self.client.exec_create(
+            wire.ExecCreateRequest(
+                exec_id=exec_id, process=_encode(process), open_stdin=stdin, height=size[0], width=size[1]
+            )
+        )
+
+    async def start_exec(self, exec_id: str) -> int:
+        answer = await self.client.exec_start(exec_id)
+        _raise_failure(answer.failure)
+        return answer.pid
+
+    async def exec_state(self, exec_id: str) -> ExecState:
+        told = await self.client.exec_state(exec_id)
+        return ExecState(phase=told.phase, pid=told.pid, exit_code=told.exit_code)
+
+    async def resize(self, height: int, width: int, exec_id: str = "") -> None:
+        await self.client.resize_pty(height, width, exec_id=exec_id)
+
+
+class SupervisedShims:
+    """`bulkhead.manager.ports.Shims`. Use as an async context manager; leaving it leaves the shims alone."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._channel: Channel | None = None
+        self._live: dict[str, RemoteShim] = {}
+
+    async def __aenter__(self) -> SupervisedShims:
+        self._channel = channel(self._instance.supervisor_socket)
+        self._supervisor = stub(SupervisorStub, self._channel, "supervisor")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for container_id in list(self._live):
+            await self.forget(container_id)
+        if self._channel is not None:
+            self._channel.close()
+
+    async def ensure(self, container_id: str) -> Shim:
+        found = await self.live(container_id)
+        if found is not None:
+            return found
+        await self._launch(container_id)
+        try:
+            return await self._connect(container_id)
+        except FileNotFoundError as error:
+            raise Unavailable(f"cannot reach the shim of {container_id[:12]}: it does not listen") from error
+
+    async def live(self, container_id: str) -> Shim | None:
+        known = self._live.get(container_id)
+        if known is not None and not known.client.closed.done():
+            return known
+        if not self._instance.shim_socket(container_id).exists():
+            return None
+        try:
+            return await self._connect(container_id)
+        except (Unavailable, FileNotFoundError):
+            return None
+
+    async def discard(self, container_id: str) -> None:
+        shim = await self.live(container_id)
+        if isinstance(shim, RemoteShim):
+            try:
+                await shim.client.shutdown(timeout=SHUTDOWN_SECONDS)
+                return
+            except (Unavailable, DeadlineExceeded) as error:
+                log.warning("a shim does not leave", container=container_id, reason=str(error))
+            finally:
+                await self.forget(container_id)
+        await self._destroy(container_id)
+
+    async def forget(self, container_id: str) -> None:
+        known = self._live.pop(container_id, None)
+        if known is not None:
+            await known.client.client.close()
+
+    async def _launch(self, container_id: str) -> None:
+        request = LaunchRequest(
+            container_id=container_id,
+            run_dir=str(self._instance.container_run(container_id)),
+            data_dir=str(self._instance.container_data(container_id)),
+        )
+        try:
+            await self._supervisor.launch(request, timeout=LAUNCH_SECONDS)
+        except TimeoutError as error:
+            raise Unavailable("the supervisor service is not available: it does not answer") from error
+
+    async def _connect(self, container_id: str) -> RemoteShim:
+        client = TtrpcClient(self._instance.shim_socket(container_id))
+        await client.connect(timeout=CONNECT_SECONDS)
+        other = self._live.get(container_id)
+        if other is not None and not other.client.closed.done():
+            await client.close()
+            return other
+        shim = RemoteShim(ShimClient(client))
+        self._live[container_id] = shim
+        client.closed.add_done_callback(lambda _: self._drop(container_id, shim))
+        return shim
+
+    def _drop(self, container_id: str, shim: RemoteShim) -> None:
+        if self._live.get(container_id) is shim:
+            del self._live[container_id]
+
+    async def _destroy(self, container_id: str) -> None:
+        """After a shim that is dead, or does not answer: end it and what it held."""
+        data = self._instance.container_data(container_id)
+        record = read_json(data / SHIM_RECORD)
+        run = self._instance.container_run(container_id)
+        if record is None and not run.exists():
+            return
+        if record is not None:
+            await _kill(record)
+        await asyncio.to_thread(remove_group, _cgroup_of(data))
+        (data / SHIM_RECORD).unlink(missing_ok=True)
+        remove_run_directory(run)
+
+
+def remove_run_directory(run: Path) -> None:
+    """Take away the sockets of a shim that is gone."""
+    for name in ("shim.sock", "stdio.sock"):
+        (run / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        run.rmdir()
+
+
+def remove_group(path: str) -> None:
+    """Kill everything in a cgroup and remove it; no error when there is none. Blocking. Raises Internal."""
+    if not path:
+        return
+    group = Cgroup(path)
+    try:
+        group.kill_all()
+        group.remove()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Internal(f"cannot remove cgroup {path}: {error.strerror}") from error
+
+
+def _cgroup_of(data: Path) -> str:
+    config = read_json(data / "config.json") or {}
+    path = (config.get("linux") or {}).get("cgroupsPath")
+    return path if isinstance(path, str) else ""
+
+
+async def _kill(record: dict[str, Any]) -> None:
+    """SIGKILL the shim that wrote `record`, and wait until it is gone. Raises Internal when it stays."""
+    pid, started = record.get("pid"), record.get("start_time")
+    if not isinstance(pid, int) or not isinstance(started, int):
+        return
+    descriptor = process.open_verified(pid, started)
+    if descriptor is None:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        await _gone(descriptor, pid)
+    finally:
+        os.close(descriptor)
+
+
+async def _gone(pidfd: int, pid: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, lambda: None if ended.done() else ended.set_result(None))
+    try:
+        async with asyncio.timeout(DEATH_SECONDS):
+            await ended
+    except TimeoutError as error:
+        raise Internal(f"cannot end the shim {pid}: it survives SIGKILL") from error
+    finally:
+        loop.remove_reader(pidfd)
+
+
+def _create_request(bundle: Bundle) -> wire.CreateRequest:
+    rootfs = bundle.rootfs
+    log_options = bundle.log
+    return wire.CreateRequest(
+        rootfs=None
+        if rootfs is None
+        else wire.OverlayRootfs(
+            lower=list(rootfs.lower), upper=rootfs.upper, work=rootfs.work, volatile=bundle.volatile
+        ),
+        log=wire.LogOptions(
+            driver=log_options.driver,
+            path=log_options.path,
+            max_size=log_options.max_size,
+            max_file=log_options.max_file,
+        ),
+        open_stdin=bundle.open_stdin,
+        stdin_once=bundle.stdin_once,
+        height=bundle.height,
+        width=bundle.width,
+    )
+
+
+def _raise_failure(failure: wire.Launch | None) -> None:
+    if failure is not None:
+        raise LaunchFailed(failure.message, step=failure.step, errno=failure.errno, exit_code=failure.exit_code or 128)

@@ -1,0 +1,29 @@
+"""The events of containers and networks, with the attributes that Docker's have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from bulkhead.model.container import Container, NetworkEndpoint
+from bulkhead.model.events import CONTAINER, Event
+
+
+def of_container(container: Container, action: str, extra: Mapping[str, str] | None = None) -> Event:
+    """An event about `container`: its labels, its name and image, then `extra`."""
+    attributes = {**container.spec.labels, "image": container.spec.image, "name": container.name, **(extra or {})}
+    return Event(type=CONTAINER, action=action, actor_id=container.id, attributes=attributes, time=time.time_ns())
+
+
+def of_network(container: Container, endpoint: NetworkEndpoint, action: str) -> Event:
+    """A container was plugged into, or unplugged from, a network."""
+    attributes = {"container": container.id, "name": endpoint.network_name, "type": endpoint.network_name}
+    return Event(
+        type="network", action=action, actor_id=endpoint.network_id, attributes=attributes, time=time.time_ns()
+    )
+
+
+def died(container: Container) -> Event:
+    """The end of a run: exit code and whole seconds it lasted."""
+    seconds = max(0, container.finished_at - container.started_at) // 1_000_000_000
+    return of_container(container, "die", {"exitCode": str(container.exit_code), "execDuration": str(seconds)})

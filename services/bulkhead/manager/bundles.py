@@ -1,0 +1,238 @@
+"""The directory that is handed to a shim: `config.json`, the files bound over /etc, the log.
+
+<data>/containers/<id>/        0700
+  config.json                  OCI runtime config, written anew at each start
+  hosts hostname resolv.conf   bound into the container: changed in place, never replaced
+  <id>-json.log  exit.json  task.json  shim.log      the shim's
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted
+from bulkhead.manager import oci
+from bulkhead.manager.config import ManagerConfig
+from bulkhead.manager.index import Index
+from bulkhead.manager.networks import files
+from bulkhead.manager.ports import Bundle, Dirs, LogOptions
+from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
+from bulkhead.manager.volumes import Volumes
+from bulkhead.model.container import Container, ContainerSpec, Mount
+from bulkhead.model.ids import short
+from bulkhead.model.instance import Instance
+
+_HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
+_TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
+_HOST_RESOLV = Path("/etc/resolv.conf")
+_SIZE = re.compile(r"([0-9]+)([kmg]?)b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_INITS = ("docker-init", "tini-static", "tini")
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundles:
+    """Makes bundles of one installation."""
+
+    instance: Instance
+    config: ManagerConfig
+    index: Index
+    volumes: Volumes
+
+    def make_directory(self, container_id: str) -> Path:
+        """The container's data directory, made when it is not there."""
+        place = self.instance.container_data(container_id)
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _failed("make", place, error) from error
+        return place
+
+    def write(self, container: Container, namespaces: Namespaces, dirs: Dirs) -> Bundle:
+        """Write the bundle of a start.
+
+        Raises InvalidArgument, Internal or ResourceExhausted, with Docker's texts where it has some.
+        """
+        place = self.make_directory(container.id)
+        try:
+            return self._write(place, container, namespaces, dirs)
+        except OSError as error:
+            raise _failed("write", place, error) from error
+
+    def name_address(self, container: Container, address: str, gateway: str) -> None:
+        """Tell the container's /etc/hosts its own address, known once it is plugged in."""
+        place = self.instance.container_data(container.id)
+        try:
+            (place / _HOSTS).write_text(_hosts(container, address, gateway))
+        except OSError as error:
+            raise _failed("write", place / _HOSTS, error) from error
+
+    def log_options(self, container: Container) -> LogOptions:
+        """How its shim keeps the log. Raises InvalidArgument for a size that is none."""
+        told = container.spec.log_config
+        driver = told.driver or self.config.log_driver
+        options = {**self.config.log_options, **told.options} if not told.driver else dict(told.options)
+        return LogOptions(
+            driver=driver,
+            path=str(self.instance.log_file(container.id)),
+            max_size=_size(options.get("max-size", self.config.log_max_size)),
+            max_file=_count(options.get("max-file", str(self.config.log_max_file))),
+        )
+
+    def _write(self, place: Path, container: Container, namespaces: Namespaces, dirs: Dirs) -> Bundle:
+        spec = container.spec
+        around = oci.Surroundings(
+            namespaces=namespaces,
+            cgroups_path=self.cgroups_path(container),
+            hostname=hostname(container),
+            sources=self._sources(spec),
+            engine_files=self._engine_files(place, container),
+            init_binary=_init_binary() if spec.init else "",
+        )
+        (place / "config.json").write_bytes(_encode(oci.config(container, around)))
+        return Bundle(
+            directory=place,
+            rootfs=dirs,
+            volatile=spec.auto_remove,
+            log=self.log_options(container),
+            open_stdin=spec.open_stdin,
+            stdin_once=spec.stdin_once,
+        )
+
+    def cgroups_path(self, container: Container) -> str:
+        """Below the instance's own parent, unless the user named another."""
+        parent = container.spec.cgroup_parent
+        if not parent:
+            return f"/{self.instance.label}/{container.id}"
+        parts = [part for part in parent.split("/") if part]
+        if not parts or any(part in (".", "..") for part in parts):
+            raise InvalidArgument(f"invalid cgroup parent: {parent}")
+        return "/" + "/".join([*parts, container.id])
+
+    def _sources(self, spec: ContainerSpec) -> dict[str, str]:
+        return {mount.target: self._source(mount) for mount in spec.mounts if mount.type != "tmpfs"}
+
+    def _source(self, mount: Mount) -> str:
+        if mount.type == "volume":
+            return str(self.volumes.ensure(mount.source))
+        ensure_bind_source(mount)
+        return mount.source
+
+    def _engine_files(self, place: Path, container: Container) -> dict[str, str]:
+        way = attachment(container.spec)
+        if way is Attachment.SHARED:
+            place = self.instance.container_data(network_owner(container.spec, self.index).id)
+            return {target: str(place / name) for target, name in _TARGETS.items()}
+        for name, content in _contents(container, way).items():
+            (place / name).write_text(content)
+            (place / name).chmod(0o644)
+        return {target: str(place / name) for target, name in _TARGETS.items()}
+
+
+def ensure_bind_source(mount: Mount) -> None:
+    """Make the missing source of a `-v`. Raises InvalidArgument with Docker's text for that of a `--mount`."""
+    source = Path(mount.source)
+    if os.path.lexists(source):
+        return
+    if not mount.create_source:
+        raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: {mount.source}')
+    try:
+        source.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Internal(
+            f"error while creating mount source path '{source}': mkdir {source}: {error.strerror}"
+        ) from error
+
+
+def hostname(container: Container) -> str:
+    """What the container calls itself: the host's name when it shares the host's network or names."""
+    spec = container.spec
+    if spec.hostname:
+        return spec.hostname
+    if spec.network_mode == "host" or spec.uts_mode == "host":
+        return socket.gethostname()
+    return short(container.id)
+
+
+def _contents(container: Container, way: Attachment) -> Mapping[str, str]:
+    spec = container.spec
+    host = _read(_HOST_RESOLV)
+    if way is Attachment.HOST:
+        hosts, resolv = _read(Path("/etc/hosts")), host
+        if spec.dns or spec.dns_search or spec.dns_options:
+            resolv = files.resolv_conf(host, servers=spec.dns, search=spec.dns_search, options=spec.dns_options)
+        extra = files.hosts_file(hostname="x", extra_hosts=spec.extra_hosts) if spec.extra_hosts else ""
+        hosts += "".join(f"{line}\n" for line in extra.splitlines()[-len(spec.extra_hosts) :] if spec.extra_hosts)
+    else:
+        hosts = files.hosts_file(hostname=hostname(container), extra_hosts=_plain_hosts(spec))
+        resolv = files.resolv_conf(host, servers=spec.dns, search=spec.dns_search, options=spec.dns_options)
+    return {_HOSTS: hosts, _HOSTNAME: files.hostname_file(hostname(container)), _RESOLV: resolv}
+
+
+def _plain_hosts(spec: ContainerSpec) -> list[str]:
+    """Without those that name the gateway, which is not known before the container is plugged in."""
+    return [entry for entry in spec.extra_hosts if not entry.endswith(("host-gateway",))]
+
+
+def _hosts(container: Container, address: str, gateway: str) -> str:
+    return files.hosts_file(
+        hostname=hostname(container),
+        domainname=container.spec.domainname,
+        address=address,
+        extra_hosts=container.spec.extra_hosts,
+        host_gateway=gateway,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _size(text: str) -> int:
+    if text in ("", "-1", "0"):
+        return 0
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise InvalidArgument(f"invalid size: '{text}'")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidArgument("max-file cannot be less than 1")
+    return int(text)
+
+
+def _init_binary() -> str:
+    for name in _INITS:
+        found = shutil.which(name, path="/usr/libexec/docker:/usr/local/bin:/usr/bin:/sbin:/usr/sbin:/bin")
+        if found is not None:
+            return found
+    raise Internal('exec: "docker-init": executable file not found in $PATH')
+
+
+def _failed(verb: str, place: Path, error: OSError) -> Conflict | Internal | ResourceExhausted:
+    kind = ResourceExhausted if error.errno in (28, 122) else Internal  # ENOSPC, EDQUOT
+    return kind(f"cannot {verb} {place}: {error.strerror}")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object that a shim has left, None when there is none or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return None

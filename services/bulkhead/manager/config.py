@@ -1,0 +1,37 @@
+"""The table [manager] of the config file."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bulkhead.manager.images.config import ImagesConfig
+
+
+class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Keys and their defaults.
+
+    `mirrors`: registries asked before docker.io; absent means the installation's own. `insecure_registries`: hosts
+    spoken to by plain HTTP. `log_*`: what a container that names no log driver gets; unlike Docker's, logs are capped.
+    `events_keep`, `events_keep_hours`: how much of the journal is kept.
+    """
+
+    mirrors: list[str] | None = None
+    insecure_registries: list[str] = []
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    log_driver: str = "json-file"
+    log_options: dict[str, str] = {}
+    log_max_size: str = "20m"
+    log_max_file: int = 3
+    events_keep: int = 100_000
+    events_keep_hours: int = 24 * 30
+    stop_timeout: int = 10
+
+    def images(self) -> ImagesConfig:
+        """The part that concerns images."""
+        return ImagesConfig(
+            mirrors=None if self.mirrors is None else tuple(self.mirrors),
+            insecure_registries=tuple(self.insecure_registries),
+            max_concurrent_downloads=self.max_concurrent_downloads,
+            max_concurrent_uploads=self.max_concurrent_uploads,
+        )

@@ -1,0 +1,216 @@
+"""The use-cases on containers, as the edge calls them: find what is meant, queue it at its actor, answer.
+
+What a use-case does is told in its own module (creation, starting, exits, stopping, removal, queries).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, replace
+
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
+from bulkhead.manager import processes
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.creation import Creation, NewContainer
+from bulkhead.manager.exits import START_SECONDS, Exits
+from bulkhead.manager.ports import Change, Records, Shim, Shims
+from bulkhead.manager.processes import Listing
+from bulkhead.manager.removal import Removal
+from bulkhead.manager.stopping import Stopping
+from bulkhead.manager.waiters import Ended, Waiters, parse_condition
+from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.instance import Instance
+from bulkhead.model.lifecycle import Phase
+from bulkhead.model.names import normal
+
+CREATE_SECONDS = 120.0
+REMOVE_SECONDS = 60.0
+QUICK_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StdioAddress:
+    """Where a container's streams are had, and what to expect of them."""
+
+    container: Container
+    socket: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Containers:
+    """All use-cases that change or watch one container. `ref` is an id, a name or an id's prefix."""
+
+    instance: Instance
+    records: Records
+    shims: Shims
+    actors: Actors
+    waiters: Waiters
+    creation: Creation
+    exits: Exits
+    stopping: Stopping
+    removal: Removal
+
+    async def create(self, name: str, spec: ContainerSpec) -> NewContainer:
+        return await self.actors.shielded(self.creation.create(name, spec), "create")
+
+    async def start(self, ref: str) -> None:
+        """Raises what `Starting.start` does; a container that removes itself is gone after a failure."""
+        container = self.records.index.find(ref)
+
+        async def work() -> None:
+            try:
+                await self.exits.start(container.id, by_user=True)
+            except BulkheadError:
+                await self._remove_failed(container.id)
+                raise
+
+        await self.actors.perform(container.id, "start", work, seconds=START_SECONDS)
+
+    async def stdio(self, ref: str) -> StdioAddress:
+        """The socket of the container's shim, which is brought up when there is none."""
+        container = self.records.index.find(ref)
+        _refuse_attach(container)
+        await self.actors.perform(
+            container.id, "attach to", lambda: self._listening_shim(container.id), seconds=QUICK_SECONDS
+        )
+        return StdioAddress(container=container, socket=str(self.instance.stdio_socket(container.id)))
+
+    async def stop(self, ref: str, signal: str, timeout: int | None) -> None:
+        container = self.records.index.find(ref)
+        await self.actors.shielded(self.stopping.stop(container.id, signal, timeout), "stop")
+
+    async def restart(self, ref: str, signal: str, timeout: int | None) -> None:
+        container = self.records.index.find(ref)
+        await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart")
+
+    async def kill(self, ref: str, signal: str) -> None:
+        container = self.records.index.find(ref)
+        await self.actors.shielded(self.stopping.kill(container.id, ref, signal), "kill")
+
+    async def pause(self, ref: str) -> None:
+        await self.stopping.pause(self.records.index.find(ref).id)
+
+    async def unpause(self, ref: str) -> None:
+        await self.stopping.unpause(self.records.index.find(ref).id)
+
+    async def wait(self, ref: str, condition: str) -> AsyncGenerator[Ended | None, None]:
+        """First None: armed, whatever happens from now on is seen. Then the end."""
+        wanted = parse_condition(condition)
+        container = self.records.index.find(ref)
+        with self.waiters.armed(container, wanted) as ended:
+            yield None
+            yield await ended
+
+    async def resize(self, ref: str, height: int, width: int) -> None:
+        container = self.records.index.find(ref)
+        shim = await self._shim_of_running(container)
+        await shim.resize(height, width)
+
+    async def top(self, ref: str, ps_args: str) -> Listing:
+        """Its processes. Raises Conflict when it does not run, InvalidArgument for options of ps not known."""
+        container = self.records.index.find(ref)
+        processes.columns(ps_args)
+        shim = await self._shim_of_running(container)
+        return processes.listing(await shim.pids(), ps_args)
+
+    async def rename(self, ref: str, name: str) -> None:
+        container = self.records.index.find(ref)
+        if not name:
+            raise InvalidArgument("Neither old nor new names may be empty")
+        wanted = normal(name)
+        await self.actors.perform(
+            container.id, "rename", lambda: self._rename(container.id, wanted), seconds=QUICK_SECONDS
+        )
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool) -> None:
+        """Raises Conflict with Docker's texts for one that runs, unless `force`."""
+        container = self.records.index.find(ref)
+        if not force:
+            _refuse_removal(container)
+        await self.actors.shielded(self._remove(container.id, force=force, volumes=volumes), "remove")
+
+    async def remove_stopped(self, container_id: str) -> None:
+        """For prune: remove, volumes stay; Conflict when it has been started meanwhile."""
+        await self._queue_removal(container_id, volumes=False)
+
+    async def _remove(self, container_id: str, *, force: bool, volumes: bool) -> None:
+        with contextlib.suppress(NotFound):  # a container that removes itself was faster
+            if force:
+                await self.stopping.end_for_removal(container_id)
+            await self._queue_removal(container_id, volumes=volumes)
+
+    async def _queue_removal(self, container_id: str, *, volumes: bool) -> None:
+        async def work() -> None:
+            await self.exits.cancel_restart(container_id)
+            _refuse_removal(self.records.index.get(container_id))
+            await self.removal.remove(container_id, volumes=volumes)
+
+        await self.actors.perform(container_id, "remove", work, seconds=REMOVE_SECONDS)
+
+    async def _remove_failed(self, container_id: str) -> None:
+        container = self.records.index.get(container_id)
+        if container.spec.auto_remove and container.error and not container.phase.alive:
+            await self.removal.remove(container_id, volumes=True)
+
+    async def _listening_shim(self, container_id: str) -> None:
+        container = self.records.index.get(container_id)
+        _refuse_attach(container)
+        await self.shims.ensure(container_id)
+
+    async def _rename(self, container_id: str, name: str) -> None:
+        container = self.records.index.get(container_id)
+        if name == container.name:
+            raise InvalidArgument("Renaming a container with the same name as its current name")
+        if container.phase in (Phase.REMOVING, Phase.DEAD):
+            raise Conflict("Container is marked for removal and cannot be renamed")
+        self.records.index.reserve(name, container_id)
+        try:
+            renamed = replace(container, name=name)
+            event = of_container(renamed, "rename", {"oldName": f"/{container.name}"})
+            await self.records.commit(Change(update=renamed, events=(event,)), durable=True)
+        except BaseException:
+            self.records.index.free(name, container_id)
+            raise
+
+    async def _shim_of_running(self, container: Container) -> Shim:
+        if container.phase is Phase.RESTARTING:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        if not container.phase.alive:
+            raise Conflict(f"container {container.id} is not running")
+        return await self.shims.ensure(container.id)
+
+
+def users_by_image(containers: Iterable[Container]) -> dict[str, list[tuple[str, bool]]]:
+    """Which containers were made from which image, and whether they run."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for container in containers:
+        running = container.phase.alive or container.phase is Phase.RESTARTING
+        found.setdefault(container.image_id, []).append((container.id, running))
+    return found
+
+
+def _refuse_attach(container: Container) -> None:
+    if container.phase is Phase.PAUSED:
+        raise Conflict(f"Container {container.id} is paused, unpause the container before attach.")
+    if container.phase is Phase.RESTARTING:
+        raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+    if container.phase in (Phase.REMOVING, Phase.DEAD):
+        raise Conflict(f"container {container.id} is marked for removal and cannot be attached to")
+
+
+def _refuse_removal(container: Container) -> None:
+    name = container.name
+    match container.phase:
+        case Phase.RUNNING:
+            reason = "container is running: stop the container before removing or force remove"
+        case Phase.PAUSED:
+            reason = "container is paused and must be unpaused first"
+        case Phase.RESTARTING:
+            reason = "container is restarting: stop the container before removing or force remove"
+        case Phase.REMOVING:
+            raise Conflict(f"removal of container {container.id} is already in progress")
+        case _:
+            return
+    raise Conflict(f'cannot remove container "{name}": {reason}')

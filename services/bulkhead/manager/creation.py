@@ -1,0 +1,169 @@
+"""Creating a container: image, name, mounts, directories, record. All of it, or nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
+from bulkhead.manager import sharing, signals
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.bundles import Bundles, ensure_bind_source
+from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
+from bulkhead.manager.volumes import Volumes, check_name
+from bulkhead.model.container import Container, ContainerSpec, Mount
+from bulkhead.model.ids import new_id, short
+from bulkhead.model.image import merge
+from bulkhead.model.names import normal, random_name
+
+T = TypeVar("T")
+_NAME_ATTEMPTS = 6
+_DISCARDED_PORTS = "Published ports are discarded when using host network mode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewContainer:
+    """What a client gets."""
+
+    id: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """Makes containers."""
+
+    records: Records
+    images: Images
+    snapshots: Snapshots
+    bundles: Bundles
+    volumes: Volumes
+    trash: Trash
+
+    async def create(self, name: str, spec: ContainerSpec) -> NewContainer:
+        """A container in phase CREATED.
+
+        Raises NotFound without the image, Conflict for a name that is taken, InvalidArgument with Docker's texts,
+        ResourceExhausted when the disk is full.
+        """
+        wanted = normal(name) if name else ""
+        sharing.check_modes(spec)
+        image = await self.images.resolve(spec.image, spec.platform)
+        with self.images.holding(image.id):
+            merged = merge(spec, image.config)
+            path, *args = _command(merged)
+            signals.parse_signal(merged.stop_signal)
+            draft = Container(
+                id=new_id(self.records.index.short_ids),
+                name=wanted,
+                spec=merged,
+                image_id=image.id,
+                path=path,
+                args=tuple(args),
+                created_at=time.time_ns(),
+            )
+            container = await self._make(draft)
+        return NewContainer(id=container.id, warnings=_warnings(merged))
+
+    async def _make(self, draft: Container) -> Container:
+        async with AsyncExitStack() as undo:
+            named = replace(draft, name=draft.name or self._free_name(draft.id))
+            self.records.index.reserve(named.name, named.id)
+            undo.callback(self.records.index.free, named.name, named.id)
+            container = self._with_mounts(named)
+            undo.callback(_quietly, self.volumes.remove, container.anonymous_volumes)
+            self._prepare_mounts(container)
+            directory = self.bundles.make_directory(container.id)
+            undo.callback(_quietly, self.trash.throw, directory)
+            dirs = await self.snapshots.prepare(container.id, container.image_id)
+            undo.push_async_callback(self._forget_layer, container.id)
+            container = replace(container, lower_dirs=dirs.lower)
+            change = Change(create=container, events=(of_container(container, "create"),))
+            await self.records.commit(change, durable=True)
+            undo.pop_all()
+        return container
+
+    async def _forget_layer(self, container_id: str) -> None:
+        with contextlib.suppress(BulkheadError):
+            await self.snapshots.remove(container_id)
+
+    def _free_name(self, container_id: str) -> str:
+        for attempt in range(_NAME_ATTEMPTS):
+            name = random_name(attempt)
+            if not self.records.index.is_reserved(name):
+                return name
+        return short(container_id)
+
+    def _with_mounts(self, container: Container) -> Container:
+        """The spec's mounts, those of `--volumes-from`, and an anonymous volume for each that is left."""
+        mounts = list(container.spec.mounts)
+        _refuse_duplicates(mounts)
+        taken = {mount.target.rstrip("/") for mount in mounts}
+        for mount in self._inherited(container.spec.volumes_from):
+            if mount.target.rstrip("/") not in taken:
+                taken.add(mount.target.rstrip("/"))
+                mounts.append(mount)
+        unnamed = [target for target in container.spec.volumes if target.rstrip("/") not in taken]
+        mounts += [Mount(type="volume", target=target) for target in unnamed]
+        named = [self._named(mount) for mount in mounts]
+        anonymous = [after.source for before, after in zip(mounts, named, strict=True) if after is not before]
+        spec = replace(container.spec, mounts=tuple(named))
+        return replace(container, spec=spec, anonymous_volumes=tuple(anonymous))
+
+    def _named(self, mount: Mount) -> Mount:
+        if mount.type != "volume" or mount.source:
+            return mount
+        return replace(mount, source=self.volumes.anonymous())
+
+    def _inherited(self, references: Iterable[str]) -> list[Mount]:
+        found: list[Mount] = []
+        for reference in references:
+            ref, _, mode = reference.partition(":")
+            if mode not in ("", "ro", "rw", "z", "Z"):
+                raise InvalidArgument(f"invalid mode: {mode}")
+            try:
+                owner = self.records.index.find(ref)
+            except NotFound as error:
+                raise InvalidArgument(str(error)) from error
+            mounts = [mount for mount in owner.spec.mounts if mount.type != "tmpfs"]
+            found += [replace(mount, read_only=mount.read_only or mode == "ro") for mount in mounts]
+        return found
+
+    def _prepare_mounts(self, container: Container) -> None:
+        for mount in container.spec.mounts:
+            if mount.type == "volume":
+                self.volumes.ensure(check_name(mount.source))
+            elif mount.type == "bind" and not mount.create_source:
+                ensure_bind_source(mount)
+
+
+def _command(spec: ContainerSpec) -> list[str]:
+    command = [*(spec.entrypoint or ()), *(spec.command or ())]
+    if not command or not command[0]:
+        raise InvalidArgument("no command specified")
+    return command
+
+
+def _refuse_duplicates(mounts: Iterable[Mount]) -> None:
+    seen: set[str] = set()
+    for mount in mounts:
+        target = mount.target.rstrip("/")
+        if target in seen:
+            raise InvalidArgument(f"Duplicate mount point: {mount.target}")
+        seen.add(target)
+
+
+def _warnings(spec: ContainerSpec) -> tuple[str, ...]:
+    if spec.network_mode == "host" and (spec.ports or spec.publish_all_ports):
+        return (_DISCARDED_PORTS,)
+    return ()
+
+
+def _quietly(work: Callable[[T], object], subject: T) -> None:
+    """Undo a step; what cannot be undone now is swept at the next start."""
+    with contextlib.suppress(BulkheadError):
+        work(subject)

@@ -1,0 +1,246 @@
+"""Further processes in running containers: create, start, inspect, resize; their end is recorded.
+
+An attached exec is only registered here: it runs when the client's stream dials the shim (see the data road in
+design.md 4). Records live in the same store as containers', go with their container, or five minutes after the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound
+from bulkhead.manager import oci
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.bundles import hostname
+from bulkhead.manager.oci_resources import rlimits
+from bulkhead.manager.ports import Records, Shim, Shims
+from bulkhead.model.container import Container
+from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
+from bulkhead.model.ids import new_id
+from bulkhead.model.instance import Instance
+from bulkhead.model.lifecycle import Phase
+
+log = structlog.get_logger()
+KEPT_NS = 300 * 1_000_000_000
+SWEEP_SECONDS = 30.0
+_START_SECONDS = 60.0
+_RESIZE_SECONDS = 10.0
+UNKNOWN_EXIT = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Where an attached client finds its streams; no socket for a detached one."""
+
+    socket: str
+    tty: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execs:
+    """The use-cases on execs."""
+
+    instance: Instance
+    records: Records
+    shims: Shims
+    actors: Actors
+
+    async def create(self, ref: str, spec: ExecSpec) -> Exec:
+        """Raises Conflict with Docker's texts unless the container runs, InvalidArgument without a command."""
+        container = self.records.index.find(ref)
+        _check_running(container)
+        if not spec.command:
+            raise InvalidArgument("No exec command specified")
+        for entry in spec.env:
+            if not entry or entry.startswith("="):
+                raise InvalidArgument(f"invalid environment variable: {entry}")
+        taken = {each.id[:12] for each in self.records.execs()}
+        record = Exec(id=new_id(taken), container_id=container.id, spec=spec, created_at=time.time_ns())
+        await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
+        return record
+
+    async def start(self, exec_id: str, *, detach: bool, size: tuple[int, int]) -> Started:
+        """Start it when `detach`, else register it for the client that dials the socket.
+
+        Raises NotFound, Conflict (it has run already, or the container does not run), LaunchFailed.
+        """
+        record = self._find(exec_id)
+        container = self._container(record)
+
+        async def work() -> None:
+            await self._start(self._find(exec_id), container, detach=detach, size=size)
+
+        await self.actors.perform(container.id, "start exec in", work, seconds=_START_SECONDS)
+        socket = "" if detach else str(self.instance.stdio_socket(container.id))
+        return Started(socket=socket, tty=record.spec.tty)
+
+    async def inspect(self, exec_id: str) -> Exec:
+        """Its record; the shim is asked when the end may not have been recorded yet."""
+        record = self._find(exec_id)
+        if record.phase is not ExecPhase.RUNNING:
+            return record
+        try:
+            shim = await self.shims.live(record.container_id)
+            state = await shim.exec_state(exec_id) if shim is not None else None
+        except BulkheadError:
+            state = None
+        current = self.records.exec(exec_id) or record
+        if state is None or current.phase is not ExecPhase.RUNNING:
+            return current
+        if state.phase == "exited":
+            return replace(current, phase=ExecPhase.EXITED, exit_code=state.exit_code, pid=0)
+        if state.phase == "created":
+            return replace(current, phase=ExecPhase.CREATED)
+        return replace(current, pid=state.pid)
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None:
+        """Waits a while for an exec that is about to run. Raises Conflict when it does not."""
+        async with asyncio.timeout(_RESIZE_SECONDS):
+            while True:
+                record = await self.inspect(exec_id)
+                if record.phase is ExecPhase.EXITED:
+                    raise Conflict(f"exec process {exec_id} is not running")
+                if record.phase is ExecPhase.RUNNING:
+                    break
+                await asyncio.sleep(0.05)
+        shim = await self.shims.ensure(record.container_id)
+        await shim.resize(height, width, exec_id)
+
+    def recover(self) -> None:
+        """After a restart: wait again for those that run."""
+        for record in self.records.execs():
+            if record.phase is ExecPhase.RUNNING:
+                self._watch(record)
+
+    async def keep_swept(self) -> None:
+        """Until cancelled: forget execs that ended a while ago."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            limit = time.time_ns() - KEPT_NS
+            old = [
+                each.id for each in self.records.execs() if each.phase is ExecPhase.EXITED and each.exited_at < limit
+            ]
+            if old:
+                with contextlib.suppress(BulkheadError):
+                    await self.records.drop_execs(old)
+
+    async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
+        if record.phase is ExecPhase.RUNNING:
+            raise Conflict(f"exec command {record.id} is already running")
+        if record.phase is ExecPhase.EXITED:
+            raise Conflict(f"exec command {record.id} has already run")
+        _check_running(self.records.index.get(container.id))
+        shim = await self.shims.ensure(container.id)
+        wanted = size if any(size) else (record.spec.height, record.spec.width)
+        process = exec_process(container, record.spec)
+        await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted)
+        running = replace(record, phase=ExecPhase.RUNNING)
+        await self.records.save_exec(
+            running, of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
+        )
+        if detach:
+            await self._run_detached(shim, running)
+        self._watch(running, shim)
+
+    async def _run_detached(self, shim: Shim, record: Exec) -> None:
+        try:
+            pid = await shim.start_exec(record.id)
+        except LaunchFailed as failure:
+            await self._record_end(record, failure.exit_code)
+            raise
+        await self.records.save_exec(replace(record, pid=pid))
+
+    def _watch(self, record: Exec, shim: Shim | None = None) -> None:
+        self.actors.own(self._wait(record, shim), f"watch exec {record.id[:12]}")
+
+    async def _wait(self, record: Exec, shim: Shim | None) -> None:
+        code = await self._exit_code(record, shim)
+        current = self.records.exec(record.id)
+        if current is not None and current.phase is not ExecPhase.EXITED:
+            with contextlib.suppress(BulkheadError):
+                await self._record_end(current, code)
+
+    async def _exit_code(self, record: Exec, shim: Shim | None) -> int:
+        try:
+            if shim is None:
+                shim = await self.shims.live(record.container_id)
+            if shim is not None:
+                return (await shim.wait(record.id)).code
+        except NotFound:
+            pass
+        except BulkheadError as error:
+            log.info("lost an exec", exec=record.id, reason=str(error))
+        return UNKNOWN_EXIT
+
+    async def _record_end(self, record: Exec, code: int) -> None:
+        ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())
+        events = []
+        if self.records.index.knows(record.container_id):
+            container = self.records.index.get(record.container_id)
+            events.append(of_container(container, "exec_die", {**_of(record), "exitCode": str(code)}))
+            await self.records.save_exec(ended, *events)
+
+    def _find(self, exec_id: str) -> Exec:
+        found = self.records.exec(exec_id)
+        if found is None:
+            candidates = [each for each in self.records.execs() if exec_id and each.id.startswith(exec_id)]
+            if len(candidates) != 1:
+                raise NotFound(f"No such exec instance: {exec_id}")
+            found = candidates[0]
+        return found
+
+    def _container(self, record: Exec) -> Container:
+        if not self.records.index.knows(record.container_id):
+            raise NotFound(f"No such exec instance: {record.id}")
+        return self.records.index.get(record.container_id)
+
+
+def exec_process(container: Container, spec: ExecSpec) -> dict[str, Any]:
+    """The OCI process object of an exec: the container's own environment and confinement, then what was asked."""
+    own = container.spec
+    environment = oci.environment(own, hostname(container))
+    if spec.tty:
+        environment = oci.override(["TERM=xterm"], environment)
+    return {
+        "terminal": spec.tty,
+        "user": _user(spec.user or own.user),
+        "args": list(spec.command),
+        "env": oci.override(environment, spec.env),
+        "cwd": spec.working_dir or own.working_dir or "/",
+        "capabilities": oci.capability_sets(own, privileged=own.privileged or spec.privileged),
+        "rlimits": rlimits(own.ulimits),
+        "noNewPrivileges": own.no_new_privileges,
+        "oomScoreAdj": own.oom_score_adj,
+    }
+
+
+def _user(name: str) -> dict[str, Any]:
+    """A name is looked up inside the container."""
+    return {"uid": 0, "gid": 0, **({"username": name} if name else {})}
+
+
+def _check_running(container: Container) -> None:
+    match container.phase:
+        case Phase.RUNNING:
+            return
+        case Phase.PAUSED:
+            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
+        case Phase.RESTARTING:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        case _:
+            raise Conflict(f"container {container.id} is not running")
+
+
+def _shown(spec: ExecSpec) -> str:
+    return " ".join(spec.command)
+
+
+def _of(record: Exec) -> dict[str, str]:
+    return {"execID": record.id}

@@ -1,0 +1,264 @@
+"""What happens when a container ends: the fact is recorded, announced, and followed by the restart policy.
+
+One task per running container waits for its shim's word. When the shim itself dies, another one adopts the container;
+when nobody can say how a process ended, its exit code is 255.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import structlog
+
+from bulkhead.errors import BulkheadError, NotFound, Unavailable
+from bulkhead.linux import process
+from bulkhead.manager import announcements
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.bundles import read_json
+from bulkhead.manager.networking import Networking
+from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims
+from bulkhead.manager.removal import Removal
+from bulkhead.manager.starting import Starting
+from bulkhead.manager.waiters import Waiters
+from bulkhead.model.container import Container, NetworkEndpoint
+from bulkhead.model.events import Event as EngineEvent
+from bulkhead.model.instance import Instance
+from bulkhead.model.lifecycle import Event, Phase, apply
+from bulkhead.model.restart import LONGEST_DELAY_MS, delay_after_exit
+
+log = structlog.get_logger()
+UNKNOWN_EXIT = 255
+FINISH_SECONDS = 60.0
+START_SECONDS = 120.0
+_RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
+# How long a dead process without an exit record may wait for a supervisor that knows more.
+_PATIENCE = 6
+
+
+class Intent(Enum):
+    """What a user's operation under way makes of the exit it brings about."""
+
+    STOP = "stop"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exits:
+    """Watches the running containers and finishes those that end."""
+
+    instance: Instance
+    records: Records
+    shims: Shims
+    networking: Networking
+    actors: Actors
+    waiters: Waiters
+    starting: Starting
+    removal: Removal
+    _intents: dict[str, Intent] = field(default_factory=dict)
+    _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @contextmanager
+    def expected(self, container_id: str, intent: Intent) -> Iterator[None]:
+        """An exit meanwhile is the work of `intent`."""
+        before = self._intents.get(container_id)
+        self._intents[container_id] = intent
+        try:
+            yield
+        finally:
+            if before is None:
+                self._intents.pop(container_id, None)
+            else:
+                self._intents[container_id] = before
+
+    async def start(self, container_id: str, *, by_user: bool) -> None:
+        """Start, and watch what was started. In the container's actor."""
+        container, shim = await self.starting.start(container_id, by_user=by_user)
+        self.watch(container, shim)
+
+    def watch(self, container: Container, shim: Shim | None = None) -> None:
+        """Wait for the end of a run, in a task of the actors'. Without `shim` it is looked for."""
+        self.actors.own(self._watch(container, shim), f"watch {container.id[:12]}")
+
+    async def finish(self, container_id: str, started_at: int, ended: Exit) -> None:
+        """Make the end of the run that began at `started_at` a fact. In the container's actor."""
+        container = self.records.index.get(container_id)
+        if not container.phase.alive or container.started_at != started_at:
+            return
+        intent = self._intents.get(container_id)
+        exited, delay = _after(container, ended, intent)
+        # The port a container published is free, and its end is on record, before anyone hears of it.
+        await asyncio.gather(
+            self.records.commit(Change(update=exited, events=_events(container, exited, intent))),
+            self.networking.unplug(container.attachment),
+        )
+        self.waiters.exited(container_id, exited.exit_code)
+        await self._let_shim_go(container_id)
+        if delay is not None:
+            self.restart_later(container_id, delay)
+        elif exited.spec.auto_remove and intent is not Intent.RESTART:
+            await self.removal.remove(container_id, volumes=True)
+
+    def restart_later(self, container_id: str, delay_ms: int) -> None:
+        """Start again after a while, unless `cancel_restart` comes first."""
+        task = self.actors.own(self._restart(container_id, delay_ms), f"restart {container_id[:12]}")
+        self._timers[container_id] = task
+
+    async def cancel_restart(self, container_id: str) -> None:
+        """A user has stopped a container that was about to be restarted. In the container's actor."""
+        container = self.records.index.get(container_id)
+        if container.phase is not Phase.RESTARTING:
+            return
+        timer = self._timers.pop(container_id, None)
+        if timer is not None:
+            timer.cancel()
+        stopped = replace(container, phase=apply(container.phase, Event.RESTART_CANCELLED), stopped_by_user=True)
+        await self.records.commit(Change(update=stopped))
+        self.waiters.exited(container_id, stopped.exit_code)
+        if stopped.spec.auto_remove:
+            await self.removal.remove(container_id, volumes=True)
+
+    async def _watch(self, container: Container, shim: Shim | None) -> None:
+        ended = await self._outcome(container, shim)
+        delay = _RETRY_FIRST
+        while True:
+            try:
+                await self.actors.perform(
+                    container.id,
+                    "finish",
+                    lambda: self.finish(container.id, container.started_at, ended),
+                    seconds=FINISH_SECONDS,
+                )
+                return
+            except NotFound:
+                return
+            except BulkheadError as error:
+                log.error("cannot record an exit, trying again", container=container.id, reason=str(error))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_LONGEST)
+
+    async def _outcome(self, container: Container, shim: Shim | None) -> Exit:
+        """How the run ended; returns when it has."""
+        delay, tries = _RETRY_FIRST, 0
+        while True:
+            try:
+                if shim is None:
+                    shim = await self.shims.ensure(container.id)
+                    state = await shim.state()
+                    if not state.alive and state.exit_code is None:
+                        return self._recorded(container) or _unknown()
+                return await shim.wait()
+            except BulkheadError as error:
+                log.warning("lost a shim", container=container.id, reason=str(error))
+                shim = None
+            recorded = self._recorded(container)
+            if recorded is not None:
+                return recorded
+            tries = 0 if is_alive(container) else tries + 1
+            if tries >= _PATIENCE:
+                return _unknown()
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_LONGEST)
+
+    def _recorded(self, container: Container) -> Exit | None:
+        """What the shim's exit record says, if it is one of this run."""
+        return exit_record(self.instance, container)
+
+    async def _let_shim_go(self, container_id: str) -> None:
+        try:
+            await self.shims.discard(container_id)
+        except BulkheadError as error:
+            log.warning("cannot end a shim", container=container_id, reason=str(error))
+
+    async def _restart(self, container_id: str, delay_ms: int) -> None:
+        while True:
+            await asyncio.sleep(delay_ms / 1000)
+            try:
+                await self.actors.perform(
+                    container_id, "restart", lambda: self._start_again(container_id), seconds=START_SECONDS
+                )
+                return
+            except Unavailable as error:
+                delay_ms = min(delay_ms * 2, LONGEST_DELAY_MS)
+                log.warning("cannot restart a container yet", container=container_id, reason=str(error))
+            except BulkheadError as error:
+                log.warning("cannot restart a container", container=container_id, reason=str(error))
+                return
+
+    async def _start_again(self, container_id: str) -> None:
+        container = self.records.index.get(container_id)
+        if container.phase is not Phase.RESTARTING:
+            return
+        self._timers.pop(container_id, None)
+        await self.start(container_id, by_user=False)
+
+
+def exit_record(instance: Instance, container: Container) -> Exit | None:
+    """The exit record of the container's present run, None when there is none."""
+    record = read_json(instance.exit_record(container.id))
+    if record is None or record.get("pid") != container.pid:
+        return None
+    code, at = record.get("exit_code"), record.get("exited_at")
+    if not isinstance(code, int) or not isinstance(at, int) or at < container.started_at:
+        return None
+    return Exit(code=code, at=at, oom_killed=record.get("oom_killed") is True)
+
+
+def is_alive(container: Container) -> bool:
+    """Whether the process in the record still exists (as itself, not as another with its pid)."""
+    return container.pid > 0 and process.start_time(container.pid) == container.pid_start_time
+
+
+def _unknown() -> Exit:
+    return Exit(code=UNKNOWN_EXIT, at=time.time_ns())
+
+
+def _after(container: Container, ended: Exit, intent: Intent | None) -> tuple[Container, int | None]:
+    """The record after the exit, and in how many milliseconds the policy starts it again."""
+    exited = replace(
+        container,
+        phase=apply(container.phase, Event.EXITED),
+        pid=0,
+        pid_start_time=0,
+        exit_code=ended.code,
+        oom_killed=ended.oom_killed,
+        finished_at=max(ended.at, container.started_at),
+        attachment=None,
+        endpoint=_unplugged(container),
+        last_address=container.attachment.address if container.attachment else container.last_address,
+        health_status="",
+    )
+    delay = delay_after_exit(
+        container.spec.restart_policy,
+        exit_code=ended.code,
+        stopped_by_user=container.stopped_by_user or intent is not None,
+        restart_count=container.restart_count,
+        ran_ms=(exited.finished_at - container.started_at) // 1_000_000,
+        last_delay_ms=container.restart_delay_ms,
+    )
+    if delay is None:
+        return exited, None
+    phase = apply(exited.phase, Event.RESTART_SCHEDULED)
+    count = container.restart_count + 1
+    return replace(exited, phase=phase, restart_count=count, restart_delay_ms=delay), delay
+
+
+def _unplugged(container: Container) -> NetworkEndpoint | None:
+    """A stopped container keeps its network's name; the rest is gone."""
+    before = container.endpoint
+    if before is None:
+        return None
+    return NetworkEndpoint(network_id=before.network_id, network_name=before.network_name)
+
+
+def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:
+    events = [announcements.died(exited)]
+    if before.attachment is not None and before.endpoint is not None:
+        events.append(announcements.of_network(before, before.endpoint, "disconnect"))
+    if intent is not None:
+        events.append(announcements.of_container(exited, "stop"))
+    return tuple(events)

@@ -1,0 +1,107 @@
+"""The mounts of an OCI config: Docker's defaults, then what the user asked for, parents first.
+
+A user's mount replaces the default at the same place. Sources are host paths by now: volumes have been resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from bulkhead.errors import Internal
+from bulkhead.model.container import Mount
+from bulkhead.runtime import defaults
+
+OciMount = dict[str, Any]
+
+_TMPFS_FLAGS = (
+    "ro rw exec noexec suid nosuid dev nodev sync async dirsync remount mand nomand atime noatime diratime nodiratime "
+    "relatime norelatime strictatime nostrictatime private rprivate shared rshared slave rslave unbindable runbindable"
+)
+_TMPFS_FLAG = frozenset(_TMPFS_FLAGS.split())
+_TMPFS_VALUE = frozenset(("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"))
+_OPPOSITE = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+
+
+def mounts(
+    user: Sequence[Mount],
+    sources: Mapping[str, str],
+    *,
+    shm_size: int,
+    host_ipc: bool,
+    privileged: bool,
+    read_only: bool,
+    engine_files: Mapping[str, str],
+) -> list[OciMount]:
+    """All mounts in the order in which they are made.
+
+    `sources` holds the host path of each bind and volume by its target, `engine_files` those of /etc/hosts and its
+    like. Raises Internal with Docker's text for a tmpfs option that does not exist.
+    """
+    asked = {_clean(mount.target): mount for mount in user}
+    chosen = [_default(each, privileged=privileged, host_ipc=host_ipc) for each in defaults.default_mounts(shm_size)]
+    kept = [each for each in chosen if each["destination"] not in asked and not _hidden(each["destination"], asked)]
+    files = [_file(target, source, read_only) for target, source in engine_files.items() if target not in asked]
+    wanted = [_asked(target, mount, sources) for target, mount in asked.items()]
+    return [*kept, *sorted([*files, *wanted], key=_depth)]
+
+
+def _clean(target: str) -> str:
+    return str(PurePosixPath("/") / target)
+
+
+def _depth(mount: OciMount) -> int:
+    return len(PurePosixPath(mount["destination"]).parts)
+
+
+def _hidden(destination: str, asked: Iterable[str]) -> bool:
+    """Below a /dev of the user's: it would only cover what he put there."""
+    return destination.startswith("/dev/") and "/dev" in asked
+
+
+def _default(mount: Mapping[str, Any], *, privileged: bool, host_ipc: bool) -> OciMount:
+    options = list(mount.get("options", ()))
+    if host_ipc and mount["destination"] in ("/dev/shm", "/dev/mqueue"):
+        return _bind(mount["destination"], mount["destination"], ["rbind", "rprivate", "nosuid", "noexec", "nodev"])
+    if privileged and mount["destination"] in ("/sys", "/sys/fs/cgroup"):
+        options = ["rw" if option == "ro" else option for option in options]
+    return {**mount, "options": options}
+
+
+def _bind(target: str, source: str, options: list[str]) -> OciMount:
+    return {"destination": target, "type": "bind", "source": source, "options": options}
+
+
+def _file(target: str, source: str, read_only: bool) -> OciMount:
+    return _bind(target, source, ["rbind", "rprivate", "ro" if read_only else "rw"])
+
+
+def _asked(target: str, mount: Mount, sources: Mapping[str, str]) -> OciMount:
+    if mount.type == "tmpfs":
+        return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": _tmpfs_options(mount)}
+    binding = "bind" if mount.non_recursive else "rbind"
+    options = [binding, "ro" if mount.read_only else "rw", mount.propagation or "rprivate"]
+    return _bind(target, sources[mount.target], options)
+
+
+def _tmpfs_options(mount: Mount) -> list[str]:
+    options = [option for text in mount.options for option in text.split(",") if option]
+    bad = [option for option in options if not _is_tmpfs_option(option)]
+    if bad:
+        listed = " ".join(f'"{option}"' for option in bad)
+        raise Internal(f"invalid tmpfs option [{listed}]")
+    undone = {_OPPOSITE[option] for option in options if option in _OPPOSITE}
+    base = [option for option in ("noexec", "nosuid", "nodev") if option not in undone]
+    if mount.read_only:
+        base.append("ro")
+    if mount.size_bytes:
+        base.append(f"size={mount.size_bytes}")
+    if mount.mode:
+        base.append(f"mode={mount.mode:o}")
+    return list(dict.fromkeys([*base, *options]))
+
+
+def _is_tmpfs_option(option: str) -> bool:
+    name, separator, _ = option.partition("=")
+    return name in _TMPFS_VALUE if separator else name in _TMPFS_FLAG

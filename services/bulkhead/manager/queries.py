@@ -1,0 +1,79 @@
+"""Reading: list and inspect. From the index alone, so that neither a wedged container nor a dead shim delays them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bulkhead.errors import BulkheadError
+from bulkhead.manager.ports import Images, Records, Snapshots
+from bulkhead.model.container import Container
+from bulkhead.model.execs import ExecPhase
+from bulkhead.model.filters import Filters, parse_container_filter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Bytes; -1 = not asked for, or not to be found out."""
+
+    writable: int = -1
+    whole: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queries:
+    """Answers questions about containers."""
+
+    records: Records
+    images: Images
+    snapshots: Snapshots
+    image_size: Callable[[str], int]
+
+    async def listed(self, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
+        """Containers that match, newest first; only live ones unless `everything`, `limit` or a status is asked for.
+
+        Raises InvalidArgument for a bad filter, NotFound for one that names an unknown container.
+        """
+        ancestors = {ref: await self._image_id(ref) for ref in filters.get("ancestor", ())}
+        wanted = parse_container_filter(
+            filters,
+            resolve_image=ancestors.get,
+            created_at=lambda ref: self.records.index.find(ref).created_at,
+        )
+        stopped_too = everything or limit > 0 or wanted.implies_all
+        found = [each for each in self.records.index if (stopped_too or _up(each)) and wanted.matches(each)]
+        found.sort(key=lambda each: (each.created_at, each.id), reverse=True)
+        return found[:limit] if limit > 0 else found
+
+    async def sizes(self, containers: Iterable[Container]) -> dict[str, Sizes]:
+        """Sizes by container id, measured a few at a time."""
+        turns = asyncio.Semaphore(4)
+
+        async def one(container: Container) -> tuple[str, Sizes]:
+            async with turns:
+                return container.id, await self._size(container)
+
+        return dict(await asyncio.gather(*(one(each) for each in containers)))
+
+    def exec_ids(self, container_id: str) -> list[str]:
+        """Execs of the container that have not ended."""
+        return [each.id for each in self.records.execs(container_id) if each.phase is not ExecPhase.EXITED]
+
+    async def _size(self, container: Container) -> Sizes:
+        try:
+            writable = await self.snapshots.usage(container.id)
+            image = self.image_size(container.image_id)
+        except BulkheadError:
+            return Sizes()
+        return Sizes(writable=writable, whole=writable + image)
+
+    async def _image_id(self, ref: str) -> str | None:
+        try:
+            return (await self.images.resolve(ref)).id
+        except BulkheadError:
+            return None
+
+
+def _up(container: Container) -> bool:
+    return container.phase.alive or container.phase.value == "restarting"

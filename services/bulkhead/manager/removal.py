@@ -1,0 +1,72 @@
+"""Removing a container: its shim, its record, then its files. Runs inside the container's actor.
+
+The record goes first, durably: a crash after it leaves files that nobody owns, which the next start sweeps; a crash
+before it leaves the container as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from bulkhead.errors import BulkheadError
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.networking import Networking
+from bulkhead.manager.ports import Change, Records, Shims, Snapshots, Trash
+from bulkhead.manager.volumes import Volumes
+from bulkhead.manager.waiters import Waiters
+from bulkhead.model.container import Container
+from bulkhead.model.instance import Instance
+from bulkhead.model.lifecycle import Event, apply
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """Takes containers away."""
+
+    instance: Instance
+    records: Records
+    shims: Shims
+    snapshots: Snapshots
+    networking: Networking
+    volumes: Volumes
+    trash: Trash
+    waiters: Waiters
+
+    async def remove(self, container_id: str, *, volumes: bool) -> None:
+        """Remove a container that does not run.
+
+        Raises Conflict when its phase forbids it; Internal when something of it cannot be ended: it is DEAD then,
+        and removing can be tried again.
+        """
+        container = self.records.index.get(container_id)
+        removing = apply(container.phase, Event.REMOVAL_BEGUN)
+        try:
+            await self.shims.discard(container_id)
+        except BulkheadError as error:
+            dead = replace(container, phase=apply(removing, Event.REMOVAL_FAILED), error=str(error))
+            await self.records.commit(Change(update=dead))
+            raise
+        await self.networking.unplug(container.attachment)
+        event = of_container(container, "destroy")
+        await self.records.commit(Change(remove=container_id, events=(event,)), durable=True)
+        await self._clear(container, volumes)
+        self.waiters.removed(container_id, container.exit_code)
+
+    async def _clear(self, container: Container, volumes: bool) -> None:
+        """Move the files out of the way; what fails is left to the sweep of the next start."""
+        try:
+            self.trash.throw(self.instance.container_data(container.id))
+            await self.snapshots.remove(container.id)
+            if volumes:
+                self.volumes.remove(self._unused(container.anonymous_volumes))
+        except BulkheadError as error:
+            log.warning("cannot clear after a container", container=container.id, reason=str(error))
+
+    def _unused(self, names: Iterable[str]) -> list[str]:
+        used = {mount.source for each in self.records.index for mount in each.spec.mounts if mount.type == "volume"}
+        return [name for name in names if name not in used]

@@ -1,0 +1,164 @@
+"""The edge for containers: message in, use-case, message out. Errors are mapped once, in `wire.server`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+from bulkhead.errors import LaunchFailed, NotModified
+from bulkhead.manager.containers import Containers
+from bulkhead.manager.pruning import Pruning
+from bulkhead.manager.queries import Queries, Sizes
+from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.filters import Filters
+from bulkhead.model.instance import Instance
+from bulkhead.wire.convert import to_message, to_model
+from bulkhead.wire.gen.bulkhead.manager import v1 as api
+from bulkhead.wire.gen.bulkhead.types import v1 as types
+
+
+class ContainersServicer(api.ContainersBase):
+    """protos/bulkhead/manager/v1/containers.proto, service Containers."""
+
+    def __init__(self, instance: Instance, containers: Containers, queries: Queries, pruning: Pruning) -> None:
+        self._instance = instance
+        self._containers = containers
+        self._queries = queries
+        self._pruning = pruning
+        self._index = containers.records.index
+
+    async def create(self, message: api.CreateContainerRequest) -> api.CreateContainerResponse:
+        spec = to_model(ContainerSpec, message.spec) if message.spec is not None else ContainerSpec()
+        made = await self._containers.create(message.name, spec)
+        return api.CreateContainerResponse(id=made.id, warnings=list(made.warnings))
+
+    async def list(self, message: api.ListContainersRequest) -> api.ListContainersResponse:
+        found = await self._queries.listed(
+            everything=message.all, limit=message.limit, filters=filters_of(message.filters)
+        )
+        sizes = await self._queries.sizes(found) if message.size else {}
+        return api.ListContainersResponse(containers=[_summary(each, sizes.get(each.id)) for each in found])
+
+    async def inspect(self, message: api.InspectContainerRequest) -> api.InspectContainerResponse:
+        container = self._index.find(message.ref)
+        sizes = await self._queries.sizes([container]) if message.size else {}
+        return api.InspectContainerResponse(container=self._shown(container, sizes.get(container.id)))
+
+    async def stdio(self, message: api.StdioRequest) -> api.StdioResponse:
+        address = await self._containers.stdio(message.ref)
+        spec = address.container.spec
+        return api.StdioResponse(
+            id=address.container.id,
+            socket=address.socket,
+            tty=spec.tty,
+            open_stdin=spec.open_stdin,
+            stdin_once=spec.stdin_once,
+        )
+
+    async def start(self, message: api.StartContainerRequest) -> api.StartContainerResponse:
+        try:
+            await self._containers.start(message.ref)
+        except NotModified:
+            return api.StartContainerResponse(already_running=True)
+        except LaunchFailed as failure:
+            return api.StartContainerResponse(failure=launch_failure(failure))
+        return api.StartContainerResponse()
+
+    async def stop(self, message: api.StopContainerRequest) -> api.StopContainerResponse:
+        try:
+            await self._containers.stop(message.ref, message.signal, message.timeout)
+        except NotModified:
+            return api.StopContainerResponse(not_running=True)
+        return api.StopContainerResponse()
+
+    async def restart(self, message: api.RestartContainerRequest) -> api.StartContainerResponse:
+        try:
+            await self._containers.restart(message.ref, message.signal, message.timeout)
+        except LaunchFailed as failure:
+            return api.StartContainerResponse(failure=launch_failure(failure))
+        return api.StartContainerResponse()
+
+    async def kill(self, message: api.KillContainerRequest) -> api.KillContainerResponse:
+        await self._containers.kill(message.ref, message.signal)
+        return api.KillContainerResponse()
+
+    async def pause(self, message: api.PauseContainerRequest) -> api.PauseContainerResponse:
+        await self._containers.pause(message.ref)
+        return api.PauseContainerResponse()
+
+    async def unpause(self, message: api.UnpauseContainerRequest) -> api.UnpauseContainerResponse:
+        await self._containers.unpause(message.ref)
+        return api.UnpauseContainerResponse()
+
+    async def wait(self, message: api.WaitContainerRequest) -> AsyncIterator[api.WaitContainerResponse]:
+        async with aclosing(self._containers.wait(message.ref, message.condition)) as answers:
+            async for ended in answers:
+                if ended is None:
+                    yield api.WaitContainerResponse(registered=True)
+                else:
+                    yield api.WaitContainerResponse(exit_code=ended.exit_code, error=ended.error)
+
+    async def resize(self, message: api.ResizeContainerRequest) -> api.ResizeContainerResponse:
+        await self._containers.resize(message.ref, message.height, message.width)
+        return api.ResizeContainerResponse()
+
+    async def rename(self, message: api.RenameContainerRequest) -> api.RenameContainerResponse:
+        await self._containers.rename(message.ref, message.name)
+        return api.RenameContainerResponse()
+
+    async def remove(self, message: api.RemoveContainerRequest) -> api.RemoveContainerResponse:
+        await self._containers.remove(message.ref, force=message.force, volumes=message.volumes)
+        return api.RemoveContainerResponse()
+
+    async def prune(self, message: api.PruneContainersRequest) -> api.PruneContainersResponse:
+        pruned = await self._pruning.prune(filters_of(message.filters))
+        return api.PruneContainersResponse(ids=list(pruned.ids), space_reclaimed=pruned.space_reclaimed)
+
+    async def top(self, message: api.TopRequest) -> api.TopResponse:
+        listing = await self._containers.top(message.ref, message.ps_args)
+        rows = [types.StringList(items=list(row)) for row in listing.rows]
+        return api.TopResponse(titles=list(listing.titles), processes=rows)
+
+    def _shown(self, container: Container, sizes: Sizes | None) -> types.Container:
+        message = to_message(types.Container, container)
+        message.exec_ids = self._queries.exec_ids(container.id)
+        message.log_path = str(self._instance.log_file(container.id))
+        message.data_dir = str(self._instance.container_data(container.id))
+        message.upper_dir = str(self._instance.data / "snapshots" / "containers" / container.id / "upper")
+        message.size_rw = sizes.writable if sizes is not None else -1
+        message.size_root = sizes.whole if sizes is not None else 0
+        return message
+
+
+def filters_of(told: Mapping[str, types.StringList]) -> Filters:
+    """A request's filters as the core has them."""
+    return {key: tuple(values.items) for key, values in told.items()}
+
+
+def launch_failure(failure: LaunchFailed) -> api.LaunchFailure:
+    """A process that could not be executed, as part of an answer."""
+    return api.LaunchFailure(message=str(failure), step=failure.step, errno=failure.errno, exit_code=failure.exit_code)
+
+
+def _summary(container: Container, sizes: Sizes | None) -> types.ContainerSummary:
+    spec = container.spec
+    endpoint = container.endpoint
+    return types.ContainerSummary(
+        id=container.id,
+        name=container.name,
+        image=spec.image,
+        image_id=container.image_id,
+        command=" ".join([container.path, *container.args]),
+        created_at=container.created_at,
+        phase=container.phase.value,
+        exit_code=container.exit_code,
+        started_at=container.started_at,
+        finished_at=container.finished_at,
+        health_status=container.health_status,
+        labels=dict(spec.labels),
+        network_mode=spec.network_mode,
+        endpoint=to_message(types.NetworkEndpoint, endpoint) if endpoint is not None else None,
+        mounts=[to_message(types.Mount, mount) for mount in spec.mounts],
+        size_rw=sizes.writable if sizes is not None else -1,
+        size_root=sizes.whole if sizes is not None else 0,
+    )

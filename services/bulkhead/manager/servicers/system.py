@@ -1,0 +1,71 @@
+"""The edge for what concerns the whole engine: info, events, disk usage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from bulkhead.manager.eventbus import EventBus
+from bulkhead.manager.index import Index
+from bulkhead.manager.servicers.containers import filters_of
+from bulkhead.model.events import Event
+from bulkhead.model.lifecycle import Phase
+from bulkhead.wire.convert import to_message
+from bulkhead.wire.gen.bulkhead.manager import v1 as api
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What does not change while the manager runs, and how to ask for what does."""
+
+    engine_id: str
+    data_dir: str
+    cgroup_version: int
+    mirrors: tuple[str, ...]
+    insecure_registries: tuple[str, ...]
+    count_images: Callable[[], int]
+    layers_size: Callable[[], int]
+    warnings: Callable[[], tuple[str, ...]]
+
+
+class SystemServicer(api.SystemBase):
+    """protos/bulkhead/manager/v1/system.proto."""
+
+    def __init__(self, index: Index, events: EventBus, facts: EngineFacts) -> None:
+        self._index = index
+        self._events = events
+        self._facts = facts
+
+    async def info(self, message: api.InfoRequest) -> api.InfoResponse:
+        phases = [each.phase for each in self._index]
+        running = sum(phase in (Phase.RUNNING, Phase.RESTARTING) for phase in phases)
+        paused = sum(phase is Phase.PAUSED for phase in phases)
+        facts = self._facts
+        return api.InfoResponse(
+            engine_id=facts.engine_id,
+            containers=len(phases),
+            running=running,
+            paused=paused,
+            stopped=len(phases) - running - paused,
+            images=facts.count_images(),
+            data_dir=facts.data_dir,
+            cgroup_version=facts.cgroup_version,
+            warnings=list(facts.warnings()),
+            mirrors=list(facts.mirrors),
+            insecure_registries=list(facts.insecure_registries),
+        )
+
+    async def events(self, message: api.EventsRequest) -> AsyncIterator[api.Event]:
+        entries = await self._events.subscribe(
+            since=message.since, until=message.until, filters=filters_of(message.filters)
+        )
+        yield api.Event(ready=True)
+        async for entry in entries:
+            yield _shown(entry)
+
+    async def disk_usage(self, message: api.DiskUsageRequest) -> api.DiskUsageResponse:
+        return api.DiskUsageResponse(layers_size=self._facts.layers_size())
+
+
+def _shown(entry: Event) -> api.Event:
+    return to_message(api.Event, entry)

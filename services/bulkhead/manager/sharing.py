@@ -1,0 +1,119 @@
+"""Which namespaces a container gets: its own, the host's, or another container's.
+
+A namespace of another container is pinned by a descriptor of ours, opened before and checked after its process was
+found to be the one in the record: a pid alone could be somebody else's by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from bulkhead.errors import Conflict, InvalidArgument, NotFound
+from bulkhead.linux import process
+from bulkhead.manager.index import Index
+from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.lifecycle import Phase
+
+_OF_CONTAINER = "container:"
+
+
+class Attachment(Enum):
+    """How the container reaches networks."""
+
+    BRIDGE = "bridge"
+    NONE = "none"
+    HOST = "host"
+    SHARED = "container"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    """Of each kind: an empty path makes a new one, None takes the host's, any other path is joined."""
+
+    network: str | None = ""
+    pid: str | None = ""
+    ipc: str | None = ""
+    uts: str | None = ""
+    cgroup: str | None = ""
+
+    def as_oci(self) -> list[dict[str, str]]:
+        """`linux.namespaces` of an OCI config; the mount namespace is always new."""
+        kinds = {"network": self.network, "pid": self.pid, "ipc": self.ipc, "uts": self.uts, "cgroup": self.cgroup}
+        chosen = [
+            {"type": kind, "path": path} if path else {"type": kind} for kind, path in kinds.items() if path is not None
+        ]
+        return [*chosen, {"type": "mount"}]
+
+
+def attachment(spec: ContainerSpec) -> Attachment:
+    """How `spec` wants to be networked. Raises NotFound for networks that do not exist."""
+    mode = spec.network_mode
+    if spec.network_disabled or mode == "none":
+        return Attachment.NONE
+    if mode in ("", "default", "bridge"):
+        return Attachment.BRIDGE
+    if mode == "host":
+        return Attachment.HOST
+    if mode.startswith(_OF_CONTAINER):
+        return Attachment.SHARED
+    raise NotFound(f"network {mode} not found")
+
+
+def network_owner(spec: ContainerSpec, index: Index) -> Container:
+    """The container whose network `spec` shares. Raises NotFound."""
+    return index.find(spec.network_mode.removeprefix(_OF_CONTAINER))
+
+
+@contextlib.contextmanager
+def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
+    """The namespaces of a container to be started; paths are good while entered.
+
+    Raises NotFound for an unknown container, Conflict for one that is not running, InvalidArgument for a mode that
+    does not exist.
+    """
+    with contextlib.ExitStack() as pinned:
+
+        def of(kind: str, mode: str) -> str | None:
+            if mode == "host":
+                return None
+            if mode.startswith(_OF_CONTAINER):
+                owner = index.find(mode.removeprefix(_OF_CONTAINER))
+                return pinned.enter_context(_pinned(owner, kind))
+            return ""
+
+        network = "" if attachment(spec) in (Attachment.BRIDGE, Attachment.NONE) else of("net", spec.network_mode)
+        yield Namespaces(
+            network=network,
+            pid=of("pid", spec.pid_mode),
+            ipc=of("ipc", spec.ipc_mode),
+            uts=of("uts", spec.uts_mode),
+            cgroup=of("cgroup", spec.cgroupns_mode),
+        )
+
+
+@contextlib.contextmanager
+def _pinned(owner: Container, kind: str) -> Iterator[str]:
+    if owner.phase is Phase.RESTARTING:
+        raise Conflict(f"Container {owner.id} is restarting, wait until the container is running")
+    if not owner.phase.alive:
+        raise Conflict(f"cannot join {kind} namespace of a non running container: {owner.id}")
+    try:
+        descriptor = os.open(f"/proc/{owner.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Conflict(f"cannot join {kind} namespace of container {owner.id}: {error.strerror}") from error
+    try:
+        if process.start_time(owner.pid) != owner.pid_start_time:
+            raise Conflict(f"cannot join {kind} namespace of a non running container: {owner.id}")
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def check_modes(spec: ContainerSpec) -> None:
+    """InvalidArgument for combinations that can never start."""
+    if spec.network_mode.startswith(_OF_CONTAINER) and spec.ports:
+        raise InvalidArgument("conflicting options: port publishing and the container type network mode")

@@ -1,0 +1,150 @@
+"""Starting a container: intent, bundle, shim, network, exec, record. Runs inside the container's actor.
+
+Whatever fails on the way undoes all of it: the container stays in the phase it was in and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
+
+import structlog
+
+from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, Unavailable
+from bulkhead.manager.announcements import of_container, of_network
+from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.networking import Networking, shown
+from bulkhead.manager.ports import Bundle, Change, Created, Records, Shim, Shims, Snapshots
+from bulkhead.manager.sharing import namespaces
+from bulkhead.model.container import Container
+from bulkhead.model.lifecycle import Event, Phase, apply
+
+log = structlog.get_logger()
+INTENT = "start"
+OTHER_FAILURE = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starting:
+    """Starts containers."""
+
+    records: Records
+    shims: Shims
+    snapshots: Snapshots
+    bundles: Bundles
+    networking: Networking
+
+    async def start(self, container_id: str, *, by_user: bool) -> tuple[Container, Shim]:
+        """Bring the container to RUNNING; its record, and the shim to watch.
+
+        Raises NotModified when it runs already, Conflict when its phase forbids a start, LaunchFailed when its
+        process cannot be executed, else what the part that failed raises. After a failure nothing is left but the
+        reason in the record.
+        """
+        container = self.records.index.get(container_id)
+        _check_phase(container, by_user=by_user)
+        try:
+            return await self._launch(container, by_user=by_user)
+        except BulkheadError as error:
+            await self._note(container, error)
+            raise
+
+    async def _launch(self, container: Container, *, by_user: bool) -> tuple[Container, Shim]:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(_quietly, self.shims.discard, container.id)
+            shim, created = await self._create(container)
+            endpoint = await self.networking.plug(container, created)
+            undo.push_async_callback(self.networking.unplug, endpoint)
+            if endpoint is not None:
+                self.bundles.name_address(container, endpoint.address, endpoint.gateway)
+            started_at = await shim.start()
+            running = replace(
+                container,
+                phase=apply(container.phase, Event.STARTED),
+                pid=created.pid,
+                pid_start_time=created.start_time,
+                started_at=started_at,
+                exit_code=0,
+                error="",
+                oom_killed=False,
+                stopped_by_user=False,
+                restart_count=0 if by_user else container.restart_count,
+                restart_delay_ms=0 if by_user else container.restart_delay_ms,
+                endpoint=shown(container.spec, endpoint),
+                attachment=endpoint,
+            )
+            await self._commit(running)
+            undo.pop_all()
+        for warning in created.warnings:
+            log.warning("container started with a warning", container=container.id, warning=warning)
+        return running, shim
+
+    async def _create(self, container: Container) -> tuple[Shim, Created]:
+        """The process parked before its exec. The shim is launched while the bundle is written."""
+        self.bundles.make_directory(container.id)
+        with ExitStack() as pinned:
+            shim, bundle, _ = await _all(
+                self.shims.ensure(container.id),
+                self._bundle(container, pinned),
+                self.records.commit(Change(intent=INTENT, about=container.id)),
+            )
+            try:
+                return shim, await shim.create(bundle)
+            except Conflict:
+                # A shim of the last run that was not told to leave; it serves one run only.
+                await self.shims.discard(container.id)
+                shim = await self.shims.ensure(container.id)
+                return shim, await shim.create(bundle)
+
+    async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
+        dirs = await self.snapshots.prepare(container.id, container.image_id)
+        chosen = pinned.enter_context(namespaces(container.spec, self.records.index))
+        return self.bundles.write(container, chosen, dirs)
+
+    async def _commit(self, running: Container) -> None:
+        events = [of_container(running, "start")]
+        if running.endpoint is not None:
+            events.insert(0, of_network(running, running.endpoint, "connect"))
+        await self.records.commit(Change(update=running, done=True, events=tuple(events)))
+
+    async def _note(self, container: Container, error: BulkheadError) -> None:
+        code = error.exit_code if isinstance(error, LaunchFailed) else OTHER_FAILURE
+        phase = apply(container.phase, Event.START_FAILED)
+        if container.phase is Phase.RESTARTING and isinstance(error, Unavailable):
+            phase = Phase.RESTARTING  # the policy tries again when the part is back
+        failed = replace(container, phase=phase, error=str(error), exit_code=code)
+        try:
+            await self.records.commit(Change(update=failed, done=True))
+        except BulkheadError as second:
+            error.add_note(f"the failure could not be recorded: {second}")
+
+
+def _check_phase(container: Container, *, by_user: bool) -> None:
+    match container.phase:
+        case Phase.RUNNING:
+            raise NotModified(f"container {container.id} is already running")
+        case Phase.RESTARTING if by_user:
+            raise NotModified(f"container {container.id} is restarting")
+        case Phase.PAUSED:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        case Phase.REMOVING | Phase.DEAD:
+            raise Conflict("container is marked for removal and cannot be started")
+
+
+async def _all(shim: Awaitable[Shim], bundle: Awaitable[Bundle], intent: Awaitable[None]) -> tuple[Shim, Bundle, None]:
+    """All three, at the same time. None is abandoned half-way when another one fails."""
+    results = await asyncio.gather(shim, bundle, intent, return_exceptions=True)
+    # The bundle's reason first: it is what the user can mend.
+    for result in (results[1], results[0], results[2]):
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]
+
+
+async def _quietly(work: Callable[[str], Awaitable[None]], container_id: str) -> None:
+    try:
+        await work(container_id)
+    except BulkheadError as error:
+        log.warning("cannot undo a start", container=container_id, reason=str(error))

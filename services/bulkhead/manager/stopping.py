@@ -1,0 +1,201 @@
+"""Ending and suspending containers: stop, kill, restart, pause, unpause.
+
+Signals are sent inside the container's actor, the waiting happens outside it, so that a second client can always kill
+what the first one is patiently stopping. A stop goes on to its end even when the client has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from bulkhead.errors import Conflict, Internal, NotFound, NotModified
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.exits import START_SECONDS, Exits, Intent
+from bulkhead.manager.ports import Change, Records, Shim, Shims
+from bulkhead.manager.signals import parse_signal
+from bulkhead.manager.waiters import Condition, Ended, Waiters
+from bulkhead.model.container import Container
+from bulkhead.model.lifecycle import Event, Phase, apply
+
+_OnContainer = Callable[[str], Awaitable[None]]
+SIGNAL_SECONDS = 30.0
+KILL_SECONDS = 10.0
+FORCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """Ends and suspends containers."""
+
+    records: Records
+    shims: Shims
+    actors: Actors
+    waiters: Waiters
+    exits: Exits
+    stop_timeout: int
+
+    async def stop(self, container_id: str, signal_name: str, timeout: int | None) -> None:
+        """Signal, wait, then kill. `timeout` in seconds, -1 = wait for ever, None = the container's own.
+
+        Raises NotModified when it does not run, InvalidArgument for a signal that does not exist, Internal when it
+        cannot be killed.
+        """
+        container = self.records.index.get(container_id)
+        number = parse_signal(signal_name or container.spec.stop_signal)
+        if container.phase is Phase.RESTARTING:
+            await self._perform(container_id, "stop", self.exits.cancel_restart)
+            return
+        if not container.phase.alive:
+            raise NotModified(f"container {container_id} is not running")
+        await self._end(container, number, self._seconds(container, timeout), Intent.STOP)
+
+    async def restart(self, container_id: str, signal_name: str, timeout: int | None) -> None:
+        """Stop if it runs, then start; the exit in between concerns neither policy nor auto-removal."""
+        container = self.records.index.get(container_id)
+        number = parse_signal(signal_name or container.spec.stop_signal)
+        with self.exits.expected(container_id, Intent.RESTART):
+            if container.phase is Phase.RESTARTING:
+                await self._perform(container_id, "stop", self.exits.cancel_restart)
+            elif container.phase.alive:
+                await self._end(container, number, self._seconds(container, timeout), Intent.RESTART)
+            await self.actors.perform(
+                container_id, "start", lambda: self.exits.start(container_id, by_user=True), seconds=START_SECONDS
+            )
+        after = self.records.index.get(container_id)
+        await self.records.commit(Change(events=(of_container(after, "restart"),)))
+
+    async def kill(self, container_id: str, ref: str, signal_name: str) -> None:
+        """Send a signal; KILL waits for the end. Raises Conflict, with Docker's text, when it does not run."""
+        container = self.records.index.get(container_id)
+        number = parse_signal(signal_name, signal.SIGKILL)
+        if container.phase is Phase.RESTARTING:
+            await self._perform(container_id, "kill", self.exits.cancel_restart)
+            return
+        if not container.phase.alive:
+            raise Conflict(f"cannot kill container: {ref}: container {container_id} is not running")
+        manual = number in (signal.SIGKILL, parse_signal(container.spec.stop_signal))
+        with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
+            await self._signal(container_id, number, manual=manual)
+            if number != signal.SIGKILL or await _within(ended, KILL_SECONDS):
+                return
+        await self._force(container)
+
+    async def end_for_removal(self, container_id: str) -> None:
+        """KILL, and wait until it has ended; fine when it has already."""
+        container = self.records.index.get(container_id)
+        if container.phase is Phase.RESTARTING:
+            await self._perform(container_id, "kill", self.exits.cancel_restart)
+        elif container.phase.alive:
+            with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
+                await self._signal(container_id, signal.SIGKILL, manual=True)
+                if await _within(ended, KILL_SECONDS):
+                    return
+            await self._force(container)
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze every process. Raises Conflict with Docker's texts."""
+
+        async def work() -> None:
+            container = self.records.index.get(container_id)
+            _check_pausable(container)
+            shim = await self.shims.ensure(container_id)
+            await shim.pause()
+            await self._move(container, Event.PAUSED, "pause")
+
+        await self.actors.perform(container_id, "pause", work, seconds=SIGNAL_SECONDS)
+
+    async def unpause(self, container_id: str) -> None:
+        """Thaw. Raises Internal (500, as Docker) when it is not paused."""
+
+        async def work() -> None:
+            container = self.records.index.get(container_id)
+            if container.phase is not Phase.PAUSED:
+                raise Internal(f"Container {container_id} is not paused")
+            shim = await self.shims.ensure(container_id)
+            await shim.resume()
+            await self._move(container, Event.RESUMED, "unpause")
+
+        await self.actors.perform(container_id, "unpause", work, seconds=SIGNAL_SECONDS)
+
+    async def _move(self, container: Container, event: Event, action: str) -> None:
+        moved = replace(container, phase=apply(container.phase, event))
+        await self.records.commit(Change(update=moved, events=(of_container(moved, action),)))
+
+    async def _end(self, container: Container, number: int, seconds: float | None, intent: Intent) -> None:
+        """Bring a run to its end: `number`, then KILL, then force."""
+        with self.exits.expected(container.id, intent):
+            with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
+                await self._signal(container.id, number, manual=intent is Intent.STOP)
+                if await _within(ended, seconds):
+                    return
+                await self._signal(container.id, signal.SIGKILL, manual=intent is Intent.STOP)
+                if await _within(ended, KILL_SECONDS):
+                    return
+            await self._force(container)
+
+    async def _force(self, container: Container) -> None:
+        """Kill whatever is in the container's cgroup. Raises Internal when that is not the end either."""
+        current = self.records.index.get(container.id)
+        with self.waiters.armed(current, Condition.NOT_RUNNING) as ended:
+            if current.phase.alive and current.started_at == container.started_at:
+                await self._signal(container.id, signal.SIGKILL, manual=True, everyone=True)
+                if not await _within(ended, FORCE_SECONDS):
+                    raise Internal(
+                        f"cannot stop container: {container.name}: tried to kill container, but did not receive an "
+                        "exit event"
+                    )
+
+    async def _signal(self, container_id: str, number: int, *, manual: bool, everyone: bool = False) -> None:
+        """Send a signal in the actor. `manual` marks the container as stopped by its user first."""
+
+        async def work() -> None:
+            container = self.records.index.get(container_id)
+            if container.phase is Phase.RESTARTING:
+                await self.exits.cancel_restart(container_id)
+                return
+            if not container.phase.alive:
+                return
+            marked = replace(container, stopped_by_user=container.stopped_by_user or manual)
+            events = (of_container(container, "kill", {"signal": str(int(number))}),)
+            await self.records.commit(Change(update=marked, events=events))
+            await _deliver(await self.shims.ensure(container_id), number, everyone)
+
+        await self.actors.perform(container_id, "signal", work, seconds=SIGNAL_SECONDS)
+
+    async def _perform(self, container_id: str, name: str, work: _OnContainer) -> None:
+        await self.actors.perform(container_id, name, lambda: work(container_id), seconds=SIGNAL_SECONDS)
+
+    def _seconds(self, container: Container, timeout: int | None) -> float | None:
+        told = timeout if timeout is not None else container.spec.stop_timeout
+        seconds = self.stop_timeout if told is None else told
+        return None if seconds < 0 else float(seconds)
+
+
+async def _deliver(shim: Shim, number: int, everyone: bool) -> None:
+    try:
+        # The shim thaws what it kills: frozen processes of cgroup v1 would not die.
+        await shim.kill(number, everyone=everyone)
+    except (NotFound, Conflict):
+        return  # it has just ended: its exit is on the way
+
+
+async def _within(ended: asyncio.Future[Ended], seconds: float | None) -> bool:
+    """Whether the end comes within `seconds` (None: wait for ever)."""
+    done, _ = await asyncio.wait([ended], timeout=seconds)
+    return bool(done)
+
+
+def _check_pausable(container: Container) -> None:
+    match container.phase:
+        case Phase.RUNNING:
+            return
+        case Phase.PAUSED:
+            raise Conflict(f"Container {container.id} is already paused")
+        case Phase.RESTARTING:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        case _:
+            raise Conflict(f"Container {container.id} is not running")
