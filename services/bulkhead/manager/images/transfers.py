@@ -65,7 +65,7 @@ class Transfers:
         if transfer.error is not None:
             if not spoke:
                 raise transfer.error
-            yield Progress(error=str(transfer.error), error_kind=type(transfer.error).__name__)
+            yield Progress(error=str(transfer.error), error_kind=_kind(transfer.error))
 
     def _start(self, key: Hashable, operation: Operation) -> _Transfer:
         transfer = _Transfer()
@@ -93,3 +93,8 @@ class Transfers:
     def _forget(self, key: Hashable, transfer: _Transfer) -> None:
         if self._running.get(key) is transfer:
             del self._running[key]
+
+
+def _kind(error: BulkheadError) -> str:
+    """The class of errors.py that an error is; adapters may have their own below those."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == BulkheadError.__module__)
