@@ -1,0 +1,1 @@
+"""What the API reaches: the manager by gRPC, shims by their sockets, log files."""

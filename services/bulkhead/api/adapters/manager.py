@@ -1,0 +1,229 @@
+"""The ports over gRPC: each method is one call of the manager, answers come back as domain types.
+
+`LaunchFailure` fields become the error `LaunchFailed`; a manager that is away is `Unavailable`, and the same
+channel works again when it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from grpclib.client import Channel
+
+from bulkhead.api.call import Filters
+from bulkhead.api.ports import (
+    Created,
+    EngineEvent,
+    EngineInfo,
+    ExecSpec,
+    Exit,
+    HistoryEntry,
+    InspectedContainer,
+    InspectedExec,
+    InspectedImage,
+    ListedContainer,
+    ListedImage,
+    Processes,
+    Progress,
+    RegistryAuth,
+    RemovedImage,
+    StdioAddress,
+)
+from bulkhead.errors import LaunchFailed, NotModified
+from bulkhead.model.container import ContainerSpec
+from bulkhead.wire.client import stub
+from bulkhead.wire.convert import to_message, to_model
+from bulkhead.wire.gen.bulkhead.manager import v1 as wire
+from bulkhead.wire.gen.bulkhead.types.v1 import ContainerSpec as WireSpec
+from bulkhead.wire.gen.bulkhead.types.v1 import StringList
+from bulkhead.wire.status import error_named
+
+PEER = "manager"
+
+
+class ManagerContainers:
+    """`ports.Containers`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.ContainersStub, channel, PEER)
+
+    async def create(self, name: str, spec: ContainerSpec) -> Created:
+        request = wire.CreateContainerRequest(name=name, spec=to_message(WireSpec, spec))
+        return to_model(Created, await self._stub.create(request))
+
+    async def list(self, *, all: bool, limit: int, size: bool, filters: Filters) -> Sequence[ListedContainer]:
+        request = wire.ListContainersRequest(all=all, limit=limit, size=size, filters=_filters(filters))
+        return [to_model(ListedContainer, each) for each in (await self._stub.list(request)).containers]
+
+    async def inspect(self, ref: str, *, size: bool = False) -> InspectedContainer:
+        answer = await self._stub.inspect(wire.InspectContainerRequest(ref=ref, size=size))
+        assert answer.container is not None
+        return to_model(InspectedContainer, answer.container)
+
+    async def stdio(self, ref: str) -> StdioAddress:
+        return to_model(StdioAddress, await self._stub.stdio(wire.StdioRequest(ref=ref)))
+
+    async def start(self, ref: str) -> None:
+        answer = await self._stub.start(wire.StartContainerRequest(ref=ref))
+        _check_launch(answer.failure)
+        if answer.already_running:
+            raise NotModified(f"container {ref} is already running")
+
+    async def stop(self, ref: str, *, signal: str, timeout: int | None) -> None:
+        answer = await self._stub.stop(wire.StopContainerRequest(ref=ref, signal=signal, timeout=timeout))
+        if answer.not_running:
+            raise NotModified(f"container {ref} is not running")
+
+    async def restart(self, ref: str, *, signal: str, timeout: int | None) -> None:
+        answer = await self._stub.restart(wire.RestartContainerRequest(ref=ref, signal=signal, timeout=timeout))
+        _check_launch(answer.failure)
+
+    async def kill(self, ref: str, signal: str) -> None:
+        await self._stub.kill(wire.KillContainerRequest(ref=ref, signal=signal))
+
+    async def pause(self, ref: str) -> None:
+        await self._stub.pause(wire.PauseContainerRequest(ref=ref))
+
+    async def unpause(self, ref: str) -> None:
+        await self._stub.unpause(wire.UnpauseContainerRequest(ref=ref))
+
+    async def wait(self, ref: str, condition: str) -> AsyncGenerator[Exit | None]:
+        async for answer in self._stub.wait(wire.WaitContainerRequest(ref=ref, condition=condition)):
+            if answer.exit_code is None and not answer.error:
+                yield None
+            else:
+                yield Exit(exit_code=answer.exit_code or 0, error=answer.error)
+
+    async def resize(self, ref: str, height: int, width: int) -> None:
+        await self._stub.resize(wire.ResizeContainerRequest(ref=ref, height=height, width=width))
+
+    async def rename(self, ref: str, name: str) -> None:
+        await self._stub.rename(wire.RenameContainerRequest(ref=ref, name=name))
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool) -> None:
+        await self._stub.remove(wire.RemoveContainerRequest(ref=ref, force=force, volumes=volumes))
+
+    async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
+        answer = await self._stub.prune(wire.PruneContainersRequest(filters=_filters(filters)))
+        return answer.ids, answer.space_reclaimed
+
+    async def top(self, ref: str, ps_args: str) -> Processes:
+        answer = await self._stub.top(wire.TopRequest(ref=ref, ps_args=ps_args))
+        rows = tuple(tuple(row.items) for row in answer.processes)
+        return Processes(titles=tuple(answer.titles), rows=rows)
+
+
+class ManagerExecs:
+    """`ports.Execs`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.ExecsStub, channel, PEER)
+
+    async def create(self, ref: str, spec: ExecSpec) -> str:
+        request = wire.CreateExecRequest(ref=ref, spec=to_message(wire.ExecSpec, spec))
+        return (await self._stub.create(request)).id
+
+    async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> str:
+        request = wire.StartExecRequest(id=exec_id, detach=detach, tty=tty, height=height, width=width)
+        answer = await self._stub.start(request)
+        _check_launch(answer.failure)
+        return answer.socket
+
+    async def inspect(self, exec_id: str) -> InspectedExec:
+        return to_model(InspectedExec, await self._stub.inspect(wire.InspectExecRequest(id=exec_id)))
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None:
+        await self._stub.resize(wire.ResizeExecRequest(id=exec_id, height=height, width=width))
+
+
+class ManagerImages:
+    """`ports.Images`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.ImagesStub, channel, PEER)
+
+    async def pull(
+        self, reference: str, *, platform: str, auth: RegistryAuth | None, all_tags: bool
+    ) -> AsyncGenerator[Progress]:
+        request = wire.PullRequest(reference=reference, platform=platform, auth=_auth(auth), all_tags=all_tags)
+        async for line in self._stub.pull(request):
+            yield _progress(line)
+
+    async def push(self, reference: str, *, auth: RegistryAuth | None, all_tags: bool) -> AsyncGenerator[Progress]:
+        request = wire.PushRequest(reference=reference, auth=_auth(auth), all_tags=all_tags)
+        async for line in self._stub.push(request):
+            yield _progress(line)
+
+    async def list(self, *, all: bool, filters: Filters) -> Sequence[ListedImage]:
+        answer = await self._stub.list(wire.ListImagesRequest(all=all, filters=_filters(filters)))
+        return [to_model(ListedImage, each) for each in answer.images]
+
+    async def inspect(self, ref: str) -> InspectedImage:
+        return to_model(InspectedImage, await self._stub.inspect(wire.InspectImageRequest(ref=ref)))
+
+    async def history(self, ref: str) -> Sequence[HistoryEntry]:
+        answer = await self._stub.history(wire.InspectImageRequest(ref=ref))
+        return [to_model(HistoryEntry, each) for each in answer.entries]
+
+    async def tag(self, ref: str, target: str) -> None:
+        await self._stub.tag(wire.TagRequest(ref=ref, target=target))
+
+    async def remove(self, ref: str, *, force: bool, no_prune: bool) -> Sequence[RemovedImage]:
+        answer = await self._stub.remove(wire.RemoveImageRequest(ref=ref, force=force, no_prune=no_prune))
+        return [to_model(RemovedImage, each) for each in answer.items]
+
+    async def prune(self, filters: Filters) -> tuple[Sequence[RemovedImage], int]:
+        answer = await self._stub.prune(wire.PruneImagesRequest(filters=_filters(filters)))
+        return [to_model(RemovedImage, each) for each in answer.items], answer.space_reclaimed
+
+    async def load(self, data: AsyncIterator[bytes], *, quiet: bool) -> AsyncGenerator[Progress]:
+        async def requests() -> AsyncIterator[wire.LoadRequest]:
+            yield wire.LoadRequest(quiet=quiet)
+            async for part in data:
+                yield wire.LoadRequest(data=part)
+
+        async for line in self._stub.load(requests()):
+            yield _progress(line)
+
+    async def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]:
+        async for part in self._stub.save(wire.SaveRequest(refs=[*refs])):
+            yield part.data
+
+
+class ManagerSystem:
+    """`ports.System`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.SystemStub, channel, PEER)
+
+    async def info(self) -> EngineInfo:
+        return to_model(EngineInfo, await self._stub.info(wire.InfoRequest()))
+
+    async def events(
+        self, *, since: int | None, until: int | None, filters: Filters
+    ) -> AsyncGenerator[EngineEvent | None]:
+        request = wire.EventsRequest(since=since, until=until, filters=_filters(filters))
+        async for event in self._stub.events(request):
+            yield None if event.ready else to_model(EngineEvent, event)
+
+    async def layers_size(self) -> int:
+        return (await self._stub.disk_usage(wire.DiskUsageRequest())).layers_size
+
+
+def _filters(filters: Filters) -> dict[str, StringList]:
+    return {name: StringList(items=[*values]) for name, values in filters.items()}
+
+
+def _auth(auth: RegistryAuth | None) -> wire.RegistryAuth | None:
+    return None if auth is None else to_message(wire.RegistryAuth, auth)
+
+
+def _progress(line: wire.Progress) -> Progress:
+    if line.error:
+        raise error_named(line.error_kind, line.error)
+    return to_model(Progress, line)
+
+
+def _check_launch(failure: wire.LaunchFailure | None) -> None:
+    if failure is not None:
+        raise LaunchFailed(failure.message, step=failure.step, errno=failure.errno, exit_code=failure.exit_code)

@@ -1,0 +1,25 @@
+"""The plain answers of handlers: JSON, and none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from bulkhead.api.versions import HEADERS
+
+
+def json(value: Any, status: int = 200) -> web.Response:
+    """`value` as JSON with a newline, as Go's encoder ends it."""
+    return web.Response(
+        status=status, body=msgspec.json.encode(value) + b"\n", content_type="application/json", headers=HEADERS
+    )
+
+
+def empty(status: int = 204) -> web.Response:
+    return web.Response(status=status, headers=HEADERS)
+
+
+def text(value: str, **headers: str) -> web.Response:
+    return web.Response(text=value, content_type="text/plain", headers={**HEADERS, **headers})

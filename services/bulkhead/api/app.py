@@ -1,0 +1,112 @@
+"""The wiring of the API daemon: one channel to the manager, adapters into ports, routes, the socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+
+from aiohttp import web
+
+from bulkhead.api import listener
+from bulkhead.api.adapters.logfiles import open_log
+from bulkhead.api.adapters.logins import RegistryLogins
+from bulkhead.api.adapters.machine import cgroup_version, path_exists, read_machine
+from bulkhead.api.adapters.manager import ManagerContainers, ManagerExecs, ManagerImages, ManagerSystem
+from bulkhead.api.adapters.stdio import ShimStdio
+from bulkhead.api.config import ApiConfig
+from bulkhead.api.connection import EngineConnection
+from bulkhead.api.feeds import Feeds
+from bulkhead.api.logs import LogReader
+from bulkhead.api.middleware import Edge
+from bulkhead.api.routes.containers import ContainerRoutes
+from bulkhead.api.routes.events import EventRoutes
+from bulkhead.api.routes.execs import ExecRoutes
+from bulkhead.api.routes.images import ImageRoutes
+from bulkhead.api.routes.networks import NetworkRoutes
+from bulkhead.api.routes.streams import StreamRoutes
+from bulkhead.api.routes.system import SystemRoutes
+from bulkhead.api.routes.table import table
+from bulkhead.api.routes.volumes import VolumeRoutes
+from bulkhead.api.routing import Table
+from bulkhead.api.waiting import Waits
+from bulkhead.model.instance import Instance
+from bulkhead.settings import Settings
+from bulkhead.wire.client import channel
+
+# How long a stop waits for requests that are under way; streams without an end are dropped at once.
+DRAIN_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[None]:
+    """Serve the Engine API on the instance's `docker.sock` while entered."""
+    config = settings.table("api", ApiConfig)
+    instance = settings.instance
+    async with AsyncExitStack() as stack:
+        manager = channel(instance.manager_socket)
+        stack.callback(manager.close)
+        containers, system = ManagerContainers(manager), ManagerSystem(manager)
+        images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
+        machine = partial(read_machine, instance.data)
+        host = lru_cache(maxsize=1)(machine)
+        routes = table(
+            system=SystemRoutes(
+                system=system,
+                containers=containers,
+                images=images,
+                logins=RegistryLogins(config.plain_registries),
+                machine=machine,
+                data=instance.data,
+            ),
+            events=EventRoutes(Feeds(system)),
+            containers=ContainerRoutes(
+                containers=containers,
+                machine=host,
+                exists=path_exists,
+                cgroup_version=cgroup_version(),
+                data=instance.data,
+            ),
+            streams=StreamRoutes(
+                containers=containers,
+                stdio=stdio,
+                waits=Waits(containers, system),
+                logs=LogReader(containers, stdio, open_log),
+            ),
+            execs=ExecRoutes(execs=execs, stdio=stdio),
+            images=ImageRoutes(images),
+            networks=NetworkRoutes(instance=instance, containers=containers),
+            volumes=VolumeRoutes(),
+        )
+        await stack.enter_async_context(_listening(instance, config, routes))
+        yield
+
+
+@asynccontextmanager
+async def _listening(instance: Instance, config: ApiConfig, routes: Table) -> AsyncIterator[None]:
+    path: Path = instance.docker_socket
+    engine = EngineServer(Edge(routes), handler_cancellation=True, auto_decompress=False, access_log=None)
+    sock = listener.bind(path, config.group)
+    server = await asyncio.get_running_loop().create_unix_server(engine, sock=sock)
+    try:
+        yield
+    finally:
+        server.close()
+        listener.remove(path)
+        engine.drop_endless()
+        await engine.shutdown(DRAIN_SECONDS)
+
+
+class EngineServer(web.Server):
+    """aiohttp's low-level server with connections that can be taken over."""
+
+    def __call__(self) -> EngineConnection:
+        return EngineConnection(self, loop=self._loop, **self._kwargs)
+
+    def drop_endless(self) -> None:
+        """Close the connections whose streams would last until their clients leave."""
+        for connection in self.connections:
+            if isinstance(connection, EngineConnection) and connection.endless and connection.transport is not None:
+                connection.transport.abort()

@@ -1,0 +1,159 @@
+"""One request as a handler sees it: path arguments, query, filters, body, parsed by Docker's rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import msgspec
+from aiohttp import web
+
+from bulkhead.api.connection import EngineConnection
+from bulkhead.api.versions import Version
+from bulkhead.errors import InvalidArgument
+
+# Docker sets no limit; a seccomp profile and thousands of labels fit in this with room to spare.
+LARGEST_BODY = 8 << 20
+
+T = TypeVar("T")
+Filters = Mapping[str, tuple[str, ...]]
+
+_FALSE = frozenset(("", "0", "no", "false", "none"))
+_LATEST = 253402300799  # the last second of the year 9999
+_TIMESTAMP = re.compile(r"([0-9]+)(?:\.([0-9]{1,9})[0-9]*)?")
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A request with its negotiated version and the arguments of its path."""
+
+    request: web.BaseRequest
+    version: Version
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> str:
+        """The path's argument `name`."""
+        return self.arguments[name]
+
+    @property
+    def connection(self) -> EngineConnection:
+        return cast(EngineConnection, self.request.protocol)
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.request.query.get(name, default)
+
+    def texts(self, name: str) -> list[str]:
+        return self.request.query.getall(name, [])
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean of the query: everything is true but "", 0, no, false and none."""
+        value = self.request.query.get(name)
+        return default if value is None else value.strip().lower() not in _FALSE
+
+    def number(self, name: str) -> int | None:
+        """An integer of the query; None when it is absent or empty."""
+        value = self.request.query.get(name, "")
+        return None if value == "" else integer(value)
+
+    def moment(self, name: str) -> int | None:
+        """A time of the query, `seconds[.fraction]`, as Unix nanoseconds; None when absent."""
+        value = self.request.query.get(name, "")
+        if value in ("", "0"):
+            return None
+        match = _TIMESTAMP.fullmatch(value)
+        if match is None:
+            raise InvalidArgument(f'invalid value for "{name}": parsing time "{value}": invalid syntax')
+        return min(int(match[1]), _LATEST) * 10**9 + int((match[2] or "").ljust(9, "0"))
+
+    def filters(self, known: Collection[str]) -> Filters:
+        """The query's `filters`, of which only the names in `known` are accepted."""
+        return parse_filters(self.request.query.get("filters", ""), known)
+
+    async def body(self, kind: type[T], *, default: T | None = None) -> T:
+        """The JSON body as `kind`; `default`, if there is one, stands for an absent one and for null.
+
+        Raises InvalidArgument for another Content-Type, bad JSON, wrong types and trailing data.
+        """
+        data = await self._read()
+        if default is not None and data.strip() in (b"", b"null"):
+            return default
+        if data or "Content-Type" in self.request.headers:
+            check_content_type(self.request.headers.get("Content-Type", ""))
+        if not data:
+            raise InvalidArgument("invalid JSON: got EOF while reading request body")
+        return parse_json(data, kind)
+
+    async def _read(self) -> bytes:
+        parts, size = [], 0
+        async for part in self.request.content.iter_chunked(1 << 16):
+            size += len(part)
+            if size > LARGEST_BODY:
+                raise InvalidArgument(f"request body is larger than {LARGEST_BODY} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+
+def check_content_type(value: str) -> None:
+    """Raise InvalidArgument unless `value` says application/json."""
+    kind = value.partition(";")[0].strip().lower()
+    if not kind:
+        raise InvalidArgument(f"malformed Content-Type header ({value}): mime: no media type")
+    if kind != "application/json":
+        raise InvalidArgument(f"Content-Type specified ({value}) must be 'application/json'")
+
+
+def parse_json(data: bytes, kind: type[T]) -> T:
+    """Decode one JSON document as `kind`: unknown keys are ignored, wrong types are errors."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidArgument(f"invalid JSON: {error}") from error
+
+
+def integer(value: str) -> int:
+    """A decimal integer, or InvalidArgument with Go's text."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", value):
+        raise InvalidArgument(f'strconv.Atoi: parsing "{value}": invalid syntax')
+    return int(value)
+
+
+def parse_filters(text: str, known: Collection[str]) -> Filters:
+    """Docker's filters, `{"key":{"value":true}}` or the older `{"key":["value"]}`."""
+    if not text:
+        return {}
+    try:
+        decoded: Any = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"invalid filter: {error}") from error
+    if decoded is None:
+        return {}
+    if not isinstance(decoded, dict):
+        raise InvalidArgument("invalid filter: not a JSON object")
+    filters = {name: _filter_values(name, values) for name, values in decoded.items()}
+    for name in filters:
+        if name not in known:
+            raise InvalidArgument(f"invalid filter '{name}'")
+    return filters
+
+
+def _filter_values(name: str, values: Any) -> tuple[str, ...]:
+    if isinstance(values, dict) and all(isinstance(on, bool) for on in values.values()):
+        return tuple(value for value, on in values.items() if on)
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        return tuple(values)
+    raise InvalidArgument(f"invalid filter '{name}': values must be strings")
+
+
+def filter_flag(filters: Filters, name: str) -> bool | None:
+    """A boolean filter: true, 1, false or 0; None when it is not there."""
+    if name not in filters:
+        return None
+    meant = {_FILTER_FLAGS.get(value.lower()) for value in filters[name]}
+    if len(meant) != 1 or None in meant:
+        raise InvalidArgument(f"invalid filter '{name}={list(filters[name])}'")
+    return meant.pop()
+
+
+_FILTER_FLAGS: Mapping[str, bool] = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}

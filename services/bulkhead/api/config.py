@@ -1,0 +1,15 @@
+"""The table [api] of the config file."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ApiConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`group`: who besides root may use the socket (a group that does not exist is nobody).
+
+    `plain_registries`: hosts whose registry `docker login` may reach by http; loopback always is.
+    """
+
+    group: str = "docker"
+    plain_registries: tuple[str, ...] = ()

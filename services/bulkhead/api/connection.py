@@ -1,0 +1,258 @@
+"""A client's connection: HTTP/1.1 until a handler hijacks it, then raw bytes both ways.
+
+aiohttp speaks the HTTP. For attach and exec start the connection must become a plain duplex stream, with the
+`101 UPGRADED` handshake or without (docker-py, curl), and neither a byte that the client sent behind its request
+nor its half-close may be lost. So a request that may be hijacked is cut out of the stream here: its head and
+body go to aiohttp, what follows is held until the handler takes the connection over, or goes back to aiohttp as
+the next request when it does not.
+
+A client that half-closes still gets its answer. One that is gone (EPOLLHUP, which unlike EOF tells a closed
+Unix socket from a half-closed one) cancels its handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+from typing import Any, Protocol
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+_MAY_HIJACK = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exec/[^/? ]+/start)[? ]")
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
+_LONGEST_HEAD = 16 << 10
+_MOST_HELD = 64 << 10
+
+
+class Listener(Protocol):
+    """What one end of a duplex stream tells its user."""
+
+    def received(self, data: bytes) -> None: ...
+
+    def ended(self) -> None:
+        """The peer will send no more (half-close)."""
+
+    def lost(self) -> None:
+        """The connection is gone, both ways."""
+
+    def writing_paused(self) -> None:
+        """The peer reads slowly: write no more for now."""
+
+    def writing_resumed(self) -> None: ...
+
+
+class End(Protocol):
+    """One end of a duplex byte stream."""
+
+    def listen(self, listener: Listener) -> None:
+        """From now on `listener` is told; what came before is told first."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None:
+        """Close once everything written was sent."""
+
+
+class EngineConnection(RequestHandler):
+    """aiohttp's connection, which a handler may take over by `listen`."""
+
+    __slots__ = ("_answered", "_expected", "_hangup", "_head", "_held", "_held_paused", "_listener", "_mid_head",
+                 "_peer_ended", "endless")  # fmt: skip
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.endless = False  # the handler streams until the client leaves: a stop of the daemon does not wait for it
+        self._answered = 0
+        self._head = b""  # a head that may be hijacked and is not complete
+        self._mid_head = False  # aiohttp has the beginning of a head
+        self._expected = 0  # bytes of head and body still to be handed to aiohttp
+        self._held: bytearray | None = None  # what came behind a request that may be hijacked
+        self._held_paused = False
+        self._listener: Listener | None = None
+        self._peer_ended = False
+        self._hangup: _HangupWatch | None = None
+
+    # -- bytes in
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is not None:
+            self._listener.received(data)
+        elif self._held is not None:
+            self._feed(data)
+        elif not self._head and (self._mid_head or self._request_count != self._answered):
+            super().data_received(data)
+            self._mid_head = self._mid_head and self._request_count == self._answered
+        else:
+            self._begin(self._head + data)
+
+    def _begin(self, data: bytes) -> None:
+        """At a request's first byte: is it one that may be hijacked?"""
+        self._head = b""
+        short = len(data) < _LONGEST_HEAD
+        if b"\n" not in data and short and (data.startswith(b"POST ") or b"POST ".startswith(data)):
+            self._head = data
+        elif _MAY_HIJACK.match(data) is None or b"\n\n" in data:
+            self._pass_on(data)
+        elif (end := data.find(b"\r\n\r\n")) < 0 and short:
+            self._head = data
+        elif end < 0 or b"\r\ntransfer-encoding:" in data[:end].lower():
+            self._pass_on(data)
+        else:
+            length = _CONTENT_LENGTH.search(data, 0, end + 2)
+            self._expected = end + 4 + (int(length[1]) if length else 0)
+            self._held = bytearray()
+            self._feed(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        super().data_received(data)
+        self._mid_head = self._request_count == self._answered
+
+    def _feed(self, data: bytes) -> None:
+        assert self._held is not None
+        now, rest = data[: self._expected], data[self._expected :]
+        self._expected -= len(now)
+        self._held += rest
+        if len(self._held) > _MOST_HELD and not self._held_paused and self.transport is not None:
+            self._held_paused = True
+            self.transport.pause_reading()
+        if now:
+            super().data_received(now)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        self._peer_ended = True
+        if self._listener is not None:
+            self._watch_hangup()
+            self._listener.ended()
+            return True
+        if self._request_count == self._answered:
+            return None
+        if self._held is None:
+            # Requests already read are answered, then the connection is closed.
+            self._close = True
+        self._watch_hangup()
+        return True
+
+    def _watch_hangup(self) -> None:
+        if self.transport is not None and self._hangup is None:
+            self._hangup = _HangupWatch(self.transport)
+
+    # -- the end of a request
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        self._answered += 1
+        answer = await super().finish_response(request, resp, start_time)
+        self._release()
+        return answer
+
+    def _release(self) -> None:
+        """The handler did not take over: what was held is the next request."""
+        if self._held is None or self._listener is not None:
+            return
+        held, self._held = bytes(self._held), None
+        if self._held_paused:
+            self._held_paused = False
+            self.resume_reading()
+        if held:
+            self.data_received(held)
+        if self._peer_ended:
+            self._close = True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._hangup is not None:
+            self._hangup.close()
+            self._hangup = None
+        if self._listener is not None:
+            self._listener.lost()
+        super().connection_lost(exc)
+
+    # -- the hijacked stream (an End)
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
+        self.endless = True
+        held, self._held = bytes(self._held or b""), None
+        if held:
+            listener.received(held)
+        if self._held_paused:
+            self._held_paused = False
+            self._resume_transport_reading()
+        if self._peer_ended:
+            listener.ended()
+        if self.transport is None:
+            listener.lost()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough for more to be written; raises ConnectionError when it is gone."""
+        await self._drain_helper()
+
+    def write_eof(self) -> None:
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def pause_reading(self) -> None:
+        if self._listener is None:
+            super().pause_reading()
+        else:
+            self._pause_transport_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        if self._listener is None:
+            super().resume_reading(resume_parser)
+        else:
+            self._resume_transport_reading()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._listener is not None:
+            self._listener.writing_paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._listener is not None:
+            self._listener.writing_resumed()
+
+
+class _HangupWatch:
+    """Aborts the transport when the peer of its half-closed Unix socket goes away altogether.
+
+    After EOF the loop no longer reads, so that it would learn of it only by a failing write. An epoll instance
+    with an empty mask reports EPOLLHUP alone (epoll_ctl(2)), and can itself be watched by the loop.
+    """
+
+    __slots__ = ("_epoll", "_fd", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        # A duplicate: the loop owns the transport's own number and refuses to share it.
+        self._fd = os.dup(transport.get_extra_info("socket").fileno())
+        self._epoll = select.epoll(1)
+        self._epoll.register(self._fd, 0)
+        self._loop.add_reader(self._epoll.fileno(), self._gone)
+
+    def _gone(self) -> None:
+        self.close()
+        self._transport.abort()
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        os.close(self._fd)
+        self._fd = -1

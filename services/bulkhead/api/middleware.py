@@ -1,0 +1,95 @@
+"""What happens to every request: its route, its API version, its id; every error becomes Docker's answer.
+
+Requests come over the Unix socket only, whose mode is the access check. (A TCP listener, when there is one,
+must check Host and Origin before anything here runs.)
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import structlog
+from aiohttp import web
+
+from bulkhead import telemetry
+from bulkhead.api import versions
+from bulkhead.api.call import Call
+from bulkhead.api.errors import body_of, status_of
+from bulkhead.api.routing import Handler, Table
+from bulkhead.api.versions import HEADERS, NEWEST, OLDEST, Version
+from bulkhead.errors import BulkheadError, InvalidArgument
+
+log = structlog.get_logger()
+
+_VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
+
+
+class Edge:
+    """aiohttp's handler: called with each request of each connection."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
+        began = time.monotonic()
+        response = await self._answer(request)
+        record = log.debug if request.method in ("GET", "HEAD") and response.status < 500 else log.info
+        record(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=response.status,
+            milliseconds=round((time.monotonic() - began) * 1000, 1),
+        )
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "OPTIONS":
+            return web.Response(headers=HEADERS)
+        match = _VERSIONED.fullmatch(request.path)
+        path = match[2] if match else request.path
+        found = self._table.find(request.method, path)
+        if found is None:
+            # Docker's mux knows no "method not allowed", and answers before the version check sets its headers.
+            return web.Response(status=404, body=body_of("page not found"), content_type="application/json")
+        handler, arguments = found
+        try:
+            version = versions.parse(match[1]) if match else NEWEST
+        except InvalidArgument as error:
+            return failure(error)
+        try:
+            versions.check(version)
+        except InvalidArgument as error:
+            return _refused(error, version)
+        return await _guarded(handler, Call(request=request, version=version, arguments=arguments))
+
+
+async def _guarded(handler: Handler, call: Call) -> web.StreamResponse:
+    try:
+        return await handler(call)
+    except BulkheadError as error:
+        return failure(error)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        log.exception("request failed", path=call.request.path)
+        return failure(error)
+
+
+def failure(error: BaseException) -> web.Response:
+    """The answer that tells `error`."""
+    status = status_of(error)
+    if status == 304:
+        return web.Response(status=304, headers=HEADERS)
+    known = isinstance(error, BulkheadError)
+    message = str(error) if known else f"internal error: {type(error).__name__}: {error}"
+    return web.Response(status=status, body=body_of(message), content_type="application/json", headers=HEADERS)
+
+
+def _refused(error: InvalidArgument, version: Version) -> web.Response:
+    if version < OLDEST:
+        # Clients that old do not expect JSON.
+        return web.Response(status=400, text=f"{error}\n", content_type="text/plain", headers=HEADERS)
+    return failure(error)

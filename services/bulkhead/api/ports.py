@@ -1,0 +1,397 @@
+"""What the API asks of the rest of the engine, and in which shapes it gets the answers.
+
+Every method raises errors of `bulkhead.errors`; `Unavailable` names the service that is away. `ref` is a full
+id, a name or a unique id prefix. Times are Unix nanoseconds, 0 = never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bulkhead.api.call import Filters
+from bulkhead.api.connection import End
+from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint
+from bulkhead.model.lifecycle import Phase
+
+# -- containers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedContainer:
+    """Everything the manager tells of one container."""
+
+    id: str
+    name: str
+    spec: ContainerSpec
+    image_id: str = ""
+    path: str = ""
+    args: tuple[str, ...] = ()
+    phase: Phase = Phase.CREATED
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    created_at: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    restart_count: int = 0
+    exec_ids: tuple[str, ...] = ()
+    endpoint: NetworkEndpoint | None = None
+    log_path: str = ""
+    data_dir: str = ""
+    health_status: str = ""
+    upper_dir: str = ""
+    lower_dirs: tuple[str, ...] = ()
+    size_rw: int = -1
+    size_root: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedContainer:
+    """A container as a line of a list."""
+
+    id: str
+    name: str
+    image: str = ""
+    image_id: str = ""
+    command: str = ""
+    created_at: int = 0
+    phase: Phase = Phase.CREATED
+    exit_code: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    health_status: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    network_mode: str = ""
+    endpoint: NetworkEndpoint | None = None
+    mounts: tuple[Mount, ...] = ()
+    size_rw: int = -1
+    size_root: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    id: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StdioAddress:
+    """Where a container's stdio is reached, and what it offers."""
+
+    id: str
+    socket: str
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a wait ended; `error` is set when the exit code could not be learnt."""
+
+    exit_code: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Containers(Protocol):
+    async def create(self, name: str, spec: ContainerSpec) -> Created: ...
+
+    async def list(self, *, all: bool, limit: int, size: bool, filters: Filters) -> Sequence[ListedContainer]: ...
+
+    async def inspect(self, ref: str, *, size: bool = False) -> InspectedContainer: ...
+
+    async def stdio(self, ref: str) -> StdioAddress: ...
+
+    async def start(self, ref: str) -> None:
+        """Raises NotModified when it runs already, LaunchFailed when its command cannot be run."""
+
+    async def stop(self, ref: str, *, signal: str, timeout: int | None) -> None:
+        """Raises NotModified when it does not run."""
+
+    async def restart(self, ref: str, *, signal: str, timeout: int | None) -> None: ...
+
+    async def kill(self, ref: str, signal: str) -> None: ...
+
+    async def pause(self, ref: str) -> None: ...
+
+    async def unpause(self, ref: str) -> None: ...
+
+    def wait(self, ref: str, condition: str) -> AsyncGenerator[Exit | None]:
+        """First None: the wait is armed. Then the exit."""
+
+    async def resize(self, ref: str, height: int, width: int) -> None: ...
+
+    async def rename(self, ref: str, name: str) -> None: ...
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool) -> None: ...
+
+    async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
+        """The ids of the removed and the bytes freed."""
+
+    async def top(self, ref: str, ps_args: str) -> Processes: ...
+
+
+# -- execs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecSpec:
+    """A second process of a container."""
+
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    tty: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    privileged: bool = False
+    detach_keys: str = ""
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedExec:
+    id: str
+    container_id: str = ""
+    spec: ExecSpec = field(default_factory=ExecSpec)
+    running: bool = False
+    started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+
+
+class Execs(Protocol):
+    async def create(self, ref: str, spec: ExecSpec) -> str:
+        """The id of the new exec."""
+
+    async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> str:
+        """The stdio socket whose `exec` starts the process; empty when detached, and it runs.
+
+        Raises LaunchFailed when a detached one cannot be run.
+        """
+
+    async def inspect(self, exec_id: str) -> InspectedExec: ...
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None: ...
+
+
+# -- the data road
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """Which of a process's streams a client wants; `detach_keys` empty means Docker's default."""
+
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    detach_keys: str = ""
+
+
+class Following(Protocol):
+    """A subscription to the growth of one container's log."""
+
+    async def grown(self) -> bool:
+        """Wait until the log has grown (True), or until nothing more comes (False)."""
+
+    def shim_died(self) -> bool:
+        """After `grown` said False: the shim is gone, so that its word means nothing."""
+
+    def close(self) -> None: ...
+
+
+class Stdio(Protocol):
+    """The shims' stdio sockets; raises Unavailable when none listens at `socket`."""
+
+    async def attach(self, socket: str, streams: Streams) -> tuple[End, bool]:
+        """The duplex stream of a container, and whether it is a terminal's."""
+
+    async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[End, bool]:
+        """Start a registered exec and get its duplex stream."""
+
+    async def follow(self, socket: str) -> Following: ...
+
+
+# -- images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryAuth:
+    username: str = ""
+    password: str = ""
+    server_address: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One line of a pull, push or load; `aux` is JSON."""
+
+    id: str = ""
+    status: str = ""
+    current: int = 0
+    total: int = 0
+    stream: str = ""
+    aux: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedImage:
+    id: str
+    repo_tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    created_at: int = 0
+    size: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    containers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedImage:
+    """An image; `config` is its config blob, JSON made by strangers."""
+
+    id: str
+    repo_tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    size: int = 0
+    config: bytes = b"{}"
+    tagged_at: int = 0
+    manifest_digest: str = ""
+    manifest_media_type: str = ""
+    manifest_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    id: str = ""
+    created_at: int = 0
+    created_by: str = ""
+    tags: tuple[str, ...] = ()
+    size: int = 0
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedImage:
+    """One of the two is set."""
+
+    untagged: str = ""
+    deleted: str = ""
+
+
+class Images(Protocol):
+    """Streams raise what ends them early; before their first item, that is the request's own error."""
+
+    def pull(
+        self, reference: str, *, platform: str, auth: RegistryAuth | None, all_tags: bool
+    ) -> AsyncGenerator[Progress]: ...
+
+    def push(self, reference: str, *, auth: RegistryAuth | None, all_tags: bool) -> AsyncGenerator[Progress]: ...
+
+    async def list(self, *, all: bool, filters: Filters) -> Sequence[ListedImage]: ...
+
+    async def inspect(self, ref: str) -> InspectedImage: ...
+
+    async def history(self, ref: str) -> Sequence[HistoryEntry]: ...
+
+    async def tag(self, ref: str, target: str) -> None: ...
+
+    async def remove(self, ref: str, *, force: bool, no_prune: bool) -> Sequence[RemovedImage]: ...
+
+    async def prune(self, filters: Filters) -> tuple[Sequence[RemovedImage], int]: ...
+
+    def load(self, data: AsyncIterator[bytes], *, quiet: bool) -> AsyncGenerator[Progress]: ...
+
+    def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]: ...
+
+
+# -- system
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    engine_id: str = ""
+    containers: int = 0
+    running: int = 0
+    paused: int = 0
+    stopped: int = 0
+    images: int = 0
+    data_dir: str = ""
+    cgroup_version: int = 1
+    warnings: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEvent:
+    """An entry of the journal; `sequence` grows by one and survives restarts."""
+
+    sequence: int = 0
+    type: str = ""
+    action: str = ""
+    actor_id: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    time: int = 0
+
+
+class System(Protocol):
+    async def info(self) -> EngineInfo: ...
+
+    def events(self, *, since: int | None, until: int | None, filters: Filters) -> AsyncGenerator[EngineEvent | None]:
+        """First None: subscribed. Then the journal from `since`, then what happens, until `until`."""
+
+    async def layers_size(self) -> int:
+        """Bytes that all layers take on disk."""
+
+
+# -- the machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """CPUs and memory nodes that are there, as numbers and as the kernel writes them."""
+
+    cpus: frozenset[int]
+    cpus_text: str
+    memory_nodes: frozenset[int]
+    memory_nodes_text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Facts of the host that info and validation need."""
+
+    host: Host
+    hostname: str = ""
+    kernel: str = ""
+    system: str = ""
+    system_version: str = ""
+    architecture: str = ""
+    go_architecture: str = ""
+    language: str = ""
+    memory: int = 0
+    forwarding: bool = False
+    open_files: int = 0
+    backing_filesystem: str = ""
+
+
+class Logins(Protocol):
+    async def check(self, server: str, username: str, password: str) -> str:
+        """An identity token, mostly empty, when the registry accepts the credentials.
+
+        Raises Unauthorized when it does not, Unavailable when it cannot be asked.
+        """

@@ -1,0 +1,1 @@
+"""One module per noun: a handler parses, calls one use-case, renders. `table` lists them all."""

@@ -1,0 +1,33 @@
+"""`GET /events`."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+from aiohttp import web
+
+from bulkhead.api.call import Call
+from bulkhead.api.feeds import Feeds
+from bulkhead.api.schema import events as schema
+from bulkhead.api.streams import begin
+from bulkhead.errors import InvalidArgument
+
+
+class EventRoutes:
+    def __init__(self, feeds: Feeds) -> None:
+        self._feeds = feeds
+
+    async def events(self, call: Call) -> web.StreamResponse:
+        since, until = call.moment("since"), call.moment("until")
+        if since is not None and until is not None and until < since:
+            raise InvalidArgument(f"`since` time ({call.text('since')}) cannot be after `until` time")
+        filters = call.filters(schema.FILTERS)
+        async with contextlib.aclosing(self._feeds.events(since=since, until=until, filters=filters)) as events:
+            await anext(events)
+            # Subscribed: clients act once they see our headers.
+            response = await begin(call, endless=True)
+            async for event in events:
+                if event is not None:
+                    await response.write(msgspec.json.encode(schema.message(event)) + b"\n")
+        return response

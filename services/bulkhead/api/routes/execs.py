@@ -1,0 +1,58 @@
+"""Second processes of containers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from bulkhead.api import answers
+from bulkhead.api.call import Call
+from bulkhead.api.detach import check_keys
+from bulkhead.api.hijack import Hijacked, take_over
+from bulkhead.api.ports import Execs, Stdio, Streams
+from bulkhead.api.routes.containers import window_size
+from bulkhead.api.schema import execs as schema
+from bulkhead.api.splice import splice
+from bulkhead.api.streams import framing
+
+
+class ExecRoutes:
+    def __init__(self, *, execs: Execs, stdio: Stdio) -> None:
+        self._execs = execs
+        self._stdio = stdio
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        body = await call.body(schema.ExecBody)
+        check_keys(body.DetachKeys or "")
+        exec_id = await self._execs.create(call["id"], schema.spec_of(body))
+        return answers.json({"Id": exec_id}, status=201)
+
+    async def start(self, call: Call) -> web.StreamResponse:
+        body = await call.body(schema.StartBody, default=schema.StartBody())
+        height, width = schema.console_size(body.ConsoleSize)
+        exec_id = call["id"]
+        detach, tty = bool(body.Detach), bool(body.Tty)
+        starting = self._execs.start(exec_id, detach=detach, tty=tty, height=height, width=width)
+        if detach:
+            await starting
+            return answers.empty(200)
+        socket, found = await asyncio.gather(starting, self._execs.inspect(exec_id))
+        wanted = Streams(
+            stdin=found.spec.attach_stdin,
+            stdout=found.spec.attach_stdout,
+            stderr=found.spec.attach_stderr,
+            detach_keys=found.spec.detach_keys,
+        )
+        process, is_tty = await self._stdio.exec(socket, exec_id, wanted)
+        client = take_over(call, framing(call.version, is_tty))
+        await splice(client, process)
+        return Hijacked()
+
+    async def inspect(self, call: Call) -> web.StreamResponse:
+        return answers.json(schema.inspected(await self._execs.inspect(call["id"])))
+
+    async def resize(self, call: Call) -> web.StreamResponse:
+        height, width = window_size(call)
+        await self._execs.resize(call["id"], height, width)
+        return answers.empty(200)

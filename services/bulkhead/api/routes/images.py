@@ -1,0 +1,133 @@
+"""Images: pull, push, look, tag, remove, save, load."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from aiohttp import web
+
+from bulkhead.api import answers
+from bulkhead.api.call import Call, filter_flag
+from bulkhead.api.ports import Images, Progress, RegistryAuth
+from bulkhead.api.schema import images as schema
+from bulkhead.api.schema.deltas import fitted
+from bulkhead.api.schema.validation import check_platform
+from bulkhead.api.streams import begin, lines
+from bulkhead.errors import InvalidArgument, NotImplementedYet
+from bulkhead.model.reference import parse_reference, parse_tag_target
+
+LIST_FILTERS = frozenset(("before", "dangling", "label", "label!", "reference", "since", "until"))
+PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
+_UPLOAD_BLOCK = 256 << 10
+
+
+class ImageRoutes:
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        if call.text("fromSrc"):
+            raise NotImplementedYet("importing a root file system as an image is not supported by this engine yet")
+        name, tag = call.text("fromImage"), call.text("tag")
+        if not name:
+            raise InvalidArgument("invalid reference format: no image is named")
+        check_platform(call.text("platform"))
+        reference = joined(name, tag)
+        parsed = parse_reference(reference)
+        pulling = self._images.pull(
+            reference,
+            platform=call.text("platform"),
+            auth=_auth(call),
+            all_tags=parsed.tag is None and parsed.digest is None,
+        )
+        return await _progress(call, pulling)
+
+    async def push(self, call: Call) -> web.StreamResponse:
+        reference = joined(call["name"], call.text("tag"))
+        parsed = parse_reference(reference)
+        if parsed.digest is not None:
+            raise InvalidArgument("cannot push a digest reference")
+        return await _progress(call, self._images.push(reference, auth=_auth(call), all_tags=parsed.tag is None))
+
+    async def index(self, call: Call) -> web.StreamResponse:
+        filters = call.filters(LIST_FILTERS)
+        filter_flag(filters, "dangling")
+        found = await self._images.list(all=call.flag("all"), filters=filters)
+        return answers.json([fitted("listed image", schema.listed(each), call.version) for each in found])
+
+    async def inspect(self, call: Call) -> web.StreamResponse:
+        shown = schema.inspected(await self._images.inspect(call["name"]))
+        return answers.json(fitted("image", shown, call.version))
+
+    async def history(self, call: Call) -> web.StreamResponse:
+        return answers.json(schema.history(await self._images.history(call["name"])))
+
+    async def tag(self, call: Call) -> web.StreamResponse:
+        target = parse_tag_target(call.text("repo"), call.text("tag") or None)
+        await self._images.tag(call["name"], target.familiar())
+        return answers.empty(201)
+
+    async def remove(self, call: Call) -> web.StreamResponse:
+        removed = await self._images.remove(call["name"], force=call.flag("force"), no_prune=call.flag("noprune"))
+        return answers.json(schema.removed(removed))
+
+    async def prune(self, call: Call) -> web.StreamResponse:
+        filters = call.filters(PRUNE_FILTERS)
+        filter_flag(filters, "dangling")
+        removed, freed = await self._images.prune(filters)
+        return answers.json({"ImagesDeleted": schema.removed(removed) or None, "SpaceReclaimed": freed})
+
+    async def load(self, call: Call) -> web.StreamResponse:
+        uploaded = _upload(call)
+        return await _progress(call, self._images.load(uploaded, quiet=call.flag("quiet", default=True)))
+
+    async def save(self, call: Call) -> web.StreamResponse:
+        return await self._save(call, [call["name"]])
+
+    async def save_several(self, call: Call) -> web.StreamResponse:
+        names = [name for text in call.texts("names") for name in text.split(",") if name]
+        if not names:
+            raise InvalidArgument("no images are named")
+        return await self._save(call, names)
+
+    async def _save(self, call: Call, names: list[str]) -> web.StreamResponse:
+        async with contextlib.aclosing(self._images.save(names)) as parts:
+            # The first part is awaited before the headers: an unknown image has its own status.
+            first = await anext(parts, b"")
+            response = await begin(call, "application/x-tar")
+            await response.write(first)
+            async for part in parts:
+                await response.write(part)
+        return response
+
+
+def joined(name: str, tag: str) -> str:
+    """The reference of `fromImage` and `tag`; the tag may be a digest, and wins over a tag in the name."""
+    if not tag:
+        return name
+    if ":" in tag:
+        return f"{name}@{tag}"
+    parsed = parse_reference(name)
+    return f"{parsed.familiar_name}:{tag}"
+
+
+def _auth(call: Call) -> RegistryAuth | None:
+    return schema.parse_auth_header(call.request.headers.get("X-Registry-Auth", ""))
+
+
+async def _upload(call: Call) -> AsyncGenerator[bytes]:
+    async for part in call.request.content.iter_chunked(_UPLOAD_BLOCK):
+        yield part
+
+
+async def _progress(call: Call, progress: AsyncGenerator[Progress]) -> web.StreamResponse:
+    async with contextlib.aclosing(_shown(progress)) as shown:
+        return await lines(call, shown)
+
+
+async def _shown(progress: AsyncGenerator[Progress]) -> AsyncGenerator[dict[str, Any]]:
+    async with contextlib.aclosing(progress) as items:
+        async for line in items:
+            yield schema.progress(line)

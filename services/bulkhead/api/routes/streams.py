@@ -1,0 +1,121 @@
+"""Containers' streams: attach, wait and logs."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+from aiohttp import web
+
+from bulkhead.api.call import Call
+from bulkhead.api.connection import EngineConnection
+from bulkhead.api.detach import check_keys
+from bulkhead.api.errors import status_of
+from bulkhead.api.hijack import Hijacked, refuse, take_over
+from bulkhead.api.logs import LogReader, LogRequest
+from bulkhead.api.ports import Containers, Stdio, Streams
+from bulkhead.api.splice import splice
+from bulkhead.api.streams import begin, framing
+from bulkhead.api.versions import Version
+from bulkhead.api.waiting import Waits
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotImplementedYet
+from bulkhead.model.lifecycle import Phase
+
+CONDITIONS = frozenset(("", "not-running", "next-exit", "removed"))
+_READABLE_DRIVERS = frozenset(("", "json-file"))
+
+
+class StreamRoutes:
+    def __init__(self, *, containers: Containers, stdio: Stdio, waits: Waits, logs: LogReader) -> None:
+        self._containers = containers
+        self._stdio = stdio
+        self._waits = waits
+        self._logs = logs
+
+    async def attach(self, call: Call) -> web.StreamResponse:
+        try:
+            return await self._attach(call)
+        except BulkheadError as error:
+            # Docker has hijacked by now, so its errors are plain text on the raw stream.
+            return refuse(call, status_of(error), str(error))
+
+    async def _attach(self, call: Call) -> web.StreamResponse:
+        keys = call.text("detachKeys")
+        check_keys(keys)
+        found = await self._containers.inspect(call["id"])
+        if found.phase is Phase.PAUSED:
+            raise Conflict(f"container {call['id']} is paused, unpause the container before attach")
+        if found.phase is Phase.RESTARTING:
+            raise Conflict(f"container {call['id']} is restarting, wait until the container is running")
+        wanted = Streams(
+            stdin=call.flag("stdin"), stdout=call.flag("stdout"), stderr=call.flag("stderr"), detach_keys=keys
+        )
+        content_type = framing(call.version, found.spec.tty)
+        if not call.flag("stream"):
+            client = take_over(call, content_type)
+            if call.flag("logs"):
+                await self._replay(call, client, wanted)
+            client.close()
+            return Hijacked()
+        address = await self._containers.stdio(found.id)
+        process, _ = await self._stdio.attach(address.socket, wanted)
+        client = take_over(call, content_type)
+        if call.flag("logs"):
+            await self._replay(call, client, wanted)
+        await splice(client, process)
+        return Hijacked()
+
+    async def _replay(self, call: Call, client: EngineConnection, wanted: Streams) -> None:
+        """What was logged before, ahead of the live stream."""
+        found = await self._containers.inspect(call["id"])
+        request = LogRequest(stdout=wanted.stdout, stderr=wanted.stderr, framed=not found.spec.tty)
+        async with contextlib.aclosing(self._logs.read(found, request)) as blocks:
+            async for block in blocks:
+                client.write(block)
+                await client.drain()
+
+    async def wait(self, call: Call) -> web.StreamResponse:
+        condition = call.text("condition") if call.version >= Version(1, 30) else ""
+        if condition not in CONDITIONS:
+            if call.version >= Version(1, 42):
+                raise InvalidArgument(f'invalid condition: "{condition}"')
+            condition = ""
+        async with contextlib.aclosing(self._waits.wait(call["id"], condition or "not-running")) as steps:
+            # The first step says "armed": clients start the container once they see our headers.
+            step = await anext(steps)
+            response = await begin(call, endless=True)
+            ended = step or await anext(steps)
+        assert ended is not None
+        error = {"Error": {"Message": ended.error}} if ended.error else {}
+        await response.write(msgspec.json.encode({"StatusCode": ended.exit_code, **error}) + b"\n")
+        return response
+
+    async def logs(self, call: Call) -> web.StreamResponse:
+        stdout, stderr = call.flag("stdout"), call.flag("stderr")
+        if not stdout and not stderr:
+            raise InvalidArgument("Bad parameters: you must choose at least one stream")
+        since, until = call.moment("since"), call.moment("until")
+        found = await self._containers.inspect(call["id"])
+        if found.spec.log_config.driver not in _READABLE_DRIVERS:
+            raise NotImplementedYet("configured logging driver does not support reading")
+        request = LogRequest(
+            stdout=stdout,
+            stderr=stderr,
+            since=since,
+            until=until,
+            tail=_tail(call.text("tail")),
+            timestamps=call.flag("timestamps"),
+            details=call.flag("details"),
+            follow=call.flag("follow"),
+            framed=not found.spec.tty,
+        )
+        response = await begin(call, framing(call.version, found.spec.tty), endless=request.follow)
+        async with contextlib.aclosing(self._logs.read(found, request)) as blocks:
+            async for block in blocks:
+                await response.write(block)
+        return response
+
+
+def _tail(text: str) -> int | None:
+    """A number of lines; what is no number means all, as in Docker."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

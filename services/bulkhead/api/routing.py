@@ -1,0 +1,57 @@
+"""Which handler answers a method and a path.
+
+Patterns are Docker's: `{id}` is one segment, `{name:path}` any number of them, for names of images hold slashes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from bulkhead.api.call import Call
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+class Route(NamedTuple):
+    methods: str  # separated by commas
+    pattern: str
+    handler: Handler
+
+
+class Table:
+    """The routes, asked in the order in which they were given."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._fixed: dict[tuple[str, str], Handler] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], Handler]]] = {}
+        for route in routes:
+            for method in route.methods.split(","):
+                self._add(method, route)
+
+    def _add(self, method: str, route: Route) -> None:
+        if "{" not in route.pattern:
+            self._fixed.setdefault((method, route.pattern), route.handler)
+        else:
+            self._patterns.setdefault(method, []).append((_compile(route.pattern), route.handler))
+
+    def find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
+        """The handler and the path's arguments, or None."""
+        fixed = self._fixed.get((method, path))
+        if fixed is not None:
+            return fixed, {}
+        for pattern, handler in self._patterns.get(method, ()):
+            if match := pattern.fullmatch(path):
+                return handler, match.groupdict()
+        return None
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)(:path)?\}", pattern)
+    regex = re.escape(parts[0])
+    for name, greedy, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        regex += f"(?P<{name}>{'.+' if greedy else '[^/]+'})" + re.escape(rest)
+    return re.compile(regex)

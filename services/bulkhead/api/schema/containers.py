@@ -1,0 +1,265 @@
+"""Containers as inspect and list show them, with every key that Docker 28 gives; older versions differ by `deltas`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bulkhead.api.ports import InspectedContainer, ListedContainer
+from bulkhead.api.schema import hostconfig, ports
+from bulkhead.api.schema.times import human, rfc3339
+from bulkhead.model.container import ContainerSpec, Healthcheck, Mount, NetworkEndpoint
+from bulkhead.model.lifecycle import Phase
+
+GRAPH_DRIVER = "overlay2"
+_LOGS_IN_FILES = ("", "json-file")
+
+
+def inspected(container: InspectedContainer, *, data: Path, cgroup_version: int = 1) -> dict[str, Any]:
+    """The answer of `GET /containers/{id}/json`; `data` is the engine's data directory."""
+    home = container.data_dir or str(data / "containers" / container.id)
+    shown: dict[str, Any] = {
+        "Id": container.id,
+        "Created": rfc3339(container.created_at),
+        "Path": container.path,
+        "Args": list(container.args),
+        "State": state(container),
+        "Image": container.image_id,
+        "ResolvConfPath": f"{home}/resolv.conf",
+        "HostnamePath": f"{home}/hostname",
+        "HostsPath": f"{home}/hosts",
+        "LogPath": container.log_path if container.spec.log_config.driver in _LOGS_IN_FILES else "",
+        "Name": f"/{container.name}",
+        "RestartCount": container.restart_count,
+        "Driver": GRAPH_DRIVER,
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": list(container.exec_ids) or None,
+        "HostConfig": hostconfig.echo(container.spec, cgroup_version),
+        "GraphDriver": _graph_driver(container),
+        "Mounts": mounts(container.spec, data),
+        "Config": config(container),
+        "NetworkSettings": _network_settings(container),
+    }
+    if container.size_rw >= 0:
+        shown |= {"SizeRw": container.size_rw, "SizeRootFs": container.size_root}
+    return shown
+
+
+def state(container: InspectedContainer) -> dict[str, Any]:
+    phase = container.phase
+    shown: dict[str, Any] = {
+        "Status": phase.value,
+        # A restarting container counts as running: clients that poll Running must not take it for stopped.
+        "Running": phase.alive or phase is Phase.RESTARTING,
+        "Paused": phase is Phase.PAUSED,
+        "Restarting": phase is Phase.RESTARTING,
+        "OOMKilled": container.oom_killed,
+        "Dead": phase is Phase.DEAD,
+        "Pid": container.pid if phase.alive else 0,
+        "ExitCode": 0 if phase.alive else container.exit_code,
+        "Error": container.error,
+        "StartedAt": rfc3339(container.started_at),
+        "FinishedAt": rfc3339(container.finished_at),
+    }
+    if container.health_status not in ("", "none"):
+        shown["Health"] = {"Status": container.health_status, "FailingStreak": 0, "Log": []}
+    return shown
+
+
+def config(container: InspectedContainer) -> dict[str, Any]:
+    spec = container.spec
+    shown: dict[str, Any] = {
+        "Hostname": spec.hostname or ("" if spec.uts_mode == "host" else container.id[:12]),
+        "Domainname": spec.domainname,
+        "User": spec.user,
+        "AttachStdin": spec.attach_stdin,
+        "AttachStdout": spec.attach_stdout,
+        "AttachStderr": spec.attach_stderr,
+        "ExposedPorts": {port: {} for port in spec.exposed_ports},
+        "Tty": spec.tty,
+        "OpenStdin": spec.open_stdin,
+        "StdinOnce": spec.stdin_once,
+        "Env": list(spec.env),
+        "Cmd": _argv(spec.command),
+        "Healthcheck": healthcheck(spec.healthcheck),
+        "Image": spec.image,
+        "Volumes": {path: {} for path in spec.volumes} or None,
+        "WorkingDir": spec.working_dir,
+        "Entrypoint": _argv(spec.entrypoint),
+        "NetworkDisabled": spec.network_disabled,
+        "OnBuild": None,
+        "Labels": dict(spec.labels),
+        "StopSignal": spec.stop_signal,
+        "StopTimeout": spec.stop_timeout,
+        "Shell": list(spec.shell),
+    }
+    return {name: value for name, value in shown.items() if value or name not in _OMITTED_WHEN_EMPTY}
+
+
+_OMITTED_WHEN_EMPTY = frozenset(("ExposedPorts", "Healthcheck", "NetworkDisabled", "StopSignal", "Shell")) | {
+    "StopTimeout"
+}
+
+
+def _argv(words: tuple[str, ...] | None) -> list[str] | None:
+    return None if words is None else list(words)
+
+
+def healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    shown = {
+        "Test": list(check.test),
+        "Interval": check.interval,
+        "Timeout": check.timeout,
+        "StartPeriod": check.start_period,
+        "StartInterval": check.start_interval,
+        "Retries": check.retries,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def mounts(spec: ContainerSpec, data: Path) -> list[dict[str, Any]]:
+    """The `Mounts` of inspect; those of HostConfig.Tmpfs are not among them."""
+    host: dict[str, Any] = msgspec.json.decode(spec.engine_host_config or b"{}")
+    hidden = set(host.get("Tmpfs") or ())
+    return [mount_point(mount, data) for mount in spec.mounts if mount.type != "tmpfs" or mount.target not in hidden]
+
+
+def mount_point(mount: Mount, data: Path) -> dict[str, Any]:
+    shown: dict[str, Any] = {"Type": mount.type}
+    if mount.type == "volume":
+        shown |= {
+            "Name": mount.source,
+            "Source": f"{data}/volumes/{mount.source}/_data",
+            "Destination": mount.target,
+            "Driver": "local",
+            "Mode": "z",
+        }
+    else:
+        shown |= {"Source": mount.source, "Destination": mount.target, "Mode": ""}
+    propagation = (mount.propagation or "rprivate") if mount.type == "bind" else ""
+    return {**shown, "RW": not mount.read_only, "Propagation": propagation}
+
+
+def _graph_driver(container: InspectedContainer) -> dict[str, Any]:
+    if not container.upper_dir:
+        return {"Name": GRAPH_DRIVER, "Data": {}}
+    home = str(Path(container.upper_dir).parent)
+    return {
+        "Name": GRAPH_DRIVER,
+        "Data": {
+            "LowerDir": ":".join(container.lower_dirs),
+            "MergedDir": f"{home}/merged",
+            "UpperDir": container.upper_dir,
+            "WorkDir": f"{home}/work",
+        },
+    }
+
+
+def _network_settings(container: InspectedContainer) -> dict[str, Any]:
+    endpoint = container.endpoint if container.phase.alive else None
+    mode = container.spec.network_mode or "bridge"
+    on_bridge = endpoint if endpoint and (endpoint.network_name or mode) == "bridge" else None
+    return {
+        "Bridge": "",
+        "SandboxID": container.id if container.phase.alive else "",
+        "SandboxKey": f"/proc/{container.pid}/ns/net" if container.phase.alive else "",
+        "Ports": ports.port_map(endpoint, container.spec.exposed_ports, container.phase.alive),
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": on_bridge.endpoint_id if on_bridge else "",
+        "Gateway": on_bridge.gateway if on_bridge else "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": on_bridge.address if on_bridge else "",
+        "IPPrefixLen": on_bridge.prefix_len if on_bridge else 0,
+        "IPv6Gateway": "",
+        "MacAddress": on_bridge.mac if on_bridge else "",
+        "Networks": networks(mode, endpoint),
+    }
+
+
+def networks(mode: str, endpoint: NetworkEndpoint | None) -> dict[str, Any]:
+    """Networks by name; a stopped container keeps the name, with empty addresses."""
+    if mode.startswith("container:"):
+        return {}
+    name = (endpoint.network_name if endpoint else "") or ("bridge" if mode in ("", "default") else mode)
+    endpoint = endpoint or NetworkEndpoint()
+    return {
+        name: {
+            "IPAMConfig": None,
+            "Links": None,
+            "Aliases": None,
+            "MacAddress": endpoint.mac,
+            "DriverOpts": None,
+            "GwPriority": 0,
+            "NetworkID": endpoint.network_id,
+            "EndpointID": endpoint.endpoint_id,
+            "Gateway": endpoint.gateway,
+            "IPAddress": endpoint.address,
+            "IPPrefixLen": endpoint.prefix_len,
+            "IPv6Gateway": "",
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "DNSNames": None,
+        }
+    }
+
+
+def listed(container: ListedContainer, *, data: Path, now: int) -> dict[str, Any]:
+    """An item of `GET /containers/json`."""
+    mode = container.network_mode or "bridge"
+    shown: dict[str, Any] = {
+        "Id": container.id,
+        "Names": [f"/{container.name}"],
+        "Image": container.image,
+        "ImageID": container.image_id,
+        "Command": container.command,
+        "Created": container.created_at // 10**9,
+        "Ports": ports.port_list(container.endpoint if container.phase.alive else None),
+        "Labels": dict(container.labels),
+        "State": container.phase.value,
+        "Status": status(container, now),
+        "HostConfig": {"NetworkMode": mode},
+        "NetworkSettings": {"Networks": networks(mode, container.endpoint if container.phase.alive else None)},
+        "Mounts": [mount_point(mount, data) for mount in container.mounts],
+    }
+    if container.size_rw >= 0:
+        shown |= {"SizeRw": container.size_rw, "SizeRootFs": container.size_root}
+    return shown
+
+
+def status(container: ListedContainer, now: int) -> str:
+    """The words of `docker ps`: `Up 5 minutes`, `Exited (0) 2 hours ago`."""
+    if container.phase is Phase.CREATED and container.finished_at == 0:
+        return "Created"
+    if container.phase.alive:
+        return f"Up {human(now - container.started_at)}{_suffix(container)}"
+    ago = f"{human(now - container.finished_at)} ago"
+    plain: Mapping[Phase, str] = {
+        Phase.RESTARTING: f"Restarting ({container.exit_code}) {ago}",
+        Phase.REMOVING: "Removal In Progress",
+        Phase.DEAD: "Dead",
+    }
+    return plain.get(container.phase, f"Exited ({container.exit_code}) {ago}")
+
+
+def _suffix(container: ListedContainer) -> str:
+    if container.phase is Phase.PAUSED:
+        return " (Paused)"
+    if container.health_status in ("", "none"):
+        return ""
+    return f" ({_HEALTH.get(container.health_status, container.health_status)})"
+
+
+_HEALTH = {"starting": "health: starting"}

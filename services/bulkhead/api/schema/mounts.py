@@ -1,0 +1,208 @@
+"""Binds, mounts and tmpfs of a create request, parsed by Docker's grammar."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+
+from bulkhead.api.schema import hostconfig as wire
+from bulkhead.errors import InvalidArgument
+from bulkhead.model.container import Mount
+
+PROPAGATIONS = frozenset(("private", "rprivate", "shared", "rshared", "slave", "rslave"))
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_CONSISTENCIES = frozenset(("consistent", "cached", "delegated", "default"))
+
+
+def _always(_path: str) -> bool:
+    return True
+
+
+def parse_mounts(config: wire.HostConfig, exists: Callable[[str], bool] = _always) -> tuple[Mount, ...]:
+    """Everything that HostConfig mounts; `exists` tells whether a path is there on the host.
+
+    Raises InvalidArgument in Docker's words, also for two mounts on one target.
+    """
+    binds = [parse_bind(text) for text in config.Binds or ()]
+    mounts = [_parse_mount(mount, exists) for mount in config.Mounts or ()]
+    tmpfs = [_parse_tmpfs(target, options) for target, options in (config.Tmpfs or {}).items()]
+    _refuse_duplicates((*binds, *mounts, *tmpfs))
+    return (*binds, *mounts, *tmpfs)
+
+
+def parse_bind(text: str) -> Mount:
+    """`source:target[:options]` of `-v`; a source that is no path is the name of a volume."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(parts[:2]):
+        raise InvalidArgument(f"invalid volume specification: '{text}'")
+    source, target = parts[0], parts[1]
+    _check_target(target, "bind" if source.startswith("/") else "volume", f"invalid volume specification: '{text}': ")
+    options = _parse_options(parts[2] if len(parts) == 3 else "")
+    if source.startswith("/"):
+        return Mount(
+            type="bind",
+            source=posixpath.normpath(source),
+            target=posixpath.normpath(target),
+            read_only=options.read_only,
+            propagation=options.propagation,
+            create_source=True,
+        )
+    _check_volume_name(source)
+    return Mount(
+        type="volume",
+        source=source,
+        target=posixpath.normpath(target),
+        read_only=options.read_only,
+        no_copy=options.no_copy,
+    )
+
+
+class _Options:
+    read_only = False
+    no_copy = False
+    propagation = ""
+
+
+def _parse_options(text: str) -> _Options:
+    found = _Options()
+    seen: set[str] = set()
+    for word in text.split(",") if text else ():
+        kind = _OPTION_KINDS.get(word)
+        if kind is None or kind in seen:
+            raise InvalidArgument(f"invalid mode: {text}")
+        seen.add(kind)
+        found.read_only = found.read_only or word == "ro"
+        found.no_copy = found.no_copy or word == "nocopy"
+        found.propagation = word if kind == "propagation" else found.propagation
+    return found
+
+
+# Labels (z, Z) and consistency are accepted and mean nothing here, as on a host without SELinux.
+_OPTION_KINDS = {
+    "ro": "access",
+    "rw": "access",
+    "z": "label",
+    "Z": "label",
+    "nocopy": "copy",
+    **dict.fromkeys(PROPAGATIONS, "propagation"),
+    **dict.fromkeys(_CONSISTENCIES, "consistency"),
+}
+
+
+def _check_volume_name(name: str) -> None:
+    if len(name) == 1:
+        raise InvalidArgument(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if not _VOLUME_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        )
+
+
+def _check_target(target: str, kind: str, prefix: str = "") -> None:
+    invalid = f'{prefix}invalid mount config for type "{kind}": '
+    if not target:
+        raise InvalidArgument(f"{invalid}field Target must not be empty")
+    if "\0" in target or not target.startswith("/"):
+        raise InvalidArgument(f"{invalid}invalid mount path: '{target}' mount path must be absolute")
+    if posixpath.normpath(target) in ("/", "//"):
+        raise InvalidArgument(f"{invalid}invalid specification: destination can't be '/'")
+
+
+def _parse_mount(mount: wire.Mount, exists: Callable[[str], bool]) -> Mount:
+    kind = mount.Type or ""
+    parse = _MOUNT_TYPES.get(kind)
+    if parse is None:
+        raise InvalidArgument(f'invalid mount config for type "{kind}": mount type unknown')
+    _check_target(mount.Target or "", kind)
+    return parse(mount, exists)
+
+
+def _parse_bind_mount(mount: wire.Mount, exists: Callable[[str], bool]) -> Mount:
+    source, target = mount.Source or "", mount.Target or ""
+    prefix = 'invalid mount config for type "bind": '
+    _refuse_options(mount, "bind", "BindOptions")
+    if not source:
+        raise InvalidArgument(prefix + "field Source must not be empty")
+    if not source.startswith("/"):
+        raise InvalidArgument(f"{prefix}invalid mount path: '{source}' mount path must be absolute")
+    options = mount.BindOptions or wire.BindSettings()
+    if options.Propagation and options.Propagation not in PROPAGATIONS:
+        raise InvalidArgument(f"{prefix}invalid propagation mode: {options.Propagation}")
+    if not options.CreateMountpoint and not exists(source):
+        raise InvalidArgument(f"{prefix}bind source path does not exist: {source}")
+    return Mount(
+        type="bind",
+        source=posixpath.normpath(source),
+        target=posixpath.normpath(target),
+        read_only=bool(mount.ReadOnly),
+        propagation=options.Propagation or "",
+        non_recursive=bool(options.NonRecursive),
+        create_source=bool(options.CreateMountpoint),
+    )
+
+
+def _parse_volume_mount(mount: wire.Mount, _exists: Callable[[str], bool]) -> Mount:
+    _refuse_options(mount, "volume", "VolumeOptions")
+    options = mount.VolumeOptions or wire.VolumeSettings()
+    if mount.Source:
+        _check_volume_name(mount.Source)
+    if options.Subpath:
+        raise InvalidArgument('invalid mount config for type "volume": Subpath is not supported by this engine yet')
+    return Mount(
+        type="volume",
+        source=mount.Source or "",
+        target=posixpath.normpath(mount.Target or ""),
+        read_only=bool(mount.ReadOnly),
+        no_copy=bool(options.NoCopy),
+    )
+
+
+def _parse_tmpfs_mount(mount: wire.Mount, _exists: Callable[[str], bool]) -> Mount:
+    _refuse_options(mount, "tmpfs", "TmpfsOptions")
+    if mount.Source:
+        raise InvalidArgument('invalid mount config for type "tmpfs": field Source must not be specified')
+    options = mount.TmpfsOptions or wire.TmpfsSettings()
+    if (options.SizeBytes or 0) < 0 or (options.Mode or 0) < 0:
+        raise InvalidArgument('invalid mount config for type "tmpfs": SizeBytes and Mode must not be negative')
+    return Mount(
+        type="tmpfs",
+        target=posixpath.normpath(mount.Target or ""),
+        read_only=bool(mount.ReadOnly),
+        size_bytes=options.SizeBytes or 0,
+        mode=(options.Mode or 0) & 0o7777,
+        options=tuple("=".join(pair) for pair in options.Options or ()),
+    )
+
+
+_MOUNT_TYPES: dict[str, Callable[[wire.Mount, Callable[[str], bool]], Mount]] = {
+    "bind": _parse_bind_mount,
+    "volume": _parse_volume_mount,
+    "tmpfs": _parse_tmpfs_mount,
+}
+
+
+def _refuse_options(mount: wire.Mount, kind: str, own: str) -> None:
+    for field in ("BindOptions", "VolumeOptions", "TmpfsOptions"):
+        if field != own and getattr(mount, field) is not None:
+            raise InvalidArgument(f'invalid mount config for type "{kind}": field {field} must not be specified')
+
+
+def _parse_tmpfs(target: str, options: str) -> Mount:
+    _check_target(target, "tmpfs")
+    return Mount(
+        type="tmpfs",
+        target=posixpath.normpath(target),
+        options=tuple(word for word in options.split(",") if word),
+    )
+
+
+def _refuse_duplicates(mounts: Iterable[Mount]) -> None:
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.target in seen:
+            raise InvalidArgument(f"Duplicate mount point: {mount.target}")
+        seen.add(mount.target)

@@ -1,0 +1,85 @@
+"""Exposed and published ports: `80`, `80/tcp`, `8000-8010/udp`, and the map that inspect shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bulkhead.api.schema import hostconfig as wire
+from bulkhead.errors import InvalidArgument
+from bulkhead.model.container import NetworkEndpoint, PublishedPort
+
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]+))?")
+_PROTOCOLS = frozenset(("tcp", "udp", "sctp"))
+
+
+def parse_port(text: str) -> tuple[range, str]:
+    """The ports and the protocol that `text` names."""
+    match = _PORT.fullmatch(text)
+    first = int(match[1]) if match else 0
+    last = int(match[2] or first) if match else 0
+    protocol = (match[3] or "tcp").lower() if match else ""
+    if protocol not in _PROTOCOLS or not first <= last <= 65535:
+        raise InvalidArgument(f'invalid port specification: "{text}"')
+    return range(first, last + 1), protocol
+
+
+def parse_exposed(texts: Iterable[str]) -> tuple[str, ...]:
+    """`80` becomes `80/tcp`; ranges are kept apart, port by port."""
+    found = [f"{port}/{protocol}" for ports, protocol in map(parse_port, texts) for port in ports]
+    return tuple(dict.fromkeys(found))
+
+
+def parse_bindings(bindings: Mapping[str, Sequence[wire.PortBinding] | None]) -> tuple[PublishedPort, ...]:
+    """HostConfig.PortBindings. A range of host ports gives its first port: the manager has no notion of ranges."""
+    published = []
+    for text, wanted in bindings.items():
+        ports, protocol = parse_port(text)
+        # An entry without bindings publishes on a port of the host's choice.
+        for binding in wanted or (wire.PortBinding(),):
+            host = _host_ports(binding.HostPort or "", text)
+            for offset, port in enumerate(ports):
+                published.append(
+                    PublishedPort(
+                        container_port=port,
+                        protocol=protocol,
+                        host_ip=binding.HostIp or "",
+                        host_port=host[offset] if len(host) == len(ports) else host[0] if host else 0,
+                    )
+                )
+    return tuple(published)
+
+
+def _host_ports(text: str, container: str) -> range:
+    if not text:
+        return range(0)
+    try:
+        return parse_port(text)[0]
+    except InvalidArgument:
+        raise InvalidArgument(f'invalid host port "{text}" for {container}') from None
+
+
+def port_map(endpoint: NetworkEndpoint | None, exposed: Iterable[str], running: bool) -> dict[str, Any]:
+    """NetworkSettings.Ports: every exposed port, null where it is not published; empty when it does not run."""
+    if not running:
+        return {}
+    shown: dict[str, Any] = dict.fromkeys(exposed)
+    for port in endpoint.ports if endpoint else ():
+        key = f"{port.container_port}/{port.protocol}"
+        binding = {"HostIp": port.host_ip or "0.0.0.0", "HostPort": str(port.host_port)}
+        shown[key] = [*(shown.get(key) or ()), binding]
+    return shown
+
+
+def port_list(endpoint: NetworkEndpoint | None) -> list[dict[str, Any]]:
+    """The `Ports` of a list item."""
+    return [
+        {
+            "IP": port.host_ip or "0.0.0.0",
+            "PrivatePort": port.container_port,
+            "PublicPort": port.host_port,
+            "Type": port.protocol,
+        }
+        for port in (endpoint.ports if endpoint else ())
+    ]

@@ -1,0 +1,88 @@
+"""Two duplex streams joined verbatim: a client of attach or exec, and the shim's stdio socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from bulkhead.api.connection import End
+
+# How long a client may go on sending after the process has ended before its connection is closed.
+FAREWELL_SECONDS = 5.0
+
+
+async def splice(client: End, process: End) -> None:
+    """Carry bytes both ways until the process's stream ends or the client is gone.
+
+    The client's half-close is passed on, and the process's output still reaches it afterwards. A slow end
+    pauses the other. A client that is gone costs its stream to the shim, nothing else.
+    """
+    joint = _Joint(client, process)
+    try:
+        process.listen(_FromProcess(joint))
+        client.listen(_FromClient(joint))
+        await joint.over.wait()
+        # Not closed at once: unread input would turn the client's last read into "connection reset".
+        client.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await joint.client_ended.wait()
+    finally:
+        process.close()
+        client.close()
+
+
+class _Joint:
+    def __init__(self, client: End, process: End) -> None:
+        self.client = client
+        self.process = process
+        self.over = asyncio.Event()
+        self.client_ended = asyncio.Event()
+
+
+class _FromProcess:
+    """Hears the shim, speaks to the client."""
+
+    def __init__(self, joint: _Joint) -> None:
+        self._joint = joint
+
+    def received(self, data: bytes) -> None:
+        self._joint.client.write(data)
+
+    def ended(self) -> None:
+        self._joint.over.set()
+
+    def lost(self) -> None:
+        self._joint.over.set()
+
+    def writing_paused(self) -> None:
+        self._joint.client.pause_reading()
+
+    def writing_resumed(self) -> None:
+        self._joint.client.resume_reading()
+
+
+class _FromClient:
+    """Hears the client, speaks to the shim."""
+
+    def __init__(self, joint: _Joint) -> None:
+        self._joint = joint
+
+    def received(self, data: bytes) -> None:
+        if not self._joint.over.is_set():
+            self._joint.process.write(data)
+
+    def ended(self) -> None:
+        self._joint.client_ended.set()
+        if not self._joint.over.is_set():
+            self._joint.process.write_eof()
+
+    def lost(self) -> None:
+        self._joint.client_ended.set()
+        self._joint.over.set()
+
+    def writing_paused(self) -> None:
+        self._joint.process.pause_reading()
+
+    def writing_resumed(self) -> None:
+        self._joint.process.resume_reading()

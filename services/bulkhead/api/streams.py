@@ -1,0 +1,71 @@
+"""Bodies that grow while the client reads: chunked, headers flushed before the first byte is known."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from bulkhead import errors
+from bulkhead.api.call import Call
+from bulkhead.api.versions import HEADERS, Version
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+STDOUT, STDERR = 1, 2
+
+_HEADER = struct.Struct(">BxxxL")
+
+
+def frame(stream: int, payload: bytes) -> bytes:
+    """One frame of Docker's stdcopy: stream, three zero bytes, length, payload."""
+    return _HEADER.pack(stream, len(payload)) + payload
+
+
+def framing(version: Version, tty: bool) -> str:
+    """The Content-Type of a stream of output; before 1.42 it never told the framing."""
+    return RAW if tty or version < Version(1, 42) else MULTIPLEXED
+
+
+async def begin(call: Call, content_type: str = "application/json", *, endless: bool = False) -> web.StreamResponse:
+    """Flush the headers of a 200 whose body follows by `write`.
+
+    `endless` marks streams that last until the client leaves: stopping the daemon does not wait for them.
+    """
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": content_type})
+    if call.request.version >= (1, 1):
+        response.enable_chunked_encoding()
+    call.connection.endless = endless
+    await response.prepare(call.request)
+    return response
+
+
+async def lines(call: Call, items: AsyncIterator[Any]) -> web.StreamResponse:
+    """Send `items` as JSON lines ended by CR LF, as pull, push and load do.
+
+    The first item is awaited before the headers, so that an error before any output gets its own status;
+    later ones end the stream with Docker's error line.
+    """
+    first = await anext(items, None)
+    response = await begin(call)
+    if first is None:
+        return response
+    try:
+        await response.write(json_line(first))
+        async for item in items:
+            await response.write(json_line(item))
+    except errors.BulkheadError as error:
+        await response.write(json_line(error_line(str(error))))
+    return response
+
+
+def json_line(item: Any) -> bytes:
+    return msgspec.json.encode(item) + b"\r\n"
+
+
+def error_line(message: str) -> dict[str, Any]:
+    """The last line of a progress stream that failed."""
+    return {"errorDetail": {"message": message}, "error": message}
