@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from bulkhead.linux import process
@@ -17,36 +17,22 @@ from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.adapters.shims import SupervisedShims
 from bulkhead.manager.adapters.trash import Trash
-from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.config import ManagerConfig
-from bulkhead.manager.containers import Containers, users_by_image
-from bulkhead.manager.creation import Creation
+from bulkhead.manager.containers import users_by_image
+from bulkhead.manager.core import Core, Ports, assemble
 from bulkhead.manager.eventbus import EventBus
-from bulkhead.manager.execs import Execs
-from bulkhead.manager.exits import Exits
 from bulkhead.manager.images.app import ImageService
-from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.bridge import BridgeNetwork
-from bulkhead.manager.pruning import Pruning
-from bulkhead.manager.queries import Queries
-from bulkhead.manager.recovery import Recovery
-from bulkhead.manager.removal import Removal
 from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer
 from bulkhead.manager.servicers.system import EngineFacts, SystemServicer
-from bulkhead.manager.starting import Starting
-from bulkhead.manager.stopping import Stopping
-from bulkhead.manager.volumes import Volumes
-from bulkhead.manager.waiters import Waiters
 from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 from bulkhead.wire.server import Servicer, serve
 
-ENGINE_ID_KEY = "engine_id"
 SERVICE = "manager"
-
-Recover = Callable[[], Awaitable[None]]
+ENGINE_ID_KEY = "engine_id"
 
 
 @asynccontextmanager
@@ -59,114 +45,75 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
     instance = settings.instance
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database.open(instance.data / "bulkhead.db"))
-        manager = await _assemble(stack, database, instance, config)
-        await manager.recover()
-        await stack.enter_async_context(serve(manager.servicers, instance.manager_socket))
+        events = EventBus(
+            SqliteJournalStore(database), keep=config.events_keep, keep_seconds=config.events_keep_hours * 3600
+        )
+        await events.open()
+        records = await SqliteRecords.open(database, events.announce)
+        actors = await stack.enter_async_context(Actors())
+        images = await stack.enter_async_context(_images(database, instance, config, events, records))
+        ports = await _ports(stack, instance, records, images)
+        core = assemble(instance, config, ports, actors)
+        await _recover(core, records, images)
+        _begin_upkeep(core, actors, events)
+        servicers = await _servicers(instance, config, records, events, images, core)
+        await stack.enter_async_context(serve(servicers, instance.manager_socket))
         yield
 
 
-class _Manager:
-    """The parts that `serve_manager` starts, in the order of their dependence."""
-
-    def __init__(self, recover: Sequence[Recover], servicers: Sequence[Servicer]) -> None:
-        self.servicers = servicers
-        self._recover = recover
-
-    async def recover(self) -> None:
-        for step in self._recover:
-            await step()
-
-
-async def _assemble(stack: AsyncExitStack, database: Database, instance: Instance, config: ManagerConfig) -> _Manager:
-    journal = SqliteJournalStore(database)
-    events = EventBus(journal, keep=config.events_keep, keep_seconds=config.events_keep_hours * 3600)
-    await events.open()
-    records = await SqliteRecords.open(database, events.announce)
-    index = records.index
-    actors = await stack.enter_async_context(Actors())
-    shims = await stack.enter_async_context(SupervisedShims(instance))
-
+def _images(
+    database: Database, instance: Instance, config: ManagerConfig, events: EventBus, records: SqliteRecords
+) -> ImageService:
     async def publish(kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        event = Event(type=kind, action=action, actor_id=actor_id, attributes=attributes, time=time.time_ns())
-        await events.write(event)
+        await events.write(
+            Event(type=kind, action=action, actor_id=actor_id, attributes=attributes, time=time.time_ns())
+        )
 
-    images = ImageService(database, instance, config.images(), publish, lambda: users_by_image(index))
-    await stack.enter_async_context(images)
-    trash = await stack.enter_async_context(Trash(instance.data / "trash"))
+    return ImageService(database, instance, config.images(), publish, lambda: users_by_image(records.index))
+
+
+async def _ports(stack: AsyncExitStack, instance: Instance, records: SqliteRecords, images: ImageService) -> Ports:
     network = BridgeNetwork(instance, NetlinkKernel())
     stack.callback(network.close)
-    networking = Networking(network, index)
-    waiters = Waiters()
-    volumes = Volumes(instance.data / "volumes", trash)
-    bundles = Bundles(instance=instance, config=config, index=index, volumes=volumes)
-    starting = Starting(
-        records=records, shims=shims, snapshots=images.snapshots, bundles=bundles, networking=networking
-    )
-    removal = Removal(
-        instance=instance,
+    return Ports(
         records=records,
-        shims=shims,
-        snapshots=images.snapshots,
-        networking=networking,
-        volumes=volumes,
-        trash=trash,
-        waiters=waiters,
-    )
-    exits = Exits(
-        instance=instance,
-        records=records,
-        shims=shims,
-        networking=networking,
-        actors=actors,
-        waiters=waiters,
-        starting=starting,
-        removal=removal,
-    )
-    stopping = Stopping(
-        records=records,
-        shims=shims,
-        actors=actors,
-        waiters=waiters,
-        exits=exits,
-        stop_timeout=config.stop_timeout,
-    )
-    creation = Creation(
-        records=records,
+        shims=await stack.enter_async_context(SupervisedShims(instance)),
         images=images.store,
         snapshots=images.snapshots,
-        bundles=bundles,
-        volumes=volumes,
-        trash=trash,
-    )
-    containers = Containers(
-        instance=instance,
-        records=records,
-        shims=shims,
-        actors=actors,
-        waiters=waiters,
-        creation=creation,
-        exits=exits,
-        stopping=stopping,
-        removal=removal,
-    )
-    execs = Execs(instance=instance, records=records, shims=shims, actors=actors)
-    queries = Queries(
-        records=records,
-        images=images.store,
-        snapshots=images.snapshots,
+        network=network,
+        trash=await stack.enter_async_context(Trash(instance.data / "trash")),
         image_size=lambda image_id: images.store.inspect(image_id).record.size,
-    )
-    pruning = Pruning(records=records, snapshots=images.snapshots, remove=containers.remove_stopped)
-    recovery = Recovery(
-        instance=instance,
-        records=records,
-        shims=shims,
-        actors=actors,
-        exits=exits,
-        trash=trash,
         boot_id=process.boot_id(),
         sweep_groups=lambda alive: sweep_groups(instance.label, alive),
     )
+
+
+async def _recover(core: Core, records: SqliteRecords, images: ImageService) -> None:
+    """Recover before serving; the network before anything can be started."""
+    await images.recover([each.id for each in records.index])
+    await core.networking.recover()
+    await core.recovery.recover()
+    core.execs.recover()
+
+
+def _begin_upkeep(core: Core, actors: Actors, events: EventBus) -> None:
+    actors.own(events.keep_trimmed(), "trim the journal")
+    actors.own(core.execs.keep_swept(), "sweep execs")
+    actors.own(core.networking.watch(), "watch the network")
+
+
+async def _servicers(
+    instance: Instance,
+    config: ManagerConfig,
+    records: SqliteRecords,
+    events: EventBus,
+    images: ImageService,
+    core: Core,
+) -> Sequence[Servicer]:
+    def warnings() -> tuple[str, ...]:
+        trouble = core.networking.trouble
+        return (f"the network is not available: {trouble}",) if trouble else ()
+
     facts = EngineFacts(
         engine_id=await _engine_id(records),
         data_dir=str(instance.data),
@@ -175,25 +122,14 @@ async def _assemble(stack: AsyncExitStack, database: Database, instance: Instanc
         insecure_registries=tuple(config.insecure_registries),
         count_images=lambda: len(images.store.select({})),
         layers_size=lambda: sum(each.record.size for each in images.store.select({})),
-        warnings=lambda: (f"the network is not available: {networking.trouble}",) if networking.trouble else (),
+        warnings=warnings,
     )
-
-    async def recover_images() -> None:
-        await images.recover([each.id for each in index])
-
-    async def begin_upkeep() -> None:
-        execs.recover()
-        actors.own(events.keep_trimmed(), "trim the journal")
-        actors.own(execs.keep_swept(), "sweep execs")
-        actors.own(networking.watch(), "watch the network")
-
-    servicers = (
-        ContainersServicer(instance, containers, queries, pruning),
-        ExecsServicer(execs),
-        SystemServicer(index, events, facts),
+    return (
+        ContainersServicer(instance, core.containers, core.queries, core.pruning),
+        ExecsServicer(core.execs),
+        SystemServicer(records.index, events, facts),
         images.servicer,
     )
-    return _Manager((recover_images, networking.recover, recovery.recover, begin_upkeep), servicers)
 
 
 async def _engine_id(records: SqliteRecords) -> str:

@@ -1,0 +1,130 @@
+"""The core's parts wired to each other, above whatever implements the ports.
+
+`app.py` gives it the real adapters, tests give it fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.config import ManagerConfig
+from bulkhead.manager.containers import Containers
+from bulkhead.manager.creation import Creation
+from bulkhead.manager.execs import Execs
+from bulkhead.manager.exits import Exits
+from bulkhead.manager.networking import Networking
+from bulkhead.manager.networks.ports import Network
+from bulkhead.manager.ports import Images, Records, Shims, Snapshots, Trash
+from bulkhead.manager.pruning import Pruning
+from bulkhead.manager.queries import Queries
+from bulkhead.manager.recovery import Recovery
+from bulkhead.manager.removal import Removal
+from bulkhead.manager.starting import Starting
+from bulkhead.manager.stopping import Stopping
+from bulkhead.manager.volumes import Volumes
+from bulkhead.manager.waiters import Waiters
+from bulkhead.model.instance import Instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything that the core asks of the world."""
+
+    records: Records
+    shims: Shims
+    images: Images
+    snapshots: Snapshots
+    network: Network
+    trash: Trash
+    image_size: Callable[[str], int]
+    boot_id: str
+    sweep_groups: Callable[[frozenset[str]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The use-cases, as the edge takes them."""
+
+    containers: Containers
+    execs: Execs
+    queries: Queries
+    pruning: Pruning
+    networking: Networking
+    recovery: Recovery
+    exits: Exits
+
+
+def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Actors) -> Core:
+    """Plain constructor calls, in the order of dependence."""
+    records, shims, snapshots, index = ports.records, ports.shims, ports.snapshots, ports.records.index
+    networking = Networking(ports.network, index)
+    waiters = Waiters()
+    volumes = Volumes(instance.data / "volumes", ports.trash)
+    bundles = Bundles(instance=instance, config=config, index=index, volumes=volumes)
+    starting = Starting(records=records, shims=shims, snapshots=snapshots, bundles=bundles, networking=networking)
+    removal = Removal(
+        instance=instance,
+        records=records,
+        shims=shims,
+        snapshots=snapshots,
+        networking=networking,
+        volumes=volumes,
+        trash=ports.trash,
+        waiters=waiters,
+    )
+    exits = Exits(
+        instance=instance,
+        records=records,
+        shims=shims,
+        networking=networking,
+        actors=actors,
+        waiters=waiters,
+        starting=starting,
+        removal=removal,
+    )
+    containers = Containers(
+        instance=instance,
+        records=records,
+        shims=shims,
+        actors=actors,
+        waiters=waiters,
+        creation=Creation(
+            records=records,
+            images=ports.images,
+            snapshots=snapshots,
+            bundles=bundles,
+            volumes=volumes,
+            trash=ports.trash,
+        ),
+        exits=exits,
+        stopping=Stopping(
+            records=records,
+            shims=shims,
+            actors=actors,
+            waiters=waiters,
+            exits=exits,
+            stop_timeout=config.stop_timeout,
+        ),
+        removal=removal,
+    )
+    return Core(
+        containers=containers,
+        execs=Execs(instance=instance, records=records, shims=shims, actors=actors),
+        queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
+        pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
+        networking=networking,
+        recovery=Recovery(
+            instance=instance,
+            records=records,
+            shims=shims,
+            actors=actors,
+            exits=exits,
+            trash=ports.trash,
+            boot_id=ports.boot_id,
+            sweep_groups=ports.sweep_groups,
+        ),
+        exits=exits,
+    )
