@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.content import client
 from bulkhead.manager.adapters.database import Database
 from bulkhead.manager.images.app import ImageService
 from bulkhead.manager.images.config import ImagesConfig
@@ -100,6 +102,12 @@ class Engine:
 
 
 Open = Callable[..., contextlib.AbstractAsyncContextManager[Engine]]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries as many as ever, but in quick succession."""
+    monkeypatch.setattr(client, "Patience", functools.partial(client.Patience, backoff=0.01))
 
 
 @pytest.fixture(scope="session")

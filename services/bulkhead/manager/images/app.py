@@ -31,6 +31,7 @@ from bulkhead.manager.adapters.image_records import SqliteImageRecords
 from bulkhead.manager.adapters.overlay import LayerDirectories, OverlaySnapshots
 from bulkhead.manager.adapters.registries import HttpRegistries
 from bulkhead.manager.adapters.trash import Trash
+from bulkhead.manager.images.archives import Archives
 from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.config import ImagesConfig
 from bulkhead.manager.images.leases import Leases
@@ -80,7 +81,7 @@ class ImageService:
         )
         unpacker = Unpacker(self._layers)
         self._recovery = Recovery(self._ledger, records, self._layers, unpacker, self._collector, boot)
-        self._puller = Puller(
+        puller = Puller(
             ledger=self._ledger,
             store=self._content,
             layers=self._layers,
@@ -92,7 +93,7 @@ class ImageService:
             publish=publish,
             downloads=config.max_concurrent_downloads,
         )
-        self._pusher = Pusher(
+        pusher = Pusher(
             ledger=self._ledger,
             store=self._content,
             registries=registries,
@@ -100,7 +101,16 @@ class ImageService:
             publish=publish,
             uploads=config.max_concurrent_uploads,
         )
-        self.servicer = ImagesServicer(self.store, self._puller, self._pusher, self._transfers)
+        archives = Archives(
+            ledger=self._ledger,
+            store=self._content,
+            unpacker=unpacker,
+            leases=leases,
+            collector=self._collector,
+            publish=publish,
+            unpacked=self._recovery.unpacked,
+        )
+        self.servicer = ImagesServicer(self.store, puller, pusher, archives, self._transfers)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> ImageService:

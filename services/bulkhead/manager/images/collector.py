@@ -60,9 +60,7 @@ class Collector:
         gone = list(images)
         sizes = {layer.chain_id: layer.size for image in gone for layer in image.layers}
         freed = sum([sizes[chain] for chain in sizes if self._free_layer(chain)])
-        for blob in {blob for image in gone for blob in image.blobs}:
-            freed += await self._free_blob(blob)
-        return freed
+        return freed + await self.free_blobs({blob for image in gone for blob in image.blobs})
 
     async def drop_unused(self) -> int:
         """Forget removed images that no container needs any more; bytes freed."""
@@ -80,7 +78,7 @@ class Collector:
 
     async def sweep(self, keep_seconds: float = KEEP_UNFINISHED) -> int:
         """Delete every blob and beginning of a blob that nothing needs and nobody touched for so long; bytes freed."""
-        before = time.time() - keep_seconds
+        before = time.time() - (KEEP_UNFINISHED if self._leases.has_unsettled else keep_seconds)
         freed = 0
         for stored in list(self._store.list()):
             if _modified(stored.path) <= before:
@@ -94,6 +92,10 @@ class Collector:
         """Delete those unpacked layers that no image needs."""
         for chain in chains:
             self._free_layer(chain)
+
+    async def free_blobs(self, blobs: Iterable[Digest]) -> int:
+        """Delete those blobs that no image needs; bytes freed."""
+        return sum([await self._free_blob(blob) for blob in blobs])
 
     def _free_layer(self, chain: Digest) -> bool:
         if self._ledger.books.layer(chain) is not None or self._leases.is_held(Kind.LAYER, chain):

@@ -34,10 +34,25 @@ class Leases:
     def __init__(self) -> None:
         self._held: Counter[Key] = Counter()
         self._condemned: dict[Key, asyncio.Event] = {}
+        self._unsettled = 0
 
     def is_held(self, kind: Kind, name: Digest) -> bool:
         """Whether an operation uses it."""
         return self._held[kind, name] > 0
+
+    @property
+    def has_unsettled(self) -> bool:
+        """Whether blobs are coming that nobody could take a lease on."""
+        return self._unsettled > 0
+
+    @contextlib.contextmanager
+    def unsettled(self) -> Iterator[None]:
+        """Blobs are coming whose names are not known yet: young ones must stay."""
+        self._unsettled += 1
+        try:
+            yield
+        finally:
+            self._unsettled -= 1
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Lease]:

@@ -17,6 +17,8 @@ from bulkhead.model.reference import Reference
 Publish = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
 # image id ("sha256:...") -> (container id, is it running) of every container made from it.
 ImageUsers = Callable[[], Mapping[str, Sequence[tuple[str, bool]]]]
+# New layers are in the records, and not yet known to be on disk.
+Unpacked = Callable[[], None]
 # Bytes done so far, of one blob or layer.
 Told = Callable[[int], None]
 

@@ -43,7 +43,7 @@ from bulkhead.manager.images.filters import created
 from bulkhead.manager.images.groups import failing_as_one
 from bulkhead.manager.images.leases import Kind, Lease, Leases
 from bulkhead.manager.images.ledger import Ledger
-from bulkhead.manager.images.ports import Layers, Publish, Registries, Source
+from bulkhead.manager.images.ports import Layers, Publish, Registries, Source, Unpacked
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.manager.images.unpacking import LayerPlan, Unpacker, plan_layers
@@ -89,7 +89,7 @@ class Puller:
         leases: Leases,
         collector: Collector,
         publish: Publish,
-        unpacked: Callable[[], None],
+        unpacked: Unpacked,
         downloads: int,
     ) -> None:
         self._ledger = ledger

@@ -7,7 +7,7 @@ changes nothing for the others; with the last one the operation is cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 
 import structlog
@@ -43,7 +43,7 @@ class Transfers:
                 task.cancel()
             await asyncio.wait(self._tasks)
 
-    async def watch(self, key: Hashable, operation: Operation) -> AsyncIterator[Progress]:
+    async def watch(self, key: Hashable, operation: Operation) -> AsyncGenerator[Progress, None]:
         """The progress of `operation`, or of the one that already runs under `key`.
 
         An error before the first line is raised; a later one is the last line.

@@ -38,12 +38,12 @@ class Unpacker:
         self._layers = layers
         self._turns = Turns()
 
-    async def unpack(self, plan: LayerPlan, feed: Feed) -> Layer:
-        """Have a layer here, from its blob in the content store. Raises as `Layers.unpack`."""
+    async def unpack(self, plan: LayerPlan, feed: Feed, status: str = "Extracting") -> Layer:
+        """Have a layer here, from its blob in the content store; `status` is told. Raises as `Layers.unpack`."""
         async with self._turns.of(plan.chain_id):
             size = self._layers.size(plan.chain_id)
             if size is None:
-                size = await self._unpack(plan, feed)
+                size = await self._unpack(plan, feed, status)
         return Layer(
             diff_id=plan.diff_id,
             chain_id=plan.chain_id,
@@ -53,7 +53,7 @@ class Unpacker:
             size=size,
         )
 
-    async def _unpack(self, plan: LayerPlan, feed: Feed) -> int:
+    async def _unpack(self, plan: LayerPlan, feed: Feed, status: str) -> int:
         short = plan.blob.digest.short
         with self._layers.quiet():
             return await self._layers.unpack(
@@ -62,7 +62,7 @@ class Unpacker:
                 plan.blob.digest,
                 plan.blob.media_type,
                 plan.diff_id,
-                lambda done: feed.count("Extracting", short, done, plan.blob.size),
+                lambda done: feed.count(status, short, done, plan.blob.size),
             )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from bulkhead.content.auth import Credentials
 from bulkhead.errors import InvalidArgument
+from bulkhead.manager.images.archives import Archives
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.pull import Puller
 from bulkhead.manager.images.pull import PullRequest as Pull
@@ -24,6 +26,7 @@ from bulkhead.wire.gen.bulkhead.manager.v1 import (
     InspectImageRequest,
     ListImagesRequest,
     ListImagesResponse,
+    LoadRequest,
     Progress,
     PruneImagesRequest,
     PruneImagesResponse,
@@ -33,6 +36,8 @@ from bulkhead.wire.gen.bulkhead.manager.v1 import (
     RemovedImage,
     RemoveImageRequest,
     RemoveImageResponse,
+    SaveRequest,
+    SaveResponse,
     TagRequest,
     TagResponse,
 )
@@ -42,10 +47,13 @@ from bulkhead.wire.gen.bulkhead.types.v1 import StringList
 class ImagesServicer(ImagesBase):
     """Images over gRPC."""
 
-    def __init__(self, store: ImageStore, puller: Puller, pusher: Pusher, transfers: Transfers) -> None:
+    def __init__(
+        self, store: ImageStore, puller: Puller, pusher: Pusher, archives: Archives, transfers: Transfers
+    ) -> None:
         self._store = store
         self._puller = puller
         self._pusher = pusher
+        self._archives = archives
         self._transfers = transfers
 
     async def pull(self, message: PullRequest) -> AsyncIterator[Progress]:
@@ -58,8 +66,9 @@ class ImagesServicer(ImagesBase):
         async def operation(feed: Feed) -> None:
             await (self._puller.pull_all(request, feed) if every else self._puller.pull(request, feed))
 
-        async for line in self._transfers.watch(("pull", every, request), operation):
-            yield to_message(Progress, line)
+        async with contextlib.aclosing(self._transfers.watch(("pull", every, request), operation)) as lines:
+            async for line in lines:
+                yield to_message(Progress, line)
 
     async def push(self, message: PushRequest) -> AsyncIterator[Progress]:
         reference = parse_reference(message.reference)
@@ -72,8 +81,9 @@ class ImagesServicer(ImagesBase):
         async def operation(feed: Feed) -> None:
             await self._pusher.push(request, feed)
 
-        async for line in self._transfers.watch(("push", request), operation):
-            yield to_message(Progress, line)
+        async with contextlib.aclosing(self._transfers.watch(("push", request), operation)) as lines:
+            async for line in lines:
+                yield to_message(Progress, line)
 
     async def list(self, message: ListImagesRequest) -> ListImagesResponse:
         return ListImagesResponse(images=[_summary(named) for named in self._store.select(_filters(message.filters))])
@@ -107,6 +117,29 @@ class ImagesServicer(ImagesBase):
     async def prune(self, message: PruneImagesRequest) -> PruneImagesResponse:
         removed, freed = await self._store.prune(_filters(message.filters))
         return PruneImagesResponse(items=_items(removed), space_reclaimed=freed)
+
+    async def load(self, messages: AsyncIterator[LoadRequest]) -> AsyncIterator[Progress]:
+        first = await anext(messages, LoadRequest())
+
+        async def operation(feed: Feed) -> None:
+            await self._archives.load(_pieces(first, messages), feed, quiet=first.quiet)
+
+        async with contextlib.aclosing(self._transfers.watch(object(), operation)) as lines:
+            async for line in lines:
+                yield to_message(Progress, line)
+
+    async def save(self, message: SaveRequest) -> AsyncIterator[SaveResponse]:
+        async with contextlib.aclosing(self._archives.save(message.refs)) as pieces:
+            async for piece in pieces:
+                yield SaveResponse(data=piece)
+
+
+async def _pieces(first: LoadRequest, rest: AsyncIterator[LoadRequest]) -> AsyncIterator[bytes]:
+    """What a client sends of an archive."""
+    if first.data:
+        yield first.data
+    async for message in rest:
+        yield message.data
 
 
 def _credentials(message: RegistryAuth | None) -> Credentials:
