@@ -188,6 +188,7 @@ def _become(wanted: Mapping[str, Any], stdio: Stdio, slave: int, go: int) -> Non
 def main() -> int:
     """A shim in the foreground, or a zygote."""
     if sys.argv[1] == "zygote":
+        zygote.close_inherited(int(sys.argv[2]))
         return zygote.main(int(sys.argv[2]), lambda identity, ready: app.run(identity, FakeLauncher(), ready))
     container_id, run_dir, data_dir = sys.argv[1:4]
     identity = Identity(container_id=container_id, run_dir=Path(run_dir), data_dir=Path(data_dir))

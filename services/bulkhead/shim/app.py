@@ -14,7 +14,7 @@ from pathlib import Path
 import setproctitle
 
 from bulkhead import plainlog
-from bulkhead.errors import Conflict, Unavailable
+from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.shim.container import Container, Identity, Phase
 from bulkhead.shim.door import Door
@@ -180,7 +180,8 @@ def run(identity: Identity, launcher: Launcher, ready: Callable[[str], None]) ->
     try:
         shim.open()
     except Exception as error:
-        Journal(identity).error("cannot start", error)
+        if not isinstance(error, BulkheadError):
+            Journal(identity).error("cannot start", error)
         ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
         return 1
     ready("")
@@ -193,9 +194,15 @@ def live(identity: Identity, ready: Callable[[str], None]) -> int:
     return run(identity, _runtime(), ready)
 
 
-def preload() -> None:
-    """Import all that a shim will need, so that forks of this process share it."""
-    _runtime()
+def preload(cache: Path) -> None:
+    """Import and make all that a shim will need, so that forks of this process share it.
+
+    `cache` is a directory for what can be made again at any time.
+    """
+    # Not at the top: whoever only talks about shims need not load the runtime core.
+    from bulkhead.shim.adapters import runtime_launcher
+
+    runtime_launcher.preload(cache)
 
 
 def _runtime() -> Launcher:

@@ -9,7 +9,7 @@ from bulkhead.settings import Settings
 from bulkhead.supervisor.config import SupervisorConfig
 from bulkhead.supervisor.launches import Launches
 from bulkhead.supervisor.servicer import SupervisorServicer
-from bulkhead.supervisor.spares import SparePool
+from bulkhead.supervisor.spares import SparePool, zygote_command
 from bulkhead.wire import server
 
 
@@ -17,7 +17,7 @@ from bulkhead.wire import server
 async def serve(settings: Settings) -> AsyncIterator[None]:
     """Entered when spares are ready and the socket listens."""
     config = settings.table("supervisor", SupervisorConfig)
-    pool = SparePool(config.spares)
+    pool = SparePool(config.spares, zygote_command(settings.instance.run / "cache"))
     async with pool.running():
         async with server.serve([SupervisorServicer(Launches(pool))], settings.instance.supervisor_socket):
             yield

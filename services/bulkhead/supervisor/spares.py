@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -19,7 +20,6 @@ from bulkhead.shim.container import Identity
 from bulkhead.supervisor.zygote import ASK, MESSAGE_LIMIT
 from bulkhead.wire.status import error_named
 
-ZYGOTE = (sys.executable, "-P", "-m", "bulkhead.supervisor.zygote")
 _SPAWN_TIMEOUT = 10.0
 _RESTART_PAUSE = 0.2
 
@@ -69,6 +69,11 @@ class Spare:
     def discard(self) -> None:
         """Let go of it; a spare that is nobody's shim ends."""
         self._link.close()
+
+
+def zygote_command(cache: Path) -> tuple[str, ...]:
+    """What to execute; the zygote's socket is its last argument. `cache` may be emptied at any time."""
+    return (sys.executable, "-P", "-m", "bulkhead.supervisor.zygote", str(cache))
 
 
 class Zygote:
@@ -131,7 +136,7 @@ class Zygote:
 class SparePool:
     """Keeps `size` spares ready while `running`."""
 
-    def __init__(self, size: int, command: Sequence[str] = ZYGOTE) -> None:
+    def __init__(self, size: int, command: Sequence[str]) -> None:
         self._size = size
         self._command = command
         self._ready: deque[Spare] = deque()

@@ -1,6 +1,6 @@
 """The zygote: a process that has imported all a shim needs, and does nothing but fork spare shims.
 
-    python -m bulkhead.supervisor.zygote <fd of a SEQPACKET socket>
+    python -m bulkhead.supervisor.zygote <cache directory> <fd of a SEQPACKET socket>
 
 One byte received asks for one spare; the answer carries the socket over which the spare will hear its
 identity (JSON: container_id, run_dir, data_dir) and answer (pid, start_time, or kind and error). The
@@ -28,7 +28,6 @@ from bulkhead.shim.container import Identity
 
 MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
-_SPARE_FD = 3
 Live = Callable[[Identity, Callable[[str], None]], int]
 
 
@@ -43,11 +42,19 @@ def main(control_fd: int, live: Live) -> int:
     while control.recv(1):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_twice():
+            control.close()
+            ours.close()
             _be_spare(theirs, live)
         theirs.close()
         fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
     return 0
+
+
+def close_inherited(control_fd: int) -> None:
+    """Close what the supervisor's way of starting processes has leaked to this one. Before anything is opened."""
+    os.closerange(3, control_fd)
+    os.closerange(control_fd + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _fork_twice() -> bool:
@@ -66,25 +73,22 @@ def _be_spare(theirs: socket.socket, live: Live) -> None:
     """Wait for an identity, live its life, and leave without the zygote's clean-up."""
     status = 1
     try:
-        link = _keep_only(theirs)
+        _to_null()
         app.prepare_process()
-        told = link.recv(MESSAGE_LIMIT)
-        status = live(_identity(told), lambda problem: _answer(link, problem)) if told else 0
+        told = theirs.recv(MESSAGE_LIMIT)
+        status = live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
     except BaseException as error:
         plainlog.log_line(2, "error", "a spare shim died", service="bulkhead-zygote", error=repr(error))
     finally:
         os._exit(status)
 
 
-def _keep_only(theirs: socket.socket) -> socket.socket:
-    """Close every inherited descriptor but this one; the standard three are /dev/null."""
+def _to_null() -> None:
+    """Let go of the supervisor's log. All else this process has is its own, or was made for it (the stage)."""
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(theirs.fileno(), _SPARE_FD, inheritable=False)
     for number in range(3):
         os.dup2(null, number)
-    os.closerange(_SPARE_FD + 1, os.sysconf("SC_OPEN_MAX"))
-    theirs.detach()
-    return socket.socket(fileno=_SPARE_FD)
+    os.close(null)
 
 
 def _identity(told: bytes) -> Identity:
@@ -101,5 +105,6 @@ def _answer(link: socket.socket, problem: str) -> None:
 
 
 if __name__ == "__main__":
-    app.preload()
-    sys.exit(main(int(sys.argv[1]), app.live))
+    close_inherited(int(sys.argv[2]))
+    app.preload(Path(sys.argv[1]))
+    sys.exit(main(int(sys.argv[2]), app.live))

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
+from bulkhead import nsexec
 from bulkhead.errors import NotFound
-from bulkhead.linux.cgroups import Cgroup
-from bulkhead.runtime import launch
+from bulkhead.linux.cgroups import Cgroup, hierarchies
+from bulkhead.runtime import defaults, filters, launch
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+
+
+def preload(cache: Path) -> None:
+    """Make what every launch needs: the sealed stage, the table of cgroup mounts, Docker's seccomp filter."""
+    nsexec.prepare()
+    hierarchies()
+    filters.use_directory(cache / "seccomp")
+    filters.filter_for(defaults.default_seccomp(defaults.DEFAULT_CAPABILITIES))
 
 
 class RuntimeLauncher:
