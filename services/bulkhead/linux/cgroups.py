@@ -59,7 +59,10 @@ def parse_mountinfo(text: str) -> Hierarchies:
 
 
 _CONTROLLERS = frozenset(
-    "cpuset cpu cpuacct blkio memory devices freezer net_cls perf_event net_prio hugetlb pids rdma misc".split()
+    (
+        *("cpuset", "cpu", "cpuacct", "blkio", "memory", "devices", "freezer", "net_cls"),
+        *("perf_event", "net_prio", "hugetlb", "pids", "rdma", "misc"),
+    )
 )
 
 
@@ -86,9 +89,12 @@ class Cgroup:
 
     def create(self) -> None:
         """Make the group (and its parents) everywhere; an empty one that exists already is taken over."""
-        for root in self._mounted.roots():
-            _make_directories(root, self.path, unified=root == self._mounted.unified)
-        if self.pids():
+        existed = [_make_directory(directory) for directory in self._directories()]
+        if cpuset := self._mounted.v1.get("cpuset"):
+            _inherit_cpuset(cpuset, self.path)
+        if unified := self._mounted.unified:
+            _enable_controllers(unified, self.path)
+        if any(existed) and self.pids():
             raise FileExistsError(errno.EEXIST, "the cgroup is in use", self.path)
 
     def remove(self) -> None:
@@ -132,37 +138,35 @@ class Cgroup:
 
     def pids(self) -> list[int]:
         """Members of the group and of all below it, as seen from our pid namespace (0 for invisible ones)."""
-        found = set[int]()
-        for directory in self._process_directories():
-            for place in _walk(directory):
-                with contextlib.suppress(FileNotFoundError, OSError):
-                    found.update(map(int, _read(place, "cgroup.procs").split()))
-        return sorted(found)
+        return sorted(set().union(*map(_members, self._process_directories())))
 
     def _process_directories(self) -> list[str]:
-        """One hierarchy is enough where all were joined; a container may have left the v2 one alone."""
+        """The v2 group, and one v1 hierarchy: a process that left the one is still in the other."""
         mounted = self._mounted
         roots = [mounted.unified] if mounted.unified else []
-        for name in ("pids", "memory", "freezer"):
-            if name in mounted.v1:
-                roots.append(mounted.v1[name])
-                break
+        first = next((name for name in ("pids", "memory", "freezer") if name in mounted.v1), None)
+        if first:
+            roots.append(mounted.v1[first])
         return [root + self.path for root in roots or mounted.roots()]
 
     def kill_all(self) -> None:
-        """SIGKILL to every member, forks included."""
-        if self._mounted.unified and _try_write(self._mounted.unified + self.path, "cgroup.kill", "1"):
-            if not self._mounted.v1:
+        """SIGKILL to every member, forks included. A group that is gone has none."""
+        unified = self._mounted.unified and self._mounted.unified + self.path
+        if unified and _try_write(unified, "cgroup.kill", "1"):
+            killed = _members(unified)
+            if killed.issuperset(self.pids()):
                 return
-        if not self.pids():
-            return
+        if self.pids():
+            self._kill_frozen()
+
+    def _kill_frozen(self) -> None:
+        """Without cgroup.kill: stop them first, so that none forks while the list is walked."""
         with contextlib.suppress(OSError):
             self.freeze()
         try:
-            for pid in self.pids():
-                if pid > 0:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            for pid in filter(None, self.pids()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         finally:
             with contextlib.suppress(OSError):
                 self.thaw()
@@ -176,7 +180,14 @@ class Cgroup:
     def thaw(self) -> None:
         self._set_frozen(False)
 
-    def frozen(self) -> bool:
+    def is_frozen(self) -> bool:
+        """Whether the members are stopped; False for a group that is gone."""
+        try:
+            return self._frozen()
+        except FileNotFoundError:
+            return False
+
+    def _frozen(self) -> bool:
         if self._mounted.is_v2:
             return "frozen 1" in _read(self._directories()[0], "cgroup.events")
         directory = self.directory("freezer")
@@ -185,7 +196,7 @@ class Cgroup:
     def _set_frozen(self, wanted: bool) -> None:
         for _ in range(400):
             self._write_frozen(wanted)
-            if self.frozen() == wanted:
+            if self._frozen() == wanted:
                 return
             time.sleep(0.005)
         raise TimeoutError(errno.ETIMEDOUT, "the freezer does not settle", self.path)
@@ -272,43 +283,65 @@ class Cgroup:
 # ---- directories and files ----
 
 
-def _make_directories(root: str, path: str, *, unified: bool) -> None:
+def _members(directory: str) -> set[int]:
+    found = set[int]()
+    for place in _walk(directory):
+        with contextlib.suppress(OSError):
+            found.update(map(int, _read(place, "cgroup.procs").split()))
+    return found
+
+
+def _make_directory(directory: str) -> bool:
+    """With its parents; whether it existed. Plain os calls: there are ten of these before every container."""
+    try:
+        os.mkdir(directory)  # noqa: PTH102
+    except FileExistsError:
+        return True
+    except FileNotFoundError:
+        _make_directory(directory.rpartition("/")[0])
+        return _make_directory(directory)
+    return False
+
+
+def _enable_controllers(root: str, path: str) -> None:
+    """In every ancestor. Best effort: a limit on a controller that could not be enabled fails by its name."""
+    available = _read(root, "cgroup.controllers").split()
+    if not available or _read(root + path, "cgroup.controllers").split() == available:
+        return
     place = root
     for part in path.strip("/").split("/"):
-        if unified:
-            _enable_controllers(place)
+        wanted = [f"+{name}" for name in _read(place, "cgroup.controllers").split()]
+        if wanted and not _try_write(place, "cgroup.subtree_control", " ".join(wanted)):
+            for name in wanted:
+                _try_write(place, "cgroup.subtree_control", name)
         place = f"{place}/{part}"
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(place)
-        if not unified and os.path.exists(f"{place}/cpuset.cpus"):
-            _inherit_cpuset(place)  # also what a crash left between the two steps
 
 
-def _enable_controllers(directory: str) -> None:
-    """Best effort: a limit on a controller that could not be enabled fails by itself, with its name."""
-    wanted = [f"+{name}" for name in _read(directory, "cgroup.controllers").split()]
-    if wanted and not _try_write(directory, "cgroup.subtree_control", " ".join(wanted)):
-        for name in wanted:
-            _try_write(directory, "cgroup.subtree_control", name)
-
-
-def _inherit_cpuset(directory: str) -> None:
+def _inherit_cpuset(root: str, path: str) -> None:
     """A new v1 cpuset has neither CPUs nor memory nodes, and no process can enter it."""
+    above, _, _ = path.rpartition("/")
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not _read(directory, name).strip():
-            _write(directory, name, _read(os.path.dirname(directory), name).strip())
+        if not _read(root + path, name).strip():
+            if above and not _read(root + above, name).strip():
+                _inherit_cpuset(root, above)
+            _write(root + path, name, _read(root + above, name).strip())
 
 
 def _remove_tree(directory: str) -> None:
-    for place in reversed(list(_walk(directory))):
-        _remove_one(place)
+    try:
+        os.rmdir(directory)  # noqa: PTH106
+    except FileNotFoundError:
+        return
+    except OSError:  # something is below, or still dying
+        for place in reversed(list(_walk(directory))):
+            _remove_one(place)
 
 
 def _remove_one(directory: str) -> None:
     delay = 0.001
     for attempt in range(REMOVE_ATTEMPTS):
         try:
-            os.rmdir(directory)
+            os.rmdir(directory)  # noqa: PTH106
             return
         except FileNotFoundError:
             return
@@ -334,7 +367,7 @@ def _walk(directory: str) -> Iterator[str]:
 
 
 def _read(directory: str, file: str) -> str:
-    with open(f"{directory}/{file}") as stream:
+    with open(f"{directory}/{file}") as stream:  # noqa: PTH123
         return stream.read()
 
 

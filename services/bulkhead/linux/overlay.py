@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+from pathlib import Path
 
 MAX_LOWER = 500  # OVL_MAX_STACK
 
@@ -13,8 +13,8 @@ def forgive_volatile(work: str) -> None:
 
     The kernel refuses it so that nobody trusts unsynced files after a crash; that is for the caller to know.
     """
-    marker = os.path.join(work, "work", "incompat", "volatile")
+    marker = Path(work, "work", "incompat", "volatile")
     with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(marker):
-            os.unlink(os.path.join(marker, name))
-        os.rmdir(marker)
+        for entry in marker.iterdir():
+            entry.unlink()
+        marker.rmdir()

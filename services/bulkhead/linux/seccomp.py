@@ -82,10 +82,14 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """BPF instructions (8 bytes each) and the flags to load them with."""
+    """BPF instructions (8 bytes each) and the flags to load them with.
+
+    `lets_fork`: whether a process under it can still become another one's sibling, lead a session and exec.
+    """
 
     code: bytes
     flags: int = 0
+    lets_fork: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +129,20 @@ def compile_profile(profile: Mapping[str, Any]) -> Filter:
     code = _dispatch(trees, default)
     if len(code) > MAX_INSTRUCTIONS:
         raise ProfileError(f"the seccomp profile needs {len(code)} instructions, the kernel takes {MAX_INSTRUCTIONS}")
-    return Filter(code=b"".join(_INSN.pack(*line) for line in code), flags=_flags(profile.get("flags") or ()))
+    packed = b"".join(_INSN.pack(*line) for line in code)
+    return Filter(code=packed, flags=_flags(profile.get("flags") or ()), lets_fork=allows(packed, _FORK_CALLS))
+
+
+# clone(CLONE_PARENT), setsid, ioctl(0, TIOCSCTTY), the report to the caller, and the end of either side.
+_FORK_CALLS = (
+    ("clone", (0x00008000,)),
+    ("setsid", ()),
+    ("ioctl", (0, 0x540E)),
+    ("sendmsg", (3,)),
+    ("capset", ()),
+    ("execve", ()),
+    ("exit_group", ()),
+)
 
 
 def _flags(names: Iterable[str]) -> int:

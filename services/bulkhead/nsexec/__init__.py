@@ -103,7 +103,7 @@ def _parse(data: bytes, fds: list[int]) -> Report:
         return Report(kind=ReportKind.CLOSED)
     kind, step, errno, length = _FIXED.unpack_from(data)
     detail = data[_FIXED.size : _FIXED.size + length].decode("utf-8", "replace")
-    if kind not in ReportKind._value2member_map_ or step >= len(STEPS):
+    if not ReportKind.ERROR <= kind <= ReportKind.READY or step >= len(STEPS):
         return Report(kind=ReportKind.CLOSED)
     fd = fds[0] if kind == ReportKind.CONSOLE and len(fds) == 1 else -1
     return Report(kind=ReportKind(kind), step=STEPS[step], errno=errno, detail=detail, fd=fd)

@@ -97,11 +97,13 @@ class MountFlag(enum.IntFlag):
     IS_PTS = 1 << 3
     PROC_OK = 1 << 4
     IS_PROC = 1 << 5
+    NEEDS_PROC = 1 << 6
 
 
 class RootKind(enum.IntEnum):
     BIND = 1
     OVERLAY = 2
+    OVERLAY_CLASSIC = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,8 +159,7 @@ sync sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete ti
 timer_gettime64 timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime
 timerfd_settime64 times tkill truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime utimensat
 utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev
-""".split()
-
+"""
 # Calls that a capability opens.
 _CALLS_BY_CAPABILITY = {
     "CAP_DAC_READ_SEARCH": "open_by_handle_at",
@@ -207,7 +206,7 @@ def default_seccomp(capabilities: Iterable[str]) -> dict[str, Any]:
     held = frozenset(capabilities)
     machine = platform.machine()
     rules = [
-        _allow(*_ALLOWED_CALLS),
+        _allow(*_ALLOWED_CALLS.split()),
         _allow("process_vm_readv", "process_vm_writev", "ptrace"),
         _allow("socket", index=0, value=38, op="SCMP_CMP_LT"),
         _allow("socket", index=0, value=39, op="SCMP_CMP_EQ"),

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
 from bulkhead.errors import LaunchFailed
 from bulkhead.nsexec import Report
 
-PREFIX = (
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """How Docker introduces the failure: of a container, or of a further process in one."""
+
+    prefix: str
+
+
+CREATE = Occasion(
     "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
 )
+EXEC = Occasion("OCI runtime exec failed: exec failed: unable to start container process: ")
+
 _WRONG_KIND = (
     ": Are you trying to mount a directory onto a file (or vice-versa)? "
     "Check if the specified host path exists and is the expected type"
 )
 _NOT_FOUND = frozenset({errno.ENOENT, errno.ENOTDIR})
 _NOT_EXECUTABLE = frozenset({errno.EACCES, errno.EISDIR, errno.ENOEXEC, errno.EPERM})
+_COMPLETE_TEXTS = ("unable to find ", "uids and gids ")
 
 
-def launch_failed(report: Report) -> LaunchFailed:
-    """Exit code 127 for a program that is not there, 126 for one that cannot be run, 128 for the rest."""
-    text = f"{_text(report)}: unknown"
-    if report.step == "user" and report.detail.startswith(("unable to find ", "uids and gids ")):
-        return LaunchFailed(report.detail, step=report.step, errno=report.errno, exit_code=128)
-    return LaunchFailed(PREFIX + text, step=report.step, errno=report.errno, exit_code=exit_code(report))
+def launch_failed(report: Report, occasion: Occasion) -> LaunchFailed:
+    """With exit code 127 for a program that is not there, 126 for one that cannot be run, 128 for the rest."""
+    if report.step == "user" and report.detail.startswith(_COMPLETE_TEXTS):
+        text = report.detail
+    else:
+        text = f"{occasion.prefix}{_text(report)}: unknown"
+    return LaunchFailed(text, step=report.step, errno=report.errno, exit_code=exit_code(report))
 
 
 def exit_code(report: Report) -> int:
@@ -46,9 +59,15 @@ def _text(report: Report) -> str:
     if report.step == "cwd":
         return f'chdir to cwd ("{report.detail}") set in config.json failed: {reason}'
     if report.step == "mount":
-        hint = _WRONG_KIND if report.errno == errno.ENOTDIR else ""
-        return f'error mounting to rootfs at "{report.detail}": {reason}{hint}'
+        return f'error mounting to rootfs at "{report.detail}": {_mount_reason(report, reason)}'
     return f"{report.step} {report.detail}: {reason}" if report.detail else f"{report.step}: {reason}"
+
+
+def _mount_reason(report: Report, reason: str) -> str:
+    inside_proc = report.detail == "/proc" or report.detail.startswith("/proc/")
+    if report.errno == errno.EPERM and inside_proc:
+        return f'"{report.detail}" cannot be mounted because it is inside /proc'
+    return reason + (_WRONG_KIND if report.errno == errno.ENOTDIR else "")
 
 
 def _program_reason(report: Report, reason: str) -> str:
@@ -56,6 +75,4 @@ def _program_reason(report: Report, reason: str) -> str:
         return "executable file not found in $PATH"
     if report.errno in _NOT_FOUND:
         return f"stat {report.detail}: {reason}"
-    if report.errno == errno.ENOEXEC:
-        return "exec format error"
     return reason

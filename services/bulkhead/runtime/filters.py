@@ -20,7 +20,7 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.linux import seccomp
 from bulkhead.linux.seccomp import Filter
 
-_HEADER = struct.Struct("<32sI")
+_HEADER = struct.Struct("<32sI?")
 
 _compiled: dict[str, Filter] = {}
 _directory: Path | None = None
@@ -60,14 +60,15 @@ def _read(key: str) -> Filter | None:
         return None
     if len(data) <= _HEADER.size or data[:32] != hashlib.sha256(data[32:]).digest():
         return None
-    return Filter(code=data[_HEADER.size :], flags=_HEADER.unpack_from(data)[1])
+    _, flags, lets_fork = _HEADER.unpack_from(data)
+    return Filter(code=data[_HEADER.size :], flags=flags, lets_fork=lets_fork)
 
 
 def _keep(key: str, compiled: Filter) -> None:
     """Best effort: a full disk costs time, not the container."""
     if _directory is None:
         return
-    body = struct.pack("<I", compiled.flags) + compiled.code
+    body = struct.pack("<I?", compiled.flags, compiled.lets_fork) + compiled.code
     temporary = _directory / f".{key}.{os.getpid()}"
     with contextlib.suppress(OSError):
         _directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,22 +10,24 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from bulkhead import nsexec
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.linux import namespaces, overlay, pidfd
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
-from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError, spawn
+from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError
 from bulkhead.nsexec.plan import Flag, Plan
-from bulkhead.runtime import translate, validate
-from bulkhead.runtime.failures import launch_failed
+from bulkhead.runtime import filters, translate, validate
+from bulkhead.runtime.failures import CREATE, EXEC, Occasion, launch_failed
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 
-__all__ = ["ExecProcess", "ExitStatus", "Task", "adopt", "create", "exec_", "reap"]
+__all__ = ["ExecProcess", "ExitStatus", "Task", "adopt", "create", "exec_", "prepare", "reap"]
 
 Config = Mapping[str, Any]
 
@@ -44,19 +46,23 @@ class Task:
     _launch: Launch | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Let the created process exec; returns when it has. LaunchFailed when it could not: it is dead then."""
+        """Let the created process exec; returns when it has.
+
+        LaunchFailed when it could not, Conflict when there is nothing to start. A process that failed is
+        dead and reaped; `reap` still tells how it ended where the kernel remembers (Linux 6.15).
+        """
         launch = self._launch
         if launch is None:
             raise Conflict("cannot start an already running container")
         self._launch = None
         try:
-            _finish(launch)
+            _finish(launch, self.pidfd)
         finally:
             launch.disconnect()
 
     @property
     def sync_fd(self) -> int | None:
-        """The launch socket of a container that was created and not started: keep a copy to keep it alive."""
+        """The launch socket of a container that was created and not started: a copy of it keeps it alive."""
         return self._launch.sync_fd if self._launch else None
 
     def close(self) -> None:
@@ -80,6 +86,16 @@ class ExecProcess:
     warnings: tuple[str, ...] = ()
 
 
+def prepare(*, filter_directory: Path | None = None, profiles: Sequence[Config] = ()) -> None:
+    """Do once, before forking, what every launch needs: the sealed stage, the mounted cgroup hierarchies,
+    the seccomp filters that are likely. Compiled filters are kept in `filter_directory`."""
+    nsexec.prepare()
+    hierarchies()
+    filters.use_directory(filter_directory)
+    for profile in profiles:
+        filters.filter_for(profile)
+
+
 def create(
     *,
     container_id: str,
@@ -96,18 +112,73 @@ def create(
     if systemd:
         raise InvalidArgument("cannot create the container: the systemd cgroup driver is not supported")
     validate.container(container_id, config, rootfs)
-    mounted = hierarchies()
-    cgroup = Cgroup((config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}", mounted)
-    plan = translate.container_plan(config, rootfs, cgroup, mounted)
+    cgroup = _group(container_id, config)
+    plan = translate.container_plan(config, rootfs, cgroup, hierarchies())
+    resources: Config = (config.get("linux") or {}).get("resources") or {}
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     with ExitStack() as undo:
         _make_group(cgroup, undo)
         conversation = _begin(plan, config, cgroup, stdio, undo)
-        conversation.until_ready((config.get("linux") or {}).get("resources") or {})
+        conversation.until_ready(resources)
         task = conversation.task(container_id)
         undo.pop_all()
     return task
+
+
+def exec_(*, task: Task, config: Config, process: Config, stdio: StdioFds) -> ExecProcess:
+    """Run a further process in the container: its namespaces, cgroup and confinement.
+
+    LaunchFailed when it cannot be brought to exec, Conflict when the container is paused or has stopped.
+    """
+    merged = translate.merged_process(config, process)
+    validate.process(merged)
+    plan = translate.exec_plan(config, merged)
+    if task.cgroup.is_frozen():  # the stage would freeze on joining, and this call with it
+        raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
+    if task.cgroup.needs_placing:
+        plan = translate.with_flags(plan, Flag.WAIT_CGROUP)
+    with ExitStack() as undo:
+        conversation = _begin_exec(plan, task, stdio, undo)
+        conversation.until_running()
+        undo.pop_all()
+    launch = conversation.launch
+    launch.disconnect()
+    warnings = tuple(conversation.warnings)
+    return ExecProcess(pid=launch.pid, pidfd=launch.pidfd, console=conversation.take_console(), warnings=warnings)
+
+
+def adopt(*, container_id: str, pid: int, start_time: int, config: Config) -> Task:
+    """A container that another process launched, by pid and start time. NotFound when it is gone."""
+    gone = NotFound(f"cannot adopt container {container_id}: process {pid} is gone")
+    try:
+        fd = pidfd.open_pid(pid)
+    except OSError:
+        raise gone from None
+    try:
+        if pidfd.start_time(pid) != start_time:
+            raise ProcessLookupError
+    except ProcessLookupError:
+        os.close(fd)
+        raise gone from None
+    return Task(
+        container_id=container_id, pid=pid, pidfd=fd, start_time=start_time, cgroup=_group(container_id, config)
+    )
+
+
+def reap(fd: int) -> ExitStatus | None:
+    """Exit status of a process by its pidfd, without waiting; None while it runs. NotFound when it is lost."""
+    try:
+        return pidfd.reap(fd)
+    except ChildProcessError as error:
+        raise NotFound(f"cannot reap the process: {error.strerror}") from error
+
+
+# ---- what a launch is made of ----
+
+
+def _group(container_id: str, config: Config) -> Cgroup:
+    return Cgroup((config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}")
 
 
 def _make_group(cgroup: Cgroup, undo: ExitStack) -> None:
@@ -129,10 +200,35 @@ def _remove_group(cgroup: Cgroup) -> None:
 def _begin(plan: Plan, config: Config, cgroup: Cgroup, stdio: StdioFds, undo: ExitStack) -> _Conversation:
     with ExitStack() as temporary:
         joins = [_open_namespace(kind, path, temporary) for kind, path in translate.joined_namespaces(config)]
-        launch = _spawn(plan, translate.clone_flags(config), cgroup, stdio, joins, temporary)
-    conversation = _Conversation(launch, cgroup)
+        launch = _spawn(plan, translate.clone_flags(config), cgroup, stdio, joins, temporary, CREATE)
+    conversation = _Conversation(launch, cgroup, CREATE, forks_early=bool(plan.flags & Flag.FORK_EARLY))
     undo.callback(conversation.abandon)
     return conversation
+
+
+def _begin_exec(plan: Plan, task: Task, stdio: StdioFds, undo: ExitStack) -> _Conversation:
+    stopped = Conflict(f"cannot exec in container {task.container_id}: it has stopped")
+    if reaped_or_dead(task.pidfd):
+        raise stopped
+    with ExitStack() as temporary:
+        try:
+            launch = _spawn(plan, 0, task.cgroup, stdio, [task.pidfd], temporary, EXEC)
+        except FileNotFoundError:
+            raise stopped from None
+    conversation = _Conversation(launch, task.cgroup, EXEC)
+    undo.callback(conversation.abandon)
+    return conversation
+
+
+def reaped_or_dead(fd: int) -> bool:
+    """Whether the process has ended, without reaping it."""
+    try:
+        signal.pidfd_send_signal(fd, 0)
+        return os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # somebody else's child: the signal said it exists
+        return False
+    except ProcessLookupError:
+        return True
 
 
 def _open_namespace(kind: str, path: str, stack: ExitStack) -> int:
@@ -144,124 +240,77 @@ def _open_namespace(kind: str, path: str, stack: ExitStack) -> int:
     return fd
 
 
-def _spawn(plan: Plan, flags: int, cgroup: Cgroup, stdio: StdioFds, extra: Sequence[int], stack: ExitStack) -> Launch:
-    """Start the stage with its standard descriptors: what is absent becomes the container's /dev/null inside."""
+_NULL_FLAGS = (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR)
+
+
+def _spawn(
+    plan: Plan,
+    flags: int,
+    cgroup: Cgroup,
+    stdio: StdioFds,
+    extra: Sequence[int],
+    stack: ExitStack,
+    occasion: Occasion,
+) -> Launch:
+    """Start the stage. A standard descriptor that is absent becomes the container's /dev/null inside."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     stack.callback(os.close, null)
     group = cgroup.open_unified()
     if group >= 0:
         stack.callback(os.close, group)
-    given = (-1, -1, -1) if plan.flags & Flag.TERMINAL else (stdio.stdin, stdio.stdout, stdio.stderr)
-    absent = Flag(0)
-    if not plan.flags & Flag.TERMINAL:
-        for fd, flag in zip(given, (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR), strict=True):
-            absent |= flag if fd < 0 else Flag(0)
-    fds = [null if fd < 0 else fd for fd in given]
+    terminal = plan.flags & Flag.TERMINAL
+    given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
+    if not terminal:
+        for fd, flag in zip(given, _NULL_FLAGS, strict=True):
+            plan = translate.with_flags(plan, flag) if fd < 0 else plan
+    first, second, third = (null if fd < 0 else fd for fd in given)
     try:
-        data = translate.with_flags(plan, absent).encode()
+        data = plan.encode()
     except ValueError as error:
         raise InvalidArgument(f"cannot create the container: {error}") from error
     try:
-        return spawn(data, clone_flags=flags, cgroup_fd=group, stdio=(fds[0], fds[1], fds[2]), extra_fds=extra)
+        return nsexec.spawn(data, clone_flags=flags, cgroup_fd=group, stdio=(first, second, third), extra_fds=extra)
     except SpawnError as error:
         number, _, step = error.args
-        raise launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number)) from error
+        raise launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number), occasion) from error
 
 
 class _Conversation:
     """One launch from spawn to READY or exec, and everything it owns until it is handed over."""
 
-    def __init__(self, launch: Launch, cgroup: Cgroup) -> None:
+    def __init__(self, launch: Launch, cgroup: Cgroup, occasion: Occasion, *, forks_early: bool = False) -> None:
         self.launch = launch
-        self.cgroup = cgroup
-        self.console = -1
         self.warnings: list[str] = []
-        self.stage_pidfd = -1
+        self._cgroup = cgroup
+        self._occasion = occasion
+        self._forks_early = forks_early
+        self._console = -1
 
     def until_ready(self, resources: Config) -> None:
         """Place and limit the new container while it builds itself, then wait until it is parked."""
-        try:
-            self._place(self.launch.pid)
-            self.cgroup.apply_limits(resources)
-        except (OSError, ValueError) as error:
-            raise self._refused(error) from error
+        if not self._forks_early:
+            self._guarded(lambda: self._place(self.launch.pid))
+        self._guarded(lambda: self._cgroup.apply_limits(resources))
         while (report := self.launch.receive()).kind != ReportKind.READY:
             if report.kind == ReportKind.MOUNTED:
-                self._confine(resources)
+                # Device rules come when the device nodes are made: a rule may forbid making them.
+                self._guarded(lambda: self._cgroup.apply_devices(resources))
+                self._proceed()
             else:
                 self._note(report)
-
-    def _place(self, pid: int) -> None:
-        if self.cgroup.needs_placing:
-            self.cgroup.add_v1(pid)
-
-    def _confine(self, resources: Config) -> None:
-        """Device rules come when the device nodes are made: a rule may forbid making them."""
-        try:
-            self.cgroup.apply_devices(resources)
-        except (OSError, ValueError) as error:
-            raise self._refused(error) from error
-        self._proceed()
-
-    def _proceed(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it failed meanwhile: its report says how
-            self.launch.proceed()
-
-    def _refused(self, error: OSError | ValueError) -> Exception:
-        """The stage may have died first; then its own reason is the better one."""
-        if isinstance(error, ValueError):
-            return InvalidArgument(f"cannot apply resources: {error}")
-        if error.errno == errno.ESRCH:
-            while (report := self.launch.receive()).kind not in (ReportKind.CLOSED, ReportKind.MOUNTED):
-                if report.kind == ReportKind.ERROR:
-                    return launch_failed(report)
-        where = f" ({error.filename})" if error.filename else ""
-        text = f"cannot apply resources: {error.strerror}{where}"
-        return InvalidArgument(text) if error.errno in (errno.EINVAL, errno.ERANGE) else Internal(text)
 
     def until_running(self) -> None:
         """For a process without a park: place it when it asks, then wait for the end of the socket."""
         while (report := self.launch.receive()).kind != ReportKind.CLOSED:
             if report.kind == ReportKind.MOUNTED:
-                self._place(self.launch.pid)
+                self._guarded(lambda: self._place(self.launch.pid))
                 self._proceed()
             else:
                 self._note(report)
 
-    def _note(self, report: Report) -> None:
-        if report.kind == ReportKind.CONSOLE:
-            self.console = report.fd
-        elif report.kind == ReportKind.WARNING:
-            self.warnings.append(f"{report.step} {report.detail}: {os.strerror(report.errno)}")
-        elif report.kind == ReportKind.PID:
-            self._adopt_final(report.errno)
-        elif report.kind == ReportKind.ERROR:
-            raise launch_failed(report)
-        else:
-            raise Internal("cannot launch the process: its stage died")
-
-    def _adopt_final(self, pid: int) -> None:
-        """The process that will exec is our child, not yet reaped, so its pid cannot be anybody else's."""
-        self.stage_pidfd = self.launch.pidfd
-        self.launch.pid, self.launch.pidfd = pid, -1
-        self.launch.pidfd = pidfd.open_pid(pid)
-        pidfd.wait(self.stage_pidfd)
-        os.close(self.stage_pidfd)
-        self.stage_pidfd = -1
-        if self.cgroup.needs_placing:
-            self.cgroup.add_v1(pid)
-
-    def abandon(self) -> None:
-        """Kill, reap and close whatever there is."""
-        self.launch.disconnect()
-        for fd in (self.launch.pidfd, self.stage_pidfd):
-            if fd >= 0:
-                _kill_and_reap(fd)
-        if self.stage_pidfd >= 0:
-            os.close(self.stage_pidfd)
-        self.launch.close()
-        if self.console >= 0:
-            os.close(self.console)
+    def take_console(self) -> int | None:
+        fd, self._console = self._console, -1
+        return fd if fd >= 0 else None
 
     def task(self, container_id: str) -> Task:
         launch = self.launch
@@ -270,11 +319,67 @@ class _Conversation:
             pid=launch.pid,
             pidfd=launch.pidfd,
             start_time=pidfd.start_time(launch.pid),
-            cgroup=self.cgroup,
-            console=self.console if self.console >= 0 else None,
+            cgroup=self._cgroup,
+            console=self.take_console(),
             warnings=tuple(self.warnings),
             _launch=launch,
         )
+
+    def abandon(self) -> None:
+        """Kill, reap and close whatever there is."""
+        self.launch.disconnect()
+        if self.launch.pidfd >= 0:
+            _kill_and_reap(self.launch.pidfd)
+        self.launch.close()
+        if self._console >= 0:
+            os.close(self._console)
+
+    def _place(self, pid: int) -> None:
+        if self._cgroup.needs_placing:
+            self._cgroup.add_v1(pid)
+
+    def _proceed(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it failed meanwhile: its report says how
+            self.launch.proceed()
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Cgroup errors in the engine's words. A stage that died meanwhile has the better reason."""
+        try:
+            act()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InvalidArgument(f"cannot apply resources: {error}") from error
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                self._report_death()
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"cannot apply resources: {error.strerror}{where}"
+            refused = error.errno in (errno.EINVAL, errno.ERANGE, errno.EOPNOTSUPP, errno.ENODEV)
+            raise (InvalidArgument if refused else Internal)(text) from error
+
+    def _report_death(self) -> None:
+        while (report := self.launch.receive()).kind != ReportKind.MOUNTED:
+            self._note(report)
+
+    def _note(self, report: Report) -> None:
+        if report.kind == ReportKind.CONSOLE and report.fd >= 0 and self._console < 0:
+            self._console = report.fd
+        elif report.kind == ReportKind.WARNING:
+            self.warnings.append(f"{report.step} {report.detail}: {os.strerror(report.errno)}")
+        elif report.kind == ReportKind.PID:
+            self._adopt_final(report.errno)
+        elif report.kind == ReportKind.ERROR:
+            raise launch_failed(report, self._occasion)
+        else:
+            raise Internal("cannot launch the process: its stage died")
+
+    def _adopt_final(self, pid: int) -> None:
+        """The process that will exec. It is our child and not reaped, so its pid cannot be anybody else's."""
+        stage, self.launch.pidfd = self.launch.pidfd, pidfd.open_pid(pid)
+        self.launch.pid = pid
+        pidfd.wait(stage)
+        os.close(stage)
+        if self._forks_early:
+            self._guarded(lambda: self._place(pid))
 
 
 def _kill_and_reap(fd: int) -> None:
@@ -283,65 +388,13 @@ def _kill_and_reap(fd: int) -> None:
         pidfd.wait(fd)
 
 
-def _finish(launch: Launch) -> None:
+def _finish(launch: Launch, fd: int) -> None:
     try:
         launch.proceed()
-    except BrokenPipeError:
-        _kill_and_reap(launch.pidfd)
+        report = launch.receive()
+    except (BrokenPipeError, ConnectionResetError):
         raise Conflict("cannot start a container that has stopped") from None
-    report = launch.receive()
     if report.kind == ReportKind.CLOSED:
         return
-    _kill_and_reap(launch.pidfd)
-    raise launch_failed(report)
-
-
-def adopt(*, container_id: str, pid: int, start_time: int, config: Config) -> Task:
-    """A container that another process launched, by pid and start time. NotFound when it is gone."""
-    try:
-        fd = pidfd.open_pid(pid)
-    except OSError:
-        raise NotFound(f"cannot adopt container {container_id}: process {pid} is gone") from None
-    try:
-        if pidfd.start_time(pid) != start_time:
-            raise ProcessLookupError
-    except ProcessLookupError:
-        os.close(fd)
-        raise NotFound(f"cannot adopt container {container_id}: process {pid} is gone") from None
-    cgroup = Cgroup((config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}")
-    return Task(container_id=container_id, pid=pid, pidfd=fd, start_time=start_time, cgroup=cgroup)
-
-
-def exec_(*, task: Task, config: Config, process: Config, stdio: StdioFds) -> ExecProcess:
-    """Run a further process in the container: its namespaces, cgroup and confinement.
-
-    LaunchFailed when it cannot be brought to exec, Conflict when the container has stopped.
-    """
-    validate.process(process)
-    plan = translate.exec_plan(config, process)
-    if task.cgroup.needs_placing:
-        plan = translate.with_flags(plan, Flag.WAIT_CGROUP)
-    with ExitStack() as undo:
-        with ExitStack() as temporary:
-            try:
-                launch = _spawn(plan, 0, task.cgroup, stdio, [task.pidfd], temporary)
-            except FileNotFoundError:
-                raise Conflict("cannot exec in a stopped container") from None
-        conversation = _Conversation(launch, task.cgroup)
-        undo.callback(conversation.abandon)
-        try:
-            conversation.until_running()
-        except OSError as error:
-            raise Conflict(f"cannot exec in the container: {error.strerror}") from error
-        launch.disconnect()
-        undo.pop_all()
-    console = conversation.console if conversation.console >= 0 else None
-    return ExecProcess(pid=launch.pid, pidfd=launch.pidfd, console=console, warnings=tuple(conversation.warnings))
-
-
-def reap(fd: int) -> ExitStatus | None:
-    """Exit status of a process by its pidfd, without waiting; None while it runs. NotFound when it is lost."""
-    try:
-        return pidfd.reap(fd)
-    except ChildProcessError as error:
-        raise NotFound(f"cannot reap the process: {error.strerror}") from error
+    _kill_and_reap(fd)
+    raise launch_failed(report, CREATE)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bulkhead.errors import InvalidArgument
-from bulkhead.linux import caps, mounts, namespaces, seccomp
+from bulkhead.linux import caps, mounts, namespaces
 from bulkhead.linux.cgroups import Cgroup, Hierarchies
+from bulkhead.linux.seccomp import Filter
 from bulkhead.nsexec.plan import Capabilities, Device, Flag, Mount, MountFlag, MountKind, Plan, Root, RootKind
 from bulkhead.runtime.filters import filter_for
 from bulkhead.runtime.rootfs import OverlayRootfs
@@ -23,19 +23,17 @@ GROUPS_ANNOTATION = "org.bulkhead.groups"
 
 # What may be mounted inside /proc: files that lxcfs and its like provide (runc's list).
 PROC_TARGETS = frozenset(
-    f"/proc/{name}"
-    for name in (
-        "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo sys/kernel/ns_last_pid sys/crypto/fips_enabled"
-    ).split()
+    (
+        *("/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime"),
+        *("/proc/loadavg", "/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled"),
+    )
 )
 
 _DEFAULT_NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _NODE_TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 RLIMITS = {
-    name: getattr(resource, name)
-    for name in dir(resource)
-    if name.startswith("RLIMIT_") and name not in ("RLIMIT_OFILE",)
+    name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
 } | {"RLIMIT_LOCKS": 10}
 
 
@@ -79,12 +77,20 @@ def joined_namespaces(config: Config) -> list[tuple[str, str]]:
 
 def exec_plan(config: Config, process: Config) -> Plan:
     """The plan of a further process in a running container; its one join is the container's pidfd."""
-    plan = process_plan(config, process)
+    plan = process_plan(config, merged_process(config, process))
     kinds = _kinds(config.get("linux") or {})
-    flags = plan.flags | Flag.EXEC | Flag.FORK_LATE
-    if plan.flags & Flag.NO_NEW_PRIVILEGES or not _filter_lets_fork(plan.filter):
-        flags |= Flag.LATE_FILTER
+    flags = (plan.flags & ~Flag.CREATE_CWD) | Flag.EXEC | Flag.FORK_LATE
     return replace(plan, flags=flags, joins=(sum(namespaces.FLAGS[kind] for kind in kinds if kind != "user"),))
+
+
+def merged_process(config: Config, process: Config) -> Config:
+    """What a further process does not say about its confinement, it takes from the container's."""
+    base: Config = config.get("process") or {}
+    inherited = {key: base[key] for key in _INHERITED if key in base}
+    return {**inherited, **{key: value for key, value in process.items() if value is not None}}
+
+
+_INHERITED = ("capabilities", "rlimits", "noNewPrivileges", "oomScoreAdj")
 
 
 def process_plan(config: Config, process: Config) -> Plan:
@@ -96,7 +102,7 @@ def process_plan(config: Config, process: Config) -> Plan:
     score = process.get("oomScoreAdj")
     size = process.get("consoleSize") or {}
     return Plan(
-        flags=_process_flags(process, named),
+        flags=_process_flags(process, named, compiled),
         argv=tuple(process["args"]),
         env=tuple(process.get("env") or ()),
         cwd=process["cwd"],
@@ -129,7 +135,7 @@ def _named_user(config: Config, process: Config) -> str | None:
     if user.get("username"):
         return str(user["username"])
     annotation = (config.get("annotations") or {}).get(USER_ANNOTATION)
-    if annotation and (process is config.get("process") or "uid" not in user):
+    if annotation is not None and (process is config.get("process") or "uid" not in user):
         return str(annotation)
     return None
 
@@ -139,7 +145,7 @@ def _group_names(config: Config) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _process_flags(process: Config, named: str | None) -> Flag:
+def _process_flags(process: Config, named: str | None, compiled: Filter | None) -> Flag:
     chosen = {
         Flag.KEYRING: True,
         Flag.CREATE_CWD: True,
@@ -147,14 +153,14 @@ def _process_flags(process: Config, named: str | None) -> Flag:
         Flag.NO_NEW_PRIVILEGES: process.get("noNewPrivileges"),
         Flag.OOM_SCORE: process.get("oomScoreAdj") is not None,
         Flag.USER_CAPS: named is not None,
-        # With no_new_privs a filter needs no privilege: it is loaded as late as can be.
-        Flag.LATE_FILTER: process.get("noNewPrivileges"),
+        # With no_new_privs a filter needs no privilege: it is loaded as late as can be. A filter that
+        # forbids what a late fork needs must wait for it too, at the price of holding CAP_SYS_ADMIN.
+        Flag.LATE_FILTER: process.get("noNewPrivileges") or (compiled and not compiled.lets_fork),
     }
     return _union(chosen)
 
 
 def _container_flags(config: Config, kinds: Mapping[str, str]) -> Flag:
-    linux: Config = config.get("linux") or {}
     chosen = {
         Flag.PARK: True,
         Flag.WAIT_CGROUP: True,
@@ -164,7 +170,6 @@ def _container_flags(config: Config, kinds: Mapping[str, str]) -> Flag:
         Flag.FORK_EARLY: bool(kinds.get("pid")),
         Flag.SETUP_DEV: _own_dev(config),
     }
-    assert linux is not None
     return _union(chosen)
 
 
@@ -178,10 +183,8 @@ def _union(chosen: Mapping[Flag, object]) -> Flag:
 
 def _own_dev(config: Config) -> bool:
     """Whether /dev is the container's: not when the host's or a volume is bound there."""
-    for mount in config.get("mounts") or ():
-        if _clean(mount["destination"]) == "/dev" and _is_bind(mount):
-            return False
-    return True
+    entries = config.get("mounts") or ()
+    return not any(_clean(entry["destination"]) == "/dev" and _is_bind(entry) for entry in entries)
 
 
 def _clean(path: str) -> str:
@@ -208,14 +211,15 @@ def _root(config: Config, rootfs: OverlayRootfs | None) -> Root:
 def _propagation(linux: Config) -> tuple[int, int]:
     """(the whole tree before anything is mounted, the new root at the end).
 
-    Before: never shared, or pivot_root refuses and mounts leak to the host.
+    With shared propagation the stage keeps the new root itself off the host's peers.
     """
     name = linux.get("rootfsPropagation") or "rslave"
     value = mounts.PROPAGATION[name]
-    private = value & mounts.MS_PRIVATE
+    if value & mounts.MS_SHARED:  # only "/" itself: the host's other mounts stay the peers they are
+        return mounts.MS_SHARED, value
+    private = value & (mounts.MS_PRIVATE | mounts.MS_UNBINDABLE)
     before = (mounts.MS_PRIVATE if private else mounts.MS_SLAVE) | mounts.MS_REC
-    after = value if value & (mounts.MS_SHARED | mounts.MS_UNBINDABLE) else 0
-    return before, after
+    return before, value if value & mounts.MS_UNBINDABLE else 0
 
 
 def _sysctl_path(key: str) -> str:
@@ -243,13 +247,16 @@ def _bind(entry: Config, target: str, options: mounts.MountOptions) -> Mount:
     flags = MountFlag.RECURSIVE if options.recursive else MountFlag.NONE
     if target in PROC_TARGETS:
         flags |= MountFlag.PROC_OK
+    if target == "/proc":
+        flags |= MountFlag.NEEDS_PROC
     return Mount(
         kind=MountKind.BIND,
         source=entry["source"],
         target=target,
         flags=flags,
         set=options.set,
-        clear=_cleared(options.set, options.clear),
+        # A bind never becomes more writable than what it shows: `rw` is the absence of `ro`.
+        clear=_cleared(options.set, options.clear & ~mounts.RDONLY),
         tree_set=options.tree_set,
         tree_clear=_cleared(options.tree_set, options.tree_clear),
         propagation=options.propagation,
@@ -266,7 +273,7 @@ _ORDINARY = {"proc": MountFlag.NOFOLLOW | MountFlag.IS_PROC, "sysfs": MountFlag.
 
 def _filesystem(kind: str, source: str, target: str, options: mounts.MountOptions) -> Mount:
     flags = _ORDINARY.get(kind, MountFlag.NONE)
-    if target == "/dev":
+    if target == "/dev" and kind == "tmpfs":
         flags |= MountFlag.IS_DEV
     if kind == "devpts" and target == "/dev/pts":
         flags |= MountFlag.IS_PTS
@@ -316,7 +323,7 @@ def _group_bind(source: str, target: str, options: mounts.MountOptions) -> Mount
 
 
 def _devices(linux: Config) -> Iterator[Device]:
-    own = {device["path"] for device in linux.get("devices") or ()}
+    own = {_clean(device["path"]) for device in linux.get("devices") or ()}
     for name, major, minor in _DEFAULT_NODES:
         if f"/dev/{name}" not in own:
             yield Device(path=f"/dev/{name}", mode=stat.S_IFCHR | 0o666, major=major, minor=minor)
@@ -347,26 +354,6 @@ def _capabilities(sets: Config) -> Capabilities:
 
 
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
-
-# What a process still has to do between a filter that was loaded early and its exec.
-_FORK_CALLS = (
-    ("clone", (0x00008000,)),
-    ("setsid", ()),
-    ("ioctl", (0, 0x540E, 0)),
-    ("sendmsg", (3,)),
-    ("capset", ()),
-    ("execve", ()),
-    ("exit_group", (0,)),
-)
-
-
-def _filter_lets_fork(code: bytes) -> bool:
-    return not code or seccomp.allows(code, _FORK_CALLS)
-
-
-def unsupported(what: str) -> InvalidArgument:
-    """For configs that ask for what this runtime does not do: always an error, never silence."""
-    return InvalidArgument(f"cannot create the container: {what} is not supported")
 
 
 def with_flags(plan: Plan, flags: Flag) -> Plan:

@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "plan.h"
@@ -15,6 +16,8 @@ extern const unsigned char bulkhead_stage_start[], bulkhead_stage_end[];
 
 /* One sealed copy for this process and, because it is inherited, for all that fork from it. */
 static int program_fd = -1;
+static ino_t program_inode;
+static dev_t program_device;
 static PyObject *spawn_error;
 
 static const char *const step_names[] = {
@@ -33,11 +36,24 @@ static PyObject *raise_step(int step, int error)
     return NULL;
 }
 
+/* A process that detached may have closed every descriptor it did not know, ours among them. */
+static int program_is_ours(void)
+{
+    struct stat now;
+    return program_fd >= 0 && fstat(program_fd, &now) == 0 && now.st_ino == program_inode && now.st_dev == program_device;
+}
+
 static int ensure_program(void)
 {
-    if (program_fd < 0)
-        program_fd = spawn_seal("bulkhead-nsinit", bulkhead_stage_start,
-                                (size_t)(bulkhead_stage_end - bulkhead_stage_start), 1);
+    struct stat now;
+    if (program_is_ours())
+        return program_fd;
+    program_fd = spawn_seal("bulkhead-nsinit", bulkhead_stage_start,
+                            (size_t)(bulkhead_stage_end - bulkhead_stage_start), 1);
+    if (program_fd >= 0 && fstat(program_fd, &now) == 0) {
+        program_inode = now.st_ino;
+        program_device = now.st_dev;
+    }
     return program_fd;
 }
 

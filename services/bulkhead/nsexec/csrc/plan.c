@@ -153,7 +153,7 @@ static bool decode_root(struct plan_cursor c, struct plan_root *r)
     uint32_t lowers;
     if (c.left != 1 || !take_u32(&c, &r->kind) || !take_u32(&c, &r->is_volatile) || !take_u32(&c, &lowers))
         return false;
-    if (r->kind < ROOT_BIND || r->kind > ROOT_OVERLAY || (r->kind == ROOT_OVERLAY && lowers == 0))
+    if (r->kind < ROOT_BIND || r->kind > ROOT_OVERLAY_CLASSIC || (r->kind != ROOT_BIND && lowers == 0))
         return false;
     if (!take_string(&c, &r->path) || !take_string(&c, &r->upper) || !take_string(&c, &r->work))
         return false;

@@ -85,7 +85,8 @@ enum mount_flag {
     MOUNT_IS_PTS = 1 << 3,       /* keep its descriptor: the console comes from there */
     MOUNT_PROC_OK = 1 << 4,      /* this target may lie inside /proc */
     MOUNT_IS_PROC = 1 << 5,
-    MOUNT_FLAGS_KNOWN = (1 << 6) - 1,
+    MOUNT_NEEDS_PROC = 1 << 6,   /* the target is /proc: only a procfs may be bound there */
+    MOUNT_FLAGS_KNOWN = (1 << 7) - 1,
 };
 
 struct plan_mount {
@@ -107,7 +108,11 @@ struct plan_device {
     const char *path;
 };
 
-enum root_kind { ROOT_BIND = 1, ROOT_OVERLAY };
+enum root_kind {
+    ROOT_BIND = 1,
+    ROOT_OVERLAY,
+    ROOT_OVERLAY_CLASSIC, /* as kernels before 6.8 take it, tried by itself where they do */
+};
 
 struct plan_root {
     uint32_t kind;

@@ -2,6 +2,9 @@
 #include "nsinit.h"
 
 #define MS_REC_ 0x4000u
+#define MS_PRIVATE_ 0x40000u
+#define MS_SLAVE_ 0x80000u
+#define MS_SHARED_ 0x100000u
 
 void mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool tree, int step, const char *what)
 {
@@ -73,33 +76,103 @@ int mount_new(const char *type, const char *source, struct plan_cursor options, 
     return (int)fd;
 }
 
+/* A shared parent of the new root would carry it to the host, and pivot_root refuses it. What is shared
+ * is known only mount by mount, so go up until one takes the change: that is the one it lies on. */
+static void privatise_parent(const char *path)
+{
+    static char at[4096];
+    if (!text_join(at, sizeof at, path, "", ""))
+        die(STEP_PROPAGATION, -ENAMETOOLONG, path);
+    for (size_t length = text_length(at); length > 0; length--) {
+        if (length > 1 && at[length] != '/' && at[length] != 0)
+            continue;
+        at[length] = 0;
+        long result = sys5(__NR_mount, 0, at, 0, MS_PRIVATE_, 0);
+        if (result != -EINVAL) {
+            must(result, STEP_PROPAGATION, at);
+            return;
+        }
+    }
+    die(STEP_PROPAGATION, -EINVAL, path);
+}
+
 void mounts_detach_from_host(const struct stage *s)
 {
-    must(sys5(__NR_mount, 0, "/", 0, s->plan.general.root_propagation, 0), STEP_PROPAGATION, "/");
+    uint32_t propagation = s->plan.general.root_propagation;
+    must(sys5(__NR_mount, 0, "/", 0, propagation, 0), STEP_PROPAGATION, "/");
+    if (propagation & MS_SHARED_)
+        privatise_parent(s->plan.root.path);
 }
 
 /* ---- the root file system ---- */
 
+static void overlay_set(int context, const char *key, const char *value)
+{
+    long result = set_option(context, key, value);
+    if (result < 0)
+        die_with_log(context, STEP_ROOTFS, result, value);
+}
+
+static void append(char *text, size_t size, const char *a, const char *b)
+{
+    size_t used = text_length(text);
+    if (!text_join(text + used, size - used, a, b, ""))
+        die(STEP_ROOTFS, -E2BIG, "layers");
+}
+
+static void append_layer(char *text, size_t size, const char *before, const char *path)
+{
+    char digits[32];
+    long fd = must(sys4(__NR_openat, AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_ROOTFS, path);
+    append(text, size, before, number_text(digits + sizeof digits, (uint64_t)fd));
+}
+
+/* Before 6.8 all layers are one option, and all options one page: so a layer is named by its descriptor,
+ * which inside /proc/self/fd is a mere number. */
+static int overlay_classic(const struct plan_root *root)
+{
+    static char data[4096];
+    const char *layer, *before = "lowerdir=";
+    struct plan_cursor lower = root->lower;
+    long first = must(sys3(__NR_fcntl, STAGE_SYNC_FD, F_DUPFD_CLOEXEC, 0), STEP_ROOTFS, "descriptors");
+    for (; plan_next_string(&lower, &layer); before = ":")
+        append_layer(data, sizeof data, before, layer);
+    append_layer(data, sizeof data, ",upperdir=", root->upper);
+    append_layer(data, sizeof data, ",workdir=", root->work);
+    append(data, sizeof data, ",index=off,metacopy=off,redirect_dir=nofollow,uuid=off", root->is_volatile ? ",volatile" : "");
+    must(sys1(__NR_chdir, "/proc/self/fd"), STEP_ROOTFS, "/proc/self/fd");
+    must(sys5(__NR_mount, "overlay", root->path, "overlay", 0, data), STEP_ROOTFS, root->upper);
+    must(sys1(__NR_chdir, "/"), STEP_ROOTFS, "/");
+    must(sys3(__NR_close_range, first, ~0u, 0), STEP_ROOTFS, "descriptors");
+    int fd = (int)must(sys3(__NR_open_tree, AT_FDCWD, root->path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), STEP_ROOTFS,
+                       root->path);
+    must(sys2(__NR_umount2, root->path, MNT_DETACH), STEP_ROOTFS, root->path);
+    return fd;
+}
+
 static int overlay_new(const struct plan_root *root)
 {
-    const char *layer;
+    const char *layer = "";
     struct plan_cursor lower = root->lower;
     int context = (int)must(sys2(__NR_fsopen, "overlay", FSOPEN_CLOEXEC), STEP_ROOTFS, "overlay");
-    long result = set_option(context, "source", "overlay");
-    while (result >= 0 && plan_next_string(&lower, &layer)) {
-        result = configure(context, "lowerdir+", layer);
+    for (bool first = true; plan_next_string(&lower, &layer); first = false) {
+        long result = set_option(context, "lowerdir+", layer);
+        if (first && result == -EINVAL) { /* the option is not known here */
+            must_close(context);
+            return overlay_classic(root);
+        }
         if (result < 0)
             die_with_log(context, STEP_ROOTFS, result, layer);
     }
-    const char *options[][2] = {{"upperdir", root->upper}, {"workdir", root->work}, {"index", "off"},
-                                {"metacopy", "off"},       {"redirect_dir", "nofollow"}};
-    for (size_t i = 0; result >= 0 && i < sizeof options / sizeof *options; i++)
-        if ((result = configure(context, options[i][0], options[i][1])) < 0)
-            die_with_log(context, STEP_ROOTFS, result, options[i][1]);
-    if (result >= 0 && root->is_volatile)
-        result = set_option(context, "volatile", "");
-    if (result >= 0)
-        result = sys5(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    overlay_set(context, "upperdir", root->upper);
+    overlay_set(context, "workdir", root->work);
+    overlay_set(context, "index", "off");
+    overlay_set(context, "metacopy", "off");
+    overlay_set(context, "redirect_dir", "nofollow");
+    overlay_set(context, "uuid", "off"); /* else each first mount writes an attribute, and waits for the journal */
+    if (root->is_volatile)
+        overlay_set(context, "volatile", "");
+    long result = sys5(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
     if (result < 0)
         die_with_log(context, STEP_ROOTFS, result, root->upper);
     int fd = (int)must(sys3(__NR_fsmount, context, FSMOUNT_CLOEXEC, 0), STEP_ROOTFS, root->upper);
@@ -113,6 +186,8 @@ void rootfs_open(struct stage *s)
     unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
     if (root->kind == ROOT_OVERLAY)
         s->root = overlay_new(root);
+    else if (root->kind == ROOT_OVERLAY_CLASSIC)
+        s->root = overlay_classic(root);
     else
         s->root = (int)must(sys3(__NR_open_tree, AT_FDCWD, root->path, flags), STEP_ROOTFS, root->path);
 }
@@ -127,8 +202,12 @@ void rootfs_attach(const struct stage *s)
 
 /* ---- config mounts ---- */
 
-/* Docker mounts inside /proc only what lxcfs and its like provide. */
-static bool allowed_in_proc(const struct plan_mount *m) { return (m->flags & (MOUNT_PROC_OK | MOUNT_IS_PROC)) != 0; }
+/* Docker mounts inside /proc only what lxcfs and its like provide, and on /proc nothing but a procfs:
+ * masks and settings would go to files that the image made. */
+static bool allowed_in_proc(const struct plan_mount *m)
+{
+    return (m->flags & (MOUNT_PROC_OK | MOUNT_IS_PROC | MOUNT_NEEDS_PROC)) != 0;
+}
 
 static int open_mount_target(const struct stage *s, const struct plan_mount *m, bool directory)
 {
@@ -164,6 +243,8 @@ static int attach_bind(const struct stage *s, const struct plan_mount *m)
     unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (tree ? AT_RECURSIVE : 0u);
     int fd = (int)must(sys3(__NR_open_tree, AT_FDCWD, m->source, flags), STEP_MOUNT, m->source);
     path_stat(fd, &info, STEP_MOUNT, m->source);
+    if ((m->flags & MOUNT_NEEDS_PROC) && path_filesystem(fd) != PROC_SUPER_MAGIC)
+        die(STEP_MOUNT, -EPERM, m->target);
     mount_attributes(fd, m->set, m->clear, m->propagation & ~MS_REC_, false, STEP_MOUNT, m->target);
     mount_attributes(fd, m->tree_set, m->tree_clear, 0, true, STEP_MOUNT, m->target);
     if (m->propagation & MS_REC_)
@@ -225,6 +306,8 @@ void root_enter(struct stage *s)
         mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
     must(sys1(__NR_fchdir, s->root), STEP_PIVOT, "/");
     must(sys2(__NR_pivot_root, ".", "."), STEP_PIVOT, "/");
+    /* What is still shared with the host must not be unmounted there. */
+    must(sys5(__NR_mount, 0, ".", 0, MS_SLAVE_ | MS_REC_, 0), STEP_PIVOT, "old root");
     must(sys2(__NR_umount2, ".", MNT_DETACH), STEP_PIVOT, "old root");
     must(sys1(__NR_chdir, "/"), STEP_PIVOT, "/");
     uint32_t propagation = s->plan.general.final_propagation;

@@ -81,15 +81,22 @@ static bool is_last(const struct walk *w)
     return true;
 }
 
+static long create_in(int parent, const char *name, bool directory)
+{
+    if (directory)
+        return sys3(__NR_mkdirat, parent, name, 0755);
+    long fd = sys4(__NR_openat, parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
+    if (fd >= 0)
+        must_close((int)fd);
+    return fd < 0 ? fd : 0;
+}
+
 static int make_entry(struct walk *w, bool directory)
 {
     int parent = path_open(w->root, *w->done ? w->done : ".", O_PATH | O_DIRECTORY, REAL);
     if (parent < 0)
         return parent;
-    long made = directory ? sys3(__NR_mkdirat, parent, w->name, 0755)
-                          : sys4(__NR_openat, parent, w->name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
-    if (!directory && made >= 0)
-        must_close((int)made);
+    long made = create_in(parent, w->name, directory);
     must_close(parent);
     return made == -EEXIST || made >= 0 ? 0 : (int)made;
 }
@@ -143,10 +150,31 @@ static int descend(struct walk *w, bool directory)
     return error;
 }
 
+/* The usual case: only the last name is missing. -EEXIST when a dangling link has it. */
+static int target_in_parent(int root, const char *path, bool directory)
+{
+    static char parent[PATH_LIMIT];
+    if (!text_join(parent, sizeof parent, path, "", ""))
+        return -ENAMETOOLONG;
+    strip_last(parent);
+    const char *name = path + text_length(parent) + (path[text_length(parent)] == '/');
+    if (!*name || text_find(name, '/') || text_equal(name, ".") || text_equal(name, ".."))
+        return -ENOENT;
+    int holder = path_open(root, *parent ? parent : ".", O_PATH | O_DIRECTORY, 0);
+    if (holder < 0)
+        return holder;
+    long made = create_in(holder, name, directory);
+    int fd = made < 0 ? (int)made : path_open(holder, name, O_PATH | O_NOFOLLOW, REAL);
+    must_close(holder);
+    return fd;
+}
+
 int path_target(int root, const char *path, bool directory)
 {
     int fd = path_open(root, path, O_PATH, 0);
-    if (fd != -ENOENT)
+    if (fd == -ENOENT)
+        fd = target_in_parent(root, path, directory);
+    if (fd != -ENOENT && fd != -EEXIST)
         return fd;
     walk.root = root;
     walk.links = 0;
