@@ -8,7 +8,7 @@ import os
 import select
 import socket as sockets
 import struct
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -86,8 +86,8 @@ class _ShimEnd(asyncio.Protocol):
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are not asyncio.Transport by inheritance.
+        self._transport = cast(asyncio.Transport, transport)
 
     def peer_pidfd(self) -> int | None:
         """A pidfd of the shim, by which its death is told from its goodbye; None when it is gone already."""
