@@ -1,0 +1,121 @@
+"""What `rmi` does: every case of Docker's rules, decided without a disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from bulkhead.errors import Conflict, NotFound
+from bulkhead.manager.images.catalogue import Catalogue, Change, Tag
+from bulkhead.manager.images.records import ImageRecord
+from bulkhead.manager.images.removal import decide
+from bulkhead.model.digest import Digest
+from bulkhead.model.image import ImageConfig
+from bulkhead.model.reference import parse_reference
+
+ID = Digest("sha256", "abc" + "0" * 61)
+OTHER = Digest("sha256", "abd" + "0" * 61)
+DIGEST = f"sha256:{'d' * 64}"
+STOPPED, RUNNING = [("c" * 64, False)], [("c" * 64, True)]
+
+
+def record(image_id: Digest, *, removed: bool = False) -> ImageRecord:
+    return ImageRecord(
+        id=image_id,
+        config=ImageConfig(),
+        config_json=b"{}",
+        manifest=image_id,
+        manifest_media_type="",
+        manifest_size=0,
+        layers=(),
+        created_at=0,
+        removed=removed,
+    )
+
+
+def books(*names: str) -> Catalogue:
+    """One image with these names, and another without any."""
+    found = Catalogue()
+    parsed = [parse_reference(name) for name in names]
+    found.apply(
+        Change(
+            images=(record(ID), record(OTHER)),
+            tags={name: Tag(image=ID, tagged_at=1) for name in parsed if name.digest is None},
+            digests={name: ID for name in parsed if name.digest is not None},
+        )
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "ref", "users", "force", "untagged", "deleted"),
+    [
+        (["a:1"], "a:1", [], False, ["a:1"], True),
+        (["a:1", "b:1"], "a:1", [], False, ["a:1"], False),
+        (["a:1", "a:2"], "a:1", RUNNING, False, ["a:1"], False),
+        (["a:1", f"a@{DIGEST}"], "a:1", [], False, ["a:1", f"a@{DIGEST}"], True),
+        (["a:1", "a:2", f"a@{DIGEST}"], "a:1", [], False, ["a:1"], False),
+        (["a:1", f"b@{DIGEST}"], "a:1", [], False, ["a:1"], False),
+        (["a:1", f"a@{DIGEST}"], f"a@{DIGEST}", [], False, [f"a@{DIGEST}"], False),
+        ([f"a@{DIGEST}"], f"a@{DIGEST}", [], False, [f"a@{DIGEST}"], True),
+        ([], "abc", [], False, [], True),
+        (["a:1"], "abc", [], False, ["a:1"], True),
+        (["a:1", f"a@{DIGEST}"], "abc", [], False, ["a:1", f"a@{DIGEST}"], True),
+        (["a:1", "b:1"], "abc", [], True, ["a:1", "b:1"], True),
+        (["a:1"], "abc", STOPPED, True, ["a:1"], True),
+        (["a:1"], "a:1", STOPPED, True, ["a:1"], True),
+        (["a:1"], "a:1", RUNNING, True, ["a:1"], False),
+        (["a:latest"], "a", [], False, ["a:latest"], True),
+    ],
+)
+def test_removal_untags_then_deletes(
+    names: list[str], ref: str, users: list[tuple[str, bool]], force: bool, untagged: list[str], deleted: bool
+) -> None:
+    verdict = decide(books(*names), record(ID), ref, users, force=force)
+    assert [name.familiar() for name in verdict.untagged] == untagged
+    assert verdict.deleted is deleted
+
+
+@pytest.mark.parametrize(
+    ("names", "ref", "users", "force", "text"),
+    [
+        (["a:1"], "a:1", STOPPED, False, 'conflict: unable to remove repository reference "a:1" (must force)'),
+        (["a:1", "b:1"], "abc", [], False, "(must be forced) - image is referenced in multiple repositories"),
+        (["a:1", "a:2"], "abc", [], False, "(must be forced) - image is referenced in multiple repositories"),
+        (["a:1"], "abc", STOPPED, False, "(must be forced) - image is being used by stopped container cccccccccccc"),
+        (["a:1"], "abc", RUNNING, False, "(cannot be forced) - image is being used by running container cccccccccccc"),
+        (["a:1"], "abc", RUNNING, True, "(cannot be forced) - image is being used by running container cccccccccccc"),
+        ([], "abc", STOPPED, False, "conflict: unable to delete abc000000000 (must be forced)"),
+    ],
+)
+def test_conflicts_have_dockers_texts(
+    names: list[str], ref: str, users: list[tuple[str, bool]], force: bool, text: str
+) -> None:
+    with pytest.raises(Conflict) as told:
+        decide(books(*names), record(ID), ref, users, force=force)
+    assert text in str(told.value)
+
+
+def test_ids_are_found_by_an_unambiguous_beginning() -> None:
+    known = books("abc:1")
+    assert known.find("abc:1").id == ID
+    with pytest.raises(NotFound, match="No such image: abc:latest"):
+        Catalogue().find("abc")
+    assert known.find("abc").id == ID
+    with pytest.raises(NotFound, match="ambiguous"):
+        known.find("ab")
+
+
+def test_name_is_found_before_an_id() -> None:
+    """A repository may be called like the beginning of another image's id."""
+    known = books("abd:latest")
+    assert known.find("abd").id == ID
+
+
+def test_removed_images_are_not_found_but_kept() -> None:
+    known = books("a:1")
+    known.apply(Change(dropped_references=(parse_reference("a:1"),), images=(record(ID, removed=True),)))
+    for ref in ("a:1", "abc", str(ID), ID.encoded):
+        with pytest.raises(NotFound):
+            known.find(ref)
+    assert known.get(ID) is not None
+    assert [image.id for image in known.images()] == [OTHER]
