@@ -46,12 +46,15 @@ class Inflated:
         self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
         self._to_hash: queue.Queue[bytes] = queue.Queue(_QUEUED)
         self._hasher = hashlib.sha256()
+        self._end: bytes | BaseException | None = None
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._inflate, self._hash)]
         for thread in self._threads:
             thread.start()
 
     def __call__(self) -> bytes:
-        piece = self._pieces.get()
+        piece = self._end if self._end is not None else self._pieces.get()
+        if piece == b"" or isinstance(piece, BaseException):
+            self._end = piece
         if isinstance(piece, BaseException):
             raise piece
         return piece
@@ -169,14 +172,25 @@ def _next_member(data: bytes, read: Reader) -> bytes:
 def _zstd(read: Reader) -> Iterator[bytes]:
     import zstandard
 
+    from bulkhead.content.zstd_frames import Frames
+
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    source = cast(BinaryIO, _File(read))
+    frames = Frames()
+
+    def followed(count: int) -> bytes:
+        data = read(count)
+        frames.feed(data)
+        return data
+
+    source = cast(BinaryIO, _File(followed))
     try:
         with decompressor.stream_reader(source, read_size=_READ, read_across_frames=True) as reader:
             while piece := reader.read(PIECE):
                 yield piece
     except zstandard.ZstdError as error:
         raise DataLoss(f"cannot unpack archive: damaged zstd data: {error}") from error
+    if not frames.complete:
+        raise DataLoss("cannot unpack archive: unexpected end of zstd data")
 
 
 class _File:
@@ -238,6 +252,8 @@ def _import_gzip() -> None:
 
 def _import_zstd() -> None:
     import zstandard  # noqa: F401
+
+    import bulkhead.content.zstd_frames  # noqa: F401
 
 
 def _import_bzip2() -> None:

@@ -230,11 +230,7 @@ class LayerWriter:
         except FileExistsError:
             # The layer has something of that name itself: a file hides what is below anyway, a directory must say so.
             if stat.S_ISDIR(os.stat(hidden, dir_fd=directory, follow_symlinks=False).st_mode):
-                fd = os.open(hidden, _DIRECTORY, dir_fd=directory)
-                try:
-                    os.setxattr(fd, _OPAQUE_XATTR, b"y")
-                finally:
-                    os.close(fd)
+                self._make_opaque(directory, hidden)
 
     def _open_parent(self, path: bytes, entry: Entry) -> int:
         """The directory `path`, made as far as it is missing."""
@@ -243,11 +239,14 @@ class LayerWriter:
             return found
         try:
             return self._open_existing(path)
-        except FileNotFoundError:
-            self._make_parents(path, entry)
-            return self._open_existing(path)
         except OSError as error:
-            raise _way_refused(entry, error) from error
+            if not (isinstance(error, FileNotFoundError) or self._is_below_whiteout(path)):
+                raise _way_refused(entry, error) from error
+        self._make_parents(path, entry)
+        return self._open_existing(path)
+
+    def _is_below_whiteout(self, path: bytes) -> bool:
+        return any(path == mark or path.startswith(mark + b"/") for mark in self._whiteouts)
 
     def _open_existing(self, path: bytes) -> int:
         fd = open_directory_beneath(self._root, path)
@@ -263,23 +262,17 @@ class LayerWriter:
             above, _, base = made.rpartition(b"/")
             try:
                 directory = self._parents[above] if above in self._parents else self._open_existing(above)
-                if stat.S_ISCHR(self._kind(directory, base)) and made in self._whiteouts:
+                hidden = made in self._whiteouts
+                if hidden:
                     self._remove(made, directory, base)
-                    os.mkdir(base, 0o755, dir_fd=directory)
+                os.mkdir(base, 0o755, dir_fd=directory)
+                if hidden:
                     self._make_opaque(directory, base)
-                else:
-                    os.mkdir(base, 0o755, dir_fd=directory)
                 self._implied[made] = None
             except FileExistsError:
                 continue
             except OSError as error:
                 raise _way_refused(entry, error) from error
-
-    def _kind(self, directory: int, base: bytes) -> int:
-        try:
-            return os.stat(base, dir_fd=directory, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            return 0
 
     def _make_opaque(self, directory: int, base: bytes) -> None:
         fd = os.open(base, _DIRECTORY, dir_fd=directory)
