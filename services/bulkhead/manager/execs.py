@@ -133,6 +133,8 @@ class Execs:
 
     async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
         if record.phase is ExecPhase.RUNNING:
+            record = await self.inspect(record.id)
+        if record.phase is ExecPhase.RUNNING:
             raise Conflict(f"exec command {record.id} is already running")
         if record.phase is ExecPhase.EXITED:
             raise Conflict(f"exec command {record.id} has already run")

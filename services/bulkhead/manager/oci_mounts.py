@@ -62,7 +62,7 @@ def _hidden(destination: str, asked: Iterable[str]) -> bool:
 
 def _default(mount: Mapping[str, Any], *, privileged: bool, host_ipc: bool) -> OciMount:
     options = list(mount.get("options", ()))
-    if host_ipc and mount["destination"] in ("/dev/shm", "/dev/mqueue"):
+    if host_ipc and mount["destination"] == "/dev/shm":
         return _bind(mount["destination"], mount["destination"], ["rbind", "rprivate", "nosuid", "noexec", "nodev"])
     if privileged and mount["destination"] in ("/sys", "/sys/fs/cgroup"):
         options = ["rw" if option == "ro" else option for option in options]

@@ -1,0 +1,20 @@
+"""Waiting for what no event tells: asked again and again, with a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+SECONDS = 20.0
+_PAUSE = 0.005
+
+
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], seconds: float = SECONDS) -> None:
+    """Returns once `holds()` is true; TimeoutError when it is not within `seconds`."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = holds()
+            if (await answer) if inspect.isawaitable(answer) else answer:
+                return
+            await asyncio.sleep(_PAUSE)

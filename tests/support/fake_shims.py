@@ -1,0 +1,200 @@
+"""Shims without processes: each container's is an object that can be told to exit, fail, hang or die.
+
+What a real shim leaves on disk (the exit record) is written here too, because others read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
+from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState
+from bulkhead.model.instance import Instance
+
+# Beyond every kernel's pid_max: no such process exists.
+_FIRST_PID = 5_000_000
+
+
+class FakeShim:
+    """`bulkhead.manager.ports.Shim`. `failures` and `gates` are by method name."""
+
+    def __init__(self, instance: Instance, container_id: str, next_process: Callable[[], tuple[int, int]]) -> None:
+        self.container_id = container_id
+        self.phase = "new"
+        self.pid = 0
+        self.start_time = 0
+        self.started_at = 0
+        self.ended: Exit | None = None
+        self.bundle: Bundle | None = None
+        self.signals: list[tuple[int, bool]] = []
+        self.ignored_signals: set[int] = set()
+        self.exec_ends: dict[str, asyncio.Future[Exit]] = {}
+        self.exec_processes: dict[str, dict[str, Any]] = {}
+        self.sizes: list[tuple[int, int, str]] = []
+        self.failures: dict[str, BulkheadError] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.dead = False
+        self._instance = instance
+        self._next_process = next_process
+        self._changed = asyncio.Event()
+
+    async def state(self) -> ShimState:
+        await self._called("state")
+        return ShimState(
+            phase=self.phase,
+            pid=self.pid,
+            start_time=self.start_time,
+            exit_code=self.ended.code if self.ended else None,
+            started_at=self.started_at,
+            exited_at=self.ended.at if self.ended else 0,
+        )
+
+    async def create(self, bundle: Bundle) -> Created:
+        await self._called("create")
+        if self.phase != "new":
+            raise Conflict("cannot create: it has been created")
+        self.phase, self.bundle = "created", bundle
+        self.pid, self.start_time = self._next_process()
+        return Created(pid=self.pid, start_time=self.start_time)
+
+    async def start(self) -> int:
+        await self._called("start")
+        self.phase, self.started_at = "running", time.time_ns()
+        return self.started_at
+
+    async def wait(self, exec_id: str = "") -> Exit:
+        await self._called("wait")
+        if exec_id:
+            return await self.exec_ends[exec_id]
+        while self.ended is None:
+            await self._changed.wait()
+            await self._called("wait")
+        return self.ended
+
+    async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
+        await self._called("kill")
+        if self.phase not in ("running", "paused"):
+            raise Conflict("cannot kill: it does not run")
+        self.signals.append((signal, everyone))
+        if signal not in self.ignored_signals or everyone:
+            self.exit(128 + signal)
+
+    async def pause(self) -> None:
+        await self._called("pause")
+        self.phase = "paused"
+
+    async def resume(self) -> None:
+        await self._called("resume")
+        self.phase = "running"
+
+    async def pids(self) -> list[int]:
+        await self._called("pids")
+        return [self.pid]
+
+    async def create_exec(self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int]) -> None:
+        await self._called("create_exec")
+        self.exec_processes[exec_id] = process
+        self.exec_ends[exec_id] = asyncio.get_running_loop().create_future()
+
+    async def start_exec(self, exec_id: str) -> int:
+        await self._called("start_exec")
+        return self._next_process()[0]
+
+    async def exec_state(self, exec_id: str) -> ExecState:
+        await self._called("exec_state")
+        if exec_id not in self.exec_ends:
+            raise NotFound(f"no exec {exec_id}")
+        end = self.exec_ends[exec_id]
+        if end.done():
+            return ExecState(phase="exited", exit_code=end.result().code)
+        return ExecState(phase="running", pid=self.pid)
+
+    async def resize(self, height: int, width: int, exec_id: str = "") -> None:
+        await self._called("resize")
+        self.sizes.append((height, width, exec_id))
+
+    # What tests do to it
+
+    def exit(self, code: int) -> None:
+        """The container's process ends; its record is on disk before anybody hears of it."""
+        self.ended = Exit(code=code, at=time.time_ns())
+        self.phase = "exited"
+        record = {"exit_code": code, "exited_at": self.ended.at, "started_at": self.started_at, "pid": self.pid}
+        self._instance.exit_record(self.container_id).write_text(json.dumps(record))
+        self._changed.set()
+
+    def exit_exec(self, exec_id: str, code: int) -> None:
+        """An exec's process ends."""
+        self.exec_ends[exec_id].set_result(Exit(code=code, at=time.time_ns()))
+
+    def die(self) -> None:
+        """SIGKILL of the shim: every call fails from now on."""
+        self.dead = True
+        self._changed.set()
+
+    async def _called(self, method: str) -> None:
+        if method in self.gates:
+            await self.gates[method].wait()
+        if self.dead:
+            raise Unavailable("cannot call the shim: the connection ended")
+        if method in self.failures:
+            raise self.failures[method]
+
+
+class FakeShims:
+    """`bulkhead.manager.ports.Shims`. It outlives the manager under test, as shims do."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._pids = count(_FIRST_PID)
+        self.shims: dict[str, FakeShim] = {}
+        self.launched: list[str] = []
+        self.discarded: list[str] = []
+        self.supervisor_away = False
+        self.discard_failure: BulkheadError | None = None
+        # What the next shims fail with, by method.
+        self.failures: dict[str, BulkheadError] = {}
+        # (pid, start time) that every container's process has, instead of ones that do not exist.
+        self.real_process: tuple[int, int] | None = None
+
+    async def ensure(self, container_id: str) -> FakeShim:
+        found = await self.live(container_id)
+        if found is not None:
+            return found
+        if self.supervisor_away:
+            raise Unavailable("the supervisor service is not available: connection refused")
+        shim = FakeShim(self._instance, container_id, self._next_process)
+        before = self.shims.get(container_id)
+        if before is not None and before.ended is not None:
+            shim.phase, shim.ended, shim.pid = "exited", before.ended, before.pid
+        elif before is not None and before.phase in ("running", "paused"):
+            shim.phase, shim.pid, shim.started_at = before.phase, before.pid, before.started_at
+            shim.start_time = before.start_time
+        shim.failures.update(self.failures)
+        self.shims[container_id] = shim
+        self.launched.append(container_id)
+        return shim
+
+    async def live(self, container_id: str) -> FakeShim | None:
+        shim = self.shims.get(container_id)
+        return shim if shim is not None and not shim.dead else None
+
+    async def discard(self, container_id: str) -> None:
+        if self.discard_failure is not None:
+            raise self.discard_failure
+        shim = self.shims.pop(container_id, None)
+        if shim is not None:
+            self.discarded.append(container_id)
+            if shim.phase in ("running", "paused", "created") and not shim.dead:
+                shim.exit(137)
+
+    def _next_process(self) -> tuple[int, int]:
+        return self.real_process or (next(self._pids), 1)
+
+    async def forget(self, container_id: str) -> None:
+        return

@@ -1,0 +1,41 @@
+"""Writable layers as empty directories, and a trash that deletes at once."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulkhead.errors import BulkheadError
+from bulkhead.manager.ports import OverlayDirs
+
+
+@dataclass(slots=True)
+class FakeSnapshots:
+    """`bulkhead.manager.ports.Snapshots`."""
+
+    root: Path
+    failure: BulkheadError | None = None
+
+    async def prepare(self, container_id: str, image_id: str) -> OverlayDirs:
+        if self.failure is not None:
+            raise self.failure
+        place = self.root / container_id
+        for name in ("upper", "work"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        return OverlayDirs(lower=(f"/layers/{image_id}",), upper=str(place / "upper"), work=str(place / "work"))
+
+    async def remove(self, container_id: str) -> None:
+        shutil.rmtree(self.root / container_id, ignore_errors=True)
+
+    async def usage(self, container_id: str) -> int:
+        return 1024
+
+
+class FakeTrash:
+    """`bulkhead.manager.ports.Trash`."""
+
+    def throw(self, path: Path) -> bool:
+        there = path.exists()
+        shutil.rmtree(path, ignore_errors=True)
+        return there

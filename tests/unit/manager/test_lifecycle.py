@@ -1,0 +1,477 @@
+"""Create, start, exit, stop, remove: the core on fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, NotModified, Unavailable
+from bulkhead.model.container import Mount, PublishedPort, RestartPolicy
+from bulkhead.model.image import ImageConfig
+from bulkhead.model.lifecycle import Phase
+from tests.support.eventually import eventually
+from tests.support.manager_core import Running, fake_core
+
+
+@pytest.fixture
+async def core(tmp_path: Path) -> AsyncIterator[Running]:
+    async with fake_core(tmp_path) as running:
+        yield running
+
+
+# Create
+
+
+async def test_created_container_is_merged_with_its_image(core: Running) -> None:
+    container = core.get(await core.create(name="/web", labels={"mine": "1"}))
+    assert container.phase is Phase.CREATED
+    assert (container.name, container.path, container.args) == ("web", "sh", ())
+    assert container.spec.labels == {"from": "image", "mine": "1"}
+    assert core.world.instance.container_data(container.id).is_dir()
+    assert await core.actions() == ["create"]
+
+
+async def test_nameless_container_gets_a_name_of_two_words(core: Running) -> None:
+    container = core.get(await core.create())
+    assert "_" in container.name
+    assert core.records.index.find(container.name).id == container.id
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "error", "text"),
+    [
+        ("", {"image": "nosuch"}, NotFound, "No such image: nosuch:latest"),
+        ("a b", {}, InvalidArgument, "Invalid container name (a b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
+        ("a", {}, InvalidArgument, "Invalid container name (a), only"),
+        ("", {"image": "empty"}, InvalidArgument, "no command specified"),
+        ("", {"entrypoint": ("",), "image": "empty"}, InvalidArgument, "no command specified"),
+        ("", {"stop_signal": "FOO"}, InvalidArgument, "Invalid signal: FOO"),
+        (
+            "",
+            {"mounts": (Mount(type="bind", source="/nosuch/dir", target="/x"),)},
+            InvalidArgument,
+            'invalid mount config for type "bind": bind source path does not exist: /nosuch/dir',
+        ),
+        (
+            "",
+            {"mounts": (Mount(type="tmpfs", target="/x"), Mount(type="tmpfs", target="/x/"))},
+            InvalidArgument,
+            "Duplicate mount point: /x/",
+        ),
+        ("", {"volumes_from": ("nosuch",)}, InvalidArgument, "No such container: nosuch"),
+        (
+            "",
+            {"network_mode": "container:x", "ports": (PublishedPort(container_port=80),)},
+            InvalidArgument,
+            "conflicting options: port publishing and the container type network mode",
+        ),
+    ],
+)
+async def test_refused_create_leaves_nothing(
+    core: Running, name: str, spec: dict[str, object], error: type[Exception], text: str
+) -> None:
+    core.world.images.known["empty"] = ImageConfig(os="linux", architecture="amd64")
+    with pytest.raises(error) as caught:
+        await core.create(name=name, **spec)
+    assert text in str(caught.value)
+    assert len(core.records.index) == 0
+    assert await core.actions() == []
+    containers = core.world.instance.data / "containers"
+    assert not containers.exists() or not list(containers.iterdir())
+
+
+async def test_taken_name_is_refused_with_dockers_text(core: Running) -> None:
+    first = await core.create(name="web")
+    with pytest.raises(Conflict) as caught:
+        await core.create(name="web")
+    assert str(caught.value) == (
+        f'Conflict. The container name "/web" is already in use by container "{first}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )
+
+
+async def test_two_creates_at_once_never_share_a_name(core: Running) -> None:
+    results = await asyncio.gather(*(core.create(name="web") for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(each, str) for each in results) == 1
+    assert sum(isinstance(each, Conflict) for each in results) == 7
+
+
+async def test_failed_snapshot_gives_the_name_back(core: Running) -> None:
+    core.world.snapshots.failure = Internal("no space")
+    with pytest.raises(Internal):
+        await core.create(name="web")
+    core.world.snapshots.failure = None
+    assert await core.create(name="web")
+
+
+async def test_create_of_a_client_that_left_is_done_whole(core: Running) -> None:
+    task = asyncio.create_task(core.create(name="web"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: len(core.records.index) == 1)
+    assert core.records.index.find("web").phase is Phase.CREATED
+
+
+async def test_volume_of_the_image_becomes_anonymous_and_goes_with_rm_v(core: Running) -> None:
+    container = core.get(await core.create(volumes=("/data",)))
+    (name,) = container.anonymous_volumes
+    place = core.world.instance.data / "volumes" / name / "_data"
+    assert place.is_dir()
+    assert [(mount.type, mount.source, mount.target) for mount in container.spec.mounts] == [("volume", name, "/data")]
+    await core.core.containers.remove(container.id, force=False, volumes=True)
+    assert not place.exists()
+
+
+async def test_volumes_from_takes_mounts_read_only_when_told(core: Running) -> None:
+    first = await core.create(name="first", mounts=(Mount(type="volume", source="shared", target="/data"),))
+    second = core.get(await core.create(volumes_from=("first:ro",)))
+    assert [(mount.source, mount.read_only) for mount in second.spec.mounts] == [("shared", True)]
+    assert not second.anonymous_volumes
+    assert core.get(first).spec.mounts[0].read_only is False
+
+
+# Lookup
+
+
+async def test_lookup_order_is_id_name_prefix(core: Running) -> None:
+    first = await core.create()
+    named = await core.create(name=first[:12])
+    find = core.records.index.find
+    assert find(first).id == first
+    assert find(first[:12]).id == named, "a name beats a prefix"
+    assert find(f"/{first[:12]}").id == named
+    assert find(first[:13]).id == first
+
+
+async def test_unknown_and_ambiguous_references(core: Running) -> None:
+    for _ in range(17):
+        await core.create()
+    digits = [each.id[0] for each in core.records.index]
+    doubled = next(digit for digit in digits if digits.count(digit) > 1)
+    with pytest.raises(InvalidArgument, match=f"multiple IDs found with provided prefix: {doubled}"):
+        core.records.index.find(doubled)
+    with pytest.raises(NotFound, match="No such container: nosuch"):
+        core.records.index.find("nosuch")
+    with pytest.raises(NotFound):
+        core.records.index.find("")
+
+
+# Start and exit
+
+
+async def test_run_to_the_end(core: Running) -> None:
+    container_id = await core.run("true")
+    running = core.get(container_id)
+    assert running.phase is Phase.RUNNING
+    assert running.pid == core.shim(container_id).pid
+    assert running.started_at > 0
+    core.shim(container_id).exit(7)
+    assert await core.ended(container_id) == 7
+    ended = core.get(container_id)
+    assert (ended.phase, ended.exit_code, ended.pid) == (Phase.EXITED, 7, 0)
+    assert ended.finished_at >= ended.started_at
+    await core.settled(container_id)
+    assert core.world.shims.discarded == [container_id]
+    assert await core.actions() == ["create", "start", "die"]
+
+
+async def test_second_start_is_not_modified(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    with pytest.raises(NotModified):
+        await core.core.containers.start(container_id)
+
+
+async def test_exited_container_starts_again(core: Running) -> None:
+    container_id = await core.run("true")
+    core.shim(container_id).exit(3)
+    await core.ended(container_id)
+    await core.core.containers.start(container_id)
+    again = core.get(container_id)
+    assert (again.phase, again.exit_code) == (Phase.RUNNING, 0)
+
+
+@pytest.mark.parametrize("step", ["create", "start"])
+async def test_command_that_cannot_be_executed(core: Running, step: str) -> None:
+    core.world.shims.failures[step] = LaunchFailed("exec: no such file", step="execve", errno=2, exit_code=127)
+    container_id = await core.create("/nosuch")
+    with pytest.raises(LaunchFailed):
+        await core.core.containers.start(container_id)
+    container = core.get(container_id)
+    assert (container.phase, container.exit_code) == (Phase.CREATED, 127)
+    assert container.error == "exec: no such file"
+    assert core.world.shims.shims == {}
+    assert await core.actions() == ["create"], "a failed start is no event"
+    core.world.shims.failures.clear()
+    await core.core.containers.start(container_id)
+    assert core.get(container_id).error == ""
+
+
+async def test_failed_start_removes_a_container_with_rm(core: Running) -> None:
+    core.world.shims.failures["create"] = LaunchFailed("no", exit_code=126)
+    container_id = await core.create("x", auto_remove=True)
+    with pytest.raises(LaunchFailed):
+        await core.core.containers.start(container_id)
+    assert not core.records.index.knows(container_id)
+    assert await core.actions() == ["create", "destroy"]
+
+
+async def test_start_without_a_supervisor_says_so_and_can_be_repeated(core: Running) -> None:
+    core.world.shims.supervisor_away = True
+    container_id = await core.create("sleep", "9")
+    with pytest.raises(Unavailable, match="the supervisor service is not available"):
+        await core.core.containers.start(container_id)
+    core.world.shims.supervisor_away = False
+    await core.core.containers.start(container_id)
+    assert core.get(container_id).phase is Phase.RUNNING
+
+
+async def test_unknown_network_is_refused_at_start(core: Running) -> None:
+    container_id = await core.create(network_mode="nosuchnet")
+    with pytest.raises(NotFound, match="network nosuchnet not found"):
+        await core.core.containers.start(container_id)
+    assert core.get(container_id).exit_code == 128
+
+
+async def test_bridge_endpoint_is_given_shown_and_taken_back(core: Running) -> None:
+    container_id = await core.run("sleep", network_mode="bridge")
+    endpoint = core.get(container_id).endpoint
+    assert endpoint is not None and endpoint.address.startswith("10.123.0.")
+    hosts = (core.world.instance.container_data(container_id) / "hosts").read_text()
+    assert endpoint.address in hosts
+    core.shim(container_id).exit(0)
+    await core.ended(container_id)
+    after = core.get(container_id)
+    assert after.endpoint is not None and after.endpoint.address == ""
+    assert after.attachment is None
+    assert await core.actions("network") == ["connect", "disconnect"]
+
+
+async def test_auto_remove_after_the_exit_is_announced(core: Running) -> None:
+    container_id = await core.run("true", auto_remove=True)
+    removed = asyncio.create_task(core.ended(container_id, "removed"))
+    await asyncio.sleep(0)
+    core.shim(container_id).exit(5)
+    assert await removed == 5
+    assert not core.records.index.knows(container_id)
+    assert await core.actions() == ["create", "start", "die", "destroy"]
+    assert not core.world.instance.container_data(container_id).exists()
+
+
+async def test_next_exit_of_a_stopped_container_waits_for_the_next_run(core: Running) -> None:
+    container_id = await core.create("true")
+    waiting = asyncio.create_task(core.ended(container_id, "next-exit"))
+    await asyncio.sleep(0)
+    assert await core.ended(container_id) == 0, "not-running answers at once"
+    await core.core.containers.start(container_id)
+    core.shim(container_id).exit(9)
+    assert await waiting == 9
+
+
+async def test_wrong_wait_condition(core: Running) -> None:
+    with pytest.raises(InvalidArgument, match='invalid condition: "foo"'):
+        await core.ended(await core.create(), "foo")
+
+
+async def test_reads_do_not_wait_for_a_wedged_container(core: Running) -> None:
+    container_id = await core.create("true")
+    shim = await core.world.shims.ensure(container_id)
+    shim.gates["create"] = asyncio.Event()
+    starting = asyncio.create_task(core.core.containers.start(container_id))
+    await asyncio.sleep(0.01)
+    assert [each.id for each in await core.core.queries.listed(everything=True, limit=0, filters={})] == [container_id]
+    shim.gates["create"].set()
+    await starting
+
+
+# Stop, kill, restart, remove
+
+
+async def test_stop_signals_then_announces_die_before_stop(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    await core.core.containers.stop(container_id, "", None)
+    assert shim.signals == [(signal.SIGTERM, False)]
+    assert core.get(container_id).stopped_by_user
+    assert await core.actions() == ["create", "start", "kill", "die", "stop"]
+
+
+async def test_stop_uses_the_containers_own_signal(core: Running) -> None:
+    container_id = await core.run("sleep", "9", stop_signal="SIGQUIT")
+    shim = core.shim(container_id)
+    await core.core.containers.stop(container_id, "", None)
+    assert shim.signals == [(signal.SIGQUIT, False)]
+
+
+async def test_stop_escalates_to_kill(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.ignored_signals = {signal.SIGTERM}
+    await core.core.containers.stop(container_id, "", 0)
+    assert shim.signals == [(signal.SIGTERM, False), (signal.SIGKILL, False)]
+    assert core.get(container_id).exit_code == 137
+
+
+async def test_patient_stop_can_be_overtaken_by_kill(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    core.shim(container_id).ignored_signals = {signal.SIGTERM}
+    stopping = asyncio.create_task(core.core.containers.stop(container_id, "", -1))
+    await eventually(lambda: bool(core.shim(container_id).signals))
+    await core.core.containers.kill(container_id, "KILL")
+    await stopping
+
+
+async def test_stop_goes_on_when_its_client_has_left(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.gates["kill"] = asyncio.Event()
+    stopping = asyncio.create_task(core.core.containers.stop(container_id, "", 0))
+    await asyncio.sleep(0.01)
+    stopping.cancel()
+    shim.gates["kill"].set()
+    assert await core.ended(container_id) == 143
+
+
+async def test_stop_of_a_stopped_container_is_not_modified(core: Running) -> None:
+    with pytest.raises(NotModified):
+        await core.core.containers.stop(await core.create(), "", None)
+
+
+async def test_kill_texts(core: Running) -> None:
+    container_id = await core.create(name="web")
+    with pytest.raises(Conflict) as caught:
+        await core.core.containers.kill("web", "")
+    assert str(caught.value) == f"cannot kill container: web: container {container_id} is not running"
+    await core.core.containers.start("web")
+    with pytest.raises(InvalidArgument, match="Invalid signal: FOO"):
+        await core.core.containers.kill("web", "FOO")
+
+
+async def test_other_signals_are_no_manual_stop(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    core.shim(container_id).ignored_signals = {signal.SIGHUP}
+    await core.core.containers.kill(container_id, "HUP")
+    assert core.shim(container_id).signals == [(signal.SIGHUP, False)]
+    assert not core.get(container_id).stopped_by_user
+    assert core.get(container_id).phase is Phase.RUNNING
+
+
+async def test_restart_is_stop_and_start_without_policy_or_removal(core: Running) -> None:
+    container_id = await core.run("sleep", "9", auto_remove=True)
+    first = core.get(container_id).pid
+    await core.core.containers.restart(container_id, "", None)
+    assert core.get(container_id).phase is Phase.RUNNING
+    assert core.get(container_id).pid != first
+    assert await core.actions() == ["create", "start", "kill", "die", "stop", "start", "restart"]
+
+
+async def test_remove_of_a_running_container(core: Running) -> None:
+    container_id = await core.run("sleep", "9", name="web")
+    with pytest.raises(Conflict, match='cannot remove container "web": container is running: stop the container'):
+        await core.core.containers.remove("web", force=False, volumes=False)
+    await core.core.containers.remove("web", force=True, volumes=False)
+    assert not core.records.index.knows(container_id)
+    assert await core.actions() == ["create", "start", "kill", "die", "destroy"]
+    assert await core.create(name="web")
+
+
+async def test_force_remove_of_one_that_removes_itself(core: Running) -> None:
+    container_id = await core.run("sleep", "9", auto_remove=True)
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    assert not core.records.index.knows(container_id)
+    assert (await core.actions()).count("destroy") == 1
+
+
+async def test_remains_that_cannot_be_ended_make_it_dead_and_removal_can_be_repeated(core: Running) -> None:
+    container_id = await core.create()
+    core.world.shims.discard_failure = Internal("cannot remove cgroup: busy")
+    with pytest.raises(Internal):
+        await core.core.containers.remove(container_id, force=False, volumes=False)
+    assert core.get(container_id).phase is Phase.DEAD
+    core.world.shims.discard_failure = None
+    await core.core.containers.remove(container_id, force=False, volumes=False)
+    assert not core.records.index.knows(container_id)
+
+
+async def test_pause_and_unpause(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    await core.core.containers.pause(container_id)
+    assert core.get(container_id).phase is Phase.PAUSED
+    with pytest.raises(Conflict, match="is already paused"):
+        await core.core.containers.pause(container_id)
+    with pytest.raises(Conflict, match="cannot start a paused container, try unpause instead"):
+        await core.core.containers.start(container_id)
+    await core.core.containers.unpause(container_id)
+    with pytest.raises(Internal, match=f"Container {container_id} is not paused"):
+        await core.core.containers.unpause(container_id)
+    assert await core.actions() == ["create", "start", "pause", "unpause"]
+
+
+async def test_rename(core: Running) -> None:
+    container_id = await core.create(name="old")
+    await core.create(name="taken")
+    with pytest.raises(InvalidArgument, match="Neither old nor new names may be empty"):
+        await core.core.containers.rename("old", "")
+    with pytest.raises(InvalidArgument, match="same name as its current name"):
+        await core.core.containers.rename("old", "/old")
+    with pytest.raises(Conflict, match='The container name "/taken" is already in use'):
+        await core.core.containers.rename("old", "taken")
+    await core.core.containers.rename("old", "new")
+    assert core.records.index.find("new").id == container_id
+    assert not core.records.index.is_reserved("old")
+    renamed = [event for event in await core.journal() if event.action == "rename"]
+    assert renamed[0].attributes["oldName"] == "/old"
+
+
+# Restart policy
+
+
+async def test_policy_restarts_with_growing_delays_until_stopped(core: Running) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    first = core.get(container_id).pid
+    core.shim(container_id).exit(1)
+    await eventually(lambda: core.get(container_id).phase is Phase.RUNNING and core.get(container_id).pid != first)
+    again = core.get(container_id)
+    assert (again.restart_count, again.restart_delay_ms) == (1, 100)
+    await core.core.containers.stop(container_id, "", None)
+    assert core.get(container_id).phase is Phase.EXITED
+
+
+async def test_stop_of_a_restarting_container_cancels_the_restart(core: Running) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    core.shim(container_id).exit(1)
+    await eventually(lambda: core.get(container_id).phase is Phase.RESTARTING)
+    await core.core.containers.stop(container_id, "", None)
+    assert core.get(container_id).phase is Phase.EXITED
+    launched = len(core.world.shims.launched)
+    await asyncio.sleep(0.15)
+    assert len(core.world.shims.launched) == launched
+
+
+async def test_user_start_forgets_the_policys_history(core: Running) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=1))
+    core.shim(container_id).exit(1)
+    await eventually(
+        lambda: core.get(container_id).restart_count == 1 and core.get(container_id).phase is Phase.RUNNING
+    )
+    core.shim(container_id).exit(1)
+    assert await core.ended(container_id) == 1
+    await core.settled(container_id)
+    assert core.get(container_id).phase is Phase.EXITED, "one retry was all"
+    await core.core.containers.start(container_id)
+    assert core.get(container_id).restart_count == 0
+
+
+async def test_restart_waits_for_a_supervisor_that_is_away(core: Running) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    core.world.shims.supervisor_away = True
+    core.shim(container_id).exit(1)
+    await eventually(lambda: core.get(container_id).error != "")
+    assert core.get(container_id).phase is Phase.RESTARTING
+    core.world.shims.supervisor_away = False
+    await eventually(lambda: core.get(container_id).phase is Phase.RUNNING)

@@ -1,0 +1,260 @@
+"""A manager dies and another one comes: records x shims x exit records -> one truth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkhead.errors import Unavailable
+from bulkhead.linux import process
+from bulkhead.manager.ports import Change
+from bulkhead.model.container import Container, RestartPolicy
+from bulkhead.model.lifecycle import Phase
+from tests.support.eventually import eventually
+from tests.support.manager_core import Running, World, new_world, running_core
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return new_world(tmp_path)
+
+
+@asynccontextmanager
+async def one_life(world: World) -> AsyncIterator[Running]:
+    async with running_core(world) as running:
+        yield running
+
+
+async def _run_in_a_first_life(world: World, **spec: Any) -> str:
+    async with one_life(world) as core:
+        return await core.run("sleep", "9", **spec)
+
+
+def _sorted(core: Running) -> list[Container]:
+    return sorted(core.records.index, key=lambda each: each.id)
+
+
+def _have_real_processes(world: World) -> None:
+    """From now on containers' processes exist: they are ours."""
+    world.shims.real_process = (os.getpid(), process.start_time(os.getpid()) or 0)
+
+
+async def test_running_container_is_rejoined_as_it_is(world: World) -> None:
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9")
+        before = core.get(container_id)
+    async with one_life(world) as core:
+        assert core.get(container_id) == before
+        assert world.shims.launched == [container_id], "no second shim"
+        core.shim(container_id).exit(4)
+        assert await core.ended(container_id) == 4
+        assert await core.actions() == ["create", "start", "die"]
+
+
+async def test_exit_while_the_manager_was_down_is_reported_with_its_code(world: World) -> None:
+    container_id = await _run_in_a_first_life(world)
+    world.shims.shims[container_id].exit(7)
+    async with one_life(world) as core:
+        ended = core.get(container_id)
+        assert (ended.phase, ended.exit_code) == (Phase.EXITED, 7)
+        assert await core.actions() == ["create", "start", "die"]
+        assert world.shims.discarded == [container_id]
+
+
+async def test_exit_while_everything_was_down_is_read_from_the_record(world: World) -> None:
+    container_id = await _run_in_a_first_life(world)
+    shim = world.shims.shims[container_id]
+    shim.exit(7)
+    shim.die()
+    async with one_life(world) as core:
+        assert (core.get(container_id).phase, core.get(container_id).exit_code) == (Phase.EXITED, 7)
+
+
+async def test_exit_record_of_another_run_is_not_believed(world: World) -> None:
+    container_id = await _run_in_a_first_life(world)
+    shim = world.shims.shims[container_id]
+    record = {"exit_code": 3, "exited_at": shim.started_at + 1, "pid": shim.pid + 1}
+    world.instance.exit_record(container_id).write_text(json.dumps(record))
+    shim.die()
+    async with one_life(world) as core:
+        assert core.get(container_id).exit_code == 255
+
+
+async def test_run_directory_wiped_by_a_reboot_is_exit_255(world: World) -> None:
+    container_id = await _run_in_a_first_life(world)
+    world.shims.shims.clear()
+    async with one_life(world) as core:
+        assert (core.get(container_id).phase, core.get(container_id).exit_code) == (Phase.EXITED, 255)
+
+
+async def test_live_process_whose_shim_died_stays_running_and_gets_a_new_shim(world: World) -> None:
+    _have_real_processes(world)
+    container_id = await _run_in_a_first_life(world)
+    dead = world.shims.shims[container_id]
+    dead.die()
+    async with one_life(world) as core:
+        assert core.get(container_id).phase is Phase.RUNNING
+        await eventually(lambda: world.shims.shims[container_id] is not dead)
+        core.shim(container_id).exit(0)
+        assert await core.ended(container_id) == 0
+
+
+async def test_silent_shim_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _have_real_processes(world)
+    monkeypatch.setattr("bulkhead.manager.recovery._BUDGET_SECONDS", 0.05)
+    wedged = await _run_in_a_first_life(world)
+    async with one_life(world) as core:
+        other = await core.run("sleep", "9")
+    world.shims.shims[wedged].gates["state"] = asyncio.Event()
+    world.shims.shims[other].exit(3)
+    async with one_life(world) as core:
+        assert core.get(other).exit_code == 3
+        assert core.get(wedged).phase is Phase.RUNNING
+
+
+async def test_start_cut_short_by_a_crash_is_undone(world: World) -> None:
+    async with one_life(world) as core:
+        container_id = await core.create("sleep", "9")
+        shim = await world.shims.ensure(container_id)
+        shim.phase = "created"
+        await core.records.commit(Change(intent="start", about=container_id))
+    async with one_life(world) as core:
+        assert core.get(container_id).phase is Phase.CREATED
+        assert world.shims.discarded == [container_id]
+        await core.core.containers.start(container_id)
+        assert core.get(container_id).phase is Phase.RUNNING
+    async with one_life(world) as core:
+        assert core.records.intents == {}
+
+
+async def test_shim_that_a_client_attached_to_before_start_is_kept(world: World) -> None:
+    async with one_life(world) as core:
+        container_id = await core.create("sleep", "9")
+        await core.core.containers.stdio(container_id)
+    async with one_life(world) as core:
+        assert container_id in world.shims.shims
+        assert world.shims.discarded == []
+
+
+async def test_second_recovery_changes_nothing(world: World) -> None:
+    running = await _run_in_a_first_life(world)
+    async with one_life(world) as core:
+        exited = await core.run("true")
+        core.shim(exited).exit(2)
+        await core.ended(exited)
+        await core.settled(exited)
+        records = _sorted(core)
+        events = await core.journal()
+    for _ in range(2):
+        async with one_life(world) as core:
+            assert _sorted(core) == records
+            assert await core.journal() == events
+    assert world.shims.launched == [running, exited]
+
+
+async def test_restart_policy_goes_on_where_it_was(world: World) -> None:
+    policy = RestartPolicy(name="always")
+    async with one_life(world) as core:
+        container_id = await core.run("false", restart_policy=policy)
+        core.shim(container_id).exit(1)
+        await eventually(lambda: core.get(container_id).phase is Phase.RESTARTING)
+    async with one_life(world) as core:
+        assert core.get(container_id).phase is Phase.RESTARTING
+        await eventually(lambda: core.get(container_id).phase is Phase.RUNNING)
+        assert core.get(container_id).restart_count == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "stopped", "starts"),
+    [
+        ("always", False, True),
+        ("always", True, True),
+        ("unless-stopped", False, True),
+        ("unless-stopped", True, False),
+        ("no", False, False),
+    ],
+)
+async def test_policies_at_boot(world: World, policy: str, stopped: bool, starts: bool) -> None:
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9", restart_policy=RestartPolicy(name=policy))
+        if stopped:
+            await core.core.containers.stop(container_id, "", None)
+    world.shims.shims.clear()
+    world.boot_id = "boot-2"
+    async with one_life(world) as core:
+        await eventually(lambda: not starts or core.get(container_id).phase is Phase.RUNNING)
+        assert core.get(container_id).phase is (Phase.RUNNING if starts else Phase.EXITED)
+
+
+async def test_always_that_was_stopped_stays_stopped_without_a_reboot(world: World) -> None:
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9", restart_policy=RestartPolicy(name="always"))
+        await core.core.containers.stop(container_id, "", None)
+    async with one_life(world) as core:
+        await core.settled(container_id)
+        assert core.get(container_id).phase is Phase.EXITED
+
+
+async def test_container_with_rm_that_ended_meanwhile_is_removed(world: World) -> None:
+    container_id = await _run_in_a_first_life(world, auto_remove=True)
+    world.shims.shims[container_id].exit(0)
+    async with one_life(world) as core:
+        assert not core.records.index.knows(container_id)
+        assert (await core.actions())[-2:] == ["die", "destroy"]
+
+
+async def test_what_no_record_owns_is_swept(world: World) -> None:
+    kept = await _run_in_a_first_life(world)
+    stray = "f" * 64
+    (world.instance.data / "containers" / stray).mkdir(parents=True)
+    world.instance.container_run(stray).mkdir(parents=True)
+    shim = await world.shims.ensure(stray)
+    shim.phase = "running"
+    async with one_life(world):
+        assert stray not in world.shims.shims
+        assert not (world.instance.data / "containers" / stray).exists()
+        assert world.instance.container_data(kept).exists()
+        assert world.swept[-1] == frozenset({kept})
+
+
+async def test_network_holds_what_lives_and_nothing_else(world: World) -> None:
+    async with one_life(world) as core:
+        gone = await core.run("sleep", network_mode="bridge")
+        kept = await core.run("sleep", network_mode="bridge")
+        addresses = {each: core.get(each).endpoint.address for each in (gone, kept)}  # type: ignore[union-attr]
+    world.shims.shims[gone].exit(0)
+    async with one_life(world) as core:
+        assert core.get(gone).attachment is None
+        fresh = core.get(await core.run("sleep", network_mode="bridge"))
+        assert fresh.endpoint is not None and fresh.endpoint.address != addresses[kept]
+
+
+async def test_shim_that_dies_under_a_living_manager_is_replaced(world: World) -> None:
+    _have_real_processes(world)
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9")
+        core.shim(container_id).die()
+        await eventually(lambda: not core.shim(container_id).dead)
+        assert core.get(container_id).phase is Phase.RUNNING
+        core.shim(container_id).exit(6)
+        assert await core.ended(container_id) == 6
+
+
+async def test_lost_shim_and_no_supervisor_ends_in_255_only_when_the_process_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bulkhead.manager.exits._RETRY_LONGEST", 0.01)
+    monkeypatch.setattr("bulkhead.manager.exits._RETRY_FIRST", 0.01)
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9")
+        world.shims.supervisor_away = True
+        core.shim(container_id).failures["wait"] = Unavailable("gone")
+        core.shim(container_id).die()
+        assert await core.ended(container_id) == 255
