@@ -32,8 +32,8 @@ def test_manager_killed_at_any_instant_of_a_pull(open_engine: Open, registry: Re
     """The instants lie between the first request and the last record; each time the next pull goes on."""
     trees = [Tree().file(f"file{layer}", os.urandom(400_000)) for layer in range(4)]
     push(registry.host, "library/killed", "latest", image_of(*trees, command=["/x"]))
-    for instant in range(12):
-        killed = _pull_in_child(open_engine, "killed", after=0.012 * instant)
+    for instant in range(20):
+        killed = _pull_in_child(open_engine, "killed", after=0.03 * instant)
         asyncio.run(_check_consistent(open_engine, "killed"))
         if not killed:
             break

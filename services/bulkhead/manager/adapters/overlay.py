@@ -18,7 +18,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import stat
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.model.digest import Digest
 
 Told = Callable[[int], None]
+# One descriptor per level; what a container hides deeper is not measured.
+_DEEPEST = 500
 # unpack(blob, media type, target, expected diff id, told)
 Unpack = Callable[[Digest, str, Path, Digest, Told], Awaitable[UnpackResult]]
 # image id -> its layers' chain ids, base first. Raises NotFound.
@@ -258,21 +261,39 @@ def _copy_attributes(path: bytes, lower: Sequence[int], root: int) -> None:
 
 
 def _bytes_below(root: Path) -> int:
-    """Sizes of everything below `root` that is no directory, walked on descriptors: the tree is a container's."""
+    """Sizes of everything below `root` that is no directory, hard links once; 0 when it is not there.
+
+    Walked on descriptors, without recursion: the tree is a container's, and it may be changing it.
+    """
     total = 0
-    seen: set[int] = set()
+    linked: set[int] = set()
+    walk: list[tuple[int, Iterator[str]]] = []
     try:
-        for _, _, files, directory in os.fwalk(root, follow_symlinks=False):
-            for name in files:
-                try:
-                    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if found.st_nlink > 1:
-                    if found.st_ino in seen:
-                        continue
-                    seen.add(found.st_ino)
-                total += found.st_size
+        _enter(walk, root)
+        while walk:
+            directory, names = walk[-1]
+            name = next(names, None)
+            if name is None:
+                os.close(walk.pop()[0])
+                continue
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    if len(walk) < _DEEPEST:
+                        _enter(walk, name, directory)
+                elif found.st_nlink == 1 or found.st_ino not in linked:
+                    if found.st_nlink > 1:
+                        linked.add(found.st_ino)
+                    total += found.st_size
     except FileNotFoundError:
-        return total
+        return 0
+    finally:
+        for directory, _ in walk:
+            os.close(directory)
     return total
+
+
+def _enter(walk: list[tuple[int, Iterator[str]]], name: str | Path, parent: int | None = None) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(name, flags, dir_fd=parent)
+    walk.append((directory, iter(os.listdir(directory))))  # noqa: PTH208 (a descriptor, not a path)
