@@ -72,6 +72,7 @@ class Peer:
         self._congested: Timer | None = None
         self._deadline: Timer | None = None
         self._hung_up = False
+        self._discarding = False
         self._events: int | None = None
         self.open = True
         self._watch()
@@ -123,6 +124,11 @@ class Peer:
         self._deadline = self._loop.later(PATIENCE, self.drop)
         self._watch()
         self._finish_output()
+
+    def busy(self) -> bool:
+        """Whether closing it now would cost it something: unsent output, or a reset over input that still comes."""
+        discarding, self._discarding = self._discarding, False
+        return self.open and (bool(self._unsent) or discarding)
 
     def drop(self) -> None:
         """Close now, whatever is unsent."""
@@ -239,6 +245,7 @@ class Peer:
 
     def _take_input(self, data: bytes) -> None:
         if not self._accepts_input:
+            self._discarding = True
             return
         detached = False
         if self._streams.tty:

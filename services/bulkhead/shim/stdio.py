@@ -28,7 +28,7 @@ _PIPE_SIZE = 1 << 20
 _F_SETPIPE_SZ = 1031
 _INPUT_LIMIT = 64 << 10
 # After the process has ended: without news for so long, or after so long at all, its pipes count as ended.
-_DRAIN_IDLE = 2.0
+DRAIN_IDLE = 2.0
 _DRAIN_LONGEST = 10.0
 # A terminal that nobody has open reports a hang-up for ever.
 _CONSOLE_RETRY = 0.1
@@ -137,8 +137,8 @@ class Streams:
 
     @property
     def busy(self) -> bool:
-        """Whether a peer still has something to receive."""
-        return any(peer.open for peer in self._peers)
+        """Whether a peer still has something to receive, or is still typing into the void."""
+        return any([peer.busy() for peer in self._peers])
 
     # Input
 
@@ -269,7 +269,7 @@ class Streams:
             self._idle.cancel()
             self._idle = None
         if self._sources:
-            self._idle = self._loop.later(_DRAIN_IDLE, self._end_drain)
+            self._idle = self._loop.later(DRAIN_IDLE, self._end_drain)
         else:
             self._end_drain()
 

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import InvalidArgument, Unavailable
+from bulkhead.linux.process import start_time
+from bulkhead.model.instance import Instance
+from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
+from tests.integration.shim.harness import alive, descriptors, gone
+from tests.integration.supervisor.conftest import Service, start
+
+IDS = [f"{number:x}" * 64 for number in range(1, 16)]
+
+
+async def phase(instance: Instance, container_id: str) -> str:
+    async with TtrpcClient(instance.shim_socket(container_id)) as client:
+        return (await ShimClient(client).state()).phase
+
+
+async def shutdown(instance: Instance, *container_ids: str) -> None:
+    for container_id in container_ids:
+        async with TtrpcClient(instance.shim_socket(container_id)) as client:
+            pid = (await ShimClient(client).state()).shim_pid
+            await ShimClient(client).shutdown()
+            await gone(pid)
+
+
+def spares_of(zygote: int) -> set[int]:
+    """Processes that the zygote forked and nobody has taken: they still bear its name."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != zygote and alive(int(entry.name)):
+            name = (entry / "cmdline").read_bytes().rstrip(b"\0")
+            if name == b"bulkhead-zygote" and same_stage(int(entry.name), zygote):
+                found.add(int(entry.name))
+    return found
+
+
+def same_stage(one: int, other: int) -> bool:
+    """Whether two processes share the sealed stage program, which every zygote makes anew."""
+    return bool({stage(one)} & {stage(other)} - {None})
+
+
+def stage(pid: int) -> int | None:
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if "memfd:bulkhead" in os.readlink(link):  # noqa: PTH115
+                return link.stat().st_ino
+    except OSError:
+        return None
+    return None
+
+
+async def test_launch_answers_a_shim_that_listens(service: Service) -> None:
+    answer = await service.launch(IDS[0])
+    assert answer.start_time == start_time(answer.pid)
+    assert await phase(service.instance, IDS[0]) == "new"
+    assert service.instance.stdio_socket(IDS[0]).is_socket()
+    assert service.instance.container_run(IDS[0]).stat().st_mode & 0o777 == 0o700
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_a_live_shim_is_answered_as_it_is(service: Service) -> None:
+    first = await service.launch(IDS[0])
+    assert await service.launch(IDS[0]) == first
+    await shutdown(service.instance, IDS[0])
+    again = await service.launch(IDS[0])
+    assert again.pid != first.pid
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_concurrent_launches_of_one_container_give_one_shim(service: Service) -> None:
+    answers = await asyncio.gather(*(service.launch(IDS[0]) for _ in range(8)))
+    assert len({answer.pid for answer in answers}) == 1
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_many_launches_at_once(service: Service) -> None:
+    # More than there are spares: the rest wait for forks, nobody is refused.
+    answers = await asyncio.gather(*(service.launch(container_id) for container_id in IDS))
+    assert len({answer.pid for answer in answers}) == len(IDS)
+    await shutdown(service.instance, *IDS)
+
+
+async def test_shims_outlive_a_supervisor_that_is_killed(service: Service, instance: Instance) -> None:
+    answer = await service.launch(IDS[0])
+    (zygote,) = service.children()
+    spares = spares_of(zygote)
+    assert len(spares) == 2
+    os.kill(service.process.pid, signal.SIGKILL)
+    for pid in (zygote, *spares):
+        await gone(pid)
+    assert await phase(instance, IDS[0]) == "new"
+    successor = await start(instance)
+    assert await successor.launch(IDS[0]) == answer
+    await shutdown(instance, IDS[0])
+    successor.process.terminate()
+    await successor.process.wait()
+
+
+async def test_a_killed_zygote_is_replaced_and_its_spares_go(service: Service) -> None:
+    answer = await service.launch(IDS[0])
+    (zygote,) = service.children()
+    spares = spares_of(zygote)
+    os.kill(zygote, signal.SIGKILL)
+    await gone(zygote)
+    for pid in spares:
+        await gone(pid)
+    other = await service.launch(IDS[1])
+    assert alive(answer.pid)
+    assert other.pid not in spares
+    await shutdown(service.instance, IDS[0], IDS[1])
+
+
+async def test_a_spare_that_was_killed_is_passed_over(service: Service) -> None:
+    (zygote,) = service.children()
+    for pid in spares_of(zygote):
+        os.kill(pid, signal.SIGKILL)
+        await gone(pid)
+    await service.launch(IDS[0])
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_a_polite_end_leaves_no_process_but_shims(service: Service, instance: Instance) -> None:
+    await service.launch(IDS[0])
+    (zygote,) = service.children()
+    spares = spares_of(zygote)
+    service.process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(service.process.wait(), 10) == 0
+    for pid in (zygote, *spares):
+        await gone(pid)
+    assert not instance.supervisor_socket.exists()
+    await shutdown(instance, IDS[0])
+
+
+async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
+    answer = await service.launch(IDS[0])
+    async with TtrpcClient(service.instance.shim_socket(IDS[0])) as client:
+        await ShimClient(client).state()
+        held = descriptors(answer.pid)
+        mine = descriptors(service.process.pid)
+        sockets = {name for name in held if name.startswith(("socket:", "pipe:"))}
+        assert not sockets & set(mine)
+        assert not [name for name in held if name.endswith(".log")]
+        # /dev/null three times, the stage program, epoll, the lock, the wakeup pipe, two listeners, our connection.
+        assert len(held) == 11
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_a_wiped_run_directory_brings_the_same_shim_back(service: Service) -> None:
+    answer = await service.launch(IDS[0])
+    run = service.instance.container_run(IDS[0])
+    for path in run.iterdir():
+        path.unlink()
+    run.rmdir()
+    assert await service.launch(IDS[0]) == answer
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_a_stale_socket_file_is_replaced(service: Service) -> None:
+    answer = await service.launch(IDS[0])
+    os.kill(answer.pid, signal.SIGKILL)
+    await gone(answer.pid)
+    assert service.instance.shim_socket(IDS[0]).exists()
+    assert (await service.launch(IDS[0])).pid != answer.pid
+    await shutdown(service.instance, IDS[0])
+
+
+async def test_a_stopped_shim_is_said_to_be_away_and_not_replaced(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = await service.launch(IDS[0])
+    os.kill(answer.pid, signal.SIGSTOP)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await service.launch(IDS[0])
+    os.kill(answer.pid, signal.SIGCONT)
+    assert await service.launch(IDS[0]) == answer
+    await shutdown(service.instance, IDS[0])
+
+
+@pytest.mark.parametrize("container_id", ["", "abc", "../../../../x", "A" * 64, "a" * 65, "a" * 63 + "/"])
+async def test_what_is_no_container_id_is_refused(service: Service, container_id: str) -> None:
+    with pytest.raises(InvalidArgument, match="no container id"):
+        await service.launch(container_id, config=False)
+
+
+async def test_a_missing_bundle_directory_is_told(service: Service) -> None:
+    with pytest.raises(Unavailable, match="cannot open"):
+        await service.launch(IDS[0], config=False)
+    # And the supervisor goes on.
+    await service.launch(IDS[1])
+    await shutdown(service.instance, IDS[1])

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bulkhead.shim.jsonfile import Encoder
+from bulkhead.shim.logs import JsonFile, LogTarget, RotatingFile
+from bulkhead.shim.loop import Loop
+
+
+def records(*texts: str) -> bytes:
+    return b"".join(Encoder("stdout").feed(text.encode() + b"\n", 0) for text in texts)
+
+
+def logged(path: Path) -> list[str]:
+    return [json.loads(line)["log"].rstrip("\n") for line in path.read_bytes().splitlines()]
+
+
+def unexpected(event: str, error: BaseException) -> None:
+    raise AssertionError(event) from error
+
+
+def test_files_rotate_at_their_size_and_the_oldest_goes(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    one = len(records("00"))
+    file = RotatingFile(LogTarget(path=path, max_size=3 * one, max_file=3))
+    for number in range(11):
+        file.write(records(f"{number:02}"))
+    # A file that has reached its size is rotated by the next write.
+    assert logged(path) == ["09", "10"]
+    assert logged(tmp_path / "log.1") == ["06", "07", "08"]
+    assert logged(tmp_path / "log.2") == ["03", "04", "05"]
+    assert sorted(os.listdir(tmp_path)) == ["log", "log.1", "log.2"]  # noqa: PTH208
+
+
+def test_a_large_chunk_is_spread_over_files_whole_records_each(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(LogTarget(path=path, max_size=1000, max_file=50))
+    texts = [f"line {number}" for number in range(100)]
+    file.write(records(*texts))
+    files = sorted(
+        tmp_path.iterdir(), key=lambda found: int(found.suffix[1:] or 0) if found.suffix else 0, reverse=True
+    )
+    assert [text for found in files for text in logged(found)] == texts
+    longest = max(len(records(text)) for text in texts)
+    assert all(found.stat().st_size < 1000 + longest for found in files)
+
+
+def test_a_single_file_starts_anew_and_its_reader_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(LogTarget(path=path, max_size=10, max_file=1))
+    file.write(records("old"))
+    with path.open("rb") as reader:
+        file.write(records("new"))
+        assert json.loads(reader.read())["log"] == "old\n"
+    assert logged(path) == ["new"]
+
+
+def test_an_existing_log_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for text in ("first life", "second life"):
+        file = RotatingFile(LogTarget(path=path, max_size=10_000, max_file=2))
+        file.write(records(text))
+        file.close()
+    assert logged(path) == ["first life", "second life"]
+
+
+def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"):
+        RotatingFile(LogTarget(path=tmp_path / "log"))
+
+
+def test_streams_keep_their_order_and_their_partial_lines(tmp_path: Path) -> None:
+    loop = Loop(unexpected)
+    log = JsonFile(LogTarget(path=tmp_path / "log"), loop, lambda: None)
+    log.write(1, b"out 1\npart")
+    log.write(2, b"err 1\n")
+    log.write(1, b"ial\n")
+    log.write(2, b"end")
+    log.end(1)
+    log.end(2)
+    assert logged(tmp_path / "log") == ["out 1", "err 1", "partial", "end"]
