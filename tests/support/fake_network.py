@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
+from bulkhead.linux.nftables import ElementChange
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
 from bulkhead.model.instance import Instance
@@ -62,7 +63,7 @@ class FakeKernel:
         self.silent: set[str] = set()
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
-        self.tables: dict[str, FakeTable] = {}
+        self.tables: dict[str, FakeTable] = {}  # by "family name"
         self.calls: list[str] = []
         self.failures: dict[str, BulkheadError] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -98,7 +99,7 @@ class FakeKernel:
             self.add_interface(bridge.name, bridge.address, kind="bridge")
 
     @_kernel_call
-    def plug(self, netns: Netns, wire: Wire) -> None:
+    def plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
         self._check_netns(netns)
         if netns in self.wires or wire.host_interface in self.interfaces:
             raise Conflict("cannot attach a network namespace: File exists")
@@ -106,6 +107,7 @@ class FakeKernel:
             raise Internal("cannot attach a network namespace: No such device")
         self.wires[netns] = wire
         self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
+        return self.change_elements(changes)
 
     @_kernel_call
     def loopback(self, netns: Netns) -> None:
@@ -118,8 +120,9 @@ class FakeKernel:
             self.interfaces[name] = replace(self.interfaces[name], master=bridge)
 
     @_kernel_call
-    def silence(self, name: str) -> None:
+    def silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
         self.silent.add(name)
+        return self.change_elements(changes)
 
     @_kernel_call
     def delete_links(self, names: Sequence[str]) -> None:
@@ -133,8 +136,8 @@ class FakeKernel:
                 self.interfaces[name] = replace(self.interfaces[name], master="")
 
     @_kernel_call
-    def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
-        found = self.tables.get(name)
+    def table(self, family: str, name: str) -> Sequence[Mapping[str, Any]] | None:
+        found = self.tables.get(f"{family} {name}")
         return None if found is None else found.listing(name)
 
     @_kernel_call
@@ -156,6 +159,21 @@ class FakeKernel:
 
     def close(self) -> None:
         self.calls.append("close")
+
+    def change_elements(self, changes: Sequence[ElementChange]) -> bool:
+        """All or none, as strict as the kernel is."""
+        tables = {name: table.copy() for name, table in self.tables.items()}
+        for change in changes:
+            found = tables.get(f"{change.family} {change.table}")
+            if found is None:
+                return False
+            for key, value in change.entries.items():
+                if found.elements[change.collection].setdefault(" . ".join(key), value) != value:
+                    return False
+                if change.delete:
+                    del found.elements[change.collection][" . ".join(key)]
+        self.tables = tables
+        return True
 
     def _check_netns(self, netns: Netns) -> None:
         if isinstance(netns, ProcessNetns) and netns.pid in self.gone:
@@ -185,13 +203,20 @@ class FakeTable:
         """As `nft -j list table` has it."""
         objects: list[dict[str, Any]] = [{"table": {"family": "inet", "name": name}}]
         for which, (key, value) in self.maps.items():
-            elements = [[_concat(left), _concat(right)] for left, right in self.elements[which].items()]
-            listed: dict[str, Any] = {"name": which, "type": key.split(" . "), "map": value}
-            objects.append({"map": {**listed, "elem": elements} if elements else listed})
+            target = {"map": value} if value else {}
+            elements = [_listed(left, right) for left, right in self.elements[which].items()]
+            listed: dict[str, Any] = {"name": which, "type": key.split(" . ")} | target
+            objects.append({"map" if value else "set": {**listed, "elem": elements} if elements else listed})
         for which, (kind, hook, priority) in self.chains.items():
             objects.append({"chain": {"name": which, "type": kind, "hook": hook, "prio": priority}})
             objects += [{"rule": {"chain": which, "comment": comment}} for comment in self.rules[which]]
         return objects
+
+
+def _listed(key: str, value: str) -> object:
+    """An element as the listing has it: pairs in a map, single parts without the word concat."""
+    left = _concat(key) if " . " in key else key
+    return [left, _concat(value)] if value else left
 
 
 def _concat(text: str) -> dict[str, list[str]]:
@@ -200,7 +225,8 @@ def _concat(text: str) -> dict[str, list[str]]:
 
 def _apply(tables: dict[str, FakeTable], command: str) -> None:
     """The part of nft(8)'s language that the networks speak, as strict as the kernel is."""
-    verb, what, _, name, *rest = command.split(" ", 5)
+    verb, what, family, name, *rest = command.split(" ", 5)
+    name = f"{family} {name}"
     if (verb, what) == ("add", "table"):
         tables.setdefault(name, FakeTable())
         return
@@ -217,6 +243,9 @@ def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> Non
         case "add", "map":
             (parts,) = re.findall(r"{ type (.+) : (.+); }", body)
             table.maps[name] = parts
+            table.elements.setdefault(name, {})
+        case "add", "set":
+            table.maps[name] = (body.removeprefix("{ type ").removesuffix("; }"), "")
             table.elements.setdefault(name, {})
         case "add", "chain":
             ((kind, hook, priority),) = re.findall(r"type (\w+) hook (\w+) priority (-?\d+); policy accept;", body)
@@ -239,7 +268,7 @@ def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> Non
 
 def _add_elements(elements: dict[str, str], body: str) -> None:
     for element in body.strip("{} ").split(", "):
-        key, value = element.split(" : ")
+        key, _, value = element.partition(" : ")
         if elements.setdefault(key, value) != value:
             raise Conflict("cannot change the firewall: File exists")
 

@@ -87,10 +87,10 @@ class Route:
 
 
 class Netlink:
-    """An rtnetlink socket of the network namespace in which the calling thread stood when it was opened."""
+    """A netlink socket of the network namespace in which the calling thread stood when it was opened."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
         try:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
@@ -104,27 +104,34 @@ class Netlink:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def request(self, *requests: bytes) -> None:
         """Have the kernel carry out `requests`, in order, in one call.
 
-        One that fails does not stop those after it; the first failure is raised when all are answered.
+        One that fails does not stop those after it; the first failure is raised when all that ask
+        for an answer have it.
         """
-        awaited: dict[int, None] = {}
+        awaited: set[int] = set()
         self._socket.sendall(b"".join(self._numbered(request, awaited) for request in requests))
         failure: OSError | None = None
         while awaited:
             for kind, flags, sequence, body in self._receive():
-                if kind == _NLMSG_ERROR and sequence in awaited:
-                    del awaited[sequence]
-                    failure = failure or _error(flags, body)
+                error = _error(flags, body) if kind == _NLMSG_ERROR else None
+                if error is not None and sequence not in awaited:
+                    raise error  # of a batch as a whole: its parts get no answers
+                if kind == _NLMSG_ERROR:
+                    awaited.discard(sequence)
+                    failure = failure or error
         if failure is not None:
             raise failure
 
     def links(self) -> tuple[Link, ...]:
         """All interfaces."""
-        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _attribute(
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(
             _IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS)
         )
         return tuple(_link(message) for message in self._dump(_GETLINK, body))
@@ -141,10 +148,11 @@ class Netlink:
         found = (_route(message) for message in self._dump(_GETROUTE, body))
         return tuple(route for route in found if route is not None)
 
-    def _numbered(self, request: bytes, awaited: dict[int, None]) -> bytes:
+    def _numbered(self, request: bytes, awaited: set[int]) -> bytes:
         length, kind, flags, _, _ = _NLMSG.unpack_from(request)
         self._sequence += 1
-        awaited[self._sequence] = None
+        if flags & _F_ACK:
+            awaited.add(self._sequence)
         return _NLMSG.pack(length, kind, flags, self._sequence, 0) + request[_NLMSG.size :]
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
@@ -227,7 +235,7 @@ def bridge(name: str, mac: str) -> bytes:
     With a MAC of its own: one that is left to the kernel changes as ports come and go.
     """
     info = _text(_IFLA_INFO_KIND, "bridge")
-    settings = _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, _mac(mac)) + _nest(_IFLA_LINKINFO, info)
+    settings = _text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, _mac(mac)) + nest(_IFLA_LINKINFO, info)
     return _link_request(_NEWLINK, _F_CREATE, settings)
 
 
@@ -238,11 +246,11 @@ def veth(*, host: str, peer: str, peer_mac: str, netns: int, master: int, mtu: i
     all of it when any part fails.
     """
     far = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    far += _text(_IFLA_IFNAME, peer) + _attribute(_IFLA_ADDRESS, _mac(peer_mac)) + _number(_IFLA_MTU, mtu)
+    far += _text(_IFLA_IFNAME, peer) + attribute(_IFLA_ADDRESS, _mac(peer_mac)) + _number(_IFLA_MTU, mtu)
     far += _number(_IFLA_NET_NS_FD, netns)
-    info = _text(_IFLA_INFO_KIND, "veth") + _nest(_IFLA_INFO_DATA, _nest(_VETH_INFO_PEER, far))
+    info = _text(_IFLA_INFO_KIND, "veth") + nest(_IFLA_INFO_DATA, nest(_VETH_INFO_PEER, far))
     near = _text(_IFLA_IFNAME, host) + _number(_IFLA_MTU, mtu) + _number(_IFLA_MASTER, master)
-    near += _nest(_IFLA_LINKINFO, info)
+    near += nest(_IFLA_LINKINFO, info)
     return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, near)
 
 
@@ -268,29 +276,29 @@ def silence_port(name: str) -> bytes:
     for a successor with the same MAC go to the dead one. The state alone would not do, because a
     late news of the link's carrier sets it back; the flags stay.
     """
-    settings = _attribute(_IFLA_BRPORT_STATE, bytes((_BR_STATE_DISABLED,)))
-    settings += b"".join(_attribute(flag, b"\0") for flag in _BRPORT_TRAFFIC)
-    return _port_request(name, settings + _attribute(_IFLA_BRPORT_FLUSH, b""))
+    settings = attribute(_IFLA_BRPORT_STATE, bytes((_BR_STATE_DISABLED,)))
+    settings += b"".join(attribute(flag, b"\0") for flag in _BRPORT_TRAFFIC)
+    return _port_request(name, settings + attribute(_IFLA_BRPORT_FLUSH, b""))
 
 
 def hairpin_port(name: str) -> bytes:
     """Let a bridge port send a frame back where it came from: a container that calls its own published port."""
-    return _port_request(name, _attribute(_IFLA_BRPORT_MODE, b"\1"))
+    return _port_request(name, attribute(_IFLA_BRPORT_MODE, b"\1"))
 
 
 def add_address(index: int, address: IPv4Interface) -> bytes:
     """Give an interface an address with its on-link route; no error if it has it."""
     body = _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
-    body += _attribute(_IFA_LOCAL, address.ip.packed) + _attribute(_IFA_ADDRESS, address.ip.packed)
-    body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
-    return _message(_NEWADDR, _F_CREATE | _F_REPLACE, body)
+    body += attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
+    body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    return message(_NEWADDR, _F_CREATE | _F_REPLACE, body)
 
 
 def add_default_route(index: int, gateway: IPv4Address) -> bytes:
     """Route everything else through `gateway` on the interface `index`."""
     body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
-    body += _attribute(_RTA_GATEWAY, gateway.packed) + _number(_RTA_OIF, index)
-    return _message(_NEWROUTE, _F_CREATE | _F_EXCL, body)
+    body += attribute(_RTA_GATEWAY, gateway.packed) + _number(_RTA_OIF, index)
+    return message(_NEWROUTE, _F_CREATE | _F_EXCL, body)
 
 
 def enter_netns(netns: int) -> None:
@@ -375,35 +383,39 @@ def _on_thread(body: Callable[[], T]) -> T:
     return results[0]
 
 
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return _NLMSG.pack(_NLMSG.size + len(body), kind, _F_REQUEST | _F_ACK | flags, 0, 0) + body
+def message(kind: int, flags: int, body: bytes, *, acknowledged: bool = True) -> bytes:
+    """A request of any netlink protocol."""
+    flags |= _F_REQUEST | (_F_ACK if acknowledged else 0)
+    return _NLMSG.pack(_NLMSG.size + len(body), kind, flags, 0, 0) + body
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute of a request, padded."""
+    return _RTATTR.pack(_RTATTR.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nest(kind: int, value: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind | _NESTED, value)
 
 
 def _link_request(kind: int, flags: int, settings: bytes, *, index: int = 0, up: bool = True) -> bytes:
     wanted = _IFF_UP if up else 0
-    return _message(kind, flags, _IFINFO.pack(socket.AF_UNSPEC, 0, index, wanted, wanted) + settings)
+    return message(kind, flags, _IFINFO.pack(socket.AF_UNSPEC, 0, index, wanted, wanted) + settings)
 
 
 def _port_request(name: str, settings: bytes) -> bytes:
     """Change a bridge port by its name; the kernel's other way to do it (AF_BRIDGE) wants its index."""
-    info = _text(_IFLA_INFO_SLAVE_KIND, "bridge") + _nest(_IFLA_INFO_SLAVE_DATA, settings)
-    return _link_request(_NEWLINK, 0, _text(_IFLA_IFNAME, name) + _nest(_IFLA_LINKINFO, info), up=False)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _RTATTR.pack(_RTATTR.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _nest(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | _NESTED, value)
+    info = _text(_IFLA_INFO_SLAVE_KIND, "bridge") + nest(_IFLA_INFO_SLAVE_DATA, settings)
+    return _link_request(_NEWLINK, 0, _text(_IFLA_IFNAME, name) + nest(_IFLA_LINKINFO, info), up=False)
 
 
 def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
 def _mac(text: str) -> bytes:

@@ -1,6 +1,9 @@
-"""nftables through libnftables' stable C interface (libnftables(3)): command text in, JSON out.
+"""nftables: tables through libnftables' stable C interface (libnftables(3)), elements straight to the kernel.
 
-The text of one call is one atomic transaction. Raises OSError; `LibraryMissing` names what to install.
+`Nftables` takes command text, one call one transaction, and answers in JSON. `element_transaction`
+makes netlink requests (linux/netfilter/nf_tables.h) for what is done for every container: it takes
+the kernel a fifth of the time that the library's parsing and looking up takes. Everything raises
+OSError; `LibraryMissing` names what to install.
 """
 
 from __future__ import annotations
@@ -8,9 +11,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
-from bulkhead.linux.netlink import Deletions, attributes
+from bulkhead.linux.netlink import Deletions, attribute, attributes, message, nest
 
 _LIBRARY = "libnftables.so.1"
 _JSON, _NUMERIC_PROTOCOL = 1 << 4, 1 << 7
@@ -23,9 +31,17 @@ _REASONS = {
     "Device or resource busy": errno.EBUSY,
 }
 # linux/netfilter/nfnetlink.h, nf_tables.h: the subsystem in the upper byte, DELTABLE, DELCHAIN, DELRULE in the lower.
-_NETLINK_NETFILTER, _GROUP_NFTABLES = 12, 7
+NETFILTER, _GROUP_NFTABLES = 12, 7
 _DELETED = (0x0A02, 0x0A05, 0x0A08)
-_NFGENMSG_SIZE, _TABLE_NAME = 4, 1
+_TABLE_NAME = 1
+_NFGENMSG = struct.Struct("!BBH")  # family, version, resource
+_SUBSYSTEM = 10
+_BATCH = (0x10, 0x11)  # begin, end
+_NEWSETELEM, _DELSETELEM, _F_CREATE = 0x0A0C, 0x0A0E, 0x400
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
+_ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
+_FAMILIES = {"inet": 1, "bridge": 7}
+_IFNAMSIZ = 16
 
 
 class LibraryMissing(OSError):
@@ -72,10 +88,10 @@ class Nftables:
             raise _failure(complaint.decode(errors="replace"))
         return output.decode()
 
-    def table(self, name: str) -> list[dict[str, Any]] | None:
-        """The objects of the table `inet <name>` (libnftables-json(5)), or None if there is none."""
+    def table(self, name: str, family: str = "inet") -> list[dict[str, Any]] | None:
+        """The objects of a table (libnftables-json(5)), or None if there is none."""
         try:
-            answer = json.loads(self.run(f"list table inet {name}"))
+            answer = json.loads(self.run(f"list table {family} {name}"))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -84,14 +100,72 @@ class Nftables:
         return objects
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementChange:
+    """Elements to add to a map or set, or to delete from it.
+
+    `key_type` and `value_type` (empty for a set) are spelt as nft(8) spells them, " . " between the
+    parts of a concatenation; `entries` are keys in parts, with their values likewise joined.
+    """
+
+    family: str
+    table: str
+    collection: str
+    key_type: str
+    value_type: str
+    entries: Mapping[tuple[str, ...], str]
+    delete: bool = False
+
+
+def element_transaction(changes: Sequence[ElementChange]) -> tuple[bytes, ...]:
+    """Requests for one `Netlink(NETFILTER).request`, which the kernel carries out all or none.
+
+    Adding what is there is no error (with another value it is EEXIST or EBUSY); deleting what is not is ENOENT.
+    """
+    begin, end = (
+        message(kind, 0, _NFGENMSG.pack(socket.AF_UNSPEC, 0, _SUBSYSTEM), acknowledged=False) for kind in _BATCH
+    )
+    return (begin, *(_element_request(change) for change in changes), end)
+
+
+def _element_request(change: ElementChange) -> bytes:
+    named = ((_LIST_TABLE, change.table), (_LIST_SET, change.collection))
+    body = _NFGENMSG.pack(_FAMILIES[change.family], 0, 0)
+    body += b"".join(attribute(kind, name.encode() + b"\0") for kind, name in named)
+    body += nest(_LIST_ELEMENTS, b"".join(_element(change, key, value) for key, value in change.entries.items()))
+    return message(_DELSETELEM if change.delete else _NEWSETELEM, 0 if change.delete else _F_CREATE, body)
+
+
+def _element(change: ElementChange, key: Sequence[str], value: str) -> bytes:
+    element = nest(_ELEM_KEY, attribute(_DATA_VALUE, _packed(change.key_type, key)))
+    if change.value_type and not change.delete:
+        element += nest(_ELEM_DATA, attribute(_DATA_VALUE, _packed(change.value_type, value.split(" . "))))
+    return nest(_LIST_ELEM, element)
+
+
+def _packed(kinds: str, parts: Sequence[str]) -> bytes:
+    """A key or value as the kernel holds it: the parts of a concatenation each fill whole 32-bit registers."""
+    packed = [_PACKERS[kind](part) for kind, part in zip(kinds.split(" . "), parts, strict=True)]
+    return packed[0] if len(packed) == 1 else b"".join(part + bytes(-len(part) % 4) for part in packed)
+
+
+_PACKERS: Mapping[str, Callable[[str], bytes]] = {
+    "ipv4_addr": lambda text: IPv4Address(text).packed,
+    "ether_addr": lambda text: bytes.fromhex(text.replace(":", "")),
+    "ifname": lambda text: text.encode().ljust(_IFNAMSIZ, b"\0"),
+    "inet_proto": lambda text: int(text).to_bytes(1, "big"),
+    "inet_service": lambda text: int(text).to_bytes(2, "big"),
+}
+
+
 def deletions() -> Deletions:
     """News of deleted tables, chains and rules; see `deleted_from`. Elements come and go unheard."""
-    return Deletions(_NETLINK_NETFILTER, _GROUP_NFTABLES, _DELETED)
+    return Deletions(NETFILTER, _GROUP_NFTABLES, _DELETED)
 
 
 def deleted_from(body: bytes) -> str:
     """The table that a message of `deletions` is about (or the one it deletes)."""
-    return attributes(body[_NFGENMSG_SIZE:]).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
+    return attributes(body[_NFGENMSG.size :]).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _failure(complaint: str) -> OSError:

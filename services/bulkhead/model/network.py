@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 
 from bulkhead.errors import InvalidArgument
 
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 WILDCARD = IPv4Address("0.0.0.0")
 # IP protocol numbers: /etc/protocols, which could spell them, is missing on minimal systems.
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -51,7 +54,8 @@ class Endpoint:
     """A container plugged into a network. The manager's record keeps it; the network keeps nothing else.
 
     `host_interface` names the host's end of the veth pair: it is new for each attachment, because
-    the kernel may still be burying the last one.
+    the kernel may still be burying the last one. Raises InvalidArgument for what no network gave:
+    addresses and names of endpoints become firewall rules.
     """
 
     container_id: str
@@ -62,6 +66,11 @@ class Endpoint:
     host_interface: str
     ports: tuple[PortBinding, ...] = ()
     network: str = "bridge"
+
+    def __post_init__(self) -> None:
+        fits = MAC.fullmatch(self.mac) and INTERFACE_NAME.fullmatch(self.host_interface)
+        if not fits or not _is_ipv4(self.address) or not _is_ipv4(self.gateway):
+            raise InvalidArgument(f"cannot use endpoint of container {self.container_id}: it is malformed: {self!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +102,11 @@ class Reconciled:
 
     def __bool__(self) -> bool:
         return replace(self, lost=()) != Reconciled()
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True

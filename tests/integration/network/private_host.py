@@ -23,7 +23,7 @@ from bulkhead.linux.netlink import Link, Netlink
 from bulkhead.linux.nftables import Nftables
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
-from bulkhead.manager.networks.publish import Table, actual
+from bulkhead.manager.networks.tables import Table, actual
 from bulkhead.model.instance import Instance
 
 P = ParamSpec("P")
@@ -142,11 +142,11 @@ class Host:
         with Netlink() as host:
             return {link.name: link for link in host.links()}
 
-    def table(self, instance: Instance | None = None) -> Table | None:
+    def table(self, instance: Instance | None = None, family: str = "inet") -> Table | None:
         name = (instance or Instance()).nft_table
         rules = Nftables()
         try:
-            return actual(name, rules.table(name))
+            return actual(family, name, rules.table(name, family))
         finally:
             rules.close()
 

@@ -19,7 +19,7 @@ from tests.support.fake_network import FakeKernel, fake_network
 
 ID = "a" * 64
 WEB = PortBinding(container_port=80, host_port=8080)
-TABLE = Instance().nft_table
+TABLE = f"inet {Instance().nft_table}"
 
 
 async def _booted(kernel: FakeKernel, instance: Instance | None = None) -> BridgeNetwork:
@@ -38,25 +38,37 @@ async def _until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came about")
 
 
-@pytest.mark.parametrize("step", ["plug", "apply"])
+def _published(kernel: FakeKernel) -> dict[str, str]:
+    return kernel.tables[TABLE].elements["published_any"]
+
+
+# What an attachment asks of the kernel; the latter two only when the tables must be mended.
+STEPS = ["plug", "table", "apply"]
+
+
+@pytest.mark.parametrize("step", STEPS)
 async def test_a_failed_attachment_leaves_nothing(step: str) -> None:
     kernel = FakeKernel()
     network = await _booted(kernel)
     before = dict(kernel.interfaces)
+    kernel.tables.clear()
     kernel.failures[step] = Internal("cannot: no")
     with pytest.raises(Internal):
         await network.attach(ID, 1, ports=[WEB])
     kernel.failures.clear()
     assert kernel.interfaces == before
-    assert kernel.tables[TABLE].elements["published_any"] == {}
+    await network.ensure()
+    assert _published(kernel) == {}
     assert (await network.attach(ID, 1, ports=[WEB])).ports[0].host_port == 8080
 
 
-@pytest.mark.parametrize("step", ["plug", "apply"])
+@pytest.mark.parametrize("step", STEPS)
 async def test_an_attachment_cancelled_in_any_step_leaves_nothing(step: str) -> None:
     kernel = FakeKernel()
     network = await _booted(kernel)
     before = dict(kernel.interfaces)
+    if step != "plug":
+        kernel.tables.clear()
     kernel.calls.clear()
     kernel.gates[step] = asyncio.Event()
     attaching = asyncio.create_task(network.attach(ID, 1, ports=[WEB]))
@@ -66,7 +78,8 @@ async def test_an_attachment_cancelled_in_any_step_leaves_nothing(step: str) -> 
     with pytest.raises(asyncio.CancelledError):
         await attaching
     assert kernel.interfaces == before
-    assert kernel.tables[TABLE].elements["published_any"] == {}
+    await network.ensure()
+    assert _published(kernel) == {}
     assert not await network.reconcile([])
     await network.attach(ID, 1, ports=[WEB])
 
@@ -75,9 +88,10 @@ async def test_reconcile_spares_an_attachment_under_way() -> None:
     """The manager reads its records while a start is between veth and record."""
     kernel = FakeKernel()
     network = await _booted(kernel)
-    gate = kernel.gates["apply"] = asyncio.Event()
+    kernel.tables.clear()
+    gate = kernel.gates["table"] = asyncio.Event()
     attaching = asyncio.create_task(network.attach(ID, 1, ports=[WEB]))
-    await _until(lambda: bool(kernel.wires))
+    await _until(lambda: bool(kernel.wires) and "table" in kernel.calls)
     kernel.calls.clear()
     reconciling = asyncio.create_task(network.reconcile([]))
     await _until(lambda: "configure" in kernel.calls)
@@ -88,12 +102,29 @@ async def test_reconcile_spares_an_attachment_under_way() -> None:
     assert not await network.reconcile([endpoint])
 
 
+async def test_a_container_that_goes_while_the_tables_are_mended_is_not_brought_back() -> None:
+    """Mending reads the books, then the tables; what it read first may be old by then."""
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    kernel.calls.clear()
+    gate = kernel.gates["table"] = asyncio.Event()
+    mending = asyncio.create_task(network.ensure())
+    await _until(lambda: "table" in kernel.calls)
+    await network.detach(endpoint)
+    kernel.netns_dies(1)
+    gate.set()
+    await mending
+    assert _published(kernel) == {}
+    assert not await network.reconcile([])
+
+
 async def test_a_port_is_published_although_someone_deleted_the_table() -> None:
     kernel = FakeKernel()
     network = await _booted(kernel)
     kernel.tables.clear()
     endpoint = await network.attach(ID, 1, ports=[WEB])
-    assert kernel.tables[TABLE].elements["published_any"] == {"6 . 8080": "172.30.0.2 . 80"}
+    assert _published(kernel) == {"6 . 8080": "172.30.0.2 . 80"}
     assert not await network.reconcile([endpoint])
 
 
@@ -103,21 +134,21 @@ async def test_detach_works_although_someone_deleted_the_table() -> None:
     endpoint = await network.attach(ID, 1, ports=[WEB])
     kernel.tables.clear()
     await network.detach(endpoint)
-    assert kernel.tables[TABLE].elements["published_any"] == {}
+    assert _published(kernel) == {}
 
 
 async def test_detach_frees_address_and_port_even_when_the_firewall_is_away() -> None:
     kernel = FakeKernel()
     network = await _booted(kernel)
     endpoint = await network.attach(ID, 1, ports=[WEB])
-    kernel.failures["apply"] = Unavailable("cannot change the firewall: away")
+    kernel.failures["silence"] = Unavailable("cannot change the firewall: away")
     with pytest.raises(Unavailable):
         await network.detach(endpoint)
     kernel.failures.clear()
     kernel.netns_dies(1)
     # The stale element leads to the old address: the new one must win.
     again = await network.attach(ID, 2, ports=[WEB])
-    assert kernel.tables[TABLE].elements["published_any"] == {"6 . 8080": f"{again.address} . 80"}
+    assert _published(kernel) == {"6 . 8080": f"{again.address} . 80"}
 
 
 async def test_detach_never_deletes_a_veth() -> None:
@@ -131,12 +162,28 @@ async def test_detach_never_deletes_a_veth() -> None:
     assert kernel.silent == {endpoint.host_interface}
 
 
-async def test_a_container_without_ports_costs_no_firewall_transaction() -> None:
+async def test_attachment_and_detachment_cost_one_call_of_the_kernel_each() -> None:
     kernel = FakeKernel()
     network = await _booted(kernel)
     kernel.calls.clear()
-    await network.detach(await network.attach(ID, 1))
+    await network.detach(await network.attach(ID, 1, ports=[WEB]))
     assert kernel.calls == ["plug", "silence"]
+
+
+async def test_a_kernel_that_cannot_filter_on_bridges_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel()
+    apply = kernel.apply
+
+    async def refuse(commands: list[str]) -> None:
+        if any(" bridge " in command for command in commands):
+            raise Internal("cannot change the firewall: Operation not supported")
+        await apply(commands)
+
+    monkeypatch.setattr(kernel, "apply", refuse)
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    assert list(kernel.tables) == [TABLE]
+    assert not await network.reconcile([endpoint])
 
 
 async def test_the_default_instance_does_not_take_another_ones_veths_for_its_own() -> None:
@@ -221,4 +268,4 @@ async def test_watch_before_the_records_are_known_takes_nothing_away(monkeypatch
     with contextlib.suppress(asyncio.CancelledError):
         await watching
     assert endpoint.host_interface in kernel.interfaces
-    assert len(kernel.tables[TABLE].elements["published_any"]) == 1
+    assert len(_published(kernel)) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from bulkhead.errors import Internal, InvalidArgument, ResourceExhausted
 from bulkhead.manager.networks.hostports import HostPorts
-from bulkhead.model.network import PortBinding
+from bulkhead.model.network import Endpoint, PortBinding
 
 BUSY = {("tcp", "0.0.0.0", 22): "address already in use"}
 
@@ -100,3 +100,23 @@ def test_only_the_holder_releases() -> None:
 def test_what_can_be_no_binding_is_none(fields: dict[str, int | str]) -> None:
     with pytest.raises(InvalidArgument, match="invalid"):
         PortBinding(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"address": "10.0.0.2 }; flush ruleset"},
+        {"address": "fd00::2"},
+        {"gateway": ""},
+        {"mac": ""},
+        {"mac": "02:42:0A:00:00:02"},
+        {"host_interface": ""},
+        {"host_interface": "bh0 } ; flush ruleset"},
+        {"host_interface": "sixteen-letters-"},
+    ],
+)
+def test_an_endpoint_that_no_network_gave_is_refused(wrong: dict[str, str]) -> None:
+    right = {"address": "10.0.0.2", "gateway": "10.0.0.1", "mac": "02:42:0a:00:00:02", "host_interface": "bh0"}
+    Endpoint(container_id="c", prefix_len=24, **right)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="malformed"):
+        Endpoint(container_id="c", prefix_len=24, **{**right, **wrong})  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.manager.networks import publish
+from bulkhead.manager.networks import publish, tables
 from bulkhead.manager.networks.ports import Bridge
 from bulkhead.model.network import Endpoint, PortBinding
 from tests.support.fake_network import FakeKernel
@@ -20,7 +20,13 @@ OTHER = Bridge(name="br1", address=IPv4Interface("10.1.0.1/24"), mac="02:42:0a:0
 def _endpoint(address: str, *ports: tuple[str, int]) -> Endpoint:
     bindings = tuple(PortBinding(container_port=80, host_ip=ip, host_port=port) for ip, port in ports)
     return Endpoint(
-        container_id="c", address=address, prefix_len=24, gateway="10.0.0.1", mac="", host_interface="v", ports=bindings
+        container_id="c",
+        address=address,
+        prefix_len=24,
+        gateway="10.0.0.1",
+        mac="02:42:0a:00:00:02",
+        host_interface="v",
+        ports=bindings,
     )
 
 
@@ -34,38 +40,38 @@ async def _listed(*transactions: list[str]) -> list[dict[str, Any]]:
     kernel = FakeKernel()
     for commands in transactions:
         await kernel.apply(commands)
-    return kernel.tables["t"].listing("t")
+    return kernel.tables["inet t"].listing("t")
 
 
-async def _table(*transactions: list[str]) -> publish.Table:
-    table = publish.actual("t", await _listed(*transactions))
+async def _table(*transactions: list[str]) -> tables.Table:
+    table = tables.actual("inet", "t", await _listed(*transactions))
     assert table is not None
     return table
 
 
-MAKE = publish.changes(WANTED, None, prune=True)
+MAKE = tables.changes(WANTED, None, prune=True)
 
 
 async def test_a_table_that_was_made_needs_no_change() -> None:
-    assert publish.changes(WANTED, await _table(MAKE), prune=True) == []
+    assert tables.changes(WANTED, await _table(MAKE), prune=True) == []
 
 
 async def test_one_container_more_touches_its_elements_only() -> None:
     more = publish.desired("t", [BRIDGE], [WEB, DB, _endpoint("10.0.0.4", ("0.0.0.0", 25))])
-    assert publish.changes(more, await _table(MAKE), prune=True) == [
+    assert tables.changes(more, await _table(MAKE), prune=True) == [
         "add element inet t published_any { 6 . 25 : 10.0.0.4 . 80 }"
     ]
 
 
 async def test_one_container_less_is_pruned_only_when_asked() -> None:
     less = publish.desired("t", [BRIDGE], [WEB])
-    assert publish.changes(less, await _table(MAKE), prune=False) == []
-    assert publish.changes(less, await _table(MAKE), prune=True) == ["delete element inet t published_any { 6 . 5432 }"]
+    assert tables.changes(less, await _table(MAKE), prune=False) == []
+    assert tables.changes(less, await _table(MAKE), prune=True) == ["delete element inet t published_any { 6 . 5432 }"]
 
 
 async def test_a_port_that_leads_to_the_wrong_container_is_corrected_even_without_pruning() -> None:
     moved = publish.desired("t", [BRIDGE], [WEB, _endpoint("10.0.0.9", ("0.0.0.0", 5432))])
-    assert publish.changes(moved, await _table(MAKE), prune=False) == [
+    assert tables.changes(moved, await _table(MAKE), prune=False) == [
         "delete element inet t published_any { 6 . 5432 }",
         "add element inet t published_any { 6 . 5432 : 10.0.0.9 . 80 }",
     ]
@@ -73,9 +79,9 @@ async def test_a_port_that_leads_to_the_wrong_container_is_corrected_even_withou
 
 async def test_another_bridge_changes_rules_and_leaves_elements_alone() -> None:
     both = publish.desired("t", [BRIDGE, OTHER], [WEB, DB])
-    commands = publish.changes(both, await _table(MAKE), prune=True)
+    commands = tables.changes(both, await _table(MAKE), prune=True)
     assert not [command for command in commands if "element" in command or "table" in command]
-    assert publish.changes(both, await _table(MAKE, commands), prune=True) == []
+    assert tables.changes(both, await _table(MAKE, commands), prune=True) == []
 
 
 def _with_a_foreign_chain(objects: list[dict[str, Any]]) -> None:
@@ -105,22 +111,24 @@ async def test_a_table_of_another_shape_is_replaced_in_one_transaction_with_its_
     objects = await _listed(MAKE)
     distort(objects)
     nobody = publish.desired("t", [BRIDGE], [])
-    commands = publish.changes(nobody, publish.actual("t", objects), prune=False)
+    commands = tables.changes(nobody, tables.actual("inet", "t", objects), prune=False)
     assert commands[:2] == ["delete table inet t", "add table inet t"]
     assert (await _table(MAKE, commands)).elements == WANTED.elements
-    pruned = publish.changes(nobody, publish.actual("t", objects), prune=True)
+    pruned = tables.changes(nobody, tables.actual("inet", "t", objects), prune=True)
     assert (await _table(MAKE, pruned)).elements == {"published": {}, "published_any": {}}
 
 
 async def test_removals_do_not_mind_what_is_gone_already() -> None:
-    removals = publish.removals("t", DB)
-    once = await _table(MAKE, removals)
-    assert once.elements["published_any"] == {("6", "8080"): "10.0.0.2 . 80"}
-    assert await _table(MAKE, removals, removals) == once
+    kernel = FakeKernel()
+    await kernel.apply(MAKE)
+    removals = publish.LAYOUT.removals("t", publish.elements_of(DB))
+    for _ in range(2):
+        assert kernel.change_elements(removals)
+        assert kernel.tables["inet t"].elements["published_any"] == {"6 . 8080": "10.0.0.2 . 80"}
 
 
 def test_a_host_without_the_table_is_told_apart_from_an_empty_one() -> None:
-    assert publish.actual("t", None) is None
+    assert tables.actual("inet", "t", None) is None
 
 
 def test_protocols_are_known_by_name_and_by_number() -> None:
@@ -135,5 +143,5 @@ def test_protocols_are_known_by_name_and_by_number() -> None:
         }
         for name in ("udp", 17)
     ]
-    tables = [publish.actual("t", [item]) for item in listing]
-    assert tables[0] == tables[1]
+    found = [tables.actual("inet", "t", [item]) for item in listing]
+    assert found[0] == found[1]

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
 from bulkhead.linux import netlink, nftables
 from bulkhead.linux.netlink import Deletions, Netlink
-from bulkhead.linux.nftables import LibraryMissing, Nftables
+from bulkhead.linux.nftables import ElementChange, LibraryMissing, Nftables
 from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
 from bulkhead.model.network import Netns, ProcessNetns
 
@@ -30,6 +31,7 @@ _NO_IPV6 = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/default/disab
 # More would only queue at the kernel's one network lock.
 _THREADS = 4
 _GONE = (errno.ENODEV, errno.ENXIO)
+_REFUSED = (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EINVAL)
 _DEFAULT_EPHEMERAL = range(32768, 61000)
 _SOCKET_TYPES = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
@@ -44,11 +46,15 @@ class NetlinkKernel:
 
     Each call runs on a thread of its own: one that has entered a container's network namespace is
     never used for anything else, and one that waits for the kernel's network lock blocks nobody.
+    It stands on the network namespace in which it is made.
     """
 
     def __init__(self) -> None:
         self._threads = asyncio.Semaphore(_THREADS)
         self._nftables: Nftables | None = None
+        # Kept: closing such a socket waits for the kernel's disposal of deleted elements, milliseconds.
+        self._elements = Netlink(nftables.NETFILTER)
+        self._elements_turn = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
 
     async def survey(self) -> Survey:
@@ -60,8 +66,8 @@ class NetlinkKernel:
     async def make_bridge(self, bridge: Bridge) -> None:
         await self._run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
 
-    async def plug(self, netns: Netns, wire: Wire) -> None:
-        await self._run("cannot attach a network namespace", lambda: _plug(netns, wire))
+    async def plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
+        return await self._run("cannot attach a network namespace", lambda: self._plug(netns, wire, changes))
 
     async def loopback(self, netns: Netns) -> None:
         await self._run("cannot bring up a loopback interface", lambda: _loopback(netns))
@@ -69,14 +75,14 @@ class NetlinkKernel:
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         await self._run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
 
-    async def silence(self, name: str) -> None:
-        await self._run(f"cannot silence interface {name}", lambda: _silence(name))
+    async def silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
+        return await self._run(f"cannot silence interface {name}", lambda: self._silence(name, changes))
 
     async def delete_links(self, names: Sequence[str]) -> None:
         await self._run(f"cannot delete interfaces {', '.join(names)}", lambda: _delete_links(names))
 
-    async def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
-        return await self._run(f"cannot list nftables table {name}", lambda: self._nft().table(name))
+    async def table(self, family: str, name: str) -> Sequence[Mapping[str, Any]] | None:
+        return await self._run(f"cannot list nftables table {name}", lambda: self._nft().table(name, family))
 
     async def apply(self, commands: Sequence[str]) -> None:
         await self._run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
@@ -106,6 +112,7 @@ class NetlinkKernel:
         return range(int(first), int(last) + 1)
 
     def close(self) -> None:
+        self._elements.close()
         if self._nftables is not None:
             self._nftables.close()
         for deletions in self._deletions or ():
@@ -117,6 +124,27 @@ class NetlinkKernel:
         if self._nftables is None:
             self._nftables = Nftables()
         return self._nftables
+
+    def _plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
+        _plug(netns, wire)
+        return self._change_elements(changes)
+
+    def _silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
+        _silence(name)
+        return self._change_elements(changes)
+
+    def _change_elements(self, changes: Sequence[ElementChange]) -> bool:
+        """Whether the kernel carried the changes out; it refuses all when the tables are not what they suppose."""
+        if not changes:
+            return True
+        try:
+            with self._elements_turn:
+                self._elements.request(*nftables.element_transaction(changes))
+        except OSError as error:
+            if error.errno in _REFUSED:
+                return False
+            raise
+        return True
 
     async def _run(self, deed: str, body: Callable[[], T]) -> T:
         async with self._threads:
@@ -237,6 +265,7 @@ def _make_bridge(bridge: Bridge) -> None:
 
 
 def _plug(netns: Netns, wire: Wire) -> None:
+    # A socket belongs to the namespace in which it is opened: the host's before this thread leaves it.
     with _opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
         netlink.enter_netns(target)

@@ -10,17 +10,15 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 
 import structlog
 
-from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotImplementedYet
-from bulkhead.manager.networks import publish
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotImplementedYet
+from bulkhead.manager.networks.firewall import Firewall
 from bulkhead.manager.networks.hostports import HostPorts
 from bulkhead.manager.networks.ipam import AddressPool
 from bulkhead.manager.networks.ports import Bridge, Kernel, Survey, Wire
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import Endpoint, Netns, PortBinding, Reconciled
+from bulkhead.model.network import INTERFACE_NAME, MAC, Endpoint, Netns, PortBinding, Reconciled
 
 _log = structlog.get_logger()
-_INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _INTERFACE_LENGTH = 15  # IFNAMSIZ less its NUL
 _DEFAULT_ID_DIGITS = 12
 # A split default route, as VPNs set it, covers half of all addresses and clashes with none.
@@ -34,7 +32,7 @@ class BridgeNetwork:
 
     def __init__(self, instance: Instance, kernel: Kernel) -> None:
         subnet = _parse_subnet(instance.subnet)
-        if not _INTERFACE_NAME.fullmatch(instance.bridge):
+        if not INTERFACE_NAME.fullmatch(instance.bridge):
             raise InvalidArgument(
                 f"cannot use bridge name {instance.bridge!r}: an interface name has 1 to 15 characters of "
                 "A-Z a-z 0-9 _ . - (BULKHEAD_BRIDGE)"
@@ -50,15 +48,14 @@ class BridgeNetwork:
         self._live: dict[str, Endpoint] = {}
         self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
-        # One writer of the nft table at a time; never held while a veth is made.
-        self._firewall = asyncio.Lock()
+        self._firewall = Firewall(kernel, instance.nft_table, [self._bridge], lambda: self._live.values())
 
     async def ensure(self) -> None:
-        await self._converge(prune=False)
+        await self._converge()
 
     async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
         self._adopt(live)
-        return await self._converge(prune=True)
+        return await self._converge()
 
     async def attach(
         self,
@@ -72,9 +69,7 @@ class BridgeNetwork:
     ) -> Endpoint:
         endpoint = self._reserve(container_id, address, mac, ports, name)
         try:
-            await self._kernel.plug(netns, self._wire(endpoint))
-            if endpoint.ports:
-                await self._change_firewall(publish.additions(self._table, endpoint))
+            await self._plug(endpoint, netns)
         except BaseException:
             await self._undo(endpoint)
             raise
@@ -90,9 +85,7 @@ class BridgeNetwork:
         if known is None:
             return
         try:
-            await self._kernel.silence(known.host_interface)
-            if known.ports:
-                await self._change_firewall(publish.removals(self._table, known))
+            await self._unplug(known)
         finally:
             self._release(known)
 
@@ -110,9 +103,7 @@ class BridgeNetwork:
         ours = [name for name in survey.interfaces if self._is_ours(name, survey)]
         bridge = [self._bridge.name] if self._bridge.name in survey.interfaces else []
         await self._kernel.delete_links([*ours, *bridge])
-        async with self._firewall:
-            if await self._kernel.table(self._table) is not None:
-                await self._kernel.apply([f"delete table inet {self._table}"])
+        await self._firewall.remove()
         for endpoint in (*self._live.values(),):
             self._release(endpoint)
         self._live.clear()
@@ -123,7 +114,7 @@ class BridgeNetwork:
     async def _mended(self) -> bool:
         """Converge for `watch`, which must outlive a failure; whether it worked."""
         try:
-            done = await self._converge(prune=self._adopted)
+            done = await self._converge()
         except BulkheadError as error:
             _log.warning("cannot mend the network", reason=str(error))
             return False
@@ -179,6 +170,14 @@ class BridgeNetwork:
             and re.fullmatch(rf"{self._prefix}[0-9a-f]{{{self._digits}}}", name) is not None
         )
 
+    async def _plug(self, endpoint: Endpoint, netns: Netns) -> None:
+        if not await self._kernel.plug(netns, self._wire(endpoint), self._firewall.admissions(endpoint)):
+            await self._firewall.converge(prune=self._adopted)
+
+    async def _unplug(self, endpoint: Endpoint) -> None:
+        if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissals(endpoint)):
+            await self._firewall.converge(prune=self._adopted)
+
     def _wire(self, endpoint: Endpoint) -> Wire:
         return Wire(
             host_interface=endpoint.host_interface,
@@ -194,11 +193,10 @@ class BridgeNetwork:
         """Leave nothing of an attachment that failed; what cannot be removed now, `reconcile` will."""
         self._live.pop(endpoint.host_interface, None)
         try:
-            await self._kernel.delete_links([endpoint.host_interface])
+            await self._unplug(endpoint)
         finally:
             try:
-                if endpoint.ports:
-                    await self._change_firewall(publish.removals(self._table, endpoint))
+                await self._kernel.delete_links([endpoint.host_interface])
             finally:
                 self._release(endpoint)
 
@@ -214,11 +212,12 @@ class BridgeNetwork:
         self._pool.forget()
         self._ports.forget()
         for endpoint in self._live.values():
-            self._pool.claim(IPv4Address(endpoint.address), endpoint.container_id)
+            if not self._pool.claim(IPv4Address(endpoint.address), endpoint.container_id):
+                _log.error("two live containers have one address", address=endpoint.address, id=endpoint.container_id)
             self._ports.claim(endpoint.container_id, endpoint.ports)
 
-    async def _converge(self, *, prune: bool) -> Reconciled:
-        """Bring bridge, links and firewall to what the books say; without `prune` take nothing away."""
+    async def _converge(self) -> Reconciled:
+        """Bring bridge, links and firewall to what the books say; nothing is taken away before they are known."""
         survey = await self._kernel.survey()
         missing = self._bridge_is_missing(survey)
         self._mtu = survey.default_mtu
@@ -227,7 +226,7 @@ class BridgeNetwork:
         if missing:
             await self._kernel.make_bridge(self._bridge)
         settings += await self._kernel.configure(_bridge_settings(self._bridge.name))
-        stale = self._stale(survey) if prune else ()
+        stale = self._stale(survey) if self._adopted else ()
         loose = self._loose(survey)
         if loose:
             await self._kernel.replug(self._bridge.name, loose)
@@ -238,7 +237,7 @@ class BridgeNetwork:
             settings_changed=settings,
             links_deleted=stale,
             links_plugged=loose,
-            table_changes=await self._converge_firewall(prune=prune),
+            table_changes=await self._firewall.converge(prune=self._adopted),
             lost=self._lost(survey),
         )
 
@@ -279,26 +278,6 @@ class BridgeNetwork:
             for name, endpoint in self._live.items()
             if name not in survey.interfaces and name not in self._plugging
         )
-
-    async def _change_firewall(self, commands: Sequence[str]) -> None:
-        """Carry out a small change; when the table is not what it should be, mend all of it instead."""
-        async with self._firewall:
-            try:
-                await self._kernel.apply(commands)
-            except (Conflict, Internal):
-                await self._mend_firewall(prune=self._adopted)
-
-    async def _converge_firewall(self, *, prune: bool) -> int:
-        async with self._firewall:
-            return await self._mend_firewall(prune=prune)
-
-    async def _mend_firewall(self, *, prune: bool) -> int:
-        wanted = publish.desired(self._table, [self._bridge], self._live.values())
-        found = publish.actual(self._table, await self._kernel.table(self._table))
-        commands = publish.changes(wanted, found, prune=prune)
-        if commands:
-            await self._kernel.apply(commands)
-        return len(commands)
 
 
 _FORWARDING = {"net/ipv4/ip_forward": "1"}
@@ -355,7 +334,7 @@ def _parse_address(text: str) -> IPv4Address:
 def _parse_mac(text: str) -> str:
     """A unicast MAC in lower case with colons."""
     mac = text.lower().replace("-", ":")
-    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+    if not MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise InvalidArgument(f"invalid MAC address: {text}")
     return mac
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from bulkhead.errors import Conflict, InvalidArgument, ResourceExhausted
+from bulkhead.errors import InvalidArgument, ResourceExhausted
 
 
 class AddressPool:
@@ -37,17 +37,16 @@ class AddressPool:
         self._owners[number] = owner
         return IPv4Address(number)
 
-    def claim(self, address: IPv4Address, owner: str) -> None:
-        """Note an address that `owner` holds already; one outside the subnet is not ours to note.
+    def claim(self, address: IPv4Address, owner: str) -> bool:
+        """Note an address that `owner` holds already; False when another holds it.
 
-        Raises Conflict when another holds it.
+        One outside the subnet is of another configuration and not ours to note.
         """
-        if address not in self.subnet:
-            return
-        holder = self._owners.setdefault(int(address), owner)
-        if holder != owner:
-            raise Conflict(f"cannot claim address {address} for {owner}: {holder} holds it")
-        self._given = max(self._given, int(address)) if self._first <= int(address) <= self._last else self._given
+        number = int(address)
+        if not self._first <= number <= self._last:
+            return True
+        self._given = max(self._given, number)
+        return self._owners.setdefault(number, owner) == owner
 
     def release(self, address: IPv4Address, owner: str) -> None:
         """Free an address if `owner` holds it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
+from bulkhead.linux.nftables import ElementChange
 from bulkhead.model.network import Endpoint, Netns, PortBinding, Reconciled
 
 
@@ -137,11 +138,12 @@ class Kernel(Protocol):
     async def make_bridge(self, bridge: Bridge) -> None:
         """Create the bridge, up, with its address; no error for what is there."""
 
-    async def plug(self, netns: Netns, wire: Wire) -> None:
-        """Make the wire and configure the namespace's side, or leave nothing.
+    async def plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
+        """Make the wire and configure the namespace's side, or leave nothing; then change nftables elements.
 
-        Raises Conflict when an interface of either name exists, NotFound when the process is gone,
-        InvalidArgument when the namespace is the host's own.
+        False when the wire is made but the elements were refused, because the tables are not what
+        the changes suppose. Raises Conflict when an interface of either name exists, NotFound when
+        the process is gone, InvalidArgument when the namespace is the host's own.
         """
 
     async def loopback(self, netns: Netns) -> None:
@@ -150,20 +152,20 @@ class Kernel(Protocol):
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         """Make interfaces ports of the bridge again."""
 
-    async def silence(self, name: str) -> None:
-        """Let a bridge port fall silent at once; no error if it is gone."""
+    async def silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
+        """Let a bridge port fall silent at once (no error if it is gone), and change elements as `plug` does."""
 
     async def delete_links(self, names: Sequence[str]) -> None:
         """Delete interfaces; no error for those that are gone. Slow."""
 
-    async def table(self, name: str) -> Sequence[Mapping[str, Any]] | None:
-        """The nftables objects of table `inet <name>`, None without that table."""
+    async def table(self, family: str, name: str) -> Sequence[Mapping[str, Any]] | None:
+        """The objects of an nftables table (libnftables-json(5)), None without that table."""
 
     async def apply(self, commands: Sequence[str]) -> None:
         """Carry out nft(8) commands as one transaction."""
 
     async def disturbed(self, table: str, bridge: str) -> None:
-        """Return once something was deleted from the table, or the bridge is gone.
+        """Return once something was deleted from a table of that name, or the bridge is gone.
 
         The first call returns at once: what happened before it nobody saw.
         """
