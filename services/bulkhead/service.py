@@ -93,7 +93,7 @@ def holder(pid_file: Path) -> int | None:
     """
     try:
         fd = os.open(pid_file, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     try:
         question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

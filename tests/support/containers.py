@@ -204,7 +204,7 @@ def docker_config(cgroup: str, args: tuple[str, ...], **process: Any) -> Config:
 def host_facts() -> dict[str, list[str]]:
     """What a launch could leave behind in this process and on this machine."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    fds = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    fds = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
     return {"mounts": sorted(mounts), "descriptors": sorted(fd for fd in fds if not fd.startswith("/proc/"))}
 
 

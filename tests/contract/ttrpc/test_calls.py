@@ -36,10 +36,8 @@ class Service:
             "Wait": Method(messages.ExecReference, lambda request, call: self.waiting.append(call)),
             "Kill": Method(messages.KillRequest, self._kill),
             "ExecCreate": Method(messages.ExecCreateRequest, self._echo),
-            "Pids": Method(
-                messages.Empty, lambda request, call: call.reply(messages.PidsResponse(pids=[7] * 200_000))
-            ),
-            "Start": Method(messages.Empty, lambda request, call: 1 / 0),
+            "Pids": Method(messages.Empty, lambda request, call: call.reply(messages.PidsResponse(pids=[7] * 200_000))),
+            "Start": Method(messages.Empty, self._break),
             "Pause": Method(messages.Empty, self._release),
         }
         self.server = TtrpcServer(
@@ -66,6 +64,9 @@ class Service:
     def _kill(self, request: messages.KillRequest, call: Call) -> None:
         kind = getattr(errors, request.exec_id)
         raise kind(f"as told: {request.signal}")
+
+    def _break(self, request: messages.Empty, call: Call) -> None:
+        call.reply(messages.PidsResponse(pids=[1 // 0]))
 
     def _echo(self, request: messages.ExecCreateRequest, call: Call) -> None:
         self.seen.append(str(len(request.process)))
@@ -115,7 +116,7 @@ async def test_a_handler_that_breaks_is_an_internal_error_and_the_next_call_work
         with pytest.raises(Internal, match="ZeroDivisionError"):
             await ShimClient(client).start()
         assert (await ShimClient(client).state()).phase == "new"
-        assert service.failures == ["ZeroDivisionError('division by zero')"]
+        assert service.failures == ["ZeroDivisionError('integer division or modulo by zero')"]
 
 
 async def test_an_unknown_method_and_service(service: Service) -> None:

@@ -33,7 +33,8 @@ KINDS = {
 
 
 def lean(name: str) -> type[Message]:
-    return ALIASES.get(name) or getattr(messages, name, messages.Empty)
+    kind: type[Message] = getattr(messages, name, messages.Empty)
+    return ALIASES.get(name, kind)
 
 
 @pytest.mark.parametrize("name", NAMES)

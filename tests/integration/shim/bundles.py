@@ -32,7 +32,7 @@ def process(*args: str, terminal: bool = False, user: int = 0) -> dict[str, Any]
         "args": list(args),
         "env": ["PATH=/bin", "TERM=xterm"],
         "cwd": "/",
-        "capabilities": {kind: capabilities for kind in ("bounding", "effective", "permitted")},
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
         "noNewPrivileges": False,
     }
 

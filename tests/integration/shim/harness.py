@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,3 +200,20 @@ async def gone(pid: int, *, timeout: float = 10) -> None:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+def children(pid: int) -> list[int]:
+    """A process's children, zombies too."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def proc(pid: int, name: str) -> str:
+    """A file of the process in /proc."""
+    return Path(f"/proc/{pid}/{name}").read_text()
+
+
+async def until(condition: Callable[[], bool], *, timeout: float = 10) -> None:
+    """Wait for what the kernel has no event for."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

@@ -13,7 +13,7 @@ import pytest
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from tests.integration.shim.conftest import Launch
-from tests.integration.shim.harness import Shim, Stream, script
+from tests.integration.shim.harness import Shim, Stream, children, descriptors, script, until
 
 
 @pytest.fixture
@@ -152,14 +152,13 @@ async def test_a_background_child_does_not_hold_an_exec_stream(shim: Shim) -> No
 
 async def test_many_execs_leave_no_descriptor_zombie_or_entry(shim: Shim) -> None:
     # Health probes run for years (ttrpc 241, moby 46957): whatever is kept per exec must have a bound.
-    before = len(list(Path(f"/proc/{shim.pid}/fd").iterdir()))
+    before = len(descriptors(shim.pid))
     for number in range(150):
         await register(shim, f"e{number}", "exit 0")
         await shim.client.exec_start(f"e{number}")
         await shim.client.wait(f"e{number}", timeout=5)
-    assert len(list(Path(f"/proc/{shim.pid}/fd").iterdir())) == before
-    children = Path(f"/proc/{shim.pid}/task/{shim.pid}/children").read_text().split()
-    assert len(children) == 1
+    assert len(descriptors(shim.pid)) == before
+    assert len(children(shim.pid)) == 1
     with pytest.raises(NotFound):
         await shim.client.exec_state("e0")
     assert (await shim.client.exec_state("e149")).exit_code == 0
@@ -170,6 +169,4 @@ async def test_orphans_are_reaped(shim: Shim) -> None:
     await register(shim, "e", "(sleep 0.05 &) ; exit 0")
     await shim.client.exec_start("e")
     await shim.client.wait("e", timeout=5)
-    children = Path(f"/proc/{shim.pid}/task/{shim.pid}/children")
-    while len(children.read_text().split()) > 1:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(children(shim.pid)) == 1)

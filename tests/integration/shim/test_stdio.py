@@ -4,13 +4,12 @@ import asyncio
 import json
 import os
 import socket
-from pathlib import Path
 
 import pytest
 
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from tests.integration.shim.conftest import Launch
-from tests.integration.shim.harness import Shim, script
+from tests.integration.shim.harness import Shim, descriptors, script, until
 
 MEGABYTE = 1 << 20
 
@@ -323,8 +322,7 @@ async def test_pokes_are_not_piled_up(launch: Launch) -> None:
 async def test_many_clients_come_and_go_without_a_trace(launch: Launch) -> None:
     async with launch(script("cat")) as shim:
         await started(shim, open_stdin=True)
-        fds = Path(f"/proc/{shim.pid}/fd")
-        before = len(list(fds.iterdir()))
+        before = len(descriptors(shim.pid))
         for number in range(60):
             stream = await shim.attach()
             if number % 3 == 0:
@@ -334,5 +332,4 @@ async def test_many_clients_come_and_go_without_a_trace(launch: Launch) -> None:
                 stream.writer.write_eof()
             stream.close()
         (await shim.attach()).close()
-        while len(list(fds.iterdir())) > before:
-            await asyncio.sleep(0.005)
+        await until(lambda: len(descriptors(shim.pid)) <= before)

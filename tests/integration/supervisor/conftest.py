@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bulkhead.model.instance import Instance
 from bulkhead.settings import environment
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.supervisor import v1 as supervisor
-from tests.integration.shim.harness import gone, script, write_config
+from tests.integration.shim.harness import script, write_config
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Service:
     """A supervisor of one's own, as a real process."""
 
     instance: Instance
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
 
     async def launch(self, container_id: str, *, config: bool = True) -> supervisor.LaunchResponse:
         data = self.instance.container_data(container_id)
@@ -48,36 +48,48 @@ class Service:
         text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in text.split()]
 
+    def stop(self) -> int:
+        """The polite end; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
 
-async def start(instance: Instance) -> Service:
-    """Start a supervisor, and wait until it is ready (then its pid file has the pid)."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "bulkhead.supervisor",
+
+def start(instance: Instance) -> Service:
+    """Start a supervisor, and wait until it says that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bulkhead.supervisor"],
         env=os.environ | environment(instance, Path("/etc/bulkhead/config.toml")),
-        stderr=asyncio.subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 20)):
+    while b'"ready"' not in (line := process.stderr.readline()):
         assert line, "the supervisor died"
     return Service(instance, process)
 
 
-@pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    root = tmp_path_factory.mktemp("s")
-    instance = Instance(run=root / "r", data=root / "d")
-    yield instance
-    for socket in (instance.run / "containers").glob("*/shim.sock"):
-        raise AssertionError(f"a shim was left at {socket}")
+@contextlib.contextmanager
+def running(root: Path) -> Iterator[Service]:
+    service = start(Instance(run=root / "r", data=root / "d"))
+    yield service
+    assert service.stop() in (0, -signal.SIGKILL)
+    left = list((service.instance.run / "containers").glob("*/shim.sock"))
+    assert not left, "shims were left"
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("s")) as service:
+        yield service
 
 
 @pytest.fixture
-async def service(instance: Instance) -> AsyncIterator[Service]:
-    running = await start(instance)
-    yield running
-    with contextlib.suppress(ProcessLookupError):
-        running.process.send_signal(signal.SIGTERM)
-    await asyncio.wait_for(running.process.wait(), 10)
-    await gone(running.process.pid)
+def service(shared: Service) -> Service:
+    """A supervisor for tests that leave it as it was."""
+    return shared
+
+
+@pytest.fixture
+def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A supervisor for one test alone."""
+    with running(tmp_path_factory.mktemp("s")) as service:
+        yield service

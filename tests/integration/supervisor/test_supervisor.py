@@ -87,34 +87,34 @@ async def test_many_launches_at_once(service: Service) -> None:
     await shutdown(service.instance, *IDS)
 
 
-async def test_shims_outlive_a_supervisor_that_is_killed(service: Service, instance: Instance) -> None:
-    answer = await service.launch(IDS[0])
-    (zygote,) = service.children()
+async def test_shims_outlive_a_supervisor_that_is_killed(own_service: Service) -> None:
+    instance = own_service.instance
+    answer = await own_service.launch(IDS[0])
+    (zygote,) = own_service.children()
     spares = spares_of(zygote)
     assert len(spares) == 2
-    os.kill(service.process.pid, signal.SIGKILL)
+    own_service.process.kill()
     for pid in (zygote, *spares):
         await gone(pid)
+    own_service.process.wait()
     assert await phase(instance, IDS[0]) == "new"
-    successor = await start(instance)
+    successor = start(instance)
     assert await successor.launch(IDS[0]) == answer
     await shutdown(instance, IDS[0])
-    successor.process.terminate()
-    await successor.process.wait()
+    assert successor.stop() == 0
 
 
-async def test_a_killed_zygote_is_replaced_and_its_spares_go(service: Service) -> None:
-    answer = await service.launch(IDS[0])
-    (zygote,) = service.children()
+async def test_a_killed_zygote_is_replaced_and_its_spares_go(own_service: Service) -> None:
+    answer = await own_service.launch(IDS[0])
+    (zygote,) = own_service.children()
     spares = spares_of(zygote)
     os.kill(zygote, signal.SIGKILL)
-    await gone(zygote)
-    for pid in spares:
+    for pid in (zygote, *spares):
         await gone(pid)
-    other = await service.launch(IDS[1])
+    other = await own_service.launch(IDS[1])
     assert alive(answer.pid)
     assert other.pid not in spares
-    await shutdown(service.instance, IDS[0], IDS[1])
+    await shutdown(own_service.instance, IDS[0], IDS[1])
 
 
 async def test_a_spare_that_was_killed_is_passed_over(service: Service) -> None:
@@ -126,16 +126,15 @@ async def test_a_spare_that_was_killed_is_passed_over(service: Service) -> None:
     await shutdown(service.instance, IDS[0])
 
 
-async def test_a_polite_end_leaves_no_process_but_shims(service: Service, instance: Instance) -> None:
-    await service.launch(IDS[0])
-    (zygote,) = service.children()
+async def test_a_polite_end_leaves_no_process_but_shims(own_service: Service) -> None:
+    await own_service.launch(IDS[0])
+    (zygote,) = own_service.children()
     spares = spares_of(zygote)
-    service.process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(service.process.wait(), 10) == 0
+    assert own_service.stop() == 0
     for pid in (zygote, *spares):
         await gone(pid)
-    assert not instance.supervisor_socket.exists()
-    await shutdown(instance, IDS[0])
+    assert not own_service.instance.supervisor_socket.exists()
+    await shutdown(own_service.instance, IDS[0])
 
 
 async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
@@ -171,9 +170,7 @@ async def test_a_stale_socket_file_is_replaced(service: Service) -> None:
     await shutdown(service.instance, IDS[0])
 
 
-async def test_a_stopped_shim_is_said_to_be_away_and_not_replaced(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stopped_shim_is_said_to_be_away_and_not_replaced(service: Service) -> None:
     answer = await service.launch(IDS[0])
     os.kill(answer.pid, signal.SIGSTOP)
     with pytest.raises(Unavailable, match="does not answer"):

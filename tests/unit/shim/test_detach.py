@@ -22,7 +22,7 @@ def test_key_names(text: str, keys: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["ctrl-1", "ctrl-", "ab", "ctrl-p,", ",", "é", "shift-a"])
 def test_other_names_are_refused_with_dockers_words(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="Invalid escape keys .* provided"):
+    with pytest.raises(InvalidArgument, match=r"Invalid escape keys .* provided"):
         parse(text)
 
 
