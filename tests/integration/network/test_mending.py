@@ -1,0 +1,118 @@
+"""What others break of our network is mended: at boot, and while we watch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from bulkhead.linux import netlink
+from bulkhead.linux.netlink import Netlink
+from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.model.instance import Instance
+from bulkhead.model.network import PortBinding
+from tests.integration.network.private_host import PATIENCE, UPLINK, Host, eventually, on_private_host, run
+
+pytestmark = pytest.mark.root
+
+BRIDGE, TABLE = Instance().bridge, Instance().nft_table
+GATEWAY = "172.30.0.1"
+HOST = str(UPLINK.ip)
+ID, ID2 = "a" * 64, "b" * 64
+WEB = PortBinding(container_port=80, host_port=8080)
+
+
+async def _booted(host: Host) -> BridgeNetwork:
+    network = host.network()
+    await network.ensure()
+    await network.reconcile([])
+    return network
+
+
+BREAKAGES: dict[str, Callable[[Host], object]] = {
+    "table deleted": lambda host: host.nft(f"delete table inet {TABLE}"),
+    "everything flushed": lambda host: host.nft("flush ruleset"),
+    "rules flushed": lambda host: host.nft(f"flush table inet {TABLE}"),
+    "a rule inserted": lambda host: host.nft(f"insert rule inet {TABLE} forward drop"),
+    "a chain deleted": lambda host: host.nft(f"flush chain inet {TABLE} output\ndelete chain inet {TABLE} output"),
+    "elements flushed": lambda host: host.nft(f"flush map inet {TABLE} published_any"),
+    "a port added": lambda host: host.nft(f"add element inet {TABLE} published_any {{ 6 . 22 : 172.30.0.2 . 22 }}"),
+    "bridge deleted": lambda host: _delete_link(BRIDGE),
+    "bridge down": lambda host: run("ip", "link", "set", BRIDGE, "down"),
+    "address removed": lambda host: run("ip", "address", "flush", "dev", BRIDGE),
+    "route_localnet off": lambda host: run("sysctl", "-w", f"net.ipv4.conf.{BRIDGE}.route_localnet=0"),
+    "veth unplugged": lambda host: run(
+        "ip", "link", "set", next(name for name in host.links() if re.match("bh[0-9a-f]{12}$", name)), "nomaster"
+    ),
+}
+
+
+def _delete_link(name: str) -> None:
+    with Netlink() as kernel:
+        kernel.request(netlink.delete_link(name))
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+@on_private_host
+async def test_reconcile_mends(host: Host, breakage: str) -> None:
+    network = await _booted(host)
+    container, neighbour = host.netns(), host.netns()
+    endpoint = await network.attach(ID, container, ports=[WEB])
+    other = await network.attach(ID2, neighbour)
+    before = host.table()
+    BREAKAGES[breakage](host)
+    live = [endpoint, other]
+    assert await network.reconcile(live)
+    assert not await network.reconcile(live)
+    assert host.table() == before
+    server = host.listen(container, "0.0.0.0", 80)
+    assert host.caller(server, None, "127.0.0.1", 8080) == GATEWAY
+    assert host.caller(server, neighbour, endpoint.address, 80) == other.address
+
+
+@on_private_host
+async def test_connections_survive_reconciliation_of_flushed_rules(host: Host) -> None:
+    network = await _booted(host)
+    world, container = host.world(), host.netns()
+    endpoint = await network.attach(ID, container, ports=[WEB])
+    server = host.listen(container, "0.0.0.0", 80)
+    client = host.connect(world, HOST, 8080)
+    accepted, _ = server.accept()
+    with accepted:
+        host.nft(f"flush table inet {TABLE}")
+        await network.reconcile([endpoint])
+        client.sendall(b"still here")
+        accepted.settimeout(PATIENCE)
+        assert accepted.recv(100) == b"still here"
+
+
+@pytest.mark.parametrize("breakage", ["table deleted", "everything flushed", "rules flushed", "bridge deleted"])
+@on_private_host
+async def test_watch_mends_by_itself(host: Host, breakage: str) -> None:
+    """H23: a firewall's reload takes our table away."""
+    network = await _booted(host)
+    container = host.netns()
+    await network.attach(ID, container, ports=[WEB])
+    before = host.table()
+    server = host.listen(container, "0.0.0.0", 80)
+    watching = asyncio.create_task(network.watch())
+    try:
+        for _ in range(2):
+            BREAKAGES[breakage](host)
+            await eventually(lambda: host.table() == before and BRIDGE in host.links())
+            await eventually(lambda: _answers(host, server))
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+def _answers(host: Host, server: socket.socket) -> bool:
+    try:
+        return host.caller(server, None, "127.0.0.1", 8080) == GATEWAY
+    except OSError:
+        return False
