@@ -164,7 +164,8 @@ class Peer:
         self._events = wanted
 
     def _ready(self, events: int) -> None:
-        if events & (select.EPOLLHUP | select.EPOLLERR) and not self._hung_up:
+        if events & (select.EPOLLHUP | select.EPOLLERR):
+            # Gone, or half-closed as we are: what it has sent before is read to its end either way.
             self._hung_up = True
             self._output_lost()
         if self._unsent and events & select.EPOLLOUT:
@@ -212,15 +213,15 @@ class Peer:
             self.drop()
 
     def _output_lost(self) -> None:
-        """The client reads no more. It may have closed for good, or have typed something before."""
+        """The client reads no more; what it has typed counts all the same."""
         self._output_open = False
         self._unsent.clear()
         self._unsent_size = 0
         self._streams.unhold(self)
-        if not self._accepts_input or not self._input_open:
-            self.drop()
-        else:
+        if self._input_open:
             self._watch()
+        else:
+            self.drop()
 
     def _receive(self) -> None:
         try:

@@ -188,7 +188,7 @@ async def test_what_is_no_container_id_is_refused(service: Service, container_id
 
 async def test_a_missing_bundle_directory_is_told(service: Service) -> None:
     with pytest.raises(Unavailable, match="cannot open"):
-        await service.launch(IDS[0], config=False)
+        await service.launch("0" * 64, config=False)
     # And the supervisor goes on.
     await service.launch(IDS[1])
     await shutdown(service.instance, IDS[1])
