@@ -75,9 +75,11 @@ $(DEV_STAMP): $(INPUTS)
 proto: $(DEV_STAMP) ## Generate wire/gen from protos/
 	@$(call generate,$(GEN))
 
+# The plugin is found by PATH and tells of every file on stderr: heard only when it fails.
 define generate
-	$(PY) -m grpc_tools.protoc -I protos --python_betterproto2_out=$(1) \
-	    --python_betterproto2_opt=server_generation=async,client_generation=async $(PROTOS) 2>/dev/null
+	said=$$(PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m grpc_tools.protoc -I protos --python_betterproto2_out=$(1) \
+	    --python_betterproto2_opt=server_generation=async,client_generation=async $(PROTOS) 2>&1) || \
+	{ echo "$$said"; exit 1; }
 endef
 
 ## --- checking -----------------------------------------------------------------------------------
@@ -100,7 +102,8 @@ check-imports: $(DEV_STAMP)
 
 .PHONY: check-proto
 check-proto: $(DEV_STAMP)
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(call generate,"$$tmp") && \
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	$(call generate,"$$tmp"); \
 	diff -r -x __pycache__ "$$tmp" $(GEN) || { echo 'wire/gen is not what protos/ says: make proto'; exit 1; }
 
 .PHONY: check-c
