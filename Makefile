@@ -111,7 +111,7 @@ check-c: $(DEV_STAMP)
 	@cc -std=gnu11 -Wall -Wextra -Wconversion -Werror -fsyntax-only services/bulkhead/ctl/seed/hello.c
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	BULKHEAD_WERROR=1 $(PY) setup.py -q build_ext --build-temp "$$tmp/temp" --build-lib "$$tmp/lib"
-	@if [ -x tests/unit/nsexec/check.sh ]; then tests/unit/nsexec/check.sh; fi
+	$(PY) -m pytest -q -p no:cacheprovider tests/unit/nsexec/test_c.py
 
 .PHONY: test
 test: $(DEV_STAMP) ## All tests (root: they make containers)
