@@ -123,6 +123,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             actors=actors,
             exits=exits,
             trash=ports.trash,
+            volumes=volumes,
             boot_id=ports.boot_id,
             sweep_groups=ports.sweep_groups,
         ),

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import msgspec
-
-from bulkhead.errors import Internal, InvalidArgument
+from bulkhead.errors import InvalidArgument
 from bulkhead.manager import devices
 from bulkhead.manager.oci_mounts import mounts
 from bulkhead.manager.oci_resources import resources, rlimits
+from bulkhead.manager.seccomp_profiles import oci_profile
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.runtime import defaults
@@ -191,13 +190,10 @@ def _seccomp(spec: ContainerSpec) -> dict[str, Any] | None:
     profile = spec.seccomp_profile
     if profile == "unconfined" or (spec.privileged and not profile):
         return None
+    held = _capabilities(spec.cap_add, spec.cap_drop, spec.privileged)
     if not profile or profile == "builtin":
-        return _default_seccomp(_capabilities(spec.cap_add, spec.cap_drop, spec.privileged))
-    try:
-        decoded: dict[str, Any] = msgspec.json.decode(profile, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise Internal(f"Decoding seccomp profile failed: {error}") from error
-    return decoded
+        return _default_seccomp(held)
+    return oci_profile(profile, held)
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ from bulkhead.errors import BulkheadError
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, Trash
+from bulkhead.manager.volumes import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Phase
@@ -42,6 +43,7 @@ class Recovery:
     actors: Actors
     exits: Exits
     trash: Trash
+    volumes: Volumes
     boot_id: str
     sweep_groups: Callable[[frozenset[str]], None]
 
@@ -159,6 +161,10 @@ class Recovery:
     async def _sweep(self) -> None:
         """Take away what no record owns: shims, directories, cgroups."""
         index = self.records.index
+        try:
+            self.volumes.recover()
+        except BulkheadError as error:
+            log.warning("cannot sweep volumes", reason=str(error))
         for run in _directories(self.instance.run / "containers"):
             if not index.has_short(run.name):
                 await self._sweep_run(run)

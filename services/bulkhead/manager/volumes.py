@@ -44,6 +44,12 @@ class Volumes:
         """A name for a volume that a user has not named."""
         return new_id()
 
+    def recover(self) -> None:
+        """Sweep volumes whose making was cut short. Raises Internal."""
+        if self._root.is_dir():
+            for hidden in self._root.glob(".*"):
+                self._trash.throw(hidden)
+
     def remove(self, names: Iterable[str]) -> None:
         """Take volumes away; no error for those that are gone."""
         for name in names:

@@ -157,7 +157,7 @@ async def test_second_manager_on_the_same_data_is_refused(watched_engine: Engine
     assert "another manager is running on this data directory" in done.stderr
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.004, 0.008, 0.012, 0.016, 0.024, 0.04])
+@pytest.mark.parametrize("delay", [0.004, 0.01, 0.02, 0.04])
 async def test_kill_in_the_middle_of_a_start(watched_engine: Engine, delay: float) -> None:
     """Wherever it is hit, nothing half-done stays and the start can be repeated."""
     async with manager_client(watched_engine.instance.manager_socket) as manager:
