@@ -253,6 +253,9 @@ def _text(value: object, name: str) -> str:
     # These become arguments, variables and paths of a process: execve(2) ends them at a NUL.
     if "\0" in value:
         _refuse(name, "free of NUL characters")
+    # JSON can spell halves of surrogate pairs, which no process and no other program can be told.
+    if not value.isascii() and not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+        _refuse(name, "valid Unicode")
     return value
 
 

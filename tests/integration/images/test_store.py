@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.ctl.seed.images import Image, Tree, image_of
+from bulkhead.ctl.seed.images import Image, Tree, digest_of, image_of
 from bulkhead.ctl.seed.push import push
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.wire.gen.bulkhead.manager.v1 import (
@@ -218,3 +219,50 @@ async def test_tag_moves_between_images_and_leaves_the_other_dangling(engine: En
         await engine.stub.tag(TagRequest(ref="first", target="Bad"))
     with pytest.raises(NotFound):
         await engine.stub.tag(TagRequest(ref="nope", target="good"))
+
+
+async def test_image_in_the_hands_of_an_operation_is_not_deleted(engine: Engine, registry: Registry) -> None:
+    """Between `create` finding the image and its record there is a moment in which nobody may take it away."""
+    image_id = await pulled(engine, registry, "handed")
+    with engine.images.store.holding(image_id):
+        with pytest.raises(Conflict, match="operation under way"):
+            await remove(engine, "handed")
+        await remove(engine, "handed", force=True)
+        dirs = await engine.images.snapshots.prepare("c1", image_id)
+        assert is_there(dirs.lower[0])
+    await engine.images.store.prune({})
+    assert engine.layers == set()
+
+
+async def test_image_dated_beyond_all_clocks_is_listed(engine: Engine, registry: Registry) -> None:
+    """One strange image must not break the list for all others."""
+    strange = one_layer("strange")
+    document = json.loads(strange.manifest)
+    config = json.loads(strange.blobs[document["config"]["digest"]]) | {"created": "9999-12-31T23:59:59Z"}
+    body = json.dumps(config).encode()
+    document["config"] |= {"digest": digest_of(body), "size": len(body)}
+    image = Image(blobs={**strange.blobs, digest_of(body): body}, manifest=json.dumps(document).encode())
+    await pulled(engine, registry, "strange", image)
+    assert await names(engine) == {"strange:latest"}
+
+
+async def test_repacked_image_replaces_its_old_blobs(engine: Engine, registry: Registry) -> None:
+    """The same config with differently compressed layers is the same image: one packing is enough."""
+    first = one_layer("repacked")
+    await pulled(engine, registry, "repacked", first)
+    document = json.loads(first.manifest)
+    (layer,) = document["layers"]
+    plain = gzip.decompress(first.blobs[layer["digest"]])
+    document["layers"] = [
+        {"mediaType": layer["mediaType"].removesuffix("+gzip"), "digest": digest_of(plain), "size": len(plain)}
+    ]
+    config = document["config"]["digest"]
+    repacked = Image(
+        blobs={config: first.blobs[config], digest_of(plain): plain}, manifest=json.dumps(document).encode()
+    )
+    image_id = await pulled(engine, registry, "repacked", repacked)
+    assert image_id == config
+    assert engine.blobs == {
+        digest.removeprefix("sha256:") for digest in (config, digest_of(plain), repacked.manifest_digest)
+    }
+    assert len((await engine.stub.inspect(InspectImageRequest(ref="repacked"))).repo_digests) == 2

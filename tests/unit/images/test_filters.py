@@ -85,14 +85,13 @@ def test_other_texts_are_no_moments(text: str) -> None:
         ("0001-01-01T00:00:00Z", 0),
         ("", 0),
         ("nonsense", 0),
-        ("9999-12-31T23:59:59-23:00", 253_402_383_599 * 10**9 - 0),
+        ("1969-12-31T23:59:59Z", 0),
+        ("9999-12-31T23:59:59-23:00", 2**63 - 1),
     ],
 )
 def test_time_of_an_image_is_never_an_error(text: str, created: int) -> None:
     """Builders write all sorts of times; an image is not refused for its date."""
-    assert abs(filters.created(text) - created) < 2 * 86_400 * 10**9
-    if not text.startswith("9999"):
-        assert filters.created(text) == created
+    assert filters.created(text) == created
 
 
 @pytest.mark.parametrize(("value", "meaning"), [("1", True), ("true", True), ("0", False), ("FALSE", False)])

@@ -148,6 +148,8 @@ def test_config_is_read_with_dockers_and_ocis_names() -> None:
         ({"history": {}}, "history"),
         ({"history": ["x"]}, "history"),
         ({"os": 1}, "os"),
+        ({"config": {"Labels": {"a": "\ud800"}}}, "config.Labels"),
+        ({"history": [{"created_by": "x\udfff"}]}, "history.created_by"),
     ],
 )
 def test_config_of_wrong_types_is_refused_by_name(document: dict[str, object], field: str) -> None:

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead.content.confine import open_directory_beneath
-from bulkhead.content.durable import disk_errors, sync_directory
+from bulkhead.content.durable import disk_errors
 from bulkhead.content.unpack import UnpackResult, sync_file_system
-from bulkhead.errors import NotFound
+from bulkhead.errors import BulkheadError, NotFound
 from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.model.digest import Digest
 
@@ -92,8 +92,12 @@ class LayerDirectories:
             if result.implied and below:
                 self._inherit(target, below, result.implied)
             self._name(ingest, chain, result.size)
-        except BaseException:
-            self._trash.throw(ingest)
+        except BaseException as error:
+            try:
+                self._trash.throw(ingest)
+            except BulkheadError as left:
+                # The next boot sweeps it; what is told is why it failed.
+                error.add_note(str(left))
             raise
         return result.size
 
@@ -149,8 +153,8 @@ class LayerDirectories:
             (ingest / "size").write_text(str(size))
             # A leftover is not ours to trust: no record knew it.
             self._trash.throw(final)
+            # Not synced here: until the whole file system was, the records do not trust this layer after a crash.
             ingest.rename(final)
-            sync_directory(final.parent)
 
     def _sync(self) -> None:
         with disk_errors(f"sync {self._root}"):

@@ -100,8 +100,13 @@ class Collector:
     def _free_layer(self, chain: Digest) -> bool:
         if self._ledger.books.layer(chain) is not None or self._leases.is_held(Kind.LAYER, chain):
             return False
-        # One rename, with no await since the look above: nobody can begin to use it in between.
-        self._layers.discard(chain)
+        try:
+            # One rename, with no await since the look above: nobody can begin to use it in between.
+            self._layers.discard(chain)
+        except BulkheadError as error:
+            # The next boot sweeps it.
+            log.warning("cannot discard layer", layer=str(chain), reason=str(error))
+            return False
         return True
 
     async def _free_blob(self, blob: Digest) -> int:

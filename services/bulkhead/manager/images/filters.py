@@ -15,6 +15,7 @@ from bulkhead.model.reference import Reference
 Filters = Mapping[str, Sequence[str]]
 OF_LIST = frozenset({"dangling", "label", "before", "since", "reference", "until"})
 OF_PRUNE = frozenset({"dangling", "label", "label!", "until"})
+LATEST = 2**63 - 1
 _TRUE = frozenset({"1", "true"})
 _FALSE = frozenset({"0", "false"})
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -89,9 +90,9 @@ def moment(text: str) -> int:
 
 
 def created(text: str) -> int:
-    """The time in an image's config as Unix nanoseconds; 0 when it says none, or nonsense."""
+    """The time in an image's config as Unix nanoseconds, as far as 63 bits go; 0 when it says none, or nonsense."""
     try:
-        return max(0, nanoseconds(datetime.fromisoformat(text)))
+        return min(max(0, nanoseconds(datetime.fromisoformat(text))), LATEST)
     except (ValueError, OverflowError):
         return 0
 

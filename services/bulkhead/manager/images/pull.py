@@ -218,26 +218,23 @@ class Puller:
     async def _record(self, image: ImageRecord, found: _Found, name: Reference) -> bool:
         """Image, tag and digest, in one transaction; whether the name now means something new."""
 
-        def decide() -> tuple[Change, bool]:
+        def decide() -> tuple[Change, tuple[bool, ImageRecord | None]]:
             books = self._ledger.books
-            before = books.named(name)
-            tagged = (
-                {} if name.digest is not None else {bound_name(name): Tag(image=image.id, tagged_at=time.time_ns())}
+            before, known = books.named(name), books.get(image.id)
+            fresh = before is None or before.id != image.id
+            tag = Tag(image=image.id, tagged_at=time.time_ns())
+            change = Change(
+                images=() if known == image else (image,),
+                tags={bound_name(name): tag} if fresh and name.digest is None else {},
+                digests={name.with_digest(found.digest): image.id},
             )
-            same = before is not None and before.id == image.id
-            if same and books.get(image.id) == image:
-                tagged = {}
-            return (
-                Change(
-                    images=() if books.get(image.id) == image else (image,),
-                    tags=tagged,
-                    digests={name.with_digest(found.digest): image.id},
-                ),
-                not same,
-            )
+            return change, (fresh, known)
 
-        fresh = await self._ledger.change(decide)
+        fresh, known = await self._ledger.change(decide)
         self._unpacked()
+        if known is not None and known.manifest != image.manifest:
+            # The same image, packed in another way: the old packing is of no use any more.
+            await self._collector.free_blobs(known.blobs)
         return fresh
 
     async def _make_room(self) -> None:

@@ -208,11 +208,15 @@ class ImageStore:
     async def _remove(self, ref: str, *, force: bool) -> tuple[list[Removed], int]:
         def decide_removal() -> tuple[Change, tuple[Verdict, bool]]:
             image = self._books.find(ref)
-            users = [*self._users().get(str(image.id), ())]
-            if self._leases.is_held(Kind.IMAGE, image.id):
-                users.append(("being created", False))
+            users = self._users().get(str(image.id), ())
             verdict = decide(self._books, image, ref, users, force=force)
-            kept = bool(users)
+            held = self._leases.is_held(Kind.IMAGE, image.id)
+            if held and verdict.deleted and not force:
+                raise Conflict(
+                    f"conflict: unable to delete {image.id.short} (must be forced) - image is being used by an "
+                    "operation under way"
+                )
+            kept = held or bool(users)
             return _change(verdict, kept=kept), (verdict, kept)
 
         verdict, kept = await self._ledger.change(decide_removal)
