@@ -240,7 +240,7 @@ class Registry:
         digest = Digest.of(body, algorithm)
         if reference.digest is not None and digest != reference.digest:
             raise DataLoss(f"cannot pull {reference.familiar()}: the manifest's bytes have digest {digest}")
-        document = parse_manifest(body, kind, digest)
+        document = parse_manifest(body, media_types.told(kind), digest)
         return RemoteManifest(digest=digest, media_type=document.media_type, body=body, document=document)
 
     async def _tags(self, endpoint: Endpoint, path: str) -> list[str]:

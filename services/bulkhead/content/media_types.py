@@ -66,6 +66,16 @@ def is_media_type(text: str) -> bool:
     return _MEDIA_TYPE.fullmatch(text) is not None
 
 
+# What servers say that do not know what they serve.
+_SAYS_NOTHING = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+
+
+def told(content_type: str) -> str | None:
+    """The media type that a Content-Type header claims for a manifest; None when it claims nothing."""
+    kind = bare(content_type)
+    return None if kind in _SAYS_NOTHING else kind
+
+
 def bare(content_type: str) -> str:
     """A Content-Type header without its parameters."""
     return content_type.partition(";")[0].strip().lower()

@@ -26,6 +26,8 @@ DRAIN_SECONDS = 30.0
 # One read of a body: uploads come in pieces of up to this size.
 READ_BUFFER = 1 << 20
 SEND_WORKERS = 8
+# nginx's number in logs for a client that went away.
+CLIENT_GONE = 499
 
 
 @asynccontextmanager
@@ -100,8 +102,11 @@ class _Edge:
             return response(error)
         except web.HTTPNotFound:
             return web.Response(status=404, text="404 page not found\n")
-        except (ConnectionError, web.HTTPException):
-            raise
+        except ConnectionError:
+            # Nobody is left to answer: what is returned here goes nowhere.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=CLIENT_GONE)
         except Exception:
             self._log.exception("request failed", method=request.method, path=request.path)
             return response(Refusal(Code.UNKNOWN))

@@ -12,13 +12,11 @@ from bulkhead.registry.ports import NewManifest, StoredManifest
 
 def validated(body: bytes, content_type: str, digest: Digest) -> NewManifest:
     """`body` as a manifest whose digest is known; raises Refusal(MANIFEST_INVALID)."""
-    carried = media_types.bare(content_type)
-    if carried.startswith(media_types.SCHEMA1_PREFIX):
+    carried = media_types.told(content_type)
+    if (carried or "").startswith(media_types.SCHEMA1_PREFIX):
         raise Refusal(Code.MANIFEST_INVALID, "schema 1 manifests are not supported")
-    # A client that says nothing, or only that it is JSON, leaves the word to the document.
-    said = None if carried in ("", "application/json", "application/octet-stream") else carried
     try:
-        manifest = parse_manifest(body, said, digest)
+        manifest = parse_manifest(body, carried, digest)
         if isinstance(manifest, Manifest):
             _check_artifact(manifest)
     except InvalidArgument as error:
