@@ -179,7 +179,9 @@ class FakeExec:
 
 
 class FakeContainer:
-    def __init__(self, engine: FakeManager, container_id: str, name: str, spec: ContainerSpec, image: FakeImage) -> None:
+    def __init__(
+        self, engine: FakeManager, container_id: str, name: str, spec: ContainerSpec, image: FakeImage
+    ) -> None:
         self.engine = engine
         self.id = container_id
         self.name = name
@@ -428,7 +430,9 @@ class FakeManager:
         self.containers: dict[str, FakeContainer] = {}
         self.images = {
             "busybox:latest": FakeImage("sha256:" + "b" * 64, ["busybox:latest"]),
-            "hello-world:latest": FakeImage("sha256:" + "a" * 64, ["hello-world:latest"], ("echo", "Hello from Docker!")),
+            "hello-world:latest": FakeImage(
+                "sha256:" + "a" * 64, ["hello-world:latest"], ("echo", "Hello from Docker!")
+            ),
         }
         self.pullable = {"alpine:latest": FakeImage("sha256:" + "c" * 64, ["alpine:latest"])}
         self.journal = Journal()
@@ -488,9 +492,7 @@ class _Containers(wire.ContainersBase):
                     "to remove (or rename) that container to be able to reuse that name."
                 )
         container_id = secrets.token_hex(32)
-        container = FakeContainer(
-            self._engine, container_id, message.name or f"fake_{container_id[:6]}", spec, image
-        )
+        container = FakeContainer(self._engine, container_id, message.name or f"fake_{container_id[:6]}", spec, image)
         self._engine.containers[container_id] = container
         self._engine.journal.add("container", "create", container_id, name=container.name, image=spec.image)
         return wire.CreateContainerResponse(id=container_id)
@@ -513,7 +515,9 @@ class _Containers(wire.ContainersBase):
     async def stdio(self, message: wire.StdioRequest) -> wire.StdioResponse:
         found = self._engine.find(message.ref)
         await found.listen()
-        return wire.StdioResponse(id=found.id, socket=found.socket, tty=found.spec.tty, open_stdin=found.spec.open_stdin)
+        return wire.StdioResponse(
+            id=found.id, socket=found.socket, tty=found.spec.tty, open_stdin=found.spec.open_stdin
+        )
 
     async def start(self, message: wire.StartContainerRequest) -> wire.StartContainerResponse:
         try:
@@ -781,9 +785,7 @@ class _System(wire.SystemBase):
 
 
 def _failure(failure: errors.LaunchFailed) -> wire.LaunchFailure:
-    return wire.LaunchFailure(
-        message=str(failure), step=failure.step, errno=failure.errno, exit_code=failure.exit_code
-    )
+    return wire.LaunchFailure(message=str(failure), step=failure.step, errno=failure.errno, exit_code=failure.exit_code)
 
 
 def _matches(one: FakeContainer, filters: Mapping[str, list[str]]) -> bool:
@@ -801,5 +803,8 @@ def _event_matches(event: wire.Event, filters: Mapping[str, list[str]]) -> bool:
     return (
         event.type in filters.get("type", (event.type,))
         and event.action in filters.get("event", (event.action,))
-        and ("container" not in filters or any(event.actor_id.startswith(ref) or ref in names for ref in filters["container"]))
+        and (
+            "container" not in filters
+            or any(event.actor_id.startswith(ref) or ref in names for ref in filters["container"])
+        )
     )

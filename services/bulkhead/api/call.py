@@ -108,7 +108,7 @@ def parse_json(data: bytes, kind: type[T]) -> T:
     """Decode one JSON document as `kind`: unknown keys are ignored, wrong types are errors."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 
 
@@ -125,7 +125,7 @@ def parse_filters(text: str, known: Collection[str]) -> Filters:
         return {}
     try:
         decoded: Any = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid filter: {error}") from error
     if decoded is None:
         return {}

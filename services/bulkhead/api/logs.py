@@ -152,15 +152,19 @@ class LogReader:
             cursor = await asyncio.to_thread(self._open, container.log_path, request.tail, request.since)
             stack.callback(cursor.close)
             while True:
-                lines = await asyncio.to_thread(cursor.read)
-                if lines:
-                    block = await asyncio.to_thread(renderer.render, lines)
-                    if block:
-                        yield block
-                    if renderer.done:
-                        return
-                elif tail is None or not await tail.grown(request.until):
+                block = await asyncio.to_thread(_next_block, cursor, renderer)
+                if block:
+                    yield block
+                if renderer.done:
                     return
+                if block is None and (tail is None or not await tail.grown(request.until)):
+                    return
+
+
+def _next_block(cursor: Cursor, renderer: Renderer) -> bytes | None:
+    """The next bytes for the client, perhaps none of a stretch of unwanted lines; None at the end for now."""
+    lines = cursor.read()
+    return renderer.render(lines) if lines else None
 
 
 def _lives(container: InspectedContainer) -> bool:

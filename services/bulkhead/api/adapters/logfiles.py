@@ -25,6 +25,8 @@ BLOCK = 256 << 10
 TAIL_BLOCK = 64 << 10
 # A line is at most 16 KiB of output, six bytes for each when escaped, and its attributes.
 LONGEST_LINE = 1 << 20
+# Not blocking: a FIFO in the place of a log must not hold up a thread.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _BISECTION_ENDS = 64 << 10
 
 
@@ -164,16 +166,16 @@ def _names(path: str) -> Iterator[str]:
 
 def _open(name: str) -> _Source | None:
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(name, _FLAGS)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Internal(f"cannot read log {name}: {error.strerror}") from error
-    file = FileIO(fd, "rb")
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
-        file.close()
+        os.close(fd)
         raise Internal(f"cannot read log {name}: not a regular file")
+    file = FileIO(fd, "rb")
     unpacked = gzip.GzipFile(fileobj=file, mode="rb") if name.endswith(".gz") else None
     return _Source(file, found.st_ino, unpacked)
 

@@ -46,6 +46,8 @@ class SystemRoutes:
         self._images = images
         self._logins = logins
         self._machine = machine
+        # Kernel and distribution do not change under us, and clients ask for the version often.
+        self._version = schema.version(machine())
         self._data = data
 
     async def ping(self, call: Call) -> web.StreamResponse:
@@ -56,7 +58,7 @@ class SystemRoutes:
         return answers.text("OK", **_NO_CACHE)
 
     async def version(self, call: Call) -> web.StreamResponse:
-        return answers.json(schema.version(self._machine()))
+        return answers.json(self._version)
 
     async def info(self, call: Call) -> web.StreamResponse:
         shown = schema.info(await self._system.info(), self._machine(), rfc3339(time.time_ns()))

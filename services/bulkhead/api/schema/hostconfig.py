@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import ContainerSpec
 
 DEFAULT_SHM_SIZE = 64 << 20
@@ -267,6 +266,8 @@ _DEFAULTS: dict[str, Any] = {
     "MaskedPaths": list(MASKED_PATHS),
     "ReadonlyPaths": list(READONLY_PATHS),
 }
+# Decoded afresh for each answer, so that none can change the next one's.
+_DEFAULTS_JSON = msgspec.json.encode(_DEFAULTS)
 # An empty string or zero of these means the default too.
 _EMPTY_IS_DEFAULT = ("NetworkMode", "ShmSize", "Runtime", "IpcMode", "CgroupnsMode")
 
@@ -282,13 +283,13 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
     for name in _EMPTY_IS_DEFAULT:
         if not said.get(name):
             said.pop(name, None)
-    shown = {**_DEFAULTS, **said}
+    shown: dict[str, Any] = {**msgspec.json.decode(_DEFAULTS_JSON), **said}
     if shown["NetworkMode"] == "default":
         shown["NetworkMode"] = "bridge"
     if "CgroupnsMode" not in said and cgroup_version == 2:
         shown["CgroupnsMode"] = "private"
-    shown["RestartPolicy"] = _filled(_DEFAULTS["RestartPolicy"], said.get("RestartPolicy"))
-    shown["LogConfig"] = _filled(_DEFAULTS["LogConfig"], said.get("LogConfig"))
+    shown["RestartPolicy"] = _filled("RestartPolicy", said)
+    shown["LogConfig"] = _filled("LogConfig", said)
     if shown["Memory"] and not shown["MemorySwap"]:
         shown["MemorySwap"] = 2 * shown["Memory"]
     if spec.privileged:
@@ -296,13 +297,7 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
     return shown
 
 
-def _filled(defaults: dict[str, Any], said: dict[str, Any] | None) -> dict[str, Any]:
-    return {**defaults, **{name: value for name, value in (said or {}).items() if value}}
-
-
-def decode(data: bytes) -> HostConfig:
-    """What `encode` made."""
-    try:
-        return msgspec.json.decode(data or b"{}", type=HostConfig)
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"cannot read a host config: {error}") from error
+def _filled(name: str, said: dict[str, Any]) -> dict[str, Any]:
+    """An object of which the client may have said only a part."""
+    own = {key: value for key, value in (said.get(name) or {}).items() if value}
+    return {**msgspec.json.decode(_DEFAULTS_JSON)[name], **own}

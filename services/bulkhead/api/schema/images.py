@@ -5,7 +5,6 @@ An image's config is JSON made by strangers: whatever in it has a wrong type is 
 
 from __future__ import annotations
 
-import binascii
 from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from typing import Any
@@ -52,7 +51,7 @@ def parse_auth_header(header: str) -> RegistryAuth | None:
     try:
         decoded = urlsafe_b64decode(header + "=" * (-len(header) % 4))
         config = msgspec.json.decode(decoded, type=AuthConfig)
-    except (binascii.Error, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return registry_auth(config)
 
@@ -119,7 +118,7 @@ def inspected(image: InspectedImage) -> dict[str, Any]:
 def _object(data: bytes) -> dict[str, Any]:
     try:
         decoded = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
     return decoded if isinstance(decoded, dict) else {}
 
@@ -192,12 +191,11 @@ def progress(line: Progress) -> dict[str, Any]:
 
 
 def bar(current: int, total: int) -> str:
-    """`[====>    ]  1.2MB/3.4MB`, 50 characters wide."""
+    """`[====>    ]  1.2MB/3.4MB`, as wide as Docker's."""
     if total <= 0:
         return size(current)
     filled = min(max(current * 50 // total, 0), 50)
-    pointer = ">" if filled < 50 else ""
-    return f"[{'=' * filled}{pointer}{' ' * (50 - filled - len(pointer))}]  {size(current):>7}/{size(total)}"
+    return f"[{'=' * filled}>{' ' * (50 - filled)}] {size(current):>8}/{size(total)}"
 
 
 def size(count: float) -> str:

@@ -1,0 +1,94 @@
+"""`-v`, `--mount` and `--tmpfs`, and the texts people search the web for."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bulkhead.api.schema import hostconfig as wire
+from bulkhead.api.schema.mounts import parse_bind, parse_mounts
+from bulkhead.errors import InvalidArgument
+from bulkhead.model.container import Mount
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        ("/a:/b", Mount(type="bind", source="/a", target="/b", create_source=True)),
+        ("/a/../c/:/b/", Mount(type="bind", source="/c", target="/b", create_source=True)),
+        ("/a:/b:ro", Mount(type="bind", source="/a", target="/b", read_only=True, create_source=True)),
+        (
+            "/a:/b:ro,rslave,z",
+            Mount(type="bind", source="/a", target="/b", read_only=True, propagation="rslave", create_source=True),
+        ),
+        ("vol:/b", Mount(type="volume", source="vol", target="/b")),
+        ("vol:/b:nocopy", Mount(type="volume", source="vol", target="/b", no_copy=True)),
+    ],
+)
+def test_binds_are_read(text: str, mount: Mount) -> None:
+    assert parse_bind(text) == mount
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("/b", "invalid volume specification: '/b'"),
+        (":/b", "invalid volume specification: ':/b'"),
+        ("/a:/b:ro:x", "invalid volume specification: '/a:/b:ro:x'"),
+        (
+            "/a:b",
+            "invalid volume specification: '/a:b': invalid mount config for type \"bind\": invalid mount path: 'b' "
+            "mount path must be absolute",
+        ),
+        ("/a:/", "destination can't be '/'"),
+        ("/a:/b:foo", "invalid mode: foo"),
+        ("/a:/b:ro,rw", "invalid mode: ro,rw"),
+        (
+            "./a:/b",
+            'create ./a: "./a" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" '
+            "are allowed. If you intended to pass a host directory, use absolute path",
+        ),
+        ("a:/b", "create a: volume name is too short, names should be at least two alphanumeric characters"),
+    ],
+)
+def test_bad_binds_have_dockers_texts(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        parse_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("mount", "message"),
+    [
+        (wire.Mount(Type="foo", Target="/x"), 'invalid mount config for type "foo": mount type unknown'),
+        (wire.Mount(Type="bind", Source="/x"), 'invalid mount config for type "bind": field Target must not be empty'),
+        (wire.Mount(Type="bind", Target="/x"), "field Source must not be empty"),
+        (wire.Mount(Type="tmpfs", Target="/x", Source="/y"), "field Source must not be specified"),
+        (wire.Mount(Type="bind", Source="/gone", Target="/x"), "bind source path does not exist: /gone"),
+        (
+            wire.Mount(Type="bind", Source="/there", Target="/x", TmpfsOptions=wire.TmpfsSettings()),
+            "field TmpfsOptions must not be specified",
+        ),
+        (wire.Mount(Type="volume", Source="../x", Target="/x"), "includes invalid characters"),
+    ],
+)
+def test_bad_mounts_have_dockers_texts(mount: wire.Mount, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        parse_mounts(wire.HostConfig(Mounts=[mount]), {"/there"}.__contains__)
+
+
+def test_missing_sources_are_made_only_where_the_client_said_so() -> None:
+    wanted = wire.Mount(Type="bind", Source="/gone", Target="/x", BindOptions=wire.BindSettings(CreateMountpoint=True))
+    (mount,) = parse_mounts(wire.HostConfig(Mounts=[wanted]), lambda path: False)
+    assert mount.create_source
+
+
+def test_two_mounts_on_one_target_are_refused() -> None:
+    config = wire.HostConfig(Binds=["/a:/x"], Tmpfs={"/x/": ""})
+    with pytest.raises(InvalidArgument, match="^Duplicate mount point: /x$"):
+        parse_mounts(config)
+
+
+def test_tmpfs_options_are_kept_as_written() -> None:
+    (mount,) = parse_mounts(wire.HostConfig(Tmpfs={"/run": "size=1m,mode=1777"}))
+    assert (mount.type, mount.target, mount.options) == ("tmpfs", "/run", ("size=1m", "mode=1777"))

@@ -1,0 +1,55 @@
+"""Names of images hold slashes and may end like verbs: the table must not be fooled."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from bulkhead.api.call import Call
+from bulkhead.api.routing import Route, Table
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    raise NotImplementedError
+
+
+async def push(call: Call) -> web.StreamResponse:
+    raise NotImplementedError
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    raise NotImplementedError
+
+
+TABLE = Table(
+    (
+        Route("GET,HEAD", "/_ping", push),
+        Route("GET", "/images/{name:path}/json", inspect),
+        Route("POST", "/images/{name:path}/push", push),
+        Route("DELETE", "/images/{name:path}", remove),
+        Route("GET", "/containers/{id}/json", inspect),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/images/busybox/json", "busybox"),
+        ("GET", "/images/localhost:5000/a/b:1/json", "localhost:5000/a/b:1"),
+        ("GET", "/images/a/json/json", "a/json"),
+        ("DELETE", "/images/a/b/push", "a/b/push"),
+    ],
+)
+def test_names_of_images_may_hold_slashes(method: str, path: str, name: str) -> None:
+    found = TABLE.find(method, path)
+    assert found is not None
+    assert found[1] == {"name": name}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/_ping"), ("GET", "/images//json"), ("GET", "/containers/a/b/json"), ("GET", "/"), ("PUT", "/images/x")],
+)
+def test_what_matches_nothing_is_not_found(method: str, path: str) -> None:
+    assert TABLE.find(method, path) is None
