@@ -124,6 +124,16 @@ class Box:
         Cgroup(self.parent).remove()
 
 
+def open_descriptors() -> list[str]:
+    """What this process has open, by name."""
+    return sorted(str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+
+
+def namespace(pid: int | str, name: str) -> str:
+    """Identity of a process's namespace."""
+    return str(Path(f"/proc/{pid}/ns/{name}").readlink())
+
+
 def wait(pidfd: int) -> int:
     """Exit code once the process has ended; fails rather than hang."""
     assert select.select([pidfd], [], [], PATIENCE)[0], "the process does not end"
@@ -204,8 +214,7 @@ def docker_config(cgroup: str, args: tuple[str, ...], **process: Any) -> Config:
 def host_facts() -> dict[str, list[str]]:
     """What a launch could leave behind in this process and on this machine."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    fds = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-    return {"mounts": sorted(mounts), "descriptors": sorted(fd for fd in fds if not fd.startswith("/proc/"))}
+    return {"mounts": sorted(mounts), "descriptors": [fd for fd in open_descriptors() if not fd.startswith("/proc/")]}
 
 
 def boxed(base: Path) -> Iterator[Box]:
@@ -220,5 +229,5 @@ def boxed(base: Path) -> Iterator[Box]:
     assert host_facts() == before
     assert not [root for root in hierarchies().roots() if Path(root + box.parent).exists()]
     with contextlib.suppress(ChildProcessError):
-        left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
         assert left is None, f"an unreaped child is left: {left}"

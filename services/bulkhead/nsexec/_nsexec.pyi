@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 STEPS: tuple[str, ...]
 
-class SpawnError(OSError):
+class SpawnError(Exception):
     """args: errno, text, index into STEPS."""
 
 def prepare() -> None: ...

@@ -368,9 +368,16 @@ class _Conversation:
         elif report.kind == ReportKind.PID:
             self._adopt_final(report.errno)
         elif report.kind == ReportKind.ERROR:
+            self._hear_out()
             raise launch_failed(report, self._occasion)
         else:
             raise Internal("cannot launch the process: its stage died")
+
+    def _hear_out(self) -> None:
+        """Who failed may have been forked by the stage, and its report may have overtaken its pid."""
+        while (report := self.launch.receive()).kind != ReportKind.CLOSED:
+            if report.kind == ReportKind.PID:
+                self._adopt_final(report.errno)
 
     def _adopt_final(self, pid: int) -> None:
         """The process that will exec. It is our child and not reaped, so its pid cannot be anybody else's."""

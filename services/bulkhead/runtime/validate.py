@@ -131,9 +131,9 @@ def _root(config: Config, rootfs: OverlayRootfs | None) -> None:
     if rootfs is not None:
         _check(bool(rootfs.lower), "the root file system has no layers")
         _check(len(rootfs.lower) <= overlay.MAX_LOWER, f"the root file system has more than {overlay.MAX_LOWER} layers")
-        for path in (*rootfs.lower, rootfs.upper, rootfs.work):
-            _check(path.startswith("/"), f"layer {path!r} is not an absolute path")
-            _check("\\" not in path, f"layer {path!r} holds a backslash, which overlay takes for an escape")
+        for layer in (*rootfs.lower, rootfs.upper, rootfs.work):
+            _check(layer.startswith("/"), f"layer {layer!r} is not an absolute path")
+            _check("\\" not in layer, f"layer {layer!r} holds a backslash, which overlay takes for an escape")
         return
     path = _mapping(config, "root", "config", required=True).get("path")
     _check(isinstance(path, str) and path.startswith("/"), f"root.path {path!r} is not an absolute path")

@@ -175,7 +175,7 @@ PyMODINIT_FUNC PyInit__nsexec(void)
     PyObject *module = PyModule_Create(&definition);
     if (!module)
         return NULL;
-    spawn_error = PyErr_NewException("bulkhead.nsexec._nsexec.SpawnError", PyExc_OSError, NULL);
+    spawn_error = PyErr_NewException("bulkhead.nsexec._nsexec.SpawnError", NULL, NULL);
     if (!spawn_error || PyModule_AddObjectRef(module, "SpawnError", spawn_error) < 0 || add_steps(module) < 0) {
         Py_DECREF(module);
         return NULL;

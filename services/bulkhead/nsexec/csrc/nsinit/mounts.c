@@ -209,6 +209,13 @@ static bool allowed_in_proc(const struct plan_mount *m)
     return (m->flags & (MOUNT_PROC_OK | MOUNT_IS_PROC | MOUNT_NEEDS_PROC)) != 0;
 }
 
+static bool is_directory(int fd, const char *what)
+{
+    struct statx info;
+    path_stat(fd, &info, STEP_MOUNT, what);
+    return (info.stx_mode & S_IFMT) == S_IFDIR;
+}
+
 static int open_mount_target(const struct stage *s, const struct plan_mount *m, bool directory)
 {
     int fd;
@@ -223,6 +230,8 @@ static int open_mount_target(const struct stage *s, const struct plan_mount *m, 
     must(fd, STEP_MOUNT, m->target);
     if (path_filesystem(fd) == PROC_SUPER_MAGIC && !allowed_in_proc(m))
         die(STEP_MOUNT, -EPERM, m->target);
+    if (is_directory(fd, m->target) != directory) /* move_mount would only say EINVAL */
+        die(STEP_MOUNT, -ENOTDIR, m->target);
     return fd;
 }
 
@@ -238,18 +247,16 @@ static int attach_filesystem(const struct stage *s, const struct plan_mount *m)
 
 static int attach_bind(const struct stage *s, const struct plan_mount *m)
 {
-    struct statx info;
     bool tree = (m->flags & MOUNT_RECURSIVE) != 0;
     unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (tree ? AT_RECURSIVE : 0u);
     int fd = (int)must(sys3(__NR_open_tree, AT_FDCWD, m->source, flags), STEP_MOUNT, m->source);
-    path_stat(fd, &info, STEP_MOUNT, m->source);
     if ((m->flags & MOUNT_NEEDS_PROC) && path_filesystem(fd) != PROC_SUPER_MAGIC)
         die(STEP_MOUNT, -EPERM, m->target);
     mount_attributes(fd, m->set, m->clear, m->propagation & ~MS_REC_, false, STEP_MOUNT, m->target);
     mount_attributes(fd, m->tree_set, m->tree_clear, 0, true, STEP_MOUNT, m->target);
     if (m->propagation & MS_REC_)
         mount_attributes(fd, 0, 0, m->propagation & ~MS_REC_, true, STEP_MOUNT, m->target);
-    int target = open_mount_target(s, m, (info.stx_mode & S_IFMT) == S_IFDIR);
+    int target = open_mount_target(s, m, is_directory(fd, m->source));
     mount_attach(fd, target, STEP_MOUNT, m->target);
     must_close(target);
     return fd;
@@ -304,10 +311,12 @@ void root_enter(struct stage *s)
 {
     if (wants(s, PLAN_ROOT_READONLY))
         mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
+    int old = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_PIVOT, "/");
     must(sys1(__NR_fchdir, s->root), STEP_PIVOT, "/");
     must(sys2(__NR_pivot_root, ".", "."), STEP_PIVOT, "/");
-    /* What is still shared with the host must not be unmounted there. */
-    must(sys5(__NR_mount, 0, ".", 0, MS_SLAVE_ | MS_REC_, 0), STEP_PIVOT, "old root");
+    if (s->plan.general.root_propagation & MS_SHARED_) /* what the host shares must stay mounted there */
+        mount_attributes(old, 0, 0, MS_SLAVE_, true, STEP_PIVOT, "old root");
+    must_close(old);
     must(sys2(__NR_umount2, ".", MNT_DETACH), STEP_PIVOT, "old root");
     must(sys1(__NR_chdir, "/"), STEP_PIVOT, "/");
     uint32_t propagation = s->plan.general.final_propagation;

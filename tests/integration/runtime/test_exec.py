@@ -1,0 +1,200 @@
+"""A further process is in everything like the container's own: namespaces, cgroup, confinement."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed
+from bulkhead.runtime import defaults, launch
+from bulkhead.runtime.rootfs import StdioFds
+from tests.support.containers import Box, ended, namespace, open_descriptors, read_terminal
+
+PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
+
+
+def test_it_is_confined_like_the_container(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    script = "grep -E '^(Cap|Sec|NoNew|SigBlk|SigIgn|Umask)' /proc/self/status; cat /proc/self/cgroup; hostname"
+    inside = box.exec(task, config, "sh", "-c", script)
+    assert inside.code == 0
+    assert inside.output == box.run("sh", "-c", script).output
+    box.kill(task)
+
+
+def test_it_is_in_all_namespaces(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    names = ["cgroup", "ipc", "mnt", "net", "pid", "uts"]
+    found = box.exec(task, config, "sh", "-c", " ".join(f"readlink /proc/self/ns/{name};" for name in names)).output
+    assert found.split() == [namespace(task.pid, name) for name in names]
+    box.kill(task)
+
+
+def test_only_the_standard_descriptors_are_open(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    assert box.exec(task, config, "sh", "-c", "ls /proc/$$/fd; true").output.split() == [
+        "0",
+        "1",
+        "2",
+    ]
+    box.kill(task)
+
+
+def test_its_pid_is_the_real_one(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    process = {**config["process"], "args": ["sleep", "60"]}
+    started = launch.exec_(task=task, config=config, process=process, stdio=StdioFds())
+    assert started.pid in task.cgroup.pids()
+    assert Path(f"/proc/{started.pid}/exe").readlink() == Path("/bin/busybox")
+    os.kill(started.pid, 15)
+    assert ended(started) == 143
+    box.kill(task)
+
+
+@pytest.mark.parametrize(("user", "uid"), [("bob", 1000), ("77:10", 77), ("", 0), ("root", 0)])
+def test_users_by_name(box: Box, user: str, uid: int) -> None:
+    task, config = box.start("sleep", "60")
+    assert box.exec(task, config, "id", "-u", user={"username": user} if user else {"uid": 0}).output.strip() == str(
+        uid
+    )
+    box.kill(task)
+
+
+def test_who_does_not_say_is_the_containers_user(box: Box) -> None:
+    config = box.config("sleep", "60")
+    config["annotations"] = {"org.bulkhead.user": "bob", "org.bulkhead.groups": "staff"}
+    task = box.create(config)
+    task.start()
+    assert box.exec(task, config, "id", "-u", user={}).output.strip() == "1000"
+    assert set(box.exec(task, config, "id", "-G", user={}).output.split()) == {"1000", "10", "50"}
+    assert box.exec(task, config, "id", "-u", user={"uid": 0}).output.strip() == "0"
+    box.kill(task)
+
+
+def test_what_it_does_not_say_is_the_containers(box: Box) -> None:
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 100}]
+    task, config = box.start("sleep", "60", noNewPrivileges=True, oomScoreAdj=300, rlimits=limits)
+    process = {
+        "args": ["sh", "-c", "ulimit -n; cat /proc/self/oom_score_adj; grep -E 'NoNewPrivs|CapBnd' /proc/self/status"]
+    }
+    read, write = os.pipe()
+    started = launch.exec_(
+        task=task, config=config, process={**process, "cwd": "/", "env": ["PATH=/bin"]}, stdio=StdioFds(stdout=write)
+    )
+    os.close(write)
+    with os.fdopen(read) as output:
+        assert output.read().split() == ["100", "300", "CapBnd:", "00000000a80425fb", "NoNewPrivs:", "1"]
+    assert ended(started) == 0
+    box.kill(task)
+
+
+def test_privileged_widens_only_this_process(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    wide = list(defaults.capabilities(privileged=True))
+    sets = {"bounding": wide, "effective": wide, "permitted": wide}
+    output = box.exec(task, config, "grep", "Cap", "/proc/self/status", capabilities=sets).output
+    ours = re.search(r"CapBnd:\t(\w+)", Path("/proc/self/status").read_text())
+    assert ours and f"CapEff:\t{ours[1]}" in output
+    assert re.findall(r"Cap(?:Inh|Amb):\t(\w+)", output) == ["0" * 16] * 2
+    box.kill(task)
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "code"),
+    [
+        ("nosuch", 'exec: "nosuch": executable file not found in $PATH: unknown', 127),
+        ("/nosuch", 'exec: "/nosuch": stat /nosuch: no such file or directory: unknown', 127),
+        ("/etc", 'exec: "/etc": permission denied: unknown', 126),
+    ],
+)
+def test_programs_that_cannot_be_run(box: Box, program: str, text: str, code: int) -> None:
+    task, config = box.start("sleep", "60")
+    with pytest.raises(LaunchFailed) as caught:
+        box.exec(task, config, program)
+    assert (str(caught.value), caught.value.exit_code) == (PREFIX + text, code)
+    assert task.cgroup.pids() == [task.pid]
+    box.kill(task)
+
+
+def test_failures_after_the_fork_are_reported_too(box: Box) -> None:
+    (box.image / "bin" / "junk").write_bytes(b"\0")
+    (box.image / "bin" / "junk").chmod(0o755)
+    task, config = box.start("sleep", "60")
+    with pytest.raises(LaunchFailed) as caught:
+        box.exec(task, config, "junk")
+    assert (caught.value.step, caught.value.exit_code) == ("exec", 126)
+    box.kill(task)
+
+
+def test_a_missing_directory_is_not_made(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    with pytest.raises(LaunchFailed, match=r'chdir to cwd \("/nosuch"\) set in config.json failed') as caught:
+        box.exec(task, config, "true", cwd="/nosuch")
+    assert caught.value.step == "cwd"
+    box.kill(task)
+
+
+def test_a_stopped_container_takes_none(box: Box) -> None:
+    task, config = box.start("true")
+    select.select([task.pidfd], [], [], 10)
+    with pytest.raises(Conflict, match="has stopped"):
+        box.exec(task, config, "true")
+    assert box.finish(task) == 0
+
+
+def test_a_process_that_is_none_is_refused(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    wrong: dict[str, Any]
+    for wrong in ({"args": []}, {"cwd": "relative"}, {"env": [1]}):
+        with pytest.raises(InvalidArgument):
+            box.exec(task, config, "true", **wrong)
+    box.kill(task)
+
+
+def test_with_a_terminal(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    script = "tty; stty size; test -e /dev/console && echo console; readlink /proc/self/fd/0"
+    process = {
+        **config["process"],
+        "args": ["sh", "-c", script],
+        "terminal": True,
+        "consoleSize": {"height": 33, "width": 99},
+    }
+    started = launch.exec_(task=task, config=config, process=process, stdio=StdioFds())
+    assert started.console is not None
+    output = read_terminal(started.console, started.pidfd)
+    os.close(started.console)
+    assert output.split() == ["/dev/pts/0", "33", "99", "/dev/pts/0"]
+    assert ended(started) == 0
+    box.kill(task)
+
+
+def test_a_filter_that_forbids_forking_still_lets_it_in(box: Box) -> None:
+    """The late fork needs calls that such a profile refuses; the filter is loaded after it then."""
+    profile = defaults.default_seccomp(())
+    refused = {"clone", "fork", "vfork", "setsid"}
+    profile["syscalls"] = [
+        {**rule, "names": [name for name in rule["names"] if name not in refused]} for rule in profile["syscalls"]
+    ]
+    config = box.config("sleep", "60")
+    config["linux"]["seccomp"] = profile
+    task = box.create(config)
+    task.start()
+    done = box.exec(task, config, "grep", "-E", "Seccomp:|CapEff", "/proc/self/status")
+    assert done.output.split() == ["CapEff:", "00000000a80425fb", "Seccomp:", "2"]
+    box.kill(task)
+
+
+def test_many_leave_nothing(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    before = open_descriptors()
+    for _ in range(50):
+        assert box.exec(task, config, "true").code == 0
+    assert open_descriptors() == before
+    assert task.cgroup.pids() == [task.pid]
+    box.kill(task)
