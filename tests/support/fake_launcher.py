@@ -24,7 +24,7 @@ from typing import Any
 
 from bulkhead.errors import LaunchFailed, NotFound
 from bulkhead.linux import process
-from bulkhead.shim import app, peers, stdio
+from bulkhead.shim import app, logs, peers, stdio
 from bulkhead.shim.container import Identity
 from bulkhead.shim.ports import Rootfs, Stdio
 from bulkhead.supervisor import zygote
@@ -188,7 +188,7 @@ def _become(wanted: Mapping[str, Any], stdio: Stdio, slave: int, go: int) -> Non
 def main() -> int:
     """A shim in the foreground, or a zygote."""
     # Waiting is not what tests are for.
-    peers.PATIENCE, stdio.DRAIN_IDLE = 1.0, 0.4
+    peers.PATIENCE, stdio.DRAIN_IDLE, logs.PATIENCE, logs.RETRY = 1.0, 0.4, 0.5, 0.05
     if sys.argv[1] == "zygote":
         zygote.close_inherited(int(sys.argv[2]))
         return zygote.main(int(sys.argv[2]), lambda identity, ready: app.run(identity, FakeLauncher(), ready))

@@ -315,7 +315,7 @@ class Container:
         if target is None:
             return NoLog()
         try:
-            return JsonFile(target, self._loop, self.followers.grown)
+            return JsonFile(target, self._loop, self.streams, self.followers.grown)
         except OSError as error:
             raise ResourceExhausted(f"cannot open log {target.path}: {error.strerror}") from error
 

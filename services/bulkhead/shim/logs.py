@@ -4,11 +4,16 @@
 
 A write that fails (full disk) is tried again every half second. Meanwhile up to 1 MiB waits in
 memory, the rest is dropped and counted, and when writing works again a line says how much is missing.
+A disk that is slow holds the container for at most five seconds at a time; then lines are dropped, too.
+Writes are made by the loop itself until one takes longer than a tenth of a second; from then on by a
+thread, which costs the shim 100 KB more, and nobody waits for the disk any more.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
+import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +25,9 @@ from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.loop import Loop, Timer
 
 _BACKLOG = 1 << 20
-_RETRY = 0.5
+RETRY = 0.5
+PATIENCE = 5.0
+_SLOW = 0.1
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 
@@ -64,19 +71,32 @@ class NoLog:
         """Nothing is open."""
 
 
+class Brake(Protocol):
+    """Stops and lets go the reading of the container's output."""
+
+    def hold(self, holder: object) -> None: ...
+
+    def unhold(self, holder: object) -> None: ...
+
+
 class JsonFile:
     """The driver `json-file`. `grown` is called whenever readers can find more."""
 
-    def __init__(self, target: LogTarget, loop: Loop, grown: Callable[[], None]) -> None:
+    def __init__(self, target: LogTarget, loop: Loop, brake: Brake, grown: Callable[[], None]) -> None:
         self._file = RotatingFile(target)
         self._loop = loop
+        self._brake = brake
         self._grown = grown
         self._encoders = {number: Encoder(name) for number, name in _STREAMS.items()}
         self._backlog: deque[bytes] = deque()
         self._waiting = 0
         self._lost = Lost()
         self._retry: Timer | None = None
+        self._patience: Timer | None = None
+        self._dropping = False
+        self._hand: Hand | None = None
         self._done: Callable[[], None] | None = None
+        self._closed = False
 
     def write(self, stream: int, chunk: bytes) -> None:
         self._append(self._encoders[stream].feed(chunk, time.time_ns()))
@@ -88,50 +108,164 @@ class JsonFile:
         if not self._waiting:
             done()
             return
-        # The exit must not wait for a disk: one more try, then the end is announced without these lines.
+        # An exit must not wait for a broken disk: it is announced without these lines then.
         self._done = done
-        self._loop.later(_RETRY, self._give_up)
+        self._loop.later(PATIENCE if self._retry is None else 2 * RETRY, self._finished)
 
     def close(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        self._file.close()
+        self._closed = True
+        for timer in (self._retry, self._patience):
+            if timer is not None:
+                timer.cancel()
+        if self._hand is not None:
+            self._hand.close()
+        else:
+            self._file.close()
 
     def _append(self, records: bytes) -> None:
         if not records:
             return
-        if self._waiting + len(records) > _BACKLOG and self._waiting:
+        if self._dropping or (self._retry is not None and self._waiting + len(records) > _BACKLOG):
             self._lost.add(records)
             return
         self._backlog.append(records)
         self._waiting += len(records)
-        if self._retry is None:
-            self._flush()
+        if self._hand is not None:
+            self._hand.offer(self._next())
+            self._brake_if_full()
+        elif self._retry is None:
+            self._write_here()
 
-    def _flush(self) -> None:
+    def _next(self) -> bytes | None:
+        """What is to be written now: records, then the marker of a gap; None when there is nothing."""
+        if not self._backlog and self._lost.lines:
+            # It joins the backlog, since a write that fails must be repeated with the same bytes.
+            marker, self._lost = self._lost.marker(time.time_ns()), Lost()
+            self._backlog.append(marker)
+            self._waiting += len(marker)
+        return self._backlog[0] if self._backlog else None
+
+    def _write_here(self) -> None:
+        """Write in this thread for as long as the disk is quick."""
         self._retry = None
-        try:
-            while self._backlog:
-                self._file.write(self._backlog[0])
-                self._waiting -= len(self._backlog.popleft())
-            if self._lost.lines:
-                self._file.write(self._lost.marker(time.time_ns()))
-                self._lost = Lost()
-        except OSError as error:
-            self._lost.reason = error.strerror or str(error)
-            self._retry = self._loop.later(_RETRY, self._flush)
+        while (records := self._next()) is not None:
+            before = time.monotonic()
+            try:
+                self._file.write(records)
+            except OSError as error:
+                self._failed(error)
+                return
+            self._written()
+            if time.monotonic() - before > _SLOW:
+                self._hand = Hand(self._file, self._loop, self._hand_done)
+                self._hand.offer(self._next())
+                return
+        self._finished_if_empty()
+
+    def _hand_done(self, error: OSError | None) -> None:
+        """The other thread has written, or failed to."""
+        if self._closed or self._hand is None:
             return
+        if error is not None:
+            self._failed(error)
+            return
+        self._written()
+        self._hand.offer(self._next())
+        self._finished_if_empty()
+
+    def _written(self) -> None:
+        self._waiting -= len(self._backlog.popleft())
         self._grown()
-        self._finished()
+        if self._waiting <= _BACKLOG // 2:
+            self._release()
+
+    def _failed(self, error: OSError) -> None:
+        """The disk refuses. What waits goes on waiting; what does not fit is dropped, nobody is held for it."""
+        self._lost.reason = error.strerror or str(error)
+        self._release()
+        self._retry = self._loop.later(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        if self._hand is None:
+            self._write_here()
+        else:
+            self._retry = None
+            self._hand.offer(self._next())
+
+    def _brake_if_full(self) -> None:
+        """A slow disk holds the container, but not for ever."""
+        if self._waiting > _BACKLOG and self._patience is None and self._retry is None:
+            self._brake.hold(self)
+            self._patience = self._loop.later(PATIENCE, self._start_dropping)
+
+    def _start_dropping(self) -> None:
+        self._dropping = True
+        self._lost.reason = "the disk is too slow"
+        self._brake.unhold(self)
+
+    def _release(self) -> None:
+        self._dropping = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            self._brake.unhold(self)
+
+    def _finished_if_empty(self) -> None:
+        if not self._waiting:
+            self._finished()
 
     def _finished(self) -> None:
         done, self._done = self._done, None
         if done is not None:
             done()
 
-    def _give_up(self) -> None:
-        if self._done is not None:
-            self._finished()
+
+class Hand:
+    """A thread that writes, so that a write which takes long stops nothing else. One job at a time."""
+
+    def __init__(self, file: RotatingFile, loop: Loop, done: Callable[[OSError | None], None]) -> None:
+        self._file = file
+        self._loop = loop
+        self._done = done
+        self._job: bytes | None = None
+        self._failure: OSError | None = None
+        self._closing = False
+        self._told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._work = _thread.allocate_lock()
+        self._work.acquire()
+        loop.add(self._told, select.EPOLLIN, self._heard)
+        _thread.start_new_thread(self._run, ())
+
+    def offer(self, records: bytes | None) -> None:
+        """Write `records` unless something is being written already."""
+        if records is not None and self._job is None:
+            self._job = records
+            self._work.release()
+
+    def close(self) -> None:
+        """Close the file once the write under way, if any, has returned."""
+        self._closing = True
+        self._loop.remove(self._told)
+        if self._job is None:
+            self._work.release()
+
+    def _run(self) -> None:
+        while True:
+            self._work.acquire()
+            if self._job is not None:
+                try:
+                    self._file.write(self._job)
+                except OSError as error:
+                    self._failure = error
+            if self._closing:
+                self._file.close()
+                return
+            os.eventfd_write(self._told, 1)
+
+    def _heard(self, _events: int) -> None:
+        os.eventfd_read(self._told)
+        failure, self._failure, self._job = self._failure, None, None
+        self._done(failure)
 
 
 @dataclass(slots=True)
@@ -191,7 +325,8 @@ class RotatingFile:
 
     def _rotate(self) -> None:
         path = self._target.path
-        for number in range(self._target.max_file - 1, 0, -1):
+        # Absent when the new file could not be made the last time: then the others have moved already.
+        for number in range(self._target.max_file - 1, 0, -1) if path.exists() else ():
             newer = _numbered(path, number - 1)
             if newer.exists():
                 newer.rename(_numbered(path, number))

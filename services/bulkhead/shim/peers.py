@@ -31,11 +31,11 @@ class Attached(Protocol):
     def input_ended(self) -> None:
         """The client will type no more."""
 
-    def hold(self, peer: Peer) -> None:
-        """The peer cannot take more: read no more output."""
+    def hold(self, holder: object) -> None:
+        """The holder cannot take more: read no more output."""
 
-    def unhold(self, peer: Peer) -> None:
-        """The peer can again."""
+    def unhold(self, holder: object) -> None:
+        """The holder can again."""
 
     def left(self, peer: Peer) -> None:
         """The peer is not to be given anything any more."""

@@ -44,7 +44,7 @@ class Streams:
         self.tty = False
         self.ended = False
         self._peers: list[Peer] = []
-        self._holders: set[Peer] = set()
+        self._holders: set[object] = set()
         self._sources: dict[int, int] = {}
         self._watched: set[int] = set()
         self._stdin = -1
@@ -113,15 +113,15 @@ class Streams:
         if peer in self._peers:
             self._peers.remove(peer)
 
-    def hold(self, peer: Peer) -> None:
-        """See `peers.Attached`."""
-        self._holders.add(peer)
+    def hold(self, holder: object) -> None:
+        """Read no more output until every holder has called `unhold`."""
+        self._holders.add(holder)
         self._watch_sources()
 
-    def unhold(self, peer: Peer) -> None:
-        """See `peers.Attached`."""
-        if peer in self._holders:
-            self._holders.discard(peer)
+    def unhold(self, holder: object) -> None:
+        """Undo the holder's `hold`, if it has."""
+        if holder in self._holders:
+            self._holders.discard(holder)
             self._watch_sources()
 
     def say(self, text: bytes) -> None:
@@ -138,7 +138,7 @@ class Streams:
     @property
     def busy(self) -> bool:
         """Whether a peer still has something to receive, or is still typing into the void."""
-        return any([peer.busy() for peer in self._peers])
+        return any(peer.busy() for peer in self._peers)
 
     # Input
 

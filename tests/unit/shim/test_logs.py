@@ -15,6 +15,14 @@ def records(*texts: str) -> bytes:
     return b"".join(Encoder("stdout").feed(text.encode() + b"\n", 0) for text in texts)
 
 
+class NoBrake:
+    def hold(self, holder: object) -> None:
+        raise AssertionError("the disk is quick")
+
+    def unhold(self, holder: object) -> None:
+        pass
+
+
 def logged(path: Path) -> list[str]:
     return [json.loads(line)["log"].rstrip("\n") for line in path.read_bytes().splitlines()]
 
@@ -76,7 +84,7 @@ def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
 
 def test_streams_keep_their_order_and_their_partial_lines(tmp_path: Path) -> None:
     loop = Loop(unexpected)
-    log = JsonFile(LogTarget(path=tmp_path / "log"), loop, lambda: None)
+    log = JsonFile(LogTarget(path=tmp_path / "log"), loop, NoBrake(), lambda: None)
     log.write(1, b"out 1\npart")
     log.write(2, b"err 1\n")
     log.write(1, b"ial\n")

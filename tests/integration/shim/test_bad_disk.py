@@ -1,0 +1,155 @@
+"""A log that cannot be written must never be the reason why a container stands still (moby 27957, containerd 9342)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import ResourceExhausted
+from bulkhead.wire.gen.bulkhead.shim import v1 as wire
+from tests.integration.shim.conftest import Launch
+from tests.integration.shim.harness import FAKE, Nursery, become, connected, script, until, write_config
+
+SIZE = 8 << 20
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Nursery, Path]]:
+    """A nursery in a mount namespace of its own, where `disk` is a tiny tmpfs; nothing is mounted for others."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts a tmpfs")
+    disk = tmp_path_factory.mktemp("disk")
+    mount = f'mount -t tmpfs -o size={SIZE},nr_inodes=100 tmpfs {disk} && exec "$@"'
+    nursery = Nursery(("unshare", "-m", "--propagation", "private", "sh", "-c", mount, "sh", *FAKE))
+    nursery.spare().close()
+    yield nursery, disk
+    nursery.close()
+
+
+def seen(nursery: Nursery, path: Path) -> Path:
+    """The path as the nursery sees it."""
+    return Path(f"/proc/{nursery.process.pid}/root{path}")
+
+
+def fill(disk: Path) -> Path:
+    """Use up the file system."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+    return filler
+
+
+async def test_a_full_disk_costs_lines_and_says_how_many(small_disk: tuple[Nursery, Path], tmp_path: Path) -> None:
+    nursery, disk = small_disk
+    data, log = seen(nursery, disk / "one"), seen(nursery, disk / "one/log.json")
+    write_config(data, script("read x; seq 1 60000; echo written >&2; read x; echo again"))
+    answer = become(nursery.spare(), tmp_path / "run", disk / "one")
+    async with connected(tmp_path / "run", data, answer["pid"]) as shim:
+        options = wire.LogOptions(driver="json-file", path=str(disk / "one/log.json"))
+        stream = await shim.attach(stdout=False)
+        assert (await shim.create(log=options, open_stdin=True)).failure is None
+        await shim.client.start()
+        filler = fill(seen(nursery, disk))
+        stream.writer.write(b"\n")
+        # The container has got rid of 5 MB of log although nothing could be written.
+        assert await stream.frame() == (2, b"written\n")
+        assert len(log.read_bytes()) < 1 << 20
+        filler.unlink()
+        await until(lambda: b"of log were lost" in log.read_bytes())
+        stream.writer.write(b"\n")
+        assert (await shim.client.wait(timeout=10)).exit_code == 0
+        records = [json.loads(line) for line in log.read_bytes().splitlines()]
+        marker = next(record for record in records if "bulkhead:" in record["log"])
+        lost = int(marker["log"].split()[1])
+        assert "No space left on device" in marker["log"]
+        # Every line is there or counted, and none is torn.
+        assert len(records) - 1 + lost == 60_002
+        assert records[-1]["log"] == "again\n"
+        assert json.loads((data / "exit.json").read_text())["exit_code"] == 0
+
+
+async def test_an_exit_is_recorded_on_a_full_disk(small_disk: tuple[Nursery, Path], tmp_path: Path) -> None:
+    nursery, disk = small_disk
+    data = seen(nursery, disk / "two")
+    write_config(data, script("read x; exit 7"))
+    answer = become(nursery.spare(), tmp_path / "run", disk / "two")
+    async with connected(tmp_path / "run", data, answer["pid"]) as shim:
+        stream = await shim.attach()
+        await shim.create(log=None, open_stdin=True)
+        await shim.client.start()
+        filler = fill(seen(nursery, disk))
+        stream.writer.write(b"\n")
+        # Its blocks were taken at create.
+        assert (await shim.client.wait(timeout=10)).exit_code == 7
+        assert json.loads((data / "exit.json").read_text())["exit_code"] == 7
+        filler.unlink()
+
+
+async def test_create_on_a_full_disk_is_refused_with_nothing_left(
+    small_disk: tuple[Nursery, Path], tmp_path: Path
+) -> None:
+    nursery, disk = small_disk
+    data = seen(nursery, disk / "three")
+    write_config(data, script("true"))
+    answer = become(nursery.spare(), tmp_path / "run", disk / "three")
+    async with connected(tmp_path / "run", data, answer["pid"]) as shim:
+        filler = fill(seen(nursery, disk))
+        with pytest.raises(ResourceExhausted, match="No space left on device"):
+            await shim.create(log=None)
+        assert (await shim.client.state()).phase == "new"
+        assert sorted(path.name for path in data.iterdir()) == ["config.json", "shim.json"]
+        filler.unlink()
+        assert (await shim.run(log=None)).exit_code == 0
+
+
+async def test_a_disk_that_hangs_holds_the_container_only_for_a_while(launch: Launch) -> None:
+    # A FIFO with nobody reading stands for the disk: write(2) does not return.
+    async with launch(script("yes 'some line of text' | head -n 400000; echo over >&2; read x")) as shim:
+        os.mkfifo(shim.log)
+        disk = os.open(shim.log, os.O_RDWR)
+        stream = await shim.attach(stdout=False)
+        await shim.create(open_stdin=True)
+        await shim.client.start()
+        # The first write that takes long is made by the loop itself: let that one through, slowly.
+        select.select([disk], [], [])
+        await asyncio.sleep(0.2)
+        passed = 0
+        while passed < 3 << 20:
+            passed += len(os.read(disk, 64 << 10))
+        assert await stream.frame() == (2, b"over\n")
+        assert (await shim.client.state()).phase == "running"
+        await shim.client.kill(9)
+        assert (await shim.client.wait(timeout=10)).exit_code == 137
+        os.close(disk)
+
+
+async def test_a_slow_disk_loses_nothing(launch: Launch) -> None:
+    async with launch(script("seq 1 30000")) as shim:
+        os.mkfifo(shim.log)
+        disk = os.open(shim.log, os.O_RDWR | os.O_NONBLOCK)
+        await shim.create()
+        await shim.client.start()
+        received = bytearray()
+
+        def read_on() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                received.extend(os.read(disk, 32 << 10))
+            return received.count(b"\n") >= 30_000
+
+        await until(read_on, timeout=30)
+        lines = [int(json.loads(line)["log"]) for line in received.splitlines()]
+        assert lines == list(range(1, 30_001))
+        assert (await shim.client.wait(timeout=10)).exit_code == 0
+        os.close(disk)
