@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
@@ -22,6 +23,8 @@ from bulkhead.model.names import normal, random_name
 
 T = TypeVar("T")
 _NAME_ATTEMPTS = 6
+_NO_LINKS = "Links are not supported yet: they have no effect"
+_NO_HEALTH = "Health checks are not supported yet: the container has no health status"
 _DISCARDED_PORTS = "Published ports are discarded when using host network mode"
 
 
@@ -54,7 +57,7 @@ class Creation:
         sharing.check_modes(spec)
         image = await self.images.resolve(spec.image, spec.platform)
         with self.images.holding(image.id):
-            merged = merge(spec, image.config)
+            merged = self._with_modes(merge(spec, image.config))
             path, *args = _command(merged)
             signals.parse_signal(merged.stop_signal)
             draft = Container(
@@ -90,6 +93,26 @@ class Creation:
     async def _forget_layer(self, container_id: str) -> None:
         with contextlib.suppress(BulkheadError):
             await self.snapshots.remove(container_id)
+
+    def _with_modes(self, spec: ContainerSpec) -> ContainerSpec:
+        """References to other containers by id, since names change; a network's may come to be known later."""
+        return replace(
+            spec,
+            network_mode=self._resolved(spec.network_mode, must_exist=False),
+            pid_mode=self._resolved(spec.pid_mode, must_exist=True),
+            ipc_mode=self._resolved(spec.ipc_mode, must_exist=True),
+        )
+
+    def _resolved(self, mode: str, *, must_exist: bool) -> str:
+        kind, separator, ref = mode.partition(":")
+        if kind != "container" or not separator:
+            return mode
+        try:
+            return f"container:{self.records.index.find(ref).id}"
+        except NotFound as error:
+            if must_exist:
+                raise InvalidArgument(str(error)) from error
+            return mode
 
     def _free_name(self, container_id: str) -> str:
         for attempt in range(_NAME_ATTEMPTS):
@@ -135,10 +158,16 @@ class Creation:
 
     def _prepare_mounts(self, container: Container) -> None:
         for mount in container.spec.mounts:
-            if mount.type == "volume":
-                self.volumes.ensure(check_name(mount.source))
-            elif mount.type == "bind" and not mount.create_source:
-                ensure_bind_source(mount)
+            _check_target(mount)
+            match mount.type:
+                case "volume":
+                    self.volumes.ensure(check_name(mount.source))
+                case "bind":
+                    _check_bind(mount)
+                case "tmpfs":
+                    continue
+                case unknown:
+                    raise InvalidArgument(f'invalid mount config for type "{unknown}": mount type unknown')
 
 
 def _command(spec: ContainerSpec) -> list[str]:
@@ -146,6 +175,20 @@ def _command(spec: ContainerSpec) -> list[str]:
     if not command or not command[0]:
         raise InvalidArgument("no command specified")
     return command
+
+
+def _check_target(mount: Mount) -> None:
+    if not mount.target.startswith("/"):
+        raise InvalidArgument(f"invalid mount path: '{mount.target}' mount path must be absolute")
+    if posixpath.normpath(mount.target).lstrip("/") == "":
+        raise InvalidArgument("invalid specification: destination can't be '/'")
+
+
+def _check_bind(mount: Mount) -> None:
+    if not mount.source.startswith("/"):
+        raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
+    if not mount.create_source:
+        ensure_bind_source(mount)
 
 
 def _refuse_duplicates(mounts: Iterable[Mount]) -> None:
@@ -158,9 +201,14 @@ def _refuse_duplicates(mounts: Iterable[Mount]) -> None:
 
 
 def _warnings(spec: ContainerSpec) -> tuple[str, ...]:
+    found = []
     if spec.network_mode == "host" and (spec.ports or spec.publish_all_ports):
-        return (_DISCARDED_PORTS,)
-    return ()
+        found.append(_DISCARDED_PORTS)
+    if spec.links:
+        found.append(_NO_LINKS)
+    if spec.healthcheck is not None and spec.healthcheck.test[:1] not in ((), ("NONE",)):
+        found.append(_NO_HEALTH)
+    return tuple(found)
 
 
 def _quietly(work: Callable[[T], object], subject: T) -> None:

@@ -102,14 +102,11 @@ class Execs:
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         """Waits a while for an exec that is about to run. Raises Conflict when it does not."""
-        async with asyncio.timeout(_RESIZE_SECONDS):
-            while True:
-                record = await self.inspect(exec_id)
-                if record.phase is ExecPhase.EXITED:
-                    raise Conflict(f"exec process {exec_id} is not running")
-                if record.phase is ExecPhase.RUNNING:
-                    break
-                await asyncio.sleep(0.05)
+        deadline = time.monotonic() + _RESIZE_SECONDS
+        while (record := await self.inspect(exec_id)).phase is not ExecPhase.RUNNING:
+            if record.phase is ExecPhase.EXITED or time.monotonic() > deadline:
+                raise Conflict(f"exec process {exec_id} is not running")
+            await asyncio.sleep(0.02)
         shim = await self.shims.ensure(record.container_id)
         await shim.resize(height, width, exec_id)
 

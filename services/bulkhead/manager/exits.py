@@ -44,6 +44,7 @@ class Intent(Enum):
     """What a user's operation under way makes of the exit it brings about."""
 
     STOP = "stop"
+    KILL = "kill"
     RESTART = "restart"
 
 
@@ -101,7 +102,7 @@ class Exits:
         if delay is not None:
             self.restart_later(container_id, delay)
         elif exited.spec.auto_remove and intent is not Intent.RESTART:
-            await self.removal.remove(container_id, volumes=True)
+            await self._remove_itself(exited)
 
     def restart_later(self, container_id: str, delay_ms: int) -> None:
         """Start again after a while, unless `cancel_restart` comes first."""
@@ -120,7 +121,15 @@ class Exits:
         await self.records.commit(Change(update=stopped))
         self.waiters.exited(container_id, stopped.exit_code)
         if stopped.spec.auto_remove:
-            await self.removal.remove(container_id, volumes=True)
+            await self._remove_itself(stopped)
+
+    async def _remove_itself(self, container: Container) -> None:
+        """`--rm`. Who waits for the removal hears of it even when it fails."""
+        try:
+            await self.removal.remove(container.id, volumes=True)
+        except BulkheadError as error:
+            self.waiters.removed(container.id, container.exit_code, str(error))
+            raise
 
     async def _watch(self, container: Container, shim: Shim | None) -> None:
         ended = await self._outcome(container, shim)
@@ -256,9 +265,10 @@ def _unplugged(container: Container) -> NetworkEndpoint | None:
 
 
 def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:
-    events = [announcements.died(exited)]
+    events = [announcements.of_container(exited, "oom")] if exited.oom_killed else []
+    events.append(announcements.died(exited))
     if before.attachment is not None and before.endpoint is not None:
         events.append(announcements.of_network(before, before.endpoint, "disconnect"))
-    if intent is not None:
+    if intent in (Intent.STOP, Intent.RESTART):
         events.append(announcements.of_container(exited, "stop"))
     return tuple(events)

@@ -120,7 +120,7 @@ def _mounts(spec: ContainerSpec, around: Surroundings) -> list[dict[str, Any]]:
         spec.mounts,
         around.sources,
         shm_size=spec.shm_size or defaults.DEFAULT_SHM_SIZE,
-        host_ipc=around.namespaces.ipc is None,
+        ipc_mode=spec.ipc_mode,
         privileged=spec.privileged,
         read_only=spec.read_only_rootfs,
         engine_files=around.engine_files,

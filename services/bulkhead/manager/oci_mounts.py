@@ -5,7 +5,7 @@ A user's mount replaces the default at the same place. Sources are host paths by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,7 +29,7 @@ def mounts(
     sources: Mapping[str, str],
     *,
     shm_size: int,
-    host_ipc: bool,
+    ipc_mode: str,
     privileged: bool,
     read_only: bool,
     engine_files: Mapping[str, str],
@@ -40,8 +40,8 @@ def mounts(
     like. Raises Internal with Docker's text for a tmpfs option that does not exist.
     """
     asked = {_clean(mount.target): mount for mount in user}
-    chosen = [_default(each, privileged=privileged, host_ipc=host_ipc) for each in defaults.default_mounts(shm_size)]
-    kept = [each for each in chosen if each["destination"] not in asked and not _hidden(each["destination"], asked)]
+    chosen = [_default(each, privileged, ipc_mode) for each in defaults.default_mounts(shm_size)]
+    kept = [each for each in chosen if not _replaced(each["destination"], asked, ipc_mode)]
     files = [_file(target, source, read_only) for target, source in engine_files.items() if target not in asked]
     wanted = [_asked(target, mount, sources) for target, mount in asked.items()]
     return [*kept, *sorted([*files, *wanted], key=_depth)]
@@ -55,14 +55,16 @@ def _depth(mount: OciMount) -> int:
     return len(PurePosixPath(mount["destination"]).parts)
 
 
-def _hidden(destination: str, asked: Iterable[str]) -> bool:
-    """Below a /dev of the user's: it would only cover what he put there."""
-    return destination.startswith("/dev/") and "/dev" in asked
+def _replaced(destination: str, asked: Container[str], ipc_mode: str) -> bool:
+    """The user has his own there, or a /dev of his own that it would only cover, or wants none (`--ipc none`)."""
+    if destination == "/dev/shm" and ipc_mode == "none":
+        return True
+    return destination in asked or (destination.startswith("/dev/") and "/dev" in asked)
 
 
-def _default(mount: Mapping[str, Any], *, privileged: bool, host_ipc: bool) -> OciMount:
+def _default(mount: Mapping[str, Any], privileged: bool, ipc_mode: str) -> OciMount:
     options = list(mount.get("options", ()))
-    if host_ipc and mount["destination"] == "/dev/shm":
+    if ipc_mode == "host" and mount["destination"] == "/dev/shm":
         return _bind(mount["destination"], mount["destination"], ["rbind", "rprivate", "nosuid", "noexec", "nodev"])
     if privileged and mount["destination"] in ("/sys", "/sys/fs/cgroup"):
         options = ["rw" if option == "ro" else option for option in options]

@@ -11,7 +11,9 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from bulkhead.errors import Conflict, Internal, NotFound, NotModified
+import structlog
+
+from bulkhead.errors import Conflict, Internal, NotFound, NotModified, ResourceExhausted
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.exits import START_SECONDS, Exits, Intent
@@ -21,6 +23,7 @@ from bulkhead.manager.waiters import Condition, Ended, Waiters
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
 
+log = structlog.get_logger()
 _OnContainer = Callable[[str], Awaitable[None]]
 SIGNAL_SECONDS = 30.0
 KILL_SECONDS = 10.0
@@ -78,11 +81,10 @@ class Stopping:
         if not container.phase.alive:
             raise Conflict(f"cannot kill container: {ref}: container {container_id} is not running")
         manual = number in (signal.SIGKILL, parse_signal(container.spec.stop_signal))
-        with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
+        if number != signal.SIGKILL:
             await self._signal(container_id, number, manual=manual)
-            if number != signal.SIGKILL or await _within(ended, KILL_SECONDS):
-                return
-        await self._force(container)
+            return
+        await self._kill(container)
 
     async def end_for_removal(self, container_id: str) -> None:
         """KILL, and wait until it has ended; fine when it has already."""
@@ -90,11 +92,7 @@ class Stopping:
         if container.phase is Phase.RESTARTING:
             await self._perform(container_id, "kill", self.exits.cancel_restart)
         elif container.phase.alive:
-            with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
-                await self._signal(container_id, signal.SIGKILL, manual=True)
-                if await _within(ended, KILL_SECONDS):
-                    return
-            await self._force(container)
+            await self._kill(container)
 
     async def pause(self, container_id: str) -> None:
         """Freeze every process. Raises Conflict with Docker's texts."""
@@ -137,6 +135,15 @@ class Stopping:
                     return
             await self._force(container)
 
+    async def _kill(self, container: Container) -> None:
+        """KILL, and wait for the end."""
+        with self.exits.expected(container.id, Intent.KILL):
+            with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
+                await self._signal(container.id, signal.SIGKILL, manual=True)
+                if await _within(ended, KILL_SECONDS):
+                    return
+            await self._force(container)
+
     async def _force(self, container: Container) -> None:
         """Kill whatever is in the container's cgroup. Raises Internal when that is not the end either."""
         current = self.records.index.get(container.id)
@@ -159,12 +166,19 @@ class Stopping:
                 return
             if not container.phase.alive:
                 return
-            marked = replace(container, stopped_by_user=container.stopped_by_user or manual)
-            events = (of_container(container, "kill", {"signal": str(int(number))}),)
-            await self.records.commit(Change(update=marked, events=events))
+            await self._mark(container, number, manual=manual)
             await _deliver(await self.shims.ensure(container_id), number, everyone)
 
         await self.actors.perform(container_id, "signal", work, seconds=SIGNAL_SECONDS)
+
+    async def _mark(self, container: Container, number: int, *, manual: bool) -> None:
+        marked = replace(container, stopped_by_user=container.stopped_by_user or manual)
+        events = (of_container(container, "kill", {"signal": str(int(number))}),)
+        try:
+            await self.records.commit(Change(update=marked, events=events))
+        except ResourceExhausted as error:
+            # A full disk must not keep anybody from stopping what fills it; the operation's intent is known in memory.
+            log.warning("cannot record a signal", container=container.id, reason=str(error))
 
     async def _perform(self, container_id: str, name: str, work: _OnContainer) -> None:
         await self.actors.perform(container_id, name, lambda: work(container_id), seconds=SIGNAL_SECONDS)

@@ -69,9 +69,9 @@ class Waiters:
         """Wake who waits for an exit."""
         _wake(self._exits.pop(container_id, ()), Ended(exit_code=exit_code))
 
-    def removed(self, container_id: str, exit_code: int) -> None:
-        """Wake everybody who still waits for this container."""
-        ended = Ended(exit_code=exit_code)
+    def removed(self, container_id: str, exit_code: int, error: str = "") -> None:
+        """Wake everybody who still waits for this container; `error` when its removal failed."""
+        ended = Ended(exit_code=exit_code, error=error)
         _wake(self._removals.pop(container_id, ()), ended)
         _wake(self._exits.pop(container_id, ()), ended)
 

@@ -6,10 +6,21 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
-from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, NotModified, Unavailable
+from bulkhead.errors import (
+    Conflict,
+    Internal,
+    InvalidArgument,
+    LaunchFailed,
+    NotFound,
+    NotModified,
+    ResourceExhausted,
+    Unavailable,
+)
+from bulkhead.manager.ports import Exit
 from bulkhead.model.container import Mount, PublishedPort, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
@@ -62,6 +73,15 @@ async def test_nameless_container_gets_a_name_of_two_words(core: Running) -> Non
             InvalidArgument,
             "Duplicate mount point: /x/",
         ),
+        (
+            "",
+            {"mounts": (Mount(type="foo", target="/x"),)},
+            InvalidArgument,
+            'invalid mount config for type "foo": mount type unknown',
+        ),
+        ("", {"mounts": (Mount(type="tmpfs", target="x"),)}, InvalidArgument, "mount path must be absolute"),
+        ("", {"mounts": (Mount(type="tmpfs", target="/x/.."),)}, InvalidArgument, "destination can't be '/'"),
+        ("", {"pid_mode": "container:nosuch"}, InvalidArgument, "No such container: nosuch"),
         ("", {"volumes_from": ("nosuch",)}, InvalidArgument, "No such container: nosuch"),
         (
             "",
@@ -426,6 +446,44 @@ async def test_rename(core: Running) -> None:
     assert not core.records.index.is_reserved("old")
     renamed = [event for event in await core.journal() if event.action == "rename"]
     assert renamed[0].attributes["oldName"] == "/old"
+
+
+async def test_full_disk_does_not_keep_a_container_from_being_stopped(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is recorded when there is room again; the restart policy knows that a user wanted it."""
+    container_id = await core.run("sleep", "9", restart_policy=RestartPolicy(name="always"))
+    shim = core.shim(container_id)
+    full = ResourceExhausted("cannot write records: no space left on device")
+    commit = AsyncMock(side_effect=[full, full, full])
+    monkeypatch.setattr(core.records, "commit", commit)
+    stopping = asyncio.create_task(core.core.containers.stop(container_id, "", None))
+    await eventually(lambda: commit.await_count >= 2)
+    assert shim.signals == [(signal.SIGTERM, False)]
+    monkeypatch.undo()
+    await stopping
+    assert core.get(container_id).phase is Phase.EXITED
+
+
+async def test_out_of_memory_is_announced(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.exit(137)
+    shim.ended = Exit(code=137, at=shim.ended.at if shim.ended else 0, oom_killed=True)
+    await core.ended(container_id)
+    assert core.get(container_id).oom_killed
+    assert await core.actions() == ["create", "start", "oom", "die"]
+
+
+async def test_failed_removal_is_told_to_who_waits_for_it(core: Running) -> None:
+    container_id = await core.run("true", auto_remove=True)
+    answers = core.core.containers.wait(container_id, "removed")
+    assert await anext(answers) is None
+    core.world.shims.discard_failure = Internal("cannot remove cgroup: busy")
+    core.shim(container_id).exit(0)
+    ended = await anext(answers)
+    assert ended is not None and "busy" in ended.error
+    assert core.get(container_id).phase is Phase.DEAD
 
 
 # Restart policy

@@ -85,11 +85,12 @@ def test_privileged() -> None:
 
 
 def test_host_namespaces_are_left_out_with_what_depends_on_them() -> None:
-    made = _config(Namespaces(network=None, uts=None, ipc=None, pid=None, cgroup=None))
+    made = _config(Namespaces(network=None, uts=None, ipc=None, pid=None, cgroup=None), ipc_mode="host")
     assert made["linux"]["namespaces"] == [{"type": "mount"}]
     assert made["linux"]["sysctl"] == {}
     assert "hostname" not in made
     assert _mount(made, "/dev/shm")["source"] == "/dev/shm"
+    assert not [each for each in _config(ipc_mode="none")["mounts"] if each["destination"] == "/dev/shm"]
     with pytest.raises(InvalidArgument, match=r"sysctl 'net\.x' is not allowed"):
         _config(Namespaces(network=None), sysctls={"net.x": "1"})
 
