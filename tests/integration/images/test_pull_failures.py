@@ -337,3 +337,23 @@ async def test_malformed_names_are_refused(engine: Engine) -> None:
     for name, text in (("Busybox", "must be lowercase"), ("a b", "invalid reference format"), ("x:", "invalid")):
         with pytest.raises(InvalidArgument, match=text):
             await engine.pull(name)
+
+
+async def test_images_that_share_a_layer_are_pulled_side_by_side(engine: Engine, fake: FakeRegistry) -> None:
+    """The shared layer is fetched once and unpacked once; one pull's failure takes nothing from the other."""
+    shared = os.urandom(300_000)
+    good, bad = (image_of(Tree().file("shared", shared), Tree().file("own", name)) for name in (b"good", b"bad"))
+    fake.add(good, "good")
+    fake.add(bad, "bad")
+    base, own = layers_of(good)
+    fake.held[own] = asyncio.Event()
+    del fake.blobs[layers_of(bad)[1]]
+    pulling = asyncio.create_task(engine.pull(f"{fake.host}/x:good"))
+    await fake.started.wait()
+    assert "NotFound" in error_of(await engine.pull(f"{fake.host}/x:bad"))
+    fake.held[own].set()
+    assert statuses(await pulling)[-1].startswith("Status: Downloaded")
+    assert fake.count(base) == 1
+    assert len(engine.layers) == 2
+    image = await engine.images.store.resolve(f"{fake.host}/x:good")
+    assert {chain.removeprefix("sha256:") for chain in image.chain_ids} == engine.layers
