@@ -205,9 +205,13 @@ async def test_host_modes(manager: ManagerClient) -> None:
 
 async def test_top(manager: ManagerClient) -> None:
     container_id = await manager.run("sh", "-c", "sleep 98 & exec sleep 99")
-    answer = await manager.containers.top(api.TopRequest(ref=container_id))
-    assert answer.titles == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
-    assert sorted(row.items[7] for row in answer.processes) == ["sleep 98", "sleep 99"]
+
+    async def lists_both() -> bool:
+        answer = await manager.containers.top(api.TopRequest(ref=container_id))
+        assert answer.titles == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+        return sorted(row.items[7] for row in answer.processes) == ["sleep 98", "sleep 99"]
+
+    await eventually(lists_both)
     answer = await manager.containers.top(api.TopRequest(ref=container_id, ps_args="-o pid,comm"))
     assert answer.titles == ["PID", "COMMAND"]
     with pytest.raises(InvalidArgument):
