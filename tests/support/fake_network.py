@@ -14,9 +14,8 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
-from bulkhead.linux.nftables import ElementChange
 from bulkhead.manager.networks.bridge import BridgeNetwork
-from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
+from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Interface, Survey, Wire
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Netns, ProcessNetns
 
@@ -99,7 +98,7 @@ class FakeKernel:
             self.add_interface(bridge.name, bridge.address, kind="bridge")
 
     @_kernel_call
-    def plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
+    def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         self._check_netns(netns)
         if netns in self.wires or wire.host_interface in self.interfaces:
             raise Conflict("cannot attach a network namespace: File exists")
@@ -107,7 +106,7 @@ class FakeKernel:
             raise Internal("cannot attach a network namespace: No such device")
         self.wires[netns] = wire
         self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
-        return self.change_elements(changes)
+        return self.change_elements(change.elements)
 
     @_kernel_call
     def loopback(self, netns: Netns) -> None:
@@ -120,9 +119,9 @@ class FakeKernel:
             self.interfaces[name] = replace(self.interfaces[name], master=bridge)
 
     @_kernel_call
-    def silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
+    def silence(self, name: str, change: EndpointChange) -> bool:
         self.silent.add(name)
-        return self.change_elements(changes)
+        return self.change_elements(change.elements)
 
     @_kernel_call
     def delete_links(self, names: Sequence[str]) -> None:

@@ -116,16 +116,18 @@ class Netlink:
         for an answer have it.
         """
         awaited: set[int] = set()
+        first = self._sequence + 1
         self._socket.sendall(b"".join(self._numbered(request, awaited) for request in requests))
         failure: OSError | None = None
         while awaited:
             for kind, flags, sequence, body in self._receive():
-                error = _error(flags, body) if kind == _NLMSG_ERROR else None
+                if kind != _NLMSG_ERROR or sequence < first:
+                    continue
+                error = _error(flags, body)
                 if error is not None and sequence not in awaited:
                     raise error  # of a batch as a whole: its parts get no answers
-                if kind == _NLMSG_ERROR:
-                    awaited.discard(sequence)
-                    failure = failure or error
+                awaited.discard(sequence)
+                failure = failure or error
         if failure is not None:
             raise failure
 
@@ -134,19 +136,26 @@ class Netlink:
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(
             _IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS)
         )
-        return tuple(_link(message) for message in self._dump(_GETLINK, body))
+        return tuple(_link(message) for message in self.dump(_GETLINK, body))
 
     def addresses(self) -> tuple[tuple[int, IPv4Interface], ...]:
         """All IPv4 addresses, each with the index of its interface."""
         body = _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)
-        found = (_address(message) for message in self._dump(_GETADDR, body))
+        found = (_address(message) for message in self.dump(_GETADDR, body))
         return tuple(address for address in found if address is not None)
 
     def routes(self) -> tuple[Route, ...]:
         """All IPv4 unicast routes of all tables."""
         body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-        found = (_route(message) for message in self._dump(_GETROUTE, body))
+        found = (_route(message) for message in self.dump(_GETROUTE, body))
         return tuple(route for route in found if route is not None)
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The bodies of all answers to a question; asked anew when the tables changed under the kernel's hand."""
+        while True:
+            bodies, whole = self._dump_once(kind, body)
+            if whole:
+                return bodies
 
     def _numbered(self, request: bytes, awaited: set[int]) -> bytes:
         length, kind, flags, _, _ = _NLMSG.unpack_from(request)
@@ -154,13 +163,6 @@ class Netlink:
         if flags & _F_ACK:
             awaited.add(self._sequence)
         return _NLMSG.pack(length, kind, flags, self._sequence, 0) + request[_NLMSG.size :]
-
-    def _dump(self, kind: int, body: bytes) -> list[bytes]:
-        """The bodies of all answers; asked anew when the tables changed under the kernel's hand."""
-        while True:
-            bodies, whole = self._dump_once(kind, body)
-            if whole:
-                return bodies
 
     def _dump_once(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
         self._sequence += 1

@@ -1,6 +1,6 @@
 """nftables: tables through libnftables' stable C interface (libnftables(3)), elements straight to the kernel.
 
-`Nftables` takes command text, one call one transaction, and answers in JSON. `element_transaction`
+`Nftables` takes command text, one call one transaction, and answers in JSON. `change_elements`
 makes netlink requests (linux/netfilter/nf_tables.h) for what is done for every container: it takes
 the kernel a fifth of the time that the library's parsing and looking up takes. Everything raises
 OSError; `LibraryMissing` names what to install.
@@ -14,7 +14,6 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -42,6 +41,9 @@ _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
 _FAMILIES = {"inet": 1, "bridge": 7}
 _IFNAMSIZ = 16
+
+
+Elements = Mapping[tuple[str, ...], str]
 
 
 class LibraryMissing(OSError):
@@ -100,46 +102,35 @@ class Nftables:
         return objects
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElementChange:
-    """Elements to add to a map or set, or to delete from it.
-
-    `key_type` and `value_type` (empty for a set) are spelt as nft(8) spells them, " . " between the
-    parts of a concatenation; `entries` are keys in parts, with their values likewise joined.
-    """
-
-    family: str
-    table: str
-    collection: str
-    key_type: str
-    value_type: str
-    entries: Mapping[tuple[str, ...], str]
-    delete: bool = False
-
-
-def element_transaction(changes: Sequence[ElementChange]) -> tuple[bytes, ...]:
-    """Requests for one `Netlink(NETFILTER).request`, which the kernel carries out all or none.
-
-    Adding what is there is no error (with another value it is EEXIST or EBUSY); deleting what is not is ENOENT.
-    """
+def transaction(requests: Sequence[bytes]) -> tuple[bytes, ...]:
+    """`requests` framed for one `Netlink(NETFILTER).request`: the kernel carries out all or none."""
     begin, end = (
         message(kind, 0, _NFGENMSG.pack(socket.AF_UNSPEC, 0, _SUBSYSTEM), acknowledged=False) for kind in _BATCH
     )
-    return (begin, *(_element_request(change) for change in changes), end)
+    return (begin, *requests, end)
 
 
-def _element_request(change: ElementChange) -> bytes:
-    named = ((_LIST_TABLE, change.table), (_LIST_SET, change.collection))
-    body = _NFGENMSG.pack(_FAMILIES[change.family], 0, 0)
-    body += b"".join(attribute(kind, name.encode() + b"\0") for kind, name in named)
-    body += nest(_LIST_ELEMENTS, b"".join(_element(change, key, value) for key, value in change.entries.items()))
-    return message(_DELSETELEM if change.delete else _NEWSETELEM, 0 if change.delete else _F_CREATE, body)
+def change_elements(
+    family: str, table: str, collection: str, types: tuple[str, str], entries: Elements, *, delete: bool
+) -> bytes:
+    """Add elements to a map or set, or delete them from it.
+
+    `types` are those of keys and values ("" in a set) as nft(8) spells them, " . " between the parts
+    of a concatenation; `entries` are keys in parts, with their values likewise joined. Adding what
+    is there is no error (with another value it is EEXIST or EBUSY); deleting what is not is ENOENT.
+    """
+    key_type, value_type = types[0], "" if delete else types[1]
+    listed = b"".join(_element(key_type, key, value_type, value) for key, value in entries.items())
+    body = _NFGENMSG.pack(_FAMILIES[family], 0, 0)
+    body += attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, collection.encode() + b"\0")
+    body += nest(_LIST_ELEMENTS, listed)
+    return message(_DELSETELEM, 0, body) if delete else message(_NEWSETELEM, _F_CREATE, body)
 
 
-def _element(change: ElementChange, key: Sequence[str], value: str) -> bytes:
-    element = nest(_ELEM_KEY, attribute(_DATA_VALUE, _packed(change.key_type, key)))
-    if change.value_type and not change.delete:
-        element += nest(_ELEM_DATA, attribute(_DATA_VALUE, _packed(change.value_type, value.split(" . "))))
+def _element(key_type: str, key: Sequence[str], value_type: str, value: str) -> bytes:
+    element = nest(_ELEM_KEY, attribute(_DATA_VALUE, _packed(key_type, key)))
+    if value_type:
+        element += nest(_ELEM_DATA, attribute(_DATA_VALUE, _packed(value_type, value.split(" . "))))
     return nest(_LIST_ELEM, element)
 
 

@@ -136,25 +136,77 @@ async def test_a_published_port_answers_the_host_the_world_and_the_containers(ho
             host.connect(client, HOST, 8080, timeout=0.3)
 
 
+SYSLOG = PortBinding(container_port=514, host_port=5140, protocol="udp")
+
+
+def _udp_server(namespace: int, port: int) -> socket.socket:
+    def make() -> socket.socket:
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("0.0.0.0", port))
+        server.settimeout(PATIENCE)
+        return server
+
+    return inside(namespace, make)
+
+
+def _udp_client(namespace: int | None, address: str, port: int) -> socket.socket:
+    def make() -> socket.socket:
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(PATIENCE)
+        client.connect((address, port))
+        return client
+
+    return make() if namespace is None else inside(namespace, make)
+
+
 @on_private_host
 async def test_udp_is_published_too(host: Host) -> None:
     network = await _booted(host)
     container = host.netns()
-    ports = [PortBinding(container_port=53, host_port=5353, protocol="udp")]
-    await network.attach(ID, container, ports=ports)
-
-    def serve() -> socket.socket:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(("0.0.0.0", 53))
-        server.settimeout(PATIENCE)
-        return server
-
-    with inside(container, serve) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(PATIENCE)
-        client.connect(("127.0.0.1", 5353))
+    await network.attach(ID, container, ports=[SYSLOG])
+    with _udp_server(container, 514) as server, _udp_client(None, "127.0.0.1", 5140) as client:
         client.send(b"question")
         question, caller = server.recvfrom(100)
         server.sendto(b"answer", caller)
+        assert (question, client.recv(100)) == (b"question", b"answer")
+
+
+@on_private_host
+async def test_a_udp_client_that_never_pauses_is_led_to_the_new_container(host: Host) -> None:
+    """A logger keeps its source port, so the kernel would keep sending it where it was sent at first."""
+    network = await _booted(host)
+    world, old, new = host.world(), host.netns(), host.netns()
+    with _udp_client(world, HOST, 5140) as client:
+        with contextlib.suppress(ConnectionRefusedError):
+            client.send(b"before anything is published")
+            client.recv(1)
+        first = await network.attach(ID, old, ports=[SYSLOG])
+        with _udp_server(old, 514) as server:
+            client.send(b"to the first")
+            assert server.recv(100) == b"to the first"
+        await network.detach(first)
+        with contextlib.suppress(ConnectionRefusedError):
+            client.send(b"to nobody")
+            client.recv(1)
+        second = await network.attach(ID2, new, ports=[SYSLOG])
+        assert second.address != first.address
+        with _udp_server(new, 514) as server:
+            client.send(b"to the second")
+            assert server.recv(100) == b"to the second"
+
+
+@on_private_host
+async def test_udp_flows_that_are_not_ours_are_left_alone(host: Host) -> None:
+    """A container asks a name server in the world while another publishes port 53."""
+    network = await _booted(host)
+    world, asker, server = host.world(), host.netns(), host.netns()
+    await network.attach(ID, asker)
+    with _udp_server(world, 53) as resolver, _udp_client(asker, str(WORLD.ip), 53) as client:
+        client.send(b"question")
+        question, caller = resolver.recvfrom(100)
+        name_server = PortBinding(container_port=53, host_port=53, protocol="udp")
+        await network.detach(await network.attach(ID2, server, ports=[name_server]))
+        resolver.sendto(b"answer", caller)  # back through the address it was given on its way out
         assert (question, client.recv(100)) == (b"question", b"answer")
 
 

@@ -17,7 +17,7 @@ from tests.integration.network.private_host import PATIENCE, Host, inside, on_pr
 pytestmark = pytest.mark.root
 
 TABLE = Instance().nft_table
-ETH_P_ALL, IPV4, ARP, IPV6 = 0x0003, 0x0800, 0x0806, 0x86DD
+ETH_P_ALL, IPV4, ARP, IPV6, EXPERIMENTAL = 0x0003, 0x0800, 0x0806, 0x86DD, 0x88B5
 ARP_REPLY, UDP = 2, 17
 MARK = b"the end of the lies"
 
@@ -61,6 +61,10 @@ def _lies(place: Neighbourhood) -> Mapping[str, bytes]:
         "the gateway's address": _frame(to, me.mac, IPV4, _udp(gateway, place.listener.address, b"lie")),
         "another's address": _frame(to, me.mac, IPV4, _udp(model.address, place.listener.address, b"lie")),
         "another's MAC": _frame(to, model.mac, IPV4, _udp(me.address, place.listener.address, b"lie")),
+        "another's MAC, nobody's address": _frame(
+            to, model.mac, IPV4, _udp("10.9.9.9", place.listener.address, b"lie")
+        ),
+        "another's MAC, no address at all": _frame(to, model.mac, EXPERIMENTAL, b"lie" * 20),
         "the gateway's MAC": _frame(to, place.gateway_mac, IPV4, _udp(me.address, place.listener.address, b"lie")),
         "another's MAC and address": _frame(to, model.mac, IPV4, _udp(model.address, place.listener.address, b"lie")),
         "a router advertisement": _frame("33:33:00:00:00:01", me.mac, IPV6, _router_advertisement()),

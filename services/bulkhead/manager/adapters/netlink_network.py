@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
-from bulkhead.linux import netlink, nftables
+from bulkhead.linux import conntrack, netlink, nftables
 from bulkhead.linux.netlink import Deletions, Netlink
-from bulkhead.linux.nftables import ElementChange, LibraryMissing, Nftables
-from bulkhead.manager.networks.ports import Bridge, Interface, Survey, Wire
+from bulkhead.linux.nftables import LibraryMissing, Nftables
+from bulkhead.manager.networks.ports import Bridge, EndpointChange, Interface, Survey, Wire
 from bulkhead.model.network import Netns, ProcessNetns
 
 T = TypeVar("T")
@@ -53,8 +54,9 @@ class NetlinkKernel:
         self._threads = asyncio.Semaphore(_THREADS)
         self._nftables: Nftables | None = None
         # Kept: closing such a socket waits for the kernel's disposal of deleted elements, milliseconds.
-        self._elements = Netlink(nftables.NETFILTER)
-        self._elements_turn = threading.Lock()
+        self._netfilter = Netlink(nftables.NETFILTER)
+        self._route = Netlink()
+        self._kept_sockets = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
 
     async def survey(self) -> Survey:
@@ -66,8 +68,8 @@ class NetlinkKernel:
     async def make_bridge(self, bridge: Bridge) -> None:
         await self._run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
 
-    async def plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
-        return await self._run("cannot attach a network namespace", lambda: self._plug(netns, wire, changes))
+    async def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
+        return await self._run("cannot attach a network namespace", lambda: self._plug(netns, wire, change))
 
     async def loopback(self, netns: Netns) -> None:
         await self._run("cannot bring up a loopback interface", lambda: _loopback(netns))
@@ -75,8 +77,8 @@ class NetlinkKernel:
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         await self._run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
 
-    async def silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
-        return await self._run(f"cannot silence interface {name}", lambda: self._silence(name, changes))
+    async def silence(self, name: str, change: EndpointChange) -> bool:
+        return await self._run(f"cannot silence interface {name}", lambda: self._silence(name, change))
 
     async def delete_links(self, names: Sequence[str]) -> None:
         await self._run(f"cannot delete interfaces {', '.join(names)}", lambda: _delete_links(names))
@@ -112,7 +114,8 @@ class NetlinkKernel:
         return range(int(first), int(last) + 1)
 
     def close(self) -> None:
-        self._elements.close()
+        self._netfilter.close()
+        self._route.close()
         if self._nftables is not None:
             self._nftables.close()
         for deletions in self._deletions or ():
@@ -125,25 +128,36 @@ class NetlinkKernel:
             self._nftables = Nftables()
         return self._nftables
 
-    def _plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
+    def _plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         _plug(netns, wire)
-        return self._change_elements(changes)
+        return self._publish(change)
 
-    def _silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
+    def _silence(self, name: str, change: EndpointChange) -> bool:
         _silence(name)
-        return self._change_elements(changes)
+        return self._publish(change)
 
-    def _change_elements(self, changes: Sequence[ElementChange]) -> bool:
-        """Whether the kernel carried the changes out; it refuses all when the tables are not what they suppose."""
-        if not changes:
-            return True
-        try:
-            with self._elements_turn:
-                self._elements.request(*nftables.element_transaction(changes))
-        except OSError as error:
-            if error.errno in _REFUSED:
-                return False
-            raise
+    def _publish(self, change: EndpointChange) -> bool:
+        """Whether the kernel carried the change out; it refuses when the tables are not what that supposes."""
+        requests = [
+            nftables.change_elements(
+                each.family,
+                each.table,
+                each.collection,
+                (each.key_type, each.value_type),
+                each.entries,
+                delete=each.delete,
+            )
+            for each in change.elements
+        ]
+        with self._kept_sockets:
+            try:
+                self._netfilter.request(*nftables.transaction(requests))
+            except OSError as error:
+                if error.errno in _REFUSED:
+                    return False
+                raise
+            if change.udp_ports:
+                _forget_flows(self._netfilter, self._route, change)
         return True
 
     async def _run(self, deed: str, body: Callable[[], T]) -> T:
@@ -280,6 +294,17 @@ def _plug(netns: Netns, wire: Wire) -> None:
             except BaseException:
                 host.request(netlink.delete_link(wire.host_interface))
                 raise
+
+
+def _forget_flows(netfilter: Netlink, route: Netlink, change: EndpointChange) -> None:
+    """Forget where UDP clients of the published ports were sent until now."""
+    # Without ctnetlink, a module of its own, they are forgotten once their clients pause.
+    with contextlib.suppress(OSError):
+        local = {address.ip for _, address in route.addresses()}
+        for port in change.udp_ports:
+            for flow in list(conntrack.udp_flows(netfilter, port)):
+                if flow.destination in local or flow.destination.is_loopback:
+                    conntrack.forget(netfilter, flow)
 
 
 def _pair(wire: Wire, netns: int, bridge: int) -> bytes:

@@ -171,11 +171,11 @@ class BridgeNetwork:
         )
 
     async def _plug(self, endpoint: Endpoint, netns: Netns) -> None:
-        if not await self._kernel.plug(netns, self._wire(endpoint), self._firewall.admissions(endpoint)):
+        if not await self._kernel.plug(netns, self._wire(endpoint), self._firewall.admission(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
     async def _unplug(self, endpoint: Endpoint) -> None:
-        if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissals(endpoint)):
+        if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissal(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
     def _wire(self, endpoint: Endpoint) -> Wire:

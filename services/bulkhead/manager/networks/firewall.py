@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from bulkhead.errors import Conflict, Internal
-from bulkhead.linux.nftables import ElementChange
 from bulkhead.manager.networks import antispoof, publish, tables
-from bulkhead.manager.networks.ports import Bridge, Kernel
+from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Kernel
 from bulkhead.manager.networks.tables import Table
 from bulkhead.model.network import Endpoint
 
@@ -34,21 +33,24 @@ class Firewall:
         self._begun = 0  # admissions and dismissals so far
         self._writer = asyncio.Lock()
 
-    def admissions(self, endpoint: Endpoint) -> list[ElementChange]:
+    def admission(self, endpoint: Endpoint) -> EndpointChange:
         """What publishes the endpoint's ports and gives it its address; to be carried out at once."""
-        self._begun += 1
         changes = publish.LAYOUT.additions(self._name, publish.elements_of(endpoint))
         if self._guards_bridges:
             changes += antispoof.LAYOUT.additions(self._name, antispoof.elements_of(endpoint))
-        return changes
+        return self._change(endpoint, changes)
 
-    def dismissals(self, endpoint: Endpoint) -> list[ElementChange]:
+    def dismissal(self, endpoint: Endpoint) -> EndpointChange:
         """The opposite; right for one that was not admitted, too."""
-        self._begun += 1
         changes = publish.LAYOUT.removals(self._name, publish.elements_of(endpoint))
         if self._guards_bridges:
             changes += antispoof.LAYOUT.removals(self._name, antispoof.elements_of(endpoint))
-        return changes
+        return self._change(endpoint, changes)
+
+    def _change(self, endpoint: Endpoint, elements: Sequence[ElementChange]) -> EndpointChange:
+        self._begun += 1
+        udp_ports = [port.host_port for port in endpoint.ports if port.protocol == "udp"]
+        return EndpointChange(elements=elements, udp_ports=udp_ports)
 
     async def converge(self, *, prune: bool) -> int:
         """Make the tables hold what they should; the number of changes. Without `prune` no element is taken away."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
-from bulkhead.linux.nftables import ElementChange
 from bulkhead.model.network import Endpoint, Netns, PortBinding, Reconciled
 
 
@@ -83,6 +82,34 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ElementChange:
+    """Elements to add to an nftables map or set, or to delete from it.
+
+    Types are spelt as nft(8) spells them (`value_type` empty for a set), " . " between the parts of
+    a concatenation; `entries` are keys in parts, with their values likewise joined.
+    """
+
+    family: str
+    table: str
+    collection: str
+    key_type: str
+    value_type: str
+    entries: Mapping[tuple[str, ...], str]
+    delete: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChange:
+    """What publishes an endpoint, or withdraws it.
+
+    UDP flows to `udp_ports` of the host go where was right before: they are to be forgotten.
+    """
+
+    elements: Sequence[ElementChange]
+    udp_ports: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
     """What `plug` makes: a veth pair from `bridge` to `eth0` with an address and the default route."""
 
@@ -138,11 +165,11 @@ class Kernel(Protocol):
     async def make_bridge(self, bridge: Bridge) -> None:
         """Create the bridge, up, with its address; no error for what is there."""
 
-    async def plug(self, netns: Netns, wire: Wire, changes: Sequence[ElementChange]) -> bool:
-        """Make the wire and configure the namespace's side, or leave nothing; then change nftables elements.
+    async def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
+        """Make the wire and configure the namespace's side, or leave nothing; then publish it.
 
         False when the wire is made but the elements were refused, because the tables are not what
-        the changes suppose. Raises Conflict when an interface of either name exists, NotFound when
+        the change supposes. Raises Conflict when an interface of either name exists, NotFound when
         the process is gone, InvalidArgument when the namespace is the host's own.
         """
 
@@ -152,8 +179,8 @@ class Kernel(Protocol):
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         """Make interfaces ports of the bridge again."""
 
-    async def silence(self, name: str, changes: Sequence[ElementChange]) -> bool:
-        """Let a bridge port fall silent at once (no error if it is gone), and change elements as `plug` does."""
+    async def silence(self, name: str, change: EndpointChange) -> bool:
+        """Let a bridge port fall silent at once (no error if it is gone), and withdraw it, answering as `plug` does."""
 
     async def delete_links(self, names: Sequence[str]) -> None:
         """Delete interfaces; no error for those that are gone. Slow."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bulkhead.linux.nftables import ElementChange
+from bulkhead.manager.networks.ports import ElementChange
 from bulkhead.model.network import PROTOCOL_NUMBERS
 
 Key = tuple[str, ...]

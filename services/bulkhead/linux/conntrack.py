@@ -1,0 +1,77 @@
+"""Connection tracking (ctnetlink, linux/netfilter/nfnetlink_conntrack.h): find UDP flows, forget them. Raises OSError.
+
+The kernel decides once per flow where it is translated to, and a UDP flow lives as long as packets
+come: a client that never pauses would be sent to yesterday's container for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from bulkhead.linux.netlink import Netlink, attribute, attributes, message, nest
+
+_NFGENMSG = struct.Struct("!BBH")  # family, version, resource
+_GET, _DELETE = 0x0101, 0x0102
+_TUPLE_ORIGINAL, _ZONE, _FILTER = 1, 18, 25
+_TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
+_DESTINATION = 2
+_PROTOCOL_NUMBER, _DESTINATION_PORT = 1, 3
+_FILTER_ORIGINAL = 1
+# Compare the protocol's number and the destination port; Linux before 5.8 compares nothing.
+_FILTER_FLAGS = 1 << 3 | 1 << 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """A UDP flow, by the address and port that its client sends to."""
+
+    destination: IPv4Address
+    port: int
+    original: bytes  # how the kernel names it
+    zone: bytes | None
+
+
+def udp_flows(kernel: Netlink, port: int) -> Iterator[Flow]:
+    """The IPv4 UDP flows to a destination port. `kernel` is a netfilter socket."""
+    wanted = attribute(_PROTOCOL_NUMBER, bytes((socket.IPPROTO_UDP,))) + attribute(
+        _DESTINATION_PORT, struct.pack("!H", port)
+    )
+    body = _NFGENMSG.pack(socket.AF_INET, 0, 0) + nest(_TUPLE_ORIGINAL, nest(_TUPLE_PROTOCOL, wanted))
+    body += nest(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _FILTER_FLAGS)))
+    for answer in kernel.dump(_GET, body):
+        flow = _flow(answer)
+        if flow is not None and flow.port == port:
+            yield flow
+
+
+def forget(kernel: Netlink, flow: Flow) -> None:
+    """Delete a flow; no error if it is gone. Its next packet is judged anew."""
+    body = _NFGENMSG.pack(socket.AF_INET, 0, 0) + nest(_TUPLE_ORIGINAL, flow.original)
+    if flow.zone is not None:
+        body += attribute(_ZONE, flow.zone)
+    try:
+        kernel.request(message(_DELETE, 0, body))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def _flow(answer: bytes) -> Flow | None:
+    """One entry of the dump; None when it is not UDP."""
+    found = attributes(answer[_NFGENMSG.size :])
+    original = attributes(found[_TUPLE_ORIGINAL])
+    protocol = attributes(original[_TUPLE_PROTOCOL])
+    if protocol[_PROTOCOL_NUMBER][0] != socket.IPPROTO_UDP:
+        return None
+    addresses = attributes(original[_TUPLE_IP])
+    return Flow(
+        destination=IPv4Address(addresses[_DESTINATION]),
+        port=int.from_bytes(protocol[_DESTINATION_PORT], "big"),
+        original=found[_TUPLE_ORIGINAL],
+        zone=found.get(_ZONE),
+    )
