@@ -9,6 +9,7 @@ from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.manager.containers import Containers
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries, Sizes
+from bulkhead.manager.servicers.encoded import EncodedContainers, inspect_answer, list_answer
 from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.model.filters import Filters
 from bulkhead.model.instance import Instance
@@ -26,6 +27,8 @@ class ContainersServicer(api.ContainersBase):
         self._queries = queries
         self._pruning = pruning
         self._index = containers.records.index
+        self._summaries = EncodedContainers(self._index, _summary)
+        self._details = EncodedContainers(self._index, self._detail)
 
     async def create(self, message: api.CreateContainerRequest) -> api.CreateContainerResponse:
         spec = to_model(ContainerSpec, message.spec) if message.spec is not None else ContainerSpec()
@@ -37,12 +40,16 @@ class ContainersServicer(api.ContainersBase):
             everything=message.all, limit=message.limit, filters=filters_of(message.filters)
         )
         sizes = await self._queries.sizes(found) if message.size else {}
-        return api.ListContainersResponse(containers=[_summary(each, sizes.get(each.id)) for each in found])
+        return list_answer(self._summaries.of(each) + _sizes(sizes.get(each.id)) for each in found)
 
     async def inspect(self, message: api.InspectContainerRequest) -> api.InspectContainerResponse:
         container = self._index.find(message.ref)
         sizes = await self._queries.sizes([container]) if message.size else {}
-        return api.InspectContainerResponse(container=self._shown(container, sizes.get(container.id)))
+        measured = sizes.get(container.id, Sizes())
+        more = types.Container(
+            exec_ids=self._queries.exec_ids(container.id), size_rw=measured.writable, size_root=measured.whole
+        )
+        return inspect_answer(self._details.of(container), more)
 
     async def stdio(self, message: api.StdioRequest) -> api.StdioResponse:
         address = await self._containers.stdio(message.ref)
@@ -119,14 +126,11 @@ class ContainersServicer(api.ContainersBase):
         rows = [types.StringList(items=list(row)) for row in listing.rows]
         return api.TopResponse(titles=list(listing.titles), processes=rows)
 
-    def _shown(self, container: Container, sizes: Sizes | None) -> types.Container:
+    def _detail(self, container: Container) -> types.Container:
         message = to_message(types.Container, container)
-        message.exec_ids = self._queries.exec_ids(container.id)
         message.log_path = str(self._instance.log_file(container.id))
         message.data_dir = str(self._instance.container_data(container.id))
         message.upper_dir = str(self._instance.data / "snapshots" / "containers" / container.id / "upper")
-        message.size_rw = sizes.writable if sizes is not None else -1
-        message.size_root = sizes.whole if sizes is not None else 0
         return message
 
 
@@ -140,7 +144,7 @@ def launch_failure(failure: LaunchFailed) -> api.LaunchFailure:
     return api.LaunchFailure(message=str(failure), step=failure.step, errno=failure.errno, exit_code=failure.exit_code)
 
 
-def _summary(container: Container, sizes: Sizes | None) -> types.ContainerSummary:
+def _summary(container: Container) -> types.ContainerSummary:
     spec = container.spec
     endpoint = container.endpoint
     return types.ContainerSummary(
@@ -159,6 +163,9 @@ def _summary(container: Container, sizes: Sizes | None) -> types.ContainerSummar
         network_mode=spec.network_mode,
         endpoint=to_message(types.NetworkEndpoint, endpoint) if endpoint is not None else None,
         mounts=[to_message(types.Mount, mount) for mount in spec.mounts],
-        size_rw=sizes.writable if sizes is not None else -1,
-        size_root=sizes.whole if sizes is not None else 0,
     )
+
+
+def _sizes(measured: Sizes | None) -> bytes:
+    found = measured or Sizes()
+    return bytes(types.ContainerSummary(size_rw=found.writable, size_root=found.whole))
