@@ -26,7 +26,7 @@ def test_the_console_is_the_containers_own(box: Box) -> None:
 def test_it_controls_the_session(box: Box) -> None:
     """Ctrl-C reaches the foreground process: the terminal is the controlling one."""
     task = box.create(
-        box.config("sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done", terminal=True)
+        box.config("sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 1; done", terminal=True)
     )
     task.start()
     assert task.console is not None

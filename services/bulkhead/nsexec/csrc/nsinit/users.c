@@ -20,7 +20,8 @@ static uint32_t groups[GROUP_LIMIT];
 static uint32_t group_count;
 static char home[4096];
 
-static bool reader_open(const char *path)
+/* False when there is no such file, or none worth reading and it was not needed for a name. */
+static bool reader_open(const char *path, bool needed)
 {
     struct statx info;
     int fd = path_open(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
@@ -29,9 +30,12 @@ static bool reader_open(const char *path)
         return false;
     must(fd, STEP_USER, path);
     path_stat(fd, &info, STEP_USER, path);
-    if ((info.stx_mode & S_IFMT) != S_IFREG)
+    if ((info.stx_mode & S_IFMT) == S_IFREG)
+        return true;
+    if (needed)
         die(STEP_USER, -EINVAL, path);
-    return true;
+    must_close(fd);
+    return false;
 }
 
 static int next_byte(void)
@@ -128,7 +132,7 @@ static bool find_user(struct stage *s, const char *name, uint32_t uid, char *nam
 {
     char *f[FIELDS];
     bool found = false;
-    if (!reader_open("/etc/passwd"))
+    if (!reader_open("/etc/passwd", name != NULL))
         return false;
     while (!found && next_line()) {
         uint32_t line_uid, line_gid;
@@ -166,7 +170,7 @@ static void add_memberships(const char *name)
 {
     char *f[FIELDS];
     uint32_t gid;
-    if (!*name || !reader_open("/etc/group"))
+    if (!*name || !reader_open("/etc/group", true))
         return;
     while (next_line())
         if (split_line(f) >= 4 && parse_id(f[2], &gid) && lists_member(f[3], name))
@@ -181,7 +185,7 @@ static uint32_t find_group(const char *name)
     bool known = false;
     if (numeric_id(name, &gid))
         return gid;
-    if (reader_open("/etc/group")) {
+    if (reader_open("/etc/group", true)) {
         while (!known && next_line())
             if (split_line(f) >= 3 && text_equal(f[0], name) && parse_id(f[2], &found))
                 known = true;
