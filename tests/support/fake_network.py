@@ -63,6 +63,7 @@ class FakeKernel:
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
         self.tables: dict[str, FakeTable] = {}  # by "family name"
+        self.foreign_drops: list[str] = []
         self.calls: list[str] = []
         self.failures: dict[str, BulkheadError] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -145,6 +146,10 @@ class FakeKernel:
         for command in commands:
             _apply(tables, command)
         self.tables = tables
+
+    @_kernel_call
+    def forward_drops(self) -> Sequence[str]:
+        return list(self.foreign_drops)
 
     async def disturbed(self, table: str, bridge: str) -> None:
         await self.disturbance.wait()

@@ -101,6 +101,19 @@ class Nftables:
         objects: list[dict[str, Any]] = answer["nftables"]
         return objects
 
+    def forward_drops(self) -> list[str]:
+        """The chains ("family table chain") that drop forwarded packets unless a rule of theirs accepts them.
+
+        What one table accepts another may still drop. Rules of the legacy iptables are not seen.
+        """
+        listed = json.loads(self.run("list chains"))["nftables"]
+        chains = [item["chain"] for item in listed if "chain" in item]
+        return [
+            f"{chain['family']} {chain['table']} {chain['name']}"
+            for chain in chains
+            if chain.get("hook") == "forward" and chain.get("policy") == "drop"
+        ]
+
 
 def transaction(requests: Sequence[bytes]) -> tuple[bytes, ...]:
     """`requests` framed for one `Netlink(NETFILTER).request`: the kernel carries out all or none."""

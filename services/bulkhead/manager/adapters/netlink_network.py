@@ -89,6 +89,9 @@ class NetlinkKernel:
     async def apply(self, commands: Sequence[str]) -> None:
         await self._run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
 
+    async def forward_drops(self) -> Sequence[str]:
+        return await self._run("cannot list nftables chains", lambda: self._nft().forward_drops())
+
     async def disturbed(self, table: str, bridge: str) -> None:
         if self._deletions is None:
             with _translated("cannot watch the host's network"):

@@ -52,6 +52,7 @@ class BridgeNetwork:
 
     async def ensure(self) -> None:
         await self._converge()
+        await self._firewall.warn_of_others()
 
     async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
         self._adopt(live)

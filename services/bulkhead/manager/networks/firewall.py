@@ -67,6 +67,18 @@ class Firewall:
                 if self._begun == begun:
                     return done
 
+    async def warn_of_others(self) -> None:
+        """Tell the operator of firewalls that will drop what ours lets through (dockerd's is one)."""
+        async with self._writer:
+            drops = await self._kernel.forward_drops()
+        for chain in drops:
+            _log.warning(
+                "another firewall drops forwarded packets by default: containers reach each other, the world and are "
+                "reached from outside only if it accepts their bridge",
+                chain=chain,
+                bridges=[bridge.name for bridge in self._bridges],
+            )
+
     async def remove(self) -> None:
         """Remove the tables."""
         async with self._writer:

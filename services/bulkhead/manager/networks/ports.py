@@ -191,6 +191,9 @@ class Kernel(Protocol):
     async def apply(self, commands: Sequence[str]) -> None:
         """Carry out nft(8) commands as one transaction."""
 
+    async def forward_drops(self) -> Sequence[str]:
+        """The chains of other firewalls that drop forwarded packets by default."""
+
     async def disturbed(self, table: str, bridge: str) -> None:
         """Return once something was deleted from a table of that name, or the bridge is gone.
 
