@@ -85,7 +85,7 @@ def test_missing_sources_are_made_only_where_the_client_said_so() -> None:
 
 def test_two_mounts_on_one_target_are_refused() -> None:
     config = wire.HostConfig(Binds=["/a:/x"], Tmpfs={"/x/": ""})
-    with pytest.raises(InvalidArgument, match="^Duplicate mount point: /x$"):
+    with pytest.raises(InvalidArgument, match=r"^Duplicate mount point: /x$"):
         parse_mounts(config)
 
 

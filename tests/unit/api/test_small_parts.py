@@ -43,7 +43,7 @@ def test_signals(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["FOO", "0", "65", "-9", "SIG", "RTMIN+99", "9 ", "²"])
 def test_bad_signals(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="^Invalid signal: "):
+    with pytest.raises(InvalidArgument, match=r"^Invalid signal: "):
         check_signal(text)
 
 
@@ -100,7 +100,7 @@ def test_exec_shows_null_until_it_ends() -> None:
 
 
 def test_exec_needs_a_command() -> None:
-    with pytest.raises(InvalidArgument, match="^No exec command specified$"):
+    with pytest.raises(InvalidArgument, match=r"^No exec command specified$"):
         execs.spec_of(execs.ExecBody(Cmd=[]))
 
 

@@ -167,5 +167,5 @@ def test_a_body_without_config_is_empty(data: dict[str, Any], empty: bool) -> No
 def test_several_networks_need_version_1_44() -> None:
     made = msgspec.convert({"NetworkingConfig": {"EndpointsConfig": {"b": None, "a": {}}}}, CreateBody)
     check_endpoints(made, several=True)
-    with pytest.raises(InvalidArgument, match="^Container cannot be connected to network endpoints: a, b$"):
+    with pytest.raises(InvalidArgument, match=r"^Container cannot be connected to network endpoints: a, b$"):
         check_endpoints(made, several=False)

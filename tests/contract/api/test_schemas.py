@@ -1,0 +1,151 @@
+"""Every JSON answer against the Engine API's own published description.
+
+The description is no part of the project: where it is absent the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.api.conftest import Fake
+from tests.support.fake_engine import fake_engine
+
+SPEC = Path("/work/shared/specs/engine-api-v1.51.yaml")
+yaml = pytest.importorskip("yaml")
+jsonschema = pytest.importorskip("jsonschema")
+pytestmark = pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not on this machine")
+
+# dockerd sends null here, though the description says integer.
+NULL_IN_DOCKER = frozenset(("HostConfig.MemorySwappiness", "ExitCode"))
+
+
+@functools.cache
+def specification() -> Any:
+    return _nullable(yaml.safe_load(SPEC.read_text(encoding="utf-8")))
+
+
+def _nullable(node: Any) -> Any:
+    """Swagger's `x-nullable` in JSON schema's words. Go's clients take null for any list or object too."""
+    if isinstance(node, list):
+        return [_nullable(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _nullable(value) for key, value in node.items()}
+    if isinstance(made.get("type"), str) and (made.get("x-nullable") or made["type"] in ("array", "object")):
+        made["type"] = [made["type"], "null"]
+        if isinstance(made.get("enum"), list):
+            made["enum"] = [*made["enum"], None]
+    return made
+
+
+def schema_of(method: str, path: str, status: int) -> Any:
+    return specification()["paths"][path][method.lower()]["responses"][status]["schema"]
+
+
+def validate(value: Any, method: str, path: str, status: int = 200) -> None:
+    schema = {**schema_of(method, path, status), "definitions": specification()["definitions"]}
+    errors = [
+        f"{path}: {error.message}"
+        for error in jsonschema.Draft4Validator(schema).iter_errors(value)
+        if (path := ".".join(map(str, error.absolute_path))) not in NULL_IN_DOCKER or error.instance is not None
+    ]
+    assert not errors, "\n".join(errors)
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[Fake]:
+    async with fake_engine(tmp_path) as manager:
+        yield Fake(manager)
+
+
+HOST: dict[str, Any] = {
+    "Binds": ["/tmp:/t:ro"],
+    "PortBindings": {"80/tcp": [{"HostPort": "8080"}]},
+    "Memory": 64 << 20,
+    "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2},
+    "Tmpfs": {"/run": "size=1m"},
+    "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}],
+    "Mounts": [{"Type": "volume", "Source": "vol", "Target": "/v"}],
+}
+CONFIG: dict[str, Any] = {
+    "Labels": {"a": "b"},
+    "Env": ["A=b"],
+    "ExposedPorts": {"80/tcp": {}},
+    "Healthcheck": {"Test": ["CMD", "true"], "Interval": 10**9},
+    "HostConfig": HOST,
+}
+
+
+async def test_the_validator_sees_wrong_answers() -> None:
+    """The exam can be failed."""
+    with pytest.raises(AssertionError, match="Id"):
+        validate({"Id": 5, "Warnings": []}, "POST", "/containers/create", 201)
+    with pytest.raises(AssertionError, match="Warnings"):
+        validate({"Id": "x"}, "POST", "/containers/create", 201)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/info", "/info"),
+        ("/version", "/version"),
+        ("/system/df", "/system/df"),
+        ("/containers/json?all=1&size=1", "/containers/json"),
+        ("/containers/run/json?size=1", "/containers/{id}/json"),
+        ("/containers/new/json", "/containers/{id}/json"),
+        ("/containers/end/json", "/containers/{id}/json"),
+        ("/containers/run/top", "/containers/{id}/top"),
+        ("/images/json", "/images/json"),
+        ("/images/busybox/json", "/images/{name}/json"),
+        ("/images/busybox/history", "/images/{name}/history"),
+        ("/networks", "/networks"),
+        ("/networks/bridge", "/networks/{id}"),
+        ("/volumes", "/volumes"),
+        ("/plugins", "/plugins"),
+    ],
+)
+async def test_answers_of_get(fake: Fake, target: str, path: str) -> None:
+    await fake.run("sleep", "100", name="run", **CONFIG)
+    await fake.create("true", name="new")
+    await (await fake.run("true", name="end")).process.exited.wait()
+    reply = await fake.call("GET", target)
+    assert reply.status == 200
+    validate(reply.json, "GET", path)
+
+
+async def test_answers_of_changes(fake: Fake) -> None:
+    created = await fake.call("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "100"], **CONFIG})
+    validate(created.json, "POST", "/containers/create", 201)
+    ref = created.json["Id"]
+    await fake.call("POST", f"/containers/{ref}/start")
+    made = await fake.call("POST", f"/containers/{ref}/exec", {"Cmd": ["true"]})
+    validate(made.json, "POST", "/containers/{id}/exec", 201)
+    shown = await fake.call("GET", f"/exec/{made.json['Id']}/json")
+    validate(shown.json, "GET", "/exec/{id}/json")
+    await fake.call("POST", f"/containers/{ref}/kill")
+    validate((await fake.call("POST", f"/containers/{ref}/wait")).json, "POST", "/containers/{id}/wait")
+    validate((await fake.call("POST", "/containers/prune")).json, "POST", "/containers/prune")
+    validate((await fake.call("DELETE", "/images/hello-world")).json, "DELETE", "/images/{name}")
+    validate((await fake.call("POST", "/images/prune")).json, "POST", "/images/prune")
+    validate((await fake.call("POST", "/networks/prune")).json, "POST", "/networks/prune")
+    events = await fake.call("GET", f"/events?since=1&until={time.time():.6f}")
+    assert events.body
+    for line in events.body.splitlines():
+        validate(json.loads(line), "GET", "/events")
+
+
+@pytest.mark.parametrize(
+    "target", ["/containers/nosuch/json", "/nosuch", "/v1.99/info", "/swarm", "/containers/x/stats"]
+)
+async def test_errors_have_one_shape(fake: Fake, target: str) -> None:
+    reply = await fake.call("GET", target)
+    assert reply.status >= 400
+    validate(reply.json, "GET", "/info", 500)
+    assert list(reply.json) == ["message"]
