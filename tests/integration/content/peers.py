@@ -163,7 +163,7 @@ class Scripted:
             self.seen.append((request.method, request.path_qs, request.headers.get("Authorization")))
             return await self.answer(request)
 
-        runner = web.ServerRunner(web.Server(handle, access_log=None))
+        runner = web.ServerRunner(web.Server(handle, access_log=None), shutdown_timeout=0.05)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
