@@ -88,7 +88,7 @@ def _veths(instance: Instance) -> set[str]:
 def _nft_elements(instance: Instance) -> set[str]:
     rules = nftables.Nftables()
     try:
-        objects = rules.table(instance.nft_table) or []
+        objects = [each for family in ("inet", "bridge") for each in rules.table(instance.nft_table, family) or []]
     finally:
         rules.close()
     named = [value for each in objects for kind, value in each.items() if kind in {"set", "map"}]

@@ -125,27 +125,27 @@ def _remove_cgroup(cgroup: Path, deadline: float) -> None:
 
 
 def remove_network(instance: Instance) -> Iterator[str]:
-    """Delete the nft table, the bridge and the veths on it; a line of report for each.
+    """Delete the nft tables, the bridge and the veths on it; a line of report for each.
 
     Raises Internal when the kernel refuses.
     """
     try:
-        found = _remove_table(instance.nft_table), *_remove_links(instance)
+        found = *_remove_tables(instance.nft_table), *_remove_links(instance)
     except OSError as error:
         raise Internal(f"cannot remove the network of {instance.label}: {error}") from error
     yield from (f"{what} removed" for what in found if what)
 
 
-def _remove_table(name: str) -> str:
+def _remove_tables(name: str) -> list[str]:
     try:
         rules = nftables.Nftables()
     except nftables.LibraryMissing:
-        return ""  # without the library no service made a table either
+        return []  # without the library no service made a table either
     try:
-        if rules.table(name) is None:
-            return ""
-        rules.run(f"delete table inet {name}")
-        return f"nft table inet {name}"
+        found = [family for family in ("inet", "bridge") if rules.table(name, family) is not None]
+        for family in found:
+            rules.run(f"delete table {family} {name}")
+        return [f"nft table {family} {name}" for family in found]
     finally:
         rules.close()
 
