@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +59,10 @@ class Service:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
+def run() -> Iterator[Path]:
+    # Not tmp_path: under xdist that is longer than a run directory may be.
+    with tempfile.TemporaryDirectory(prefix="bh-", dir="/tmp") as base:
+        yield Path(base, "run")
 
 
 @pytest.fixture
