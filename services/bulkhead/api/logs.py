@@ -20,7 +20,7 @@ import msgspec
 from bulkhead.api.ports import Containers, Following, InspectedContainer, Stdio
 from bulkhead.api.schema.times import SECOND, rfc3339_fixed
 from bulkhead.api.streams import STDERR, STDOUT
-from bulkhead.api.waiting import pauses
+from bulkhead.api.waiting import FIRST_PAUSE, LONGEST_PAUSE
 from bulkhead.errors import NotFound, Unavailable
 from bulkhead.model.lifecycle import Phase
 
@@ -180,6 +180,7 @@ class _Tail:
         self._id = container.id
         self._following: Following | None = None
         self._finished = False
+        self._pause = FIRST_PAUSE
 
     async def begin(self) -> None:
         with contextlib.suppress(Unavailable, NotFound):
@@ -188,6 +189,7 @@ class _Tail:
     async def _subscribe(self) -> None:
         address = await self._containers.stdio(self._id)
         self._following = await self._stdio.follow(address.socket)
+        self._pause = FIRST_PAUSE
 
     async def grown(self, until: int | None) -> bool:
         """True when it is worth to read on, False when nothing more will come (or `until` has passed)."""
@@ -201,30 +203,29 @@ class _Tail:
         return True  # once more, for what was written before the last word
 
     async def _wait(self) -> None:
-        if self._following is not None:
-            if await self._following.grown():
-                return
-            died = self._following.shim_died()
+        if self._following is None:
+            await self._resume()
+        elif not await self._following.grown():
+            # A shim that still lives has closed on purpose: the log is complete.
+            self._finished = not self._following.shim_died()
             self.close()
-            if not died:
-                self._finished = True
-                return
-        await self._resume()
 
     async def _resume(self) -> None:
-        """The shim is gone: follow its successor, unless the container has ended with it."""
-        async for _ in pauses():
-            try:
-                if not _lives(await self._containers.inspect(self._id)):
-                    self._finished = True
-                    return
+        """The shim is gone: follow its successor, unless the container has ended with it.
+
+        One attempt at a time: as long as neither shim nor manager can be asked, the file is simply looked at.
+        """
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        try:
+            if _lives(await self._containers.inspect(self._id)):
                 await self._subscribe()
-                return
-            except NotFound:
+            else:
                 self._finished = True
-                return
-            except Unavailable:
-                continue
+        except NotFound:
+            self._finished = True
+        except Unavailable:
+            return
 
     def close(self) -> None:
         if self._following is not None:

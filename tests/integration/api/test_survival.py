@@ -109,6 +109,26 @@ async def test_a_running_stream_does_not_need_the_manager(flaky: Flaky) -> None:
         assert await logs.chunk() == b""
 
 
+async def test_logs_flow_when_neither_manager_nor_shim_can_be_asked(flaky: Flaky) -> None:
+    container = await flaky.run("sh", "-c", "echo 1; read x; echo 2; read x; echo 3; read x", OpenStdin=True)
+    async with connected(flaky.socket) as logs:
+        logs.send(request("GET", f"/containers/{container.id}/logs?stdout=1&follow=1"))
+        await logs.head()
+        assert (await logs.chunk())[8:] == b"1\n"
+        await flaky.manager_dies()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bulkhead.api.adapters.stdio._Growth.shim_died", lambda growth: True)
+            for follower in container.followers:
+                follower.close()
+            container.followers.clear()
+            for expected in (b"2\n", b"3\n"):
+                container.process.type(b"\n")
+                assert (await logs.chunk())[8:] == expected
+            await flaky.manager_returns()
+            container.process.type(b"\n")
+            assert await logs.chunk() == b""
+
+
 async def test_logs_go_on_when_the_shim_is_replaced(flaky: Flaky) -> None:
     """The old shim's socket closes while its process is gone: here its peer pid is made to look so."""
     container = await flaky.run("sh", "-c", "echo 1; read x; echo 2; read x", OpenStdin=True)
