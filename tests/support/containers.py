@@ -8,6 +8,7 @@ import os
 import secrets
 import select
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,10 +136,15 @@ def namespace(pid: int | str, name: str) -> str:
 
 
 def wait(pidfd: int) -> int:
-    """Exit code once the process has ended; fails rather than hang."""
+    """Exit code once the process has ended; fails rather than hang.
+
+    Whoever traces a process reaps it first: its pidfd is readable before its parent can.
+    """
     assert select.select([pidfd], [], [], PATIENCE)[0], "the process does not end"
-    status = launch.reap(pidfd)
-    assert status is not None
+    deadline = time.monotonic() + PATIENCE
+    while (status := launch.reap(pidfd)) is None:
+        assert time.monotonic() < deadline, "the process cannot be reaped"
+        time.sleep(0.005)
     return status.code
 
 

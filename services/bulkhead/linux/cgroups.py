@@ -48,7 +48,7 @@ def parse_mountinfo(text: str) -> Hierarchies:
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
-        point = left.split(" ")[4].replace("\\040", " ")
+        point = _unescaped(left.split(" ")[4])
         if kind == "cgroup2":
             unified = unified or point
         elif kind == "cgroup":
@@ -69,7 +69,22 @@ _CONTROLLERS = frozenset(
 @functools.cache
 def hierarchies() -> Hierarchies:
     """Of this mount namespace, looked up once per process."""
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return parse_mountinfo("\n".join(line for line in lines if " - cgroup" in line and _visible(line)))
+
+
+def _visible(line: str) -> bool:
+    """Whether the mount is reached by its path: another may have been mounted over it since."""
+    fields = line.split(" ")
+    major, _, minor = fields[2].partition(":")
+    try:
+        return Path(_unescaped(fields[4])).stat().st_dev == os.makedev(int(major), int(minor))
+    except OSError:
+        return False
+
+
+def _unescaped(point: str) -> str:
+    return point.replace("\\040", " ")
 
 
 class Cgroup:

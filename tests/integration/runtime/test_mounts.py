@@ -13,7 +13,6 @@ import pytest
 
 from tests.support.containers import Box, Config
 
-
 Entry = dict[str, Any]
 
 

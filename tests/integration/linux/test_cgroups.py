@@ -1,0 +1,236 @@
+"""Cgroups for real: v1 as this machine has it, v2 mounted alone in a private mount namespace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bulkhead.linux.cgroups import Cgroup, hierarchies
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cgroups need root")
+PROJECT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def group() -> Iterator[Cgroup]:
+    parent = Cgroup(f"/bh-test-{secrets.token_hex(4)}")
+    yield Cgroup(f"{parent.path}/leaf")
+    parent.remove()
+    assert not parent.exists()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def test_made_used_and_removed(group: Cgroup, sleeper: subprocess.Popen[bytes]) -> None:
+    group.create()
+    assert all(Path(root + group.path).is_dir() for root in hierarchies().roots())
+    group.add(sleeper.pid)
+    assert group.pids() == [sleeper.pid]
+    group.kill_all()
+    sleeper.wait(10)
+    group.remove()
+    assert not group.exists()
+    group.remove()  # twice is fine
+
+
+def test_an_empty_group_that_exists_is_taken_over(group: Cgroup, sleeper: subprocess.Popen[bytes]) -> None:
+    group.create()
+    group.create()
+    group.add(sleeper.pid)
+    with pytest.raises(FileExistsError):
+        group.create()
+
+
+def test_groups_below_are_counted_killed_and_removed(group: Cgroup, sleeper: subprocess.Popen[bytes]) -> None:
+    group.create()
+    below = Cgroup(f"{group.path}/below")
+    below.create()
+    below.add(sleeper.pid)
+    assert group.pids() == [sleeper.pid]
+    group.kill_all()
+    sleeper.wait(10)
+    group.remove()
+    assert not below.exists()
+
+
+def test_freezing(group: Cgroup, sleeper: subprocess.Popen[bytes]) -> None:
+    group.create()
+    group.add(sleeper.pid)
+    group.freeze()
+    assert group.is_frozen()
+    group.thaw()
+    assert not group.is_frozen()
+
+
+def test_killing_what_is_frozen(group: Cgroup, sleeper: subprocess.Popen[bytes]) -> None:
+    group.create()
+    group.add(sleeper.pid)
+    group.freeze()
+    group.kill_all()
+    group.thaw()
+    assert sleeper.wait(10) == -9
+
+
+@pytest.mark.skipif(hierarchies().is_v2, reason="this machine has cgroup v2")
+def test_limits_on_v1(group: Cgroup) -> None:
+    group.create()
+    group.apply(
+        {
+            "memory": {"limit": 64 << 20, "swap": 128 << 20, "reservation": 32 << 20},
+            "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0"},
+            "pids": {"limit": 10},
+            "devices": [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "access": "r"}],
+        }
+    )
+
+    def read(controller: str, file: str) -> str:
+        return Path(str(group.directory(controller)), file).read_text().strip()
+
+    assert read("memory", "memory.limit_in_bytes") == str(64 << 20)
+    assert read("memory", "memory.soft_limit_in_bytes") == str(32 << 20)
+    assert [read("cpu", name) for name in ("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us")] == [
+        "512",
+        "50000",
+        "100000",
+    ]
+    assert (read("cpuset", "cpuset.cpus"), read("pids", "pids.max")) == ("0", "10")
+    assert read("devices", "devices.list") == "c 1:* r"
+
+
+@pytest.mark.skipif(hierarchies().is_v2, reason="this machine has cgroup v2")
+@pytest.mark.parametrize("steps", [((64, 128), (256, 512), (32, 32), (128, 256))])
+def test_limits_can_be_raised_and_lowered_on_v1(group: Cgroup, steps: tuple[tuple[int, int], ...]) -> None:
+    """memory+swap may never be below memory: the order of the two writes depends on the direction."""
+    group.create()
+    for limit, swap in steps:
+        group.apply({"memory": {"limit": limit << 20, "swap": swap << 20}})
+        file = Path(str(group.directory("memory")), "memory.limit_in_bytes")
+        assert file.read_text().strip() == str(limit << 20)
+
+
+def test_a_controller_that_is_not_there_is_named(group: Cgroup) -> None:
+    group.create()
+    with pytest.raises(OSError, match="rdma"):
+        group.apply({"rdma": {"mlx5_1": {"hcaHandles": 3}}})
+
+
+def test_figures(group: Cgroup, sleeper: subprocess.Popen[bytes]) -> None:
+    group.create()
+    group.add(sleeper.pid)
+    stats = group.stats()
+    assert stats["cpu"]["total_ns"] >= 0
+    assert stats["pids"]["current"] == 1
+    assert stats["memory"]["usage"] >= 0
+    assert group.oom_kills() == 0
+
+
+# ---- v2 ----
+
+V2 = """
+import errno, os, subprocess, sys
+from pathlib import Path
+subprocess.run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=True)
+from bulkhead.linux import cgroup_devices
+from bulkhead.linux.cgroups import Cgroup, hierarchies
+from tests.support.containers import Box
+assert hierarchies().is_v2 and not hierarchies().v1
+"""
+
+V2_GROUP = (
+    V2
+    + """
+parent = Cgroup("/bh-test-" + os.urandom(4).hex())
+group = Cgroup(parent.path + "/leaf")
+group.create()
+assert not group.needs_placing
+with subprocess.Popen(["sleep", "600"]) as sleeper:
+    group.add(sleeper.pid)
+    assert group.pids() == [sleeper.pid]
+    group.freeze()
+    assert group.is_frozen()
+    group.kill_all()
+    group.thaw()
+    assert sleeper.wait(10) == -9
+directory = Path("/sys/fs/cgroup" + group.path)
+available = (directory / "cgroup.controllers").read_text().split()
+assert set(available) == set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split())
+if "hugetlb" in available:
+    size = next(directory.glob("hugetlb.*MB.max")).name.split(".")[1]
+    group.apply({"hugepageLimits": [{"pageSize": size, "limit": 0}]})
+try:
+    group.apply({"rdma": {"x": {"hcaHandles": 1}}})
+except OSError as error:
+    assert error.errno in (errno.ENOENT, errno.EACCES), error
+else:
+    raise AssertionError("rdma is not there")
+rules = cgroup_devices.parse_rules([{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}])
+for _ in range(2):  # the second replaces the first
+    cgroup_devices.attach(str(directory), rules)
+probe = ["sh", "-c", "echo $$ > %s/cgroup.procs; echo > /dev/null && ! head -c 1 /dev/zero" % directory]
+assert subprocess.run(probe, capture_output=True).returncode == 0
+cgroup_devices.attach(str(directory), cgroup_devices.parse_rules([{"allow": True, "access": "rwm"}]))
+assert subprocess.run(["sh", "-c", "echo $$ > %s/cgroup.procs; head -c 1 /dev/zero" % directory], capture_output=True).returncode == 0
+assert group.oom_kills() == 0 and group.stats()["cpu"]["total_ns"] > 0
+group.remove()
+parent.remove()
+assert not parent.exists()
+print("done")
+"""
+)
+
+V2_CONTAINER = (
+    V2
+    + """
+box = Box(Path(sys.argv[1]))
+script = '''
+cat /proc/self/cgroup /sys/fs/cgroup/cgroup.procs
+touch /sys/fs/cgroup/x
+mkdir /sys/fs/cgroup/x
+mknod /tmp/m c 1 1
+grep cgroup /proc/mounts
+'''
+try:
+    print(box.run("sh", "-c", script).output)
+    task, config = box.start("sleep", "60")
+    assert task.cgroup.pids() == [task.pid]
+    assert "0::/" in box.exec(task, config, "cat", "/proc/self/cgroup").output.splitlines()
+    assert box.kill(task) == 137
+finally:
+    box.close()
+assert not Path("/sys/fs/cgroup" + box.parent).exists()
+"""
+)
+
+
+def alone(script: str, *arguments: object) -> str:
+    command = ["unshare", "-m", "--propagation", "private", sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_v2_groups_devices_and_limits() -> None:
+    assert alone(V2_GROUP) == "done\n"
+
+
+def test_containers_on_v2(tmp_path: Path) -> None:
+    if not Path("/bin/busybox").exists():
+        pytest.skip("busybox-static is not installed")
+    lines = alone(V2_CONTAINER, tmp_path / "box").splitlines()
+    assert "0::/" in lines and "1" in lines
+    assert sum("Read-only file system" in line for line in lines) == 2
+    assert any("mknod" in line and "not permitted" in line for line in lines)
+    assert any(
+        line.startswith("cgroup2 /sys/fs/cgroup cgroup2 ro,") or " /sys/fs/cgroup cgroup2 ro," in line for line in lines
+    )
