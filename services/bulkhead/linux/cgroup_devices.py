@@ -6,7 +6,6 @@ own with other rules of precedence, so the rules are handed over from a clean "d
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -122,33 +121,35 @@ _PROG_TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI, _REPLACE = 15, 6,
 _PROG_QUERY, _PROG_GET_FD_BY_ID = 16, 13
 
 
-def _bpf(command: int, attributes: bytes) -> int:
+def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """Result and what the kernel left in the attributes."""
+    import ctypes  # half a megabyte, for cgroup v2 alone
+
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result = libc.syscall(_NR_BPF[os.uname().machine], command, buffer, len(attributes))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "bpf")
-    return int(result)
+    return int(result), buffer.raw
 
 
 def _load_program(code: bytes) -> int:
+    import ctypes
+
     text, terms = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"Apache-2.0")
-    head = struct.pack(
-        "<IIQQ", _PROG_TYPE_CGROUP_DEVICE, len(code) // 8, ctypes.addressof(text), ctypes.addressof(terms)
-    )
-    return _bpf(_PROG_LOAD, head + bytes(120 - len(head)))
+    addresses = (ctypes.addressof(text), ctypes.addressof(terms))
+    head = struct.pack("<IIQQ", _PROG_TYPE_CGROUP_DEVICE, len(code) // 8, *addresses)
+    return _bpf(_PROG_LOAD, head + bytes(120 - len(head)))[0]
 
 
 def _attached(group: int) -> list[int]:
     """Ids of the device programs on the group itself."""
+    import ctypes
+
     ids = (ctypes.c_uint32 * 16)()
-    query = struct.pack("<IIIIQI", group, _ATTACH_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), 16)
-    buffer = ctypes.create_string_buffer(query + bytes(72 - len(query)), 72)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_NR_BPF[os.uname().machine], _PROG_QUERY, buffer, 72) < 0:
-        return []
-    count = struct.unpack_from("<I", buffer.raw, 24)[0]
-    return list(ids)[:count]
+    query = struct.pack("<IIIIQI", group, _ATTACH_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), len(ids))
+    _, answer = _bpf(_PROG_QUERY, query + bytes(72 - len(query)))
+    return list(ids)[: struct.unpack_from("<I", answer, 24)[0]]
 
 
 def attach(directory: str, rules: Sequence[DeviceRule]) -> None:
@@ -160,7 +161,7 @@ def attach(directory: str, rules: Sequence[DeviceRule]) -> None:
         before = _attached(group)
         flags, replaced = _ALLOW_MULTI, 0
         if len(before) == 1:
-            fds.append(replaced := _bpf(_PROG_GET_FD_BY_ID, struct.pack("<III", before[0], 0, 0)))
+            fds.append(replaced := _bpf(_PROG_GET_FD_BY_ID, struct.pack("<III", before[0], 0, 0))[0])
             flags |= _REPLACE
         _bpf(_PROG_ATTACH, struct.pack("<IIIII", group, loaded, _ATTACH_CGROUP_DEVICE, flags, replaced))
     finally:

@@ -13,7 +13,7 @@ load time is several times faster. Three points differ from a naive compiler on 
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,13 +114,13 @@ Code = list[tuple[int, int, int, int]]
 
 def supported() -> bool:
     """Whether this machine's system calls are known here."""
-    return platform.machine() == "x86_64"
+    return os.uname().machine == "x86_64"
 
 
 def compile_profile(profile: Mapping[str, Any]) -> Filter:
     """The filter for a linux.seccomp object. ProfileError when it cannot be expressed."""
     if not supported():
-        raise ProfileError(f"seccomp profiles are not supported on {platform.machine()}")
+        raise ProfileError(f"seccomp profiles are not supported on {os.uname().machine}")
     if profile.get("listenerPath") or profile.get("listenerMetadata"):
         raise ProfileError("seccomp notification is not supported")
     default = _action(profile, "defaultAction", "defaultErrnoRet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -204,7 +204,7 @@ def default_seccomp(capabilities: Iterable[str]) -> dict[str, Any]:
     filter cannot see, answers ENOSYS so that callers fall back to clone.
     """
     held = frozenset(capabilities)
-    machine = platform.machine()
+    machine = os.uname().machine
     rules = [
         _allow(*_ALLOWED_CALLS.split()),
         _allow("process_vm_readv", "process_vm_writev", "ptrace"),

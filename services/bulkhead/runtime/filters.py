@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +46,7 @@ def filter_for(profile: Mapping[str, Any]) -> Filter:
 
 
 def _key(profile: Mapping[str, Any]) -> str:
-    text = json.dumps([seccomp.VERSION, platform.machine(), profile], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([seccomp.VERSION, os.uname().machine, profile], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

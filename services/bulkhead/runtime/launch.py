@@ -65,6 +65,14 @@ class Task:
         """The launch socket of a container that was created and not started: a copy of it keeps it alive."""
         return self._launch.sync_fd if self._launch else None
 
+    def hold_mounts(self) -> int:
+        """Descriptor of the mount namespace, the caller's to close, off the path.
+
+        The last reference unmounts the overlay, which writes its whole file system to disk: whoever holds
+        one over the exit takes that wait from the container's end.
+        """
+        return os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
     def close(self) -> None:
         """Let go of the descriptors. A container that was never started ends."""
         if self._launch is not None:

@@ -174,13 +174,15 @@ except OSError as error:
     assert error.errno in (errno.ENOENT, errno.EACCES), error
 else:
     raise AssertionError("rdma is not there")
-rules = cgroup_devices.parse_rules([{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}])
+null = {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}
+rules = cgroup_devices.parse_rules([{"allow": False, "access": "rwm"}, null])
 for _ in range(2):  # the second replaces the first
     cgroup_devices.attach(str(directory), rules)
 probe = ["sh", "-c", "echo $$ > %s/cgroup.procs; echo > /dev/null && ! head -c 1 /dev/zero" % directory]
 assert subprocess.run(probe, capture_output=True).returncode == 0
 cgroup_devices.attach(str(directory), cgroup_devices.parse_rules([{"allow": True, "access": "rwm"}]))
-assert subprocess.run(["sh", "-c", "echo $$ > %s/cgroup.procs; head -c 1 /dev/zero" % directory], capture_output=True).returncode == 0
+probe = ["sh", "-c", "echo $$ > %s/cgroup.procs; head -c 1 /dev/zero" % directory]
+assert subprocess.run(probe, capture_output=True).returncode == 0
 assert group.oom_kills() == 0 and group.stats()["cpu"]["total_ns"] > 0
 group.remove()
 parent.remove()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from bulkhead.errors import Conflict, LaunchFailed, NotFound
 from bulkhead.linux import pidfd
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.nsexec.plan import RootKind
 from bulkhead.runtime import launch, translate
 from bulkhead.runtime.rootfs import StdioFds
@@ -213,3 +216,46 @@ def test_host_namespaces(box: Box) -> None:
 
     done = box.run("sh", "-c", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done", edit=host)
     assert done.output.split() == [namespace("self", name) for name in ("net", "ipc", "uts", "pid")]
+
+
+ORPHAN = """
+import os, sys
+from pathlib import Path
+from tests.support.containers import Box
+box = Box(Path(sys.argv[1]))
+task, config = box.start("sleep", "600")
+print(task.pid, task.start_time, config["linux"]["cgroupsPath"], box.parent, flush=True)
+os._exit(9)
+"""
+
+
+def test_a_container_outlives_its_parent_and_its_exit_code_is_known(tmp_path: Path) -> None:
+    """The kernel keeps it in the pidfd (Linux 6.15) once whoever inherited the process has reaped it."""
+    if os.geteuid() != 0:
+        pytest.skip("containers need root")
+    project = Path(__file__).parents[3]
+    command = [sys.executable, "-c", ORPHAN, tmp_path / "box"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project)
+    assert done.returncode == 9, done.stderr
+    pid, start, path, parent = done.stdout.split()
+    config = {"linux": {"cgroupsPath": path}}
+    task = launch.adopt(container_id="x", pid=int(pid), start_time=int(start), config=config)
+    assert launch.reap(task.pidfd) is None
+    assert task.cgroup.pids() == [task.pid]
+    task.cgroup.kill_all()
+    try:
+        assert wait(task.pidfd) == 137
+    except NotFound:
+        pytest.skip("PIDFD_GET_INFO has no exit codes before Linux 6.15")
+    finally:
+        task.cgroup.remove()
+        task.close()
+        Cgroup(parent).remove()
+
+
+def test_mounts_can_be_held_over_the_end(box: Box) -> None:
+    task, _ = box.start("sleep", "600")
+    fd = task.hold_mounts()
+    assert str(Path(f"/proc/self/fd/{fd}").readlink()) == namespace(task.pid, "mnt")
+    box.kill(task)
+    os.close(fd)

@@ -107,15 +107,19 @@ static void join_container(struct stage *s)
         console_make(s, false);
 }
 
-/* /dev/stdout and its like must be open to the user; what cannot be chowned stays as it is. */
+static bool is_terminal(const struct statx *info)
+{
+    return (info->stx_mode & S_IFMT) == S_IFCHR && info->stx_rdev_major >= 136 && info->stx_rdev_major <= 143;
+}
+
+/* /dev/stdout and its like must be open to the user. Only what was made for this process: the owner of
+ * another device or file that the caller passed is not ours to change. */
 static void give_stdio(const struct stage *s)
 {
     struct statx info;
     for (int fd = 0; fd < 3; fd++) {
         path_stat(fd, &info, STEP_STDIO, "standard descriptors");
-        uint32_t type = info.stx_mode & S_IFMT;
-        bool null = type == S_IFCHR && info.stx_rdev_major == 1 && info.stx_rdev_minor == 3;
-        if (info.stx_uid != s->uid && !null && (type == S_IFCHR || type == S_IFIFO))
+        if (info.stx_uid != s->uid && (is_terminal(&info) || (info.stx_mode & S_IFMT) == S_IFIFO))
             sys3(__NR_fchown, fd, s->uid, -1);
     }
 }
@@ -127,10 +131,6 @@ static void become_user(struct stage *s)
     directory_enter(s);
     give_stdio(s);
     environment_prepare(s);
-    must_close(s->root);
-    must_close(s->dev);
-    must_close(s->pts);
-    must_close(s->proc);
     must(sys3(__NR_close_range, STAGE_PLAN_FD, ~0u, 0), STEP_STDIO, "close");
     must(sys3(__NR_fcntl, STAGE_SYNC_FD, F_SETFD, FD_CLOEXEC), STEP_STDIO, "cloexec");
     credentials_set(s);
