@@ -217,22 +217,22 @@ def docker_config(cgroup: str, args: tuple[str, ...], **process: Any) -> Config:
     }
 
 
-def host_facts() -> dict[str, list[str]]:
-    """What a launch could leave behind in this process and on this machine."""
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+def host_facts(base: Path) -> dict[str, list[str]]:
+    """What a launch below `base` could leave behind in this process and on this machine."""
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(base) in line]
     return {"mounts": sorted(mounts), "descriptors": [fd for fd in open_descriptors() if not fd.startswith("/proc/")]}
 
 
 def boxed(base: Path) -> Iterator[Box]:
     """Body of a fixture: afterwards no mount, cgroup, child or descriptor may be left."""
     launch.prepare()
-    before = host_facts()
+    before = host_facts(base)
     box = Box(base)
     try:
         yield box
     finally:
         box.close()
-    assert host_facts() == before
+    assert host_facts(base) == before
     assert not [root for root in hierarchies().roots() if Path(root + box.parent).exists()]
     with contextlib.suppress(ChildProcessError):
         left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)

@@ -234,7 +234,7 @@ def test_a_container_outlives_its_parent_and_its_exit_code_is_known(tmp_path: Pa
     if os.geteuid() != 0:
         pytest.skip("containers need root")
     project = Path(__file__).parents[3]
-    command = [sys.executable, "-c", ORPHAN, tmp_path / "box"]
+    command = [sys.executable, "-c", ORPHAN, str(tmp_path / "box")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project)
     assert done.returncode == 9, done.stderr
     pid, start, path, parent = done.stdout.split()
