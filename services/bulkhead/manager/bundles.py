@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -59,8 +60,13 @@ class Bundles:
             raise _failed("make", place, error) from error
         return place
 
+    async def find_directory(self, container_id: str) -> None:
+        """Make the data directory if it has been lost: a shim cannot be launched without it."""
+        if not self.instance.container_data(container_id).is_dir():
+            await asyncio.to_thread(self.make_directory, container_id)
+
     def write(self, container: Container, namespaces: Namespaces, dirs: Dirs) -> Bundle:
-        """Write the bundle of a start.
+        """Write the bundle of a start. Blocking: on a busy disk this takes a while.
 
         Raises InvalidArgument, Internal or ResourceExhausted, with Docker's texts where it has some.
         """

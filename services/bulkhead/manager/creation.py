@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import posixpath
 import time
@@ -79,9 +80,8 @@ class Creation:
             undo.callback(self.records.index.free, named.name, named.id)
             container = self._with_mounts(named)
             undo.callback(_quietly, self.volumes.remove, container.anonymous_volumes)
-            self._prepare_mounts(container)
-            directory = self.bundles.make_directory(container.id)
-            undo.callback(_quietly, self.trash.throw, directory)
+            undo.callback(_quietly, self.trash.throw, self.bundles.instance.container_data(container.id))
+            await asyncio.to_thread(self._make_directories, container)
             dirs = await self.snapshots.prepare(container.id, container.image_id)
             undo.push_async_callback(self._forget_layer, container.id)
             container = replace(container, lower_dirs=dirs.lower)
@@ -155,6 +155,11 @@ class Creation:
             mounts = [mount for mount in owner.spec.mounts if mount.type != "tmpfs"]
             found += [replace(mount, read_only=mount.read_only or mode == "ro") for mount in mounts]
         return found
+
+    def _make_directories(self, container: Container) -> None:
+        """The container's own, and those of its volumes. Blocking."""
+        self._prepare_mounts(container)
+        self.bundles.make_directory(container.id)
 
     def _prepare_mounts(self, container: Container) -> None:
         for mount in container.spec.mounts:

@@ -81,6 +81,9 @@ class Recovery:
             await self._rejoin(container, shim, state)
             return
         ended = self._how_it_ended(container, state)
+        if ended is not None and ended.code == UNKNOWN_EXIT and state is None and not rebooted:
+            # Another shim may find out what became of it.
+            ended = self._how_it_ended(container, await self._adopted(container))
         if ended is None:
             # Its process lives, its shim is dead or silent: the watcher gets it a new one, or waits.
             self.exits.watch(container)
@@ -148,6 +151,14 @@ class Recovery:
         except (TimeoutError, BulkheadError) as error:
             log.warning("a shim does not answer", container=container.id, reason=str(error))
             return None, None
+
+    async def _adopted(self, container: Container) -> ShimState | None:
+        """What a new shim says that adopts what the old one has left; None when there is no supervisor in time."""
+        try:
+            async with asyncio.timeout(_BUDGET_SECONDS):
+                return await (await self.shims.ensure(container.id)).state()
+        except (TimeoutError, BulkheadError):
+            return None
 
     def _how_it_ended(self, container: Container, state: ShimState | None) -> Exit | None:
         """From the shim, the exit record, or the absence of the process; None while that lives."""

@@ -58,7 +58,7 @@ class Starting:
             endpoint = await self.networking.plug(container, created)
             undo.push_async_callback(self.networking.unplug, endpoint)
             if endpoint is not None:
-                self.bundles.name_address(container, endpoint.address, endpoint.gateway)
+                await asyncio.to_thread(self.bundles.name_address, container, endpoint.address, endpoint.gateway)
             started_at = await shim.start()
             running = replace(
                 container,
@@ -83,7 +83,7 @@ class Starting:
 
     async def _create(self, container: Container) -> tuple[Shim, Created]:
         """The process parked before its exec. The shim is launched while the bundle is written."""
-        self.bundles.make_directory(container.id)
+        await self.bundles.find_directory(container.id)
         with ExitStack() as pinned:
             shim, bundle, _ = await _all(
                 self.shims.ensure(container.id),
@@ -101,7 +101,7 @@ class Starting:
     async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
         dirs = await self.snapshots.prepare(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container.spec, self.records.index))
-        return self.bundles.write(container, chosen, dirs)
+        return await asyncio.to_thread(self.bundles.write, container, chosen, dirs)
 
     async def _commit(self, running: Container) -> None:
         events = [of_container(running, "start")]

@@ -1,0 +1,234 @@
+"""One exam for every `Shims`: the fake that the unit tests use, and real shims under a real supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkhead.ctl.seed import busybox_tree, static_busybox
+from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, Unavailable
+from bulkhead.manager.adapters.shims import SupervisedShims
+from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.config import ManagerConfig
+from bulkhead.manager.index import Index
+from bulkhead.manager.ports import Bundle, OverlayDirs, Shim, Shims
+from bulkhead.manager.sharing import Namespaces
+from bulkhead.manager.volumes import Volumes
+from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.ids import new_id
+from bulkhead.model.instance import Instance
+from tests.support import leaks
+from tests.support.engine import Engine, private_engine
+from tests.support.eventually import eventually
+from tests.support.fake_shims import FakeShim, FakeShims
+from tests.support.fake_snapshots import FakeTrash
+
+
+@dataclass(slots=True)
+class Exam:
+    """A `Shims` to be examined, and bundles to feed it with."""
+
+    shims: Shims
+    instance: Instance
+    rootfs: Path
+    places: list[Path] = field(default_factory=list)
+
+    def bundle(self, *command: str) -> tuple[str, Bundle]:
+        """A container's id, and the bundle of a run of `command`."""
+        container = Container(
+            id=new_id(),
+            name="x",
+            image_id="sha256:1",
+            path=command[0],
+            args=command[1:],
+            spec=ContainerSpec(network_mode="none"),
+        )
+        index = Index()
+        volumes = Volumes(self.instance.data / "volumes", FakeTrash())
+        bundles = Bundles(instance=self.instance, config=ManagerConfig(), index=index, volumes=volumes)
+        place = self.instance.data / "snapshots" / "containers" / container.id
+        self.places += [place, self.instance.container_data(container.id)]
+        for name in ("upper", "work"):
+            (place / name).mkdir(parents=True)
+        dirs = OverlayDirs(lower=(str(self.rootfs),), upper=str(place / "upper"), work=str(place / "work"))
+        return container.id, bundles.write(container, Namespaces(), dirs)
+
+    @asynccontextmanager
+    async def running(self, *command: str) -> AsyncIterator[tuple[str, Shim]]:
+        """A started container."""
+        container_id, bundle = self.bundle(*command)
+        shim = await self.shims.ensure(container_id)
+        created = await shim.create(bundle)
+        assert created.pid > 0 and created.start_time > 0
+        assert await shim.start() > 0
+        try:
+            yield container_id, shim
+        finally:
+            await self.shims.discard(container_id)
+
+
+@pytest.fixture(scope="module")
+def supervised() -> Iterator[Engine]:
+    with private_engine() as engine:
+        engine.start("supervisor")
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rootfs")
+    tree = busybox_tree(static_busybox().read_bytes(), ["sh", "sleep", "true"])
+    archive = root / "tree.tar"
+    archive.write_bytes(tree.tar())
+    assert os.spawnlp(os.P_WAIT, "tar", "tar", "-xf", str(archive), "-C", str(root)) == 0
+    archive.unlink()
+    return root
+
+
+@pytest.fixture
+async def fake_exam(tmp_path: Path, rootfs: Path) -> AsyncIterator[Exam]:
+    instance = Instance(run=tmp_path / "run", data=tmp_path / "data")
+    yield Exam(shims=FakeShims(instance), instance=instance, rootfs=rootfs)
+
+
+@pytest.fixture
+def watched(supervised: Engine) -> Iterator[Engine]:
+    before = leaks.facts(supervised.instance)
+    yield supervised
+    left = leaks.left_after(supervised.instance, before)
+    assert not left, left
+
+
+@pytest.fixture
+async def real_exam(watched: Engine, rootfs: Path) -> AsyncIterator[Exam]:
+    async with SupervisedShims(watched.instance) as shims:
+        exam = Exam(shims=shims, instance=watched.instance, rootfs=rootfs)
+        yield exam
+        for place in exam.places:
+            shutil.rmtree(place)
+
+
+@pytest.fixture(params=["fake", "real"])
+def exam(request: pytest.FixtureRequest) -> Any:
+    if request.param == "real" and os.geteuid() != 0:
+        pytest.skip("makes containers: needs root")
+    return request.getfixturevalue(f"{request.param}_exam")
+
+
+def _end(shim: Shim, code: int) -> None:
+    """A real process ends by itself."""
+    if isinstance(shim, FakeShim):
+        shim.exit(code)
+
+
+async def test_new_shim_knows_of_nothing(exam: Exam) -> None:
+    container_id, _ = exam.bundle("true")
+    assert await exam.shims.live(container_id) is None
+    shim = await exam.shims.ensure(container_id)
+    assert (await shim.state()).phase == "new"
+    assert await exam.shims.live(container_id) is not None
+    await exam.shims.discard(container_id)
+    assert await exam.shims.live(container_id) is None
+
+
+async def test_ensure_gives_the_same_shim_again(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (container_id, shim):
+        pid = (await shim.state()).pid
+        await exam.shims.forget(container_id)
+        again = await exam.shims.ensure(container_id)
+        assert (await again.state()).pid == pid
+
+
+async def test_exit_code_is_told_to_everybody_and_kept_on_disk(exam: Exam) -> None:
+    async with exam.running("sh", "-c", "exit 7") as (container_id, shim):
+        waiting = [asyncio.create_task(shim.wait()) for _ in range(2)]
+        _end(shim, 7)
+        assert [(await each).code for each in waiting] == [7, 7]
+        assert (await shim.wait()).code == 7, "also afterwards"
+        state = await shim.state()
+        assert (state.phase, state.exit_code, state.alive) == ("exited", 7, False)
+        assert exam.instance.exit_record(container_id).exists()
+
+
+async def test_kill(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (_, shim):
+        state = await shim.state()
+        assert state.alive and state.started_at > 0
+        await shim.kill(9)
+        assert (await shim.wait()).code == 137
+        with pytest.raises(BulkheadError):
+            await shim.kill(9)
+
+
+async def test_pause_and_resume(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (_, shim):
+        await shim.pause()
+        assert (await shim.state()).phase == "paused"
+        await shim.resume()
+        assert (await shim.state()).phase == "running"
+        assert (await shim.state()).pid in await shim.pids()
+
+
+async def test_second_create_is_refused(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (_, shim):
+        _, other = exam.bundle("true")
+        with pytest.raises(Conflict):
+            await shim.create(other)
+
+
+async def test_discard_ends_what_runs_and_twice_is_no_error(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (container_id, shim):
+        waiting = asyncio.create_task(shim.wait())
+        await asyncio.sleep(0)
+        await exam.shims.discard(container_id)
+        await exam.shims.discard(container_id)
+        result = (await asyncio.gather(waiting, return_exceptions=True))[0]
+        assert isinstance(result, Unavailable) or result.code == 137  # type: ignore[union-attr]
+        assert await exam.shims.live(container_id) is None
+
+
+async def test_exec(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (_, shim):
+        process = {
+            "args": ["sh", "-c", "exit 5"],
+            "cwd": "/",
+            "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0},
+        }
+        await shim.create_exec("e1", process, stdin=False, size=(0, 0))
+        assert await shim.start_exec("e1") > 0
+        if isinstance(shim, FakeShim):
+            shim.exit_exec("e1", 5)
+        assert (await shim.wait("e1")).code == 5
+        state = await shim.exec_state("e1")
+        assert (state.phase, state.exit_code) == ("exited", 5)
+
+
+async def test_command_that_is_not_there(real_exam: Exam) -> None:
+    container_id, bundle = real_exam.bundle("/nosuch")
+    shim = await real_exam.shims.ensure(container_id)
+    with pytest.raises(LaunchFailed) as caught:
+        await shim.create(bundle)
+        await shim.start()
+    assert caught.value.exit_code == 127
+    await real_exam.shims.discard(container_id)
+
+
+async def test_container_without_its_shim_is_ended_by_discard(real_exam: Exam) -> None:
+    """A shim that was killed leaves process and cgroup: both go."""
+    async with real_exam.running("sleep", "99") as (container_id, shim):
+        pid = (await shim.state()).pid
+        record = real_exam.instance.container_data(container_id) / "shim.json"
+        os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
+        await real_exam.shims.discard(container_id)
+        await eventually(lambda: not Path(f"/proc/{pid}").exists())
