@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import struct
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote_plus
@@ -138,27 +138,41 @@ class LogReader:
         self._stdio = stdio
         self._open = open_log
 
-    async def read(self, container: InspectedContainer, request: LogRequest) -> AsyncGenerator[bytes]:
-        """The bytes for the client, as they become known."""
-        if request.tail == 0 and not request.follow:
-            return
-        renderer = Renderer(request)
-        tail = _Tail(self._containers, self._stdio, container) if request.follow and _lives(container) else None
+    @contextlib.asynccontextmanager
+    async def opened(self, container: InspectedContainer, request: LogRequest) -> AsyncIterator[AsyncGenerator[bytes]]:
+        """The bytes for the client, as they become known.
+
+        Entered, the log is held open: it is read whole even if the container is removed meanwhile.
+        """
         async with contextlib.AsyncExitStack() as stack:
+            if request.tail == 0 and not request.follow:
+                yield _nothing()
+                return
+            tail = _Tail(self._containers, self._stdio, container) if request.follow and _lives(container) else None
             if tail is not None:
                 stack.callback(tail.close)
                 # Before the first read to the end: growth after it is announced, growth before it is read.
                 await tail.begin()
             cursor = await asyncio.to_thread(self._open, container.log_path, request.tail, request.since)
             stack.callback(cursor.close)
-            while True:
-                block = await asyncio.to_thread(_next_block, cursor, renderer)
-                if block:
-                    yield block
-                if renderer.done:
-                    return
-                if block is None and (tail is None or not await tail.grown(request.until)):
-                    return
+            yield await stack.enter_async_context(contextlib.aclosing(_blocks(cursor, tail, request)))
+
+
+async def _nothing() -> AsyncGenerator[bytes]:
+    return
+    yield b""
+
+
+async def _blocks(cursor: Cursor, tail: _Tail | None, request: LogRequest) -> AsyncGenerator[bytes]:
+    renderer = Renderer(request)
+    while True:
+        block = await asyncio.to_thread(_next_block, cursor, renderer)
+        if block:
+            yield block
+        if renderer.done:
+            return
+        if block is None and (tail is None or not await tail.grown(request.until)):
+            return
 
 
 def _next_block(cursor: Cursor, renderer: Renderer) -> bytes | None:

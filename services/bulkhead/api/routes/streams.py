@@ -69,7 +69,7 @@ class StreamRoutes:
         """What was logged before, ahead of the live stream."""
         found = await self._containers.inspect(call["id"])
         request = LogRequest(stdout=wanted.stdout, stderr=wanted.stderr, framed=not found.spec.tty)
-        async with contextlib.aclosing(self._logs.read(found, request)) as blocks:
+        async with self._logs.opened(found, request) as blocks:
             async for block in blocks:
                 client.write(block)
                 await client.drain()
@@ -109,8 +109,9 @@ class StreamRoutes:
             follow=call.flag("follow"),
             framed=not found.spec.tty,
         )
-        response = await begin(call, framing(call.version, found.spec.tty), endless=request.follow)
-        async with contextlib.aclosing(self._logs.read(found, request)) as blocks:
+        # Opened before the headers go out: clients may remove the container as soon as they have them.
+        async with self._logs.opened(found, request) as blocks:
+            response = await begin(call, framing(call.version, found.spec.tty), endless=request.follow)
             async for block in blocks:
                 await response.write(block)
         return response
