@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from bulkhead.ctl.daemons import Daemons
 from bulkhead.ctl.engine_client import Answer, call
 from bulkhead.errors import Unavailable
 from bulkhead.linux.netlink import Netlink
+from bulkhead.linux.nftables import Nftables
 from bulkhead.model.instance import SERVICES, Instance
 from bulkhead.settings import Settings
 
@@ -101,9 +103,9 @@ class Engine:
         assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout.rstrip("\n")
 
-    def api(self, method: str, path: str, json: Any = None, *, seconds: float = COMMAND_SECONDS) -> Answer:
+    def api(self, method: str, path: str, body: Any = None, *, seconds: float = COMMAND_SECONDS) -> Answer:
         """One Engine API call. Raises Unavailable when the API daemon does not answer."""
-        return call(self.instance.docker_socket, method, path, json, seconds=seconds)
+        return call(self.instance.docker_socket, method, path, body, seconds=seconds)
 
     def pulled(self, *names: str) -> None:
         """Make sure that the images are in the engine's own store."""
@@ -154,7 +156,18 @@ def nothing_left(instance: Instance) -> list[str]:
         links = [link.name for link in kernel.links() if link.name == instance.bridge]
     places = [str(path) for path in (instance.run, instance.data) if path.exists()]
     processes = [f"{pid} {title}" for pid, title in remains.processes(instance).items()]
-    return [*places, *map(str, remains.cgroup_parents(instance)), *links, *processes]
+    return [*places, *map(str, remains.cgroup_parents(instance)), *links, *_tables(instance), *processes]
+
+
+def _tables(instance: Instance) -> list[str]:
+    """Tables of any family: one that `purge` has not been told of must not hide from this test."""
+    rules = Nftables()
+    try:
+        listed = json.loads(rules.run("list tables"))["nftables"]
+    finally:
+        rules.close()
+    named = [each["table"] for each in listed if "table" in each]
+    return [f"nft table {each['family']} {each['name']}" for each in named if each["name"] == instance.nft_table]
 
 
 def docker_cli() -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.ctl import remains
+from bulkhead.ctl.purging import NFT_FAMILIES
 from bulkhead.linux import nftables
 from bulkhead.linux.netlink import Netlink
 from bulkhead.model.instance import SERVICES, Instance
@@ -88,7 +89,7 @@ def _veths(instance: Instance) -> set[str]:
 def _nft_elements(instance: Instance) -> set[str]:
     rules = nftables.Nftables()
     try:
-        objects = [each for family in ("inet", "bridge") for each in rules.table(instance.nft_table, family) or []]
+        objects = [each for family in NFT_FAMILIES for each in rules.table(instance.nft_table, family) or []]
     finally:
         rules.close()
     named = [value for each in objects for kind, value in each.items() if kind in {"set", "map"}]

@@ -26,6 +26,8 @@ from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
 DEATH_SECONDS = 10.0
+# The manager's tables have one name in each of these.
+NFT_FAMILIES = ("inet", "bridge")
 _RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "cache", "netns", "tmp")
 _DATA_PATTERNS = (
     *("bulkhead.db", "bulkhead.db-*", "content", "snapshots", "containers", "volumes", "trash", "registry"),
@@ -130,10 +132,10 @@ def remove_network(instance: Instance) -> Iterator[str]:
     Raises Internal when the kernel refuses.
     """
     try:
-        found = *_remove_tables(instance.nft_table), *_remove_links(instance)
+        found = [*_remove_tables(instance.nft_table), *_remove_links(instance)]
     except OSError as error:
         raise Internal(f"cannot remove the network of {instance.label}: {error}") from error
-    yield from (f"{what} removed" for what in found if what)
+    yield from (f"{what} removed" for what in found)
 
 
 def _remove_tables(name: str) -> list[str]:
@@ -142,10 +144,10 @@ def _remove_tables(name: str) -> list[str]:
     except nftables.LibraryMissing:
         return []  # without the library no service made a table either
     try:
-        found = [family for family in ("inet", "bridge") if rules.table(name, family) is not None]
-        for family in found:
+        families = [family for family in NFT_FAMILIES if rules.table(name, family) is not None]
+        for family in families:
             rules.run(f"delete table {family} {name}")
-        return [f"nft table {family} {name}" for family in found]
+        return [f"nft table {family} {name}" for family in families]
     finally:
         rules.close()
 
