@@ -107,8 +107,8 @@ class Cgroup:
         existed = [_make_directory(directory) for directory in self._directories()]
         if cpuset := self._mounted.v1.get("cpuset"):
             _inherit_cpuset(cpuset, self.path)
-        if unified := self._mounted.unified:
-            _enable_controllers(unified, self.path)
+        if self._mounted.is_v2 and self._mounted.unified:  # beside v1 the v2 hierarchy serves to be born in and to kill
+            _enable_controllers(self._mounted.unified, self.path)
         if any(existed) and self.pids():
             raise FileExistsError(errno.EEXIST, "the cgroup is in use", self.path)
 

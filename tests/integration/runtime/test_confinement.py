@@ -196,3 +196,24 @@ def test_memory_limit_holds_and_the_kill_is_counted(box: Box) -> None:
         assert "dead 137" in output.read()
     assert task.cgroup.oom_kills() >= 1
     box.finish(task)
+
+
+def test_privileged_is_docker_privileged(box: Box) -> None:
+    """Every capability that this machine has, nothing masked, every device, writable kernel file systems."""
+    everything = list(defaults.capabilities(privileged=True))
+
+    def privileged(config: Config) -> None:
+        config["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), everything)
+        for entry in config["mounts"]:
+            entry["options"] = [option for option in entry["options"] if option != "ro"]
+        linux = config["linux"]
+        linux.update(maskedPaths=[], readonlyPaths=[], resources={"devices": [{"allow": True, "access": "rwm"}]})
+        linux["devices"] = [{"path": "/dev/mem", "type": "c", "major": 1, "minor": 1, "fileMode": 0o640}]
+        del linux["seccomp"]
+
+    script = "cat /proc/self/status; mount -t tmpfs tmpfs /tmp && mkdir /sys/fs/cgroup/pids/x && mknod /tmp/m c 1 1 && echo free"
+    done = box.run("sh", "-c", script, edit=privileged)
+    found = status(done.output)
+    ours = status(Path("/proc/self/status").read_text())
+    assert found["CapEff"] == found["CapBnd"] == ours["CapBnd"]
+    assert (found["Seccomp"], done.output.splitlines()[-1]) == ("0", "free")
