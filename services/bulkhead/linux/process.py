@@ -6,8 +6,11 @@ A pid alone is never believed: (pid, start time, boot id) names a process on dis
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from typing import Any
 
 from bulkhead.linux import pidfd
 
@@ -53,6 +56,28 @@ def zombie_exit_code(pid: int) -> int | None:
     if fields[_STAT_STATE] != b"Z":
         return None
     return pidfd.decode_status(int(fields[_STAT_EXIT_CODE])).code
+
+
+def set_title(title: str) -> None:
+    """What ps shows of this process from now on."""
+    _setproctitle.setproctitle(title)
+
+
+def _load_setproctitle() -> Any:
+    """The extension without its package: that imports `threading`, whose fork handlers write to 400 KB
+    of every child's memory."""
+    package = importlib.util.find_spec("setproctitle")
+    assert package is not None and package.submodule_search_locations
+    (place,) = Path(package.submodule_search_locations[0]).glob("_setproctitle.*.so")
+    loader = ExtensionFileLoader("_setproctitle", str(place))
+    spec = importlib.util.spec_from_loader("_setproctitle", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+_setproctitle = _load_setproctitle()
 
 
 def become_subreaper() -> None:

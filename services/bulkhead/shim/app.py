@@ -11,8 +11,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import setproctitle
-
 from bulkhead import plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
@@ -157,12 +155,15 @@ class Shim:
 
 
 def prepare_process() -> None:
-    """What a shim's process needs whoever forked it: no one to follow into death."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1):
+    """What makes a process fit to be a shim, with no one to follow into death.
+
+    All of it survives fork(2), so a zygote does it once: every function called in a child costs that memory.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    Signals.prepare()
     os.chdir("/")
     os.umask(0o022)
-    process.become_subreaper()
     try:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     except OSError:
@@ -175,7 +176,7 @@ def run(identity: Identity, launcher: Launcher, ready: Callable[[str], None]) ->
 
     `ready` is told "" once the sockets listen, else a JSON object with kind and error.
     """
-    setproctitle.setproctitle(f"bulkhead-shim: {identity.short_id}")
+    process.set_title(f"bulkhead-shim: {identity.short_id}")
     shim = Shim(identity, launcher)
     try:
         shim.open()

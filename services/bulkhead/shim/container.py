@@ -157,6 +157,9 @@ class Container:
         config = self._read_config()
         if self._from_disk:
             self.remove()
+        if not _has_pid_namespace(config):
+            # Its orphans come to us; those of a pid namespace go to its own first process.
+            process.become_subreaper()
         with ExitStack() as undo:
             self._begin(undo)
             log = self._open_log(options.log)

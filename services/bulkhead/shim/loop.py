@@ -118,13 +118,16 @@ class Signals:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def start(self, called: Callable[[], None]) -> None:
-        """Listen for SIGCHLD, and for SIGUSR1, upon which `called` is called; only in the main thread."""
+        """Listen for SIGCHLD, and for SIGUSR1, upon which `called` is called; after `prepare`, in the main thread."""
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        # Handlers must exist, else the kernel's default disposition never reaches the wakeup descriptor.
-        for number in (signal.SIGCHLD, signal.SIGUSR1):
-            signal.signal(number, lambda *_: None)
         self._called = called
         self._loop.add(self._read, select.EPOLLIN, self._woken)
+
+    @staticmethod
+    def prepare() -> None:
+        """Let the signals be noted. Without handlers the kernel's default never reaches a wakeup descriptor."""
+        for number in (signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, _noted)
 
     def watch(self, pid: int, pidfd: int, ended: Callable[[], None]) -> None:
         """Call `ended` once when the process ends; a child of ours is a zombie then, for `ended` to reap."""
@@ -159,6 +162,10 @@ class Signals:
                     known()
                 else:
                     os.waitpid(found.si_pid, os.WNOHANG)
+
+
+def _noted(*_: object) -> None:
+    """The wakeup descriptor has the signal's number."""
 
 
 def _nothing() -> None:

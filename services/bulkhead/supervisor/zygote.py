@@ -13,13 +13,10 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import setproctitle
 
 from bulkhead import plainlog
 from bulkhead.linux import fdpass, process
@@ -33,8 +30,8 @@ Live = Callable[[Identity, Callable[[str], None]], int]
 
 def main(control_fd: int, live: Live) -> int:
     """Fork a spare per request until the supervisor goes away. `live` is a shim's whole life."""
-    setproctitle.setproctitle("bulkhead-zygote")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.set_title("bulkhead-zygote")
+    app.prepare_process()
     control = socket.socket(fileno=control_fd)
     gc.collect()
     # Without this the first collection in a child would write to, and so copy, every page with an object.
@@ -74,7 +71,6 @@ def _be_spare(theirs: socket.socket, live: Live) -> None:
     status = 1
     try:
         _to_null()
-        app.prepare_process()
         told = theirs.recv(MESSAGE_LIMIT)
         status = live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
     except BaseException as error:
