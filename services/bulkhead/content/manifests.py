@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, count
+from operator import sub
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -228,7 +230,7 @@ def decode_object(body: bytes, limit: int, what: str) -> dict[str, Any]:
     """Hostile JSON as a dict: bounded, UTF-8, no duplicate keys, no NaN. Raises InvalidArgument."""
     if len(body) > limit:
         _refuse(f"it is larger than {limit} bytes", what=what)
-    if _depth(body) > MAX_DEPTH:
+    if _nests_too_deep(body):
         _refuse(f"it is nested deeper than {MAX_DEPTH}", what=what)
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -243,24 +245,27 @@ def _check_json(body: bytes, limit: int, what: str) -> None:
     decode_object(body, limit, what)
 
 
-def _depth(body: bytes) -> int:
-    """How deep the arrays and objects of a JSON text nest."""
-    bound = _bracket_depth(body)
-    # Brackets within strings count in the bound; taking the strings out is only worth its time when it matters.
-    return bound if bound <= MAX_DEPTH else _bracket_depth(_STRING.sub(b"", body))
+def _nests_too_deep(body: bytes) -> bool:
+    """Whether arrays and objects nest deeper than MAX_DEPTH."""
+    # Brackets within strings are rarely in the way; taking the strings out is only then worth its time.
+    return _brackets_too_deep(body) and _brackets_too_deep(_STRING.sub(b"", body))
 
 
-def _bracket_depth(body: bytes) -> int:
-    depth = deepest = 0
-    for byte in body.translate(None, delete=_NOT_BRACKETS):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+def _brackets_too_deep(body: bytes) -> bool:
+    """Opening brackets count 2 and closing ones 0, so that each sum less its index is the depth there."""
+    weights = body.translate(_WEIGHTS, delete=_NOT_BRACKETS)
+    depth = 0
+    # Piece by piece: the worst text is told by its first.
+    for start in range(0, len(weights), _DEPTH_PIECE):
+        piece = weights[start : start + _DEPTH_PIECE]
+        if depth + max(map(sub, accumulate(piece), count(1))) > MAX_DEPTH:
+            return True
+        depth += sum(piece) - len(piece)
+    return False
 
 
+_DEPTH_PIECE = 4096
+_WEIGHTS = bytes(2 if byte in b"[{" else 0 for byte in range(256))
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 

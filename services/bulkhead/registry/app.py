@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,9 +24,13 @@ from bulkhead.settings import Settings
 
 # Requests under way get this long to end once the service is told to stop.
 DRAIN_SECONDS = 30.0
+# Handlers that are left then are cancelled, and get this long to clean up.
+CLOSE_SECONDS = 2.0
+# A refused body is read for so long, so that the client gets to read the refusal.
+LINGER_SECONDS = 3.0
 # One read of a body: uploads come in pieces of up to this size.
 READ_BUFFER = 1 << 20
-SEND_WORKERS = 8
+WORKERS = 8
 # nginx's number in logs for a client that went away.
 CLIENT_GONE = 499
 
@@ -42,29 +47,46 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
 async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
     """Serve until left; yields the address, whose port the kernel may have chosen."""
     storage = FileStorage(config.root)
-    sending = Blocking(SEND_WORKERS)
+    blocking = Blocking(WORKERS)
     storage.open()
     try:
         table = routes.table(
-            Blobs(storage, sending, deletable=config.delete),
+            Blobs(storage, blocking, deletable=config.delete),
             Uploads(storage),
-            Manifests(storage, deletable=config.delete),
+            Manifests(storage, blocking, deletable=config.delete),
             Tags(storage),
         )
-        runner = _runner(_Edge(table))
+        edge = _Edge(table)
+        runner = _runner(edge)
         await runner.setup()
         try:
             yield await _listen(runner, config)
         finally:
-            await runner.cleanup()
+            await _drain(runner, edge)
     finally:
-        sending.close()
+        blocking.close()
         storage.close()
 
 
 def _runner(edge: _Edge) -> web.ServerRunner:
-    server = web.Server(edge.handle, read_bufsize=READ_BUFFER, access_log=None)
-    return web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
+    server = web.Server(edge.handle, read_bufsize=READ_BUFFER, access_log=None, lingering_time=LINGER_SECONDS)
+    return web.ServerRunner(server, shutdown_timeout=CLOSE_SECONDS)
+
+
+async def _drain(runner: web.ServerRunner, edge: _Edge) -> None:
+    """Take no more connections, let requests under way end, close.
+
+    aiohttp's own shutdown throws away what arrives meanwhile, so an upload would wait for its body in vain.
+    """
+    for site in list(runner.sites):
+        await site.stop()
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await edge.drained()
+    except TimeoutError:
+        structlog.get_logger().warning("requests cut off", count=edge.active)
+    finally:
+        await runner.cleanup()
 
 
 async def _listen(runner: web.ServerRunner, config: Config) -> tuple[str, int]:
@@ -84,12 +106,33 @@ class _Edge:
     def __init__(self, table: routes.Routes) -> None:
         self._table = table
         self._log = structlog.get_logger()
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.active = 0
+
+    async def drained(self) -> None:
+        """Wait until no request is under way; those that still come get an answer and no further turn."""
+        self._draining = True
+        await self._idle.wait()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.active += 1
+        self._idle.clear()
+        try:
+            return await self._handle(request)
+        finally:
+            self.active -= 1
+            if not self.active:
+                self._idle.set()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
         answer = await self._answer(request)
         if not answer.prepared:
             answer.headers.update(API_VERSION)
+            if self._draining:
+                answer.force_close()
         if request.method not in ("GET", "HEAD") or answer.status >= 400:
             self._log.info("request", method=request.method, path=request.path, status=answer.status)
         return answer

@@ -8,23 +8,27 @@ import msgspec
 from aiohttp import web
 
 from bulkhead.content import media_types
+from bulkhead.content.blocking import Blocking
 from bulkhead.content.manifests import MAX_MANIFEST, Descriptor, Index, parse_manifest
 from bulkhead.model.digest import Digest
 from bulkhead.registry import bodies, names
 from bulkhead.registry.blobs import matches
 from bulkhead.registry.errors import Code, Refusal
-from bulkhead.registry.ports import Storage, StoredManifest
+from bulkhead.registry.ports import NewManifest, Storage, StoredManifest
 from bulkhead.registry.validation import validated
 
 # Tags that one PUT by digest may set.
 MAX_TAGS = 100
+# Manifests from this size are parsed beside the loop; real ones are a hundredth of it.
+LARGE = 256 << 10
 
 
 class Manifests:
     """The endpoints below /v2/<name>/manifests/ and /v2/<name>/referrers/."""
 
-    def __init__(self, storage: Storage, *, deletable: bool) -> None:
+    def __init__(self, storage: Storage, blocking: Blocking, *, deletable: bool) -> None:
         self._storage = storage
+        self._blocking = blocking
         self._deletable = deletable
 
     async def get(self, request: web.BaseRequest, name: str, reference: str) -> web.StreamResponse:
@@ -48,7 +52,7 @@ class Manifests:
         digest = Digest.of(body, target.algorithm if isinstance(target, Digest) else "sha256")
         if isinstance(target, Digest) and digest != target:
             raise Refusal(Code.DIGEST_INVALID, detail={"expected": str(target), "actual": str(digest)})
-        manifest = validated(body, request.headers.get("Content-Type", ""), digest)
+        manifest = await self._validated(body, request.headers.get("Content-Type", ""), digest)
         if isinstance(target, str):
             tags = [target]
         await self._storage.put_manifest(repository, manifest, tags)
@@ -88,6 +92,12 @@ class Manifests:
         if kind:
             response.headers["OCI-Filters-Applied"] = "artifactType"
         return response
+
+    async def _validated(self, body: bytes, content_type: str, digest: Digest) -> NewManifest:
+        if len(body) < LARGE:
+            return validated(body, content_type, digest)
+        # Others are served meanwhile: megabytes of hostile JSON take most of a second to refuse.
+        return await self._blocking.run(validated, body, content_type, digest)
 
     async def _tagged_referrers(self, repository: str, subject: Digest) -> tuple[Descriptor, ...]:
         """Those that a client recorded in the way from before this endpoint: an index tagged `sha256-<hex>`."""
