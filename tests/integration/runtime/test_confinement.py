@@ -211,8 +211,8 @@ def test_privileged_is_docker_privileged(box: Box) -> None:
         linux["devices"] = [{"path": "/dev/mem", "type": "c", "major": 1, "minor": 1, "fileMode": 0o640}]
         del linux["seccomp"]
 
-    script = "cat /proc/self/status; mount -t tmpfs tmpfs /tmp && mkdir /sys/fs/cgroup/pids/x && mknod /tmp/m c 1 1 && echo free"
-    done = box.run("sh", "-c", script, edit=privileged)
+    free = "mount -t tmpfs tmpfs /tmp && mkdir /sys/fs/cgroup/pids/x && mknod /tmp/m c 1 1 && echo free"
+    done = box.run("sh", "-c", f"cat /proc/self/status; {free}", edit=privileged)
     found = status(done.output)
     ours = status(Path("/proc/self/status").read_text())
     assert found["CapEff"] == found["CapBnd"] == ours["CapBnd"]
