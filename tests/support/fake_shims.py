@@ -70,7 +70,7 @@ class FakeShim:
     async def wait(self, exec_id: str = "") -> Exit:
         await self._called("wait")
         if exec_id:
-            return await self.exec_ends[exec_id]
+            return await asyncio.shield(self.exec_ends[exec_id])
         while self.ended is None:
             await self._changed.wait()
             await self._called("wait")

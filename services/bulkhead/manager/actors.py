@@ -97,9 +97,12 @@ class Actors:
         task.add_done_callback(self._ended)
         return task
 
-    async def shielded(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Run `work` to its end even when the caller is cancelled meanwhile."""
-        task = self._start(work, name)
+    async def shielded(self, work: Coroutine[Any, Any, T], name: str, *, seconds: float | None = None) -> T:
+        """Run `work` to its end even when the caller is cancelled meanwhile.
+
+        Raises what it raises, DeadlineExceeded when it takes longer than `seconds`.
+        """
+        task = self._start(_limited(work, name, seconds), name)
         task.add_done_callback(_take_error)
         return await asyncio.shield(task)
 
@@ -129,6 +132,16 @@ class Actors:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("task failed", task=task.get_name(), exc_info=task.exception())
+
+
+async def _limited(work: Coroutine[Any, Any, T], name: str, seconds: float | None) -> T:
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await work
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded(f"cannot {name} container: it took longer than {seconds:g} s") from error
 
 
 async def _run(operation: _Operation) -> None:

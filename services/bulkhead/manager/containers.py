@@ -53,7 +53,7 @@ class Containers:
     removal: Removal
 
     async def create(self, name: str, spec: ContainerSpec) -> NewContainer:
-        return await self.actors.shielded(self.creation.create(name, spec), "create")
+        return await self.actors.shielded(self.creation.create(name, spec), "create", seconds=CREATE_SECONDS)
 
     async def start(self, ref: str) -> None:
         """Raises what `Starting.start` does; a container that removes itself is gone after a failure."""

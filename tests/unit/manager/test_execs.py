@@ -1,0 +1,160 @@
+"""Execs on fakes: states, texts, and an end that is never lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound
+from bulkhead.manager import execs as execs_module
+from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
+from tests.support.eventually import eventually
+from tests.support.manager_core import Running, fake_core, new_world, running_core
+
+
+@pytest.fixture
+async def core(tmp_path: Path) -> AsyncIterator[Running]:
+    async with fake_core(tmp_path) as running:
+        yield running
+
+
+async def _created(core: Running, container_id: str, **spec: object) -> Exec:
+    told = {"command": ("ls", "-l"), **spec}
+    return await core.core.execs.create(container_id, ExecSpec(**told))  # type: ignore[arg-type]
+
+
+async def _ended(core: Running, exec_id: str) -> Exec:
+    def has_ended() -> bool:
+        found = core.records.exec(exec_id)
+        return found is not None and found.phase is ExecPhase.EXITED
+
+    await eventually(has_ended)
+    return await core.core.execs.inspect(exec_id)
+
+
+async def test_detached_from_create_to_end(core: Running) -> None:
+    container_id = await core.run("sleep", "9", env=("A=b",), working_dir="/w", user="app")
+    record = await _created(core, container_id, env=("C=d",), tty=True)
+    assert core.core.queries.exec_ids(container_id) == [record.id]
+    started = await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    assert started.socket == ""
+    process = core.shim(container_id).exec_processes[record.id]
+    assert process["args"] == ["ls", "-l"]
+    assert process["cwd"] == "/w"
+    assert process["user"]["username"] == "app"
+    assert {"A=b", "C=d", "TERM=xterm"} <= set(process["env"])
+    assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
+    core.shim(container_id).exit_exec(record.id, 6)
+    assert (await _ended(core, record.id)).exit_code == 6
+    assert core.core.queries.exec_ids(container_id) == []
+    assert await core.actions() == ["create", "start", "exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
+async def test_attached_answers_with_the_shims_socket(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    started = await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    assert started.socket == str(core.world.instance.stdio_socket(container_id))
+
+
+async def test_end_is_known_as_soon_as_the_shim_knows_it(core: Running) -> None:
+    """A client asks for the exit code right after the stream's end, before the manager's own wait returns."""
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    core.shim(container_id).exit_exec(record.id, 3)
+    found = await core.core.execs.inspect(record.id)
+    assert (found.phase, found.exit_code) == (ExecPhase.EXITED, 3)
+
+
+async def test_refusals(core: Running) -> None:
+    created = await core.create("sleep", "9", name="web")
+    with pytest.raises(Conflict, match=f"container {created} is not running"):
+        await _created(core, "web")
+    with pytest.raises(NotFound, match="No such container: nosuch"):
+        await _created(core, "nosuch")
+    await core.core.containers.start("web")
+    with pytest.raises(InvalidArgument, match="No exec command specified"):
+        await _created(core, "web", command=())
+    with pytest.raises(InvalidArgument, match="invalid environment variable: =x"):
+        await _created(core, "web", env=("=x",))
+    await core.core.containers.pause("web")
+    with pytest.raises(Conflict, match="Container web is paused, unpause the container before exec"):
+        await _created(core, "web")
+    with pytest.raises(NotFound, match="No such exec instance: nosuch"):
+        await core.core.execs.inspect("nosuch")
+
+
+async def test_second_start(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    with pytest.raises(Conflict, match=f"exec command {record.id} is already running"):
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    core.shim(container_id).exit_exec(record.id, 0)
+    with pytest.raises(Conflict, match=f"exec command {record.id} has already run"):
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+
+
+async def test_container_stopped_between_create_and_start(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.containers.stop(container_id, "", None)
+    with pytest.raises(Conflict, match="is not running"):
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+
+
+async def test_command_that_cannot_be_run(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    core.shim(container_id).failures["start_exec"] = LaunchFailed("no such file", exit_code=127)
+    with pytest.raises(LaunchFailed):
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    assert (await core.core.execs.inspect(record.id)).exit_code == 127
+
+
+async def test_resize_and_its_refusal(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execs_module, "_RESIZE_SECONDS", 0.01)
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    with pytest.raises(Conflict, match="is not running"):
+        await core.core.execs.resize(record.id, 5, 6)
+    await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    await core.core.execs.resize(record.id, 5, 6)
+    assert core.shim(container_id).sizes == [(5, 6, record.id)]
+
+
+async def test_records_go_with_their_container(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    with pytest.raises(NotFound):
+        await core.core.execs.inspect(record.id)
+
+
+async def test_old_ones_are_forgotten(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execs_module, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(execs_module, "KEPT_NS", 0)
+    container_id = await core.run("sleep", "9")
+    old, live = await _created(core, container_id), await _created(core, container_id)
+    for each in (old, live):
+        await core.core.execs.start(each.id, detach=True, size=(0, 0))
+    core.shim(container_id).exit_exec(old.id, 0)
+    sweeping = core.core.exits.actors.own(core.core.execs.keep_swept(), "sweep")
+    await eventually(lambda: core.records.exec(old.id) is None)
+    sweeping.cancel()
+    assert core.records.exec(live.id) is not None
+
+
+async def test_exec_outlives_the_manager(tmp_path: Path) -> None:
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        record = await _created(core, container_id)
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    async with running_core(world) as core:
+        assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
+        core.shim(container_id).exit_exec(record.id, 8)
+        assert (await _ended(core, record.id)).exit_code == 8
