@@ -131,10 +131,17 @@ class Cgroup:
             return -1
         return os.open(self._mounted.unified + self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    @property
-    def needs_placing(self) -> bool:
-        """Whether being born in the v2 group is not enough, so that `add` must be called."""
-        return bool(self._mounted.v1)
+    def open_tasks(self) -> list[int]:
+        """The `tasks` files of the v1 hierarchies, owned by the caller: whoever writes "0" there has joined."""
+        opened: list[int] = []
+        try:
+            for root in dict.fromkeys(self._mounted.v1.values()):
+                opened.append(os.open(f"{root}{self.path}/tasks", os.O_WRONLY | os.O_CLOEXEC))  # noqa: PERF401
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        return opened
 
     def _directories(self) -> list[str]:
         return [root + self.path for root in self._mounted.roots()]
@@ -145,11 +152,6 @@ class Cgroup:
         """Move a process here, in every hierarchy."""
         for directory in self._directories():
             _write(directory, "cgroup.procs", str(pid))
-
-    def add_v1(self, pid: int) -> None:
-        """As `add`, for a process that was born in the v2 group."""
-        for root in dict.fromkeys(self._mounted.v1.values()):
-            _write(root + self.path, "cgroup.procs", str(pid))
 
     def pids(self) -> list[int]:
         """Members of the group and of all below it, as seen from our pid namespace (0 for invisible ones)."""

@@ -39,6 +39,16 @@ def start_time(pid: int) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
+def is_child(pid: int) -> bool:
+    """Whether it is a child of this process, dead or alive, that has not been reaped."""
+    try:
+        # __WALL: a stage that has not exec'd yet has no exit signal.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT | 0x40000000)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def send_signal(pidfd: int, number: int) -> bool:
     """False when the process has already ended."""
     try:

@@ -8,12 +8,16 @@ the socket. Nothing here knows OCI: see bulkhead.runtime.
 from __future__ import annotations
 
 import array
+import contextlib
 import enum
 import os
+import signal
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bulkhead.nsexec import _nsexec
 from bulkhead.nsexec._nsexec import STEPS, SpawnError, check_plan, prepare
@@ -22,6 +26,8 @@ __all__ = ["STEPS", "Launch", "Report", "ReportKind", "SpawnError", "check_plan"
 
 _FIXED = struct.Struct("=IIiI")
 _LARGEST = 1024
+# How often a stage that says nothing is looked at.
+_GLANCE_SECONDS = 0.25
 
 
 class ReportKind(enum.IntEnum):
@@ -50,26 +56,46 @@ class Report:
 class Launch:
     """A stage on its way: its pid, pidfd and our end of the launch socket, all owned by this object."""
 
-    __slots__ = ("_socket", "pid", "pidfd")
+    __slots__ = ("_deadline", "_socket", "pid", "pidfd")
 
     def __init__(self, pid: int, pidfd: int, sync: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self._deadline: float | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, sync)
+        self._socket.settimeout(_GLANCE_SECONDS)
+
+    def limit(self, seconds: float) -> None:
+        """The rest may take this long: who has not executed its program by then is killed."""
+        self._deadline = time.monotonic() + seconds
 
     def receive(self) -> Report:
-        """Wait for the next report. What cannot be parsed counts as CLOSED: the peer may be hostile by then."""
+        """Wait for the next report. What cannot be parsed counts as CLOSED: the peer may be hostile by then.
+
+        Our caller serves a whole container meanwhile, and that container may see the process before it execs:
+        one that it stopped (SIGSTOP), or that is beyond its limit (a lease on the program), is killed.
+        """
         room = socket.CMSG_SPACE(struct.calcsize("i"))
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, room, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            return Report(kind=ReportKind.CLOSED)
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, room, socket.MSG_CMSG_CLOEXEC)
+                break
+            except ConnectionResetError:
+                return Report(kind=ReportKind.CLOSED)
+            except TimeoutError:
+                self._kill_if_stuck()
         fds = _descriptors(ancillary)
         report = _parse(data, fds)
         if report.fd < 0:
             for fd in fds:
                 os.close(fd)
         return report
+
+    def _kill_if_stuck(self) -> None:
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        if late or _is_stopped(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def proceed(self) -> None:
         """Let the stage go on from where it waits. BrokenPipeError when it is gone."""
@@ -88,6 +114,15 @@ class Launch:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def _is_stopped(pid: int) -> bool:
+    """By a signal or a tracer (proc(5), state T and t)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :][:1] in (b"T", b"t")
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -116,6 +151,8 @@ def spawn(
     cgroup_fd: int = -1,
     stdio: tuple[int, int, int],
     extra_fds: Sequence[int] = (),
+    task_fds: Sequence[int] = (),
 ) -> Launch:
-    """Start the stage with this plan. SpawnError (errno, text, index into STEPS) leaves nothing behind."""
-    return Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds))
+    """Start the stage with this plan, born in the v2 group `cgroup_fd` and a member of the v1 groups whose `tasks`
+    files are `task_fds`. SpawnError (errno, text, index into STEPS) leaves nothing behind."""
+    return Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds, task_fds))

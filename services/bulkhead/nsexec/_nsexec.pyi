@@ -12,6 +12,7 @@ def spawn(
     cgroup_fd: int,
     stdio: tuple[int, int, int],
     extra_fds: Sequence[int],
+    task_fds: Sequence[int],
     /,
 ) -> tuple[int, int, int]: ...
 def check_plan(plan: bytes, /) -> bool: ...

@@ -31,6 +31,9 @@ __all__ = ["ExecProcess", "ExitStatus", "Task", "adopt", "create", "exec_", "pre
 
 Config = Mapping[str, Any]
 
+# Who joins a container can be held up by it; longer than any honest launch, shorter than our callers wait.
+_JOIN_SECONDS = 8.0
+
 
 @dataclass(slots=True, kw_only=True)
 class Task:
@@ -144,8 +147,6 @@ def exec_(*, task: Task, config: Config, process: Config, stdio: StdioFds) -> Ex
     plan = translate.exec_plan(config, merged)
     if task.cgroup.is_frozen():  # the stage would freeze on joining, and this call with it
         raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
-    if task.cgroup.needs_placing:
-        plan = translate.with_flags(plan, Flag.WAIT_CGROUP)
     with ExitStack() as undo:
         conversation = _begin_exec(plan, task, stdio, undo)
         conversation.until_running()
@@ -209,7 +210,7 @@ def _begin(plan: Plan, config: Config, cgroup: Cgroup, stdio: StdioFds, undo: Ex
     with ExitStack() as temporary:
         joins = [_open_namespace(kind, path, temporary) for kind, path in translate.joined_namespaces(config)]
         launch = _spawn(plan, translate.clone_flags(config), cgroup, stdio, joins, temporary, CREATE)
-    conversation = _Conversation(launch, cgroup, CREATE, forks_early=bool(plan.flags & Flag.FORK_EARLY))
+    conversation = _Conversation(launch, cgroup, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
     undo.callback(conversation.abandon)
     return conversation
 
@@ -223,7 +224,8 @@ def _begin_exec(plan: Plan, task: Task, stdio: StdioFds, undo: ExitStack) -> _Co
             launch = _spawn(plan, 0, task.cgroup, stdio, [task.pidfd], temporary, EXEC)
         except FileNotFoundError:
             raise stopped from None
-    conversation = _Conversation(launch, task.cgroup, EXEC)
+    launch.limit(_JOIN_SECONDS)
+    conversation = _Conversation(launch, task.cgroup, EXEC, forks=True)
     undo.callback(conversation.abandon)
     return conversation
 
@@ -266,6 +268,9 @@ def _spawn(
     group = cgroup.open_unified()
     if group >= 0:
         stack.callback(os.close, group)
+    tasks = cgroup.open_tasks()
+    for descriptor in tasks:
+        stack.callback(os.close, descriptor)
     terminal = plan.flags & Flag.TERMINAL
     given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
     if not terminal:
@@ -277,7 +282,9 @@ def _spawn(
     except ValueError as error:
         raise InvalidArgument(f"cannot create the container: {error}") from error
     try:
-        return nsexec.spawn(data, clone_flags=flags, cgroup_fd=group, stdio=(first, second, third), extra_fds=extra)
+        return nsexec.spawn(
+            data, clone_flags=flags, cgroup_fd=group, stdio=(first, second, third), extra_fds=extra, task_fds=tasks
+        )
     except SpawnError as error:
         number, _, step = error.args
         raise launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number), occasion) from error
@@ -286,18 +293,16 @@ def _spawn(
 class _Conversation:
     """One launch from spawn to READY or exec, and everything it owns until it is handed over."""
 
-    def __init__(self, launch: Launch, cgroup: Cgroup, occasion: Occasion, *, forks_early: bool = False) -> None:
+    def __init__(self, launch: Launch, cgroup: Cgroup, occasion: Occasion, *, forks: bool = False) -> None:
         self.launch = launch
         self.warnings: list[str] = []
         self._cgroup = cgroup
         self._occasion = occasion
-        self._forks_early = forks_early
+        self._forks = forks
         self._console = -1
 
     def until_ready(self, resources: Config) -> None:
-        """Place and limit the new container while it builds itself, then wait until it is parked."""
-        if not self._forks_early:
-            self._guarded(lambda: self._place(self.launch.pid))
+        """Limit the new container while it builds itself, then wait until it is parked."""
         self._guarded(lambda: self._cgroup.apply_limits(resources))
         while (report := self.launch.receive()).kind != ReportKind.READY:
             if report.kind == ReportKind.MOUNTED:
@@ -308,13 +313,9 @@ class _Conversation:
                 self._note(report)
 
     def until_running(self) -> None:
-        """For a process without a park: place it when it asks, then wait for the end of the socket."""
+        """For a process without a park: wait for the end of the socket."""
         while (report := self.launch.receive()).kind != ReportKind.CLOSED:
-            if report.kind == ReportKind.MOUNTED:
-                self._guarded(lambda: self._place(self.launch.pid))
-                self._proceed()
-            else:
-                self._note(report)
+            self._note(report)
 
     def take_console(self) -> int | None:
         fd, self._console = self._console, -1
@@ -341,10 +342,6 @@ class _Conversation:
         self.launch.close()
         if self._console >= 0:
             os.close(self._console)
-
-    def _place(self, pid: int) -> None:
-        if self._cgroup.needs_placing:
-            self._cgroup.add_v1(pid)
 
     def _proceed(self) -> None:
         with contextlib.suppress(BrokenPipeError):  # it failed meanwhile: its report says how
@@ -388,13 +385,18 @@ class _Conversation:
                 self._adopt_final(report.errno)
 
     def _adopt_final(self, pid: int) -> None:
-        """The process that will exec. It is our child and not reaped, so its pid cannot be anybody else's."""
+        """The process that will exec. It is our child and not reaped, so its pid cannot be anybody else's.
+
+        The container may have got hold of it by then (CAP_SYS_PTRACE): what is no child of ours, or a second
+        pid, is a lie, and believing it would kill a process of the host.
+        """
+        if not self._forks or not pidfd.is_child(pid):
+            raise Internal("cannot launch the process: its stage was tampered with")
+        self._forks = False
         stage, self.launch.pidfd = self.launch.pidfd, pidfd.open_pid(pid)
         self.launch.pid = pid
         pidfd.wait(stage)
         os.close(stage)
-        if self._forks_early:
-            self._guarded(lambda: self._place(pid))
 
 
 def _kill_and_reap(fd: int) -> None:

@@ -153,7 +153,7 @@ V2_GROUP = (
 parent = Cgroup("/bh-test-" + os.urandom(4).hex())
 group = Cgroup(parent.path + "/leaf")
 group.create()
-assert not group.needs_placing
+assert group.open_tasks() == []
 with subprocess.Popen(["sleep", "600"]) as sleeper:
     group.add(sleeper.pid)
     assert group.pids() == [sleeper.pid]

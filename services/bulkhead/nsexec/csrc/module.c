@@ -65,13 +65,14 @@ static PyObject *prepare(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored)
     Py_RETURN_NONE;
 }
 
-static int fill_extra(PyObject *sequence, struct spawn_request *request)
+/* A Python sequence of descriptors into `fds`; their number, or -1 with an exception set. */
+static Py_ssize_t fill_descriptors(PyObject *sequence, int *fds, Py_ssize_t most)
 {
     Py_ssize_t count = PySequence_Size(sequence);
     if (count < 0)
         return -1;
-    if (count > SPAWN_MAX_EXTRA) {
-        PyErr_Format(PyExc_ValueError, "at most %d descriptors can be passed", SPAWN_MAX_EXTRA);
+    if (count > most) {
+        PyErr_Format(PyExc_ValueError, "at most %zd descriptors can be passed", most);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -85,10 +86,9 @@ static int fill_extra(PyObject *sequence, struct spawn_request *request)
                 PyErr_SetString(PyExc_ValueError, "a descriptor is negative");
             return -1;
         }
-        request->extra[i] = (int)fd;
+        fds[i] = (int)fd;
     }
-    request->extra_count = (size_t)count;
-    return 0;
+    return count;
 }
 
 static PyObject *run(struct spawn_request *request)
@@ -110,12 +110,18 @@ static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
     const char *plan;
     Py_ssize_t size;
     unsigned long long flags;
-    PyObject *extra;
-    if (!PyArg_ParseTuple(arguments, "y#Ki(iii)O:spawn", &plan, &size, &flags, &request.cgroup, &request.stdio[0],
-                          &request.stdio[1], &request.stdio[2], &extra))
+    PyObject *extra, *tasks;
+    if (!PyArg_ParseTuple(arguments, "y#Ki(iii)OO:spawn", &plan, &size, &flags, &request.cgroup, &request.stdio[0],
+                          &request.stdio[1], &request.stdio[2], &extra, &tasks))
         return NULL;
-    if (fill_extra(extra, &request) < 0)
+    Py_ssize_t extra_count = fill_descriptors(extra, request.extra, SPAWN_MAX_EXTRA);
+    if (extra_count < 0)
         return NULL;
+    Py_ssize_t tasks_count = fill_descriptors(tasks, request.tasks, SPAWN_MAX_TASKS);
+    if (tasks_count < 0)
+        return NULL;
+    request.extra_count = (size_t)extra_count;
+    request.tasks_count = (size_t)tasks_count;
     request.clone_flags = flags;
     request.program = ensure_program();
     if (request.program < 0)
@@ -140,7 +146,7 @@ static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
     {"spawn", spawn, METH_VARARGS,
-     "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds) -> (pid, pidfd, sync_fd)\n\n"
+     "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds) -> (pid, pidfd, sync_fd)\n\n"
      "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
     {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},
     {NULL, NULL, 0, NULL},

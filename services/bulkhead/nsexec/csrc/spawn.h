@@ -6,10 +6,13 @@
 #include <stdint.h>
 
 #define SPAWN_MAX_EXTRA 32
+#define SPAWN_MAX_TASKS 32
 
 struct spawn_request {
     uint64_t clone_flags; /* CLONE_NEW* only; the rest is spawn's business */
     int cgroup;           /* a cgroup2 directory to be born in, or -1 */
+    size_t tasks_count;
+    int tasks[SPAWN_MAX_TASKS]; /* `tasks` files of cgroup v1 groups, open for writing: joined before exec */
     int program;          /* sealed memfd, see spawn_seal */
     int plan;             /* memfd that holds the plan */
     int stdio[3];

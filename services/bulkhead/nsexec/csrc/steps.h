@@ -38,7 +38,8 @@
     X(CREDENTIALS, "credentials")                                                                  \
     X(LOOKUP, "lookup")                                                                            \
     X(FORK, "fork")                                                                                \
-    X(EXEC, "exec")
+    X(EXEC, "exec")                                                                                \
+    X(CGROUP, "cgroup")
 
 #define BULKHEAD_STEP_ENUM(name, text) STEP_##name,
 enum step { BULKHEAD_STEPS(BULKHEAD_STEP_ENUM) STEP_COUNT };
