@@ -7,6 +7,8 @@ when nobody can say how a process ended, its exit code is 255.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,6 +222,20 @@ def exit_record(instance: Instance, container: Container) -> Exit | None:
 def is_alive(container: Container) -> bool:
     """Whether the process in the record still exists (as itself, not as another with its pid)."""
     return container.pid > 0 and process.start_time(container.pid) == container.pid_start_time
+
+
+def send_directly(container: Container, number: int) -> bool:
+    """Signal the process in the record, without its shim; whether it was there to be signalled."""
+    descriptor = process.open_verified(container.pid, container.pid_start_time) if container.pid > 0 else None
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _unknown() -> Exit:

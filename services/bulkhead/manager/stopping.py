@@ -13,11 +13,19 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from bulkhead.errors import Conflict, Internal, NotFound, NotModified, ResourceExhausted
+from bulkhead.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Internal,
+    NotFound,
+    NotModified,
+    ResourceExhausted,
+    Unavailable,
+)
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
-from bulkhead.manager.exits import START_SECONDS, Exits, Intent
-from bulkhead.manager.ports import Change, Records, Shim, Shims
+from bulkhead.manager.exits import START_SECONDS, Exits, Intent, send_directly
+from bulkhead.manager.ports import Change, Records, Shims
 from bulkhead.manager.signals import parse_signal
 from bulkhead.manager.waiters import Condition, Ended, Waiters
 from bulkhead.model.container import Container
@@ -92,7 +100,10 @@ class Stopping:
         if container.phase is Phase.RESTARTING:
             await self._perform(container_id, "kill", self.exits.cancel_restart)
         elif container.phase.alive:
-            await self._kill(container)
+            try:
+                await self._kill(container)
+            except (Internal, Unavailable, DeadlineExceeded):
+                await self._abandon(container)
 
     async def pause(self, container_id: str) -> None:
         """Freeze every process. Raises Conflict with Docker's texts."""
@@ -144,6 +155,13 @@ class Stopping:
                     return
             await self._force(container)
 
+    async def _abandon(self, container: Container) -> None:
+        """Its shim is of no use: end that too, and whatever is in the container's cgroup. Raises Internal."""
+        with self.waiters.armed(self.records.index.get(container.id), Condition.NOT_RUNNING) as ended:
+            await self._perform(container.id, "end", self.shims.discard)
+            if not await _within(ended, KILL_SECONDS):
+                raise Internal(f"cannot remove container {container.name}: its end could not be confirmed")
+
     async def _force(self, container: Container) -> None:
         """Kill whatever is in the container's cgroup. Raises Internal when that is not the end either."""
         current = self.records.index.get(container.id)
@@ -167,9 +185,21 @@ class Stopping:
             if not container.phase.alive:
                 return
             await self._mark(container, number, manual=manual)
-            await _deliver(await self.shims.ensure(container_id), number, everyone)
+            await self._deliver(container, number, everyone)
 
         await self.actors.perform(container_id, "signal", work, seconds=SIGNAL_SECONDS)
+
+    async def _deliver(self, container: Container, number: int, everyone: bool) -> None:
+        """By the shim, which thaws what it kills; by ourselves when the shim is dead or silent."""
+        try:
+            shim = await self.shims.ensure(container.id)
+            await shim.kill(number, everyone=everyone)
+        except (NotFound, Conflict):
+            return  # it has just ended: its exit is on the way
+        except (Unavailable, DeadlineExceeded) as error:
+            log.warning("cannot signal by the shim", container=container.id, reason=str(error))
+            if not send_directly(container, number):
+                raise
 
     async def _mark(self, container: Container, number: int, *, manual: bool) -> None:
         marked = replace(container, stopped_by_user=container.stopped_by_user or manual)
@@ -187,14 +217,6 @@ class Stopping:
         told = timeout if timeout is not None else container.spec.stop_timeout
         seconds = self.stop_timeout if told is None else told
         return None if seconds < 0 else float(seconds)
-
-
-async def _deliver(shim: Shim, number: int, everyone: bool) -> None:
-    try:
-        # The shim thaws what it kills: frozen processes of cgroup v1 would not die.
-        await shim.kill(number, everyone=everyone)
-    except (NotFound, Conflict):
-        return  # it has just ended: its exit is on the way
 
 
 async def _within(ended: asyncio.Future[Ended], seconds: float | None) -> bool:

@@ -105,6 +105,23 @@ async def test_manager_and_shim_killed_together(manager: ManagerClient, watched_
     assert await manager.wait(alive) == 137
 
 
+async def test_silent_shims_hold_up_nobody_else(manager: ManagerClient, watched_engine: Engine) -> None:
+    wedged = [await manager.run("sleep", "99") for _ in range(3)]
+    shims = [_shim_pid(watched_engine, each) for each in wedged]
+    for shim in shims:
+        os.kill(shim, signal.SIGSTOP)
+    try:
+        killing = [asyncio.create_task(manager.kill(each, "HUP")) for each in wedged]
+        assert {each.id for each in await manager.list()} == set(wedged)
+        assert (await manager.inspect(wedged[0])).phase == "running"
+        assert await manager.run_to_end("true") == (0, "")
+    finally:
+        for shim in shims:
+            os.kill(shim, signal.SIGCONT)
+    await asyncio.gather(*killing)
+    assert [await manager.wait(each) for each in wedged] == [129, 129, 129]
+
+
 async def test_supervisor_away_is_named_and_reads_go_on(manager: ManagerClient, watched_engine: Engine) -> None:
     running = await manager.run("sleep", "99")
     container_id = await manager.create("true")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from unittest.mock import AsyncMock
 
@@ -12,6 +13,7 @@ import pytest
 
 from bulkhead.errors import (
     Conflict,
+    DeadlineExceeded,
     Internal,
     InvalidArgument,
     LaunchFailed,
@@ -20,6 +22,7 @@ from bulkhead.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from bulkhead.linux import process
 from bulkhead.manager.ports import Exit
 from bulkhead.model.container import Mount, PublishedPort, RestartPolicy
 from bulkhead.model.image import ImageConfig
@@ -463,6 +466,32 @@ async def test_full_disk_does_not_keep_a_container_from_being_stopped(
     monkeypatch.undo()
     await stopping
     assert core.get(container_id).phase is Phase.EXITED
+
+
+async def test_silent_shim_is_ended_with_its_container_by_a_forced_removal(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    core.shim(container_id).failures["kill"] = DeadlineExceeded("no answer within 5 s")
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    assert not core.records.index.knows(container_id)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "99"]) as child:
+        yield child
+        child.kill()
+
+
+async def test_process_is_signalled_directly_when_its_shim_is_dead(
+    core: Running, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """`docker kill` needs neither shim nor supervisor."""
+    core.world.shims.real_process = (sleeper.pid, process.start_time(sleeper.pid) or 0)
+    container_id = await core.run("sleep", "99")
+    core.world.shims.supervisor_away = True
+    core.shim(container_id).die()
+    await core.core.containers.kill(container_id, "HUP")
+    assert await asyncio.to_thread(sleeper.wait, 10) == -signal.SIGHUP
 
 
 async def test_out_of_memory_is_announced(core: Running) -> None:

@@ -30,7 +30,8 @@ from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 log = structlog.get_logger()
 LAUNCH_SECONDS = 15.0
 CONNECT_SECONDS = 3.0
-SHUTDOWN_SECONDS = 15.0
+SHUTDOWN_SECONDS = 10.0
+KILL_SECONDS = 5.0
 DEATH_SECONDS = 5.0
 SHIM_RECORD = "shim.json"
 _encode = msgspec.json.Encoder().encode
@@ -69,7 +70,7 @@ class RemoteShim:
         return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed)
 
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
-        await self.client.kill(signal, exec_id=exec_id, all=everyone)
+        await self.client.kill(signal, exec_id=exec_id, all=everyone, timeout=KILL_SECONDS)
 
     async def pause(self) -> None:
         await self.client.pause()
