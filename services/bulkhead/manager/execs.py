@@ -222,7 +222,7 @@ def exec_process(container: Container, spec: ExecSpec) -> dict[str, Any]:
 
 def _user(name: str) -> dict[str, Any]:
     """A name is looked up inside the container."""
-    return {"uid": 0, "gid": 0, **({"username": name} if name else {})}
+    return {"uid": 0, "gid": 0, "username": name or oci.ROOT}
 
 
 def _check_running(container: Container) -> None:

@@ -23,6 +23,7 @@ from bulkhead.runtime import defaults
 OCI_VERSION = "1.2.0"
 USER_ANNOTATION = "org.bulkhead.user"
 GROUPS_ANNOTATION = "org.bulkhead.groups"
+ROOT = "0"
 INIT_TARGET = "/sbin/docker-init"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -81,8 +82,11 @@ def capability_sets(spec: ContainerSpec, *, privileged: bool) -> dict[str, list[
 
 
 def user_annotations(user: str, groups: Sequence[str]) -> dict[str, str]:
-    """What nsinit resolves inside: "name[:group]", and further groups by name or number."""
-    found = {USER_ANNOTATION: user} if user else {}
+    """What nsinit resolves inside: "name[:group]", and further groups by name or number.
+
+    Nobody in particular is root, looked up too: the files say of which groups it is a member.
+    """
+    found = {USER_ANNOTATION: user or ROOT}
     if groups:
         found[GROUPS_ANNOTATION] = ",".join(groups)
     return found

@@ -160,7 +160,7 @@ def test_process_limits_and_identity() -> None:
 
 
 def test_client_cannot_steer_the_engine_by_annotations() -> None:
-    assert _config(annotations={"org.bulkhead.user": "root"})["annotations"] == {}
+    assert _config(annotations={"org.bulkhead.user": "root"})["annotations"] == {"org.bulkhead.user": "0"}
 
 
 def test_devices() -> None:
