@@ -22,6 +22,9 @@
 #define MFD_EXEC 0x0010U
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
+#endif
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -69,7 +72,9 @@ int spawn_seal(const char *name, const void *bytes, size_t size, int executable)
     int error = write_all(fd, bytes, size);
     if (error < 0)
         return error;
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
+    unsigned int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+    /* One inode serves every launch of this process: nobody inside may take its x bits away (6.3). */
+    if (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_EXEC) < 0 && fcntl(fd, F_ADD_SEALS, seals) < 0)
         return -errno;
     int stolen = fd;
     fd = -1;

@@ -41,8 +41,8 @@ static void mask(const struct stage *s, const char *path)
     path_stat(target, &info, STEP_MASK, path);
     bool directory = (info.stx_mode & S_IFMT) == S_IFDIR;
     int tree = mount_clone(directory ? mask_directory : mask_file, false, STEP_MASK, path);
-    if (directory)
-        mount_attributes(tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0, 0, false, STEP_MASK, path);
+    /* Read-only does not keep anybody from opening the null device, but its mode, owner and attributes as they are. */
+    mount_attributes(tree, MOUNT_ATTR_RDONLY | (directory ? MOUNT_ATTR_NODEV : 0), 0, 0, false, STEP_MASK, path);
     mount_attach(tree, target, STEP_MASK, path);
     must_close(tree);
     must_close(target);
