@@ -1,7 +1,7 @@
 """A manager in memory with shims of its own, for tests of the API daemon alone.
 
 "Containers" are plain processes of the host without any isolation: their commands must be harmless. Everything else
-is as the API sees it from the real engine: gRPC by the generated bases, stdio sockets, json-file logs, an event journal.
+is as the API sees it from the real engine: gRPC by the generated bases, stdio sockets, logs, an event journal.
 """
 
 from __future__ import annotations
@@ -776,9 +776,11 @@ class _System(wire.SystemBase):
             if message.until is not None and time.time_ns() >= message.until:
                 return
             async with journal.grown:
+                if len(journal.entries) > told:
+                    continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if message.until is None else 0.05):
-                        await journal.grown.wait_for(lambda: len(journal.entries) > told)
+                        await journal.grown.wait()
 
     async def disk_usage(self, message: wire.DiskUsageRequest) -> wire.DiskUsageResponse:
         return wire.DiskUsageResponse(layers_size=8_000_000)
