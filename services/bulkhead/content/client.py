@@ -9,12 +9,9 @@ Mirrors are asked first and in order, by the same repository path; what a mirror
 
 from __future__ import annotations
 
-import asyncio
-import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -26,32 +23,22 @@ from bulkhead import __version__
 from bulkhead.content import hosts, media_types
 from bulkhead.content.auth import Credentials
 from bulkhead.content.blocking import Blocking
-from bulkhead.content.endpoint import Answer, Endpoint
+from bulkhead.content.endpoint import Answer, Endpoint, pull_scope, push_scope
 from bulkhead.content.manifests import MAX_MANIFEST, Descriptor, Index, Manifest, decode_object, parse_manifest
 from bulkhead.content.remote_errors import RemoteRefusal, Unreachable, translated
+from bulkhead.content.retries import Patience, Tries
 from bulkhead.content.store import BlobStore, Stored, Writer
+from bulkhead.content.upload import PIECE, Progress, Pushed, Upload
 from bulkhead.errors import DataLoss, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from bulkhead.model.digest import Digest
 from bulkhead.model.reference import DEFAULT_TAG, Reference, is_tag
 
+__all__ = ["Patience", "Pushed", "Registry", "RemoteManifest"]
+
 T = TypeVar("T")
-Progress = Callable[[int], None]
-PIECE = 1 << 20
 MAX_TAGS = 100_000
 # Reasons for which the next mirror is asked, and after the last the error told.
 _NEXT_MIRROR = (NotFound, Unavailable, Unauthorized, Forbidden, DataLoss, InvalidArgument)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long to insist. Attempts are counted anew whenever bytes arrived."""
-
-    attempts: int = 5
-    attempts_in_all: int = 100
-    backoff: float = 0.25
-    longest_backoff: float = 30.0
-    connect: float = 15.0
-    idle: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +53,6 @@ class RemoteManifest:
     @property
     def descriptor(self) -> Descriptor:
         return Descriptor(media_type=self.media_type, digest=self.digest, size=len(self.body))
-
-
-class Pushed(Enum):
-    """How a blob came to be in a repository."""
-
-    EXISTED = "exists"
-    MOUNTED = "mounted"
-    UPLOADED = "uploaded"
 
 
 class Registry:
@@ -160,7 +139,7 @@ class Registry:
     async def has_blob(self, path: str, digest: Digest) -> bool:
         """Whether the repository has a blob."""
         try:
-            async with self._upstream.request("HEAD", f"{path}/blobs/{digest}", scopes=_push(path)):
+            async with self._upstream.request("HEAD", f"{path}/blobs/{digest}", scopes=push_scope(path)):
                 return True
         except RemoteRefusal as error:
             if error.status == 404:
@@ -182,7 +161,7 @@ class Registry:
             return Pushed.EXISTED
         own = blocking or Blocking(1)
         try:
-            upload = _Upload(self._upstream, path, digest, file, own, progress or _silent, self._patience)
+            upload = Upload(self._upstream, path, digest, file, own, progress or _silent, self._patience)
             return await upload.run(mount_from)
         except RemoteRefusal as error:
             raise translated(error) from error
@@ -197,7 +176,7 @@ class Registry:
             async with self._upstream.request(
                 "PUT",
                 f"{path}/manifests/{reference}",
-                scopes=_push(path),
+                scopes=push_scope(path),
                 headers=headers,
                 body=lambda: body,
                 expect=(201,),
@@ -221,7 +200,7 @@ class Registry:
 
     async def _resolve(self, endpoint: Endpoint, reference: Reference) -> Descriptor:
         target = f"{reference.path}/manifests/{_target(reference)}"
-        async with endpoint.request("HEAD", target, scopes=_pull(reference.path), headers=_ACCEPT) as answer:
+        async with endpoint.request("HEAD", target, scopes=pull_scope(reference.path), headers=_ACCEPT) as answer:
             digest, size = answer.headers.get("Docker-Content-Digest"), answer.content_length
             kind = media_types.bare(answer.headers.get("Content-Type", ""))
         if digest is None or size is None:
@@ -232,7 +211,7 @@ class Registry:
 
     async def _manifest(self, endpoint: Endpoint, reference: Reference) -> RemoteManifest:
         target = f"{reference.path}/manifests/{_target(reference)}"
-        async with endpoint.request("GET", target, scopes=_pull(reference.path), headers=_ACCEPT) as answer:
+        async with endpoint.request("GET", target, scopes=pull_scope(reference.path), headers=_ACCEPT) as answer:
             _check_encoding(answer)
             kind = answer.headers.get("Content-Type", "")
             body = await _bounded(answer, MAX_MANIFEST)
@@ -247,7 +226,7 @@ class Registry:
         found: list[str] = []
         target: str | URL | None = f"{path}/tags/list"
         while target is not None and len(found) < MAX_TAGS:
-            async with endpoint.request("GET", target, scopes=_pull(path)) as answer:
+            async with endpoint.request("GET", target, scopes=pull_scope(path)) as answer:
                 body = await _bounded(answer, MAX_MANIFEST)
                 following = _NEXT.search(answer.headers.get("Link", ""))
                 target = endpoint.resolve(answer, following[1]) if following is not None else None
@@ -258,7 +237,7 @@ class Registry:
     async def _insist(
         self, endpoint: Endpoint, path: str, descriptor: Descriptor, writer: Writer, progress: Progress
     ) -> Stored:
-        tries = _Tries(self._patience)
+        tries = Tries(self._patience)
         resumed = writer.offset > 0
         while True:
             start = writer.offset
@@ -283,7 +262,7 @@ class Registry:
         headers = {"Range": f"bytes={writer.offset}-"} if writer.offset else {}
         target = f"{path}/blobs/{descriptor.digest}"
         expect = (200, 206, 416) if writer.offset else (200,)
-        async with endpoint.request("GET", target, scopes=_pull(path), headers=headers, expect=expect) as answer:
+        async with endpoint.request("GET", target, scopes=pull_scope(path), headers=headers, expect=expect) as answer:
             _check_encoding(answer)
             if answer.status == 416 or (answer.status == 206 and not _continues(answer, writer.offset)):
                 raise DataLoss(f"cannot resume blob {descriptor.digest}: the registry has other bytes")
@@ -296,145 +275,12 @@ class Registry:
             raise Unreachable(f'Get "{answer.url.with_query(None)}": unexpected EOF')
 
 
-class _Tries:
-    """Counts failures in a row and sleeps between them."""
-
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._in_a_row = 0
-        self._in_all = 0
-
-    async def after(self, error: RemoteRefusal | Unreachable, *, progressed: bool) -> None:
-        """Wait for the next try, or raise `error` when it is no use."""
-        if isinstance(error, RemoteRefusal) and not error.temporary:
-            raise error
-        self._in_a_row = 0 if progressed else self._in_a_row + 1
-        self._in_all += 1
-        if self._in_a_row >= self._patience.attempts or self._in_all >= self._patience.attempts_in_all:
-            raise error
-        await asyncio.sleep(self._pause(error))
-
-    def _pause(self, error: RemoteRefusal | Unreachable) -> float:
-        patience = self._patience
-        told = error.retry_after if isinstance(error, RemoteRefusal) else None
-        if told is not None:
-            return min(told, patience.longest_backoff) + random.uniform(0, patience.backoff)
-        return random.uniform(0.5, 1.0) * min(patience.backoff * 2.0**self._in_a_row, patience.longest_backoff)
-
-
-class _Upload:
-    """One blob on its way to a repository; a cut connection is continued where the registry says it is."""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        path: str,
-        digest: Digest,
-        file: Path,
-        blocking: Blocking,
-        progress: Progress,
-        patience: Patience,
-    ) -> None:
-        self._endpoint = endpoint
-        self._path = path
-        self._digest = digest
-        self._file = file
-        self._size = file.stat().st_size
-        self._blocking = blocking
-        self._progress = progress
-        self._tries = _Tries(patience)
-        self._scopes = _push(path)
-
-    async def run(self, mount_from: str | None) -> Pushed:
-        location = await self._start(mount_from)
-        if location is None:
-            return Pushed.MOUNTED
-        offset = 0
-        while True:
-            try:
-                location = await self._send(location, offset)
-                await self._finish(location)
-                return Pushed.UPLOADED
-            except (RemoteRefusal, Unreachable) as error:
-                before = offset
-                location, offset = await self._position(location, error, before)
-
-    async def _start(self, mount_from: str | None) -> URL | None:
-        scopes, query = self._scopes, ""
-        if mount_from is not None:
-            scopes = (*scopes, *_pull(mount_from))
-            query = f"?mount={self._digest}&from={mount_from}"
-        target = f"{self._path}/blobs/uploads/{query}"
-        async with self._endpoint.request("POST", target, scopes=scopes, body=bytes, expect=(201, 202)) as answer:
-            return None if answer.status == 201 else self._location(answer)
-
-    async def _send(self, location: URL, offset: int) -> URL:
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(self._size - offset)}
-        if offset:
-            headers["Content-Range"] = f"{offset}-{self._size - 1}"
-        async with self._endpoint.request(
-            "PATCH", location, scopes=self._scopes, headers=headers, body=lambda: self._body(offset), expect=(202,)
-        ) as answer:
-            return self._location(answer)
-
-    async def _finish(self, location: URL) -> None:
-        url = location.update_query(digest=str(self._digest))
-        async with self._endpoint.request("PUT", url, scopes=self._scopes, body=bytes, expect=(201,)):
-            return
-
-    async def _position(self, location: URL, error: RemoteRefusal | Unreachable, before: int) -> tuple[URL, int]:
-        """Where to go on after `error`; it is raised when that is of no use."""
-        if isinstance(error, RemoteRefusal) and error.status == 404:
-            await self._tries.after(Unreachable(str(error)), progressed=False)
-            return await self._restart()
-        await self._tries.after(error, progressed=False)
-        try:
-            async with self._endpoint.request("GET", location, scopes=self._scopes, expect=(204,)) as answer:
-                last = answer.headers.get("Range", "0-0").rpartition("-")[2]
-                offset = int(last) + 1 if last.isdigit() and int(last) > 0 else 0
-                return self._location(answer, location), min(offset, self._size)
-        except Unreachable:
-            return location, before
-        except RemoteRefusal:
-            return await self._restart()
-
-    async def _restart(self) -> tuple[URL, int]:
-        location = await self._start(None)
-        if location is None:
-            raise Unavailable(f"cannot push blob {self._digest}: the registry did not start an upload")
-        return location, 0
-
-    def _location(self, answer: Answer, fallback: URL | None = None) -> URL:
-        header = answer.headers.get("Location")
-        if header is None:
-            if fallback is not None:
-                return fallback
-            raise Unavailable(f"cannot push blob {self._digest}: the registry gave no upload location")
-        return self._endpoint.resolve(answer, header)
-
-    async def _body(self, offset: int) -> AsyncIterator[bytes]:
-        with self._file.open("rb", buffering=0) as file:
-            file.seek(offset)
-            while piece := await self._blocking.run(file.read, PIECE):
-                yield piece
-                offset += len(piece)
-                self._progress(offset)
-
-
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
 
 
 def _target(reference: Reference) -> str:
     return str(reference.digest) if reference.digest is not None else reference.tag or DEFAULT_TAG
-
-
-def _pull(path: str) -> tuple[str, ...]:
-    return (f"repository:{path}:pull",)
-
-
-def _push(path: str) -> tuple[str, ...]:
-    return (f"repository:{path}:pull,push",)
 
 
 def _silent(_: int) -> None:

@@ -142,14 +142,16 @@ class Endpoint:
             return self._base
 
     async def _find_scheme(self) -> tuple[URL, Authorizer]:
-        schemes = self._schemes()
-        for scheme in schemes[:-1]:
+        failure: Unreachable | None = None
+        for scheme in self._schemes():
             try:
                 return await self._ping(scheme)
             except Unreachable as error:
-                if "connection refused" in str(error) or "no such host" in str(error):
-                    raise
-        return await self._ping(schemes[-1])
+                # Another scheme may mean another port. Of two failures Docker tells the one over plain http.
+                if failure is None or scheme == "http":
+                    failure = error
+        assert failure is not None
+        raise failure
 
     def _schemes(self) -> tuple[str, ...]:
         insecure = hosts.is_insecure(self._authority, self._insecure)
@@ -183,3 +185,13 @@ async def _refused(answer: Answer, method: str) -> Exception:
     except (TimeoutError, aiohttp.ClientError, ConnectionError):
         body = b""
     return refusal(str(answer.url.with_query(None)), method, answer.status, answer.headers, body)
+
+
+def pull_scope(path: str) -> tuple[str, ...]:
+    """The token scope for reading a repository."""
+    return (f"repository:{path}:pull",)
+
+
+def push_scope(path: str) -> tuple[str, ...]:
+    """The token scope for writing a repository."""
+    return (f"repository:{path}:pull,push",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from typing import BinaryIO
 
 from aiohttp import web
@@ -11,7 +12,9 @@ from aiohttp import web
 from bulkhead.content.blocking import Blocking
 
 # What one trip to a thread may move: long enough to hide the trip, short enough to share the threads.
-PIECE = 4 << 20
+PIECE = 32 << 20
+# A reader that is this much behind is waited for in the loop, not in a thread.
+PAUSE_MILLISECONDS = 5
 # A reader that takes nothing for so long is gone.
 IDLE_SECONDS = 60.0
 
@@ -59,13 +62,17 @@ async def _send_file(transport: asyncio.Transport, file: BinaryIO, start: int, l
 
 
 def _send_piece(sock: int, file: int, offset: int, count: int) -> int:
-    """As much as the socket takes now, up to PIECE. In a thread, because the disk may have to be waited for."""
-    total = 0
-    while total < min(count, PIECE):
+    """As much as the socket takes without a pause, up to PIECE. In a thread: the disk may have to be waited for."""
+    total, limit = 0, min(count, PIECE)
+    ready = select.poll()
+    ready.register(sock, select.POLLOUT)
+    while total < limit:
         try:
-            sent = os.sendfile(sock, file, offset + total, min(count, PIECE) - total)
+            sent = os.sendfile(sock, file, offset + total, limit - total)
         except BlockingIOError:
-            break
+            if not ready.poll(PAUSE_MILLISECONDS):
+                break
+            continue
         except (BrokenPipeError, ConnectionResetError) as error:
             raise ConnectionResetError("the client went away") from error
         if sent == 0:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,13 @@ class Service:
 
     def log(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in (self._directory / "log").read_text().splitlines()]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path: an instance's run directory must leave room for the sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="bh-registry-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

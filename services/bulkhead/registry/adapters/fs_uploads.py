@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import msgspec
 
 from bulkhead.content.durable import disk_errors, write_all, write_file
 from bulkhead.content.store import BATCH, BlobStore, Stored
+from bulkhead.errors import BulkheadError
 from bulkhead.model.digest import Digest, Hasher, new_hasher
 from bulkhead.registry.adapters.fs_layout import Layout
 from bulkhead.registry.errors import Code, Refusal
@@ -94,8 +95,12 @@ class Uploads:
         writer = _Writer(self, upload.id, session, owner, fd, link)
         try:
             yield writer
-        finally:
-            await writer.leave()
+        except BaseException:
+            # The first failure is the one to tell: a full disk would only say so twice.
+            with suppress(BulkheadError):
+                await writer.leave()
+            raise
+        await writer.leave()
 
     async def _session(self, repository: str, upload_id: str) -> _Session:
         if not _ID.fullmatch(upload_id):
@@ -199,8 +204,9 @@ class _Writer:
                 await self._flush()
                 async with self._session.lock:
                     await self._uploads._store.blocking.run(self._count)
-                self._session.owner = None
         finally:
+            if self._session.owner is self._owner:
+                self._session.owner = None
             os.close(self._fd)
 
     async def _flush(self) -> None:
