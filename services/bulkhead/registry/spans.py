@@ -33,6 +33,7 @@ async def send(
     else:
         await _drain(response, transport)
         await _send_file(transport, file, start, length, blocking)
+        transport.set_write_buffer_limits()
     await response.write_eof()
     return response
 
