@@ -141,7 +141,7 @@ class Process:
         frame = data if self.tty else struct.pack(">BxxxL", stream, len(data)) + data
         for writer, wanted in list(self.peers):
             if stream in wanted:
-                with contextlib.suppress(ConnectionError):
+                with contextlib.suppress(ConnectionError, RuntimeError):
                     writer.write(frame)
                     await writer.drain()
 
@@ -151,13 +151,16 @@ class Process:
         elif self._child is None:
             self._typed_early += data
         elif self._child.stdin is not None:
-            self._child.stdin.write(data)
+            # uvloop's pipes say that the process is gone by a RuntimeError.
+            with contextlib.suppress(RuntimeError, ConnectionError):
+                self._child.stdin.write(data)
 
     def input_ended(self) -> None:
         if self._child is None:
             self._ended_early = True
         elif not self.tty and self._child.stdin is not None:
-            self._child.stdin.close()
+            with contextlib.suppress(RuntimeError, ConnectionError):
+                self._child.stdin.close()
 
     def kill(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -243,6 +246,8 @@ class FakeContainer:
         one = self.execs.get(wish.get("exec_id", "")) if wish["op"] == "exec" else None
         if wish["op"] == "exec" and one is None:
             raise errors.NotFound(f"No such exec instance: {wish.get('exec_id')}")
+        if one is None and self.process.exited.is_set():
+            self.process = self._fresh_process()  # who attaches to a stopped container means its next run
         process = one.process if one else self.process
         answer(process.tty)
         wanted = frozenset(number for number, name in ((1, "stdout"), (2, "stderr")) if wish[name])
@@ -326,7 +331,7 @@ class FakeContainer:
         if self.phase.alive:
             raise errors.NotModified("it runs")
         await self.listen()
-        if self.started_at:
+        if self.process.exited.is_set():
             self.process = self._fresh_process()
         try:
             await self.process.start(self.argv, self._env(), self.spec.open_stdin)
@@ -463,6 +468,14 @@ class FakeManager:
             raise errors.NotFound(f"No such container: {ref}")
         return found[0]
 
+    def check_name(self, name: str) -> None:
+        for one in self.containers.values():
+            if one.name == name:
+                raise errors.Conflict(
+                    f'Conflict. The container name "/{one.name}" is already in use by container "{one.id}". You have '
+                    "to remove (or rename) that container to be able to reuse that name."
+                )
+
     def image(self, ref: str) -> FakeImage:
         named = ref if ":" in ref.rpartition("/")[2] else f"{ref}:latest"
         for image in self.images.values():
@@ -485,12 +498,7 @@ class _Containers(wire.ContainersBase):
         assert message.spec is not None
         spec = to_model(ContainerSpec, message.spec)
         image = self._engine.image(spec.image)
-        for one in self._engine.containers.values():
-            if one.name == message.name:
-                raise errors.Conflict(
-                    f'Conflict. The container name "/{one.name}" is already in use by container "{one.id}". You have '
-                    "to remove (or rename) that container to be able to reuse that name."
-                )
+        self._engine.check_name(message.name)
         container_id = secrets.token_hex(32)
         container = FakeContainer(self._engine, container_id, message.name or f"fake_{container_id[:6]}", spec, image)
         self._engine.containers[container_id] = container
@@ -579,6 +587,7 @@ class _Containers(wire.ContainersBase):
         return wire.ResizeContainerResponse()
 
     async def rename(self, message: wire.RenameContainerRequest) -> wire.RenameContainerResponse:
+        self._engine.check_name(message.name)
         self._engine.find(message.ref).name = message.name
         return wire.RenameContainerResponse()
 
@@ -618,6 +627,8 @@ class _Execs(wire.ExecsBase):
         found = self._engine.find(message.ref)
         if not found.phase.alive:
             raise errors.Conflict(f"container {found.id} is not running")
+        if found.phase is Phase.PAUSED:
+            raise errors.Conflict(f"container {found.id} is paused, unpause the container before exec")
         assert message.spec is not None
         exec_id = secrets.token_hex(32)
         found.execs[exec_id] = FakeExec(exec_id, found, message.spec, Process(message.spec.tty))

@@ -22,8 +22,10 @@ async def splice(client: End, process: End) -> None:
         process.listen(_FromProcess(joint))
         client.listen(_FromClient(joint))
         await joint.over.wait()
-        # Not closed at once: unread input would turn the client's last read into "connection reset".
+        # Not closed at once: unread input would turn the client's last read into "connection reset". A client
+        # that was held up because the process did not read is heard again, its input thrown away.
         client.write_eof()
+        client.resume_reading()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await joint.client_ended.wait()

@@ -61,7 +61,7 @@ class ContainerRoutes:
 
     async def index(self, call: Call) -> web.StreamResponse:
         filters = call.filters(LIST_FILTERS)
-        limit = call.number("limit") or 0
+        limit = max(call.number("limit") or 0, 0)  # docker-py says -1 for "no limit"
         found = await self._containers.list(
             all=call.flag("all") or limit > 0, limit=limit, size=call.flag("size"), filters=filters
         )
