@@ -111,7 +111,7 @@ async def test_silent_shims_hold_up_nobody_else(manager: ManagerClient, watched_
     for shim in shims:
         os.kill(shim, signal.SIGSTOP)
     try:
-        killing = [asyncio.create_task(manager.kill(each, "HUP")) for each in wedged]
+        killing = [asyncio.create_task(manager.kill(each)) for each in wedged]
         assert {each.id for each in await manager.list()} == set(wedged)
         assert (await manager.inspect(wedged[0])).phase == "running"
         assert await manager.run_to_end("true") == (0, "")
@@ -119,7 +119,7 @@ async def test_silent_shims_hold_up_nobody_else(manager: ManagerClient, watched_
         for shim in shims:
             os.kill(shim, signal.SIGCONT)
     await asyncio.gather(*killing)
-    assert [await manager.wait(each) for each in wedged] == [129, 129, 129]
+    assert [await manager.wait(each) for each in wedged] == [137, 137, 137]
 
 
 async def test_supervisor_away_is_named_and_reads_go_on(manager: ManagerClient, watched_engine: Engine) -> None:
