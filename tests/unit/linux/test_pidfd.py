@@ -35,7 +35,7 @@ def test_how_it_ended(script: str, expected: ExitStatus) -> None:
 
 
 def test_a_running_process_has_no_status() -> None:
-    process, fd = run("read x")
+    process, fd = run("exec sleep 600")
     assert pidfd.reap(fd) is None
     assert pidfd.send_signal(fd, signal.SIGKILL)
     assert pidfd.wait(fd).signal == signal.SIGKILL
