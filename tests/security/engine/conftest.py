@@ -211,7 +211,7 @@ def canary(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "canary"
     directory.mkdir()
     (directory / "file").write_text("canary")
-    os.chmod(directory / "file", 0o600)
+    (directory / "file").chmod(0o600)
     (directory / "link").symlink_to("file")
     os.mkfifo(directory / "fifo")
     (directory / "setuid").write_text("")

@@ -124,7 +124,7 @@ def test_only_harmless_devices_open(armed: Attack, way: str) -> None:
 
 def test_a_device_that_is_given_opens_and_no_other(armed: Attack) -> None:
     device = {"PathOnHost": "/dev/kmsg", "PathInContainer": "/dev/given", "CgroupPermissions": "r"}
-    given = os.stat("/dev/kmsg").st_rdev
+    given = Path("/dev/kmsg").stat().st_rdev
     name = f"c:{os.major(given)}:{os.minor(given)}"
     found = parse(armed.run("probe", "report", host={"Devices": [device]}).text)
     opened = {node for node, outcome in found["node"].items() if "open=ok" in outcome}
