@@ -68,7 +68,10 @@ def _tree() -> Tree:
         entry("etc/group", data=b"root:x:0:\nwheel:x:10:root\n"),
     )
     return Packed(
-        entry("probe", data=probe().read_bytes()), *users, *(entry(name, b"5") for name in ("tmp", "proc", "sys"))
+        entry("probe", data=probe().read_bytes()),
+        entry("idle"),
+        *users,
+        *(entry(name, b"5") for name in ("tmp", "proc", "sys")),
     )
 
 
@@ -80,7 +83,7 @@ def ours(engine: Engine) -> str:
 
 
 def exec_report(docker: Callable[..., str], image: str) -> Report:
-    container = docker("run", "-d", "--network", "none", image, "/probe", "watch", "/never").strip()
+    container = docker("run", "-d", "--network", "none", image, "/probe", "lease", "/idle").strip()
     try:
         return parse(docker("exec", container, "/probe", "report"))
     finally:
