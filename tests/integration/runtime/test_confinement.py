@@ -173,8 +173,11 @@ def test_environment_is_exactly_what_was_asked(box: Box) -> None:
     assert output.split("\0") == ["A=1", "A=2", "HOME=/root", "PATH=/bin", ""]
 
 
-def test_a_missing_working_directory_is_made(box: Box) -> None:
-    assert box.run("pwd", cwd="/new/deep").output.strip() == "/new/deep"
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_missing_working_directory_is_made(box: Box, readonly: bool) -> None:
+    """Also below a root that the process itself may not write: `docker run --read-only -w /work`."""
+    done = box.run("pwd", cwd="/new/deep", edit=lambda config: config["root"].update(readonly=readonly))
+    assert done.output.strip() == "/new/deep"
 
 
 def test_pids_limit_holds(box: Box) -> None:

@@ -130,17 +130,25 @@ void rlimits_set(const struct stage *s)
         set_limit(&limit);
 }
 
+/* A missing working directory is made while the root can still be written, as Docker does. What is wrong with
+ * it is told by directory_enter. */
+void directory_make(const struct stage *s)
+{
+    if (!wants(s, PLAN_CREATE_CWD))
+        return;
+    int fd = path_open(s->root, s->plan.cwd, O_PATH | O_DIRECTORY, 0);
+    if (fd == -ENOENT)
+        fd = path_target(s->root, s->plan.cwd, true);
+    if (fd >= 0)
+        must_close(fd);
+}
+
 /* CVE-2024-21626: a working directory must be a name inside, reached without /proc/self/fd. */
 void directory_enter(const struct stage *s)
 {
     static char now[4096];
     const char *path = s->plan.cwd;
     int fd = path_open(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
-    if (fd == -ENOENT && wants(s, PLAN_CREATE_CWD)) {
-        int root = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_CWD, "/");
-        fd = path_target(root, path, true);
-        must_close(root);
-    }
     must(fd, STEP_CWD, path);
     must(sys1(__NR_fchdir, fd), STEP_CWD, path);
     must_close(fd);

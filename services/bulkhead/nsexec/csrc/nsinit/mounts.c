@@ -309,6 +309,7 @@ void mounts_make(struct stage *s)
 /* After this nothing of the host's tree can be named any more. */
 void root_enter(struct stage *s)
 {
+    directory_make(s);
     if (wants(s, PLAN_ROOT_READONLY))
         mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
     int old = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_PIVOT, "/");

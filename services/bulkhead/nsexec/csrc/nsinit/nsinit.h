@@ -100,6 +100,7 @@ void groups_set(void);
 
 /* ---- confine.c, launch.c: the process that execs ---- */
 void rlimits_set(const struct stage *s);
+void directory_make(const struct stage *s);
 void directory_enter(const struct stage *s);
 void credentials_set(const struct stage *s);
 void filter_load(const struct stage *s);
