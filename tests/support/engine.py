@@ -142,12 +142,28 @@ def private_engine(**environ: str) -> Iterator[Engine]:
     base = Path(tempfile.mkdtemp(prefix="bh-", dir="/tmp"))
     engine = Engine(base, environ)
     try:
-        yield engine
+        with _undertaker(engine):
+            yield engine
     finally:
         report = engine.purge()
         left = nothing_left(engine.instance)
         shutil.rmtree(base, ignore_errors=True)
     assert not left, f"purge left {left}: {report}"
+
+
+@contextlib.contextmanager
+def _undertaker(engine: Engine) -> Iterator[None]:
+    """A process that purges the engine if this one is killed: it waits for a word, or for the end of its input."""
+    last_will = f'read word || {{ {sys.executable} -m bulkhead.ctl purge; rm -rf "{engine.base}"; }}'
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = ["sh", "-c", last_will]
+    with subprocess.Popen(
+        command, env=engine.environ, stdin=subprocess.PIPE, start_new_session=True, **quiet
+    ) as process:
+        try:
+            yield
+        finally:
+            process.communicate(b"alive\n")
 
 
 def nothing_left(instance: Instance) -> list[str]:
