@@ -154,12 +154,9 @@ def private_engine(**environ: str) -> Iterator[Engine]:
 @contextlib.contextmanager
 def _undertaker(engine: Engine) -> Iterator[None]:
     """A process that purges the engine if this one is killed: it waits for a word, or for the end of its input."""
-    last_will = f'read word || {{ {sys.executable} -m bulkhead.ctl purge; rm -rf "{engine.base}"; }}'
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = ["sh", "-c", last_will]
-    with subprocess.Popen(
-        command, env=engine.environ, stdin=subprocess.PIPE, start_new_session=True, **quiet
-    ) as process:
+    purge = f'{sys.executable} -m bulkhead.ctl purge; rm -rf "{engine.base}"'
+    command = ["sh", "-c", f"read word || {{ {purge}; }} >/dev/null 2>&1"]
+    with subprocess.Popen(command, env=engine.environ, stdin=subprocess.PIPE, start_new_session=True) as process:
         try:
             yield
         finally:
