@@ -74,11 +74,11 @@ def test_a_shell_on_a_terminal(engine: Engine) -> None:
     command = [docker_cli(), "run", "--rm", "-it", "busybox"]
     with terminal(command, engine.environ, rows=33, columns=99) as screen:
         screen.expect(b"# ")
-        screen.send(b"stty size\n")
-        screen.expect(b"33 99")
-        screen.resize(40, 120)
+        # The client tells the size after the start, so a program may see its terminal without one for a moment.
+        screen.send(b"until [ \"$(stty size)\" = '33 99' ]; do :; done; echo sized $((1+1))\n")
+        screen.expect(b"sized 2")
         screen.send(b"until [ \"$(stty size)\" = '40 120' ]; do :; done; echo grown $((1+1))\n")
-        screen.expect(b"grown 2")
+        screen.resize_until(40, 120, b"grown 2")
         screen.send(b"exit 5\n")
         assert screen.ends() == 5
 
@@ -95,8 +95,8 @@ def test_an_exec_on_a_terminal(engine: Engine) -> None:
     engine.docker_ok("run", "-d", "--name", "host", "busybox", "sleep", "600")
     with terminal([docker_cli(), "exec", "-it", "host", "sh"], engine.environ, rows=31, columns=91) as screen:
         screen.expect(b"# ")
-        screen.send(b"stty size; exit 3\n")
-        screen.expect(b"31 91")
+        screen.send(b"until [ \"$(stty size)\" = '31 91' ]; do :; done; echo sized $((1+1)); exit 3\n")
+        screen.expect(b"sized 2")
         assert screen.ends() == 3
 
 

@@ -41,6 +41,20 @@ class Terminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process.send_signal(signal.SIGWINCH)
 
+    def resize_until(self, rows: int, columns: int, text: bytes) -> None:
+        """Resize, and say so again until the program has shown `text`: the docker CLI hears of a window only from
+        the moment on when it listens for the signal, which is some time after its container has begun to speak.
+        """
+        deadline = time.monotonic() + EXPECT_SECONDS
+        while True:
+            self.resize(rows, columns)
+            try:
+                self.expect(text, min(1.0, deadline - time.monotonic()))
+                return
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+
     def ends(self, seconds: float = EXPECT_SECONDS) -> int:
         """Wait for the end of the program; its exit status."""
         deadline = time.monotonic() + seconds

@@ -13,6 +13,7 @@ from bulkhead.model.instance import Instance
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 from tests.integration.shim.harness import alive, descriptors, gone
 from tests.integration.supervisor.conftest import Service, start
+from tests.support.eventually import eventually
 
 IDS = [f"{number:x}" * 64 for number in range(1, 16)]
 
@@ -91,8 +92,9 @@ async def test_shims_outlive_a_supervisor_that_is_killed(own_service: Service) -
     instance = own_service.instance
     answer = await own_service.launch(IDS[0])
     (zygote,) = own_service.children()
+    # The launch took one; another is being forked.
+    await eventually(lambda: len(spares_of(zygote)) == 2)
     spares = spares_of(zygote)
-    assert len(spares) == 2
     own_service.process.kill()
     for pid in (zygote, *spares):
         await gone(pid)
