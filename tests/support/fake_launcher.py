@@ -24,8 +24,8 @@ from typing import Any
 
 from bulkhead.errors import LaunchFailed, NotFound
 from bulkhead.linux import process
-from bulkhead.shim import app, logs, peers, stdio
-from bulkhead.shim.container import Identity
+from bulkhead.shim import app, bundle, logs, peers, stdio
+from bulkhead.shim.identity import Identity
 from bulkhead.shim.ports import Rootfs, Stdio
 from bulkhead.supervisor import zygote
 
@@ -37,6 +37,7 @@ class FakeCgroup:
     """The process's session stands for the cgroup; it is frozen by SIGSTOP."""
 
     leader: int
+    path: str = "/fake"
     removed: bool = False
 
     def pids(self) -> list[int]:
@@ -110,19 +111,21 @@ class FakeLauncher:
     """Runs process.args on the host; `config["fail"]` makes create fail."""
 
     def create(
-        self, *, container_id: str, config: Mapping[str, Any], rootfs: Rootfs | None, stdio: Stdio
+        self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
     ) -> FakeProcess:
+        config = bundle.read(data_dir)
+        assert bundle.has_terminal(config) is terminal
         if config.get("fail"):
             raise LaunchFailed(str(config["fail"]), step="mount", errno=errno.EINVAL, exit_code=128)
         return _spawn(config["process"], stdio)
 
-    def adopt(self, *, container_id: str, pid: int, start_time: int, config: Mapping[str, Any]) -> FakeProcess:
+    def adopt(self, *, container_id: str, pid: int, start_time: int, cgroup: str) -> FakeProcess:
         pidfd = process.open_verified(pid, start_time)
         if pidfd is None:
             raise NotFound(f"cannot adopt {pid}: it is gone")
         return FakeProcess(pid=pid, pidfd=pidfd, start_time=start_time, cgroup=FakeCgroup(pid))
 
-    def exec(self, *, task: Any, config: Mapping[str, Any], process: Mapping[str, Any], stdio: Stdio) -> FakeProcess:
+    def exec(self, *, task: Any, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> FakeProcess:
         started = _spawn(process, stdio)
         started.start()
         return started
@@ -133,7 +136,7 @@ class FakeLauncher:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
 
-    def remove_cgroup(self, *, config: Mapping[str, Any]) -> None:
+    def remove_cgroup(self, path: str) -> None:
         """There is none."""
 
 
@@ -191,11 +194,11 @@ def main() -> int:
     peers.PATIENCE, stdio.DRAIN_IDLE, logs.PATIENCE, logs.RETRY = 1.0, 0.4, 0.5, 0.05
     if sys.argv[1] == "zygote":
         zygote.close_inherited(int(sys.argv[2]))
-        return zygote.main(int(sys.argv[2]), lambda identity, ready: app.run(identity, FakeLauncher(), ready))
+        return zygote.main(int(sys.argv[2]), app.Shim(FakeLauncher()))
     container_id, run_dir, data_dir = sys.argv[1:4]
-    identity = Identity(container_id=container_id, run_dir=Path(run_dir), data_dir=Path(data_dir))
+    identity = Identity(container_id=container_id, run_dir=run_dir, data_dir=data_dir)
     app.prepare_process()
-    return app.run(identity, FakeLauncher(), lambda text: print(text or "ready", flush=True))
+    return app.Shim(FakeLauncher()).live(identity, lambda text: print(text or "ready", flush=True))
 
 
 if __name__ == "__main__":

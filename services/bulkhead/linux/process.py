@@ -12,25 +12,23 @@ from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any
 
-from bulkhead.linux import pidfd
+from bulkhead.linux import atomicfile, pidfd
 
 _PR_SET_CHILD_SUBREAPER = 36
-# Fields 3 and 52 of /proc/<pid>/stat (proc(5)), counted behind the command's name.
-_STAT_STATE, _STAT_EXIT_CODE = 0, 49
+# Fields 3, 22 and 52 of /proc/<pid>/stat (proc(5)), counted behind the command's name.
+_STAT_STATE, _STAT_START_TIME, _STAT_EXIT_CODE = 0, 19, 49
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start_time(pid: int) -> int | None:
     """Clock ticks since boot; None when there is no such process."""
-    try:
-        return pidfd.start_time(pid)
-    except ProcessLookupError:
-        return None
+    fields = _stat(pid)
+    return int(fields[_STAT_START_TIME]) if fields else None
 
 
 def boot_id() -> str:
     """The kernel's random name for this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return atomicfile.read("/proc/sys/kernel/random/boot_id", 64).decode().strip()
 
 
 def open_verified(pid: int, started: int) -> int | None:
@@ -46,16 +44,32 @@ def open_verified(pid: int, started: int) -> int | None:
     return None
 
 
+def is_namespace_init(pid: int) -> bool:
+    """Whether the process is pid 1 of a namespace below ours: all others in there die with it."""
+    try:
+        status = atomicfile.read(f"/proc/{pid}/status", 4096)
+    except OSError:
+        return False
+    _, _, rest = status.partition(b"\nNSpid:")
+    numbers = rest.partition(b"\n")[0].split()
+    return len(numbers) > 1 and numbers[-1] == b"1"
+
+
 def zombie_exit_code(pid: int) -> int | None:
     """How somebody else's child ended that is not reaped yet: 0..255, 128+n for signal n; None otherwise."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[_STAT_STATE] != b"Z":
+    fields = _stat(pid)
+    if not fields or fields[_STAT_STATE] != b"Z":
         return None
     return pidfd.decode_status(int(fields[_STAT_EXIT_CODE])).code
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """/proc/<pid>/stat from its third field on: the second, the command's name, may hold anything."""
+    try:
+        stat = atomicfile.read(f"/proc/{pid}/stat", 4096)
+    except OSError:
+        return None
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def set_title(title: str) -> None:

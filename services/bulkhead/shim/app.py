@@ -1,4 +1,5 @@
 """A shim put together: the process made fit to outlive everybody, the sockets, the parts, the loop."""
+# ruff: noqa: PTH103, PTH104, PTH106 -- see linux.atomicfile
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from pathlib import Path
 from bulkhead import plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
-from bulkhead.shim.container import Container, Identity, Phase
+from bulkhead.shim.container import Container, Phase
 from bulkhead.shim.door import Door
 from bulkhead.shim.execs import Execs
 from bulkhead.shim.exits import ExitRecord
+from bulkhead.shim.identity import Identity
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
@@ -38,23 +40,33 @@ SHIM_RECORD = "shim.json"
 class Journal:
     """`<data_dir>/shim.log`: what went wrong, as JSON lines, at most twice 256 KiB."""
 
-    def __init__(self, identity: Identity) -> None:
-        self._path = identity.data_dir / "shim.log"
-        self._container = identity.container_id
+    def __init__(self) -> None:
+        self._identity = Identity("", "", "")
+
+    def claim(self, identity: Identity) -> None:
+        """Write to this container's log from now on."""
+        self._identity = identity
 
     def error(self, event: str, error: BaseException, **fields: object) -> None:
         """One line with the error's trace; a log that cannot be written is no reason to stop."""
+        path = f"{self._identity.data_dir}/shim.log"
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError:
             return
+        trace = "".join(traceback.format_exception(error))[-4096:]
         try:
-            trace = "".join(traceback.format_exception(error))[-4096:]
             plainlog.log_line(
-                fd, "error", event, service="bulkhead-shim", container=self._container, exception=trace, **fields
+                fd,
+                "error",
+                event,
+                service="bulkhead-shim",
+                container=self._identity.container_id,
+                exception=trace,
+                **fields,
             )
             if os.fstat(fd).st_size > _LOG_LIMIT:
-                self._path.rename(self._path.with_name("shim.log.1"))
+                os.rename(path, f"{path}.1")
         except OSError:
             return
         finally:
@@ -62,14 +74,14 @@ class Journal:
 
 
 class Shim:
-    """The parts of one shim, wired."""
+    """The parts of one shim, wired. Made before it is known whose it is, so that a zygote's children share it."""
 
-    def __init__(self, identity: Identity, launcher: Launcher) -> None:
-        self._identity = identity
-        self._journal = Journal(identity)
+    def __init__(self, launcher: Launcher) -> None:
+        self._identity = Identity("", "", "")
+        self._journal = Journal()
         self._loop = Loop(self._journal.error)
         self._signals = Signals(self._loop)
-        self._container = Container(identity, self._loop, self._signals, launcher, self._journal.error)
+        self._container = Container(self._loop, self._signals, launcher, self._journal.error)
         self._execs = Execs(self._container, self._loop, self._signals, launcher)
         servicer = ShimServicer(self._container, self._execs, self._leave)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
@@ -79,38 +91,53 @@ class Shim:
         self._left = False
         self._ticks = 0
 
-    def open(self) -> None:
-        """Become this container's only shim and listen on both sockets.
+    def live(self, identity: Identity, ready: Callable[[str], None]) -> int:
+        """Be the shim of `identity`, in a process prepared by `prepare_process`, until Shutdown; the exit status.
 
-        Raises Conflict when another shim has it, Unavailable when the sockets cannot be made.
+        `ready` is told "" once the sockets listen, else a JSON object with kind and error.
         """
-        self._lock = _lock(self._identity.data_dir)
-        self._write_record()
-        self._signals.start(self.listen)
-        self._container.recover()
-        self.listen()
+        process.set_title(f"bulkhead-shim: {identity.short_id}")
+        self._journal.claim(identity)
+        try:
+            self._open(identity)
+        except Exception as error:
+            if not isinstance(error, BulkheadError):
+                self._journal.error("cannot start", error)
+            ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
+            return 1
+        ready("")
+        self._loop.run()
+        return 0
 
-    def listen(self) -> None:
+    def _open(self, identity: Identity) -> None:
+        """Raises Conflict when another shim has the container, Unavailable when the sockets cannot be made."""
+        self._identity = identity
+        self._lock = _lock(identity.data_dir)
+        self._write_record()
+        # Its launching children's children come to it, and whom a container without pid namespace leaves behind.
+        process.become_subreaper()
+        self._loop.open()
+        self._signals.start(self._listen)
+        self._container.claim(identity)
+        self._listen()
+
+    def _listen(self) -> None:
         """(Re)make the sockets in the run directory."""
         run = self._identity.run_dir
         try:
-            run.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._server.listen(_bind(run / "shim.sock"))
-            self._door.listen(_bind(run / "stdio.sock"))
+            os.makedirs(run, mode=0o700, exist_ok=True)
+            self._server.listen(_bind(f"{run}/shim.sock"))
+            self._door.listen(_bind(f"{run}/stdio.sock"))
         except OSError as error:
             raise Unavailable(f"cannot listen in {run}: {error.strerror}") from error
 
     def _write_record(self) -> None:
         pid = os.getpid()
-        record = json.dumps({"pid": pid, "start_time": process.start_time(pid)})
+        record = f'{{"pid":{pid},"start_time":{process.start_time(pid)}}}\n'
         try:
-            atomicfile.write(self._identity.data_dir / SHIM_RECORD, record.encode(), durable=False)
+            atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False)
         except OSError as error:
             raise Unavailable(f"cannot write {SHIM_RECORD}: {error.strerror}") from error
-
-    def run(self) -> None:
-        """Serve until Shutdown."""
-        self._loop.run()
 
     def _call_failed(self, call: Call, error: BaseException) -> None:
         self._journal.error("call failed", error, method=call.method, request_id=call.request_id)
@@ -137,7 +164,7 @@ class Shim:
             self._server.stop_listening()
             self._door.stop_listening()
             _remove_run_dir(self._identity.run_dir)
-            (self._identity.data_dir / SHIM_RECORD).unlink(missing_ok=True)
+            atomicfile.remove(f"{self._identity.data_dir}/{SHIM_RECORD}", durable=False)
             # A successor may take the container from here on.
             os.close(self._lock)
             self._linger()
@@ -171,28 +198,11 @@ def prepare_process() -> None:
         return
 
 
-def run(identity: Identity, launcher: Launcher, ready: Callable[[str], None]) -> int:
-    """Live as the shim of `identity`, in a process prepared by `prepare_process`; its exit status.
+def engine_shim() -> Shim:
+    """A shim on the engine's own runtime core."""
+    from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 
-    `ready` is told "" once the sockets listen, else a JSON object with kind and error.
-    """
-    process.set_title(f"bulkhead-shim: {identity.short_id}")
-    shim = Shim(identity, launcher)
-    try:
-        shim.open()
-    except Exception as error:
-        if not isinstance(error, BulkheadError):
-            Journal(identity).error("cannot start", error)
-        ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
-        return 1
-    ready("")
-    shim.run()
-    return 0
-
-
-def live(identity: Identity, ready: Callable[[str], None]) -> int:
-    """`run` on the engine's own runtime core."""
-    return run(identity, _runtime(), ready)
+    return Shim(RuntimeLauncher())
 
 
 def preload(cache: Path) -> None:
@@ -206,14 +216,7 @@ def preload(cache: Path) -> None:
     runtime_launcher.preload(cache)
 
 
-def _runtime() -> Launcher:
-    # Not at the top: whoever only talks about shims need not load the runtime core.
-    from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
-
-    return RuntimeLauncher()
-
-
-def _lock(data_dir: Path) -> int:
+def _lock(data_dir: str) -> int:
     """The lock that makes a container's shim its only one; the kernel drops it with the process."""
     try:
         fd = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -227,11 +230,11 @@ def _lock(data_dir: Path) -> int:
     return fd
 
 
-def _bind(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
+def _bind(path: str) -> socket.socket:
+    atomicfile.remove(path, durable=False)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        listener.bind(str(path))
+        listener.bind(path)
         listener.listen(_BACKLOG)
     except OSError:
         listener.close()
@@ -239,11 +242,11 @@ def _bind(path: Path) -> socket.socket:
     return listener
 
 
-def _remove_run_dir(run: Path) -> None:
+def _remove_run_dir(run: str) -> None:
     for name in ("shim.sock", "stdio.sock"):
-        (run / name).unlink(missing_ok=True)
+        atomicfile.remove(f"{run}/{name}", durable=False)
     try:
-        run.rmdir()
+        os.rmdir(run)
     except OSError:
         # Somebody keeps other files there: they are his to remove.
         return

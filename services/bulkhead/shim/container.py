@@ -7,7 +7,6 @@ the exit record is durable, then everybody who waits hears of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -15,20 +14,19 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
+from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.linux import process
+from bulkhead.shim import bundle
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
+from bulkhead.shim.identity import Identity
 from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher, Rootfs, Task
 from bulkhead.shim.stdio import Streams
 
-_CONFIG_LIMIT = 4 << 20
 _RETRY = 1.0
 # A parked process has no exit signal yet: waitid(2) finds it only so.
 _WALL = 0x40000000
@@ -69,19 +67,6 @@ MOVES: Mapping[Phase, Mapping[Move, Phase]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Whose shim this is. `run_dir` holds the sockets, `data_dir` the bundle and the facts."""
-
-    container_id: str
-    run_dir: Path
-    data_dir: Path
-
-    @property
-    def short_id(self) -> str:
-        return self.container_id[:12]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateOptions:
     """What a create is told beyond the bundle. `log` absent is the driver `none`."""
 
@@ -94,33 +79,41 @@ class CreateOptions:
 
 
 class Container:
-    """One container's life."""
+    """One container's life. Made before it is known whose it is: `claim` comes first."""
 
     def __init__(
-        self,
-        identity: Identity,
-        loop: Loop,
-        signals: Signals,
-        launcher: Launcher,
-        report: Callable[[str, BaseException], None],
+        self, loop: Loop, signals: Signals, launcher: Launcher, report: Callable[[str, BaseException], None]
     ) -> None:
-        self.identity = identity
+        self.identity = Identity("", "", "")
         self.phase = Phase.NEW
         self.streams = Streams(loop)
         self.followers = Followers(loop)
         self.exit: ExitRecord | None = None
-        self.config: Mapping[str, Any] = {}
         self._loop = loop
         self._signals = signals
         self._launcher = launcher
         self._report = report
-        self._facts = Facts(identity.data_dir)
+        self._facts = Facts("")
         self._log: LogSink = NoLog()
         self._task: Task | None = None
         self._record: TaskRecord | None = None
         self._from_disk = False
         self._ending = False
         self._on_exit: list[Callable[[ExitRecord], None]] = []
+
+    def claim(self, identity: Identity) -> None:
+        """Be this container, and find out what an earlier shim of it left: nothing, an exit, or a live process."""
+        self.identity = identity
+        self._facts = Facts(identity.data_dir)
+        record = self._facts.read_task()
+        self.exit = self._facts.read_exit()
+        if self.exit is not None:
+            self._record, self.phase, self._from_disk = record, Phase.EXITED, True
+        elif record is not None:
+            self._record = record
+            if not self._adopt(record):
+                self._from_disk = True
+                self._conclude(UNKNOWN_EXIT)
 
     # Facts
 
@@ -142,8 +135,12 @@ class Container:
     @property
     def tty(self) -> bool:
         """Whether the container has, or will have, a terminal."""
-        config = self.config or self._peek_config()
-        return bool(config.get("process", {}).get("terminal", False))
+        if self._task is not None:
+            return self.streams.tty
+        try:
+            return bundle.wants_terminal(self.identity.data_dir)
+        except InvalidArgument:
+            return False
 
     # Life
 
@@ -152,23 +149,19 @@ class Container:
 
         Raises LaunchFailed and whatever the launcher raises; nothing is left then.
         """
-        phase = Phase.NEW if self._from_disk else self.phase
-        created = self._after(Move.CREATE, phase)
-        config = self._read_config()
+        created = self._after(Move.CREATE, Phase.NEW if self._from_disk else None)
+        terminal = bundle.wants_terminal(self.identity.data_dir)
         if self._from_disk:
             self.remove()
-        if not _has_pid_namespace(config):
-            # Its orphans come to us; those of a pid namespace go to its own first process.
-            process.become_subreaper()
         with ExitStack() as undo:
             self._begin(undo)
             log = self._open_log(options.log)
             undo.callback(log.close)
-            task = self._launch(config, options, log, undo)
+            task = self._launch(terminal, options, log, undo)
             record = _record(task, options)
             self._write_record(record)
             undo.pop_all()
-        self.config, self._task, self._log, self._record = config, task, log, record
+        self._task, self._log, self._record = task, log, record
         self.phase, self.exit, self._from_disk = created, None, False
         self._signals.watch(task.pid, task.pidfd, self._ended)
         return task
@@ -233,47 +226,15 @@ class Container:
 
     def remove(self) -> None:
         """Give back the cgroup and the descriptors of a container that is not alive."""
+        task, self._task = self._task, None
         try:
-            if self._task is not None:
-                self._task.cgroup.remove()
-                self._task.close()
-            elif self.config or self._from_disk:
-                self._launcher.remove_cgroup(config=self.config or self._peek_config())
-        except (OSError, BulkheadError) as error:
+            if task is not None:
+                task.cgroup.remove()
+                task.close()
+            elif self._record is not None and self._record.cgroup:
+                self._launcher.remove_cgroup(self._record.cgroup)
+        except OSError as error:
             self._report("cannot remove the cgroup", error)
-        self._task = None
-
-    # Adoption
-
-    def recover(self) -> None:
-        """Find out what an earlier shim of this container left: nothing, an exit, or a live process."""
-        record = self._facts.read_task()
-        self.exit = self._facts.read_exit()
-        if self.exit is not None:
-            self._record, self.phase, self._from_disk = record, Phase.EXITED, True
-        elif record is not None:
-            self._record = record
-            if not self._adopt(record):
-                self._from_disk = True
-                self._conclude(UNKNOWN_EXIT)
-
-    def _adopt(self, record: TaskRecord) -> bool:
-        if record.boot_id != process.boot_id():
-            return False
-        try:
-            self.config = self._read_config()
-            task = self._launcher.adopt(
-                container_id=self.identity.container_id,
-                pid=record.pid,
-                start_time=record.start_time,
-                config=self.config,
-            )
-        except NotFound:
-            return False
-        self._task = task
-        self.phase = Phase.PAUSED if record.paused else Phase.RUNNING
-        self._signals.watch(record.pid, task.pidfd, self._ended)
-        return True
 
     # Inside: birth
 
@@ -284,28 +245,23 @@ class Container:
             raise Conflict(f"cannot {move.value} container {self.identity.short_id}: it is {now.value}")
         return then
 
-    def _read_config(self) -> Mapping[str, Any]:
-        path = self.identity.data_dir / "config.json"
+    def _adopt(self, record: TaskRecord) -> bool:
+        """Whether the process in the record still lives; it is ours then."""
+        if record.boot_id != process.boot_id():
+            return False
         try:
-            with path.open("rb") as file:
-                text = file.read(_CONFIG_LIMIT + 1)
-            config = json.loads(text)
-        except OSError as error:
-            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise InvalidArgument(f"cannot read {path}: {error}") from error
-        if len(text) > _CONFIG_LIMIT or not isinstance(config, dict) or not isinstance(config.get("process"), dict):
-            raise InvalidArgument(f"cannot read {path}: not a runtime configuration with a process")
-        # The shim's own score is lowered; a container must not inherit that.
-        if config["process"].get("oomScoreAdj") is None:
-            config["process"]["oomScoreAdj"] = 0
-        return config
-
-    def _peek_config(self) -> Mapping[str, Any]:
-        try:
-            return self._read_config()
-        except InvalidArgument:
-            return {}
+            task = self._launcher.adopt(
+                container_id=self.identity.container_id,
+                pid=record.pid,
+                start_time=record.start_time,
+                cgroup=record.cgroup,
+            )
+        except NotFound:
+            return False
+        self._task = task
+        self.phase = Phase.PAUSED if record.paused else Phase.RUNNING
+        self._signals.watch(record.pid, task.pidfd, self._ended)
+        return True
 
     def _begin(self, undo: ExitStack) -> None:
         try:
@@ -322,15 +278,18 @@ class Container:
         except OSError as error:
             raise ResourceExhausted(f"cannot open log {target.path}: {error.strerror}") from error
 
-    def _launch(self, config: Mapping[str, Any], options: CreateOptions, log: LogSink, undo: ExitStack) -> Task:
+    def _launch(self, terminal: bool, options: CreateOptions, log: LogSink, undo: ExitStack) -> Task:
         streams = self.streams
         streams.stdin_once = options.stdin_once
         streams.resize(options.height, options.width)
-        tty = bool(config["process"].get("terminal", False))
-        stdio = streams.open(tty=tty, stdin=options.open_stdin, log=log)
+        stdio = streams.open(tty=terminal, stdin=options.open_stdin, log=log)
         undo.callback(streams.abandon)
         task = self._launcher.create(
-            container_id=self.identity.container_id, config=config, rootfs=options.rootfs, stdio=stdio
+            container_id=self.identity.container_id,
+            data_dir=self.identity.data_dir,
+            terminal=terminal,
+            rootfs=options.rootfs,
+            stdio=stdio,
         )
         undo.callback(self._discard, task)
         console, task.console = task.console, None
@@ -402,10 +361,17 @@ class Container:
         if code is None and tries:
             self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))
             return
-        if not _has_pid_namespace(self.config):
-            # Nobody dies with it by the kernel's doing.
-            self._task.cgroup.kill_all()
+        self._end_the_rest(self._task)
         self.streams.drain(lambda: self._conclude(UNKNOWN_EXIT if code is None else code))
+
+    def _end_the_rest(self, task: Task) -> None:
+        """Without a pid namespace of its own, nobody dies with the first process by the kernel's doing."""
+        if self._record is not None and self._record.own_pids:
+            return
+        try:
+            task.cgroup.kill_all()
+        except OSError as error:
+            self._report("cannot kill what is left of the container", error)
 
     def _exit_code(self, task: Task) -> int | None:
         """None while nobody can tell: an adopted process is another's to reap."""
@@ -463,15 +429,12 @@ def _record(task: Task, options: CreateOptions) -> TaskRecord:
         pid=task.pid,
         start_time=task.start_time,
         boot_id=process.boot_id(),
+        cgroup=task.cgroup.path,
+        own_pids=process.is_namespace_init(task.pid),
         log_driver="json-file" if log else "none",
-        log_path=str(log.path) if log else "",
+        log_path=log.path if log else "",
         log_max_size=log.max_size if log else 0,
         log_max_file=log.max_file if log else 1,
         open_stdin=options.open_stdin,
         stdin_once=options.stdin_once,
     )
-
-
-def _has_pid_namespace(config: Mapping[str, Any]) -> bool:
-    namespaces = config.get("linux", {}).get("namespaces", [])
-    return any(entry.get("type") == "pid" and not entry.get("path") for entry in namespaces)

@@ -75,6 +75,9 @@ class Execs:
             raise Conflict(f"cannot create exec {exec_id}: it exists")
         parsed = _parse_process(exec_id, process)
         self._make_room()
+        if height and width:
+            # It runs before its terminal reaches us, so its size must be right from the start.
+            parsed["consoleSize"] = {"height": height, "width": width}
         streams = Streams(self._loop, stdin_once=True)
         streams.resize(height, width)
         self._table[exec_id] = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams)
@@ -106,7 +109,9 @@ class Execs:
         streams = one.streams
         stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, log=NoLog())
         try:
-            running = self._launcher.exec(task=task, config=self._container.config, process=one.process, stdio=stdio)
+            running = self._launcher.exec(
+                task=task, data_dir=self._container.identity.data_dir, process=one.process, stdio=stdio
+            )
         except BaseException as error:
             streams.abandon()
             # Docker tells an attached client as output of the process that never was.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from bulkhead.linux import atomicfile
@@ -47,6 +46,8 @@ class TaskRecord:
     log_max_file: int = 1
     open_stdin: bool = False
     stdin_once: bool = False
+    cgroup: str = ""
+    own_pids: bool = False
 
 
 RecordT = TypeVar("RecordT", ExitRecord, TaskRecord)
@@ -55,19 +56,19 @@ RecordT = TypeVar("RecordT", ExitRecord, TaskRecord)
 class Facts:
     """Reads and writes a container's records."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._task = data_dir / "task.json"
-        self._exit = atomicfile.Reserved(data_dir / "exit.json")
+    def __init__(self, data_dir: str) -> None:
+        self._task = f"{data_dir}/task.json"
+        self._exit = atomicfile.Reserved(data_dir, "exit.json")
 
     def begin(self) -> None:
         """Forget an earlier life, and take the blocks of this life's exit record. Raises OSError."""
-        self._task.unlink(missing_ok=True)
-        self._exit.path.unlink(missing_ok=True)
+        atomicfile.remove(self._task, durable=False)
+        atomicfile.remove(self._exit.path, durable=False)
         self._exit.reserve()
 
     def abandon(self) -> None:
         """There will be no exit: the launch failed."""
-        self._task.unlink(missing_ok=True)
+        atomicfile.remove(self._task, durable=False)
         self._exit.release()
 
     def write_task(self, record: TaskRecord) -> None:
@@ -91,10 +92,9 @@ def _encode(record: ExitRecord | TaskRecord) -> bytes:
     return json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
 
 
-def _read(path: Path, kind: type[RecordT]) -> RecordT | None:
+def _read(path: str, kind: type[RecordT]) -> RecordT | None:
     try:
-        with path.open("rb") as file:
-            found: Any = json.loads(file.read(_LIMIT))
+        found: Any = json.loads(atomicfile.read(path, _LIMIT))
         known = {field.name for field in fields(kind)}
         return kind(**{name: value for name, value in found.items() if name in known})
     except (OSError, ValueError, TypeError, AttributeError):

@@ -8,17 +8,18 @@ A disk that is slow holds the container for at most five seconds at a time; then
 Writes are made by the loop itself until one takes longer than a tenth of a second; from then on by a
 thread, which costs the shim 100 KB more, and nobody waits for the disk any more.
 """
+# ruff: noqa: PTH104, PTH108, PTH110 -- see linux.atomicfile
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import select
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from bulkhead.shim.jsonfile import Encoder
@@ -35,7 +36,7 @@ _STREAMS = {1: "stdout", 2: "stderr"}
 class LogTarget:
     """Where the log goes. `max_size` in bytes, 0 is unlimited; `max_file` counts the current one too."""
 
-    path: Path
+    path: str
     max_size: int = 0
     max_file: int = 1
 
@@ -326,12 +327,13 @@ class RotatingFile:
     def _rotate(self) -> None:
         path = self._target.path
         # Absent when the new file could not be made the last time: then the others have moved already.
-        for number in range(self._target.max_file - 1, 0, -1) if path.exists() else ():
-            newer = _numbered(path, number - 1)
-            if newer.exists():
-                newer.rename(_numbered(path, number))
-        # With a single file, those who still read the old one keep it until they close it.
-        path.unlink(missing_ok=True)
+        if os.path.exists(path):
+            for number in range(self._target.max_file - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(_numbered(path, number - 1), _numbered(path, number))
+            # With a single file, those who still read the old one keep it until they close it.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         fresh = self._open()
         os.close(self._fd)
         self._fd = fresh
@@ -342,5 +344,5 @@ class RotatingFile:
         return os.open(self._target.path, flags, 0o640)
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}") if number else path
+def _numbered(path: str, number: int) -> str:
+    return f"{path}.{number}" if number else path

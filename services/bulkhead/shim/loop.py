@@ -39,26 +39,30 @@ class Loop:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._epoll = select.epoll()
+        self._epoll: select.epoll | None = None
         self._ready: dict[int, Ready] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._running = False
 
+    def open(self) -> None:
+        """Make the epoll descriptor, which a fork would share; nothing else works before."""
+        self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+
     def add(self, fd: int, events: int, callback: Ready) -> None:
         """Watch `fd`; EPOLLERR and EPOLLHUP are always watched."""
-        self._epoll.register(fd, events)
+        self._opened.register(fd, events)
         self._ready[fd] = callback
 
     def change(self, fd: int, events: int) -> None:
         """Watch `fd` for other events from now on."""
-        self._epoll.modify(fd, events)
+        self._opened.modify(fd, events)
 
     def remove(self, fd: int) -> None:
         """Watch `fd` no longer; call it before the descriptor is closed. Harmless when it is not watched."""
         if self._ready.pop(fd, None) is not None:
             with contextlib.suppress(OSError):
-                self._epoll.unregister(fd)
+                self._opened.unregister(fd)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once after `seconds`."""
@@ -78,7 +82,7 @@ class Loop:
 
     def turn(self, timeout: float) -> None:
         """Wait up to `timeout` seconds (-1: for ever) for something, then call what is due."""
-        for fd, events in self._epoll.poll(timeout):
+        for fd, events in self._opened.poll(timeout):
             callback = self._ready.get(fd)
             if callback is not None:
                 self._guarded(callback, events)
@@ -90,7 +94,12 @@ class Loop:
 
     def close(self) -> None:
         """Give the epoll descriptor back."""
-        self._epoll.close()
+        self._opened.close()
+
+    @property
+    def _opened(self) -> select.epoll:
+        assert self._epoll is not None
+        return self._epoll
 
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].callback is None:
@@ -115,11 +124,12 @@ class Signals:
         self._loop = loop
         self._watched: dict[int, Callable[[], None]] = {}
         self._called: Callable[[], None] = _nothing
-        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._read = -1
 
     def start(self, called: Callable[[], None]) -> None:
         """Listen for SIGCHLD, and for SIGUSR1, upon which `called` is called; after `prepare`, in the main thread."""
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._called = called
         self._loop.add(self._read, select.EPOLLIN, self._woken)
 

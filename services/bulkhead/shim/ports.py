@@ -32,6 +32,9 @@ class Stdio:
 class Cgroup(Protocol):
     """The container's cgroup in every hierarchy."""
 
+    @property
+    def path(self) -> str: ...
+
     def pids(self) -> list[int]: ...
 
     def kill_all(self) -> None: ...
@@ -70,14 +73,19 @@ class Task(Process, Protocol):
 
 
 class Launcher(Protocol):
-    """Brings processes to life in containers, synchronously; raises LaunchFailed."""
+    """Brings processes to life in containers, synchronously, as children of this process.
 
-    def create(self, *, container_id: str, config: Mapping[str, Any], rootfs: Rootfs | None, stdio: Stdio) -> Task: ...
+    `data_dir` holds the bundle. Raises LaunchFailed when the kernel refuses, InvalidArgument for a bad bundle.
+    """
 
-    def adopt(self, *, container_id: str, pid: int, start_time: int, config: Mapping[str, Any]) -> Task:
+    def create(
+        self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
+    ) -> Task: ...
+
+    def adopt(self, *, container_id: str, pid: int, start_time: int, cgroup: str) -> Task:
         """Take over a live container of a shim that died; NotFound when it is gone."""
 
-    def exec(self, *, task: Task, config: Mapping[str, Any], process: Mapping[str, Any], stdio: Stdio) -> Process: ...
+    def exec(self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process: ...
 
     def reap(self, pidfd: int) -> int | None:
         """The exit code (0..255, 128+n for signal n) of a child that has ended; None while it runs.
@@ -85,5 +93,5 @@ class Launcher(Protocol):
         ChildProcessError when it is not this process's child, or was reaped already.
         """
 
-    def remove_cgroup(self, *, config: Mapping[str, Any]) -> None:
+    def remove_cgroup(self, path: str) -> None:
         """Remove what is left of a container's cgroup after its process is gone."""

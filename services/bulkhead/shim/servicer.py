@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from bulkhead.errors import InvalidArgument, LaunchFailed
 from bulkhead.shim import messages
@@ -14,7 +13,7 @@ from bulkhead.shim.exits import ExitRecord
 from bulkhead.shim.logs import LogTarget
 from bulkhead.shim.messages import Empty
 from bulkhead.shim.ports import Rootfs
-from bulkhead.wire.ttrpc_server import Call, Method, Services
+from bulkhead.wire.ttrpc_server import Call, Services
 
 _DRIVERS = ("json-file", "none", "")
 
@@ -31,20 +30,20 @@ class ShimServicer:
         """The table for the server."""
         return {
             messages.SERVICE: {
-                "State": Method(Empty, self._state),
-                "Create": Method(messages.CreateRequest, self._create),
-                "Start": Method(Empty, self._start),
-                "Wait": Method(messages.ExecReference, self._wait),
-                "Kill": Method(messages.KillRequest, self._kill),
-                "Pause": Method(Empty, self._pause),
-                "Resume": Method(Empty, self._resume),
-                "Pids": Method(Empty, self._pids),
-                "ExecCreate": Method(messages.ExecCreateRequest, self._exec_create),
-                "ExecStart": Method(messages.ExecReference, self._exec_start),
-                "ExecState": Method(messages.ExecReference, self._exec_state),
-                "ResizePty": Method(messages.ResizePtyRequest, self._resize),
-                "CloseStdin": Method(messages.ExecReference, self._close_stdin),
-                "Shutdown": Method(Empty, self._shutdown),
+                "State": (Empty, self._state),
+                "Create": (messages.CreateRequest, self._create),
+                "Start": (Empty, self._start),
+                "Wait": (messages.ExecReference, self._wait),
+                "Kill": (messages.KillRequest, self._kill),
+                "Pause": (Empty, self._pause),
+                "Resume": (Empty, self._resume),
+                "Pids": (Empty, self._pids),
+                "ExecCreate": (messages.ExecCreateRequest, self._exec_create),
+                "ExecStart": (messages.ExecReference, self._exec_start),
+                "ExecState": (messages.ExecReference, self._exec_state),
+                "ResizePty": (messages.ResizePtyRequest, self._resize),
+                "CloseStdin": (messages.ExecReference, self._close_stdin),
+                "Shutdown": (Empty, self._shutdown),
             }
         }
 
@@ -172,7 +171,7 @@ def _options(request: messages.CreateRequest) -> CreateOptions:
 def _target(log: messages.LogOptions) -> LogTarget:
     if not log.path.startswith("/") or log.max_size < 0:
         raise InvalidArgument(f"cannot create container: log path {log.path!r} or size {log.max_size} is no good")
-    return LogTarget(path=Path(log.path), max_size=log.max_size, max_file=max(1, log.max_file))
+    return LogTarget(path=log.path, max_size=log.max_size, max_file=max(1, log.max_file))
 
 
 def _launch(failure: LaunchFailed) -> messages.Launch:

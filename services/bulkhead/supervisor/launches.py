@@ -16,7 +16,7 @@ import structlog
 from bulkhead.errors import Conflict, DeadlineExceeded, InvalidArgument, Unavailable
 from bulkhead.linux import process
 from bulkhead.shim.app import SHIM_RECORD
-from bulkhead.shim.container import Identity
+from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.spares import Shim, SparePool
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 
@@ -94,15 +94,15 @@ def _check(identity: Identity) -> None:
     if not hexadecimal or not 12 <= len(identity.container_id) <= 64:
         raise InvalidArgument(f"cannot launch shim: {identity.container_id!r} is no container id")
     for path in (identity.run_dir, identity.data_dir):
-        if not path.is_absolute() or ".." in path.parts:
-            raise InvalidArgument(f"cannot launch shim: {str(path)!r} is not an absolute path")
-    if len(bytes(identity.run_dir / "stdio.sock")) > _LONGEST_SOCKET_PATH:
-        raise InvalidArgument(f"cannot launch shim: {str(identity.run_dir)!r} is too long for a socket's path")
+        if not path.startswith("/") or ".." in Path(path).parts or "\0" in path:
+            raise InvalidArgument(f"cannot launch shim: {path!r} is not an absolute path")
+    if len(f"{identity.run_dir}/stdio.sock".encode()) > _LONGEST_SOCKET_PATH:
+        raise InvalidArgument(f"cannot launch shim: {identity.run_dir!r} is too long for a socket's path")
 
 
 async def _find_live(identity: Identity) -> Shim | None:
     """The shim that answers on the container's socket; Unavailable when one listens but does not answer."""
-    client = TtrpcClient(identity.run_dir / "shim.sock")
+    client = TtrpcClient(f"{identity.run_dir}/shim.sock")
     try:
         await client.connect(timeout=_ANSWER_TIMEOUT)
     except Unavailable:
@@ -123,7 +123,7 @@ async def _find_live(identity: Identity) -> Shim | None:
 
 async def _bring_back(identity: Identity) -> Shim:
     """Tell the shim that holds the container to make its sockets again, and wait for them."""
-    holder = _open_holder(identity.data_dir / SHIM_RECORD)
+    holder = _open_holder(Path(identity.data_dir) / SHIM_RECORD)
     if holder is None:
         raise Unavailable(f"cannot launch shim: container {identity.short_id} is held by an unknown process")
     try:

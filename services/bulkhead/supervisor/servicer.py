@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bulkhead.shim.container import Identity
+from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.launches import Launches
 from bulkhead.wire.gen.bulkhead.supervisor import v1 as supervisor
 
@@ -17,6 +15,6 @@ class SupervisorServicer(supervisor.SupervisorBase):
 
     async def launch(self, message: supervisor.LaunchRequest) -> supervisor.LaunchResponse:
         shim = await self._launches.launch(
-            Identity(container_id=message.container_id, run_dir=Path(message.run_dir), data_dir=Path(message.data_dir))
+            Identity(container_id=message.container_id, run_dir=message.run_dir, data_dir=message.data_dir)
         )
         return supervisor.LaunchResponse(pid=shim.pid, start_time=shim.start_time)

@@ -16,7 +16,7 @@ import structlog
 
 from bulkhead.errors import Internal, Unavailable
 from bulkhead.linux import fdpass
-from bulkhead.shim.container import Identity
+from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.zygote import ASK, MESSAGE_LIMIT
 from bulkhead.wire.status import error_named
 
@@ -45,13 +45,8 @@ class Spare:
 
         Raises what the shim raised, Unavailable when the spare is dead.
         """
-        wish = {
-            "container_id": identity.container_id,
-            "run_dir": str(identity.run_dir),
-            "data_dir": str(identity.data_dir),
-        }
         try:
-            self._link.send(json.dumps(wish).encode(), socket.MSG_NOSIGNAL)
+            self._link.send("\0".join(identity).encode(), socket.MSG_NOSIGNAL)
             async with asyncio.timeout(timeout):
                 await _readable(self._link)
             answer = self._link.recv(MESSAGE_LIMIT)

@@ -3,33 +3,30 @@
     python -m bulkhead.supervisor.zygote <cache directory> <fd of a SEQPACKET socket>
 
 One byte received asks for one spare; the answer carries the socket over which the spare will hear its
-identity (JSON: container_id, run_dir, data_dir) and answer (pid, start_time, or kind and error). The
-zygote ends with its socket, an unused spare with its own. A spare is forked twice into a session of its
-own, so that init adopts it at once and it outlives supervisor and zygote.
+identity (container id, run and data directory between NULs) and answer in JSON (pid and start_time, or
+kind and error). The zygote ends with its socket, an unused spare with its own. A spare is forked twice
+into a session of its own, so that init adopts it at once and it outlives supervisor and zygote.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from bulkhead import plainlog
 from bulkhead.linux import fdpass, process
 from bulkhead.shim import app
-from bulkhead.shim.container import Identity
+from bulkhead.shim.identity import Identity
 
 MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
-Live = Callable[[Identity, Callable[[str], None]], int]
 
 
-def main(control_fd: int, live: Live) -> int:
-    """Fork a spare per request until the supervisor goes away. `live` is a shim's whole life."""
+def main(control_fd: int, shim: app.Shim) -> int:
+    """Fork a spare per request until the supervisor goes away. `shim` is what each of them has inherited."""
     process.set_title("bulkhead-zygote")
     app.prepare_process()
     control = socket.socket(fileno=control_fd)
@@ -41,7 +38,7 @@ def main(control_fd: int, live: Live) -> int:
         if _fork_twice():
             control.close()
             ours.close()
-            _be_spare(theirs, live)
+            _be_spare(theirs, shim)
         theirs.close()
         fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
@@ -66,13 +63,13 @@ def _fork_twice() -> bool:
     return True
 
 
-def _be_spare(theirs: socket.socket, live: Live) -> None:
+def _be_spare(theirs: socket.socket, shim: app.Shim) -> None:
     """Wait for an identity, live its life, and leave without the zygote's clean-up."""
     status = 1
     try:
         _to_null()
         told = theirs.recv(MESSAGE_LIMIT)
-        status = live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
+        status = shim.live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
     except BaseException as error:
         plainlog.log_line(2, "error", "a spare shim died", service="bulkhead-zygote", error=repr(error))
     finally:
@@ -88,14 +85,14 @@ def _to_null() -> None:
 
 
 def _identity(told: bytes) -> Identity:
-    wish = json.loads(told)
-    return Identity(container_id=wish["container_id"], run_dir=Path(wish["run_dir"]), data_dir=Path(wish["data_dir"]))
+    container_id, run_dir, data_dir = told.decode().split("\0")
+    return Identity(container_id, run_dir, data_dir)
 
 
 def _answer(link: socket.socket, problem: str) -> None:
     """Say that the sockets listen, or what is wrong; the link is of no use afterwards."""
     pid = os.getpid()
-    answer = problem or json.dumps({"pid": pid, "start_time": process.start_time(pid)})
+    answer = problem or f'{{"pid":{pid},"start_time":{process.start_time(pid)}}}'
     link.send(answer.encode(), socket.MSG_NOSIGNAL)
     link.close()
 
@@ -103,4 +100,4 @@ def _answer(link: socket.socket, problem: str) -> None:
 if __name__ == "__main__":
     close_inherited(int(sys.argv[2]))
     app.preload(Path(sys.argv[1]))
-    sys.exit(main(int(sys.argv[2]), app.live))
+    sys.exit(main(int(sys.argv[2]), app.engine_shim()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bulkhead.errors import BulkheadError, InvalidArgument, NotImplementedYet
@@ -73,14 +72,8 @@ class Call:
             connection.send(frame(self._stream, TYPE_RESPONSE, response))
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A row of the service table: how its request is read and who handles it."""
-
-    request: type[Message]
-    handle: Callable[[Any, Call], None]
-
-
+# A row of the service table: how the method's request is read, and who handles it.
+Method = tuple[type[Message], Callable[[Any, Call], None]]
 Services = Mapping[str, Mapping[str, Method]]
 Failed = Callable[[Call, BaseException], None]
 
@@ -141,8 +134,8 @@ class TtrpcServer:
         request = decode(Request, received.payload)
         call = Call(connection, received.stream, request.method, request.request_id())
         try:
-            method = self._find(request)
-            method.handle(decode(method.request, request.payload), call)
+            kind, handle = self._find(request)
+            handle(decode(kind, request.payload), call)
         except BulkheadError as error:
             call.fail(error)
         except Exception as error:

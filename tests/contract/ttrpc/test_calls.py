@@ -19,7 +19,7 @@ from bulkhead.shim.loop import Loop
 from bulkhead.wire.gen.bulkhead.shim import v1 as generated
 from bulkhead.wire.ttrpc import MAX_PAYLOAD
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
-from bulkhead.wire.ttrpc_server import Call, Method, TtrpcServer
+from bulkhead.wire.ttrpc_server import Call, TtrpcServer
 
 
 class Service:
@@ -31,14 +31,15 @@ class Service:
         self.waiting: list[Call] = []
         self.seen: list[str] = []
         self.loop = Loop(lambda event, error: self.failures.append(repr(error)))
+        self.loop.open()
         table = {
-            "State": Method(messages.Empty, self._state),
-            "Wait": Method(messages.ExecReference, lambda request, call: self.waiting.append(call)),
-            "Kill": Method(messages.KillRequest, self._kill),
-            "ExecCreate": Method(messages.ExecCreateRequest, self._echo),
-            "Pids": Method(messages.Empty, lambda request, call: call.reply(messages.PidsResponse(pids=[7] * 200_000))),
-            "Start": Method(messages.Empty, self._break),
-            "Pause": Method(messages.Empty, self._release),
+            "State": (messages.Empty, self._state),
+            "Wait": (messages.ExecReference, lambda request, call: self.waiting.append(call)),
+            "Kill": (messages.KillRequest, self._kill),
+            "ExecCreate": (messages.ExecCreateRequest, self._echo),
+            "Pids": (messages.Empty, lambda request, call: call.reply(messages.PidsResponse(pids=[7] * 200_000))),
+            "Start": (messages.Empty, self._break),
+            "Pause": (messages.Empty, self._release),
         }
         self.server = TtrpcServer(
             self.loop, {messages.SERVICE: table}, lambda call, error: self.failures.append(repr(error))

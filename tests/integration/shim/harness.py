@@ -50,8 +50,7 @@ class Nursery:
 def become(link: socket.socket, run_dir: Path, data_dir: Path, container_id: str = CONTAINER_ID) -> dict[str, Any]:
     """Give a spare its identity; what it answered."""
     with link:
-        wish = {"container_id": container_id, "run_dir": str(run_dir), "data_dir": str(data_dir)}
-        link.send(json.dumps(wish).encode())
+        link.send(f"{container_id}\0{run_dir}\0{data_dir}".encode())
         answer: dict[str, Any] = json.loads(link.recv(65536))
     return answer
 

@@ -34,7 +34,7 @@ def unexpected(event: str, error: BaseException) -> None:
 def test_files_rotate_at_their_size_and_the_oldest_goes(tmp_path: Path) -> None:
     path = tmp_path / "log"
     one = len(records("00"))
-    file = RotatingFile(LogTarget(path=path, max_size=3 * one, max_file=3))
+    file = RotatingFile(LogTarget(path=str(path), max_size=3 * one, max_file=3))
     for number in range(11):
         file.write(records(f"{number:02}"))
     # A file that has reached its size is rotated by the next write.
@@ -46,7 +46,7 @@ def test_files_rotate_at_their_size_and_the_oldest_goes(tmp_path: Path) -> None:
 
 def test_a_large_chunk_is_spread_over_files_whole_records_each(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    file = RotatingFile(LogTarget(path=path, max_size=1000, max_file=50))
+    file = RotatingFile(LogTarget(path=str(path), max_size=1000, max_file=50))
     texts = [f"line {number}" for number in range(100)]
     file.write(records(*texts))
     files = sorted(
@@ -59,7 +59,7 @@ def test_a_large_chunk_is_spread_over_files_whole_records_each(tmp_path: Path) -
 
 def test_a_single_file_starts_anew_and_its_reader_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    file = RotatingFile(LogTarget(path=path, max_size=10, max_file=1))
+    file = RotatingFile(LogTarget(path=str(path), max_size=10, max_file=1))
     file.write(records("old"))
     with path.open("rb") as reader:
         file.write(records("new"))
@@ -70,7 +70,7 @@ def test_a_single_file_starts_anew_and_its_reader_keeps_the_old_one(tmp_path: Pa
 def test_an_existing_log_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "log"
     for text in ("first life", "second life"):
-        file = RotatingFile(LogTarget(path=path, max_size=10_000, max_file=2))
+        file = RotatingFile(LogTarget(path=str(path), max_size=10_000, max_file=2))
         file.write(records(text))
         file.close()
     assert logged(path) == ["first life", "second life"]
@@ -79,12 +79,13 @@ def test_an_existing_log_is_continued(tmp_path: Path) -> None:
 def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic"):
-        RotatingFile(LogTarget(path=tmp_path / "log"))
+        RotatingFile(LogTarget(path=str(tmp_path / "log")))
 
 
 def test_streams_keep_their_order_and_their_partial_lines(tmp_path: Path) -> None:
     loop = Loop(unexpected)
-    log = JsonFile(LogTarget(path=tmp_path / "log"), loop, NoBrake(), lambda: None)
+    loop.open()
+    log = JsonFile(LogTarget(path=str(tmp_path / "log")), loop, NoBrake(), lambda: None)
     log.write(1, b"out 1\npart")
     log.write(2, b"err 1\n")
     log.write(1, b"ial\n")

@@ -8,6 +8,7 @@ from bulkhead.shim.loop import Loop
 
 def test_timers_fire_in_order_and_cancelled_ones_never() -> None:
     loop = Loop(lambda event, error: None)
+    loop.open()
     fired: list[str] = []
     loop.later(0.02, lambda: fired.append("late"))
     loop.later(0.0, lambda: fired.append("early"))
@@ -20,6 +21,7 @@ def test_timers_fire_in_order_and_cancelled_ones_never() -> None:
 def test_a_failing_callback_is_reported_and_the_others_go_on() -> None:
     reports: list[str] = []
     loop = Loop(lambda event, error: reports.append(f"{event}: {error!r}"))
+    loop.open()
     read, write = os.pipe()
     os.write(write, b"x")
 
@@ -37,6 +39,7 @@ def test_a_failing_callback_is_reported_and_the_others_go_on() -> None:
 
 def test_a_descriptor_that_was_removed_in_the_same_turn_is_not_called() -> None:
     loop = Loop(lambda event, error: None)
+    loop.open()
     pipes = [os.pipe(), os.pipe()]
     called: list[int] = []
 
