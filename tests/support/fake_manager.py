@@ -304,7 +304,8 @@ class FakeContainer:
                 record = {"log": line.decode(errors="replace"), "stream": name, "time": rfc3339(time.time_ns())}
                 file.write(json.dumps(record).encode() + b"\n")
         for writer in self.followers:
-            writer.write(b".")
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                writer.write(b".")
 
     def _exited(self) -> None:
         for stream, rest in self._partial.items():

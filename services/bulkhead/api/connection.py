@@ -13,9 +13,12 @@ Unix socket from a half-closed one) cancels its handler.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import select
+import struct
+import termios
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -25,6 +28,9 @@ _MAY_HIJACK = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exe
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 _LONGEST_HEAD = 16 << 10
 _MOST_HELD = 64 << 10
+# How long output waits for a client to read the head of the answer, and how often this is looked at.
+HEAD_SECONDS = 0.1
+HEAD_PAUSE = 0.0005
 
 
 class Listener(Protocol):
@@ -200,6 +206,18 @@ class EngineConnection(RequestHandler):
         """Wait until the client has read enough for more to be written; raises ConnectionError when it is gone."""
         await self._drain_helper()
 
+    async def taken(self) -> None:
+        """Wait, for a moment at most, until the client has read everything that was written.
+
+        docker-py takes the raw socket from under a buffered reader once it has read the head: output that came
+        together with the head would be lost with the buffer.
+        """
+        deadline = self._loop.time() + HEAD_SECONDS
+        while (transport := self.transport) is not None and self._loop.time() < deadline:
+            if not transport.get_write_buffer_size() and not _unread(transport):
+                return
+            await asyncio.sleep(HEAD_PAUSE)
+
     def write_eof(self) -> None:
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
@@ -225,6 +243,13 @@ class EngineConnection(RequestHandler):
         super().resume_writing()
         if self._listener is not None:
             self._listener.writing_resumed()
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Bytes that the peer of a Unix socket has not read yet (unix(7), SIOCOUTQ)."""
+    fd = transport.get_extra_info("socket").fileno()
+    unread: int = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))[0]
+    return unread
 
 
 class _HangupWatch:

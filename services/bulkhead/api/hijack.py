@@ -27,7 +27,7 @@ class Hijacked(web.StreamResponse):
         """Nothing is left to write."""
 
 
-def take_over(call: Call, content_type: str) -> EngineConnection:
+async def take_over(call: Call, content_type: str) -> EngineConnection:
     """Answer `101 UPGRADED`, which Go's client insists on, or `200 OK` to who did not ask for an upgrade."""
     headers = call.request.headers
     if "Upgrade" in headers and "upgrade" in headers.get("Connection", "").lower():
@@ -35,6 +35,7 @@ def take_over(call: Call, content_type: str) -> EngineConnection:
     else:
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW}\r\n"
     _send(call.connection, head)
+    await call.connection.taken()
     return call.connection
 
 

@@ -45,8 +45,11 @@ class ExecRoutes:
             detach_keys=found.spec.detach_keys,
         )
         process, is_tty = await self._stdio.exec(socket, exec_id, wanted)
-        client = take_over(call, framing(call.version, is_tty))
-        await splice(client, process)
+        try:
+            client = await take_over(call, framing(call.version, is_tty))
+            await splice(client, process)
+        finally:
+            process.close()
         return Hijacked()
 
     async def inspect(self, call: Call) -> web.StreamResponse:

@@ -52,17 +52,20 @@ class StreamRoutes:
         )
         content_type = framing(call.version, found.spec.tty)
         if not call.flag("stream"):
-            client = take_over(call, content_type)
+            client = await take_over(call, content_type)
             if call.flag("logs"):
                 await self._replay(call, client, wanted)
             client.close()
             return Hijacked()
         address = await self._containers.stdio(found.id)
         process, _ = await self._stdio.attach(address.socket, wanted)
-        client = take_over(call, content_type)
-        if call.flag("logs"):
-            await self._replay(call, client, wanted)
-        await splice(client, process)
+        try:
+            client = await take_over(call, content_type)
+            if call.flag("logs"):
+                await self._replay(call, client, wanted)
+            await splice(client, process)
+        finally:
+            process.close()
         return Hijacked()
 
     async def _replay(self, call: Call, client: EngineConnection, wanted: Streams) -> None:
