@@ -96,8 +96,9 @@ def dockerd_target() -> Iterator[Target]:
     if os.environ.get(CONTROL) != "1" or program is None:
         pytest.skip(f"dockerd is asked for the control only where {CONTROL}=1")
     base = Path(tempfile.mkdtemp(prefix="bh-dockerd-", dir="/tmp"))
-    command = [program, "--data-root", f"{base}/data", "--exec-root", f"{base}/exec", "--pidfile", f"{base}/pid",
-               "-H", f"unix://{base}/docker.sock", "--bridge=none", "--iptables=false", "--ip6tables=false"]  # fmt: skip
+    places = ["--data-root", f"{base}/data", "--exec-root", f"{base}/exec", "--pidfile", f"{base}/pid"]
+    network = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+    command = [program, *places, *network, "-H", f"unix://{base}/docker.sock"]
     process = subprocess.Popen(command, stdout=(base / "log").open("wb"), stderr=subprocess.STDOUT)
     target = Target("dockerd", f"unix://{base}/docker.sock", base)
     try:
