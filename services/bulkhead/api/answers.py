@@ -19,7 +19,3 @@ def json(value: Any, status: int = 200) -> web.Response:
 
 def empty(status: int = 204) -> web.Response:
     return web.Response(status=status, headers=HEADERS)
-
-
-def text(value: str, **headers: str) -> web.Response:
-    return web.Response(text=value, content_type="text/plain", headers={**HEADERS, **headers})

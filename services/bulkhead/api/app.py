@@ -38,6 +38,8 @@ from bulkhead.wire.client import channel
 
 # How long a stop waits for requests that are under way; streams without an end are dropped at once.
 DRAIN_SECONDS = 10.0
+# Filters in the query and X-Registry-Config of many registries are long.
+LONGEST_LINE = 64 << 10
 
 
 @asynccontextmanager
@@ -87,7 +89,14 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _listening(instance: Instance, config: ApiConfig, routes: Table) -> AsyncIterator[None]:
     path: Path = instance.docker_socket
-    engine = EngineServer(Edge(routes), handler_cancellation=True, auto_decompress=False, access_log=None)
+    engine = EngineServer(
+        Edge(routes),
+        handler_cancellation=True,
+        auto_decompress=False,
+        access_log=None,
+        max_line_size=LONGEST_LINE,
+        max_field_size=LONGEST_LINE,
+    )
     sock = listener.bind(path, config.group)
     server = await asyncio.get_running_loop().create_unix_server(engine, sock=sock)
     try:

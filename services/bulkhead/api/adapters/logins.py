@@ -7,7 +7,9 @@ able to make us send it in the clear or elsewhere on this host.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,6 +24,16 @@ _HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
+@dataclass(frozen=True, slots=True)
+class _Credentials:
+    username: str
+    password: str = field(repr=False)
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"Authorization": "Basic " + b64encode(f"{self.username}:{self.password}".encode()).decode()}
+
+
 class RegistryLogins:
     """`ports.Logins`."""
 
@@ -30,17 +42,17 @@ class RegistryLogins:
 
     async def check(self, server: str, username: str, password: str) -> str:
         host = registry_host(server)
-        basic = aiohttp.BasicAuth(username, password)
+        credentials = _Credentials(username, password)
         timeout = aiohttp.ClientTimeout(total=SECONDS)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session:
-                await self._check(session, host, basic)
+                await self._check(session, host, credentials)
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise Unavailable(f"cannot log in to {host}: {reason}") from error
         return ""
 
-    async def _check(self, session: aiohttp.ClientSession, host: str, basic: aiohttp.BasicAuth) -> None:
+    async def _check(self, session: aiohttp.ClientSession, host: str, credentials: _Credentials) -> None:
         plain = host in self._plain or _is_loopback(host)
         url = f"{'http' if plain else 'https'}://{host}/v2/"
         async with session.get(url, allow_redirects=False) as answer:
@@ -51,8 +63,8 @@ class RegistryLogins:
                 raise Unavailable(f"cannot log in to {host}: {url} answers {answer.status}")
         kind, parameters = _challenge(challenge)
         asked = _token_url(parameters, plain) if kind == "bearer" else url
-        query = {"account": basic.login, "service": parameters.get("service", "")} if kind == "bearer" else {}
-        async with session.get(asked, auth=basic, params=query, allow_redirects=False) as answer:
+        query = {"account": credentials.username, "service": parameters.get("service", "")} if kind == "bearer" else {}
+        async with session.get(asked, headers=credentials.header, params=query, allow_redirects=False) as answer:
             if answer.status in (401, 403):
                 raise Unauthorized(f"login attempt to {url} failed with status: {answer.status} {answer.reason}")
             if answer.status != 200:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import msgspec
@@ -13,7 +14,7 @@ from bulkhead.api.detach import check_keys
 from bulkhead.api.errors import status_of
 from bulkhead.api.hijack import Hijacked, refuse, take_over
 from bulkhead.api.logs import LogReader, LogRequest
-from bulkhead.api.ports import Containers, Stdio, Streams
+from bulkhead.api.ports import Containers, InspectedContainer, Stdio, Streams
 from bulkhead.api.splice import splice
 from bulkhead.api.streams import begin, framing
 from bulkhead.api.versions import Version
@@ -42,30 +43,30 @@ class StreamRoutes:
     async def _attach(self, call: Call) -> web.StreamResponse:
         keys = call.text("detachKeys")
         check_keys(keys)
-        found = await self._containers.inspect(call["id"])
-        if found.phase is Phase.PAUSED:
-            raise Conflict(f"container {call['id']} is paused, unpause the container before attach")
-        if found.phase is Phase.RESTARTING:
-            raise Conflict(f"container {call['id']} is restarting, wait until the container is running")
         wanted = Streams(
             stdin=call.flag("stdin"), stdout=call.flag("stdout"), stderr=call.flag("stderr"), detach_keys=keys
         )
-        content_type = framing(call.version, found.spec.tty)
         if not call.flag("stream"):
-            client = await take_over(call, content_type)
-            if call.flag("logs"):
-                await self._replay(call, client, wanted)
-            client.close()
-            return Hijacked()
-        address = await self._containers.stdio(found.id)
-        process, _ = await self._stdio.attach(address.socket, wanted)
+            return await self._attach_to_log(call, wanted)
+        found, address = await asyncio.gather(self._containers.inspect(call["id"]), self._containers.stdio(call["id"]))
+        _check_attachable(call["id"], found)
+        process, tty = await self._stdio.attach(address.socket, wanted)
         try:
-            client = await take_over(call, content_type)
+            client = await take_over(call, framing(call.version, tty))
             if call.flag("logs"):
                 await self._replay(call, client, wanted)
             await splice(client, process)
         finally:
             process.close()
+        return Hijacked()
+
+    async def _attach_to_log(self, call: Call, wanted: Streams) -> web.StreamResponse:
+        """Without `stream`, attach is the log so far, or nothing."""
+        found = await self._containers.inspect(call["id"])
+        _check_attachable(call["id"], found)
+        client = await take_over(call, framing(call.version, found.spec.tty))
+        if call.flag("logs"):
+            await self._replay(call, client, wanted)
         return Hijacked()
 
     async def _replay(self, call: Call, client: EngineConnection, wanted: Streams) -> None:
@@ -118,6 +119,13 @@ class StreamRoutes:
             async for block in blocks:
                 await response.write(block)
         return response
+
+
+def _check_attachable(ref: str, found: InspectedContainer) -> None:
+    if found.phase is Phase.PAUSED:
+        raise Conflict(f"container {ref} is paused, unpause the container before attach")
+    if found.phase is Phase.RESTARTING:
+        raise Conflict(f"container {ref} is restarting, wait until the container is running")
 
 
 def _tail(text: str) -> int | None:

@@ -20,7 +20,9 @@ from bulkhead.api.schema.times import rfc3339
 from bulkhead.api.versions import HEADERS
 from bulkhead.errors import InvalidArgument
 
-_NO_CACHE = {
+_PING_HEADERS = {
+    **HEADERS,
+    "Content-Type": "text/plain; charset=utf-8",
     "Cache-Control": "no-cache, no-store, must-revalidate",
     "Pragma": "no-cache",
     # "1": the classic builder. Ours is not there yet, but BuildKit's session is not either.
@@ -53,9 +55,8 @@ class SystemRoutes:
     async def ping(self, call: Call) -> web.StreamResponse:
         # Answered without the manager: it tells that the API is there, as health checks ask.
         if call.request.method == "HEAD":
-            headers = {**HEADERS, **_NO_CACHE, "Content-Type": "text/plain; charset=utf-8", "Content-Length": "0"}
-            return web.Response(headers=headers)
-        return answers.text("OK", **_NO_CACHE)
+            return web.Response(headers={**_PING_HEADERS, "Content-Length": "0"})
+        return web.Response(body=b"OK", headers=_PING_HEADERS)
 
     async def version(self, call: Call) -> web.StreamResponse:
         return answers.json(self._version)
