@@ -1,0 +1,164 @@
+"""The shim: launch, a container's way through it, calls, memory, log and attach throughput.
+
+python -m tests.bench.shim_bench [containers]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+from bulkhead.shim.identity import Identity
+from bulkhead.supervisor.launches import Launches
+from bulkhead.supervisor.spares import SparePool, zygote_command
+from bulkhead.wire.gen.bulkhead.shim import v1 as wire
+from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
+from tests.integration.shim import bundles
+
+MEGABYTE = 1_000_000
+LINES = 16 * MEGABYTE
+LOG_BYTES = 16 * LINES
+Figures = dict[str, list[float]]
+
+
+class Bench:
+    """Containers of one root file system, each with its own shim."""
+
+    def __init__(self, base: Path, launches: Launches) -> None:
+        self.base = base
+        self.launches = launches
+        self.root = bundles.make_root(base / "root")
+        (self.root / "lines").write_bytes((b"x" * 79 + b"\n") * (LINES // 80))
+        self.figures: Figures = {}
+        self.made = 0
+
+    def note(self, name: str, begun: float) -> float:
+        now = time.perf_counter()
+        self.figures.setdefault(name, []).append((now - begun) * 1e3)
+        return time.perf_counter()
+
+    async def start(self, *arguments: str, driver: str = "json-file") -> tuple[ShimClient, Path, int]:
+        """A running container: its client, its run directory, its shim's pid."""
+        self.made += 1
+        place = self.base / str(self.made)
+        for name in ("upper", "work"):
+            (place / name).mkdir(parents=True)
+        config = bundles.config(self.root, f"/bh-bench-{os.getpid()}/{self.made}", bundles.process(*arguments))
+        bundles.write(place / "data", config)
+        begun = time.perf_counter()
+        identity = Identity(f"{self.made:064x}", str(place / "run"), str(place / "data"))
+        shim = await self.launches.launch(identity)
+        begun = self.note("launch", begun)
+        client = TtrpcClient(place / "run/shim.sock")
+        await client.connect()
+        calls = ShimClient(client)
+        begun = self.note("connect", begun)
+        rootfs = wire.OverlayRootfs(
+            lower=[str(self.root)], upper=str(place / "upper"), work=str(place / "work"), volatile=True
+        )
+        log = wire.LogOptions(driver=driver, path=str(place / "data/log.json"), max_size=64 * MEGABYTE, max_file=3)
+        assert (await calls.create(wire.CreateRequest(rootfs=rootfs, log=log))).failure is None
+        begun = self.note("create", begun)
+        assert (await calls.start()).failure is None
+        self.note("start", begun)
+        return calls, place / "run", shim.pid
+
+    async def stop(self, calls: ShimClient) -> None:
+        begun = time.perf_counter()
+        await calls.kill(signal.SIGKILL)
+        await calls.wait()
+        begun = self.note("kill to wait", begun)
+        await calls.shutdown()
+        self.note("shutdown", begun)
+        await calls.client.close()
+
+
+async def lives(bench: Bench, count: int) -> None:
+    """Containers one after another, kept; then calls, execs, memory."""
+    running = [await bench.start("sleep", "600") for _ in range(count)]
+    calls = running[0][0]
+    for _ in range(500):
+        begun = time.perf_counter()
+        await calls.state()
+        bench.note("State call", begun)
+    for number in range(30):
+        begun = time.perf_counter()
+        process = json.dumps(bundles.process("true")).encode()
+        await calls.exec_create(wire.ExecCreateRequest(exec_id=f"e{number}", process=process))
+        await calls.exec_start(f"e{number}")
+        await calls.wait(f"e{number}")
+        bench.note("exec true", begun)
+    shares = [memory(pid) for _, _, pid in running]
+    for name in ("Pss", "Private_Dirty"):
+        print(f"{name:18} median {statistics.median(share[name] for share in shares):6.0f} KiB per shim of {count}")
+    for calls, _, _ in running:
+        await bench.stop(calls)
+
+
+async def throughput(bench: Bench, name: str, *, driver: str, attach: bool) -> None:
+    """One container writes lines as fast as it is read."""
+    text = f"cat{' /lines' * (LOG_BYTES // LINES)}"
+    calls, run, _ = await bench.start("sh", "-c", f"sleep 0.2; exec {text}", driver=driver)
+    begun = time.perf_counter()
+    received = await drain(run) if attach else 0
+    await calls.wait()
+    seconds = time.perf_counter() - begun - 0.2
+    assert not attach or received >= LOG_BYTES
+    print(f"{name:18} {LOG_BYTES / MEGABYTE / seconds:6.0f} MB/s")
+    await calls.shutdown()
+    await calls.client.close()
+
+
+async def drain(run: Path) -> int:
+    """Attach and read everything; how much it was."""
+    reader, writer = await asyncio.open_unix_connection(str(run / "stdio.sock"), limit=1 << 20)
+    writer.write(b'{"op":"attach","stdout":true}\n')
+    received = -len(await reader.readline())
+    while piece := await reader.read(1 << 20):
+        received += len(piece)
+    writer.close()
+    return received
+
+
+def memory(pid: int) -> dict[str, int]:
+    """KiB by smaps_rollup."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return {name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE)}
+
+
+async def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    with tempfile.TemporaryDirectory(prefix="bh-bench-") as directory:
+        pool = SparePool(2, zygote_command(Path(directory) / "cache"))
+        async with pool.running():
+            bench = Bench(Path(directory), Launches(pool))
+            await lives(bench, count)
+            await throughput(bench, "log", driver="json-file", attach=False)
+            await throughput(bench, "attach, no log", driver="none", attach=True)
+            await throughput(bench, "attach and log", driver="json-file", attach=True)
+    report(bench.figures)
+
+
+def report(figures: Figures) -> None:
+    for group in Path("/sys/fs/cgroup").glob(f"*/bh-bench-{os.getpid()}"):
+        group.rmdir()
+    for name, values in figures.items():
+        if len(values) > 1:
+            deciles = statistics.quantiles(values, n=10)
+            print(
+                f"{name:18} median {statistics.median(values):7.3f} ms   p10 {deciles[0]:7.3f}   p90 {deciles[8]:7.3f}"
+            )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
