@@ -31,6 +31,7 @@ REASONS: Mapping[tuple[str, str | None], str] = {
     ("rlimit", "nofile"): "inherited from the daemon, whose service file sets it",
     ("rlimit", "nproc"): "inherited from the daemon, whose service file sets it",
     ("rlimit", "core"): "inherited from the daemon, whose service file sets it",
+    ("status", "SigIgn"): "ours ignores none (asserted below); dockerd's has what its daemon was started with",
     ("dev", "/dev/core"): "runc leaves the link out where the kernel has no /proc/kcore; ours then leads nowhere",
     ("path", "/sys/fs/cgroup"): "ours is read-only itself, dockerd's on v1 only what is mounted below",
     ("path", "/proc/interrupts"): "masked since Docker 28.3; the dockerd to compare with may be older",
@@ -133,6 +134,7 @@ def as_strict(ours: str, theirs: str) -> bool:
 def check(ours: Report, theirs: Report) -> None:
     assert len(ours["call"]) > 450
     assert differences(ours, theirs) == {}
+    assert int(ours["status"]["SigIgn"], 16) == 0
     assert looser_mounts(ours, theirs) == {}
 
 
