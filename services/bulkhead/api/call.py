@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -40,6 +40,11 @@ class Call:
     @property
     def connection(self) -> EngineConnection:
         return cast(EngineConnection, self.request.protocol)
+
+    @property
+    def answered(self) -> bool:
+        """Whether something of the answer is out, so that an error can only break it off."""
+        return self.connection.hijacked or self.request.writer.output_size > 0
 
     def text(self, name: str, default: str = "") -> str:
         return self.request.query.get(name, default)
@@ -85,9 +90,16 @@ class Call:
             raise InvalidArgument("invalid JSON: got EOF while reading request body")
         return parse_json(data, kind)
 
+    async def blocks(self, size: int) -> AsyncGenerator[bytes]:
+        """The raw body, in blocks of at most `size` bytes; a client that waits to be asked for it is asked."""
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        async for block in self.request.content.iter_chunked(size):
+            yield block
+
     async def _read(self) -> bytes:
         parts, size = [], 0
-        async for part in self.request.content.iter_chunked(1 << 16):
+        async for part in self.blocks(1 << 16):
             size += len(part)
             if size > LARGEST_BODY:
                 raise InvalidArgument(f"request body is larger than {LARGEST_BODY} bytes")

@@ -21,8 +21,13 @@ import struct
 import termios
 from typing import Any, Protocol
 
+import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+from bulkhead.api.errors import body_of
+
+log = structlog.get_logger()
 
 _MAY_HIJACK = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exec/[^/? ]+/start)[? ]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
@@ -72,10 +77,11 @@ class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
     __slots__ = ("_answered", "_expected", "_hangup", "_head", "_held", "_held_paused", "_listener", "_mid_head",
-                 "_peer_ended", "endless")  # fmt: skip
+                 "_peer_ended", "endless", "hijacked")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.hijacked = False  # raw bytes were written: no HTTP can follow
         self.endless = False  # the handler streams until the client leaves: a stop of the daemon does not wait for it
         self._answered = 0
         self._head = b""  # a head that may be hijacked and is not complete
@@ -173,6 +179,22 @@ class EngineConnection(RequestHandler):
             self.data_received(held)
         if self._peer_ended:
             self._close = True
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is one line of the log, not a traceback, and one answer in Docker's shape."""
+        log.info("not a request", reason=ascii(message or exc))
+        if self.hijacked or request.writer.output_size > 0:
+            raise ConnectionError("part of the answer is out: it can only be broken off")
+        text = "malformed HTTP request" if status == 400 else f"internal error: {exc}"
+        response = web.Response(status=status, body=body_of(text), content_type="application/json")
+        response.force_close()
+        return response
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._hangup is not None:

@@ -31,5 +31,6 @@ def status_of(error: BaseException) -> int:
 
 
 def body_of(message: str) -> bytes:
-    """Docker's error body, newline included."""
+    """Docker's error body, newline included; what is not Unicode in the message becomes "?"."""
+    message = message.encode(errors="replace").decode()
     return msgspec.json.encode({"message": message}) + b"\n"

@@ -42,11 +42,12 @@ async def take_over(call: Call, content_type: str) -> EngineConnection:
 def refuse(call: Call, status: int, message: str) -> Hijacked:
     """An error after the point where Docker has hijacked: a status line, then plain text until the end."""
     _send(call.connection, f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {RAW}\r\n")
-    call.connection.write(f"{message}\r\n".encode())
+    call.connection.write(f"{message}\r\n".encode(errors="replace"))
     return Hijacked(status)
 
 
 def _send(connection: EngineConnection, head: str) -> None:
     # Nobody reads more requests from here on.
+    connection.hijacked = True
     connection.keep_alive(False)
     connection.write((head + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items()) + "\r\n").encode())

@@ -39,7 +39,7 @@ class Edge:
         record(
             "request",
             method=request.method,
-            path=request.path,
+            path=_printable(request.path),
             status=response.status,
             milliseconds=round((time.monotonic() - began) * 1000, 1),
         )
@@ -48,6 +48,8 @@ class Edge:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "OPTIONS":
             return web.Response(headers=HEADERS)
+        if not _is_text(request):
+            return failure(InvalidArgument("invalid request: its path or query is not UTF-8"))
         match = _VERSIONED.fullmatch(request.path)
         path = match[2] if match else request.path
         found = self._table.find(request.method, path)
@@ -66,15 +68,31 @@ class Edge:
         return await _guarded(handler, Call(request=request, version=version, arguments=arguments))
 
 
+def _is_text(request: web.BaseRequest) -> bool:
+    """Whether path and query are Unicode; bytes that are not come from aiohttp as lone surrogates."""
+    try:
+        (request.path + request.query_string).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(path: str) -> str:
+    return path.encode("ascii", "backslashreplace").decode()
+
+
 async def _guarded(handler: Handler, call: Call) -> web.StreamResponse:
     try:
         return await handler(call)
-    except BulkheadError as error:
-        return failure(error)
     except ConnectionError:
         raise
     except Exception as error:
-        log.exception("request failed", path=call.request.path)
+        if not isinstance(error, BulkheadError):
+            log.exception("request failed", path=_printable(call.request.path))
+        elif call.answered:
+            log.warning("answer broken off", path=_printable(call.request.path), reason=str(error))
+        if call.answered:
+            raise ConnectionError("part of the answer is out: it can only be broken off") from error
         return failure(error)
 
 

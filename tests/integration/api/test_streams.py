@@ -151,3 +151,32 @@ async def test_clients_that_leave_end_their_streams(fake: Fake) -> None:
     async with asyncio.timeout(10):
         while len(asyncio.all_tasks()) > tasks + 1:  # noqa: ASYNC110 - nobody announces the end of a task
             await asyncio.sleep(0.01)
+
+
+async def test_an_error_in_the_middle_breaks_logs_off(fake: Fake) -> None:
+    """No proper end, that would make them look complete."""
+    container = await fake.run("sh", "-c", "echo 1; sleep 100")
+    async with connected(fake.socket) as wire:
+        await streaming(wire, "GET", f"/containers/{container.id}/logs?stdout=1&follow=1")
+        assert (await wire.chunk())[8:] == b"1\n"
+        os.rename(container.log_path, f"{container.log_path}.1")  # noqa: PTH104
+        os.mkdir(container.log_path)  # noqa: PTH102 - what is no file cannot be read
+        container.followers[0].write(b".")
+        assert await wire.rest() == b""
+
+
+async def test_an_error_in_the_middle_breaks_a_hijacked_stream_off(fake: Fake) -> None:
+    """No second status line among the bytes."""
+    container = await fake.run("sleep", "100")
+    os.makedirs(container.log_path)  # noqa: PTH103
+    async with connected(fake.socket) as wire:
+        wire.send(request("POST", f"/containers/{container.id}/attach?stream=1&stdout=1&logs=1"))
+        assert (await wire.head())[0] == 200
+        assert await wire.rest() == b""
+
+
+async def test_an_error_before_the_first_line_of_logs_has_its_status(fake: Fake) -> None:
+    container = await fake.run("sleep", "100")
+    os.makedirs(container.log_path)  # noqa: PTH103
+    reply = await fake.call("GET", f"/containers/{container.id}/logs?stdout=1")
+    assert reply.status == 500 and reply.message.startswith("cannot read log ")

@@ -98,7 +98,17 @@ async def test_bad_filters_and_numbers(fake: Fake) -> None:
 async def test_requests_that_are_no_http_are_refused(fake: Fake) -> None:
     async with connected(fake.socket) as wire:
         wire.send(b"\x16\x03\x01 hello\r\n\r\n")
-        assert (await wire.head())[0] == 400
+        reply = await wire.reply()
+        assert (reply.status, reply.message) == (400, "malformed HTTP request")
+        assert await wire.rest() == b""
+
+
+async def test_what_is_not_unicode_is_refused(fake: Fake) -> None:
+    """It could be neither looked up, nor logged, nor answered."""
+    for target in (b"/containers/\xff/json", b"/containers/%ff/json", b"/containers/json?filters=%ff", b"/\xff"):
+        async with connected(fake.socket) as wire:
+            wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await wire.reply()).status in (400, 404)
 
 
 async def test_keep_alive_and_pipelining(fake: Fake) -> None:
@@ -122,6 +132,16 @@ async def test_a_request_in_single_bytes(fake: Fake) -> None:
                 await wire.writer.drain()
                 await asyncio.sleep(0)
             assert (await wire.head())[0] in (200, 404)
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(fake: Fake) -> None:
+    """curl does so for uploads of more than a megabyte."""
+    raw = request("POST", "/images/load", b"fake tar", Content_Type="application/x-tar", Expect="100-continue")
+    async with connected(fake.socket) as wire:
+        wire.send(raw.removesuffix(b"fake tar"))
+        assert (await wire.head())[0] == 100
+        wire.send("fake tar")
+        assert b"Loaded image" in (await wire.reply()).body
 
 
 async def test_half_closed_clients_get_their_answer(fake: Fake) -> None:

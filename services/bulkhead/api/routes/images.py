@@ -80,8 +80,8 @@ class ImageRoutes:
         return answers.json({"ImagesDeleted": schema.removed(removed) or None, "SpaceReclaimed": freed})
 
     async def load(self, call: Call) -> web.StreamResponse:
-        uploaded = _upload(call)
-        return await _progress(call, self._images.load(uploaded, quiet=call.flag("quiet", default=True)))
+        loading = self._images.load(call.blocks(_UPLOAD_BLOCK), quiet=call.flag("quiet", default=True))
+        return await _progress(call, loading)
 
     async def save(self, call: Call) -> web.StreamResponse:
         return await self._save(call, [call["name"]])
@@ -115,11 +115,6 @@ def joined(name: str, tag: str) -> str:
 
 def _auth(call: Call) -> RegistryAuth | None:
     return schema.parse_auth_header(call.request.headers.get("X-Registry-Auth", ""))
-
-
-async def _upload(call: Call) -> AsyncGenerator[bytes]:
-    async for part in call.request.content.iter_chunked(_UPLOAD_BLOCK):
-        yield part
 
 
 async def _progress(call: Call, progress: AsyncGenerator[Progress]) -> web.StreamResponse:

@@ -37,6 +37,8 @@ class StreamRoutes:
         try:
             return await self._attach(call)
         except BulkheadError as error:
+            if call.answered:
+                raise
             # Docker has hijacked by now, so its errors are plain text on the raw stream.
             return refuse(call, status_of(error), str(error))
 
