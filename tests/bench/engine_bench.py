@@ -191,6 +191,7 @@ def private_dockerd(given: str | None) -> Iterator[Engine | None]:
         f"{root}/exec",
     ]
     command += ["-p", f"{root}/pid", "--bip", "172.31.250.1/24", "--log-level", "error"]
+    command += ["--iptables=false", "--ip6tables=false"]  # its rules would outlive it and drop what others forward
     with (root / "log").open("wb") as log:
         daemon = subprocess.Popen(command, stdout=log, stderr=log)
     try:
