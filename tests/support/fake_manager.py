@@ -32,6 +32,7 @@ from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.server import serve
 
+CLOSE_SECONDS = 5
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOT_FOUND = (
     "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
@@ -455,7 +456,9 @@ class FakeManager:
         for container in list(self.containers.values()):
             if container.phase.alive:
                 container.kill("KILL")
-                await container.process.exited.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await container.process.exited.wait()
 
     def find(self, ref: str) -> FakeContainer:
         ref = ref.removeprefix("/")
