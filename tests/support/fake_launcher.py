@@ -110,6 +110,9 @@ class FakeProcess:
 class FakeLauncher:
     """Runs process.args on the host; `config["fail"]` makes create fail."""
 
+    def prepare(self, unwanted: int) -> None:
+        """It forks when it must."""
+
     def create(
         self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
     ) -> FakeProcess:
@@ -142,6 +145,8 @@ class FakeLauncher:
 
 def _spawn(wanted: Mapping[str, Any], stdio: Stdio) -> FakeProcess:
     master, slave = os.openpty() if wanted.get("terminal") else (-1, -1)
+    if slave >= 0 and "consoleSize" in wanted:
+        termios.tcsetwinsize(slave, (wanted["consoleSize"]["height"], wanted["consoleSize"]["width"]))
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     word_read, word_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()

@@ -78,6 +78,7 @@ class Shim:
 
     def __init__(self, launcher: Launcher) -> None:
         self._identity = Identity("", "", "")
+        self._launcher = launcher
         self._journal = Journal()
         self._loop = Loop(self._journal.error)
         self._signals = Signals(self._loop)
@@ -90,6 +91,10 @@ class Shim:
         self._leaving: list[Callable[[], None]] = []
         self._left = False
         self._ticks = 0
+
+    def wait_ready(self, link: int) -> None:
+        """The process is a spare now and will hear its identity on `link`: get ready."""
+        self._launcher.prepare(link)
 
     def live(self, identity: Identity, ready: Callable[[str], None]) -> int:
         """Be the shim of `identity`, in a process prepared by `prepare_process`, until Shutdown; the exit status.

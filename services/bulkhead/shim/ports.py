@@ -78,6 +78,9 @@ class Launcher(Protocol):
     `data_dir` holds the bundle. Raises LaunchFailed when the kernel refuses, InvalidArgument for a bad bundle.
     """
 
+    def prepare(self, unwanted: int) -> None:
+        """Do what can be done before it is known what to launch; no process made for it may keep `unwanted` open."""
+
     def create(
         self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
     ) -> Task: ...

@@ -68,6 +68,7 @@ def _be_spare(theirs: socket.socket, shim: app.Shim) -> None:
     status = 1
     try:
         _to_null()
+        shim.wait_ready(theirs.fileno())
         told = theirs.recv(MESSAGE_LIMIT)
         status = shim.live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
     except BaseException as error:

@@ -18,7 +18,18 @@ import pytest
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from tests.integration.shim import bundles
-from tests.integration.shim.harness import Nursery, Shim, alive, become, children, connected, gone, proc, write_config
+from tests.integration.shim.harness import (
+    Nursery,
+    Shim,
+    alive,
+    become,
+    children,
+    connected,
+    gone,
+    proc,
+    until,
+    write_config,
+)
 
 pytestmark = [
     pytest.mark.root,
@@ -93,7 +104,8 @@ async def test_a_container_starts_with_clean_signals_descriptors_and_score(
         assert (status["SigIgn"], status["SigBlk"]) == ("0" * 16, "0" * 16)
         assert proc(pid, "oom_score_adj") == "0\n"
         assert len(os.listdir(f"/proc/{pid}/fd")) == 3  # noqa: PTH208
-        assert status["PPid"].strip() == str(shim.pid)
+        # Once the child that made it has left.
+        await until(lambda: f"\nPPid:\t{shim.pid}\n" in proc(pid, "status"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +125,7 @@ async def test_a_program_that_cannot_run(
         assert failure.exit_code == code
         assert failure.message.endswith(text)
         assert (await shim.client.state()).phase == "new"
-        assert not children(shim.pid), "no zombie"
+        await until(lambda: not children(shim.pid))
 
 
 async def test_a_root_that_cannot_be_mounted(launch: Launch, root: Path, tmp_path: Path) -> None:
@@ -122,7 +134,7 @@ async def test_a_root_that_cannot_be_mounted(launch: Launch, root: Path, tmp_pat
         failure = (await shim.create(rootfs=wrong)).failure
         assert failure is not None
         assert failure.exit_code == 128
-        assert not children(shim.pid)
+        await until(lambda: not children(shim.pid))
         # And the same shim can do better.
         assert (await shim.create(rootfs=overlay(root, tmp_path))).failure is None
 
@@ -160,7 +172,7 @@ async def test_execs(launch: Launch, root: Path, tmp_path: Path) -> None:
             stream.writer.write_eof()
             assert output in (await stream.output())[1]
             assert (await shim.client.wait(f"e{number}", timeout=5)).exit_code == code
-        assert len(children(shim.pid)) == 1
+        await until(lambda: len(children(shim.pid)) == 1)
         terminal = json.dumps(bundles.process("stty", "size", terminal=True)).encode()
         await shim.client.exec_create(wire.ExecCreateRequest(exec_id="t", process=terminal, height=7, width=9))
         stream = await shim.dial(op="exec", exec_id="t", stdin=True, stdout=True, stderr=True)

@@ -11,7 +11,7 @@ from bulkhead.errors import InvalidArgument, Unavailable
 from bulkhead.linux.process import start_time
 from bulkhead.model.instance import Instance
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
-from tests.integration.shim.harness import alive, descriptors, gone
+from tests.integration.shim.harness import alive, children, descriptors, gone
 from tests.integration.supervisor.conftest import Service, start
 from tests.support.eventually import eventually
 
@@ -95,8 +95,10 @@ async def test_shims_outlive_a_supervisor_that_is_killed(own_service: Service) -
     # The launch took one; another is being forked.
     await eventually(lambda: len(spares_of(zygote)) == 2)
     spares = spares_of(zygote)
+    launchers = [pid for spare in spares for pid in children(spare)]
+    assert len(launchers) == 2
     own_service.process.kill()
-    for pid in (zygote, *spares):
+    for pid in (zygote, *spares, *launchers):
         await gone(pid)
     own_service.process.wait()
     assert await phase(instance, IDS[0]) == "new"
@@ -148,8 +150,9 @@ async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
         sockets = {name for name in held if name.startswith(("socket:", "pipe:"))}
         assert not sockets & set(mine)
         assert not [name for name in held if name.endswith(".log")]
-        # /dev/null three times, the stage program, epoll, the lock, the wakeup pipe, two listeners, our connection.
-        assert len(held) == 11
+        # /dev/null three times, the stage program, epoll, the lock, the wakeup pipe, two listeners, our connection,
+        # and the way to the child that will create the container.
+        assert len(held) == 12
     await shutdown(service.instance, IDS[0])
 
 

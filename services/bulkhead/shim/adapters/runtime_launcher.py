@@ -3,10 +3,12 @@
 The runtime touches two megabytes while it makes a container out of a config. A child that does it takes
 them along when it ends; its descriptors come over by SCM_RIGHTS, and the container's process by the
 kernel: the shim is the subreaper, so it becomes the parent, and reaps by pidfd as if it had forked it.
+The child for the create is forked while the spare shim waits, so that nobody waits for the fork.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,9 +18,9 @@ from typing import Any, cast
 
 from bulkhead import nsexec
 from bulkhead.errors import BulkheadError, Internal, InvalidArgument, LaunchFailed, NotFound
-from bulkhead.linux import fdpass
-from bulkhead.linux.cgroups import Cgroup, hierarchies
-from bulkhead.runtime import defaults, filters, launch
+from bulkhead.linux import fdpass, process
+from bulkhead.linux.cgroups import Cgroup
+from bulkhead.runtime import defaults, launch
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
@@ -32,28 +34,35 @@ Answer = tuple[dict[str, Any], Sequence[int], object]
 
 def preload(cache: Path) -> None:
     """Make what every launch needs: the sealed stage, the table of cgroup mounts, Docker's seccomp filter."""
-    nsexec.prepare()
-    hierarchies()
-    filters.use_directory(cache / "seccomp")
-    filters.filter_for(defaults.default_seccomp(defaults.DEFAULT_CAPABILITIES))
+    launch.prepare(
+        filter_directory=cache / "seccomp", profiles=[defaults.default_seccomp(defaults.DEFAULT_CAPABILITIES)]
+    )
 
 
 class RuntimeLauncher:
     """`bulkhead.runtime.launch` by proxy."""
 
-    def create(self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio) -> Task:
-        def create() -> Answer:
-            config = bundle.read(data_dir)
-            if bundle.has_terminal(config) is not terminal:
-                raise InvalidArgument(f"cannot read {data_dir}/config.json: it names a terminal twice")
-            task = launch.create(container_id=container_id, config=config, rootfs=_overlay(rootfs), stdio=_fds(stdio))
-            assert task.sync_fd is not None
-            answer = {"start_time": task.start_time, "cgroup": task.cgroup.path}
-            return _described(task) | answer, _descriptors(task.pidfd, task.sync_fd, task.console), task
+    def __init__(self) -> None:
+        self._midwife: _Child | None = None
+        self._leaving: list[int] = []
 
-        told, descriptors = _in_child(create)
-        pidfd, sync, console = (*descriptors, None)[:3]
-        assert pidfd is not None and sync is not None
+    def prepare(self, unwanted: int) -> None:
+        """Fork the child that will create the container, before anybody waits for it. It closes `unwanted`."""
+        self._midwife = _Child.waiting(unwanted)
+
+    def create(self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio) -> Task:
+        wish = {
+            "container_id": container_id,
+            "data_dir": data_dir,
+            "terminal": terminal,
+            "rootfs": None if rootfs is None else [rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile],
+            "stdio": [stdio.stdin >= 0, stdio.stdout >= 0, stdio.stderr >= 0],
+        }
+        given = [fd for fd in (stdio.stdin, stdio.stdout, stdio.stderr) if fd >= 0]
+        midwife, self._midwife = self._midwife, None
+        if midwife is None or not midwife.ask(wish, given):
+            midwife = _Child.working(lambda: _create(wish, given))
+        told, (pidfd, sync, console) = self._outcome(midwife, 2)
         return launch.Task(
             container_id=container_id,
             pid=told["pid"],
@@ -66,6 +75,10 @@ class RuntimeLauncher:
         )
 
     def adopt(self, *, container_id: str, pid: int, start_time: int, cgroup: str) -> Task:
+        midwife, self._midwife = self._midwife, None
+        if midwife is not None:
+            # There will be no create.
+            midwife.dismiss()
         config = {"linux": {"cgroupsPath": cgroup}}
         return launch.adopt(container_id=container_id, pid=pid, start_time=start_time, config=config)
 
@@ -76,12 +89,15 @@ class RuntimeLauncher:
             )
             return _described(running), _descriptors(running.pidfd, running.console), running
 
-        told, descriptors = _in_child(run)
-        pidfd, console = (*descriptors, None)[:2]
-        assert pidfd is not None
+        told, (pidfd, console) = self._outcome(_Child.working(run), 1)
         return launch.ExecProcess(pid=told["pid"], pidfd=pidfd, console=console, warnings=tuple(told["warnings"]))
 
     def reap(self, pidfd: int) -> int | None:
+        # What a child of ours has made is ours when that child is gone; it left when it had answered.
+        leaving, self._leaving = self._leaving, []
+        for pid in leaving:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
         try:
             status = launch.reap(pidfd)
         except NotFound as error:
@@ -91,28 +107,101 @@ class RuntimeLauncher:
     def remove_cgroup(self, path: str) -> None:
         Cgroup(path).remove()
 
+    def _outcome(self, child: _Child, least: int) -> tuple[dict[str, Any], list[Any]]:
+        """What the child tells, and `least` descriptors and a console, which may be None."""
+        self._leaving.append(child.pid)
+        told, descriptors = child.outcome()
+        if not least <= len(descriptors) <= least + 1:
+            raise Internal("cannot launch the process: descriptors are missing")
+        return told, [*descriptors, None][: least + 1]
 
-def _in_child(work: Callable[[], Answer]) -> tuple[dict[str, Any], list[int]]:
-    """What `work` answers, done by a fork of this process. Raises what `work` raises; Internal if it dies."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        _work_and_leave(work, theirs)
-    theirs.close()
-    try:
-        with ours:
-            message, descriptors = fdpass.receive(ours, _MESSAGE_LIMIT, 3)
-    except OSError as error:
-        raise Internal(f"cannot launch the process: {error}") from error
-    finally:
-        # Only when it is gone are the processes that it made our children.
-        os.waitpid(child, 0)
-    if not message:
-        raise Internal("cannot launch the process: the launching process died")
-    told = json.loads(message)
-    if "error" in told:
-        raise _error(told)
-    return told, descriptors
+
+class _Child:
+    """A fork of the shim that makes one process and leaves."""
+
+    def __init__(self, pid: int, link: socket.socket) -> None:
+        self.pid = pid
+        self._link = link
+
+    @classmethod
+    def working(cls, work: Callable[[], Answer]) -> _Child:
+        """One that is at it already."""
+        child, link = cls._fork()
+        if child is None:
+            _work_and_leave(work, link)
+        return cls(child or 0, link)
+
+    @classmethod
+    def waiting(cls, unwanted: int) -> _Child:
+        """One that waits for `ask`. It ends with this process."""
+        child, link = cls._fork()
+        if child is None:
+            os.close(unwanted)
+            process.set_title("bulkhead-shim: launcher")
+            message, descriptors = fdpass.receive(link, _MESSAGE_LIMIT, 3)
+            if not message:
+                os._exit(0)
+            _work_and_leave(lambda: _create(json.loads(message), descriptors), link)
+        return cls(child or 0, link)
+
+    @staticmethod
+    def _fork() -> tuple[int | None, socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child = os.fork()
+        if child == 0:
+            ours.close()
+            return None, theirs
+        theirs.close()
+        return child, ours
+
+    def ask(self, wish: dict[str, Any], descriptors: Sequence[int]) -> bool:
+        """Give a waiting child its work; False when it is dead."""
+        try:
+            fdpass.send(self._link, json.dumps(wish).encode(), descriptors)
+        except OSError:
+            self._link.close()
+            return False
+        return True
+
+    def dismiss(self) -> None:
+        """Let a waiting child go."""
+        self._link.close()
+
+    def outcome(self) -> tuple[dict[str, Any], list[int]]:
+        """Wait for what the work came to. Raises what it raised; Internal if the child died."""
+        try:
+            with self._link:
+                message, descriptors = fdpass.receive(self._link, _MESSAGE_LIMIT, 3)
+        except OSError as error:
+            raise Internal(f"cannot launch the process: {error}") from error
+        if not message:
+            raise Internal("cannot launch the process: the launching process died")
+        told = json.loads(message)
+        if "error" in told:
+            raise _error(told)
+        return told, descriptors
+
+
+def _create(wish: dict[str, Any], given: Sequence[int]) -> Answer:
+    """In the child: the whole of a create."""
+    config = bundle.read(wish["data_dir"])
+    if bundle.has_terminal(config) is not wish["terminal"]:
+        raise InvalidArgument(f"cannot read {wish['data_dir']}/config.json: it names a terminal twice")
+    rootfs = None
+    if wish["rootfs"] is not None:
+        lower, upper, work, volatile = wish["rootfs"]
+        rootfs = OverlayRootfs(lower=tuple(lower), upper=upper, work=work, volatile=volatile)
+    fds = iter(given)
+    stdin, stdout, stderr = (next(fds) if is_given else -1 for is_given in wish["stdio"])
+    task = launch.create(
+        container_id=wish["container_id"],
+        config=config,
+        rootfs=rootfs,
+        stdio=StdioFds(stdin=stdin, stdout=stdout, stderr=stderr),
+    )
+    assert task.sync_fd is not None
+    answer = {"start_time": task.start_time, "cgroup": task.cgroup.path}
+    return _described(task) | answer, _descriptors(task.pidfd, task.sync_fd, task.console), task
 
 
 def _work_and_leave(work: Callable[[], Answer], link: socket.socket) -> None:
@@ -142,18 +231,12 @@ def _error(told: dict[str, Any]) -> BulkheadError:
     return error_named(told["kind"], told["error"])
 
 
-def _described(process: launch.Task | launch.ExecProcess) -> dict[str, Any]:
-    return {"pid": process.pid, "warnings": [text[:_TEXT_LIMIT] for text in process.warnings[:2]]}
+def _described(made: launch.Task | launch.ExecProcess) -> dict[str, Any]:
+    return {"pid": made.pid, "warnings": [text[:_TEXT_LIMIT] for text in made.warnings[:2]]}
 
 
 def _descriptors(*found: int | None) -> list[int]:
     return [fd for fd in found if fd is not None]
-
-
-def _overlay(rootfs: Rootfs | None) -> OverlayRootfs | None:
-    if rootfs is None:
-        return None
-    return OverlayRootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile)
 
 
 def _fds(stdio: Stdio) -> StdioFds:
