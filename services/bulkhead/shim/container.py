@@ -335,6 +335,9 @@ class Container:
     def _kill_everyone(self, task: Task, number: int) -> None:
         if number == signal.SIGKILL:
             task.cgroup.kill_all()
+            # Whatever became of its cgroup, the first process must not outlive this.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(task.pidfd, number)
             return
         for pid in task.cgroup.pids():
             try:
