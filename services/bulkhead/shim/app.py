@@ -155,7 +155,11 @@ class Shim:
         if self._container.phase in (Phase.NEW, Phase.EXITED):
             self._clear()
             return
-        self._container.kill(signal.SIGKILL, everyone=True)
+        try:
+            self._container.kill(signal.SIGKILL, everyone=True)
+        except (BulkheadError, OSError) as error:
+            # It may be ending already; if not, the caller's deadline tells.
+            self._journal.error("cannot kill the container", error)
         self._container.when_exited(self._clear_soon)
 
     def _clear_soon(self, _record: ExitRecord) -> None:
