@@ -104,9 +104,8 @@ class Starting:
         return await asyncio.to_thread(self.bundles.write, container, chosen, dirs)
 
     async def _commit(self, running: Container) -> None:
-        events = [of_container(running, "start")]
-        if running.endpoint is not None:
-            events.insert(0, of_network(running, running.endpoint, "connect"))
+        connected = [of_network(running, running.endpoint, "connect")] if running.endpoint is not None else []
+        events = [*connected, of_container(running, "start")]
         await self.records.commit(Change(update=running, done=True, events=tuple(events)))
 
     async def _note(self, container: Container, error: BulkheadError) -> None:

@@ -33,7 +33,7 @@ async def test_inspect_tells_the_life(manager: ManagerClient) -> None:
     assert (ended.phase, ended.exit_code, ended.pid) == ("exited", 3, 0)
     assert ended.created_at < ended.started_at < ended.finished_at
     (listed,) = await manager.list(name=["life"])
-    assert (listed.phase, listed.labels["a"], listed.command) == ("exited", "b", "sh -c exit 3")
+    assert (listed.phase, listed.labels["a"], listed.command) == ("exited", "b", "sh -c 'exit 3'")
 
 
 @pytest.mark.parametrize(

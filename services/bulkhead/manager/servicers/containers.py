@@ -144,6 +144,11 @@ def launch_failure(failure: LaunchFailed) -> api.LaunchFailure:
     return api.LaunchFailure(message=str(failure), step=failure.step, errno=failure.errno, exit_code=failure.exit_code)
 
 
+def _quoted(argument: str) -> str:
+    """As Docker shows an argument in the list's Command."""
+    return f"'{argument}'" if " " in argument else argument
+
+
 def _summary(container: Container) -> types.ContainerSummary:
     spec = container.spec
     endpoint = container.endpoint
@@ -152,7 +157,7 @@ def _summary(container: Container) -> types.ContainerSummary:
         name=container.name,
         image=spec.image,
         image_id=container.image_id,
-        command=" ".join([container.path, *container.args]),
+        command=" ".join([container.path, *map(_quoted, container.args)]),
         created_at=container.created_at,
         phase=container.phase.value,
         exit_code=container.exit_code,
