@@ -16,6 +16,7 @@ import fcntl
 import os
 import signal
 import sys
+import tempfile
 import termios
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -199,11 +200,13 @@ def main() -> int:
     peers.PATIENCE, stdio.DRAIN_IDLE, logs.PATIENCE, logs.RETRY = 1.0, 0.4, 0.5, 0.05
     if sys.argv[1] == "zygote":
         zygote.close_inherited(int(sys.argv[2]))
-        return zygote.main(int(sys.argv[2]), app.Shim(FakeLauncher()))
+        return zygote.main(int(sys.argv[2]), app.Shim(FakeLauncher()), Path(tempfile.gettempdir()))
     container_id, run_dir, data_dir = sys.argv[1:4]
     identity = Identity(container_id=container_id, run_dir=run_dir, data_dir=data_dir)
     app.prepare_process()
-    return app.Shim(FakeLauncher()).live(identity, lambda text: print(text or "ready", flush=True))
+    shim = app.Shim(FakeLauncher())
+    shim.settle()
+    return shim.live(identity, lambda text: print(text or "ready", flush=True))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
 
 
-def main(control_fd: int, shim: app.Shim) -> int:
-    """Fork a spare per request until the supervisor goes away. `shim` is what each of them has inherited."""
+def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
+    """Fork a spare per request until the supervisor goes away. `shim` is what each has inherited."""
     process.set_title("bulkhead-zygote")
     app.prepare_process()
     control = socket.socket(fileno=control_fd)
@@ -38,7 +38,7 @@ def main(control_fd: int, shim: app.Shim) -> int:
         if _fork_twice():
             control.close()
             ours.close()
-            _be_spare(theirs, shim)
+            _be_spare(theirs, shim, cache)
         theirs.close()
         fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
@@ -63,12 +63,12 @@ def _fork_twice() -> bool:
     return True
 
 
-def _be_spare(theirs: socket.socket, shim: app.Shim) -> None:
+def _be_spare(theirs: socket.socket, shim: app.Shim, cache: Path) -> None:
     """Wait for an identity, live its life, and leave without the zygote's clean-up."""
     status = 1
     try:
         _to_null()
-        shim.wait_ready(theirs.fileno())
+        shim.get_ready(theirs.fileno(), f"{cache}/spare-{os.getpid()}")
         told = theirs.recv(MESSAGE_LIMIT)
         status = shim.live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
     except BaseException as error:
@@ -100,5 +100,6 @@ def _answer(link: socket.socket, problem: str) -> None:
 
 if __name__ == "__main__":
     close_inherited(int(sys.argv[2]))
-    app.preload(Path(sys.argv[1]))
-    sys.exit(main(int(sys.argv[2]), app.engine_shim()))
+    place = Path(sys.argv[1])
+    app.preload(place)
+    sys.exit(main(int(sys.argv[2]), app.engine_shim(), place))
