@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import time
 
 import pytest
 
@@ -167,7 +168,10 @@ def test_top(target: Target) -> None:
 
 
 def test_events_tell_the_life_of_a_container(target: Target) -> None:
-    watching = target.spawn("events", "--filter", "container=ee", "--format", "{{.Action}}")
+    # From a moment on, and not from whenever the subscription is in place.
+    watching = target.spawn(
+        "events", "--since", str(time.time()), "--filter", "container=ee", "--format", "{{.Action}}"
+    )
     target.ok("run", "--name", "ee", "busybox", "true")
     target.ok("rm", "ee")
     assert watching.stdout is not None
