@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -18,6 +17,7 @@ from yarl import URL
 
 from bulkhead.content import hosts
 from bulkhead.content.remote_errors import MAX_ERROR_BODY, refusal, unreachable
+from bulkhead.content.transport import Transport
 from bulkhead.errors import InvalidArgument, Unauthorized
 
 CLIENT_ID = "bulkhead"
@@ -76,13 +76,13 @@ class Authorizer:
         registry: URL,
         challenges: dict[str, Challenge],
         credentials: Credentials | None,
-        insecure: Collection[str],
+        transport: Transport,
     ) -> None:
         self._session = session
         self._registry = registry
         self._challenges = challenges
         self._credentials = credentials or Credentials()
-        self._insecure = insecure
+        self._transport = transport
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
 
     async def header(self, scopes: tuple[str, ...]) -> str | None:
@@ -131,7 +131,7 @@ class Authorizer:
     def _realm(self, challenge: Challenge) -> URL:
         try:
             realm = URL(challenge.parameters.get("realm", ""))
-            hosts.check_destination(realm, self._insecure)
+            hosts.check_destination(realm, self._transport.insecure)
         except (ValueError, InvalidArgument) as error:
             raise Unauthorized(f"cannot log in to {self._registry.authority}: its realm is refused: {error}") from error
         if realm.scheme != "https" and not hosts.same_origin(realm, self._registry):
@@ -142,11 +142,11 @@ class Authorizer:
     async def _ask(
         self, method: str, url: URL, *, headers: dict[str, str] | None = None, form: dict[str, str] | None = None
     ) -> tuple[str, float]:
-        insecure = hosts.is_insecure(url.authority, self._insecure)
+        options = self._transport.options(url, self._registry.authority)
         try:
             # No redirects: the realm is who was checked, and the password goes to nobody else.
             async with self._session.request(
-                method, url, headers=headers, data=form, allow_redirects=False, ssl=not insecure
+                method, url, headers=headers, data=form, allow_redirects=False, **options
             ) as response:
                 body = await response.content.read(MAX_ERROR_BODY)
                 if response.status != 200:

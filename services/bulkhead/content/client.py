@@ -10,7 +10,7 @@ Mirrors are asked first and in order, by the same repository path; what a mirror
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,13 @@ from bulkhead import __version__
 from bulkhead.content import hosts, media_types
 from bulkhead.content.auth import Credentials
 from bulkhead.content.blocking import Blocking
+from bulkhead.content.download import Download, Spans, check_encoding
 from bulkhead.content.endpoint import Answer, Endpoint, pull_scope, push_scope
 from bulkhead.content.manifests import MAX_MANIFEST, Descriptor, Index, Manifest, decode_object, parse_manifest
-from bulkhead.content.remote_errors import RemoteRefusal, Unreachable, translated
-from bulkhead.content.retries import Patience, Tries
-from bulkhead.content.store import BlobStore, Stored, Writer
+from bulkhead.content.remote_errors import RemoteRefusal, translated
+from bulkhead.content.retries import Patience, Waiting
+from bulkhead.content.store import BlobStore, Stored
+from bulkhead.content.transport import Transport
 from bulkhead.content.upload import PIECE, Progress, Pushed, Upload
 from bulkhead.errors import DataLoss, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from bulkhead.model.digest import Digest
@@ -62,20 +64,22 @@ class Registry:
         self,
         host: str,
         *,
-        insecure: Collection[str] = (),
+        transport: Transport | None = None,
         auth: Credentials | None = None,
         mirrors: Sequence[str] = (),
         patience: Patience | None = None,
+        spans: Spans | None = None,
     ) -> None:
-        """`host` is an image's domain; `mirrors` are URLs or host[:port]; `insecure` see hosts.is_insecure.
+        """`host` is an image's domain; `mirrors` are URLs or host[:port].
 
         Credentials go to the registry itself, never to a mirror.
         """
         self._host = host
-        self._insecure = insecure
+        self._transport = transport or Transport()
         self._auth = auth
         self._mirrors = mirrors
         self._patience = patience or Patience()
+        self._spans = spans or Spans()
         self._session: aiohttp.ClientSession | None = None
         self._upstream: Endpoint
         self._endpoints: list[Endpoint] = []
@@ -92,9 +96,9 @@ class Registry:
         )
         try:
             self._upstream = Endpoint(
-                session, hosts.api_host(self._host), insecure=self._insecure, credentials=self._auth
+                session, hosts.api_host(self._host), transport=self._transport, credentials=self._auth
             )
-            mirrors = [Endpoint(session, mirror, insecure=self._insecure) for mirror in self._mirrors]
+            mirrors = [Endpoint(session, mirror, transport=self._transport) for mirror in self._mirrors]
         except BaseException:
             await session.close()
             raise
@@ -121,18 +125,33 @@ class Registry:
         return await self._from_any(lambda endpoint: self._tags(endpoint, path))
 
     async def pull_blob(
-        self, path: str, descriptor: Descriptor, store: BlobStore, progress: Progress | None = None
+        self,
+        path: str,
+        descriptor: Descriptor,
+        store: BlobStore,
+        progress: Progress | None = None,
+        waiting: Waiting | None = None,
     ) -> Stored:
         """Bring a blob into `store`, going on where an earlier attempt stopped.
 
-        `progress(bytes so far)`. Raises DataLoss for wrong bytes, NotFound, Unavailable, ResourceExhausted.
+        `progress(bytes so far)`, `waiting(seconds until the next try)`. Raises DataLoss for wrong bytes, NotFound,
+        Unavailable, ResourceExhausted.
         """
         digest = descriptor.digest
         if not store.has(digest):
             async with store.resume(digest, descriptor.size) as writer:
                 if not store.has(digest):
                     return await self._from_any(
-                        lambda endpoint: self._insist(endpoint, path, descriptor, writer, progress or _silent)
+                        lambda endpoint: Download(
+                            endpoint,
+                            path,
+                            descriptor,
+                            writer,
+                            progress=progress or _silent,
+                            waiting=waiting or _silent,
+                            patience=self._patience,
+                            spans=self._spans,
+                        ).run()
                     )
         return Stored(digest=digest, size=store.size(digest), path=store.path(digest))
 
@@ -212,7 +231,7 @@ class Registry:
     async def _manifest(self, endpoint: Endpoint, reference: Reference) -> RemoteManifest:
         target = f"{reference.path}/manifests/{_target(reference)}"
         async with endpoint.request("GET", target, scopes=pull_scope(reference.path), headers=_ACCEPT) as answer:
-            _check_encoding(answer)
+            check_encoding(answer)
             kind = answer.headers.get("Content-Type", "")
             body = await _bounded(answer, MAX_MANIFEST)
         algorithm = reference.digest.algorithm if reference.digest is not None else "sha256"
@@ -234,46 +253,6 @@ class Registry:
             found += [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
         return found
 
-    async def _insist(
-        self, endpoint: Endpoint, path: str, descriptor: Descriptor, writer: Writer, progress: Progress
-    ) -> Stored:
-        tries = Tries(self._patience)
-        resumed = writer.offset > 0
-        while True:
-            start = writer.offset
-            try:
-                await self._receive(endpoint, path, descriptor, writer, progress)
-                return await writer.commit()
-            except DataLoss:
-                # What an earlier attempt left may be what is wrong: once, from the beginning.
-                if not resumed:
-                    raise
-                resumed = False
-                await writer.rewind()
-            except (RemoteRefusal, Unreachable) as error:
-                resumed = resumed or writer.offset > 0
-                await tries.after(error, progressed=writer.offset > start)
-
-    async def _receive(
-        self, endpoint: Endpoint, path: str, descriptor: Descriptor, writer: Writer, progress: Progress
-    ) -> None:
-        if writer.offset == descriptor.size:
-            return
-        headers = {"Range": f"bytes={writer.offset}-"} if writer.offset else {}
-        target = f"{path}/blobs/{descriptor.digest}"
-        expect = (200, 206, 416) if writer.offset else (200,)
-        async with endpoint.request("GET", target, scopes=pull_scope(path), headers=headers, expect=expect) as answer:
-            _check_encoding(answer)
-            if answer.status == 416 or (answer.status == 206 and not _continues(answer, writer.offset)):
-                raise DataLoss(f"cannot resume blob {descriptor.digest}: the registry has other bytes")
-            if answer.status == 200 and writer.offset:
-                await writer.rewind()
-            while piece := await answer.content.readany():
-                await writer.write(piece)
-                progress(writer.offset)
-        if writer.offset < descriptor.size:
-            raise Unreachable(f'Get "{answer.url.with_query(None)}": unexpected EOF')
-
 
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
@@ -285,16 +264,6 @@ def _target(reference: Reference) -> str:
 
 def _silent(_: int) -> None:
     return None
-
-
-def _check_encoding(answer: Answer) -> None:
-    encoding = answer.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
-        raise InvalidArgument(f"cannot use answer of registry: content encoding {encoding[:32]!r} was not asked for")
-
-
-def _continues(answer: Answer, offset: int) -> bool:
-    return answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
 
 
 async def _bounded(answer: Answer, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from yarl import URL
 from bulkhead.content import hosts
 from bulkhead.content.auth import Authorizer, Credentials, parse_challenges
 from bulkhead.content.remote_errors import MAX_ERROR_BODY, Unreachable, refusal, unreachable
+from bulkhead.content.transport import Transport
 from bulkhead.errors import InvalidArgument, Unauthorized
 
 MAX_REDIRECTS = 5
@@ -30,7 +31,7 @@ class Endpoint:
         session: aiohttp.ClientSession,
         address: str,
         *,
-        insecure: Collection[str] = (),
+        transport: Transport,
         credentials: Credentials | None = None,
     ) -> None:
         """`address` is `host[:port]`, or a URL with a scheme for one that is to be spoken."""
@@ -39,7 +40,7 @@ class Endpoint:
         self._authority = rest.rstrip("/")
         self._scheme = scheme if separator else ""
         hosts.split_authority(self._authority)
-        self._insecure = insecure
+        self._transport = transport
         self._credentials = credentials
         self._base: URL | None = None
         self._authorizer: Authorizer | None = None
@@ -82,7 +83,7 @@ class Endpoint:
             url = answer.url.join(URL(location, encoded=True))
         except ValueError as error:
             raise InvalidArgument(f"cannot follow registry {self}: {error}") from error
-        hosts.check_destination(url, self._insecure)
+        hosts.check_destination(url, self._transport.insecure)
         return url
 
     async def _answered(
@@ -123,6 +124,7 @@ class Endpoint:
         return merged
 
     async def _send(self, method: str, url: URL, headers: Mapping[str, str], body: Body | None) -> Answer:
+        options = self._transport.options(url, self._authority)
         try:
             return await self._session.request(
                 method,
@@ -130,7 +132,7 @@ class Endpoint:
                 headers=headers,
                 data=body() if body is not None else None,
                 allow_redirects=False,
-                ssl=not hosts.is_insecure(url.authority, self._insecure),
+                **options,
             )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(error, method, str(url.with_query(None))) from error
@@ -154,7 +156,7 @@ class Endpoint:
         raise failure
 
     def _schemes(self) -> tuple[str, ...]:
-        insecure = hosts.is_insecure(self._authority, self._insecure)
+        insecure = self._transport.is_insecure(self._authority)
         if self._scheme == "http" and not insecure:
             raise InvalidArgument(f"cannot use registry {self}: plain http, and the host is not marked insecure")
         if self._scheme:
@@ -176,7 +178,7 @@ class Endpoint:
             challenges = parse_challenges(answer.headers.getall("WWW-Authenticate", [])) if answer.status == 401 else {}
         finally:
             answer.release()
-        return base, Authorizer(self._session, base, challenges, self._credentials, self._insecure)
+        return base, Authorizer(self._session, base, challenges, self._credentials, self._transport)
 
 
 async def _refused(answer: Answer, method: str) -> Exception:

@@ -6,7 +6,9 @@ import asyncio
 import errno
 import socket
 import ssl
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 import msgspec
@@ -99,6 +101,10 @@ def _reason(error: Exception) -> str:
         return f"tls: failed to verify certificate: x509: {error.certificate_error}"
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
         return f"tls: {error}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"proxyconnect tcp: dial tcp {error.host}:{error.port}: connect: {_errno_text(error.os_error)}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return error.message or f"proxy answers {error.status}"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"dial tcp {error.host}:{error.port}: connect: {_errno_text(error.os_error)}"
     if isinstance(error, asyncio.TimeoutError):
@@ -141,4 +147,11 @@ def _unexpected(url: str, method: str, status: int) -> str:
 
 
 def _seconds(text: str) -> float | None:
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+    """Retry-After: seconds, or a date (RFC 9110 section 10.2.3)."""
+    if text.isascii() and text.isdigit() and len(text) < 7:
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - time.time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bulkhead.content.proxies import Proxies, no_proxy
 from bulkhead.manager.images.config import ImagesConfig
 
 
@@ -11,7 +12,8 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     """Keys and their defaults.
 
     `mirrors`: registries asked before docker.io; absent means the installation's own. `insecure_registries`: hosts
-    spoken to by plain HTTP. `log_*`: what a container that names no log driver gets; unlike Docker's, logs are capped.
+    spoken to by plain HTTP. `*_proxy`: win over the environment variables of these names. `log_*`: what a container
+    that names no log driver gets; unlike Docker's, logs are capped.
     `events_keep`, `events_keep_hours`: how much of the journal is kept.
     """
 
@@ -19,6 +21,9 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     insecure_registries: list[str] = []
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
+    http_proxy: str | None = None
+    https_proxy: str | None = None
+    no_proxy: str | None = None
     log_driver: str = "json-file"
     log_options: dict[str, str] = {}
     log_max_size: str = "20m"
@@ -34,4 +39,13 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
             insecure_registries=tuple(self.insecure_registries),
             max_concurrent_downloads=self.max_concurrent_downloads,
             max_concurrent_uploads=self.max_concurrent_uploads,
+            proxies=self._proxies(),
+        )
+
+    def _proxies(self) -> Proxies:
+        found = Proxies.of()
+        return Proxies(
+            http=found.http if self.http_proxy is None else self.http_proxy,
+            https=found.https if self.https_proxy is None else self.https_proxy,
+            exempt=found.exempt if self.no_proxy is None else no_proxy(self.no_proxy),
         )

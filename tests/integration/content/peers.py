@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -158,14 +159,14 @@ class Scripted:
     address: str = ""
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Scripted]:
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             self.seen.append((request.method, request.path_qs, request.headers.get("Authorization")))
             return await self.answer(request)
 
         runner = web.ServerRunner(web.Server(handle, access_log=None), shutdown_timeout=0.05)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.address = f"{host}:{port}"

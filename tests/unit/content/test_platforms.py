@@ -31,6 +31,12 @@ def index_of(*platforms: dict[str, str] | None) -> Index:
 
 AMD64 = {"os": "linux", "architecture": "amd64"}
 ARM64 = {"os": "linux", "architecture": "arm64", "variant": "v8"}
+
+
+def arm(variant: str) -> dict[str, str]:
+    return {"os": "linux", "architecture": "arm", "variant": variant}
+
+
 ATTESTATION = {"os": "unknown", "architecture": "unknown"}
 
 
@@ -43,6 +49,11 @@ ATTESTATION = {"os": "unknown", "architecture": "unknown"}
         ((AMD64, ARM64), "linux/arm64", 1),
         ((AMD64, ARM64), "linux/arm64/v8", 1),
         ((None,), "linux/amd64", 0),
+        (({**AMD64, "variant": "v3"}, AMD64), "linux/amd64", 1),
+        (({**AMD64, "variant": "v3"},), "linux/amd64", 0),
+        ((arm("v5"), arm("v7"), arm("v6")), "linux/arm/v7", 1),
+        ((arm("v5"), arm("v7"), arm("v6")), "linux/arm", 1),
+        ((arm("v7"), arm("v5")), "linux/arm/v6", 1),
     ],
 )
 def test_the_first_that_fits_is_chosen(platforms: tuple[dict[str, str] | None, ...], wanted: str, chosen: int) -> None:

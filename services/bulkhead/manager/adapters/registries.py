@@ -10,6 +10,7 @@ from bulkhead.content.auth import Credentials
 from bulkhead.content.client import Pushed, Registry, RemoteManifest
 from bulkhead.content.manifests import Descriptor
 from bulkhead.content.store import BlobStore
+from bulkhead.content.transport import Transport
 from bulkhead.manager.images.ports import Source, Target, Told
 from bulkhead.model.digest import Digest
 from bulkhead.model.reference import DEFAULT_DOMAIN, Reference
@@ -21,7 +22,7 @@ class HttpRegistries:
 
     store: BlobStore
     mirrors: tuple[str, ...]
-    insecure: tuple[str, ...]
+    transport: Transport
 
     @contextlib.asynccontextmanager
     async def sources(self, reference: Reference, credentials: Credentials) -> AsyncIterator[Sequence[Source]]:
@@ -30,10 +31,10 @@ class HttpRegistries:
         async with contextlib.AsyncExitStack() as stack:
             found: list[Source] = []
             for host in mirrors:
-                registry = await stack.enter_async_context(Registry(host, insecure=self.insecure))
+                registry = await stack.enter_async_context(Registry(host, transport=self.transport))
                 found.append(_Repository(host=host, registry=registry, path=reference.path, store=self.store))
             registry = await stack.enter_async_context(
-                Registry(reference.domain, insecure=self.insecure, auth=credentials)
+                Registry(reference.domain, transport=self.transport, auth=credentials)
             )
             found.append(_Repository(host=reference.domain, registry=registry, path=reference.path, store=self.store))
             yield found
@@ -41,7 +42,7 @@ class HttpRegistries:
     @contextlib.asynccontextmanager
     async def target(self, reference: Reference, credentials: Credentials) -> AsyncIterator[Target]:
         """Where an image is pushed to: its own registry, never a mirror."""
-        async with Registry(reference.domain, insecure=self.insecure, auth=credentials) as registry:
+        async with Registry(reference.domain, transport=self.transport, auth=credentials) as registry:
             yield _Destination(registry=registry, path=reference.path, store=self.store)
 
 
@@ -55,8 +56,8 @@ class _Repository:
     async def manifest(self, reference: Reference) -> RemoteManifest:
         return await self.registry.manifest(reference)
 
-    async def blob(self, blob: Descriptor, told: Told) -> None:
-        await self.registry.pull_blob(self.path, blob, self.store, told)
+    async def blob(self, blob: Descriptor, told: Told, waiting: Told) -> None:
+        await self.registry.pull_blob(self.path, blob, self.store, told, waiting)
 
     async def tags(self) -> list[str]:
         return await self.registry.tags(self.path)

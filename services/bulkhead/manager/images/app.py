@@ -25,6 +25,7 @@ from types import TracebackType
 import structlog
 
 from bulkhead.content.store import BlobStore
+from bulkhead.content.transport import Transport
 from bulkhead.content.unpack import UnpackResult, unpack_layer
 from bulkhead.manager.adapters.database import Database
 from bulkhead.manager.adapters.image_records import SqliteImageRecords
@@ -77,7 +78,7 @@ class ImageService:
         registries = HttpRegistries(
             store=self._content,
             mirrors=(instance.registry,) if config.mirrors is None else config.mirrors,
-            insecure=config.insecure_registries,
+            transport=Transport(insecure=config.insecure_registries, proxies=config.proxies),
         )
         unpacker = Unpacker(self._layers)
         self._recovery = Recovery(self._ledger, records, self._layers, unpacker, self._collector, boot)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from bulkhead.content.proxies import Proxies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,3 +19,4 @@ class ImagesConfig:
     insecure_registries: tuple[str, ...] = ()
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
+    proxies: Proxies = field(default_factory=Proxies)

@@ -82,8 +82,11 @@ class Source(Protocol):
     async def manifest(self, reference: Reference) -> RemoteManifest:
         """What the tag or digest names. Raises NotFound with Docker's texts, Unauthorized, Unavailable, DataLoss."""
 
-    async def blob(self, blob: Descriptor, told: Told) -> None:
-        """Bring a blob into the content store, verified. Raises NotFound, Unavailable, DataLoss, ResourceExhausted."""
+    async def blob(self, blob: Descriptor, told: Told, waiting: Told) -> None:
+        """Bring a blob into the content store, verified; `waiting` hears the seconds until the next try.
+
+        Raises NotFound, Unavailable, DataLoss, ResourceExhausted.
+        """
 
     async def tags(self) -> list[str]:
         """All tags of the repository."""

@@ -276,8 +276,12 @@ class _Fetcher:
             return
         if self._slots.locked():
             self.feed.say("Waiting", blob.digest.short)
+
+        def waiting(seconds: int) -> None:
+            self.feed.say(f"Retrying in {seconds} second{'s' * (seconds != 1)}", blob.digest.short)
+
         async with self._slots:
-            await _first(self._sources, self._name, lambda source: source.blob(blob, told))
+            await _first(self._sources, self._name, lambda source: source.blob(blob, told, waiting))
 
     async def fetch_layer(self, blob: Descriptor) -> None:
         """Have a layer's blob here, and tell of it."""
