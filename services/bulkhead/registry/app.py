@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,11 +13,13 @@ from aiohttp import web
 from bulkhead import telemetry
 from bulkhead.content.blocking import Blocking
 from bulkhead.errors import BulkheadError, Unavailable
-from bulkhead.registry import routes
+from bulkhead.registry import routes, tls
 from bulkhead.registry.adapters.fs_storage import FileStorage
+from bulkhead.registry.admission import admission
 from bulkhead.registry.blobs import Blobs
 from bulkhead.registry.config import Config, configured
 from bulkhead.registry.errors import API_VERSION, Code, Refusal, response
+from bulkhead.registry.gate import Gate
 from bulkhead.registry.manifests import Manifests
 from bulkhead.registry.tags import Tags
 from bulkhead.registry.uploads import Uploads
@@ -50,22 +53,31 @@ async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
     blocking = Blocking(WORKERS)
     storage.open()
     try:
-        table = routes.table(
-            Blobs(storage, blocking, deletable=config.delete),
-            Uploads(storage),
-            Manifests(storage, blocking, deletable=config.delete),
-            Tags(storage),
-        )
-        edge = _Edge(table)
-        runner = _runner(edge)
-        await runner.setup()
-        try:
-            yield await _listen(runner, config)
-        finally:
-            await _drain(runner, edge)
+        with admission(config.root, config.access, config.limits, blocking) as admitted:
+            table = routes.table(
+                Blobs(storage, blocking, deletable=config.delete),
+                Uploads(storage, largest=config.limits.blob_bytes),
+                Manifests(storage, blocking, deletable=config.delete, largest=config.limits.manifest_bytes),
+                Tags(storage),
+            )
+            async with (
+                tls.serving(config.tls) as context,
+                _listening(_Edge((*admitted.rows, *table), admitted.gate), config, context) as address,
+            ):
+                yield address
     finally:
         blocking.close()
         storage.close()
+
+
+@asynccontextmanager
+async def _listening(edge: _Edge, config: Config, context: ssl.SSLContext | None) -> AsyncIterator[tuple[str, int]]:
+    runner = _runner(edge)
+    await runner.setup()
+    try:
+        yield await _listen(runner, config, context)
+    finally:
+        await _drain(runner, edge)
 
 
 def _runner(edge: _Edge) -> web.ServerRunner:
@@ -89,8 +101,8 @@ async def _drain(runner: web.ServerRunner, edge: _Edge) -> None:
         await runner.cleanup()
 
 
-async def _listen(runner: web.ServerRunner, config: Config) -> tuple[str, int]:
-    site = web.TCPSite(runner, config.host, config.port, backlog=1024)
+async def _listen(runner: web.ServerRunner, config: Config, context: ssl.SSLContext | None) -> tuple[str, int]:
+    site = web.TCPSite(runner, config.host, config.port, backlog=1024, ssl_context=context)
     try:
         await site.start()
     except OSError as error:
@@ -103,8 +115,9 @@ async def _listen(runner: web.ServerRunner, config: Config) -> tuple[str, int]:
 class _Edge:
     """Every request passes here: request id, route, errors to codes, one log line."""
 
-    def __init__(self, table: routes.Routes) -> None:
+    def __init__(self, table: routes.Routes, gate: Gate) -> None:
         self._table = table
+        self._gate = gate
         self._log = structlog.get_logger()
         self._draining = False
         self._idle = asyncio.Event()
@@ -140,7 +153,7 @@ class _Edge:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             handler, arguments = routes.find(self._table, request.method, request.path)
-            return await handler(request, **arguments)
+            return await self._gate.serve(request, handler, arguments)
         except BulkheadError as error:
             return response(error)
         except web.HTTPNotFound:

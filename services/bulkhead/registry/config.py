@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from bulkhead.errors import InvalidArgument
+from bulkhead.registry.admission import AccessTable, LimitsTable, check
+from bulkhead.registry.tls import Certificate
 from bulkhead.settings import Settings
+
+
+class TlsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The table `[registry.tls]`."""
+
+    certificate: str
+    key: str
+    minimum: Literal["1.2", "1.3"] = "1.2"
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -17,6 +28,9 @@ class Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
     root: str = ""
     delete: bool = True
+    access: AccessTable = AccessTable()
+    limits: LimitsTable = LimitsTable()
+    tls: TlsTable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +42,9 @@ class Config:
     root: Path
     delete: bool = True
     """Whether manifests, tags and blobs may be deleted."""
+    access: AccessTable = field(default_factory=AccessTable)
+    limits: LimitsTable = field(default_factory=LimitsTable)
+    tls: Certificate | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -41,7 +58,25 @@ def configured(settings: Settings) -> Config:
     table = settings.table("registry", Table)
     host, port = parse_address(settings.arguments.listen or settings.instance.registry)
     root = settings.arguments.root or (Path(table.root) if table.root else settings.instance.data / "registry")
-    return Config(host=host, port=port, root=root.absolute(), delete=table.delete)
+    try:
+        check(table.access, table.limits)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"cannot use {settings.path}: {error}") from error
+    return Config(
+        host=host,
+        port=port,
+        root=root.absolute(),
+        delete=table.delete,
+        access=table.access,
+        limits=table.limits,
+        tls=_certificate(table.tls),
+    )
+
+
+def _certificate(table: TlsTable | None) -> Certificate | None:
+    if table is None:
+        return None
+    return Certificate(certificate=Path(table.certificate), key=Path(table.key), minimum=table.minimum)
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -19,6 +19,7 @@ API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 class Code(Enum):
     """(HTTP status, text when there is nothing better to say)."""
 
+    BLOB_TOO_LARGE = (413, "blob too large")
     BLOB_UNKNOWN = (404, "blob unknown to registry")
     BLOB_UPLOAD_INVALID = (404, "blob upload invalid")
     BLOB_UPLOAD_UNKNOWN = (404, "blob upload unknown to registry")
@@ -34,6 +35,8 @@ class Code(Enum):
     RANGE_INVALID = (416, "invalid content range")
     SIZE_INVALID = (400, "provided length did not match content length")
     TAG_INVALID = (400, "manifest tag did not match URI")
+    TOOMANYREQUESTS = (429, "too many requests")
+    UNAUTHORIZED = (401, "authentication required")
     UNKNOWN = (500, "unknown error")
     UNSUPPORTED = (405, "the operation is unsupported")
     UNAVAILABLE = (503, "service unavailable")
@@ -47,8 +50,8 @@ class Code(Enum):
         return self.value[1]
 
 
-# Names on the wire where they differ from ours: the specification has no code for a large manifest.
-_WIRE_NAMES = {Code.MANIFEST_TOO_LARGE: "MANIFEST_INVALID"}
+# Names on the wire where they differ from ours: the specification has no code for what is too large.
+_WIRE_NAMES = {Code.MANIFEST_TOO_LARGE: "MANIFEST_INVALID", Code.BLOB_TOO_LARGE: "SIZE_INVALID"}
 
 
 class Refusal(BulkheadError):

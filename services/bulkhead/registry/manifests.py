@@ -26,10 +26,11 @@ LARGE = 256 << 10
 class Manifests:
     """The endpoints below /v2/<name>/manifests/ and /v2/<name>/referrers/."""
 
-    def __init__(self, storage: Storage, blocking: Blocking, *, deletable: bool) -> None:
+    def __init__(self, storage: Storage, blocking: Blocking, *, deletable: bool, largest: int = MAX_MANIFEST) -> None:
         self._storage = storage
         self._blocking = blocking
         self._deletable = deletable
+        self._largest = largest
 
     async def get(self, request: web.BaseRequest, name: str, reference: str) -> web.StreamResponse:
         manifest = await self._find(name, reference)
@@ -48,7 +49,7 @@ class Manifests:
         tags = [names.tag(text) for text in request.query.getall("tag", [])]
         if len(tags) > MAX_TAGS:
             raise Refusal(Code.TAG_INVALID, f"more than {MAX_TAGS} tags")
-        body = await bodies.whole(request, MAX_MANIFEST)
+        body = await bodies.whole(request, self._largest)
         digest = Digest.of(body, target.algorithm if isinstance(target, Digest) else "sha256")
         if isinstance(target, Digest) and digest != target:
             raise Refusal(Code.DIGEST_INVALID, detail={"expected": str(target), "actual": str(digest)})

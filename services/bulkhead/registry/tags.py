@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
-from bulkhead.registry import names
+from bulkhead.registry import callers, names
+from bulkhead.registry.callers import Caller
 from bulkhead.registry.errors import Code, Refusal
 from bulkhead.registry.ports import Page, Storage
 
@@ -35,8 +36,19 @@ class Tags:
         limit = _limit(request, DEFAULT_CATALOG_PAGE)
         if limit > MAX_PAGE:
             raise Refusal(Code.PAGINATION_NUMBER_INVALID, detail={"n": limit})
-        page = await self._storage.repositories(after=request.query.get("last", ""), limit=limit)
+        page = await self._readable(callers.of(request), request.query.get("last", ""), limit)
         return _answer({"repositories": page.names}, page, "/v2/_catalog", limit)
+
+    async def _readable(self, caller: Caller, after: str, limit: int) -> Page:
+        """The next `limit` repositories that exist for `caller`."""
+        found: list[str] = []
+        while len(found) <= limit:
+            page = await self._storage.repositories(after=after, limit=MAX_PAGE)
+            found += filter(caller.may_read, page.names)
+            if not page.more:
+                break
+            after = page.names[-1]
+        return Page(names=tuple(found[:limit]), more=bool(limit) and len(found) > limit)
 
 
 def _limit(request: web.BaseRequest, default: int) -> int:

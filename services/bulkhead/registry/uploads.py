@@ -8,7 +8,8 @@ from aiohttp import web
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.digest import Digest, new_hasher
-from bulkhead.registry import bodies, names
+from bulkhead.registry import bodies, callers, names
+from bulkhead.registry.callers import Caller
 from bulkhead.registry.errors import Code, Refusal
 from bulkhead.registry.ports import Blob, Storage, Upload, UploadWriter
 
@@ -18,14 +19,16 @@ _CONTENT_RANGE = re.compile(r"(?:bytes )?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)
 class Uploads:
     """The endpoints below /v2/<name>/blobs/uploads/."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, largest: int = 0) -> None:
+        """`largest` is the most bytes that a blob may have; 0 for any."""
         self._storage = storage
+        self._largest = largest
 
     async def start(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         repository = names.repository(name)
         query = request.query
         if "mount" in query:
-            mounted = await self._mount(repository, query["mount"], query.get("from", ""))
+            mounted = await self._mount(callers.of(request), repository, query["mount"], query.get("from", ""))
             if mounted is not None:
                 return _created(repository, mounted)
         digest = names.digest(query["digest"]) if "digest" in query else None
@@ -44,8 +47,7 @@ class Uploads:
         upload = await self._storage.upload(names.repository(name), upload_id)
         async with self._storage.writing(upload) as writer:
             _check_range(request, upload, writer.offset)
-            async for piece in bodies.pieces(request):
-                await writer.write(piece)
+            await self._receive(request, writer)
             end = writer.offset
         return _accepted(upload, end)
 
@@ -67,15 +69,25 @@ class Uploads:
         await self._storage.cancel_upload(upload)
         return web.Response(status=204)
 
-    async def _mount(self, repository: str, digest: str, source: str) -> Blob | None:
-        if not source:
+    async def _mount(self, caller: Caller, repository: str, digest: str, source: str) -> Blob | None:
+        # Battery H16: what the caller may not read is as good as absent.
+        if not source or not caller.may_read(names.repository(source)):
             return None
         return await self._storage.mount_blob(repository, names.digest(digest), names.repository(source))
 
     async def _receive_last(self, request: web.BaseRequest, writer: UploadWriter, digest: Digest) -> Blob:
-        async for piece in bodies.pieces(request):
-            await writer.write(piece)
+        await self._receive(request, writer)
         return await writer.finish(digest)
+
+    async def _receive(self, request: web.BaseRequest, writer: UploadWriter) -> None:
+        self._check_size(writer.offset + (request.content_length or 0))
+        async for piece in bodies.pieces(request):
+            self._check_size(writer.offset + len(piece))
+            await writer.write(piece)
+
+    def _check_size(self, size: int) -> None:
+        if self._largest and size > self._largest:
+            raise Refusal(Code.BLOB_TOO_LARGE, f"larger than {self._largest} bytes")
 
     async def _forget(self, upload: Upload) -> None:
         try:

@@ -80,8 +80,8 @@ class Peer:
 
 
 @asynccontextmanager
-async def open_peer(root: Path, *, delete: bool = True) -> AsyncIterator[Peer]:
-    config = Config(host="127.0.0.1", port=0, root=root, delete=delete)
+async def open_peer(root: Path, *, delete: bool = True, **settings: Any) -> AsyncIterator[Peer]:
+    config = Config(host="127.0.0.1", port=0, root=root, delete=delete, **settings)
     async with serving(config) as (host, port), aiohttp.ClientSession(auto_decompress=False) as session:
         yield Peer(base=f"http://{host}:{port}", root=root, session=session)
 
