@@ -60,7 +60,8 @@ _KEY = web.RequestKey("caller", Caller)
 
 def of(request: web.BaseRequest) -> Caller:
     """The sender of `request`; one who may do everything where nobody is asked who they are."""
-    return request[_KEY] if _KEY in request else _EVERYONE
+    caller: Caller = request.get(_KEY, _EVERYONE)
+    return caller
 
 
 def mark(request: web.BaseRequest, caller: Caller) -> None:
