@@ -1,11 +1,12 @@
 """Device rules of a cgroup: lines for v1's devices controller, a BPF program for v2 (bpf(2)).
 
-OCI rules are a list in which the last match wins; nothing matched means denied. v1 keeps a list of its
-own with other rules of precedence, so the rules are handed over from a clean "deny all".
+OCI rules are a list in which the last match wins; nothing matched means denied. v1 keeps exceptions to one
+default instead, so the rules are played through here and only their outcome is handed over.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,12 +55,93 @@ def _parse_rule(entry: Mapping[str, Any]) -> DeviceRule:
     return DeviceRule(allow=bool(entry.get("allow")), kind=kind, major=major, minor=minor, access=access)
 
 
-def v1_writes(rules: Sequence[DeviceRule]) -> Iterator[tuple[str, str]]:
-    """(file, value) pairs; a list that does not say what it starts from starts from nothing allowed."""
-    if rules[0].kind != "a":
+# What is granted in v1's "deny all, but": access letters by (kind, major, minor), None for a wildcard.
+Granted = dict[tuple[str, int | None, int | None], str]
+
+
+def v1_writes(rules: Sequence[DeviceRule], present: str = "a *:* rwm") -> Iterator[tuple[str, str]]:
+    """(file, value) pairs that lead from devices.list's `present` text to the rules, and never through less than
+    both of them: members that run meanwhile keep what they keep.
+
+    v1 takes a rule back only by the same numbers it was given by. ValueError for a denial inside a wildcard.
+    """
+    before, (everything, wanted) = _listed(present), _emulated(rules)
+    if everything:
+        yield "devices.allow", "a"  # also where all is allowed: exceptions to that are not told
+        for key, access in wanted.items():
+            yield "devices.deny", _line(key, access)
+        return
+    if before is None:
         yield "devices.deny", "a"
+        before = {}
+    for key, access in wanted.items():
+        if missing := _without(access, before.get(key, "")):
+            yield "devices.allow", _line(key, missing)
+    for key, access in before.items():
+        if surplus := _without(access, wanted.get(key, "")):
+            yield "devices.deny", _line(key, surplus)
+
+
+def _line(key: tuple[str, int | None, int | None], access: str) -> str:
+    return DeviceRule(allow=True, kind=key[0], major=key[1], minor=key[2], access=access).line()
+
+
+def _without(access: str, taken: str) -> str:
+    return "".join(letter for letter in access if letter not in taken)
+
+
+def _listed(present: str) -> Granted | None:
+    """devices.list; None for "a *:* rwm": all but what it does not tell."""
+    granted: Granted = {}
+    for line in present.splitlines():
+        kind, numbers, access = line.split()
+        if kind == "a":
+            return None
+        major, _, minor = numbers.partition(":")
+        granted[kind, _listed_number(major), _listed_number(minor)] = access
+    return granted
+
+
+def _listed_number(word: str) -> int | None:
+    return None if word == "*" else int(word)
+
+
+def _emulated(rules: Sequence[DeviceRule]) -> tuple[bool, Granted]:
+    """(whether all is allowed, the exceptions) after the rules, the last match winning."""
+    everything, exceptions = False, Granted()
     for rule in rules:
-        yield ("devices.allow" if rule.allow else "devices.deny"), rule.line()
+        if rule.kind == "a":
+            everything, exceptions = rule.allow, {}
+        elif rule.allow != everything:
+            key = (rule.kind, rule.major, rule.minor)
+            exceptions[key] = _merged(exceptions.get(key, ""), rule.access)
+        else:
+            _take_back(exceptions, rule)
+    return everything, exceptions
+
+
+def _merged(access: str, more: str) -> str:
+    return "".join(letter for letter in "rwm" if letter in access or letter in more)
+
+
+def _take_back(exceptions: Granted, rule: DeviceRule) -> None:
+    for key, access in list(exceptions.items()):
+        if not _overlap(key, rule) or not set(access) & set(rule.access):
+            continue
+        if not _covers(rule, key):
+            raise ValueError(f"device rule {rule.line()!r} cuts into {_line(key, access)!r}, which cgroup v1 cannot")
+        exceptions[key] = _without(access, rule.access)
+        if not exceptions[key]:
+            del exceptions[key]
+
+
+def _overlap(key: tuple[str, int | None, int | None], rule: DeviceRule) -> bool:
+    pairs = ((key[1], rule.major), (key[2], rule.minor))
+    return key[0] == rule.kind and all(one is None or other is None or one == other for one, other in pairs)
+
+
+def _covers(rule: DeviceRule, key: tuple[str, int | None, int | None]) -> bool:
+    return all(mine is None or mine == other for mine, other in ((rule.major, key[1]), (rule.minor, key[2])))
 
 
 # ---- v2: struct bpf_cgroup_dev_ctx { u32 access_type (type | access << 16), major, minor } ----
@@ -80,7 +162,10 @@ def _verdict(allow: bool) -> list[bytes]:
 
 
 def program(rules: Sequence[DeviceRule]) -> bytes:
-    """eBPF: r2 type, r3 access, r4 major, r5 minor; rules from the last to the first, then deny."""
+    """eBPF: r2 type, r3 the accesses not decided yet, r4 major, r5 minor; rules from the last to the first, then deny.
+
+    Each access bit has its own last match: reading and writing at once passes where both would.
+    """
     code = [
         _load(2, 0),
         _insn(0xBC, 3, 2, 0, 0),
@@ -97,26 +182,31 @@ def program(rules: Sequence[DeviceRule]) -> bytes:
 
 
 def _match(rule: DeviceRule) -> list[bytes]:
-    """Each test that fails jumps behind the rule's verdict."""
-    tests = list[tuple[int, int]]()  # register, value it must have
-    access = sum(_ACCESS[letter] for letter in set(rule.access))
-    prologue = list[bytes]()
-    if rule.kind != "a":
-        tests.append((2, _TYPES[rule.kind]))
-        if access != 7:
-            prologue = [_insn(0xBC, 1, 3, 0, 0), _insn(0x54, 1, 0, 0, ~access & 7)]  # w1 = what is not granted
-            tests.append((1, 0))
+    """Each test that fails jumps behind the rule's body."""
+    if rule.kind == "a":
+        return _verdict(rule.allow)
+    tests = [(2, _TYPES[rule.kind])]  # register, value it must have
     tests += [(register, value) for register, value in ((4, rule.major), (5, rule.minor)) if value is not None]
-    verdict = _verdict(rule.allow)
+    body = _decide(rule.allow, sum(_ACCESS[letter] for letter in set(rule.access)))
     jumps = [
-        _insn(0x56, register, 0, len(tests) - index - 1 + len(verdict), value)  # if w != value goto behind
+        _insn(0x56, register, 0, len(tests) - index - 1 + len(body), value)  # if w != value goto behind
         for index, (register, value) in enumerate(tests)
     ]
-    return [*prologue, *jumps, *verdict]
+    return [*jumps, *body]
 
 
-_NR_BPF = {"x86_64": 321, "aarch64": 280}
-_PROG_LOAD, _PROG_ATTACH = 5, 8
+def _decide(allow: bool, access: int) -> list[bytes]:
+    verdict = _verdict(allow)
+    if allow:  # w3 &= ~access; if w3 != 0 goto behind
+        return [_insn(0x54, 3, 0, 0, ~access & 7), _insn(0x56, 3, 0, len(verdict), 0), *verdict]
+    # w1 = w3 & access; if w1 == 0 goto behind
+    test = [_insn(0xBC, 1, 3, 0, 0), _insn(0x54, 1, 0, 0, access), _insn(0x16, 1, 0, len(verdict), 0)]
+    return [*test, *verdict]
+
+
+# Every architecture that took its table from asm-generic has 280.
+_NR_BPF = {"x86_64": 321, "i686": 357, "armv7l": 386, "s390x": 351, "ppc64le": 361}
+_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH = 5, 8, 9
 _PROG_TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI, _REPLACE = 15, 6, 2, 4
 _PROG_QUERY, _PROG_GET_FD_BY_ID = 16, 13
 
@@ -127,7 +217,7 @@ def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
 
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    result = libc.syscall(_NR_BPF[os.uname().machine], command, buffer, len(attributes))
+    result = libc.syscall(_NR_BPF.get(os.uname().machine, 280), command, buffer, len(attributes))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "bpf")
     return int(result), buffer.raw
@@ -153,17 +243,36 @@ def _attached(group: int) -> list[int]:
 
 
 def attach(directory: str, rules: Sequence[DeviceRule]) -> None:
-    """Load the program and attach it to a v2 group, in place of one that was attached before."""
+    """Load the program and attach it to a v2 group, in place of those that were attached before.
+
+    Who may not load programs (rootless) gets PermissionError, unless the rules allow everything anyway.
+    """
     group = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fds = [group]
     try:
         fds.append(loaded := _load_program(program(rules)))
         before = _attached(group)
-        flags, replaced = _ALLOW_MULTI, 0
-        if len(before) == 1:
-            fds.append(replaced := _bpf(_PROG_GET_FD_BY_ID, struct.pack("<III", before[0], 0, 0))[0])
-            flags |= _REPLACE
-        _bpf(_PROG_ATTACH, struct.pack("<IIIII", group, loaded, _ATTACH_CGROUP_DEVICE, flags, replaced))
+        fds += (old := [_bpf(_PROG_GET_FD_BY_ID, struct.pack("<III", each, 0, 0))[0] for each in before])
+        if len(old) == 1 and _replaced(group, loaded, old[0]):
+            return
+        _bpf(_PROG_ATTACH, struct.pack("<IIIII", group, loaded, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI, 0))
+        for each in old:  # several: all must agree to allow, so none may stay
+            _bpf(_PROG_DETACH, struct.pack("<IIIII", group, each, _ATTACH_CGROUP_DEVICE, 0, 0))
+    except PermissionError:
+        if _emulated(rules) != (True, {}):
+            raise
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _replaced(group: int, loaded: int, old: int) -> bool:
+    """In one step, so that no moment is without rules; kernels before 5.6 do not know how."""
+    try:
+        flags = _ALLOW_MULTI | _REPLACE
+        _bpf(_PROG_ATTACH, struct.pack("<IIIII", group, loaded, _ATTACH_CGROUP_DEVICE, flags, old))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True

@@ -9,168 +9,174 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import signal
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from bulkhead.linux import cgroup_devices
-from bulkhead.linux.cgroup_limits import Resources, Write, io_weight, v1_writes, v2_writes
-
-REMOVE_ATTEMPTS = 10  # from 1 ms, doubling: about a second for the kernel to let go of dead processes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hierarchies:
-    """What is mounted: `v1` maps a controller (or name=...) to its mount point; co-mounted ones share it."""
-
-    v1: Mapping[str, str]
-    unified: str | None
-
-    @property
-    def is_v2(self) -> bool:
-        return not any(not name.startswith("name=") for name in self.v1)
-
-    def roots(self) -> list[str]:
-        """Each hierarchy's mount point once."""
-        unified = [self.unified] if self.unified else []
-        return [*dict.fromkeys(self.v1.values()), *unified]
-
-
-def parse_mountinfo(text: str) -> Hierarchies:
-    """From /proc/self/mountinfo; the first mount of a hierarchy counts."""
-    v1: dict[str, str] = {}
-    unified = None
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        point = _unescaped(left.split(" ")[4])
-        if kind == "cgroup2":
-            unified = unified or point
-        elif kind == "cgroup":
-            for name in options.split(","):
-                if name in _CONTROLLERS or name.startswith("name="):
-                    v1.setdefault(name, point)
-    return Hierarchies(v1=v1, unified=unified)
-
-
-_CONTROLLERS = frozenset(
-    (
-        *("cpuset", "cpu", "cpuacct", "blkio", "memory", "devices", "freezer", "net_cls"),
-        *("perf_event", "net_prio", "hugetlb", "pids", "rdma", "misc"),
-    )
+from bulkhead.linux import cgroup_devices, cgroup_freezer, cgroup_stats
+from bulkhead.linux.cgroup_files import (
+    exists,
+    make_directory,
+    members,
+    read,
+    read_table,
+    remove_tree,
+    try_write,
+    write,
 )
+from bulkhead.linux.cgroup_limits import (
+    AFTER_QUOTA,
+    Resources,
+    Write,
+    undo_of,
+    v1_writes,
+    v2_writes,
+    without_bfq,
+)
+from bulkhead.linux.cgroup_mounts import Hierarchies, hierarchies, own_paths
+from bulkhead.linux.cgroup_oom import OomWatch
 
+__all__ = ["Cgroup", "Hierarchies", "hierarchies"]
 
-@functools.cache
-def hierarchies() -> Hierarchies:
-    """Of this mount namespace, looked up once per process."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return parse_mountinfo("\n".join(line for line in lines if " - cgroup" in line and _visible(line)))
-
-
-def _visible(line: str) -> bool:
-    """Whether the mount is reached by its path: another may have been mounted over it since."""
-    fields = line.split(" ")
-    major, _, minor = fields[2].partition(":")
-    try:
-        return Path(_unescaped(fields[4])).stat().st_dev == os.makedev(int(major), int(minor))
-    except OSError:
-        return False
-
-
-def _unescaped(point: str) -> str:
-    return point.replace("\\040", " ")
+_TOLERATED = (errno.EPERM, errno.EACCES, errno.EROFS)
+# What an unprivileged v2 group lets its owner have (Linux 4.15 lists it, older kernels do not).
+_DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 
 
 class Cgroup:
-    """One group in every hierarchy. Methods raise OSError; nothing here waits except `remove` and `freeze`."""
+    """One group in every hierarchy. Methods raise OSError; nothing here waits except `remove` and freezing."""
 
-    __slots__ = ("_mounted", "path")
+    __slots__ = ("_directories", "_mounted", "path")
 
     def __init__(self, path: str, mounted: Hierarchies | None = None) -> None:
-        """`path` is absolute, from each hierarchy's root; ValueError when it could leave it."""
+        """`path` is from each hierarchy's root, or without a leading slash from where this process is.
+
+        ValueError when it could leave its place.
+        """
         parts = path.strip("/").split("/")
-        if not path.startswith("/") or any(part in ("", ".", "..") for part in parts):
-            raise ValueError(f"{path!r} is not an absolute cgroup path")
-        self.path = "/" + "/".join(parts)
+        if any(part in ("", ".", "..") for part in parts) or "\0" in path or "\n" in path:
+            raise ValueError(f"{path!r} is not a cgroup path")
         self._mounted = mounted if mounted is not None else hierarchies()
+        self.path = ("/" if path.startswith("/") else "") + "/".join(parts)
+        above = {} if path.startswith("/") else _own_places(self._mounted)
+        self._directories = {root: f"{root}{above.get(root, '')}/{'/'.join(parts)}" for root in self._mounted.roots()}
+
+    @classmethod
+    def at(cls, paths: Mapping[str, str]) -> Cgroup:
+        """The group that another process called `paths`; where that process was may be forgotten by now."""
+        mounted = hierarchies()
+        group = cls("/none", mounted)
+        group._directories = {root: paths[key] for key, root in _keys(mounted).items() if key in paths}
+        group.path = next((place.removeprefix(root) for root, place in group._directories.items()), "/none")
+        return group
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The group's directory by controller (or name=...), the v2 hierarchy under ""; as in runc's state."""
+        keys = _keys(self._mounted)
+        return {key: self._directories[root] for key, root in keys.items() if root in self._directories}
+
+    def present(self) -> Cgroup:
+        """The same without the hierarchies it was left out of (`create` with `tolerant`)."""
+        return Cgroup.at({key: place for key, place in self.paths.items() if Path(place).is_dir()})
 
     # ---- existence ----
 
-    def create(self) -> None:
-        """Make the group (and its parents) everywhere; an empty one that exists already is taken over."""
-        existed = [_make_directory(directory) for directory in self._directories()]
-        if cpuset := self._mounted.v1.get("cpuset"):
-            _inherit_cpuset(cpuset, self.path)
-        if self._mounted.is_v2 and self._mounted.unified:  # beside v1 the v2 hierarchy serves to be born in and to kill
-            _enable_controllers(self._mounted.unified, self.path)
-        if any(existed) and self.pids():
+    def create(self, *, tolerant: bool = False, occupied: bool = False) -> None:
+        """Make the group (and its parents) everywhere; an empty one that exists already is taken over.
+
+        `tolerant`: hierarchies that this user may not write are left out. `occupied`: members are no surprise.
+        FileExistsError when there are any.
+        """
+        existed = [self._make(root, tolerant) for root in list(self._directories)]
+        if cpuset := self._place("cpuset"):
+            _inherit_cpuset(self._mounted.v1["cpuset"], cpuset)
+        unified = self._mounted.unified
+        if unified in self._directories:
+            _become_threaded(self._directories[unified])
+            if self._mounted.is_v2:  # beside v1 the v2 hierarchy serves to be born in and to kill
+                _enable_controllers(unified, self._directories[unified])
+        if any(existed) and not occupied and self.pids():
             raise FileExistsError(errno.EEXIST, "the cgroup is in use", self.path)
+
+    def _make(self, root: str, tolerant: bool) -> bool:
+        try:
+            return make_directory(self._directories[root])
+        except OSError as error:
+            if not tolerant or error.errno not in _TOLERATED:
+                raise
+        del self._directories[root]
+        return False
+
+    def delegate(self, uid: int, gid: int) -> None:
+        """Give the v2 group to a user: the directory and the files that the kernel says are safe to give."""
+        unified = self._directories.get(self._mounted.unified or "")
+        if unified is None or not self._mounted.is_v2:
+            return
+        try:
+            names = Path("/sys/kernel/cgroup/delegate").read_text().split()
+        except OSError:
+            names = list(_DELEGATED)
+        for path in (unified, *(f"{unified}/{name}" for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(path, uid, gid)
 
     def remove(self) -> None:
         """Remove the group and what is below it; retried while the kernel still sees a dying process."""
-        for directory in self._directories():
-            _remove_tree(directory)
+        for directory in self._directories.values():
+            remove_tree(directory)
 
     def exists(self) -> bool:
-        return any(Path(directory).is_dir() for directory in self._directories())
+        return any(Path(directory).is_dir() for directory in self._directories.values())
 
     def directory(self, controller: str) -> str | None:
         """Where this controller's files of the group are, or None when it is not mounted."""
-        root = self._mounted.unified if self._mounted.is_v2 else self._mounted.v1.get(controller)
-        return root + self.path if root else None
+        return self._directories.get(self._mounted.unified or "") if self._mounted.is_v2 else self._place(controller)
+
+    def _place(self, controller: str) -> str | None:
+        return self._directories.get(self._mounted.v1.get(controller, ""))
 
     def open_unified(self) -> int:
         """O_PATH descriptor for CLONE_INTO_CGROUP, owned by the caller; -1 without a v2 hierarchy."""
-        if self._mounted.unified is None:
-            return -1
-        return os.open(self._mounted.unified + self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        unified = self._directories.get(self._mounted.unified or "")
+        return -1 if unified is None else os.open(unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open_tasks(self) -> list[int]:
         """The `tasks` files of the v1 hierarchies, owned by the caller: whoever writes "0" there has joined."""
         opened: list[int] = []
         try:
-            for root in dict.fromkeys(self._mounted.v1.values()):
-                opened.append(os.open(f"{root}{self.path}/tasks", os.O_WRONLY | os.O_CLOEXEC))  # noqa: PERF401
+            for root, directory in self._directories.items():
+                if root != self._mounted.unified:
+                    opened.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
             raise
         return opened
 
-    def _directories(self) -> list[str]:
-        return [root + self.path for root in self._mounted.roots()]
-
     # ---- processes ----
 
     def add(self, pid: int) -> None:
         """Move a process here, in every hierarchy."""
-        for directory in self._directories():
-            _write(directory, "cgroup.procs", str(pid))
+        for directory in self._directories.values():
+            write(directory, "cgroup.procs", str(pid))
 
     def pids(self) -> list[int]:
         """Members of the group and of all below it, as seen from our pid namespace (0 for invisible ones)."""
-        return sorted(set().union(*map(_members, self._process_directories())))
+        return sorted(set().union(*map(members, self._process_directories())))
 
-    def _process_directories(self) -> list[str]:
+    def _process_directories(self) -> Iterable[str]:
         """The v2 group, and one v1 hierarchy: a process that left the one is still in the other."""
-        mounted = self._mounted
-        roots = [mounted.unified] if mounted.unified else []
-        first = next((name for name in ("pids", "memory", "freezer") if name in mounted.v1), None)
-        if first:
-            roots.append(mounted.v1[first])
-        return [root + self.path for root in roots or mounted.roots()]
+        v1 = next(filter(None, map(self._place, ("pids", "memory", "freezer"))), None)
+        both = (self._directories.get(self._mounted.unified or ""), v1)
+        return [place for place in both if place] or self._directories.values()
 
     def kill_all(self) -> None:
         """SIGKILL to every member, forks included. A group that is gone has none."""
-        unified = self._mounted.unified and self._mounted.unified + self.path
-        if unified and _try_write(unified, "cgroup.kill", "1"):
-            killed = _members(unified)
+        unified = self._directories.get(self._mounted.unified or "")
+        if unified and try_write(unified, "cgroup.kill", "1"):
+            killed = members(unified)
             if killed.issuperset(self.pids()):
                 return
         if self.pids():
@@ -191,41 +197,31 @@ class Cgroup:
     # ---- freezing ----
 
     def freeze(self) -> None:
-        """Stop every member; returns once the kernel says so. TimeoutError after two seconds."""
-        self._set_frozen(True)
+        """Stop every member; returns once the kernel says so. TimeoutError after two seconds, and none is stopped."""
+        if self._mounted.is_v2:
+            cgroup_freezer.freeze_v2(self._freezer())
+        else:
+            cgroup_freezer.freeze_v1(self._freezer())
 
     def thaw(self) -> None:
-        self._set_frozen(False)
+        if self._mounted.is_v2:
+            cgroup_freezer.thaw_v2(self._freezer())
+        else:
+            cgroup_freezer.thaw_v1(self._freezer())
 
     def is_frozen(self) -> bool:
-        """Whether the members are stopped; False for a group that is gone."""
+        """Whether the members are stopped; False for a group that is gone or cannot be stopped."""
+        ask = cgroup_freezer.is_frozen_v2 if self._mounted.is_v2 else cgroup_freezer.is_frozen_v1
         try:
-            return self._frozen()
-        except FileNotFoundError:
+            return ask(self._freezer())
+        except OSError:
             return False
 
-    def _frozen(self) -> bool:
-        if self._mounted.is_v2:
-            return "frozen 1" in _read(self._directories()[0], "cgroup.events")
-        directory = self.directory("freezer")
-        return directory is not None and _read(directory, "freezer.state").strip() == "FROZEN"
-
-    def _set_frozen(self, wanted: bool) -> None:
-        for _ in range(400):
-            self._write_frozen(wanted)
-            if self._frozen() == wanted:
-                return
-            time.sleep(0.005)
-        raise TimeoutError(errno.ETIMEDOUT, "the freezer does not settle", self.path)
-
-    def _write_frozen(self, wanted: bool) -> None:
-        if self._mounted.is_v2:
-            _write(self._directories()[0], "cgroup.freeze", "1" if wanted else "0")
-            return
+    def _freezer(self) -> str:
         directory = self.directory("freezer")
         if directory is None:
             raise OSError(errno.EOPNOTSUPP, "the freezer controller is not mounted", self.path)
-        _write(directory, "freezer.state", "FROZEN" if wanted else "THAWED")
+        return directory
 
     # ---- limits ----
 
@@ -235,286 +231,173 @@ class Cgroup:
         self.apply_devices(resources)
 
     def apply_limits(self, resources: Resources) -> None:
-        writes = list(v2_writes(resources) if self._mounted.is_v2 else v1_writes(resources))
-        for write in self._in_possible_order(writes):
-            self._apply(write)
+        """All but the devices. What was set before an error stays: the group is about to be removed."""
+        self._write_all(self._planned(resources), None)
+
+    def update(self, resources: Resources) -> None:
+        """Change the limits of a group in use (devices too, when rules are told); after an error nothing is changed."""
+        planned, undo = self._planned(resources), list[Write]()
+        try:
+            self._write_all(planned, undo)
+            self.apply_devices(resources)
+        except (OSError, ValueError):
+            for back in reversed(undo):
+                with contextlib.suppress(OSError):
+                    write(self._needed(back), back.file, back.value)
+            raise
 
     def apply_devices(self, resources: Resources) -> None:
         """The device rules alone: they come last, when the container's own device nodes exist."""
         rules = cgroup_devices.parse_rules(resources.get("devices") or ())
         if not rules:
             return
-        if self._mounted.is_v2:
-            cgroup_devices.attach(self._directories()[0], rules)
-            return
         directory = self.directory("devices")
         if directory is None:
             raise OSError(errno.EOPNOTSUPP, "the devices controller is not mounted", self.path)
-        for file, value in cgroup_devices.v1_writes(rules):
-            _write(directory, file, value)
+        if self._mounted.is_v2:
+            cgroup_devices.attach(directory, rules)
+            return
+        for file, value in cgroup_devices.v1_writes(rules, read(directory, "devices.list")):
+            write(directory, file, value)
 
-    def _in_possible_order(self, writes: list[Write]) -> list[Write]:
-        """v1: memory+swap may never be below memory, so a raised pair starts with the sum."""
-        limit = next((w for w in writes if w.file == "memory.limit_in_bytes"), None)
-        both = next((w for w in writes if w.file == "memory.memsw.limit_in_bytes"), None)
-        directory = self.directory("memory")
-        if limit is None or both is None or directory is None:
-            return writes
-        now = int(_read(directory, both.file)) if Path(directory, both.file).exists() else 0
-        if 0 < int(both.value) <= now:
-            return writes
-        return [both, limit, *(w for w in writes if w not in (both, limit))]
+    def _planned(self, resources: Resources) -> list[Write]:
+        planned = v2_writes if self._mounted.is_v2 else v1_writes
+        return list(planned(resources, self._now))
 
-    def _apply(self, write: Write) -> None:
-        directory = self.directory(write.controller)
-        if directory is None:
-            raise OSError(errno.EOPNOTSUPP, f"the {write.controller} controller is not mounted", write.file)
-        if write.file == "io.bfq.weight" and not Path(directory, write.file).exists():
-            *device, weight = write.value.split()
-            write = Write(controller="io", file="io.weight", value=" ".join([*device, str(io_weight(int(weight)))]))
-        if write.file.startswith("blkio.bfq.") and not Path(directory, write.file).exists():
-            write = Write(controller="blkio", file=write.file.replace(".bfq", ""), value=write.value)
+    def _now(self, controller: str, file: str) -> str | None:
+        directory = self.directory(controller)
         try:
-            _write(directory, write.file, write.value)
+            return read(directory, file) if directory else None
+        except OSError:
+            return None
+
+    def _write_all(self, writes: list[Write], undo: list[Write] | None) -> None:
+        """`undo` collects what would put everything back."""
+        postponed = list[Write]()
+        for index, each in enumerate(writes):
+            try:
+                self._apply(each, undo)
+            except OSError as error:
+                quota = AFTER_QUOTA.get(each.file)
+                if error.errno != errno.EINVAL or not any(later.file == quota for later in writes[index + 1 :]):
+                    raise
+                postponed.append(each)
+        for each in postponed:
+            self._apply(each, undo)
+
+    def _apply(self, each: Write, undo: list[Write] | None) -> None:
+        directory = self._needed(each)
+        if ".bfq." in each.file and not exists(directory, each.file):
+            each = without_bfq(each)
+        if not exists(directory, each.file):
+            if each.optional:
+                return
+            raise OSError(errno.EOPNOTSUPP, self._reason(directory, each), f"{directory}/{each.file}")
+        if undo is not None:
+            undo.append(undo_of(each, self._now(each.controller, each.file) or ""))
+        if each.file == "cpu.rt_runtime_us":
+            self._raise_realtime(directory, int(each.value))
+        try:
+            write(directory, each.file, each.value)
         except OSError as error:
-            if write.file != "cpu.cfs_period_us" or error.errno != errno.EINVAL:
-                raise
-            _write(directory, "cpu.cfs_quota_us", "-1")  # the old quota does not fit the new period
-            _write(directory, write.file, write.value)
+            raise _explained(error, directory, each) from None
+        if each.file == "cpu.shares":
+            _verify_shares(directory, int(each.value))
+
+    def _needed(self, each: Write) -> str:
+        directory = self.directory(each.controller)
+        if directory is None:
+            text = f"the {each.controller} controller is not mounted"
+            raise OSError(errno.EOPNOTSUPP, text, each.file)
+        return directory
+
+    def _reason(self, directory: str, each: Write) -> str:
+        if self._mounted.is_v2 and each.controller not in ("cgroup", *read(directory, "cgroup.controllers").split()):
+            return f"the {each.controller} controller is not available"
+        return f"the kernel has no {each.file}"
+
+    def _raise_realtime(self, directory: str, runtime: int) -> None:
+        """A group may have what the one above it has; all but the root begin with nothing."""
+        above, root = directory.rpartition("/")[0], self._mounted.v1["cpu"]
+        if above != root and int(read(above, "cpu.rt_runtime_us")) < runtime:
+            self._raise_realtime(above, runtime)
+            write(above, "cpu.rt_runtime_us", str(runtime))
 
     # ---- figures ----
 
     def oom_kills(self) -> int:
         """How many members the kernel killed for want of memory."""
+        file = "memory.events" if self._mounted.is_v2 else "memory.oom_control"
+        return read_table(self.directory("memory"), file).get("oom_kill", 0)
+
+    def watch_oom(self) -> OomWatch:
+        """Hear of members killed for want of memory; the caller closes it."""
         directory = self.directory("memory")
         if directory is None:
-            return 0
-        file = "memory.events" if self._mounted.is_v2 else "memory.oom_control"
-        return _read_table(directory, file).get("oom_kill", 0)
+            raise OSError(errno.EOPNOTSUPP, "the memory controller is not mounted", self.path)
+        return OomWatch(directory, v2=self._mounted.is_v2)
 
-    def stats(self) -> dict[str, Any]:
-        """CPU in nanoseconds, memory in bytes, counts; keys that this kernel does not have are absent."""
-        return _v2_stats(self) if self._mounted.is_v2 else _v1_stats(self)
-
-
-# ---- directories and files ----
+    def stats(self) -> cgroup_stats.Stats:
+        """What the group has used so far. A group that is gone has used nothing."""
+        unified = self.directory("") if self._mounted.is_v2 else None
+        return cgroup_stats.read_v2(unified) if unified else cgroup_stats.read_v1(self._place)
 
 
-def _members(directory: str) -> set[int]:
-    found = set[int]()
-    for place in _walk(directory):
-        with contextlib.suppress(OSError):
-            found.update(map(int, _read(place, "cgroup.procs").split()))
-    return found
+def _keys(mounted: Hierarchies) -> dict[str, str]:
+    unified = {"": mounted.unified} if mounted.unified else {}
+    return {**mounted.v1, **unified}
 
 
-def _make_directory(directory: str) -> bool:
-    """With its parents; whether it existed. Plain os calls: there are ten of these before every container."""
-    try:
-        os.mkdir(directory)  # noqa: PTH102
-    except FileExistsError:
-        return True
-    except FileNotFoundError:
-        _make_directory(directory.rpartition("/")[0])
-        return _make_directory(directory)
-    return False
+def _own_places(mounted: Hierarchies) -> dict[str, str]:
+    """Where this process is. On v2 the group above it: one that has processes cannot give out controllers."""
+    places = own_paths(Path("/proc/self/cgroup").read_text(), mounted)
+    if mounted.is_v2 and mounted.unified in places:
+        places[mounted.unified] = places[mounted.unified].rpartition("/")[0]
+    return places
 
 
-def _enable_controllers(root: str, path: str) -> None:
+def _enable_controllers(root: str, directory: str) -> None:
     """In every ancestor. Best effort: a limit on a controller that could not be enabled fails by its name."""
-    available = _read(root, "cgroup.controllers").split()
-    if not available or _read(root + path, "cgroup.controllers").split() == available:
+    available = read(root, "cgroup.controllers").split()
+    if not available or read(directory, "cgroup.controllers").split() == available:
         return
     place = root
-    for part in path.strip("/").split("/"):
-        wanted = [f"+{name}" for name in _read(place, "cgroup.controllers").split()]
-        if wanted and not _try_write(place, "cgroup.subtree_control", " ".join(wanted)):
+    for part in directory.removeprefix(root).strip("/").split("/"):
+        wanted = [f"+{name}" for name in read(place, "cgroup.controllers").split()]
+        if wanted and not try_write(place, "cgroup.subtree_control", " ".join(wanted)):
             for name in wanted:
-                _try_write(place, "cgroup.subtree_control", name)
+                try_write(place, "cgroup.subtree_control", name)
         place = f"{place}/{part}"
 
 
-def _inherit_cpuset(root: str, path: str) -> None:
+def _become_threaded(directory: str) -> None:
+    """Below a threaded group only threaded ones can have members; the kernel makes them "domain invalid"."""
+    with contextlib.suppress(FileNotFoundError):
+        if read(directory, "cgroup.type").strip() == "domain invalid":
+            write(directory, "cgroup.type", "threaded")
+
+
+def _inherit_cpuset(root: str, directory: str) -> None:
     """A new v1 cpuset has neither CPUs nor memory nodes, and no process can enter it."""
-    above, _, _ = path.rpartition("/")
+    above = directory.rpartition("/")[0]
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not _read(root + path, name).strip():
-            if above and not _read(root + above, name).strip():
+        if not read(directory, name).strip():
+            if above != root and not read(above, name).strip():
                 _inherit_cpuset(root, above)
-            _write(root + path, name, _read(root + above, name).strip())
+            write(directory, name, read(above, name).strip())
 
 
-def _remove_tree(directory: str) -> None:
-    try:
-        os.rmdir(directory)  # noqa: PTH106
-    except FileNotFoundError:
-        return
-    except OSError:  # something is below, or still dying
-        for place in reversed(list(_walk(directory))):
-            _remove_one(place)
+def _explained(error: OSError, directory: str, each: Write) -> OSError:
+    """runc's words for a limit below what is in use."""
+    text = error.strerror
+    if error.errno == errno.EBUSY and each.file == "memory.limit_in_bytes":
+        usage, peak = (read(directory, f"memory.{name}_in_bytes").strip() for name in ("usage", "max_usage"))
+        text = f"unable to set memory limit to {each.value} (current usage: {usage}, peak usage: {peak})"
+    return OSError(error.errno, text, error.filename)
 
 
-def _remove_one(directory: str) -> None:
-    delay = 0.001
-    for attempt in range(REMOVE_ATTEMPTS):
-        try:
-            os.rmdir(directory)  # noqa: PTH106
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno != errno.EBUSY or attempt == REMOVE_ATTEMPTS - 1:
-                raise
-        time.sleep(delay)
-        delay *= 2
-
-
-def _walk(directory: str) -> Iterator[str]:
-    """The directory and all below it, parents first; what vanishes meanwhile is skipped."""
-    pending = [directory]
-    while pending:
-        place = pending.pop()
-        try:
-            with os.scandir(place) as entries:
-                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            continue
-        yield place
-        pending.extend(below)
-
-
-def _read(directory: str, file: str) -> str:
-    with open(f"{directory}/{file}") as stream:  # noqa: PTH123
-        return stream.read()
-
-
-def _write(directory: str, file: str, value: str) -> None:
-    """One write(2): control files take a whole command at once. The error names the file."""
-    path = f"{directory}/{file}"
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        os.close(fd)
-
-
-def _try_write(directory: str, file: str, value: str) -> bool:
-    try:
-        _write(directory, file, value)
-    except OSError:
-        return False
-    return True
-
-
-def _read_table(directory: str, file: str) -> dict[str, int]:
-    """Lines of "key number"; empty when the file is not there."""
-    try:
-        lines = _read(directory, file).splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
-
-
-def _read_number(directory: str | None, file: str) -> int | None:
-    """None when there is no such file or no limit ("max")."""
-    if directory is None:
-        return None
-    try:
-        text = _read(directory, file).strip()
-    except OSError:
-        return None
-    return int(text) if text.lstrip("-").isdigit() else None
-
-
-# ---- statistics ----
-
-
-def _present(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if value is not None}
-
-
-def _io_rows(directory: str | None, file: str) -> list[dict[str, Any]]:
-    """v1 "8:0 Read 512" and v2 "8:0 rbytes=512 ..." alike as rows of major, minor, op, value."""
-    rows = list[dict[str, Any]]()
-    if directory is None:
-        return rows
-    try:
-        lines = _read(directory, file).splitlines()
-    except OSError:
-        return rows
-    for line in lines:
-        device, *fields = line.split()
-        major, colon, minor = device.partition(":")
-        if not colon:
-            continue
-        pairs = [f.split("=", 1) for f in fields] if "=" in line else [fields]
-        rows.extend({"major": int(major), "minor": int(minor), "op": op, "value": int(value)} for op, value in pairs)
-    return rows
-
-
-def _v1_stats(group: Cgroup) -> dict[str, Any]:
-    cpu, account, memory = group.directory("cpu"), group.directory("cpuacct"), group.directory("memory")
-    pids, block = group.directory("pids"), group.directory("blkio")
-    usage = account and _read_table(account, "cpuacct.stat")
-    ticks = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    throttled = _read_table(cpu, "cpu.stat") if cpu else {}
-    return {
-        "cpu": _present(
-            {
-                "total_ns": _read_number(account, "cpuacct.usage"),
-                "user_ns": usage["user"] * ticks if usage else None,
-                "system_ns": usage["system"] * ticks if usage else None,
-                "periods": throttled.get("nr_periods"),
-                "throttled_periods": throttled.get("nr_throttled"),
-                "throttled_ns": throttled.get("throttled_time"),
-            }
-        ),
-        "memory": _present(
-            {
-                "usage": _read_number(memory, "memory.usage_in_bytes"),
-                "max_usage": _read_number(memory, "memory.max_usage_in_bytes"),
-                "limit": _read_number(memory, "memory.limit_in_bytes"),
-                "failcnt": _read_number(memory, "memory.failcnt"),
-                "stats": _read_table(memory, "memory.stat") if memory else None,
-            }
-        ),
-        "pids": _present({"current": _read_number(pids, "pids.current"), "limit": _read_number(pids, "pids.max")}),
-        "io": {
-            "bytes": _io_rows(block, "blkio.throttle.io_service_bytes_recursive"),
-            "operations": _io_rows(block, "blkio.throttle.io_serviced_recursive"),
-        },
-    }
-
-
-def _v2_stats(group: Cgroup) -> dict[str, Any]:
-    directory = group.directory("")
-    assert directory is not None
-    cpu = {key: value * 1000 for key, value in _read_table(directory, "cpu.stat").items() if key.endswith("_usec")}
-    counts = _read_table(directory, "cpu.stat")
-    return {
-        "cpu": _present(
-            {
-                "total_ns": cpu.get("usage_usec"),
-                "user_ns": cpu.get("user_usec"),
-                "system_ns": cpu.get("system_usec"),
-                "periods": counts.get("nr_periods"),
-                "throttled_periods": counts.get("nr_throttled"),
-                "throttled_ns": cpu.get("throttled_usec"),
-            }
-        ),
-        "memory": _present(
-            {
-                "usage": _read_number(directory, "memory.current"),
-                "max_usage": _read_number(directory, "memory.peak"),
-                "limit": _read_number(directory, "memory.max"),
-                "stats": _read_table(directory, "memory.stat") or None,
-            }
-        ),
-        "pids": _present(
-            {"current": _read_number(directory, "pids.current"), "limit": _read_number(directory, "pids.max")}
-        ),
-        "io": {"bytes": _io_rows(directory, "io.stat"), "operations": []},
-    }
+def _verify_shares(directory: str, wanted: int) -> None:
+    """The kernel moves a number that is out of its range without a word."""
+    got = int(read(directory, "cpu.shares"))
+    if got != wanted:
+        raise ValueError(f"the {'maximum' if wanted > got else 'minimum'} allowed cpu-shares is {got}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.linux.cgroups import Cgroup, Hierarchies, parse_mountinfo
+from bulkhead.linux.cgroup_mounts import own_paths, parse_mountinfo
+from bulkhead.linux.cgroups import Cgroup, Hierarchies
 
 V1 = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -43,7 +44,25 @@ def test_where_a_controllers_files_are() -> None:
     assert Cgroup("/a/b", parse_mountinfo(V2)).directory("pids") == "/sys/fs/cgroup/a/b"
 
 
-@pytest.mark.parametrize("path", ["", "/", "a", "/a/../b", "/./a", "/a//b", "/.."])
+@pytest.mark.parametrize("path", ["", "/", "../a", "/a/../b", "/./a", "/a//b", "/..", "/a\nb"])
 def test_paths_that_could_leave_are_refused(path: str) -> None:
     with pytest.raises(ValueError):
         Cgroup(path, parse_mountinfo(V2))
+
+
+PROC_SELF = """\
+9:name=systemd:/user.slice
+4:memory:/own/group
+1:cpu,cpuacct:/
+0::/../elsewhere
+"""
+
+
+def test_a_relative_path_starts_where_the_process_is() -> None:
+    """A group in another cgroup namespace ("/..") cannot be named from here."""
+    assert own_paths(PROC_SELF, parse_mountinfo(V1)) == {
+        "/sys/fs/cgroup/systemd": "/user.slice",
+        "/sys/fs/cgroup/memory": "/own/group",
+        "/sys/fs/cgroup/cpu,cpuacct": "",
+        "/sys/fs/cgroup/unified": "",
+    }
