@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -13,14 +15,17 @@ from aiohttp import web
 from bulkhead import telemetry
 from bulkhead.content.blocking import Blocking
 from bulkhead.errors import BulkheadError, Unavailable
-from bulkhead.registry import routes, tls
-from bulkhead.registry.adapters.fs_storage import FileStorage
+from bulkhead.registry import administration, routes, tls
+from bulkhead.registry.adapters.file_objects import FileObjects
+from bulkhead.registry.adapters.storage import DurableStorage
 from bulkhead.registry.admission import admission
 from bulkhead.registry.blobs import Blobs
+from bulkhead.registry.collection import Collector
 from bulkhead.registry.config import Config, configured
 from bulkhead.registry.errors import API_VERSION, Code, Refusal, response
 from bulkhead.registry.gate import Gate
 from bulkhead.registry.manifests import Manifests
+from bulkhead.registry.metrics import Metrics
 from bulkhead.registry.tags import Tags
 from bulkhead.registry.uploads import Uploads
 from bulkhead.settings import Settings
@@ -34,6 +39,8 @@ LINGER_SECONDS = 3.0
 # One read of a body: uploads come in pieces of up to this size.
 READ_BUFFER = 1 << 20
 WORKERS = 8
+# Routes that are asked again and again by machines that watch.
+_UNTOLD = frozenset({"health", "metrics", "version"})
 # nginx's number in logs for a client that went away.
 CLIENT_GONE = 499
 
@@ -49,25 +56,50 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
     """Serve until left; yields the address, whose port the kernel may have chosen."""
-    storage = FileStorage(config.root)
     blocking = Blocking(WORKERS)
-    storage.open()
+    storage = DurableStorage(config.root, FileObjects(config.root, blocking), blocking, config.gc)
+    await storage.open()
     try:
+        metrics = Metrics()
         with admission(config.root, config.access, config.limits, blocking) as admitted:
             table = routes.table(
                 Blobs(storage, blocking, deletable=config.delete),
-                Uploads(storage, largest=config.limits.blob_bytes),
+                Uploads(
+                    storage,
+                    largest=config.limits.blob_bytes,
+                    automount=config.automount and not config.access.enabled,
+                ),
                 Manifests(storage, blocking, deletable=config.delete, largest=config.limits.manifest_bytes),
                 Tags(storage),
+                metrics,
             )
+            edge = _Edge((*admitted.rows, *table), admitted.gate, metrics)
+            collector = Collector(storage, config.gc, metrics.collected)
             async with (
                 tls.serving(config.tls) as context,
-                _listening(_Edge((*admitted.rows, *table), admitted.gate), config, context) as address,
+                _listening(edge, config, context) as address,
+                _collecting(collector, config.admin),
             ):
                 yield address
+        await storage.save_records()
     finally:
+        await storage.close()
         blocking.close()
-        storage.close()
+
+
+@asynccontextmanager
+async def _collecting(collector: Collector, admin: Path | None) -> AsyncIterator[None]:
+    """The collector on its schedule, and the operator's socket."""
+    async with AsyncExitStack() as stack:
+        if admin is not None:
+            await stack.enter_async_context(administration.listening(admin, collector))
+        schedule = asyncio.create_task(collector.run())
+        try:
+            yield
+        finally:
+            schedule.cancel()
+            with suppress(asyncio.CancelledError):
+                await schedule
 
 
 @asynccontextmanager
@@ -115,9 +147,10 @@ async def _listen(runner: web.ServerRunner, config: Config, context: ssl.SSLCont
 class _Edge:
     """Every request passes here: request id, route, errors to codes, one log line."""
 
-    def __init__(self, table: routes.Routes, gate: Gate) -> None:
+    def __init__(self, table: routes.Routes, gate: Gate, metrics: Metrics) -> None:
         self._table = table
         self._gate = gate
+        self._metrics = metrics
         self._log = structlog.get_logger()
         self._draining = False
         self._idle = asyncio.Event()
@@ -140,24 +173,43 @@ class _Edge:
                 self._idle.set()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        began = time.monotonic()
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
-        answer = await self._answer(request)
+        found = routes.find(self._table, request.path)
+        answer = await self._answer(request, found)
         if not answer.prepared:
             answer.headers.update(API_VERSION)
+            answer.headers[telemetry.REQUEST_ID_HEADER] = telemetry.request_id()
             if self._draining:
                 answer.force_close()
-        if request.method not in ("GET", "HEAD") or answer.status >= 400:
-            self._log.info("request", method=request.method, path=request.path, status=answer.status)
+        self._tell(request, answer, found.name if found is not None else "none", time.monotonic() - began)
         return answer
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _tell(self, request: web.BaseRequest, answer: web.StreamResponse, route: str, seconds: float) -> None:
+        """Count the request, and say it in one line; what probes and polls ask is only counted."""
+        received, sent = request.content.total_bytes, answer.content_length or 0
+        self._metrics.answered(request.method, route, answer.status, seconds, received, sent)
+        if route in _UNTOLD and answer.status < 400:
+            return
+        self._log.info(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=answer.status,
+            milliseconds=round(seconds * 1000, 1),
+            received=received,
+            sent=sent,
+            remote=request.remote,
+            agent=request.headers.get("User-Agent", "")[:200],
+        )
+
+    async def _answer(self, request: web.BaseRequest, found: routes.Found | None) -> web.StreamResponse:
+        if found is None:
+            return web.Response(status=404, text="404 page not found\n")
         try:
-            handler, arguments = routes.find(self._table, request.method, request.path)
-            return await self._gate.serve(request, handler, arguments)
+            return await self._gate.serve(request, found.taking(request.method), found.arguments)
         except BulkheadError as error:
             return response(error)
-        except web.HTTPNotFound:
-            return web.Response(status=404, text="404 page not found\n")
         except ConnectionError:
             # Nobody is left to answer: what is returned here goes nowhere.
             if request.transport is not None:

@@ -41,11 +41,13 @@ class Blobs:
             response.set_status(206)
             response.headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{blob.size}"
         try:
-            file = await self._storage.open_blob(blob.digest)
+            content = await self._storage.open_blob(blob)
         except NotFound as error:
             raise _unknown(digest) from error
-        with file:
-            return await spans.send(request, response, file, start, length, self._blocking)
+        try:
+            return await spans.send(request, response, content, start, length, self._blocking)
+        finally:
+            await content.close()
 
     async def delete(self, request: web.BaseRequest, name: str, digest: str) -> web.StreamResponse:
         if not self._deletable:

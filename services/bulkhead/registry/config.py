@@ -11,8 +11,23 @@ import msgspec
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.registry.admission import AccessTable, LimitsTable, check
+from bulkhead.registry.collection import Policy
 from bulkhead.registry.tls import Certificate
 from bulkhead.settings import Settings
+
+_POLICY = Policy()
+ADMIN_SOCKET = "registry.sock"
+
+
+class CollectionTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The table `[registry.gc]` as written: seconds, and whether untagged manifests go."""
+
+    interval: float = _POLICY.interval
+    grace: float = _POLICY.grace
+    reader_grace: float = _POLICY.reader_grace
+    upload_ttl: float = _POLICY.upload_ttl
+    untagged: bool = _POLICY.untagged
+    orphan_interval: float = _POLICY.orphan_interval
 
 
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -31,6 +46,8 @@ class Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     access: AccessTable = AccessTable()
     limits: LimitsTable = LimitsTable()
     tls: TlsTable | None = None
+    automount: bool = True
+    gc: CollectionTable = CollectionTable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +62,11 @@ class Config:
     access: AccessTable = field(default_factory=AccessTable)
     limits: LimitsTable = field(default_factory=LimitsTable)
     tls: Certificate | None = None
+    automount: bool = True
+    """Whether a mount that names no source finds the blob in any repository. Not where rights differ among them."""
+    gc: Policy = _POLICY
+    admin: Path | None = None
+    """The socket on which the operator's commands are taken."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -67,6 +89,9 @@ def configured(settings: Settings) -> Config:
         port=port,
         root=root.absolute(),
         delete=table.delete,
+        automount=table.automount,
+        gc=_policy(table.gc),
+        admin=settings.instance.run / ADMIN_SOCKET,
         access=table.access,
         limits=table.limits,
         tls=_certificate(table.tls),
@@ -77,6 +102,14 @@ def _certificate(table: TlsTable | None) -> Certificate | None:
     if table is None:
         return None
     return Certificate(certificate=Path(table.certificate), key=Path(table.key), minimum=table.minimum)
+
+
+def _policy(table: CollectionTable) -> Policy:
+    values = msgspec.structs.asdict(table)
+    for name, value in values.items():
+        if value < 0:
+            raise InvalidArgument(f"cannot use [registry.gc] {name}: {value} is negative")
+    return Policy(**values)
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -1,15 +1,15 @@
 """What the registry needs of a storage, said in the registry's words.
 
-Each method is one transaction: when it returned, its effect survives power loss; when it raised, there
-is none. Data and metadata lie behind one port because issue 4's collector needs them to change
-together (registry.md section 5.2); an adapter is free to keep them apart.
+`Storage` is what the endpoints ask: each method is one transaction; when it returned, its effect survives
+power loss; when it raised, there is none. `Objects` is where the bytes lie: a file system or an S3 bucket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from bulkhead.content.manifests import Descriptor
@@ -22,6 +22,8 @@ class Blob:
 
     digest: Digest
     size: int
+    key: str = field(default="", compare=False)
+    """The object that holds its bytes; the storage's own business."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,65 @@ class Page:
     more: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one round of the collector did."""
+
+    manifests: int = 0
+    links: int = 0
+    blobs: int = 0
+    objects: int = 0
+    """Deleted from the store, those without a record included."""
+    uploads: int = 0
+    bytes: int = 0
+
+
+class Content(Protocol):
+    """An object opened for reading."""
+
+    @property
+    def file(self) -> BinaryIO | None:
+        """The bytes as a local file, where they are one: it can be sent without being copied."""
+
+    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """The bytes [start, start+length)."""
+
+    async def close(self) -> None: ...
+
+
+class Objects(Protocol):
+    """Named byte strings, each written once and whole. Names are of `[a-z0-9/]`; errors are bulkhead.errors."""
+
+    async def open(self) -> None:
+        """Get ready; raises Unavailable when the store cannot be reached."""
+
+    async def close(self) -> None: ...
+
+    async def adopt(self, path: Path, key: str) -> None:
+        """Make a synced local file an object; afterwards the object is durable and the file may be gone."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Store or replace a small object, durably."""
+
+    async def get(self, key: str, limit: int) -> bytes:
+        """A small object's bytes; raises NotFound, or DataLoss when there are more than `limit`."""
+
+    async def read(self, key: str) -> Content:
+        """Open an object; raises NotFound."""
+
+    async def size(self, key: str) -> int | None:
+        """How long an object is, None when there is none."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; none there is as good."""
+
+    def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        """(key, size) of every object below `prefix`, in no order."""
+
+    async def sweep(self) -> None:
+        """Remove what writers that died left half-written. Called while nothing is being written."""
+
+
 class UploadWriter(Protocol):
     """The one request that may write to an upload now; an older one's next write is refused."""
 
@@ -87,11 +148,11 @@ class Storage(Protocol):
     async def blob(self, repository: str, digest: Digest) -> Blob | None:
         """A blob that the repository has; asking renews its lease."""
 
-    async def open_blob(self, digest: Digest) -> BinaryIO:
-        """A blob's bytes, positioned at their start; raises NotFound."""
+    async def open_blob(self, blob: Blob) -> Content:
+        """A blob's bytes, for as long as the content is open; raises NotFound."""
 
     async def mount_blob(self, repository: str, digest: Digest, source: str) -> Blob | None:
-        """Make a blob of repository `source` one of `repository`; None when `source` has it not."""
+        """Make a blob of repository `source` (of any, when empty) one of `repository`; None when there is none."""
 
     async def unlink_blob(self, repository: str, digest: Digest) -> None:
         """Take a blob out of a repository; raises Refusal(BLOB_UNKNOWN), or (UNSUPPORTED) while a manifest needs it."""

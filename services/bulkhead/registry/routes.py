@@ -7,57 +7,83 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from bulkhead.registry.blobs import Blobs
 from bulkhead.registry.errors import Code, Refusal
 from bulkhead.registry.manifests import Manifests
+from bulkhead.registry.metrics import Metrics
 from bulkhead.registry.tags import Tags
 from bulkhead.registry.uploads import Uploads
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
-Routes = tuple[tuple[re.Pattern[str], Mapping[str, Handler]], ...]
+Routes = tuple[tuple[str, re.Pattern[str], Mapping[str, Handler]], ...]
 
 
-def table(blobs: Blobs, uploads: Uploads, manifests: Manifests, tags: Tags) -> Routes:
-    """(path, method -> handler); groups of the path become the handler's keyword arguments."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The route that a path takes."""
+
+    name: str
+    handlers: Mapping[str, Handler]
+    arguments: dict[str, str]
+
+    def taking(self, method: str) -> Handler:
+        """What answers requests with this method; raises Refusal(UNSUPPORTED)."""
+        handler = self.handlers.get(method)
+        if handler is None:
+            raise Refusal(Code.UNSUPPORTED, headers={"Allow": ", ".join(self.handlers)})
+        return handler
+
+
+def table(blobs: Blobs, uploads: Uploads, manifests: Manifests, tags: Tags, metrics: Metrics) -> Routes:
+    """(name, path, method -> handler); groups of the path become the handler's keyword arguments."""
     read = {"GET": manifests.get, "HEAD": manifests.head}
-    rows: list[tuple[str, Mapping[str, Handler]]] = [
+    rows: list[tuple[str, str, Mapping[str, Handler]]] = [
         (
+            "manifest",
             r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)",
             {**read, "PUT": manifests.put, "DELETE": manifests.delete},
         ),
         (
+            "blob",
             r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]*:[^/]*)",
             {"GET": blobs.get, "HEAD": blobs.head, "DELETE": blobs.delete},
         ),
-        (r"/v2/(?P<name>.+)/blobs/uploads/?", {"POST": uploads.start}),
+        ("uploads", r"/v2/(?P<name>.+)/blobs/uploads/?", {"POST": uploads.start}),
         (
+            "upload",
             r"/v2/(?P<name>.+)/blobs/uploads/(?P<upload_id>[^/]+)",
             {"PATCH": uploads.append, "PUT": uploads.finish, "GET": uploads.status, "DELETE": uploads.cancel},
         ),
-        (r"/v2/(?P<name>.+)/tags/list/?", {"GET": tags.list, "HEAD": tags.list}),
-        (r"/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", {"GET": manifests.referrers, "HEAD": manifests.referrers}),
-        (r"/v2/_catalog/?", {"GET": tags.catalog, "HEAD": tags.catalog}),
-        (r"/v2/?", {"GET": _version, "HEAD": _version}),
-        (r"/healthz", {"GET": _health, "HEAD": _health}),
-        (r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)", {"GET": blobs.get, "HEAD": blobs.head, "DELETE": blobs.delete}),
+        ("tags", r"/v2/(?P<name>.+)/tags/list/?", {"GET": tags.list, "HEAD": tags.list}),
+        (
+            "referrers",
+            r"/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)",
+            {"GET": manifests.referrers, "HEAD": manifests.referrers},
+        ),
+        ("catalog", r"/v2/_catalog/?", {"GET": tags.catalog, "HEAD": tags.catalog}),
+        ("version", r"/v2/?", {"GET": _version, "HEAD": _version}),
+        ("health", r"/healthz", {"GET": _health, "HEAD": _health}),
+        ("metrics", r"/metrics", {"GET": metrics.show, "HEAD": metrics.show}),
+        (
+            "blob",
+            r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)",
+            {"GET": blobs.get, "HEAD": blobs.head, "DELETE": blobs.delete},
+        ),
     ]
-    return tuple((re.compile(pattern), methods) for pattern, methods in rows)
+    return tuple((name, re.compile(pattern), methods) for name, pattern, methods in rows)
 
 
-def find(routes: Routes, method: str, path: str) -> tuple[Handler, dict[str, Any]]:
-    """The handler of a request and its arguments; raises Refusal(UNSUPPORTED), or HTTPNotFound."""
-    for pattern, methods in routes:
+def find(routes: Routes, path: str) -> Found | None:
+    """The route of a path; None when there is none."""
+    for name, pattern, methods in routes:
         match = pattern.fullmatch(path)
         if match is not None:
-            handler = methods.get(method)
-            if handler is None:
-                raise Refusal(Code.UNSUPPORTED, headers={"Allow": ", ".join(methods)})
-            return handler, match.groupdict()
-    raise web.HTTPNotFound()
+            return Found(name=name, handlers=methods, arguments=match.groupdict())
+    return None
 
 
 async def _version(request: web.BaseRequest) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""A span of a file as an HTTP response, by sendfile(2) where the connection is plain TCP."""
+"""A span of an object as an HTTP response, by sendfile(2) where it is a file and the connection is plain TCP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from bulkhead.content.blocking import Blocking
+from bulkhead.registry.ports import Content
 
 # What one trip to a thread may move: long enough to hide the trip, short enough to share the threads.
 PIECE = 32 << 20
@@ -20,19 +21,25 @@ IDLE_SECONDS = 60.0
 
 
 async def send(
-    request: web.BaseRequest, response: web.StreamResponse, file: BinaryIO, start: int, length: int, blocking: Blocking
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    content: Content,
+    start: int,
+    length: int,
+    blocking: Blocking,
 ) -> web.StreamResponse:
-    """Answer `request` with `response` and the bytes [start, start+length) of `file`."""
+    """Answer `request` with `response` and the bytes [start, start+length) of `content`."""
     response.content_length = length
     await response.prepare(request)
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client went away")
-    if transport.get_extra_info("sslcontext") is not None:
-        await _copy(response, file, start, length, blocking)
+    if content.file is None or transport.get_extra_info("sslcontext") is not None:
+        async for piece in content.pieces(start, length):
+            await response.write(piece)
     else:
         await _drain(response, transport)
-        await _send_file(transport, file, start, length, blocking)
+        await _send_file(transport, content.file, start, length, blocking)
         transport.set_write_buffer_limits()
     await response.write_eof()
     return response
@@ -98,13 +105,3 @@ async def _writable(fd: int) -> None:
 def _release(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
-
-
-async def _copy(response: web.StreamResponse, file: BinaryIO, start: int, length: int, blocking: Blocking) -> None:
-    offset, end = start, start + length
-    while offset < end:
-        data = await blocking.run(os.pread, file.fileno(), min(end - offset, 1 << 20), offset)
-        if not data:
-            raise ConnectionResetError("the file is shorter than it was")
-        await response.write(data)
-        offset += len(data)

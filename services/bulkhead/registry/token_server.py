@@ -53,8 +53,8 @@ class TokenServer:
     def rows(self) -> Routes:
         """The endpoints, for the registry's table."""
         return (
-            (re.compile(r"/token/?"), {"GET": self.get, "POST": self.post}),
-            (re.compile(r"/token/keys"), {"GET": self.keys, "HEAD": self.keys}),
+            ("token", re.compile(r"/token/?"), {"GET": self.get, "POST": self.post}),
+            ("keys", re.compile(r"/token/keys"), {"GET": self.keys, "HEAD": self.keys}),
         )
 
     async def keys(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -19,10 +19,11 @@ _CONTENT_RANGE = re.compile(r"(?:bytes )?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)
 class Uploads:
     """The endpoints below /v2/<name>/blobs/uploads/."""
 
-    def __init__(self, storage: Storage, *, largest: int = 0) -> None:
+    def __init__(self, storage: Storage, *, largest: int = 0, automount: bool = True) -> None:
         """`largest` is the most bytes that a blob may have; 0 for any."""
         self._storage = storage
         self._largest = largest
+        self._automount = automount
 
     async def start(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         repository = names.repository(name)
@@ -70,8 +71,10 @@ class Uploads:
         return web.Response(status=204)
 
     async def _mount(self, caller: Caller, repository: str, digest: str, source: str) -> Blob | None:
+        if not source:
+            return await self._storage.mount_blob(repository, names.digest(digest), "") if self._automount else None
         # Battery H16: what the caller may not read is as good as absent.
-        if not source or not caller.may_read(names.repository(source)):
+        if not caller.may_read(names.repository(source)):
             return None
         return await self._storage.mount_blob(repository, names.digest(digest), names.repository(source))
 

@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Protocol
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from bulkhead.content.manifests import Descriptor
 from bulkhead.errors import NotFound
 from bulkhead.model.digest import Digest
-from bulkhead.registry.adapters.fs_storage import FileStorage
+from bulkhead.registry.adapters.storage import DurableStorage
 from bulkhead.registry.errors import Code, Refusal
 from bulkhead.registry.ports import Blob, NewManifest, Storage, StoredManifest
+from tests.contract.registry.conftest import Make, opened
 
 KIND = "application/vnd.oci.image.manifest.v1+json"
 DATA = b"the bytes"
 DIGEST = Digest.of(DATA)
 
 
-class Opened(Storage, Protocol):
-    """A storage as its owner has it."""
-
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-MAKERS: dict[str, Callable[[Path], Opened]] = {"files": FileStorage}
-
-
-@pytest.fixture(params=sorted(MAKERS))
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Opened]:
-    """A way to the one storage of this test; what it made before must be closed first."""
-    return lambda: MAKERS[request.param](tmp_path / "root")
-
-
 @pytest.fixture
-def storage(make: Callable[[], Opened]) -> Iterator[Opened]:
-    storage = make()
-    storage.open()
-    yield storage
-    storage.close()
+async def storage(make: Make) -> AsyncIterator[DurableStorage]:
+    async with opened(make()) as storage:
+        yield storage
+
+
+async def whole(storage: Storage, blob: Blob) -> bytes:
+    content = await storage.open_blob(blob)
+    try:
+        return b"".join([piece async for piece in content.pieces(0, blob.size)])
+    finally:
+        await content.close()
 
 
 async def put_blob(storage: Storage, repository: str, data: bytes) -> Blob:
@@ -54,11 +43,15 @@ async def put_blob(storage: Storage, repository: str, data: bytes) -> Blob:
 
 
 def new_manifest(
-    body: bytes, *blobs: Digest, children: tuple[Digest, ...] = (), subject: Digest | None = None
+    body: bytes,
+    *blobs: Digest,
+    children: tuple[Digest, ...] = (),
+    subject: Digest | None = None,
+    kind: str = KIND,
 ) -> NewManifest:
     digest = Digest.of(body)
     return NewManifest(
-        stored=StoredManifest(digest=digest, media_type=KIND, body=body),
+        stored=StoredManifest(digest=digest, media_type=kind, body=body),
         blobs=blobs,
         manifests=children,
         subject=subject,
@@ -72,10 +65,9 @@ async def test_a_finished_upload_is_a_blob_of_its_repository_alone(storage: Stor
     blob = await put_blob(storage, "app", DATA)
     assert blob == Blob(digest=DIGEST, size=len(DATA)) == await storage.blob("app", DIGEST)
     assert await storage.blob("other", DIGEST) is None
-    with await storage.open_blob(DIGEST) as file:
-        assert file.read() == DATA
+    assert await whole(storage, blob) == DATA
     with pytest.raises(NotFound):
-        await storage.open_blob(Digest.of(b"none"))
+        await storage.open_blob(replace(blob, key="objects/no/thing"))
 
 
 async def test_an_upload_grows_and_is_asked_how_far_it_is(storage: Storage) -> None:
@@ -137,10 +129,12 @@ async def test_a_cancelled_upload_is_unknown(storage: Storage) -> None:
 async def test_mounting_makes_a_blob_another_repositorys_too(storage: Storage) -> None:
     await put_blob(storage, "a", DATA)
     assert await storage.mount_blob("b", DIGEST, "none") is None
+    assert await storage.mount_blob("b", Digest.of(b"none"), "") is None
     assert await storage.blob("b", DIGEST) is None
     assert await storage.mount_blob("b", DIGEST, "a") == await storage.blob("b", DIGEST)
     await storage.unlink_blob("a", DIGEST)
     assert await storage.blob("a", DIGEST) is None
+    assert await storage.mount_blob("c", DIGEST, "") == await storage.blob("c", DIGEST)
     assert await storage.blob("b", DIGEST) is not None
 
 
@@ -228,20 +222,20 @@ async def test_changes_side_by_side_all_happen(storage: Storage) -> None:
         assert found.body == body
 
 
-async def test_what_was_answered_is_there_after_a_restart(make: Callable[[], Opened]) -> None:
+async def test_what_was_answered_is_there_after_a_restart(make: Make) -> None:
     first = make()
-    first.open()
+    await first.open()
     await put_blob(first, "app", DATA)
     manifest = new_manifest(b"{}", DIGEST, subject=DIGEST)
     await first.put_manifest("app", manifest, ["t"])
     upload = await first.start_upload("app", "sha256")
     async with first.writing(upload) as writer:
         await writer.write(DATA[:3])
-    first.close()
+    await first.close()
     second = make()
-    second.open()
+    await second.open()
     assert await second.manifest("app", "t") == manifest.stored
     assert await second.blob("app", DIGEST) is not None
     assert await second.referrers("app", DIGEST) == (manifest.referrer,)
     assert (await second.upload("app", upload.id)).offset == 3
-    second.close()
+    await second.close()

@@ -31,21 +31,32 @@ class Service:
     def __init__(self, directory: Path, root: Path | None = None) -> None:
         self.root = root or directory / "root"
         self._directory = directory
+        self._flags: list[str] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        environ = {
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
             **os.environ,
             "PYTHONPATH": str(SOURCE),
             "BULKHEAD_RUN": str(self._directory / "run"),
             "BULKHEAD_DATA": str(self._directory / "data"),
         }
+
+    def configure(self, text: str) -> list[str]:
+        """Write a configuration file; the flags that name it."""
+        (self._directory / "config.toml").write_text(text)
+        self._flags = ["--config", str(self._directory / "config.toml")]
+        return self._flags
+
+    def start(self) -> None:
+        environ = self.environ
         command = [sys.executable, "-m", "bulkhead.registry", "--listen", f"127.0.0.1:{self.port}"]
         with (self._directory / "log").open("ab") as log:
-            self.process = subprocess.Popen([*command, "--root", str(self.root)], env=environ, stderr=log)
+            self.process = subprocess.Popen([*command, *self._flags, "--root", str(self.root)], env=environ, stderr=log)
         end = time.monotonic() + 30
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(OSError):
@@ -138,6 +149,34 @@ def test_every_line_of_the_log_is_json_with_the_callers_id(service: Service) -> 
     lines = service.log()
     assert any(line.get("request_id") == "abc-123" and line["status"] == 202 for line in lines)
     assert any(line.get("status") == 404 for line in lines)
+
+
+def test_the_operator_collects_and_the_metrics_tell(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    flags = service.configure("[registry.gc]\ninterval = 0\ngrace = 0\nreader_grace = 0\n")
+    service.start()
+    try:
+        assert service.ask("POST", f"/v2/app/blobs/uploads/?digest={DIGEST}", BIG)[0] == 201
+        command = [sys.executable, "-m", "bulkhead.registry", "gc", *flags]
+        for deleted in ("deleted 1 objects, 2097152 bytes", "deleted 0 objects, 0 bytes"):
+            done = subprocess.run(command, env=service.environ, capture_output=True, text=True, check=True)
+            assert deleted in done.stdout
+        assert [path for path in (service.root / "objects").rglob("*") if path.is_file()] == []
+        metrics = service.ask("GET", "/metrics")[2].decode()
+        assert 'registry_http_requests_total{code="201",method="POST",route="uploads"} 1.0' in metrics
+        assert "registry_http_received_bytes_total 2.097152e+06" in metrics
+        assert "registry_gc_freed_bytes_total 2.097152e+06" in metrics
+    finally:
+        service.signal(signal.SIGTERM)
+    done = subprocess.run(command, env=service.environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, "cannot reach the registry" in done.stderr) == (1, True)
+
+
+def test_terms_of_the_collector_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    service.configure("[registry.gc]\ngrace = -1\n")
+    with pytest.raises(AssertionError, match="grace: -1.0 is negative"):
+        service.start()
 
 
 def test_a_second_registry_on_the_same_root_is_refused(service: Service, tmp_path: Path) -> None:

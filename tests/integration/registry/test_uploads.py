@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -180,7 +181,17 @@ async def test_a_blob_is_mounted_from_where_it_is(peer: Peer) -> None:
     assert await read(peer, LAYER, "b") == LAYER
 
 
-@pytest.mark.parametrize("query", ["&from=empty", "", "&from="])
+@pytest.mark.parametrize("query", ["", "&from="])
+async def test_a_mount_without_a_source_finds_the_blob_unless_rights_differ(tmp_path: Path, query: str) -> None:
+    for automount, status in ((True, 201), (False, 202)):
+        async with open_peer(tmp_path / str(automount), automount=automount) as peer:
+            digest = await peer.blob("a/source", LAYER)
+            assert (await peer.ask("POST", f"/v2/b/blobs/uploads/?mount={digest}{query}")).status == status
+            assert (await peer.ask("HEAD", f"/v2/b/blobs/{digest}")).status == (200 if automount else 404)
+            assert (await peer.ask("POST", f"/v2/b/blobs/uploads/?mount={UNKNOWN}{query}")).status == 202
+
+
+@pytest.mark.parametrize("query", ["&from=empty"])
 async def test_what_cannot_be_mounted_becomes_an_upload(peer: Peer, query: str) -> None:
     digest = await peer.blob("a/source", LAYER)
     reply = await peer.ask("POST", f"/v2/b/blobs/uploads/?mount={digest}{query}")

@@ -80,8 +80,9 @@ class Peer:
 
 
 @asynccontextmanager
-async def open_peer(root: Path, *, delete: bool = True, **settings: Any) -> AsyncIterator[Peer]:
-    config = Config(host="127.0.0.1", port=0, root=root, delete=delete, **settings)
+async def open_peer(root: Path, **told: Any) -> AsyncIterator[Peer]:
+    """A registry below `root`; `told` goes into its configuration."""
+    config = Config(host="127.0.0.1", port=0, root=root, **told)
     async with serving(config) as (host, port), aiohttp.ClientSession(auto_decompress=False) as session:
         yield Peer(base=f"http://{host}:{port}", root=root, session=session)
 

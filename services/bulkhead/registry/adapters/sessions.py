@@ -1,4 +1,8 @@
-"""Upload sessions on a file system: bytes in one file, the count of durable ones in another."""
+"""Upload sessions: bytes in one local file, the count of durable ones in another.
+
+Also where blobs end in a bucket their bytes pass here first: a session can then be continued after any crash,
+and nothing reaches the bucket before its digest was verified.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,21 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from bulkhead.content.durable import disk_errors, write_all, write_file
-from bulkhead.content.store import BATCH, BlobStore, Stored
+from bulkhead.content.blocking import Blocking
+from bulkhead.content.durable import disk_errors, make_directories, write_all, write_file
+from bulkhead.content.store import BATCH
 from bulkhead.errors import BulkheadError
 from bulkhead.model.digest import Digest, Hasher, new_hasher
-from bulkhead.registry.adapters.fs_layout import Layout
 from bulkhead.registry.errors import Code, Refusal
 from bulkhead.registry.ports import Blob, Upload
 
-# A client that has not come back within a week will not (docker-registry's purge age).
-UPLOAD_TTL = 7 * 24 * 3600.0
 # A hasher cannot be saved; sessions beyond these are hashed again from their file when they go on.
 MAX_WARM = 1024
 
@@ -49,28 +51,54 @@ class _Session:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Uploads:
-    """The sessions below one layout."""
+# Stores and links verified bytes: repository, digest, size, the file, which it may take away.
+Keep = Callable[[str, Digest, int, Path], Awaitable[Blob]]
 
-    def __init__(self, layout: Layout, store: BlobStore) -> None:
-        self._layout = layout
-        self._store = store
+
+class Sessions:
+    """The upload sessions below one directory: `<uuid>.data` and `<uuid>.json`."""
+
+    def __init__(self, root: Path, blocking: Blocking, keep: Keep, ttl: float) -> None:
+        self._root = root
+        self.blocking = blocking
+        self.keep = keep
+        self._ttl = ttl
         self._sessions: dict[str, _Session] = {}
 
-    def sweep(self, now: float | None = None) -> None:
-        """Remove sessions that nobody will continue, and halves of sessions. Blocks; for start-up."""
-        horizon = (time.time() if now is None else now) - UPLOAD_TTL
-        for path in list(self._layout.uploads.iterdir()):
-            record, data = path.with_suffix(".json"), path.with_suffix(".data")
-            if not (record.exists() and data.exists()) or data.stat().st_mtime < horizon:
-                record.unlink(missing_ok=True)
-                data.unlink(missing_ok=True)
+    def open(self) -> None:
+        """Make the directory; remove halves of sessions. Blocks; for start-up."""
+        with disk_errors(f"open {self._root}"):
+            make_directories(self._root)
+            for path in list(self._root.iterdir()):
+                if not (path.with_suffix(".data").exists() and path.with_suffix(".json").exists()):
+                    path.unlink(missing_ok=True)
+
+    async def sweep(self, now: float) -> int:
+        """Remove sessions that nobody has continued for their time to live; how many."""
+        idle = [each for each in await self.blocking.run(self._older, now - self._ttl) if not self._is_busy(each)]
+        for upload_id in idle:
+            await self.blocking.run(self.discard, upload_id)
+        return len(idle)
+
+    def _is_busy(self, upload_id: str) -> bool:
+        session = self._sessions.get(upload_id)
+        return session is not None and session.owner is not None
+
+    def _older(self, horizon: float) -> list[str]:
+        with disk_errors(f"sweep {self._root}"):
+            return [path.stem for path in self._root.glob("*.data") if _modified(path) < horizon]
+
+    def data(self, upload_id: str) -> Path:
+        return self._root / f"{upload_id}.data"
+
+    def record(self, upload_id: str) -> Path:
+        return self._root / f"{upload_id}.json"
 
     async def start(self, repository: str, algorithm: str) -> Upload:
         hasher = new_hasher(algorithm)
         upload_id = str(uuid.uuid4())
         record = _Record(repository=repository, algorithm=algorithm, offset=0, started=time.time())
-        await self._store.blocking.run(self._create, upload_id, record)
+        await self.blocking.run(self._create, upload_id, record)
         self._remember(upload_id, _Session(record, hasher, 0))
         return self._upload(upload_id, record)
 
@@ -82,17 +110,17 @@ class Uploads:
         session = await self._session(upload.repository, upload.id)
         session.owner = None
         async with session.lock:
-            await self._store.blocking.run(self._discard, upload.id)
+            await self.blocking.run(self.discard, upload.id)
 
     @asynccontextmanager
-    async def writing(self, upload: Upload, link: Callable[[str, Digest], None]) -> AsyncIterator[_Writer]:
-        """`link(repository, digest)` is called in a thread once the blob is stored."""
+    async def writing(self, upload: Upload) -> AsyncIterator[_Writer]:
+        """See ports.Storage.writing."""
         session = await self._session(upload.repository, upload.id)
         owner = session.owner = object()
         async with session.lock:
             # Whatever the owner before us had under way has ended: from here its writes are refused.
-            fd = await self._store.blocking.run(self._open, upload.id, session)
-        writer = _Writer(self, upload.id, session, owner, fd, link)
+            fd = await self.blocking.run(self._open, upload.id, session)
+        writer = _Writer(self, upload.id, session, owner, fd)
         try:
             yield writer
         except BaseException:
@@ -107,7 +135,7 @@ class Uploads:
             raise Refusal(Code.BLOB_UPLOAD_UNKNOWN)
         session = self._sessions.get(upload_id)
         if session is None:
-            revived = await self._store.blocking.run(self._revive, upload_id)
+            revived = await self.blocking.run(self._revive, upload_id)
             session = self._sessions.get(upload_id) or revived
             self._remember(upload_id, session)
         if session.record.repository != repository:
@@ -126,13 +154,13 @@ class Uploads:
 
     def _create(self, upload_id: str, record: _Record) -> None:
         with disk_errors("start upload"):
-            os.close(os.open(self._layout.upload_data(upload_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            write_file(self._layout.upload_record(upload_id), msgspec.json.encode(record))
+            os.close(os.open(self.data(upload_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            write_file(self.record(upload_id), msgspec.json.encode(record))
 
     def _open(self, upload_id: str, session: _Session) -> int:
         with disk_errors("continue upload"):
             try:
-                fd = os.open(self._layout.upload_data(upload_id), os.O_RDWR | os.O_CLOEXEC)
+                fd = os.open(self.data(upload_id), os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 raise Refusal(Code.BLOB_UPLOAD_UNKNOWN) from None
             # A batch that failed half-way left bytes that no hasher has seen.
@@ -141,9 +169,9 @@ class Uploads:
 
     def _revive(self, upload_id: str) -> _Session:
         """A session of an earlier process: only what was counted durable is believed."""
-        path = self._layout.upload_data(upload_id)
+        path = self.data(upload_id)
         try:
-            record = msgspec.json.decode(self._layout.upload_record(upload_id).read_bytes(), type=_Record)
+            record = msgspec.json.decode(self.record(upload_id).read_bytes(), type=_Record)
             with path.open("r+b", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size < record.offset:
                     raise Refusal(Code.BLOB_UPLOAD_UNKNOWN)
@@ -152,11 +180,11 @@ class Uploads:
             raise Refusal(Code.BLOB_UPLOAD_UNKNOWN) from None
         return _Session(record, _hash_file(path, record.algorithm), record.offset)
 
-    def _discard(self, upload_id: str) -> None:
+    def discard(self, upload_id: str) -> None:
         self._sessions.pop(upload_id, None)
         with disk_errors("end upload"):
-            self._layout.upload_record(upload_id).unlink(missing_ok=True)
-            self._layout.upload_data(upload_id).unlink(missing_ok=True)
+            self.record(upload_id).unlink(missing_ok=True)
+            self.data(upload_id).unlink(missing_ok=True)
 
 
 class _Writer:
@@ -164,19 +192,17 @@ class _Writer:
 
     def __init__(
         self,
-        uploads: Uploads,
+        sessions: Sessions,
         upload_id: str,
         session: _Session,
         owner: object,
         fd: int,
-        link: Callable[[str, Digest], None],
     ) -> None:
-        self._uploads = uploads
+        self._sessions = sessions
         self._id = upload_id
         self._session = session
         self._owner = owner
         self._fd = fd
-        self._link = link
         self._pending = bytearray()
         self._ended = False
 
@@ -193,9 +219,12 @@ class _Writer:
         await self._flush()
         async with self._session.lock:
             self._check_owner()
-            stored = await self._uploads._store.blocking.run(self._finish, digest)
+            sessions, repository = self._sessions, self._session.record.repository
+            await sessions.blocking.run(self._verify, digest)
+            blob = await sessions.keep(repository, digest, self._session.absorbed, sessions.data(self._id))
             self._ended = True
-        return Blob(digest=stored.digest, size=stored.size)
+            await sessions.blocking.run(sessions.discard, self._id)
+        return blob
 
     async def leave(self) -> None:
         """Count what came, even when the peer was cut off: it is where the client will go on."""
@@ -203,7 +232,7 @@ class _Writer:
             if not self._ended and self._session.owner is self._owner:
                 await self._flush()
                 async with self._session.lock:
-                    await self._uploads._store.blocking.run(self._count)
+                    await self._sessions.blocking.run(self._count)
         finally:
             if self._session.owner is self._owner:
                 self._session.owner = None
@@ -215,7 +244,7 @@ class _Writer:
         batch, self._pending = self._pending, bytearray()
         async with self._session.lock:
             self._check_owner()
-            await self._uploads._store.blocking.run(self._absorb, batch)
+            await self._sessions.blocking.run(self._absorb, batch)
 
     def _check_owner(self) -> None:
         if self._session.owner is not self._owner:
@@ -235,26 +264,28 @@ class _Writer:
         with disk_errors("store upload"):
             os.fdatasync(self._fd)
             record.offset = self._session.absorbed
-            write_file(self._uploads._layout.upload_record(self._id), msgspec.json.encode(record))
+            write_file(self._sessions.record(self._id), msgspec.json.encode(record))
 
-    def _finish(self, digest: Digest) -> Stored:
-        uploads, session = self._uploads, self._session
-        path = uploads._layout.upload_data(self._id)
+    def _verify(self, digest: Digest) -> None:
+        """The bytes are the digest's, and durable; otherwise the session is over."""
+        session, path = self._session, self._sessions.data(self._id)
         hasher = session.hasher
         if digest.algorithm != session.record.algorithm:
             hasher = _hash_file(path, digest.algorithm)
         found = Digest.from_hasher(digest.algorithm, hasher)
         if found != digest:
-            uploads._discard(self._id)
+            self._sessions.discard(self._id)
             self._ended = True
             raise Refusal(Code.DIGEST_INVALID, detail={"expected": str(digest), "actual": str(found)})
-        if session.absorbed != session.record.offset:
-            with disk_errors("store upload"):
-                os.fdatasync(self._fd)
-        stored = uploads._store.adopt(path, digest)
-        self._link(session.record.repository, digest)
-        uploads._discard(self._id)
-        return stored
+        with disk_errors("store upload"):
+            os.fdatasync(self._fd)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _hash_file(path: Path, algorithm: str) -> Hasher:
