@@ -175,7 +175,7 @@ def test_the_operator_collects_and_the_metrics_tell(tmp_path: Path) -> None:
 def test_terms_of_the_collector_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     service = Service(tmp_path)
     service.configure("[registry.gc]\ngrace = -1\n")
-    with pytest.raises(AssertionError, match="grace: -1.0 is negative"):
+    with pytest.raises(AssertionError, match=r"grace: -1\.0 is negative"):
         service.start()
 
 
