@@ -51,6 +51,7 @@ class ImageConfig:
     stop_signal: str = ""
     healthcheck: Healthcheck | None = None
     shell: tuple[str, ...] = ()
+    on_build: tuple[str, ...] = ()
     diff_ids: tuple[Digest, ...] = ()
     history: tuple[ImageHistory, ...] = ()
 
@@ -105,6 +106,7 @@ def image_config(document: Mapping[str, object]) -> ImageConfig:
         stop_signal=process.text("StopSignal"),
         healthcheck=_healthcheck(_object(process.source, "Healthcheck", "config.")),
         shell=process.texts("Shell") or (),
+        on_build=process.texts("OnBuild") or (),
         diff_ids=_diff_ids(_object(document, "rootfs")),
         history=_history(document.get("history")),
     )

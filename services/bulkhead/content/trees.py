@@ -1,0 +1,142 @@
+"""Container trees read by a process of their own: a walk over a million files must not hold up the manager."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulkhead import errors
+from bulkhead.content.blocking import Blocking
+from bulkhead.content.upper import Changed, Kind
+from bulkhead.errors import BulkheadError, Internal
+
+_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
+_WORKER = "bulkhead.content.tree_worker"
+_PIECE = 1 << 20
+# What docker diff of a container answers must fit in memory, here and at the client.
+MAX_CHANGES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """Where a container's files are: absolute paths, `lower` topmost first; `made` is the engine's own doing."""
+
+    upper: str
+    lower: Sequence[str]
+    made: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Reading:
+    """A worker's output, for whoever reads it in a thread."""
+
+    fd: int
+
+    def read(self, count: int) -> bytes:
+        """Some bytes, b"" at the end; blocks."""
+        return os.read(self.fd, count)
+
+
+async def merged(tree: Tree, blocking: Blocking) -> AsyncGenerator[bytes, None]:
+    """The tar of everything a container sees. Raises Internal, ResourceExhausted, InvalidArgument."""
+    async with reading("tree", tree) as source:
+        while piece := await blocking.run(source.read, _PIECE):
+            yield piece
+
+
+async def changes(tree: Tree, blocking: Blocking) -> list[Changed]:
+    """What a container added, changed and deleted."""
+    held = bytearray()
+    async with reading("changes", tree) as source:
+        while piece := await blocking.run(source.read, _PIECE):
+            held += piece
+            if len(held) > MAX_CHANGES:
+                raise errors.ResourceExhausted("cannot list changes: there are too many")
+    return [Changed(Kind(chr(record[0])), record[1:]) for record in bytes(held).split(b"\0")[:-1]]
+
+
+@contextlib.asynccontextmanager
+async def reading(want: str, tree: Tree) -> AsyncIterator[Reading]:
+    """A worker that does what is wanted; left after the end of its output, it raises what went wrong there.
+
+    Left in any other way, the worker is ended.
+    """
+    receiving, sending = os.pipe()
+    worker: Process | None = None
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(receiving, fcntl.F_SETPIPE_SZ, _PIECE)
+        try:
+            worker = await _start(want, tree, sending)
+        finally:
+            os.close(sending)
+        yield Reading(receiving)
+        await _settle(worker)
+    finally:
+        os.close(receiving)
+        if worker is not None:
+            await _end(worker)
+
+
+async def _start(want: str, tree: Tree, output: int) -> Process:
+    try:
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-s", "-m", _WORKER),
+            stdin=PIPE,
+            stdout=output,
+            stderr=PIPE,
+            cwd="/",
+            env={"PYTHONPATH": _SOURCE_ROOT},
+        )
+    except OSError as error:
+        raise Internal(f"cannot start tree worker: {(error.strerror or '').lower()}") from error
+    told = {"parent": os.getpid(), "want": want, "upper": tree.upper, "lower": [*tree.lower], "made": [*tree.made]}
+    assert worker.stdin is not None
+    with contextlib.suppress(ConnectionError):
+        worker.stdin.write(json.dumps(told).encode())
+        await worker.stdin.drain()
+    worker.stdin.close()
+    return worker
+
+
+async def _settle(worker: Process) -> None:
+    """Raise what the worker says went wrong."""
+    assert worker.stderr is not None
+    said = (await worker.stderr.read()).decode(errors="replace").strip().rpartition("\n")[2].split()
+    match said:
+        case ["r"]:
+            return
+        case ["e", kind, message]:
+            raise _error(kind, bytes.fromhex(message).decode())
+    raise Internal("cannot read tree: the worker died")
+
+
+async def _end(worker: Process) -> None:
+    """The worker is gone when this returns, also when its caller was cancelled."""
+    if worker.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+    waiting = asyncio.ensure_future(worker.wait())
+    while not waiting.done():
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if waiting.cancelled():
+                raise
+            continue
+
+
+def _error(name: str, message: str) -> BulkheadError:
+    kind = getattr(errors, name, Internal)
+    if not (isinstance(kind, type) and issubclass(kind, BulkheadError)):
+        kind = Internal
+    return kind(message)

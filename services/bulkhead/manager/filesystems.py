@@ -1,0 +1,195 @@
+"""Use-cases on a container's files as a whole: export them, list what changed, commit that to an image.
+
+None of them waits for the container's other operations, and none is waited for by them: what is read is what is there
+at that moment. A commit suspends the container meanwhile, unless it is told not to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from bulkhead.content import trees
+from bulkhead.content.blocking import Blocking
+from bulkhead.content.trees import Tree
+from bulkhead.content.upper import Changed
+from bulkhead.errors import BulkheadError, Conflict, NotFound
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.images.committing import Commit, Committer
+from bulkhead.manager.images.instructions import apply_changes
+from bulkhead.manager.ports import Change, Images, Records, Snapshots
+from bulkhead.manager.stopping import Stopping
+from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.image import ImageConfig, merge
+from bulkhead.model.lifecycle import Phase
+from bulkhead.model.reference import Reference
+
+log = structlog.get_logger()
+COMMIT = "commit"
+# What the engine makes for its mounts in a root file system that has it not; Docker keeps these in a layer apart.
+ENGINE_MADE = (
+    ".dockerenv",
+    "dev",
+    "dev/console",
+    "dev/mqueue",
+    "dev/pts",
+    "dev/shm",
+    "etc",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/mtab",
+    "etc/resolv.conf",
+    "proc",
+    "sys",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRequest:
+    """What `POST /commit` says; `config` is its body's, None when it has none."""
+
+    ref: str
+    name: Reference | None = None
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+    changes: Sequence[str] = ()
+    config: ContainerSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filesystems:
+    """Answers about, and makes images of, containers' files."""
+
+    records: Records
+    images: Images
+    snapshots: Snapshots
+    stopping: Stopping
+    committer: Committer
+    blocking: Blocking
+
+    async def export(self, ref: str) -> AsyncGenerator[bytes, None]:
+        """The tar of everything in the container's root, without its mounts. Raises NotFound, Conflict, Internal."""
+        container = self._readable(ref, "export")
+        async with self._tree(container) as tree, contextlib.aclosing(trees.merged(tree, self.blocking)) as pieces:
+            async for piece in pieces:
+                yield piece
+        self._check_present(container)
+        await self.records.commit(Change(events=(of_container(container, "export"),)))
+
+    async def changes(self, ref: str) -> list[Changed]:
+        """What the container added, changed and deleted. Raises NotFound, Conflict, Internal."""
+        container = self._readable(ref, "look at")
+        async with self._tree(container) as tree:
+            found = await trees.changes(tree, self.blocking)
+        self._check_present(container)
+        return found
+
+    async def commit(self, request: CommitRequest) -> str:
+        """The id of the new image. Raises NotFound, Conflict, InvalidArgument for a bad change, ResourceExhausted."""
+        container = self._readable(request.ref, "commit")
+        config = _config(container.spec, request)
+        async with self._tree(container) as tree:
+            wanted = Commit(
+                image_id=container.image_id,
+                tree=tree,
+                config=config,
+                author=request.author,
+                comment=request.comment,
+                created_by=" ".join(container.spec.command or ()),
+                name=request.name,
+            )
+            async with self._suspended(container, request.pause):
+                image_id = await self.committer.commit(wanted)
+        self._check_present(container)
+        told = {
+            "comment": request.comment,
+            "imageID": image_id,
+            "imageRef": request.name.familiar() if request.name is not None else "",
+        }
+        await self.records.commit(Change(events=(of_container(container, COMMIT, told),)))
+        return image_id
+
+    def _readable(self, ref: str, verb: str) -> Container:
+        container = self.records.index.find(ref)
+        if container.phase in (Phase.REMOVING, Phase.DEAD):
+            state = "Dead" if container.phase is Phase.DEAD else "being removed"
+            raise Conflict(f"You cannot {verb} container {container.id} which is {state}")
+        return container
+
+    def _check_present(self, container: Container) -> None:
+        """What was read of a container that was removed meanwhile is not what it was."""
+        if not self.records.index.knows(container.id):
+            raise NotFound(f"No such container: {container.id}")
+
+    @contextlib.asynccontextmanager
+    async def _tree(self, container: Container) -> AsyncIterator[Tree]:
+        with self.images.holding(container.image_id):
+            dirs = await self.snapshots.prepare(container.id, container.image_id)
+            yield Tree(upper=dirs.upper, lower=dirs.lower, made=ENGINE_MADE)
+
+    @contextlib.asynccontextmanager
+    async def _suspended(self, container: Container, wanted: bool) -> AsyncIterator[None]:
+        """The container is paused while entered, if it runs; a manager that dies meanwhile resumes it at boot."""
+        if not wanted or container.phase is not Phase.RUNNING:
+            yield
+            return
+        await self.records.commit(Change(about=container.id, intent=COMMIT))
+        try:
+            await self.stopping.pause(container.id)
+            try:
+                yield
+            finally:
+                await self._resume(container)
+        finally:
+            await self.records.commit(Change(about=container.id, done=True))
+
+    async def _resume(self, container: Container) -> None:
+        try:
+            await self.stopping.unpause(container.id)
+        except BulkheadError as error:
+            # Killed, removed or resumed meanwhile: what its user did stands.
+            log.info("cannot resume a committed container", container=container.id, reason=str(error))
+
+
+def _config(spec: ContainerSpec, request: CommitRequest) -> ImageConfig:
+    """The request's config, or the container's; then the changes; what is open after that is the container's."""
+    mine = _image_config(spec)
+    changed = apply_changes(mine if request.config is None else _image_config(request.config), request.changes)
+    merged = merge(
+        ContainerSpec(
+            user=changed.user,
+            exposed_ports=changed.exposed_ports,
+            env=changed.env,
+            entrypoint=changed.entrypoint,
+            command=changed.cmd,
+            volumes=changed.volumes,
+            working_dir=changed.working_dir,
+            labels=changed.labels,
+            stop_signal=changed.stop_signal,
+            healthcheck=changed.healthcheck,
+            shell=changed.shell,
+        ),
+        mine,
+    )
+    return replace(_image_config(merged), on_build=changed.on_build)
+
+
+def _image_config(spec: ContainerSpec) -> ImageConfig:
+    return ImageConfig(
+        user=spec.user,
+        exposed_ports=spec.exposed_ports,
+        # A name without a value took a variable away from the image: there is nothing to keep.
+        env=tuple(entry for entry in spec.env if "=" in entry),
+        entrypoint=spec.entrypoint,
+        cmd=spec.command,
+        volumes=spec.volumes,
+        working_dir=spec.working_dir,
+        labels=spec.labels,
+        stop_signal=spec.stop_signal,
+        healthcheck=spec.healthcheck,
+        shell=spec.shell,
+    )
