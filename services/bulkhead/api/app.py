@@ -14,7 +14,13 @@ from bulkhead.api import listener
 from bulkhead.api.adapters.logfiles import open_log
 from bulkhead.api.adapters.logins import RegistryLogins
 from bulkhead.api.adapters.machine import cgroup_version, path_exists, read_machine
-from bulkhead.api.adapters.manager import ManagerContainers, ManagerExecs, ManagerImages, ManagerSystem
+from bulkhead.api.adapters.manager import (
+    ManagerContainers,
+    ManagerExecs,
+    ManagerFilesystems,
+    ManagerImages,
+    ManagerSystem,
+)
 from bulkhead.api.adapters.stdio import ShimStdio
 from bulkhead.api.config import ApiConfig
 from bulkhead.api.connection import EngineConnection
@@ -24,6 +30,7 @@ from bulkhead.api.middleware import Edge
 from bulkhead.api.routes.containers import ContainerRoutes
 from bulkhead.api.routes.events import EventRoutes
 from bulkhead.api.routes.execs import ExecRoutes
+from bulkhead.api.routes.filesystems import FilesystemRoutes
 from bulkhead.api.routes.images import ImageRoutes
 from bulkhead.api.routes.networks import NetworkRoutes
 from bulkhead.api.routes.streams import StreamRoutes
@@ -52,6 +59,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         stack.callback(manager.close)
         containers, system = ManagerContainers(manager), ManagerSystem(manager)
         images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
+        filesystems = ManagerFilesystems(manager)
         machine = partial(read_machine, instance.data)
         host = lru_cache(maxsize=1)(machine)
         routes = table(
@@ -78,7 +86,8 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 logs=LogReader(containers, stdio, open_log),
             ),
             execs=ExecRoutes(execs=execs, stdio=stdio),
-            images=ImageRoutes(images),
+            images=ImageRoutes(images, filesystems),
+            filesystems=FilesystemRoutes(filesystems),
             networks=NetworkRoutes(instance=instance, containers=containers),
             volumes=VolumeRoutes(),
         )

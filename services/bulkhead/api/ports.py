@@ -318,6 +318,46 @@ class Images(Protocol):
     def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]: ...
 
 
+# -- containers' files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """An image to be made of a container; `name` is familiar, `config` what the body says."""
+
+    ref: str
+    name: str = ""
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+    changes: tuple[str, ...] = ()
+    config: ContainerSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """An image to be made of a tar; `source` is a URL, or `-` for what the client sends."""
+
+    source: str
+    name: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+    platform: str = ""
+
+
+class Filesystems(Protocol):
+    def export(self, ref: str) -> AsyncGenerator[bytes]:
+        """The tar of a container's files."""
+
+    def changes(self, ref: str) -> AsyncGenerator[Sequence[tuple[str, bytes]]]:
+        """Some at a time: C, A or D, and a path without a slash at its beginning."""
+
+    async def commit(self, wanted: Commit) -> str:
+        """The id of the new image."""
+
+    def import_image(self, wanted: Import, data: AsyncIterator[bytes]) -> AsyncGenerator[Progress]: ...
+
+
 # -- system
 
 

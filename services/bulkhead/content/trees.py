@@ -104,7 +104,8 @@ async def _start(want: str, tree: Tree, output: int) -> Process:
     with contextlib.suppress(ConnectionError):
         worker.stdin.write(json.dumps(told).encode())
         await worker.stdin.drain()
-    worker.stdin.close()
+        worker.stdin.close()
+        await worker.stdin.wait_closed()
     return worker
 
 

@@ -81,7 +81,7 @@ def walk(root: int, is_hidden: Callable[[bytes], bool] = lambda _: False) -> Ite
 
 def names_in(directory: int) -> list[bytes]:
     """The names in a directory, in the order of their bytes."""
-    return sorted(os.fsencode(name) for name in os.listdir(directory))  # noqa: PTH208 (a descriptor, not a path)
+    return sorted(os.fsencode(name) for name in os.listdir(directory))
 
 
 def status(root: int, path: bytes) -> os.stat_result | None:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from bulkhead.content.blocking import Blocking
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import hierarchies
 from bulkhead.manager.actors import Actors
@@ -21,10 +22,12 @@ from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.containers import users_by_image
 from bulkhead.manager.core import Core, Ports, assemble
 from bulkhead.manager.eventbus import EventBus
+from bulkhead.manager.filesystems import Filesystems
 from bulkhead.manager.images.app import ImageService
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer
+from bulkhead.manager.servicers.filesystems import FilesystemsServicer
 from bulkhead.manager.servicers.system import EngineFacts, SystemServicer
 from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
@@ -57,7 +60,10 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         await _recover(core, records, images)
         _begin_upkeep(core, actors, events)
         servicers = await _servicers(instance, config, records, events, images, core)
-        await stack.enter_async_context(serve(servicers, instance.manager_socket))
+        blocking = Blocking()
+        stack.callback(blocking.close)
+        filesystems = _filesystems(records, images, core, blocking)
+        await stack.enter_async_context(serve((*servicers, filesystems), instance.manager_socket))
         yield
 
 
@@ -130,6 +136,18 @@ async def _servicers(
         SystemServicer(records.index, events, facts),
         images.servicer,
     )
+
+
+def _filesystems(records: SqliteRecords, images: ImageService, core: Core, blocking: Blocking) -> FilesystemsServicer:
+    use_cases = Filesystems(
+        records=records,
+        images=images.store,
+        snapshots=images.snapshots,
+        stopping=core.containers.stopping,
+        committer=images.committer,
+        blocking=blocking,
+    )
+    return FilesystemsServicer(use_cases, images.importer, images.transfers)
 
 
 async def _engine_id(records: SqliteRecords) -> str:

@@ -145,7 +145,7 @@ class Filesystems:
             finally:
                 await self._resume(container)
         finally:
-            await self.records.commit(Change(about=container.id, done=True))
+            await self.records.commit(Change(about=container.id, done_of=COMMIT))
 
     async def _resume(self, container: Container) -> None:
         try:

@@ -28,6 +28,7 @@ class Change:
     remove: str = ""
     intent: str = ""  # operation begun on the updated, created or `about` container
     done: bool = False  # the operation begun earlier has ended
+    done_of: str = ""  # the same, unless another operation has begun since
     about: str = ""  # the container of an intent or its end when nothing else names it
     events: tuple[Event, ...] = ()
 

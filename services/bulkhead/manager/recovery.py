@@ -19,6 +19,7 @@ import structlog
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive
+from bulkhead.manager.filesystems import COMMIT
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, Trash
 from bulkhead.manager.volumes import Volumes
 from bulkhead.model.container import Container
@@ -99,6 +100,12 @@ class Recovery:
 
     async def _rejoin(self, container: Container, shim: Shim | None, state: ShimState) -> None:
         phase = Phase.PAUSED if state.phase == "paused" else Phase.RUNNING
+        if self.records.intents.get(container.id) == COMMIT and shim is not None:
+            # The manager died with the container suspended for a commit: its user never asked for that.
+            if phase is Phase.PAUSED:
+                await shim.resume()
+                phase = Phase.RUNNING
+            await self.records.commit(Change(about=container.id, done_of=COMMIT))
         if phase is not container.phase:
             container = replace(container, phase=phase)
             await self.records.commit(Change(update=container))

@@ -12,12 +12,14 @@ from grpclib.client import Channel
 
 from bulkhead.api.call import Filters
 from bulkhead.api.ports import (
+    Commit,
     Created,
     EngineEvent,
     EngineInfo,
     ExecSpec,
     Exit,
     HistoryEntry,
+    Import,
     InspectedContainer,
     InspectedExec,
     InspectedImage,
@@ -188,6 +190,33 @@ class ManagerImages:
     async def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]:
         async for part in self._stub.save(wire.SaveRequest(refs=[*refs])):
             yield part.data
+
+
+class ManagerFilesystems:
+    """`ports.Filesystems`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.FilesystemsStub, channel, PEER)
+
+    async def export(self, ref: str) -> AsyncGenerator[bytes]:
+        async for part in self._stub.export(wire.ExportRequest(ref=ref)):
+            yield part.data
+
+    async def changes(self, ref: str) -> AsyncGenerator[Sequence[tuple[str, bytes]]]:
+        async for part in self._stub.changes(wire.ChangesRequest(ref=ref)):
+            yield [(chr(record[0]), record[1:]) for record in part.records.split(b"\0")[:-1]]
+
+    async def commit(self, wanted: Commit) -> str:
+        return (await self._stub.commit(to_message(wire.CommitRequest, wanted))).id
+
+    async def import_image(self, wanted: Import, data: AsyncIterator[bytes]) -> AsyncGenerator[Progress]:
+        async def requests() -> AsyncIterator[wire.ImportRequest]:
+            yield to_message(wire.ImportRequest, wanted)
+            async for part in data:
+                yield wire.ImportRequest(data=part)
+
+        async for line in self._stub.import_(requests()):
+            yield _progress(line)
 
 
 class ManagerSystem:

@@ -19,12 +19,9 @@ _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 _NOT_YET = (
     ("POST", "/build", "building images (build elsewhere, push to a registry, pull here)"),
     ("POST", "/build/cancel", "building images"),
-    ("POST", "/commit", "committing a container to an image"),
     ("HEAD,GET,PUT", "/containers/{id}/archive", "copying files to and from containers"),
     ("GET", "/containers/{id}/stats", "resource statistics of containers"),
     ("POST", "/containers/{id}/update", "changing the limits of a container"),
-    ("GET", "/containers/{id}/changes", "listing the changes of a container's file system"),
-    ("GET", "/containers/{id}/export", "exporting a container's file system"),
     ("GET", "/containers/{id}/attach/ws", "attaching by WebSocket"),
     ("POST", "/containers/{id}/checkpoints", "checkpoints"),
     ("DELETE", "/containers/{id}/checkpoints/{name}", "checkpoints"),

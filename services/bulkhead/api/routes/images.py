@@ -10,12 +10,12 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call, filter_flag
-from bulkhead.api.ports import Images, Progress, RegistryAuth
+from bulkhead.api.ports import Filesystems, Images, Import, Progress, RegistryAuth
 from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.validation import check_platform
 from bulkhead.api.streams import begin, lines
-from bulkhead.errors import InvalidArgument, NotImplementedYet
+from bulkhead.errors import InvalidArgument
 from bulkhead.model.reference import parse_reference, parse_tag_target
 
 LIST_FILTERS = frozenset(("before", "dangling", "label", "label!", "reference", "since", "until"))
@@ -24,12 +24,13 @@ _UPLOAD_BLOCK = 256 << 10
 
 
 class ImageRoutes:
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, filesystems: Filesystems) -> None:
         self._images = images
+        self._filesystems = filesystems
 
     async def create(self, call: Call) -> web.StreamResponse:
         if call.text("fromSrc"):
-            raise NotImplementedYet("importing a root file system as an image is not supported by this engine yet")
+            return await self._import(call)
         name, tag = call.text("fromImage"), call.text("tag")
         if not name:
             raise InvalidArgument("invalid reference format: no image is named")
@@ -43,6 +44,18 @@ class ImageRoutes:
             all_tags=parsed.tag is None and parsed.digest is None,
         )
         return await _progress(call, pulling)
+
+    async def _import(self, call: Call) -> web.StreamResponse:
+        repository = call.text("repo")
+        check_platform(call.text("platform"))
+        wanted = Import(
+            source=call.text("fromSrc"),
+            name=parse_tag_target(repository, call.text("tag") or None).familiar() if repository else "",
+            message=call.text("message"),
+            changes=tuple(call.texts("changes")),
+            platform=call.text("platform"),
+        )
+        return await _progress(call, self._filesystems.import_image(wanted, call.blocks(_UPLOAD_BLOCK)))
 
     async def push(self, call: Call) -> web.StreamResponse:
         reference = joined(call["name"], call.text("tag"))

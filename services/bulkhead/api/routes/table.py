@@ -6,6 +6,7 @@ from bulkhead.api.routes import elsewhere
 from bulkhead.api.routes.containers import ContainerRoutes
 from bulkhead.api.routes.events import EventRoutes
 from bulkhead.api.routes.execs import ExecRoutes
+from bulkhead.api.routes.filesystems import FilesystemRoutes
 from bulkhead.api.routes.images import ImageRoutes
 from bulkhead.api.routes.networks import NetworkRoutes
 from bulkhead.api.routes.streams import StreamRoutes
@@ -22,6 +23,7 @@ def table(
     streams: StreamRoutes,
     execs: ExecRoutes,
     images: ImageRoutes,
+    filesystems: FilesystemRoutes,
     networks: NetworkRoutes,
     volumes: VolumeRoutes,
 ) -> Table:
@@ -65,6 +67,9 @@ def table(
             Route("POST", "/images/{name:path}/push", images.push),
             Route("POST", "/images/{name:path}/tag", images.tag),
             Route("DELETE", "/images/{name:path}", images.remove),
+            Route("POST", "/commit", filesystems.commit),
+            Route("GET", "/containers/{id}/changes", filesystems.changes),
+            Route("GET", "/containers/{id}/export", filesystems.export),
             Route("GET", "/networks", networks.index),
             Route("POST", "/networks/prune", networks.prune),
             Route("GET", "/networks/{id}", networks.inspect),

@@ -138,7 +138,12 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
     )
 
 
-def _config_fields(body: CreateBody) -> dict[str, Any]:
+def config_spec(config: ContainerConfig) -> ContainerSpec:
+    """What a lone Config says, as `POST /commit` has it."""
+    return ContainerSpec(**_config_fields(config))
+
+
+def _config_fields(body: ContainerConfig) -> dict[str, Any]:
     return {
         "image": body.Image or "",
         "hostname": body.Hostname or "",

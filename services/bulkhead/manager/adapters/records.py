@@ -129,6 +129,8 @@ def _apply(connection: sqlite3.Connection, change: Change) -> tuple[Event, ...]:
         connection.execute("DELETE FROM containers WHERE id = ?", (change.remove,))
     if change.done or change.remove:
         connection.execute("DELETE FROM intents WHERE container_id = ?", (about,))
+    if change.done_of:
+        connection.execute("DELETE FROM intents WHERE container_id = ? AND operation = ?", (about, change.done_of))
     if change.intent:
         connection.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, x'')", (about, change.intent))
     return append_events(connection, change.events)

@@ -34,9 +34,12 @@ from bulkhead.manager.adapters.registries import HttpRegistries
 from bulkhead.manager.adapters.trash import Trash
 from bulkhead.manager.images.archives import Archives
 from bulkhead.manager.images.collector import Collector
+from bulkhead.manager.images.committing import Committer
 from bulkhead.manager.images.config import ImagesConfig
+from bulkhead.manager.images.importing import Importer
 from bulkhead.manager.images.leases import Leases
 from bulkhead.manager.images.ledger import Ledger
+from bulkhead.manager.images.making import Maker
 from bulkhead.manager.images.ports import ImageUsers, Publish, Told
 from bulkhead.manager.images.pull import Puller
 from bulkhead.manager.images.push import Pusher
@@ -68,7 +71,7 @@ class ImageService:
         leases = Leases()
         self._content = BlobStore(instance.data / "content")
         self._ledger = Ledger(records, boot)
-        self._transfers = Transfers()
+        self.transfers = Transfers()
         self._trash = Trash(snapshots / "trash")
         self._layers = LayerDirectories(snapshots, self._trash, self._unpack)
         self._collector = Collector(self._ledger, self._content, self._layers, leases, image_users)
@@ -111,7 +114,18 @@ class ImageService:
             publish=publish,
             unpacked=self._recovery.unpacked,
         )
-        self.servicer = ImagesServicer(self.store, puller, pusher, archives, self._transfers)
+        maker = Maker(
+            ledger=self._ledger,
+            store=self._content,
+            unpacker=unpacker,
+            leases=leases,
+            collector=self._collector,
+            publish=publish,
+            unpacked=self._recovery.unpacked,
+        )
+        self.committer = Committer(maker, self._ledger)
+        self.importer = Importer(maker, publish)
+        self.servicer = ImagesServicer(self.store, puller, pusher, archives, self.transfers)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> ImageService:
@@ -125,7 +139,7 @@ class ImageService:
             stack.push_async_callback(self._ledger.close)
             for keeper in (self._collector.run(), self._recovery.run()):
                 stack.push_async_callback(_end, asyncio.create_task(keeper))
-            stack.push_async_callback(self._transfers.close)
+            stack.push_async_callback(self.transfers.close)
             self._stack = stack.pop_all()
         return self
 

@@ -56,12 +56,7 @@ def _instruction(line: str) -> tuple[str, str]:
     name, _, arguments = line.partition(" ")
     name, arguments = name.upper(), arguments.strip()
     if name not in _APPLY:
-        known = name in _KNOWN_ELSEWHERE
-        raise InvalidArgument(
-            f"{name.lower()} is not a valid change command"
-            if known
-            else f"dockerfile parse error on line 1: unknown instruction: {name}"
-        )
+        raise InvalidArgument(f"{name.lower()} is not a valid change command")
     if not arguments:
         raise InvalidArgument(f"dockerfile parse error on line 1: {name} requires at least one argument")
     return name, arguments
@@ -201,18 +196,17 @@ def _variables(config: ImageConfig) -> dict[str, str]:
 
 def _pairs(text: str, name: str, known: Mapping[str, str]) -> dict[str, str]:
     """`k=v k2="v 2"`, or the old form `k all the rest`."""
-    first = text.split(None, 1)
-    if "=" not in first[0]:
-        if len(first) < 2:
+    words = _split(text)
+    if "=" not in words[0]:
+        first = text.split(None, 1)
+        if len(words) < 2:
             raise InvalidArgument(f"dockerfile parse error on line 1: {name} must have two arguments")
         return {_expanded(first[0], known): _expanded(first[1], known)}
     found: dict[str, str] = {}
-    for word in _split(text):
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise InvalidArgument(
-                f"Syntax error - can't find = in {json.dumps(word)}. Must be of the form: name=value"
-            )
+            raise InvalidArgument(f"Syntax error - can't find = in {json.dumps(word)}. Must be of the form: name=value")
         if not key:
             raise InvalidArgument(f"{name} names can not be blank")
         found[_expanded(key, known)] = _expanded(value, known)
@@ -257,7 +251,7 @@ def _expanded(text: str, known: Mapping[str, str]) -> str:
     while position < len(text):
         char = text[position]
         if quote != "'" and char == "\\" and position + 1 < len(text):
-            found.append(text[position + 1] if not quote or text[position + 1] in '"$\\' else text[position :][:2])
+            found.append(text[position + 1] if not quote or text[position + 1] in '"$\\' else text[position:][:2])
             position += 2
         elif quote and char == quote:
             quote, position = "", position + 1
@@ -305,4 +299,3 @@ _APPLY: dict[str, Callable[[ImageConfig, str], ImageConfig]] = {
     "VOLUME": _volume,
     "WORKDIR": _workdir,
 }
-_KNOWN_ELSEWHERE = frozenset({"FROM", "RUN", "COPY", "ADD", "ARG", "SHELL", "MAINTAINER"})

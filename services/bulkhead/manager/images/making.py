@@ -154,7 +154,9 @@ def _document(recipe: Recipe) -> dict[str, Any]:
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     diff_ids = [str(layer.diff_id) for layer in recipe.parent.layers] if recipe.parent else []
     step = {"created": now, "created_by": recipe.created_by, "author": recipe.author, "comment": recipe.comment}
-    history = {key: value for key, value in step.items() if value} | ({"empty_layer": True} if recipe.layer.is_empty else {})
+    history = {key: value for key, value in step.items() if value} | (
+        {"empty_layer": True} if recipe.layer.is_empty else {}
+    )
     platform = {key: below[key] for key in ("architecture", "os", "variant") if below.get(key)} or recipe.platform
     return {
         **({"author": recipe.author} if recipe.author else {}),
