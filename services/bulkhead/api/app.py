@@ -20,6 +20,7 @@ from bulkhead.api.adapters.manager import (
     ManagerFilesystems,
     ManagerImages,
     ManagerSystem,
+    ManagerVolumes,
 )
 from bulkhead.api.adapters.stdio import ShimStdio
 from bulkhead.api.config import ApiConfig
@@ -60,6 +61,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         containers, system = ManagerContainers(manager), ManagerSystem(manager)
         images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
         filesystems = ManagerFilesystems(manager)
+        volumes = ManagerVolumes(manager)
         machine = partial(read_machine, instance.data)
         host = lru_cache(maxsize=1)(machine)
         routes = table(
@@ -67,6 +69,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 system=system,
                 containers=containers,
                 images=images,
+                volumes=volumes,
                 logins=RegistryLogins(config.plain_registries),
                 machine=machine,
                 data=instance.data,
@@ -89,7 +92,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             images=ImageRoutes(images, filesystems),
             filesystems=FilesystemRoutes(filesystems),
             networks=NetworkRoutes(instance=instance, containers=containers),
-            volumes=VolumeRoutes(),
+            volumes=VolumeRoutes(volumes),
         )
         await stack.enter_async_context(_listening(instance, config, routes))
         yield

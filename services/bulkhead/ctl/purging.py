@@ -21,7 +21,7 @@ from pathlib import Path
 from bulkhead.ctl import remains
 from bulkhead.ctl.daemons import Daemons
 from bulkhead.errors import Conflict, Internal
-from bulkhead.linux import netlink, nftables
+from bulkhead.linux import hostmounts, netlink, nftables
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
@@ -50,12 +50,13 @@ def purge(settings: Settings) -> Iterator[str]:
     if containers:
         yield f"{containers} running container{'s' * (containers != 1)} killed"
     yield from remove_network(instance)
+    yield from _unmount_volumes(instance)
     for directory, patterns in trees:
         yield from _remove_tree(directory, patterns)
 
 
 def _refuse_unsafe(directory: Path) -> None:
-    """Only a real directory of this user on one file system: no symlink, no mount point inside."""
+    """Only a real directory of this user on one file system: no symlink, no mount inside but volumes'."""
     try:
         found = directory.lstat()
     except FileNotFoundError:
@@ -65,8 +66,9 @@ def _refuse_unsafe(directory: Path) -> None:
     if found.st_uid != os.geteuid():
         raise Conflict(f"cannot purge {directory}: it belongs to user {found.st_uid}")
     inside = f"{directory}/"
+    volumes = f"{directory}/volumes/"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if line.split()[4].startswith(inside):
+        if line.split()[4].startswith(inside) and not line.split()[4].startswith(volumes):
             raise Conflict(f"cannot purge {directory}: {line.split()[4]} is mounted there")
 
 
@@ -136,6 +138,17 @@ def remove_network(instance: Instance) -> Iterator[str]:
     except OSError as error:
         raise Internal(f"cannot remove the network of {instance.label}: {error}") from error
     yield from (f"{what} removed" for what in found)
+
+
+def _unmount_volumes(instance: Instance) -> Iterator[str]:
+    """Take off the file systems of volumes that were in use."""
+    volumes = instance.data / "volumes"
+    for target in hostmounts.mounted_below(volumes):
+        try:
+            hostmounts.unmount(target)
+        except OSError as error:
+            raise Internal(f"cannot unmount {target}: {error.strerror}") from error
+        yield f"volume {target.parent.name} unmounted"
 
 
 def _remove_tables(name: str) -> list[str]:

@@ -1,12 +1,13 @@
-"""The events of containers and networks, with the attributes that Docker's have."""
+"""The events of containers, networks and volumes, with the attributes that Docker's have."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 
-from bulkhead.model.container import Container, NetworkEndpoint
+from bulkhead.model.container import Container, Mount, NetworkEndpoint
 from bulkhead.model.events import CONTAINER, Event
+from bulkhead.model.volume import Volume
 
 
 def of_container(container: Container, action: str, extra: Mapping[str, str] | None = None) -> Event:
@@ -27,3 +28,23 @@ def died(container: Container) -> Event:
     """The end of a run: exit code and whole seconds it lasted."""
     seconds = max(0, container.finished_at - container.started_at) // 1_000_000_000
     return of_container(container, "die", {"exitCode": str(container.exit_code), "execDuration": str(seconds)})
+
+
+def of_volume(volume: Volume, action: str) -> Event:
+    """A volume was made or removed."""
+    attributes = {**volume.labels, "driver": volume.driver}
+    return Event(type="volume", action=action, actor_id=volume.name, attributes=attributes, time=time.time_ns())
+
+
+def of_mounts(container: Container, action: str) -> list[Event]:
+    """Each volume of a container that begins or ends a run ("mount", "unmount")."""
+    mounts = [mount for mount in container.spec.mounts if mount.type == "volume"]
+    return [_of_mount(container, mount, action) for mount in mounts]
+
+
+def _of_mount(container: Container, mount: Mount, action: str) -> Event:
+    attributes = {"container": container.id, "driver": "local"}
+    if action == "mount":
+        how = {"destination": mount.target, "propagation": "", "read/write": str(not mount.read_only).lower()}
+        attributes |= how
+    return Event(type="volume", action=action, actor_id=mount.source, attributes=attributes, time=time.time_ns())

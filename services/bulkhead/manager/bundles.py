@@ -27,7 +27,6 @@ from bulkhead.manager.index import Index
 from bulkhead.manager.networks import files
 from bulkhead.manager.ports import Bundle, Dirs, LogOptions
 from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
-from bulkhead.manager.volumes import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
@@ -48,7 +47,6 @@ class Bundles:
     instance: Instance
     config: ManagerConfig
     index: Index
-    volumes: Volumes
 
     def make_directory(self, container_id: str) -> Path:
         """The container's data directory, made when it is not there."""
@@ -65,14 +63,14 @@ class Bundles:
         if not self.instance.container_data(container_id).is_dir():
             await asyncio.to_thread(self.make_directory, container_id)
 
-    def write(self, container: Container, namespaces: Namespaces, dirs: Dirs) -> Bundle:
-        """Write the bundle of a start. Blocking: on a busy disk this takes a while.
+    def write(self, container: Container, namespaces: Namespaces, dirs: Dirs, volumes: Mapping[str, str]) -> Bundle:
+        """Write the bundle of a start; `volumes` holds the path of each by target. Blocking: the disk may be busy.
 
         Raises InvalidArgument, Internal or ResourceExhausted, with Docker's texts where it has some.
         """
         place = self.make_directory(container.id)
         try:
-            return self._write(place, container, namespaces, dirs)
+            return self._write(place, container, namespaces, dirs, volumes)
         except OSError as error:
             raise _failed("write", place, error) from error
 
@@ -96,13 +94,15 @@ class Bundles:
             max_file=_count(options.get("max-file", str(self.config.log_max_file))),
         )
 
-    def _write(self, place: Path, container: Container, namespaces: Namespaces, dirs: Dirs) -> Bundle:
+    def _write(
+        self, place: Path, container: Container, namespaces: Namespaces, dirs: Dirs, volumes: Mapping[str, str]
+    ) -> Bundle:
         spec = container.spec
         around = oci.Surroundings(
             namespaces=namespaces,
             cgroups_path=self.cgroups_path(container),
             hostname=hostname(container),
-            sources=self._sources(spec),
+            sources={**_bind_sources(spec), **volumes},
             engine_files=self._engine_files(place, container),
             init_binary=_init_binary() if spec.init else "",
         )
@@ -126,15 +126,6 @@ class Bundles:
             raise InvalidArgument(f"invalid cgroup parent: {parent}")
         return "/" + "/".join([*parts, container.id])
 
-    def _sources(self, spec: ContainerSpec) -> dict[str, str]:
-        return {mount.target: self._source(mount) for mount in spec.mounts if mount.type != "tmpfs"}
-
-    def _source(self, mount: Mount) -> str:
-        if mount.type == "volume":
-            return str(self.volumes.ensure(mount.source))
-        ensure_bind_source(mount)
-        return mount.source
-
     def _engine_files(self, place: Path, container: Container) -> dict[str, str]:
         way = attachment(container.spec)
         if way is Attachment.SHARED:
@@ -144,6 +135,13 @@ class Bundles:
             (place / name).write_text(content)
             (place / name).chmod(0o644)
         return {target: str(place / name) for target, name in _TARGETS.items()}
+
+
+def _bind_sources(spec: ContainerSpec) -> dict[str, str]:
+    binds = [mount for mount in spec.mounts if mount.type == "bind"]
+    for mount in binds:
+        ensure_bind_source(mount)
+    return {mount.target: mount.source for mount in binds}
 
 
 def ensure_bind_source(mount: Mount) -> None:

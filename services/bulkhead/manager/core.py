@@ -24,7 +24,10 @@ from bulkhead.manager.recovery import Recovery
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.starting import Starting
 from bulkhead.manager.stopping import Stopping
-from bulkhead.manager.volumes import Volumes
+from bulkhead.manager.volumes.catalogue import Volumes
+from bulkhead.manager.volumes.mounting import Mounting
+from bulkhead.manager.volumes.places import Places
+from bulkhead.manager.volumes.pruning import VolumePruning
 from bulkhead.manager.waiters import Waiters
 from bulkhead.model.instance import Instance
 
@@ -53,6 +56,8 @@ class Core:
     queries: Queries
     pruning: Pruning
     networking: Networking
+    volumes: Volumes
+    volume_pruning: VolumePruning
     recovery: Recovery
     exits: Exits
 
@@ -62,9 +67,16 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
     records, shims, snapshots, index = ports.records, ports.shims, ports.snapshots, ports.records.index
     networking = Networking(ports.network, index)
     waiters = Waiters()
-    volumes = Volumes(instance.data / "volumes", ports.trash)
-    bundles = Bundles(instance=instance, config=config, index=index, volumes=volumes)
-    starting = Starting(records=records, shims=shims, snapshots=snapshots, bundles=bundles, networking=networking)
+    volumes = Volumes(records=records, places=Places(instance.data / "volumes", ports.trash), mounting=Mounting())
+    bundles = Bundles(instance=instance, config=config, index=index)
+    starting = Starting(
+        records=records,
+        shims=shims,
+        snapshots=snapshots,
+        bundles=bundles,
+        networking=networking,
+        volumes=volumes,
+    )
     removal = Removal(
         instance=instance,
         records=records,
@@ -84,6 +96,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         waiters=waiters,
         starting=starting,
         removal=removal,
+        volumes=volumes,
     )
     containers = Containers(
         instance=instance,
@@ -116,6 +129,8 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
         pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
         networking=networking,
+        volumes=volumes,
+        volume_pruning=VolumePruning(volumes=volumes),
         recovery=Recovery(
             instance=instance,
             records=records,

@@ -13,14 +13,15 @@ from typing import TypeVar
 
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
 from bulkhead.manager import sharing, signals
-from bulkhead.manager.announcements import of_container
+from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
-from bulkhead.manager.volumes import Volumes, check_name
+from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount
 from bulkhead.model.ids import new_id, short
 from bulkhead.model.image import merge
 from bulkhead.model.names import normal, random_name
+from bulkhead.model.volume import Volume
 
 T = TypeVar("T")
 _NAME_ATTEMPTS = 6
@@ -79,16 +80,21 @@ class Creation:
             self.records.index.reserve(named.name, named.id)
             undo.callback(self.records.index.free, named.name, named.id)
             container = self._with_mounts(named)
-            undo.callback(_quietly, self.volumes.remove, container.anonymous_volumes)
-            undo.callback(_quietly, self.trash.throw, self.bundles.instance.container_data(container.id))
-            await asyncio.to_thread(self._make_directories, container)
-            dirs = await self.snapshots.prepare(container.id, container.image_id)
-            undo.push_async_callback(self._forget_layer, container.id)
-            container = replace(container, lower_dirs=dirs.lower)
-            change = Change(create=container, events=(of_container(container, "create"),))
-            await self.records.commit(change, durable=True)
+            _check_mounts(container.spec.mounts)
+            async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
+                container = await self._make_files(container, new, undo)
+                events = (*(of_volume(volume, "create") for volume in new), of_container(container, "create"))
+                await self.records.commit(Change(create=container, volumes=new, events=events), durable=True)
             undo.pop_all()
         return container
+
+    async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
+        undo.callback(_quietly, self.trash.throw, self.bundles.instance.container_data(container.id))
+        await asyncio.to_thread(self._make_directories, container)
+        dirs = await self.snapshots.prepare(container.id, container.image_id)
+        undo.push_async_callback(self._forget_layer, container.id)
+        await self.volumes.fill(container.spec.mounts, new, dirs.lower)
+        return replace(container, lower_dirs=dirs.lower)
 
     async def _forget_layer(self, container_id: str) -> None:
         with contextlib.suppress(BulkheadError):
@@ -157,22 +163,11 @@ class Creation:
         return found
 
     def _make_directories(self, container: Container) -> None:
-        """The container's own, and those of its volumes. Blocking."""
-        self._prepare_mounts(container)
-        self.bundles.make_directory(container.id)
-
-    def _prepare_mounts(self, container: Container) -> None:
+        """The container's own, after a look at what it wants to bind. Blocking."""
         for mount in container.spec.mounts:
-            _check_target(mount)
-            match mount.type:
-                case "volume":
-                    self.volumes.ensure(check_name(mount.source))
-                case "bind":
-                    _check_bind(mount)
-                case "tmpfs":
-                    continue
-                case unknown:
-                    raise InvalidArgument(f'invalid mount config for type "{unknown}": mount type unknown')
+            if mount.type == "bind" and not mount.create_source:
+                ensure_bind_source(mount)
+        self.bundles.make_directory(container.id)
 
 
 def _command(spec: ContainerSpec) -> list[str]:
@@ -182,18 +177,20 @@ def _command(spec: ContainerSpec) -> list[str]:
     return command
 
 
+def _check_mounts(mounts: Iterable[Mount]) -> None:
+    for mount in mounts:
+        _check_target(mount)
+        if mount.type == "bind" and not mount.source.startswith("/"):
+            raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
+        if mount.type not in ("bind", "volume", "tmpfs"):
+            raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
+
+
 def _check_target(mount: Mount) -> None:
     if not mount.target.startswith("/"):
         raise InvalidArgument(f"invalid mount path: '{mount.target}' mount path must be absolute")
     if posixpath.normpath(mount.target).lstrip("/") == "":
         raise InvalidArgument("invalid specification: destination can't be '/'")
-
-
-def _check_bind(mount: Mount) -> None:
-    if not mount.source.startswith("/"):
-        raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
-    if not mount.create_source:
-        ensure_bind_source(mount)
 
 
 def _refuse_duplicates(mounts: Iterable[Mount]) -> None:

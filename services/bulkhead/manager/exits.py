@@ -26,6 +26,7 @@ from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.starting import Starting
+from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.waiters import Waiters
 from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.events import Event as EngineEvent
@@ -62,6 +63,7 @@ class Exits:
     waiters: Waiters
     starting: Starting
     removal: Removal
+    volumes: Volumes
     _intents: dict[str, Intent] = field(default_factory=dict)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -101,6 +103,7 @@ class Exits:
         )
         self.waiters.exited(container_id, exited.exit_code)
         await self._let_shim_go(container_id)
+        await self.volumes.let_go(exited)
         if delay is not None:
             self.restart_later(container_id, delay)
         elif exited.spec.auto_remove and intent is not Intent.RESTART:
@@ -285,6 +288,7 @@ def _events(before: Container, exited: Container, intent: Intent | None) -> tupl
     events.append(announcements.died(exited))
     if before.attachment is not None and before.endpoint is not None:
         events.append(announcements.of_network(before, before.endpoint, "disconnect"))
+    events += announcements.of_mounts(before, "unmount")
     if intent in (Intent.STOP, Intent.RESTART):
         events.append(announcements.of_container(exited, "stop"))
     return tuple(events)

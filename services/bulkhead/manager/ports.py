@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
 from bulkhead.model.image import ImageConfig
+from bulkhead.model.volume import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,9 @@ class Change:
     done: bool = False  # the operation begun earlier has ended
     done_of: str = ""  # the same, unless another operation has begun since
     about: str = ""  # the container of an intent or its end when nothing else names it
+    volumes: tuple[Volume, ...] = ()  # new ones
+    drop_volumes: tuple[str, ...] = ()  # removed: marked until their directories are gone
+    forget_volumes: tuple[str, ...] = ()  # whose directories are gone
     events: tuple[Event, ...] = ()
 
 
@@ -42,6 +46,14 @@ class Records(Protocol):
     @property
     def intents(self) -> dict[str, str]:
         """Operations that were begun and not ended when the records were opened: container id -> operation."""
+
+    @property
+    def volumes(self) -> Mapping[str, Volume]:
+        """The volumes by name, without those that are marked removed."""
+
+    @property
+    def removed_volumes(self) -> Sequence[str]:
+        """Volumes that were marked removed, and not forgotten, when the records were opened."""
 
     async def commit(self, change: Change, *, durable: bool = False) -> None:
         """Write `change`, all or nothing. With `durable` it survives power loss.

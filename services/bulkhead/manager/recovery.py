@@ -21,7 +21,7 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive
 from bulkhead.manager.filesystems import COMMIT
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, Trash
-from bulkhead.manager.volumes import Volumes
+from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Phase
@@ -180,7 +180,7 @@ class Recovery:
         """Take away what no record owns: shims, directories, cgroups."""
         index = self.records.index
         try:
-            self.volumes.recover()
+            await self.volumes.recover()
         except BulkheadError as error:
             log.warning("cannot sweep volumes", reason=str(error))
         for run in _directories(self.instance.run / "containers"):

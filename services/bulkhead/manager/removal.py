@@ -6,16 +6,15 @@ before it leaves the container as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import structlog
 
 from bulkhead.errors import BulkheadError
-from bulkhead.manager.announcements import of_container
+from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Change, Records, Shims, Snapshots, Trash
-from bulkhead.manager.volumes import Volumes
+from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.waiters import Waiters
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
@@ -52,21 +51,19 @@ class Removal:
             await self.records.commit(Change(update=dead))
             raise
         await self.networking.unplug(container.attachment)
-        event = of_container(container, "destroy")
-        await self.records.commit(Change(remove=container_id, events=(event,)), durable=True)
-        await self._clear(container, volumes)
+        gone = self.volumes.only_of(container) if volumes else ()
+        events = [*(of_volume(self.records.volumes[name], "destroy") for name in gone)]
+        change = Change(remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy")))
+        await self.records.commit(change, durable=True)
+        await self._clear(container, gone)
         self.waiters.removed(container_id, container.exit_code)
 
-    async def _clear(self, container: Container, volumes: bool) -> None:
+    async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:
         """Move the files out of the way; what fails is left to the sweep of the next start."""
         try:
             self.trash.throw(self.instance.container_data(container.id))
             await self.snapshots.remove(container.id)
             if volumes:
-                self.volumes.remove(self._unused(container.anonymous_volumes))
+                await self.volumes.clear(volumes)
         except BulkheadError as error:
             log.warning("cannot clear after a container", container=container.id, reason=str(error))
-
-    def _unused(self, names: Iterable[str]) -> list[str]:
-        used = {mount.source for each in self.records.index for mount in each.spec.mounts if mount.type == "volume"}
-        return [name for name in names if name not in used]

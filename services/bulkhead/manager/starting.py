@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, Unavailable
-from bulkhead.manager.announcements import of_container, of_network
+from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.networking import Networking, shown
-from bulkhead.manager.ports import Bundle, Change, Created, Records, Shim, Shims, Snapshots
-from bulkhead.manager.sharing import namespaces
+from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
+from bulkhead.manager.sharing import Namespaces, namespaces
+from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
 
@@ -35,6 +36,7 @@ class Starting:
     snapshots: Snapshots
     bundles: Bundles
     networking: Networking
+    volumes: Volumes
 
     async def start(self, container_id: str, *, by_user: bool) -> tuple[Container, Shim]:
         """Bring the container to RUNNING; its record, and the shim to watch.
@@ -46,7 +48,8 @@ class Starting:
         container = self.records.index.get(container_id)
         _check_phase(container, by_user=by_user)
         try:
-            return await self._launch(container, by_user=by_user)
+            async with self.volumes.used_by(container):
+                return await self._launch(container, by_user=by_user)
         except BulkheadError as error:
             await self._note(container, error)
             raise
@@ -101,11 +104,16 @@ class Starting:
     async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
         dirs = await self.snapshots.prepare(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container.spec, self.records.index))
-        return await asyncio.to_thread(self.bundles.write, container, chosen, dirs)
+        return await asyncio.to_thread(self._write_bundle, container, chosen, dirs)
+
+    def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
+        """Blocking: on a busy disk this takes a while."""
+        sources = self.volumes.sources(container.spec.mounts)
+        return self.bundles.write(container, chosen, dirs, sources)
 
     async def _commit(self, running: Container) -> None:
         connected = [of_network(running, running.endpoint, "connect")] if running.endpoint is not None else []
-        events = [*connected, of_container(running, "start")]
+        events = [*of_mounts(running, "mount"), *connected, of_container(running, "start")]
         await self.records.commit(Change(update=running, done=True, events=tuple(events)))
 
     async def _note(self, container: Container, error: BulkheadError) -> None:

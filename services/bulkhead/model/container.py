@@ -80,6 +80,10 @@ class Mount:
     non_recursive: bool = False
     create_source: bool = False
     no_copy: bool = False
+    subpath: str = ""
+    volume_driver: str = ""
+    volume_labels: Mapping[str, str] = field(default_factory=dict)
+    volume_options: Mapping[str, str] = field(default_factory=dict)
     size_bytes: int = 0
     mode: int = 0
     options: tuple[str, ...] = ()

@@ -23,7 +23,6 @@ from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.ports import Bundle, OverlayDirs, Shim, Shims
 from bulkhead.manager.sharing import Namespaces
-from bulkhead.manager.volumes import Volumes
 from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.model.ids import new_id
 from bulkhead.model.instance import Instance
@@ -31,7 +30,6 @@ from tests.support import leaks
 from tests.support.engine import Engine, private_engine
 from tests.support.eventually import eventually
 from tests.support.fake_shims import FakeShim, FakeShims
-from tests.support.fake_snapshots import FakeTrash
 
 
 @dataclass(slots=True)
@@ -54,14 +52,13 @@ class Exam:
             spec=ContainerSpec(network_mode="none"),
         )
         index = Index()
-        volumes = Volumes(self.instance.data / "volumes", FakeTrash())
-        bundles = Bundles(instance=self.instance, config=ManagerConfig(), index=index, volumes=volumes)
+        bundles = Bundles(instance=self.instance, config=ManagerConfig(), index=index)
         place = self.instance.data / "snapshots" / "containers" / container.id
         self.places += [place, self.instance.container_data(container.id)]
         for name in ("upper", "work"):
             (place / name).mkdir(parents=True)
         dirs = OverlayDirs(lower=(str(self.rootfs),), upper=str(place / "upper"), work=str(place / "work"))
-        return container.id, bundles.write(container, Namespaces(), dirs)
+        return container.id, bundles.write(container, Namespaces(), dirs, {})
 
     @asynccontextmanager
     async def running(self, *command: str) -> AsyncIterator[tuple[str, Shim]]:

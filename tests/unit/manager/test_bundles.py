@@ -15,10 +15,8 @@ from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.ports import OverlayDirs
 from bulkhead.manager.sharing import Namespaces
-from bulkhead.manager.volumes import Volumes
 from bulkhead.model.container import Container, ContainerSpec, LogConfig, Mount
 from bulkhead.model.instance import Instance
-from tests.support.fake_snapshots import FakeTrash
 
 DIRS = OverlayDirs(lower=("/l",), upper="/u", work="/w")
 
@@ -26,8 +24,7 @@ DIRS = OverlayDirs(lower=("/l",), upper="/u", work="/w")
 @pytest.fixture
 def bundles(tmp_path: Path) -> Bundles:
     instance = Instance(run=tmp_path / "run", data=tmp_path / "data")
-    volumes = Volumes(instance.data / "volumes", FakeTrash())
-    return Bundles(instance=instance, config=ManagerConfig(), index=Index(), volumes=volumes)
+    return Bundles(instance=instance, config=ManagerConfig(), index=Index())
 
 
 def _container(**spec: Any) -> Container:
@@ -35,7 +32,7 @@ def _container(**spec: Any) -> Container:
 
 
 def test_bundle_on_disk(bundles: Bundles) -> None:
-    bundle = bundles.write(_container(open_stdin=True, auto_remove=True), Namespaces(), DIRS)
+    bundle = bundles.write(_container(open_stdin=True, auto_remove=True), Namespaces(), DIRS, {})
     assert (bundle.open_stdin, bundle.stdin_once, bundle.volatile) == (True, False, True)
     assert bundle.directory.stat().st_mode & 0o777 == 0o700
     config = json.loads((bundle.directory / "config.json").read_bytes())
@@ -48,7 +45,7 @@ def test_bundle_on_disk(bundles: Bundles) -> None:
 def test_own_address_is_written_into_the_same_file(bundles: Bundles) -> None:
     """The file is bound into the container already: its inode must stay."""
     container = _container(hostname="box", domainname="lan", extra_hosts=("a:1.2.3.4", "up:host-gateway"))
-    place = bundles.write(container, Namespaces(), DIRS).directory / "hosts"
+    place = bundles.write(container, Namespaces(), DIRS, {}).directory / "hosts"
     assert "1.2.3.4\ta" in place.read_text()
     before = place.stat().st_ino
     bundles.name_address(container, "10.0.0.5", "10.0.0.1")
@@ -59,7 +56,7 @@ def test_own_address_is_written_into_the_same_file(bundles: Bundles) -> None:
 
 def test_network_of_the_host_has_the_hosts_files(bundles: Bundles) -> None:
     container = _container(network_mode="host", extra_hosts=("a:1.2.3.4",))
-    place = bundles.write(container, Namespaces(network=None), DIRS).directory
+    place = bundles.write(container, Namespaces(network=None), DIRS, {}).directory
     assert (place / "hosts").read_text().startswith(Path("/etc/hosts").read_text())
     assert (place / "hosts").read_text().endswith("1.2.3.4\ta\n")
     assert (place / "hostname").read_text() == f"{socket.gethostname()}\n"
@@ -69,7 +66,7 @@ def test_network_of_the_host_has_the_hosts_files(bundles: Bundles) -> None:
 def test_shared_network_shares_the_files(bundles: Bundles) -> None:
     owner = Container(id="cd" * 32, name="owner", image_id="sha256:1", path="sh", spec=ContainerSpec())
     bundles.index.put(owner)
-    place = bundles.write(_container(network_mode="container:owner"), Namespaces(), DIRS).directory
+    place = bundles.write(_container(network_mode="container:owner"), Namespaces(), DIRS, {}).directory
     mounts = {each["destination"]: each for each in json.loads((place / "config.json").read_bytes())["mounts"]}
     assert mounts["/etc/hosts"]["source"] == str(bundles.instance.container_data(owner.id) / "hosts")
 
@@ -108,24 +105,10 @@ def test_sources_are_made_or_refused(bundles: Bundles, tmp_path: Path) -> None:
         Mount(type="volume", source="vol", target="/v"),
         Mount(type="bind", source=str(tmp_path / "new"), target="/b", create_source=True),
     )
-    bundles.write(_container(mounts=mounts), Namespaces(), DIRS)
+    place = bundles.write(_container(mounts=mounts), Namespaces(), DIRS, {"/v": "/somewhere"}).directory
     assert (tmp_path / "new").is_dir()
-    assert (bundles.instance.data / "volumes" / "vol" / "_data").is_dir()
+    shown = {each["destination"]: each for each in json.loads((place / "config.json").read_bytes())["mounts"]}
+    assert shown["/v"]["source"] == "/somewhere"
     missing = Mount(type="bind", source=str(tmp_path / "nosuch"), target="/b")
     with pytest.raises(InvalidArgument, match="bind source path does not exist"):
-        bundles.write(_container(mounts=(missing,)), Namespaces(), DIRS)
-
-
-@pytest.mark.parametrize("name", ["a", "../x", "a/b", ".hidden", "x" * 300])
-def test_bad_volume_names(bundles: Bundles, name: str) -> None:
-    with pytest.raises(InvalidArgument, match="includes invalid characters for a local volume name"):
-        bundles.volumes.ensure(name)
-
-
-def test_half_made_volumes_are_swept(bundles: Bundles) -> None:
-    bundles.volumes.ensure("kept")
-    stray = bundles.instance.data / "volumes" / ".vol.1234"
-    stray.mkdir()
-    bundles.volumes.recover()
-    assert not stray.exists()
-    assert (bundles.instance.data / "volumes" / "kept").is_dir()
+        bundles.write(_container(mounts=(missing,)), Namespaces(), DIRS, {})

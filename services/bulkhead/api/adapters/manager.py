@@ -23,6 +23,7 @@ from bulkhead.api.ports import (
     InspectedContainer,
     InspectedExec,
     InspectedImage,
+    InspectedVolume,
     ListedContainer,
     ListedImage,
     Processes,
@@ -33,6 +34,7 @@ from bulkhead.api.ports import (
 )
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.model.container import ContainerSpec
+from bulkhead.model.volume import Volume
 from bulkhead.wire.client import stub
 from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
@@ -217,6 +219,30 @@ class ManagerFilesystems:
 
         async for line in self._stub.import_(requests()):
             yield _progress(line)
+
+
+class ManagerVolumes:
+    """`ports.Volumes`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.VolumesStub, channel, PEER)
+
+    async def create(self, wanted: Volume) -> InspectedVolume:
+        return to_model(InspectedVolume, await self._stub.create(to_message(wire.CreateVolumeRequest, wanted)))
+
+    async def list(self, *, filters: Filters, usage: bool = False) -> Sequence[InspectedVolume]:
+        answer = await self._stub.list(wire.ListVolumesRequest(filters=_filters(filters), usage=usage))
+        return [to_model(InspectedVolume, each) for each in answer.volumes]
+
+    async def inspect(self, name: str) -> InspectedVolume:
+        return to_model(InspectedVolume, await self._stub.inspect(wire.InspectVolumeRequest(name=name)))
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        await self._stub.remove(wire.RemoveVolumeRequest(name=name, force=force))
+
+    async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
+        answer = await self._stub.prune(wire.PruneVolumesRequest(filters=_filters(filters)))
+        return answer.names, answer.space_reclaimed
 
 
 class ManagerSystem:

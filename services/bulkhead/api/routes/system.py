@@ -11,10 +11,11 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Containers, Images, Logins, Machine, System
+from bulkhead.api.ports import Containers, Images, Logins, Machine, System, Volumes
 from bulkhead.api.schema import containers as container_schema
 from bulkhead.api.schema import images as image_schema
 from bulkhead.api.schema import system as schema
+from bulkhead.api.schema import volumes as volume_schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.times import rfc3339
 from bulkhead.api.versions import HEADERS
@@ -39,6 +40,7 @@ class SystemRoutes:
         system: System,
         containers: Containers,
         images: Images,
+        volumes: Volumes,
         logins: Logins,
         machine: Callable[[], Machine],
         data: Path,
@@ -46,6 +48,7 @@ class SystemRoutes:
         self._system = system
         self._containers = containers
         self._images = images
+        self._volumes = volumes
         self._logins = logins
         self._machine = machine
         # Kernel and distribution do not change under us, and clients ask for the version often.
@@ -69,10 +72,11 @@ class SystemRoutes:
         kinds = set(call.texts("type")) or set(_USAGES)
         for kind in kinds - set(_USAGES):
             raise InvalidArgument(f"unknown object type: {kind}")
-        layers, containers, images = await asyncio.gather(
+        layers, containers, images, volumes = await asyncio.gather(
             self._system.layers_size(),
             self._containers.list(all=True, limit=0, size=True, filters={}),
             self._images.list(all=True, filters={}),
+            self._volumes.list(filters={}, usage="volume" in kinds),
         )
         now = time.time_ns()
         shown = {
@@ -81,7 +85,7 @@ class SystemRoutes:
             "Containers": [container_schema.listed(each, data=self._data, now=now) for each in containers]
             if "container" in kinds
             else None,
-            "Volumes": [] if "volume" in kinds else None,
+            "Volumes": [volume_schema.shown(each) for each in volumes] if "volume" in kinds else None,
             "BuildCache": [] if "build-cache" in kinds else None,
         }
         return answers.json(fitted("disk usage", shown, call.version))

@@ -75,6 +75,10 @@ def table(
             Route("GET", "/networks/{id}", networks.inspect),
             Route("DELETE", "/networks/{id}", networks.remove),
             Route("GET", "/volumes", volumes.index),
+            Route("POST", "/volumes/create", volumes.create),
+            Route("POST", "/volumes/prune", volumes.prune),
+            Route("GET", "/volumes/{name}", volumes.inspect),
+            Route("DELETE", "/volumes/{name}", volumes.remove),
             Route("PUT", "/volumes/{name}", volumes.update),
             *elsewhere.ROUTES,
         )

@@ -150,15 +150,26 @@ def _parse_volume_mount(mount: wire.Mount, _exists: Callable[[str], bool]) -> Mo
     options = mount.VolumeOptions or wire.VolumeSettings()
     if mount.Source:
         _check_volume_name(mount.Source)
-    if options.Subpath:
-        raise InvalidArgument('invalid mount config for type "volume": Subpath is not supported by this engine yet')
+    _check_subpath(options.Subpath or "")
+    driver = options.DriverConfig or wire.VolumeDriverSettings()
     return Mount(
         type="volume",
         source=mount.Source or "",
         target=posixpath.normpath(mount.Target or ""),
         read_only=bool(mount.ReadOnly),
         no_copy=bool(options.NoCopy),
+        subpath=options.Subpath or "",
+        volume_driver=driver.Name or "",
+        volume_labels=options.Labels or {},
+        volume_options=driver.Options or {},
     )
+
+
+def _check_subpath(path: str) -> None:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise InvalidArgument(
+            'invalid mount config for type "volume": subpath must be a relative path within the volume'
+        )
 
 
 def _parse_tmpfs_mount(mount: wire.Mount, _exists: Callable[[str], bool]) -> Mount:

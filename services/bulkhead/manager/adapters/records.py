@@ -20,9 +20,11 @@ from bulkhead.manager.ports import Change
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
+from bulkhead.model.volume import Volume
 
 _CONTAINER = msgspec.json.Decoder(Container)
 _EXEC = msgspec.json.Decoder(Exec)
+_VOLUME = msgspec.json.Decoder(Volume)
 _ATTRIBUTES = msgspec.json.Decoder(dict[str, str])
 _encode = msgspec.json.Encoder().encode
 
@@ -35,6 +37,8 @@ class SqliteRecords:
     def __init__(self, database: Database, announce: Announce) -> None:
         self.index = Index()
         self.intents: dict[str, str] = {}
+        self.volumes: dict[str, Volume] = {}
+        self.removed_volumes: tuple[str, ...] = ()
         self._database = database
         self._announce = announce
         self._execs: dict[str, Exec] = {}
@@ -51,6 +55,7 @@ class SqliteRecords:
             records.index.put(container)
         records._execs = {each.id: each for each in execs}
         records.intents = intents
+        records.volumes, records.removed_volumes = await database.read(_load_volumes)
         return records
 
     async def commit(self, change: Change, *, durable: bool = False) -> None:
@@ -110,6 +115,10 @@ class SqliteRecords:
             self.index.drop(change.remove)
             for each in self.execs(change.remove):
                 del self._execs[each.id]
+        for volume in change.volumes:
+            self.volumes[volume.name] = volume
+        for name in change.drop_volumes:
+            self.volumes.pop(name, None)
 
 
 def _apply(connection: sqlite3.Connection, change: Change) -> tuple[Event, ...]:
@@ -133,7 +142,17 @@ def _apply(connection: sqlite3.Connection, change: Change) -> tuple[Event, ...]:
         connection.execute("DELETE FROM intents WHERE container_id = ? AND operation = ?", (about, change.done_of))
     if change.intent:
         connection.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, x'')", (about, change.intent))
+    _apply_volumes(connection, change)
     return append_events(connection, change.events)
+
+
+def _apply_volumes(connection: sqlite3.Connection, change: Change) -> None:
+    for volume in change.volumes:
+        connection.execute("INSERT OR REPLACE INTO volumes VALUES (?, ?, 0)", (volume.name, _encode(volume)))
+    for name in change.drop_volumes:
+        connection.execute("UPDATE volumes SET removed = 1 WHERE name = ?", (name,))
+    for name in change.forget_volumes:
+        connection.execute("DELETE FROM volumes WHERE name = ? AND removed = 1", (name,))
 
 
 def append_events(connection: sqlite3.Connection, events: Sequence[Event]) -> tuple[Event, ...]:
@@ -169,7 +188,13 @@ def _load(connection: sqlite3.Connection) -> tuple[list[Container], list[Exec], 
     return containers, sorted(execs, key=lambda each: each.created_at), intents
 
 
-def _read(decoder: msgspec.json.Decoder[Any], row: tuple[str, bytes]) -> Any:
+def _load_volumes(connection: sqlite3.Connection) -> tuple[dict[str, Volume], tuple[str, ...]]:
+    rows = connection.execute("SELECT name, record, removed FROM volumes ORDER BY name").fetchall()
+    volumes = {row[0]: _read(_VOLUME, row) for row in rows if not row[2]}
+    return volumes, tuple(row[0] for row in rows if row[2])
+
+
+def _read(decoder: msgspec.json.Decoder[Any], row: Sequence[Any]) -> Any:
     try:
         return decoder.decode(row[1])
     except msgspec.MsgspecError as error:

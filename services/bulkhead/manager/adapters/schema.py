@@ -12,6 +12,7 @@
     layers          chain_id                           unpacked directories below snapshots/layers; unsynced_boot:
                                                        the boot whose page cache may still hold them, '' = on disk
     leases          id, kind, subject, expires         what is in flight and must not be collected
+    volumes         name, record, removed              JSON of model.volume.Volume; removed: its directory must go
 
 `PRAGMA user_version` counts the migrations applied; each entry of MIGRATIONS runs once, in order, in one
 transaction. Never edit an entry that has been released: append.
@@ -89,6 +90,13 @@ MIGRATIONS: list[str] = [
         subject TEXT NOT NULL,
         expires INTEGER NOT NULL,
         PRIMARY KEY (id, kind, subject)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE volumes (
+        name TEXT PRIMARY KEY,
+        record BLOB NOT NULL,
+        removed INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     """,
 ]

@@ -398,6 +398,24 @@ class Mount(betterproto2.Message):
     tmpfs, as written
     """
 
+    subpath: "str" = betterproto2.field(12, betterproto2.TYPE_STRING)
+    """
+    volume: what of it is mounted
+    """
+
+    volume_driver: "str" = betterproto2.field(13, betterproto2.TYPE_STRING)
+    """
+    volume: for making it when it is not there
+    """
+
+    volume_labels: "dict[str, str]" = betterproto2.field(
+        14, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+
+    volume_options: "dict[str, str]" = betterproto2.field(
+        15, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+
 
 default_message_pool.register_message("bulkhead.types.v1", "Mount", Mount)
 

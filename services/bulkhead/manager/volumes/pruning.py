@@ -1,0 +1,107 @@
+"""Listing volumes by filters, and removing those that no container uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument
+from bulkhead.manager.volumes.catalogue import Volumes
+from bulkhead.model.filters import Filters, check_keys, matches_labels
+from bulkhead.model.volume import Volume
+
+LIST_KEYS = frozenset(("dangling", "driver", "label", "name"))
+PRUNE_KEYS = frozenset(("label", "label!", "all"))
+_FLAGS = {"1": True, "true": True, "t": True, "0": False, "false": False, "f": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What went, and how many bytes its files took."""
+
+    names: tuple[str, ...]
+    space_reclaimed: int
+
+
+@dataclass(slots=True, kw_only=True)
+class VolumePruning:
+    """Selects volumes, prunes them."""
+
+    volumes: Volumes
+    _running: bool = field(default=False, init=False)
+
+    def select(self, filters: Filters) -> list[Volume]:
+        """The volumes that match, by name. Raises InvalidArgument for a bad filter."""
+        check_keys(filters, LIST_KEYS)
+        dangling = _flag(filters, "dangling")
+        users = self.volumes.users()
+        found = sorted(self.volumes.records.volumes.values(), key=lambda each: each.name)
+        return [each for each in found if _matches(each, filters) and dangling in (None, each.name not in users)]
+
+    async def prune(self, filters: Filters) -> Pruned:
+        """Remove unused anonymous volumes, with `all` the named ones too.
+
+        Raises Conflict while another prune runs, InvalidArgument for a bad filter.
+        """
+        check_keys(filters, PRUNE_KEYS)
+        every = _flag(filters, "all") or False
+        if self._running:
+            raise Conflict("a prune operation is already running")
+        self._running = True
+        try:
+            return await self._remove_each(self._unused(filters, every=every))
+        finally:
+            self._running = False
+
+    def _unused(self, filters: Filters, *, every: bool) -> list[Volume]:
+        users = self.volumes.users()
+        return [
+            volume
+            for volume in self.volumes.records.volumes.values()
+            if volume.name not in users
+            and (every or volume.anonymous)
+            and matches_labels(volume.labels, filters.get("label", ()))
+            and not any(matches_labels(volume.labels, [label]) for label in filters.get("label!", ()))
+        ]
+
+    async def _remove_each(self, volumes: Sequence[Volume]) -> Pruned:
+        gone, space = list[str](), 0
+        for volume in volumes:
+            try:
+                size = await self.volumes.size(volume.name)
+                await self.volumes.remove(volume.name, force=False)
+            except BulkheadError:
+                continue  # used or removed meanwhile
+            gone.append(volume.name)
+            space += size
+        return Pruned(names=tuple(gone), space_reclaimed=space)
+
+
+def _flag(filters: Filters, name: str) -> bool | None:
+    values = filters.get(name, ())
+    meant = {_FLAGS.get(value.lower()) for value in values}
+    if not values:
+        return None
+    if len(meant) != 1 or None in meant:
+        raise InvalidArgument(f"invalid filter '{name}={list(values)}'")
+    return meant.pop()
+
+
+def _matches(volume: Volume, filters: Filters) -> bool:
+    if not matches_labels(volume.labels, filters.get("label", ())):
+        return False
+    return all(any(test(volume, value) for value in filters[key]) for key, test in _TESTS.items() if filters.get(key))
+
+
+def _by_name(volume: Volume, value: str) -> bool:
+    try:
+        return re.search(value, volume.name) is not None
+    except re.error:
+        return value in volume.name
+
+
+_TESTS: Mapping[str, Callable[[Volume, str], bool]] = {
+    "name": _by_name,
+    "driver": lambda volume, value: volume.driver == value,
+}
