@@ -31,6 +31,7 @@ from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.server import serve
+from tests.support.fake_volumes import FakeVolumes
 
 CLOSE_SECONDS = 5
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -447,7 +448,7 @@ class FakeManager:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[FakeManager]:
-        servicers = (_Containers(self), _Execs(self), _Images(self), _System(self))
+        servicers = (_Containers(self), _Execs(self), _Images(self), _System(self), FakeVolumes())
         async with serve(servicers, self.instance.manager_socket):
             yield self
 
