@@ -21,6 +21,7 @@ from yarl import URL
 
 from bulkhead import __version__
 from bulkhead.content import hosts, media_types
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.download import Download, Spans, check_encoding
@@ -131,6 +132,7 @@ class Registry:
         store: BlobStore,
         progress: Progress | None = None,
         waiting: Waiting | None = None,
+        arriving: Arriving | None = None,
     ) -> Stored:
         """Bring a blob into `store`, going on where an earlier attempt stopped.
 
@@ -139,7 +141,7 @@ class Registry:
         """
         digest = descriptor.digest
         if not store.has(digest):
-            async with store.resume(digest, descriptor.size) as writer:
+            async with store.resume(digest, descriptor.size, arriving) as writer:
                 if not store.has(digest):
                     return await self._from_any(
                         lambda endpoint: Download(

@@ -19,6 +19,9 @@ PIECE = 512 << 10
 _READ = 256 << 10
 # Pieces between two threads: enough to keep both busy, few enough to bound memory.
 _QUEUED = 8
+# Of a mark, see Following.
+WHOLE = 1 << 63
+_MARK = 8
 # A zstd frame may ask for gigabytes of window; encoders in use stay below this (zstd --ultra is 128 MiB).
 _ZSTD_WINDOW = 128 << 20
 
@@ -120,6 +123,35 @@ def read_fd(fd: int) -> Reader:
         return os.read(fd, count)
 
     return read
+
+
+class Following:
+    """A reader of a file that still grows: `marks` gives its length, time and again, 8 bytes each, little-endian.
+
+    The highest bit says that this is all. Raises DataLoss when the marks end before.
+    """
+
+    def __init__(self, fd: int, marks: int) -> None:
+        self._fd = fd
+        self._marks = marks
+        self._position = 0
+        self._there = 0
+        self._whole = False
+
+    def __call__(self, count: int) -> bytes:
+        self.wait(self._position + 1)
+        data = os.pread(self._fd, min(count, self._there - self._position), self._position)
+        self._position += len(data)
+        return data
+
+    def wait(self, length: int) -> None:
+        """Until the file is so long, or whole."""
+        while self._there < length and not self._whole:
+            mark = os.read(self._marks, _MARK)
+            if len(mark) < _MARK:
+                raise DataLoss("cannot unpack archive: it did not arrive whole")
+            value = int.from_bytes(mark, "little")
+            self._there, self._whole = value & ~WHOLE, bool(value & WHOLE)
 
 
 def _pushed_back(head: bytes, read: Reader) -> Reader:

@@ -56,7 +56,7 @@ class LayerWriter:
         self._max_entries = max_entries
         self._parents: dict[bytes, int] = {b"": root}
         self._times: dict[bytes, int] = {}
-        self._implied: dict[bytes, None] = {}
+        self._implied: dict[bytes, None] = {b"": None}
         self._whiteouts: set[bytes] = set()
         self._size = 0
         self._count = 0
@@ -149,6 +149,7 @@ class LayerWriter:
             _set_xattrs(fd, entry.xattrs)
         if fd == self._root:
             self._times[b""] = entry.mtime_ns
+            self._implied.pop(b"", None)
 
     def _symlink(self, entry: Entry, path: bytes, directory: int, base: bytes) -> None:
         if not entry.linkname:

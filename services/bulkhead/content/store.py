@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.durable import disk_errors, make_directories, sync_directory, translated, write_all
 from bulkhead.errors import BulkheadError, Conflict, DataLoss, InvalidArgument, NotFound, ResourceExhausted
@@ -159,18 +160,19 @@ class BlobStore:
             yield writer
 
     @asynccontextmanager
-    async def resume(self, digest: Digest, size: int) -> AsyncIterator[Writer]:
+    async def resume(self, digest: Digest, size: int, arriving: Arriving | None = None) -> AsyncIterator[Writer]:
         """A writer that goes on where an earlier one of this digest stopped (`writer.offset`).
 
         Left without commit, what was written stays for the next. One at a time: a second caller waits,
-        and should look again whether the store `has` the blob.
+        and should look again whether the store `has` the blob. `arriving` is told of what is on disk, so that
+        it can be read meanwhile; that all of it is there is for the caller to tell.
         """
         turns = self._resuming.setdefault(digest, _Turns())
         turns.wanted += 1
         try:
             async with turns.lock:
                 path = self._partial_path(digest)
-                writer = Writer(self, path, _Expected(digest, size))
+                writer = Writer(self, path, _Expected(digest, size), arriving)
                 async with self._writing(writer, path, keep=True):
                     yield writer
         finally:
@@ -182,6 +184,7 @@ class BlobStore:
     async def _writing(self, writer: Writer, path: Path, *, keep: bool) -> AsyncIterator[None]:
         try:
             await self._blocking.run(writer._open)
+            writer._tell()
             yield
         finally:
             await writer._leave(keep=keep)
@@ -249,8 +252,9 @@ class _Expected:
 class Writer:
     """Receives a blob's bytes; `commit` names it, or refuses it for its digest or its size."""
 
-    def __init__(self, store: BlobStore, path: Path, expected: _Expected) -> None:
+    def __init__(self, store: BlobStore, path: Path, expected: _Expected, arriving: Arriving | None = None) -> None:
         self._store = store
+        self._arriving = arriving
         self._path = path
         self._expected = expected
         self._fd = -1
@@ -289,12 +293,19 @@ class Writer:
         """Throw away all that was received: the peer starts over."""
         self._pending.clear()
         self._refused = False
+        if self._arriving is not None:
+            self._arriving.broken()
         await self._store.blocking.run(self._truncate)
 
     async def _flush(self) -> None:
         if self._pending:
             batch, self._pending = self._pending, bytearray()
             await self._store.blocking.run(self._absorb, batch)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._arriving is not None:
+            self._arriving.grown(self._path, self._written)
 
     def _absorb(self, batch: bytearray) -> None:
         try:
@@ -350,6 +361,8 @@ class Writer:
             # Whoever is leaving has a reason of their own to report; these bytes can come again.
             self._refused = True
         finally:
+            if self._arriving is not None and not self._committed:
+                self._arriving.broken()
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1

@@ -7,18 +7,21 @@ import contextlib
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead import errors
 from bulkhead.content import media_types
-from bulkhead.content.inflate import Limits
+from bulkhead.content.arriving import Arriving
+from bulkhead.content.inflate import WHOLE, Limits
 from bulkhead.errors import BulkheadError, Internal, InvalidArgument
 from bulkhead.model.digest import Digest
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "bulkhead.content.unpack_worker"
+# Before another try to write into a pipe that holds thousands of marks (seconds).
+_FULL_PIPE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +33,14 @@ class UnpackResult:
     diff_id: Digest
     entries: int
     implied: tuple[str, ...]
-    """Directories that no entry described (root's, 0755): they hide the attributes of those in lower layers."""
+    """Directories that no entry described (root's, 0755): they hide the attributes of those in lower layers.
+
+    The layer's own root is "".
+    """
 
 
 async def unpack_layer(
-    blob_path: Path,
+    blob: Path | Arriving,
     media_type: str,
     target: Path,
     expected_diff_id: Digest | None,
@@ -42,16 +48,21 @@ async def unpack_layer(
     *,
     limits: Limits | None = None,
 ) -> UnpackResult:
-    """Apply the layer in `blob_path` to the empty directory `target`; needs root.
+    """Apply the layer in `blob`, a file or one that is still being written, to the empty directory `target`.
 
-    `progress(bytes of the blob consumed)`. Raises InvalidArgument for a hostile archive, DataLoss for a damaged
-    one or a wrong diff id, ResourceExhausted for a full disk: the caller then removes `target`. When this
+    Needs root. `progress(bytes of the blob consumed)`. Raises InvalidArgument for a hostile archive, DataLoss for
+    a damaged one or a wrong diff id, ResourceExhausted for a full disk, Interrupted for a blob that starts over:
+    the caller then removes `target`. When this
     returns or raises, however that came, nobody writes to `target` any more. Nothing is synced: one syncfs(2)
     after the last layer of an image costs less (`sync_file_system`).
     """
     if media_type not in media_types.LAYERS:
         raise InvalidArgument(f"cannot unpack layer: media type {media_type!r} is not supported")
-    worker = await _start(blob_path, target, expected_diff_id, limits or Limits())
+    arguments = _arguments(target, expected_diff_id, limits or Limits())
+    if isinstance(blob, Arriving):
+        return await _follow(blob, arguments, progress)
+    with _opened(blob) as source:
+        worker = await _start(source, [*arguments, "-"])
     try:
         return await _listen(worker, progress)
     finally:
@@ -73,12 +84,71 @@ def sync_file_system(path: Path) -> None:
         os.close(fd)
 
 
-async def _start(blob: Path, target: Path, expected: Digest | None, limits: Limits) -> Process:
-    arguments = _arguments(target, expected, limits)
+async def _follow(blob: Arriving, arguments: list[str], progress: Callable[[int], None] | None) -> UnpackResult:
+    """Unpack a layer as it comes; its worker ends well only when the blob turned out to be what it should be."""
+    with contextlib.ExitStack() as stack:
+        with _opening():
+            source, generation = await blob.open()
+        stack.callback(os.close, source)
+        marks, ours = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ours, False)
+        stack.callback(os.close, ours)
+        try:
+            worker = await _start(source, [*arguments, str(marks)], marks)
+        finally:
+            os.close(marks)
+        feeding = asyncio.create_task(_feed(ours, blob, generation))
+        listening = asyncio.create_task(_listen(worker, progress))
+        try:
+            await asyncio.wait([feeding, listening], return_when=asyncio.FIRST_COMPLETED)
+            if not listening.done():
+                await feeding
+            return await listening
+        finally:
+            for task in (feeding, listening):
+                task.cancel()
+            await _end(worker)
+            await asyncio.wait([feeding, listening])
+
+
+async def _feed(marks: int, blob: Arriving, generation: int) -> None:
+    """Tell the worker how far it may read. Raises Interrupted."""
+    size, whole = -1, False
+    while not whole:
+        size, whole = await blob.after(size, generation)
+        mark = (size | (WHOLE if whole else 0)).to_bytes(8, "little")
+        # A worker that is gone is heard of elsewhere.
+        with contextlib.suppress(BrokenPipeError):
+            while not _written(marks, mark):  # noqa: ASYNC110 - a pipe's space is no event of ours
+                await asyncio.sleep(_FULL_PIPE)
+
+
+def _written(fd: int, mark: bytes) -> bool:
     try:
+        return os.write(fd, mark) == len(mark)
+    except BlockingIOError:
+        return False
+
+
+@contextlib.contextmanager
+def _opened(blob: Path) -> Iterator[int]:
+    with _opening():
         source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield source
+    finally:
+        os.close(source)
+
+
+@contextlib.contextmanager
+def _opening() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise Internal(f"cannot unpack layer {blob}: {(error.strerror or '').lower()}") from error
+        raise Internal(f"cannot unpack layer {error.filename}: {(error.strerror or '').lower()}") from error
+
+
+async def _start(source: int, arguments: list[str], *kept: int) -> Process:
     try:
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -88,11 +158,10 @@ async def _start(blob: Path, target: Path, expected: Digest | None, limits: Limi
             stderr=DEVNULL,
             cwd="/",
             env={"PYTHONPATH": _SOURCE_ROOT},
+            pass_fds=kept,
         )
     except OSError as error:
         raise Internal(f"cannot start unpack worker: {(error.strerror or '').lower()}") from error
-    finally:
-        os.close(source)
 
 
 def _arguments(target: Path, expected: Digest | None, limits: Limits) -> list[str]:
@@ -107,8 +176,9 @@ async def _listen(worker: Process, progress: Callable[[int], None] | None) -> Un
         match line:
             case ["p", taken] if progress is not None:
                 progress(int(taken))
-            case ["i", path]:
-                implied.append(os.fsdecode(bytes.fromhex(path)))
+            case ["i", *path]:
+                # The layer's root has no name.
+                implied.append(os.fsdecode(bytes.fromhex("".join(path))))
             case ["r", size, entries, diff_id]:
                 return UnpackResult(
                     size=int(size), entries=int(entries), diff_id=Digest.parse(diff_id), implied=tuple(implied)

@@ -1,7 +1,8 @@
 """The process that unpacks one layer: confined to its target before it reads the first byte.
 
-Arguments: parent pid, target directory, expected diff id or "-", limits as size,entries,ratio,allowance. The
-layer is its stdin, a file. On stdout it says, a line each, text as hex digits of its bytes:
+Arguments: parent pid, target directory, expected diff id or "-", limits as size,entries,ratio,allowance, and the
+descriptor of a pipe that tells how much of the layer is there, or "-". The layer is its stdin, a file. On stdout it
+says, a line each, text as hex digits of its bytes:
 
     p <bytes of the layer consumed>         now and then
     i <directory that no entry described>
@@ -21,13 +22,15 @@ from typing import NoReturn
 
 from bulkhead import errors
 from bulkhead.content import confine
-from bulkhead.content.inflate import Inflated, Limits, preload, read_fd
+from bulkhead.content.inflate import Following, Inflated, Limits, Reader, preload, read_fd
 from bulkhead.content.layers import Applied, LayerWriter
 from bulkhead.content.tarstream import TarStream
 
 # Twice what the largest zstd window needs; an archive cannot make us take the host's memory.
 _ADDRESS_SPACE = 2 << 30
 _PROGRESS_STEP = 1 << 20
+# What tells a codec.
+_MAGIC = 8
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG})
 # Refusals by the file system of what an entry says, which another archive would not meet.
 _ENTRY_ERRORS = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV})
@@ -45,15 +48,16 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parent, target, expected, limits = arguments
+    parent, target, expected, limits, marks = arguments
     confine.die_with_parent(int(parent))
-    preload(os.pread(0, 8, 0))
+    source = read_fd(0) if marks == "-" else Following(0, int(marks))
+    preload(_magic(source))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     os.umask(0)
     confine.enter_private_root(target)
     size, entries, ratio, allowance = map(int, limits.split(","))
-    applied, diff_id = _apply(Limits(size=size, entries=entries, ratio=ratio, allowance=allowance))
+    applied, diff_id = _apply(source, Limits(size=size, entries=entries, ratio=ratio, allowance=allowance))
     if expected not in ("-", diff_id):
         raise errors.DataLoss(f"cannot unpack layer: its content has diff id {diff_id}, not {expected}")
     for path in applied.implied:
@@ -61,9 +65,15 @@ def _run(arguments: list[str]) -> None:
     _say(f"r {applied.size} {applied.entries} {diff_id}")
 
 
-def _apply(limits: Limits) -> tuple[Applied, str]:
+def _magic(source: Reader) -> bytes:
+    if isinstance(source, Following):
+        source.wait(_MAGIC)
+    return os.pread(0, _MAGIC, 0)
+
+
+def _apply(source: Reader, limits: Limits) -> tuple[Applied, str]:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    plain = Inflated(read_fd(0), limits, consumed=_Progress())
+    plain = Inflated(source, limits, consumed=_Progress())
     tar = TarStream(plain)
     applied = LayerWriter(root, max_entries=limits.entries).apply(tar)
     tar.drain()

@@ -195,7 +195,7 @@ async def test_later_entries_replace_earlier_ones(unpack: Unpack, target: Path) 
 
 async def test_directories_that_no_entry_described_are_told(unpack: Unpack, target: Path) -> None:
     result = await unpack(packed(Member(name=b"a/b/c", data=b"x"), directory(b"a", mode=0o700)))
-    assert result.implied == ("a/b",)
+    assert result.implied == ("", "a/b")
     assert mode_of(target / "a/b") == 0o755
 
 

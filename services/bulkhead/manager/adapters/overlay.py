@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.confine import open_directory_beneath
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.unpack import UnpackResult, sync_file_system
@@ -34,8 +35,9 @@ from bulkhead.model.digest import Digest
 Told = Callable[[int], None]
 # One descriptor per level; what a container hides deeper is not measured.
 _DEEPEST = 500
+Settled = Callable[[], Awaitable[None]]
 # unpack(blob, media type, target, expected diff id, told)
-Unpack = Callable[[Digest, str, Path, Digest, Told], Awaitable[UnpackResult]]
+Unpack = Callable[[Digest | Arriving, str, Path, Digest, Told], Awaitable[UnpackResult]]
 # image id -> its layers' chain ids, base first. Raises NotFound.
 ChainsOf = Callable[[str], tuple[Digest, ...]]
 
@@ -81,14 +83,22 @@ class LayerDirectories:
             return None
 
     async def unpack(
-        self, chain: Digest, below: Sequence[Digest], blob: Digest, media_type: str, diff_id: Digest, told: Told
+        self,
+        chain: Digest,
+        below: Sequence[Digest],
+        blob: Digest | Arriving,
+        media_type: str,
+        diff_id: Digest,
+        told: Told,
+        settled: Settled,
     ) -> int:
         """Unpack a layer's blob, which belongs above `below`; bytes of the layer. Nothing is left when that fails."""
         ingest = self._root / "ingest" / secrets.token_hex(12)
         target = ingest / "fs"
         try:
-            self._make_target(target, below)
+            self._make_target(target)
             result = await self._unpack(blob, media_type, target, diff_id, told)
+            await settled()
             if result.implied and below:
                 self._inherit(target, below, result.implied)
             self._name(ingest, chain, result.size)
@@ -133,11 +143,10 @@ class LayerDirectories:
         """Wait until the space of what was discarded is free."""
         await self._trash.emptied()
 
-    def _make_target(self, target: Path, below: Sequence[Digest]) -> None:
-        """The root of a layer that says nothing of its root is as the one below it."""
+    def _make_target(self, target: Path) -> None:
         with disk_errors(f"unpack to {self._root}"):
             target.parent.mkdir(mode=0o700)
-            _make_like(target, self.path(below[-1]) if below else self.empty)
+            _make_like(target, self.empty)
 
     def _inherit(self, target: Path, below: Sequence[Digest], implied: Sequence[str]) -> None:
         """Directories that the layer passes through but does not describe are as the layers below have them."""
@@ -242,6 +251,7 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 def _copy_attributes(path: bytes, lower: Sequence[int], root: int) -> None:
     """Owner, mode and times of the topmost lower directory at `path`, if the topmost thing there is one."""
+    path = path or b"."
     for layer in lower:
         try:
             fd = open_directory_beneath(layer, path)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import Pushed, Registry, RemoteManifest
 from bulkhead.content.manifests import Descriptor
@@ -56,8 +57,8 @@ class _Repository:
     async def manifest(self, reference: Reference) -> RemoteManifest:
         return await self.registry.manifest(reference)
 
-    async def blob(self, blob: Descriptor, told: Told, waiting: Told) -> None:
-        await self.registry.pull_blob(self.path, blob, self.store, told, waiting)
+    async def blob(self, blob: Descriptor, told: Told, waiting: Told, arriving: Arriving) -> None:
+        await self.registry.pull_blob(self.path, blob, self.store, told, waiting, arriving)
 
     async def tags(self) -> list[str]:
         return await self.registry.tags(self.path)

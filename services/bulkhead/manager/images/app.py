@@ -24,6 +24,7 @@ from types import TracebackType
 
 import structlog
 
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.store import BlobStore
 from bulkhead.content.transport import Transport
 from bulkhead.content.unpack import UnpackResult, unpack_layer
@@ -72,6 +73,7 @@ class ImageService:
         self._content = BlobStore(instance.data / "content")
         self._ledger = Ledger(records, boot)
         self.transfers = Transfers()
+        self._unpacking = asyncio.Semaphore(config.max_concurrent_downloads)
         self._trash = Trash(snapshots / "trash")
         self._layers = LayerDirectories(snapshots, self._trash, self._unpack)
         self._collector = Collector(self._ledger, self._content, self._layers, leases, image_users)
@@ -156,8 +158,15 @@ class ImageService:
         await self.snapshots.recover(container_ids)
         await self._recovery.recover()
 
-    async def _unpack(self, blob: Digest, media_type: str, target: Path, diff_id: Digest, told: Told) -> UnpackResult:
-        return await unpack_layer(self._content.path(blob), media_type, target, diff_id, told)
+    async def _unpack(
+        self, blob: Digest | Arriving, media_type: str, target: Path, diff_id: Digest, told: Told
+    ) -> UnpackResult:
+        if isinstance(blob, Arriving):
+            # Nobody waits for a turn at the processors with nothing to do there.
+            await blob.begun()
+        source = blob if isinstance(blob, Arriving) else self._content.path(blob)
+        async with self._unpacking:
+            return await unpack_layer(source, media_type, target, diff_id, told)
 
 
 async def _end(keeper: asyncio.Task[None]) -> None:

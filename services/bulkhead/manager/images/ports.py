@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import Pushed, RemoteManifest
 from bulkhead.content.manifests import Descriptor
@@ -19,6 +20,8 @@ Publish = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
 ImageUsers = Callable[[], Mapping[str, Sequence[tuple[str, bool]]]]
 # New layers are in the records, and not yet known to be on disk.
 Unpacked = Callable[[], None]
+# settled(): wait until the layers below are in their places.
+Settled = Callable[[], Awaitable[None]]
 # Bytes done so far, of one blob or layer.
 Told = Callable[[int], None]
 
@@ -46,10 +49,18 @@ class Layers(Protocol):
         """Bytes of a layer that is here, whole; None when it is not."""
 
     async def unpack(
-        self, chain: Digest, below: Sequence[Digest], blob: Digest, media_type: str, diff_id: Digest, told: Told
+        self,
+        chain: Digest,
+        below: Sequence[Digest],
+        blob: Digest | Arriving,
+        media_type: str,
+        diff_id: Digest,
+        told: Told,
+        settled: Settled,
     ) -> int:
         """Unpack a layer's blob, which belongs above the layers `below` (base first); bytes of the layer unpacked.
 
+        `settled` is awaited before the layers below are looked at: they may still be coming, as may the blob.
         `told` hears how much of the blob was read. Raises InvalidArgument for a hostile archive, DataLoss for one that
         is not what `diff_id` says, ResourceExhausted; then nothing is left.
         """
@@ -82,9 +93,10 @@ class Source(Protocol):
     async def manifest(self, reference: Reference) -> RemoteManifest:
         """What the tag or digest names. Raises NotFound with Docker's texts, Unauthorized, Unavailable, DataLoss."""
 
-    async def blob(self, blob: Descriptor, told: Told, waiting: Told) -> None:
+    async def blob(self, blob: Descriptor, told: Told, waiting: Told, arriving: Arriving) -> None:
         """Bring a blob into the content store, verified; `waiting` hears the seconds until the next try.
 
+        `arriving` hears of what is there already; that it is whole is for the caller to tell.
         Raises NotFound, Unavailable, DataLoss, ResourceExhausted.
         """
 

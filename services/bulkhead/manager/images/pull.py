@@ -1,6 +1,6 @@
 """Pull: an image from a registry into the store, its layers unpacked, its name given last.
 
-    manifest (mirrors, then the registry) -> config -> layers, several at once -> unpacked, base first
+    manifest (mirrors, then the registry) -> config -> layers, several at once, unpacked as they arrive
     -> one durable transaction: image, layers, tag, digest
 
 Until that transaction nobody sees the image, and what was fetched is held by a lease. A pull that fails
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import RemoteManifest
 from bulkhead.content.manifests import (
@@ -193,21 +194,34 @@ class Puller:
             )
 
     async def _fetch_layers(self, plan: Sequence[LayerPlan], fetcher: _Fetcher) -> tuple[Layer, ...]:
-        """All layers, fetched side by side, unpacked base first as they arrive."""
+        """All layers, fetched side by side, each unpacked as it arrives, put in place base first."""
         for layer in plan:
             await self._announce(layer, fetcher)
-        fetches: dict[Digest, asyncio.Task[None]] = {}
-        layers: list[Layer] = []
+        arrivals: dict[Digest, Arriving] = {}
+        layers: list[asyncio.Task[Layer]] = []
         async with failing_as_one() as group:
             for layer in plan:
-                if layer.blob.digest not in fetches:
-                    fetches[layer.blob.digest] = group.create_task(fetcher.fetch_layer(layer.blob))
-            for layer in plan:
-                await fetches[layer.blob.digest]
-                layers.append(await self._unpacker.unpack(layer, fetcher.feed))
-                if layer.blob.digest in fetcher.fetched:
-                    fetcher.feed.say("Pull complete", layer.blob.digest.short)
-        return tuple(layers)
+                arriving = arrivals.get(layer.blob.digest)
+                if arriving is None:
+                    arriving = arrivals[layer.blob.digest] = Arriving()
+                    group.create_task(fetcher.fetch_layer(layer.blob, arriving))
+                below = layers[-1] if layers else None
+                layers.append(group.create_task(self._have_layer(layer, arriving, below, fetcher)))
+        return tuple(task.result() for task in layers)
+
+    async def _have_layer(
+        self, layer: LayerPlan, arriving: Arriving, below: asyncio.Task[Layer] | None, fetcher: _Fetcher
+    ) -> Layer:
+        async def settled() -> None:
+            if below is not None:
+                await asyncio.wait([below])
+                below.result()
+
+        unpacked = await self._unpacker.unpack(layer, fetcher.feed, arriving=arriving, settled=settled)
+        await arriving.verified()
+        if layer.blob.digest in fetcher.fetched:
+            fetcher.feed.say("Pull complete", layer.blob.digest.short)
+        return unpacked
 
     async def _announce(self, layer: LayerPlan, fetcher: _Fetcher) -> None:
         here = await fetcher.has(layer.blob) and self._layers.size(layer.chain_id) is not None
@@ -268,11 +282,15 @@ class _Fetcher:
         await self.lease.add(Kind.BLOB, blob.digest)
         return self._store.has(blob.digest)
 
-    async def fetch(self, blob: Descriptor, told: Callable[[int], None] = lambda _: None) -> None:
-        """Have the blob here, verified."""
+    async def fetch(
+        self, blob: Descriptor, told: Callable[[int], None] = lambda _: None, arriving: Arriving | None = None
+    ) -> None:
+        """Have the blob here, verified; `arriving` hears how far it is."""
+        arriving = arriving or Arriving()
         if await self.has(blob):
             if self._store.size(blob.digest) != blob.size:
                 raise DataLoss(f"cannot pull blob {blob.digest}: it is not {blob.size} bytes long")
+            arriving.whole(self._store.path(blob.digest), blob.size)
             return
         if self._slots.locked():
             self.feed.say("Waiting", blob.digest.short)
@@ -281,15 +299,16 @@ class _Fetcher:
             self.feed.say(f"Retrying in {seconds} second{'s' * (seconds != 1)}", blob.digest.short)
 
         async with self._slots:
-            await _first(self._sources, self._name, lambda source: source.blob(blob, told, waiting))
+            await _first(self._sources, self._name, lambda source: source.blob(blob, told, waiting, arriving))
+        arriving.whole(self._store.path(blob.digest), blob.size)
 
-    async def fetch_layer(self, blob: Descriptor) -> None:
+    async def fetch_layer(self, blob: Descriptor, arriving: Arriving) -> None:
         """Have a layer's blob here, and tell of it."""
         short = blob.digest.short
         if await self.has(blob):
-            await self.fetch(blob)
+            await self.fetch(blob, arriving=arriving)
             return
-        await self.fetch(blob, lambda done: self.feed.count("Downloading", short, done, blob.size))
+        await self.fetch(blob, lambda done: self.feed.count("Downloading", short, done, blob.size), arriving)
         self.feed.say("Verifying Checksum", short)
         self.feed.say("Download complete", short)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bulkhead.content import media_types
+from bulkhead.content.arriving import Arriving, Interrupted
 from bulkhead.content.manifests import MAX_LAYERS, Descriptor, Manifest
-from bulkhead.errors import InvalidArgument
-from bulkhead.manager.images.ports import Layers
+from bulkhead.errors import DataLoss, InvalidArgument
+from bulkhead.manager.images.ports import Layers, Settled
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import Layer
 from bulkhead.manager.images.turns import Turns
@@ -38,12 +39,26 @@ class Unpacker:
         self._layers = layers
         self._turns = Turns()
 
-    async def unpack(self, plan: LayerPlan, feed: Feed, status: str = "Extracting") -> Layer:
-        """Have a layer here, from its blob in the content store; `status` is told. Raises as `Layers.unpack`."""
+    async def unpack(
+        self,
+        plan: LayerPlan,
+        feed: Feed,
+        status: str = "Extracting",
+        *,
+        arriving: Arriving | None = None,
+        settled: Settled | None = None,
+    ) -> Layer:
+        """Have a layer here, from its blob in the content store, or from one that is still `arriving` there.
+
+        `status` is told; `settled` see `Layers.unpack`, which also says what is raised.
+        """
+        ready = settled or _ready
         async with self._turns.of(plan.chain_id):
             size = self._layers.size(plan.chain_id)
             if size is None:
-                size = await self._unpack(plan, feed, status)
+                size = await self._unpack(plan, feed, status, arriving, ready)
+            else:
+                await ready()
         return Layer(
             diff_id=plan.diff_id,
             chain_id=plan.chain_id,
@@ -53,17 +68,36 @@ class Unpacker:
             size=size,
         )
 
-    async def _unpack(self, plan: LayerPlan, feed: Feed, status: str) -> int:
+    async def _unpack(
+        self, plan: LayerPlan, feed: Feed, status: str, arriving: Arriving | None, settled: Settled
+    ) -> int:
+        if arriving is not None and not arriving.is_whole:
+            generation = arriving.generation
+            try:
+                return await self._once(plan, feed, status, arriving, settled)
+            except (DataLoss, InvalidArgument, Interrupted):
+                if arriving.is_whole and arriving.generation == generation:
+                    raise
+                # What is said of bytes that nobody had verified does not count. They may come once more.
+                await arriving.verified()
+        return await self._once(plan, feed, status, plan.blob.digest, settled)
+
+    async def _once(self, plan: LayerPlan, feed: Feed, status: str, blob: Digest | Arriving, settled: Settled) -> int:
         short = plan.blob.digest.short
+
+        def told(done: int) -> None:
+            # While it is still downloading, that is what the user is told of.
+            if not isinstance(blob, Arriving) or blob.is_whole:
+                feed.count(status, short, done, plan.blob.size)
+
         with self._layers.quiet():
             return await self._layers.unpack(
-                plan.chain_id,
-                plan.below,
-                plan.blob.digest,
-                plan.blob.media_type,
-                plan.diff_id,
-                lambda done: feed.count(status, short, done, plan.blob.size),
+                plan.chain_id, plan.below, blob, plan.blob.media_type, plan.diff_id, told, settled
             )
+
+
+async def _ready() -> None:
+    """What lies below is in its place."""
 
 
 def plan_layers(manifest: Manifest, config: ImageConfig) -> tuple[LayerPlan, ...]:
