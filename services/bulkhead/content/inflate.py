@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from bulkhead.errors import DataLoss, InvalidArgument
 
-PIECE = 512 << 10
+PIECE = 256 << 10
 _READ = 256 << 10
 # Pieces between two threads: enough to keep both busy, few enough to bound memory.
 _QUEUED = 8

@@ -47,7 +47,7 @@ async def test_it_is_unpacked_as_it_grows(tmp_path: Path, target: Path) -> None:
     arriving.grown(path, size)
     arriving.whole(path.rename(tmp_path / "blob"), size)
     await task
-    assert len(list(target.iterdir())) == 10
+    assert (target / "f9").exists()
 
 
 async def test_one_that_starts_over_is_given_up(tmp_path: Path, target: Path) -> None:
