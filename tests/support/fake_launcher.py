@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import termios
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,9 @@ class FakeProcess:
                 exit_code=_EXIT_CODES.get(number, 128),
             )
 
+    def signal(self, number: int) -> None:
+        signal.pidfd_send_signal(self.pidfd, number)
+
     def close(self) -> None:
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -115,7 +118,14 @@ class FakeLauncher:
         """It forks when it must."""
 
     def create(
-        self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
+        self,
+        *,
+        container_id: str,
+        data_dir: str,
+        terminal: bool,
+        rootfs: Rootfs | None,
+        stdio: Stdio,
+        runtime: Sequence[str] = (),
     ) -> FakeProcess:
         config = bundle.read(data_dir)
         assert bundle.has_terminal(config) is terminal
@@ -123,7 +133,9 @@ class FakeLauncher:
             raise LaunchFailed(str(config["fail"]), step="mount", errno=errno.EINVAL, exit_code=128)
         return _spawn(config["process"], stdio)
 
-    def adopt(self, *, container_id: str, pid: int, start_time: int, cgroup: str) -> FakeProcess:
+    def adopt(
+        self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()
+    ) -> FakeProcess:
         pidfd = process.open_verified(pid, start_time)
         if pidfd is None:
             raise NotFound(f"cannot adopt {pid}: it is gone")
@@ -140,8 +152,8 @@ class FakeLauncher:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
 
-    def remove_cgroup(self, path: str) -> None:
-        """There is none."""
+    def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
+        """There is nothing."""
 
 
 def _spawn(wanted: Mapping[str, Any], stdio: Stdio) -> FakeProcess:

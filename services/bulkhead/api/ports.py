@@ -406,6 +406,8 @@ class EngineInfo:
     warnings: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    default_runtime: str = "bulkhead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

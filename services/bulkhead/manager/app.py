@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from bulkhead.content.blocking import Blocking
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import hierarchies
+from bulkhead.manager import runtimes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.adapters.database import Database
 from bulkhead.manager.adapters.groups import sweep_groups
@@ -56,11 +57,11 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         records = await SqliteRecords.open(database, events.announce)
         actors = await stack.enter_async_context(Actors())
         images = await stack.enter_async_context(_images(database, instance, config, events, records))
-        ports = await _ports(stack, instance, records, images)
+        ports = await _ports(stack, instance, records, images, runtimes.configured(config))
         core = assemble(instance, config, ports, actors)
         await _recover(core, records, images)
         _begin_upkeep(core, actors, events)
-        servicers = await _servicers(instance, config, records, events, images, core)
+        servicers = await _servicers(instance, config, records, events, images, core, ports)
         blocking = Blocking()
         stack.callback(blocking.close)
         filesystems = _filesystems(records, images, core, blocking)
@@ -79,10 +80,13 @@ def _images(
     return ImageService(database, instance, config.images(), publish, lambda: users_by_image(records.index))
 
 
-async def _ports(stack: AsyncExitStack, instance: Instance, records: SqliteRecords, images: ImageService) -> Ports:
+async def _ports(
+    stack: AsyncExitStack, instance: Instance, records: SqliteRecords, images: ImageService, known: runtimes.Runtimes
+) -> Ports:
     network = BridgeNetwork(instance, NetlinkKernel())
     stack.callback(network.close)
     return Ports(
+        runtimes=known,
         records=records,
         shims=await stack.enter_async_context(SupervisedShims(instance)),
         images=images.store,
@@ -116,6 +120,7 @@ async def _servicers(
     events: EventBus,
     images: ImageService,
     core: Core,
+    ports: Ports,
 ) -> Sequence[Servicer]:
     def warnings() -> tuple[str, ...]:
         trouble = core.networking.trouble
@@ -130,6 +135,7 @@ async def _servicers(
         count_images=lambda: len(images.store.select({})),
         layers_size=lambda: sum(each.record.size for each in images.store.select({})),
         warnings=warnings,
+        runtimes=ports.runtimes,
     )
     return (
         ContainersServicer(instance, core.containers, core.queries, core.pruning),

@@ -14,7 +14,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.networks import files
 from bulkhead.manager.ports import Bundle, Dirs, LogOptions
+from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
 from bulkhead.model.container import Container, ContainerSpec, Mount
 from bulkhead.model.ids import short
@@ -47,6 +48,7 @@ class Bundles:
     instance: Instance
     config: ManagerConfig
     index: Index
+    runtimes: Runtimes = field(default_factory=Runtimes)
 
     def make_directory(self, container_id: str) -> Path:
         """The container's data directory, made when it is not there."""
@@ -114,6 +116,7 @@ class Bundles:
             log=self.log_options(container),
             open_stdin=spec.open_stdin,
             stdin_once=spec.stdin_once,
+            runtime=self.runtimes.command(spec.runtime),
         )
 
     def cgroups_path(self, container: Container) -> str:

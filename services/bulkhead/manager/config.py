@@ -8,13 +8,20 @@ from bulkhead.content.proxies import Proxies, no_proxy
 from bulkhead.manager.images.config import ImagesConfig
 
 
+class RuntimeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A table [manager.runtimes.<name>]: a program of the OCI runtimes' command line, and what it is told first."""
+
+    path: str
+    args: list[str] = []
+
+
 class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Keys and their defaults.
 
     `mirrors`: registries asked before docker.io; absent means the installation's own. `insecure_registries`: hosts
     spoken to by plain HTTP. `*_proxy`: win over the environment variables of these names. `log_*`: what a container
     that names no log driver gets; unlike Docker's, logs are capped.
-    `events_keep`, `events_keep_hours`: how much of the journal is kept.
+    `events_keep`, `events_keep_hours`: how much of the journal is kept. `runtimes`, `default_runtime`: see `runtimes`.
     """
 
     mirrors: list[str] | None = None
@@ -31,6 +38,8 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     events_keep: int = 100_000
     events_keep_hours: int = 24 * 30
     stop_timeout: int = 10
+    runtimes: dict[str, RuntimeConfig] = {}
+    default_runtime: str = "bulkhead"
 
     def images(self) -> ImagesConfig:
         """The part that concerns images."""

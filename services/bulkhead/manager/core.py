@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.bundles import Bundles
@@ -22,6 +22,7 @@ from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
 from bulkhead.manager.recovery import Recovery
 from bulkhead.manager.removal import Removal
+from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.starting import Starting
 from bulkhead.manager.stopping import Stopping
 from bulkhead.manager.volumes.catalogue import Volumes
@@ -45,6 +46,7 @@ class Ports:
     image_size: Callable[[str], int]
     boot_id: str
     sweep_groups: Callable[[frozenset[str]], None]
+    runtimes: Runtimes = field(default_factory=Runtimes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
     networking = Networking(ports.network, index)
     waiters = Waiters()
     volumes = Volumes(records=records, places=Places(instance.data / "volumes", ports.trash), mounting=Mounting())
-    bundles = Bundles(instance=instance, config=config, index=index)
+    bundles = Bundles(instance=instance, config=config, index=index, runtimes=ports.runtimes)
     starting = Starting(
         records=records,
         shims=shims,

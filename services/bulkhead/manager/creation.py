@@ -60,6 +60,7 @@ class Creation:
         image = await self.images.resolve(spec.image, spec.platform)
         with self.images.holding(image.id):
             merged = self._with_modes(merge(spec, image.config))
+            merged = replace(merged, runtime=self.bundles.runtimes.chosen(merged.runtime))
             path, *args = _command(merged)
             signals.parse_signal(merged.stop_signal)
             draft = Container(

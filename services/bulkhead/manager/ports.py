@@ -160,6 +160,7 @@ class Bundle:
     stdin_once: bool
     height: int = 0
     width: int = 0
+    runtime: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

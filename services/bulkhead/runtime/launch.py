@@ -76,6 +76,10 @@ class Task:
         """
         return os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
+    def signal(self, number: int) -> None:
+        """ProcessLookupError when it has ended."""
+        signal.pidfd_send_signal(self.pidfd, number)
+
     def close(self) -> None:
         """Let go of the descriptors. A container that was never started ends."""
         if self._launch is not None:

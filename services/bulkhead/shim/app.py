@@ -250,10 +250,10 @@ def prepare_process() -> None:
 
 
 def engine_shim() -> Shim:
-    """A shim on the engine's own runtime core."""
-    from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
+    """A shim on the engine's own runtime core, or on another runtime for a container that wants it."""
+    from bulkhead.shim.adapters.launchers import Launchers
 
-    return Shim(RuntimeLauncher())
+    return Shim(Launchers())
 
 
 def preload(cache: Path) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
-from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.linux import process
 from bulkhead.shim import bundle
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
@@ -76,6 +76,7 @@ class CreateOptions:
     stdin_once: bool = False
     height: int = 0
     width: int = 0
+    runtime: tuple[str, ...] = ()
 
 
 class Container:
@@ -197,7 +198,7 @@ class Container:
             self._kill_everyone(task, number)
         else:
             try:
-                signal.pidfd_send_signal(task.pidfd, number)
+                task.signal(number)
             except ProcessLookupError:
                 raise self._not_running() from None
         if self.phase is Phase.PAUSED and number == signal.SIGKILL:
@@ -232,8 +233,13 @@ class Container:
                 task.cgroup.remove()
                 task.close()
             elif self._record is not None and self._record.cgroup:
-                self._launcher.remove_cgroup(self._record.cgroup)
-        except OSError as error:
+                self._launcher.release(
+                    container_id=self.identity.container_id,
+                    data_dir=self.identity.data_dir,
+                    cgroup=self._record.cgroup,
+                    runtime=self._record.runtime,
+                )
+        except (OSError, BulkheadError) as error:
             self._report("cannot remove the cgroup", error)
 
     # Inside: birth
@@ -252,9 +258,11 @@ class Container:
         try:
             task = self._launcher.adopt(
                 container_id=self.identity.container_id,
+                data_dir=self.identity.data_dir,
                 pid=record.pid,
                 start_time=record.start_time,
                 cgroup=record.cgroup,
+                runtime=record.runtime,
             )
         except NotFound:
             return False
@@ -290,6 +298,7 @@ class Container:
             terminal=terminal,
             rootfs=options.rootfs,
             stdio=stdio,
+            runtime=options.runtime,
         )
         undo.callback(self._discard, task)
         console, task.console = task.console, None
@@ -318,10 +327,14 @@ class Container:
         assert self._task is not None and self._record is not None
         record = replace(self._record, paused=frozen)
         self._write_record(record)
-        if frozen:
-            self._task.cgroup.freeze()
-        else:
-            self._task.cgroup.thaw()
+        try:
+            if frozen:
+                self._task.cgroup.freeze()
+            else:
+                self._task.cgroup.thaw()
+        except BaseException:
+            self._write_record(self._record)
+            raise
         self.phase, self._record = then, record
 
     def _alive(self) -> Task:
@@ -440,4 +453,5 @@ def _record(task: Task, options: CreateOptions) -> TaskRecord:
         log_max_file=log.max_file if log else 1,
         open_stdin=options.open_stdin,
         stdin_once=options.stdin_once,
+        runtime=options.runtime,
     )

@@ -48,6 +48,7 @@ class TaskRecord:
     stdin_once: bool = False
     cgroup: str = ""
     own_pids: bool = False
+    runtime: tuple[str, ...] = ()
 
 
 RecordT = TypeVar("RecordT", ExitRecord, TaskRecord)
@@ -96,6 +97,11 @@ def _read(path: str, kind: type[RecordT]) -> RecordT | None:
     try:
         found: Any = json.loads(atomicfile.read(path, _LIMIT))
         known = {field.name for field in fields(kind)}
-        return kind(**{name: value for name, value in found.items() if name in known})
+        return kind(**{name: _value(value) for name, value in found.items() if name in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _value(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(value) if isinstance(value, list) else value

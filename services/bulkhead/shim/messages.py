@@ -89,6 +89,7 @@ class CreateRequest(Message):
     stdin_once: bool = False
     height: int = 0
     width: int = 0
+    runtime: list[str] = field(default_factory=list)
     FIELDS: ClassVar = (
         Field(1, "rootfs", MESSAGE, OverlayRootfs),
         Field(2, "log", MESSAGE, LogOptions),
@@ -96,6 +97,7 @@ class CreateRequest(Message):
         Field(4, "stdin_once", BOOL),
         Field(5, "height", UNSIGNED),
         Field(6, "width", UNSIGNED),
+        Field(7, "runtime", STRING, repeated=True),
     )
 
 

@@ -5,7 +5,7 @@ The shapes are those of `bulkhead.runtime.launch`; a fake in tests forks plain p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,6 +65,9 @@ class Task(Process, Protocol):
     @property
     def cgroup(self) -> Cgroup: ...
 
+    def signal(self, number: int) -> None:
+        """Send a signal to it. ProcessLookupError when it has ended."""
+
     def start(self) -> None:
         """Returns when the exec succeeded; LaunchFailed otherwise, and the process is dead."""
 
@@ -75,17 +78,27 @@ class Task(Process, Protocol):
 class Launcher(Protocol):
     """Brings processes to life in containers, synchronously, as children of this process.
 
-    `data_dir` holds the bundle. Raises LaunchFailed when the kernel refuses, InvalidArgument for a bad bundle.
+    `data_dir` holds the bundle. `runtime` is the command of the OCI runtime that shall do it, empty for the engine's
+    own core. Raises LaunchFailed when the kernel or the runtime refuses, InvalidArgument for a bad bundle.
     """
 
     def prepare(self, unwanted: int) -> None:
         """Do what can be done before it is known what to launch; no process made for it may keep `unwanted` open."""
 
     def create(
-        self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
+        self,
+        *,
+        container_id: str,
+        data_dir: str,
+        terminal: bool,
+        rootfs: Rootfs | None,
+        stdio: Stdio,
+        runtime: Sequence[str] = (),
     ) -> Task: ...
 
-    def adopt(self, *, container_id: str, pid: int, start_time: int, cgroup: str) -> Task:
+    def adopt(
+        self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()
+    ) -> Task:
         """Take over a live container of a shim that died; NotFound when it is gone."""
 
     def exec(self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process: ...
@@ -96,5 +109,5 @@ class Launcher(Protocol):
         ChildProcessError when it is not this process's child, or was reaped already.
         """
 
-    def remove_cgroup(self, path: str) -> None:
-        """Remove what is left of a container's cgroup after its process is gone."""
+    def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
+        """Remove what a container has left, its cgroup above all, after its process is gone. Raises OSError."""

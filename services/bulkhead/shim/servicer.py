@@ -165,6 +165,7 @@ def _options(request: messages.CreateRequest) -> CreateOptions:
         stdin_once=request.stdin_once,
         height=request.height,
         width=request.width,
+        runtime=tuple(request.runtime),
     )
 
 

@@ -13,8 +13,6 @@ from bulkhead.model.container import ContainerSpec
 
 DEFAULT_SHM_SIZE = 64 << 20
 DEFAULT_RUNTIME = "bulkhead"
-# Names that clients give for "the OCI runtime that is there".
-RUNTIMES = frozenset((DEFAULT_RUNTIME, "runc", "io.containerd.runc.v2"))
 
 MASKED_PATHS = (
     "/proc/asound",
@@ -269,7 +267,7 @@ _DEFAULTS: dict[str, Any] = {
 # Decoded afresh for each answer, so that none can change the next one's.
 _DEFAULTS_JSON = msgspec.json.encode(_DEFAULTS)
 # An empty string or zero of these means the default too.
-_EMPTY_IS_DEFAULT = ("NetworkMode", "ShmSize", "Runtime", "IpcMode", "CgroupnsMode")
+_EMPTY_IS_DEFAULT = ("NetworkMode", "ShmSize", "IpcMode", "CgroupnsMode")
 
 
 def encode(config: HostConfig) -> bytes:
@@ -288,6 +286,8 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
         shown["NetworkMode"] = "bridge"
     if "CgroupnsMode" not in said and cgroup_version == 2:
         shown["CgroupnsMode"] = "private"
+    # The manager chose when the client did not.
+    shown["Runtime"] = spec.runtime or DEFAULT_RUNTIME
     shown["RestartPolicy"] = _filled("RestartPolicy", said)
     shown["LogConfig"] = _filled("LogConfig", said)
     if shown["Memory"] and not shown["MemorySwap"]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from bulkhead import __version__
 from bulkhead.api.ports import EngineInfo, Machine
-from bulkhead.api.schema.hostconfig import DEFAULT_RUNTIME, RUNTIMES
 from bulkhead.api.schema.validation import LOG_OPTIONS
 from bulkhead.api.versions import NEWEST, OLDEST
 
@@ -62,8 +61,8 @@ def info(engine: EngineInfo, machine: Machine, now: str) -> dict[str, Any]:
         "Labels": [],
         "ExperimentalBuild": False,
         "ServerVersion": __version__,
-        "Runtimes": {name: {"path": "bulkhead-runtime"} for name in sorted(RUNTIMES)},
-        "DefaultRuntime": DEFAULT_RUNTIME,
+        "Runtimes": {name: {"path": path} for name, path in sorted(engine.runtimes.items())},
+        "DefaultRuntime": engine.default_runtime,
         "Swarm": {
             "NodeID": "",
             "NodeAddr": "",

@@ -126,8 +126,6 @@ def _check_host_config(host: wire.HostConfig) -> None:
         raise InvalidArgument("maximum retry count cannot be negative")
     if host.Isolation not in (None, "", "default"):
         raise InvalidArgument(f"invalid isolation '{host.Isolation}' on linux")
-    if host.Runtime and host.Runtime not in wire.RUNTIMES:
-        raise InvalidArgument(f"Unknown runtime specified {host.Runtime}")
     if host.StorageOpt:
         raise InvalidArgument("--storage-opt is not supported by this engine's overlay storage")
     _check_log_config(host.LogConfig or wire.LogSettings())

@@ -275,6 +275,7 @@ def _create_request(bundle: Bundle) -> wire.CreateRequest:
         stdin_once=bundle.stdin_once,
         height=bundle.height,
         width=bundle.width,
+        runtime=list(bundle.runtime),
     )
 
 

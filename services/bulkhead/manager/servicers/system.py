@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.index import Index
+from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.servicers.containers import filters_of
 from bulkhead.model.events import Event
 from bulkhead.model.lifecycle import Phase
@@ -26,6 +27,7 @@ class EngineFacts:
     count_images: Callable[[], int]
     layers_size: Callable[[], int]
     warnings: Callable[[], tuple[str, ...]]
+    runtimes: Runtimes
 
 
 class SystemServicer(api.SystemBase):
@@ -53,6 +55,8 @@ class SystemServicer(api.SystemBase):
             warnings=list(facts.warnings()),
             mirrors=list(facts.mirrors),
             insecure_registries=list(facts.insecure_registries),
+            runtimes=facts.runtimes.programs(),
+            default_runtime=facts.runtimes.default,
         )
 
     async def events(self, message: api.EventsRequest) -> AsyncIterator[api.Event]:

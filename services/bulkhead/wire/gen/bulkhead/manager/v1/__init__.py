@@ -468,6 +468,15 @@ class InfoResponse(betterproto2.Message):
 
     insecure_registries: "list[str]" = betterproto2.field(11, betterproto2.TYPE_STRING, repeated=True)
 
+    runtimes: "dict[str, str]" = betterproto2.field(
+        12, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+    """
+    name to program
+    """
+
+    default_runtime: "str" = betterproto2.field(13, betterproto2.TYPE_STRING)
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "InfoResponse", InfoResponse)
 

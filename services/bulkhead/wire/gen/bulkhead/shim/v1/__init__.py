@@ -86,6 +86,11 @@ class CreateRequest(betterproto2.Message):
 
     width: "int" = betterproto2.field(6, betterproto2.TYPE_UINT32)
 
+    runtime: "list[str]" = betterproto2.field(7, betterproto2.TYPE_STRING, repeated=True)
+    """
+    command of the OCI runtime that launches it; empty: the engine's own
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "CreateRequest", CreateRequest)
 

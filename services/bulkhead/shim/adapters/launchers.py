@@ -1,0 +1,82 @@
+"""The launcher port, choosing: the engine's own core, or the runtime that a container was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
+from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+
+if TYPE_CHECKING:
+    from bulkhead.shim.adapters.command_launcher import CommandLauncher
+
+
+class Launchers:
+    """`bulkhead.shim.ports.Launcher`. Shims on the engine's own core never load the other one."""
+
+    def __init__(self) -> None:
+        self._own = RuntimeLauncher()
+
+    def prepare(self, unwanted: int) -> None:
+        self._own.prepare(unwanted)
+
+    def create(
+        self,
+        *,
+        container_id: str,
+        data_dir: str,
+        terminal: bool,
+        rootfs: Rootfs | None,
+        stdio: Stdio,
+        runtime: Sequence[str] = (),
+    ) -> Task:
+        if not runtime:
+            return self._own.create(
+                container_id=container_id, data_dir=data_dir, terminal=terminal, rootfs=rootfs, stdio=stdio
+            )
+        self._own.dismiss()
+        return _others().create(
+            container_id=container_id,
+            data_dir=data_dir,
+            terminal=terminal,
+            rootfs=rootfs,
+            stdio=stdio,
+            runtime=runtime,
+        )
+
+    def adopt(
+        self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()
+    ) -> Task:
+        # There will be no create.
+        self._own.dismiss()
+        if not runtime:
+            return self._own.adopt(container_id=container_id, pid=pid, start_time=start_time, cgroup=cgroup)
+        return _others().adopt(
+            container_id=container_id,
+            data_dir=data_dir,
+            pid=pid,
+            start_time=start_time,
+            cgroup=cgroup,
+            runtime=runtime,
+        )
+
+    def exec(self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process:
+        if RuntimeLauncher.made(task):
+            return self._own.exec(task=task, data_dir=data_dir, process=process, stdio=stdio)
+        return _others().exec(task=cast(Any, task), data_dir=data_dir, process=process, stdio=stdio)
+
+    def reap(self, pidfd: int) -> int | None:
+        return self._own.reap(pidfd)
+
+    def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
+        if runtime:
+            _others().release(container_id=container_id, data_dir=data_dir, cgroup=cgroup, runtime=runtime)
+        else:
+            self._own.release(cgroup)
+
+
+def _others() -> CommandLauncher:
+    from bulkhead.shim.adapters.command_launcher import CommandLauncher
+
+    return CommandLauncher()
