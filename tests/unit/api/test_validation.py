@@ -72,7 +72,6 @@ HOST_TABLE = [
     ({"LogConfig": {"Config": {"foo": "1"}}}, "unknown log opt 'foo' for json-file log driver"),
     ({"CapAdd": ["FOO"]}, 'invalid CapAdd: unknown capability: "CAP_FOO"'),
     ({"CapDrop": ["cap_foo"]}, 'invalid CapDrop: unknown capability: "CAP_FOO"'),
-    ({"Runtime": "foo"}, "Unknown runtime specified foo"),
     ({"ExtraHosts": ["x"]}, 'bad format for add-host: "x"'),
     ({"ExtraHosts": ["x:y"]}, 'invalid IP address in add-host: "y"'),
     ({"SecurityOpt": ["foo=bar"]}, 'invalid --security-opt: "foo=bar"'),
