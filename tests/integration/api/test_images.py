@@ -25,7 +25,6 @@ async def test_errors_before_the_first_line_have_their_status(fake: Fake) -> Non
     bad = await fake.call("POST", "/images/create?fromImage=UPPER")
     assert bad.status == 400 and "must be lowercase" in bad.message
     assert (await fake.call("POST", "/images/create")).status == 400
-    assert (await fake.call("POST", "/images/create?fromSrc=-")).status == 501
 
 
 async def test_errors_after_it_end_the_stream(fake: Fake) -> None:
