@@ -19,6 +19,7 @@ from bulkhead.api.adapters.manager import (
     ManagerExecs,
     ManagerFilesystems,
     ManagerImages,
+    ManagerRegistries,
     ManagerSystem,
     ManagerVolumes,
 )
@@ -34,6 +35,7 @@ from bulkhead.api.routes.execs import ExecRoutes
 from bulkhead.api.routes.filesystems import FilesystemRoutes
 from bulkhead.api.routes.images import ImageRoutes
 from bulkhead.api.routes.networks import NetworkRoutes
+from bulkhead.api.routes.registries import RegistryRoutes
 from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.table import table
@@ -90,6 +92,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             ),
             execs=ExecRoutes(execs=execs, stdio=stdio),
             images=ImageRoutes(images, filesystems),
+            registries=RegistryRoutes(ManagerRegistries(manager)),
             filesystems=FilesystemRoutes(filesystems),
             networks=NetworkRoutes(instance=instance, containers=containers),
             volumes=VolumeRoutes(volumes),

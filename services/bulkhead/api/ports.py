@@ -319,6 +319,42 @@ class Images(Protocol):
     def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]: ...
 
 
+# -- registries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    name: str
+    description: str = ""
+    star_count: int = 0
+    is_official: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedImage:
+    """A manifest or index in a registry, and what it is for."""
+
+    digest: str
+    media_type: str = ""
+    size: int = 0
+    platforms: tuple[Platform, ...] = ()
+
+
+class Registries(Protocol):
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, auth: RegistryAuth | None
+    ) -> Sequence[SearchResult]: ...
+
+    async def inspect(self, reference: str, *, auth: RegistryAuth | None) -> DistributedImage: ...
+
+
 # -- containers' files
 
 

@@ -34,12 +34,12 @@ from bulkhead.content.transport import Transport
 from bulkhead.content.upload import PIECE, Progress, Pushed, Upload
 from bulkhead.errors import DataLoss, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from bulkhead.model.digest import Digest
-from bulkhead.model.reference import DEFAULT_TAG, Reference, is_tag
+from bulkhead.model.reference import DEFAULT_TAG, Reference, is_repository, is_tag
 
 __all__ = ["Patience", "Pushed", "Registry", "RemoteManifest"]
 
 T = TypeVar("T")
-MAX_TAGS = 100_000
+MAX_LISTED = 100_000
 # Reasons for which the next mirror is asked, and after the last the error told.
 _NEXT_MIRROR = (NotFound, Unavailable, Unauthorized, Forbidden, DataLoss, InvalidArgument)
 
@@ -124,6 +124,10 @@ class Registry:
     async def tags(self, path: str) -> list[str]:
         """Every tag of a repository, in the registry's order (`docker pull --all-tags`)."""
         return await self._from_any(lambda endpoint: self._tags(endpoint, path))
+
+    async def catalog(self) -> list[str]:
+        """Every repository that we may see, as far as the registry lists them (`docker search`)."""
+        return await self._from_any(self._catalog)
 
     async def pull_blob(
         self,
@@ -244,20 +248,29 @@ class Registry:
         return RemoteManifest(digest=digest, media_type=document.media_type, body=body, document=document)
 
     async def _tags(self, endpoint: Endpoint, path: str) -> list[str]:
-        found: list[str] = []
-        target: str | URL | None = f"{path}/tags/list"
-        while target is not None and len(found) < MAX_TAGS:
-            async with endpoint.request("GET", target, scopes=pull_scope(path)) as answer:
-                body = await _bounded(answer, MAX_MANIFEST)
-                following = _NEXT.search(answer.headers.get("Link", ""))
-                target = endpoint.resolve(answer, following[1]) if following is not None else None
-            tags = decode_object(body, MAX_MANIFEST, "list of tags").get("tags") or []
-            found += [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
-        return found
+        return [tag for tag in await _list(endpoint, f"{path}/tags/list", pull_scope(path), "tags") if is_tag(tag)]
+
+    async def _catalog(self, endpoint: Endpoint) -> list[str]:
+        return [name for name in await _list(endpoint, "_catalog", _CATALOG, "repositories") if is_repository(name)]
 
 
+_CATALOG = ("registry:catalog:*",)
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
+
+
+async def _list(endpoint: Endpoint, first: str, scopes: tuple[str, ...], key: str) -> list[str]:
+    """A list in pages (OCI distribution-spec, "Listing Tags")."""
+    found: list[str] = []
+    target: str | URL | None = first
+    while target is not None and len(found) < MAX_LISTED:
+        async with endpoint.request("GET", target, scopes=scopes) as answer:
+            body = await _bounded(answer, MAX_MANIFEST)
+            following = _NEXT.search(answer.headers.get("Link", ""))
+            target = endpoint.resolve(answer, following[1]) if following is not None else None
+        listed = decode_object(body, MAX_MANIFEST, f"list of {key}").get(key) or []
+        found += [each for each in listed if isinstance(each, str)]
+    return found
 
 
 def _target(reference: Reference) -> str:

@@ -143,6 +143,7 @@ async def _servicers(
         SystemServicer(records.index, events, facts),
         VolumesServicer(core.volumes, core.volume_pruning),
         images.servicer,
+        images.registries,
     )
 
 

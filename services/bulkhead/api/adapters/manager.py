@@ -14,6 +14,7 @@ from bulkhead.api.call import Filters
 from bulkhead.api.ports import (
     Commit,
     Created,
+    DistributedImage,
     EngineEvent,
     EngineInfo,
     ExecSpec,
@@ -30,6 +31,7 @@ from bulkhead.api.ports import (
     Progress,
     RegistryAuth,
     RemovedImage,
+    SearchResult,
     StdioAddress,
 )
 from bulkhead.errors import LaunchFailed, NotModified
@@ -192,6 +194,23 @@ class ManagerImages:
     async def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]:
         async for part in self._stub.save(wire.SaveRequest(refs=[*refs])):
             yield part.data
+
+
+class ManagerRegistries:
+    """`ports.Registries`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.RegistriesStub, channel, PEER)
+
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, auth: RegistryAuth | None
+    ) -> Sequence[SearchResult]:
+        request = wire.SearchRequest(term=term, limit=limit, filters=_filters(filters), auth=_auth(auth))
+        return [to_model(SearchResult, each) for each in (await self._stub.search(request)).results]
+
+    async def inspect(self, reference: str, *, auth: RegistryAuth | None) -> DistributedImage:
+        request = wire.InspectDistributionRequest(reference=reference, auth=_auth(auth))
+        return to_model(DistributedImage, await self._stub.inspect(request))
 
 
 class ManagerFilesystems:

@@ -28,8 +28,6 @@ _NOT_YET = (
     ("POST", "/networks/create", "creating networks"),
     ("POST", "/networks/{id}/connect", "connecting containers to further networks"),
     ("POST", "/networks/{id}/disconnect", "disconnecting containers from networks"),
-    ("GET", "/images/search", "searching registries"),
-    ("GET", "/distribution/{name:path}/json", "asking registries about images"),
     ("GET,POST,DELETE", "/plugins/{name:path}", "plugins"),
 )
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call, filter_flag
-from bulkhead.api.ports import Filesystems, Images, Import, Progress, RegistryAuth
+from bulkhead.api.ports import Filesystems, Images, Import, Progress
 from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.validation import check_platform
@@ -40,7 +40,7 @@ class ImageRoutes:
         pulling = self._images.pull(
             reference,
             platform=call.text("platform"),
-            auth=_auth(call),
+            auth=schema.auth_of(call),
             all_tags=parsed.tag is None and parsed.digest is None,
         )
         return await _progress(call, pulling)
@@ -62,7 +62,9 @@ class ImageRoutes:
         parsed = parse_reference(reference)
         if parsed.digest is not None:
             raise InvalidArgument("cannot push a digest reference")
-        return await _progress(call, self._images.push(reference, auth=_auth(call), all_tags=parsed.tag is None))
+        return await _progress(
+            call, self._images.push(reference, auth=schema.auth_of(call), all_tags=parsed.tag is None)
+        )
 
     async def index(self, call: Call) -> web.StreamResponse:
         filters = call.filters(LIST_FILTERS)
@@ -124,10 +126,6 @@ def joined(name: str, tag: str) -> str:
         return f"{name}@{tag}"
     parsed = parse_reference(name)
     return f"{parsed.familiar_name}:{tag}"
-
-
-def _auth(call: Call) -> RegistryAuth | None:
-    return schema.parse_auth_header(call.request.headers.get("X-Registry-Auth", ""))
 
 
 async def _progress(call: Call, progress: AsyncGenerator[Progress]) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from bulkhead.api.routes.execs import ExecRoutes
 from bulkhead.api.routes.filesystems import FilesystemRoutes
 from bulkhead.api.routes.images import ImageRoutes
 from bulkhead.api.routes.networks import NetworkRoutes
+from bulkhead.api.routes.registries import RegistryRoutes
 from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.volumes import VolumeRoutes
@@ -23,6 +24,7 @@ def table(
     streams: StreamRoutes,
     execs: ExecRoutes,
     images: ImageRoutes,
+    registries: RegistryRoutes,
     filesystems: FilesystemRoutes,
     networks: NetworkRoutes,
     volumes: VolumeRoutes,
@@ -67,6 +69,8 @@ def table(
             Route("POST", "/images/{name:path}/push", images.push),
             Route("POST", "/images/{name:path}/tag", images.tag),
             Route("DELETE", "/images/{name:path}", images.remove),
+            Route("GET", "/images/search", registries.search),
+            Route("GET", "/distribution/{name:path}/json", registries.inspect),
             Route("POST", "/commit", filesystems.commit),
             Route("GET", "/containers/{id}/changes", filesystems.changes),
             Route("GET", "/containers/{id}/export", filesystems.export),

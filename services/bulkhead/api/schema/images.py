@@ -11,7 +11,16 @@ from typing import Any
 
 import msgspec
 
-from bulkhead.api.ports import HistoryEntry, InspectedImage, ListedImage, Progress, RegistryAuth, RemovedImage
+from bulkhead.api.call import Call
+from bulkhead.api.ports import (
+    HistoryEntry,
+    InspectedImage,
+    ListedImage,
+    Platform,
+    Progress,
+    RegistryAuth,
+    RemovedImage,
+)
 from bulkhead.api.schema.hostconfig import Part
 from bulkhead.api.schema.times import rfc3339
 
@@ -54,6 +63,17 @@ def parse_auth_header(header: str) -> RegistryAuth | None:
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return registry_auth(config)
+
+
+def auth_of(call: Call) -> RegistryAuth | None:
+    """The credentials that a request carries for a registry."""
+    return parse_auth_header(call.request.headers.get("X-Registry-Auth", ""))
+
+
+def platform(found: Platform) -> dict[str, str]:
+    """A platform as OCI writes it."""
+    shown = {"architecture": found.architecture, "os": found.os}
+    return shown | {"variant": found.variant} if found.variant else shown
 
 
 def registry_auth(config: AuthConfig) -> RegistryAuth | None:

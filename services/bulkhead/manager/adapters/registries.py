@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import Pushed, Registry, RemoteManifest
+from bulkhead.content.hub import HubResult, search_hub
 from bulkhead.content.manifests import Descriptor
 from bulkhead.content.store import BlobStore
 from bulkhead.content.transport import Transport
@@ -39,6 +40,15 @@ class HttpRegistries:
             )
             found.append(_Repository(host=reference.domain, registry=registry, path=reference.path, store=self.store))
             yield found
+
+    async def catalog(self, host: str, credentials: Credentials) -> list[str]:
+        """The repositories of a registry."""
+        async with Registry(host, transport=self.transport, auth=credentials) as registry:
+            return await registry.catalog()
+
+    async def hub(self, term: str, limit: int) -> list[HubResult]:
+        """What Docker Hub finds."""
+        return await search_hub(self.transport, term, limit)
 
     @contextlib.asynccontextmanager
     async def target(self, reference: Reference, credentials: Credentials) -> AsyncIterator[Target]:

@@ -37,6 +37,7 @@ from bulkhead.manager.images.archives import Archives
 from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.committing import Committer
 from bulkhead.manager.images.config import ImagesConfig
+from bulkhead.manager.images.distribution import Distribution
 from bulkhead.manager.images.importing import Importer
 from bulkhead.manager.images.leases import Leases
 from bulkhead.manager.images.ledger import Ledger
@@ -45,10 +46,12 @@ from bulkhead.manager.images.ports import ImageUsers, Publish, Told
 from bulkhead.manager.images.pull import Puller
 from bulkhead.manager.images.push import Pusher
 from bulkhead.manager.images.recovery import Recovery, boot_id
+from bulkhead.manager.images.search import Search
 from bulkhead.manager.images.store import ImageStore
 from bulkhead.manager.images.transfers import Transfers
 from bulkhead.manager.images.unpacking import Unpacker
 from bulkhead.manager.servicers.images import ImagesServicer
+from bulkhead.manager.servicers.registries import RegistriesServicer
 from bulkhead.model.digest import Digest
 from bulkhead.model.instance import Instance
 
@@ -125,6 +128,8 @@ class ImageService:
             publish=publish,
             unpacked=self._recovery.unpacked,
         )
+        distribution = Distribution(registries, self._content, leases, self._collector)
+        self.registries = RegistriesServicer(Search(registries), distribution)
         self.committer = Committer(maker, self._ledger)
         self.importer = Importer(maker, publish)
         self.servicer = ImagesServicer(self.store, puller, pusher, archives, self.transfers)

@@ -9,6 +9,7 @@ from typing import Protocol
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import Pushed, RemoteManifest
+from bulkhead.content.hub import HubResult
 from bulkhead.content.manifests import Descriptor
 from bulkhead.manager.images.catalogue import Change
 from bulkhead.model.digest import Digest
@@ -119,6 +120,16 @@ class Registries(Protocol):
 
     def sources(self, reference: Reference, credentials: Credentials) -> AbstractAsyncContextManager[Sequence[Source]]:
         """Where an image may be pulled from: mirrors first, its own registry last, which alone gets credentials."""
+
+    async def catalog(self, host: str, credentials: Credentials) -> list[str]:
+        """The repositories of a registry. Raises Unauthorized, Unavailable, NotFound for one that lists none."""
+
+    async def hub(self, term: str, limit: int) -> list[HubResult]:
+        """What Docker Hub finds. Raises Unavailable."""
+
+    @property
+    def mirrors(self) -> Sequence[str]:
+        """Registries that are asked before docker.io."""
 
     def target(self, reference: Reference, credentials: Credentials) -> AbstractAsyncContextManager[Target]:
         """Where an image is pushed to."""

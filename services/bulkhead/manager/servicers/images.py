@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from bulkhead.content.auth import Credentials
 from bulkhead.errors import InvalidArgument
 from bulkhead.manager.images.archives import Archives
 from bulkhead.manager.images.progress import Feed
@@ -15,6 +14,7 @@ from bulkhead.manager.images.push import Pusher
 from bulkhead.manager.images.push import PushRequest as Push
 from bulkhead.manager.images.store import ImageStore, Named, Removed
 from bulkhead.manager.images.transfers import Transfers
+from bulkhead.manager.servicers.registries import credentials_of
 from bulkhead.model.reference import parse_reference
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.manager.v1 import (
@@ -32,7 +32,6 @@ from bulkhead.wire.gen.bulkhead.manager.v1 import (
     PruneImagesResponse,
     PullRequest,
     PushRequest,
-    RegistryAuth,
     RemovedImage,
     RemoveImageRequest,
     RemoveImageResponse,
@@ -59,7 +58,7 @@ class ImagesServicer(ImagesBase):
     async def pull(self, message: PullRequest) -> AsyncIterator[Progress]:
         reference = parse_reference(message.reference)
         request = Pull(
-            reference=reference.with_default_tag(), platform=message.platform, credentials=_credentials(message.auth)
+            reference=reference.with_default_tag(), platform=message.platform, credentials=credentials_of(message.auth)
         )
         every = message.all_tags and reference.tag is None and reference.digest is None
 
@@ -76,7 +75,7 @@ class ImagesServicer(ImagesBase):
             raise InvalidArgument("cannot push a digest reference")
         if not message.all_tags:
             reference = reference.with_default_tag()
-        request = Push(reference=reference, credentials=_credentials(message.auth))
+        request = Push(reference=reference, credentials=credentials_of(message.auth))
 
         async def operation(feed: Feed) -> None:
             await self._pusher.push(request, feed)
@@ -140,17 +139,6 @@ async def _pieces(first: LoadRequest, rest: AsyncIterator[LoadRequest]) -> Async
         yield first.data
     async for message in rest:
         yield message.data
-
-
-def _credentials(message: RegistryAuth | None) -> Credentials:
-    if message is None:
-        return Credentials()
-    return Credentials(
-        username=message.username,
-        password=message.password,
-        identity_token=message.identity_token,
-        registry_token=message.registry_token,
-    )
 
 
 def _filters(message: Mapping[str, StringList]) -> Mapping[str, Sequence[str]]:
