@@ -51,9 +51,10 @@ class LayerWriter:
     The process's umask must be 0, and nobody else may write below `root`.
     """
 
-    def __init__(self, root: int, *, max_entries: int) -> None:
+    def __init__(self, root: int, *, max_entries: int, max_size: int = 256 << 30) -> None:
         self._root = root
         self._max_entries = max_entries
+        self._max_size = max_size
         self._parents: dict[bytes, int] = {b"": root}
         self._times: dict[bytes, int] = {}
         self._implied: dict[bytes, None] = {b"": None}
@@ -104,6 +105,10 @@ class LayerWriter:
             self._makers[entry.kind](entry, path, directory, base)
 
     def _regular(self, entry: Entry, path: bytes, directory: int, base: bytes, tar: TarStream) -> None:
+        self._size += entry.size
+        if entry.pieces is not None and self._size > self._max_size:
+            # Holes too: what is there was counted as it came.
+            raise InvalidArgument(f"cannot unpack layer: its files are of more than {self._max_size} bytes")
         try:
             fd = os.open(base, _CREATE, entry.mode & 0o777, dir_fd=directory)
         except FileExistsError:
@@ -121,7 +126,6 @@ class LayerWriter:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
-        self._size += entry.size
 
     def _directory(self, entry: Entry, path: bytes, directory: int, base: bytes) -> None:
         was_whiteout = path in self._whiteouts

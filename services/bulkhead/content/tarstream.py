@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from bulkhead.content import sparse
 from bulkhead.errors import DataLoss, InvalidArgument
 
 BLOCK = 512
@@ -21,8 +22,9 @@ MAX_PAX = 1 << 20
 MAX_CONTENT = 1 << 43
 _ZERO = bytes(BLOCK)
 _XATTR = b"SCHILY.xattr."
-_SUPPORTED = frozenset(b"0\x001234567")
+_SUPPORTED = frozenset(b"0\x001234567S")
 _ADLER = 65521
+_REPEATED = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
 
 class Entry(NamedTuple):
@@ -40,6 +42,8 @@ class Entry(NamedTuple):
     major: int
     minor: int
     xattrs: dict[bytes, bytes]
+    pieces: sparse.Map | None = None
+    """Of a file with holes, what is there; `size` counts the holes."""
 
 
 class TarStream:
@@ -51,6 +55,8 @@ class TarStream:
         self._position = 0
         self._left = 0
         self._padding = 0
+        self._pieces: sparse.Map | None = None
+        self._size = 0
 
     def entries(self) -> Iterator[Entry]:
         """Members in order; the content of one must be taken before the next is asked for.
@@ -75,15 +81,22 @@ class TarStream:
             elif kind == b"K":
                 long_link = self._metadata(size, MAX_NAME + 1).rstrip(b"\0")
             else:
+                holes = sparse.old_map(header, _number, lambda: self._take(BLOCK)) if kind == b"S" else None
                 entry = _entry(header, kind, size, pax, long_name, long_link)
                 if entry.kind == b"0":
                     self._left = entry.size
                     self._padding = -entry.size % BLOCK
+                    if holes is not None or sparse.is_sparse(pax):
+                        entry = self._with_holes(entry, pax, holes)
+                self._pieces, self._size = entry.pieces, entry.size
                 yield entry
                 pax, long_name, long_link = {}, b"", b""
 
     def pour(self, fd: int) -> None:
-        """Write the present member's content to a file descriptor. Raises OSError, DataLoss."""
+        """Write the present member's content to an empty file. Raises OSError, DataLoss."""
+        if self._pieces is not None:
+            self._pour_pieces(fd, self._pieces)
+            return
         while self._left:
             piece = self._piece(self._left)
             self._left -= len(piece)
@@ -92,6 +105,7 @@ class TarStream:
 
     def read(self, limit: int) -> bytes:
         """The present member's whole content; raises InvalidArgument when it is larger than `limit`."""
+        self._check_solid()
         if self._left > limit:
             raise InvalidArgument(f"cannot read archive: a member is larger than {limit} bytes")
         found, self._left = self._take(self._left), 0
@@ -99,10 +113,47 @@ class TarStream:
 
     def pieces(self) -> Iterator[memoryview]:
         """The present member's content, piece by piece."""
+        self._check_solid()
         while self._left:
             piece = self._piece(self._left)
             self._left -= len(piece)
             yield piece
+
+    def _check_solid(self) -> None:
+        if self._pieces is not None:
+            raise InvalidArgument("cannot read archive: a sparse file is not expected here")
+
+    def _pour_pieces(self, fd: int, pieces: sparse.Map) -> None:
+        for offset, length in pieces:
+            os.lseek(fd, offset, os.SEEK_SET)
+            left = length
+            while left:
+                piece = self._piece(left)
+                left -= len(piece)
+                self._left -= len(piece)
+                while piece:
+                    piece = piece[os.write(fd, piece) :]
+        os.ftruncate(fd, self._size)
+
+    def _with_holes(self, entry: Entry, pax: dict[bytes, bytes], old: tuple[sparse.Map, int] | None) -> Entry:
+        """The entry of a file with holes; what its map takes of the content is taken."""
+        name = pax.get(b"GNU.sparse.name", entry.name)
+        if old is not None:
+            pieces, real = old
+        elif b"GNU.sparse.map" in pax:
+            pieces, real = sparse.pax_map(pax[b"GNU.sparse.map"]), _decimal(pax, b"GNU.sparse.size", entry.size)
+        else:
+            pieces = sparse.content_map(self._take_content)
+            real = _decimal(pax, b"GNU.sparse.realsize", entry.size)
+        if real > MAX_CONTENT or len(name) > MAX_NAME or b"\0" in name:
+            raise InvalidArgument("cannot read archive: a member has an impossible size")
+        return entry._replace(name=name, size=real, pieces=sparse.checked(pieces, self._left, real))
+
+    def _take_content(self, count: int) -> bytes:
+        if count > self._left:
+            raise DataLoss("cannot read archive: a sparse file's map is damaged")
+        self._left -= count
+        return self._take(count)
 
     def drain(self) -> None:
         """Take what follows the end of the archive: its digest covers that too."""
@@ -181,22 +232,19 @@ def refused_entry(what: str, name: bytes, reason: str) -> InvalidArgument:
 
 def _entry(header: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes) -> Entry:
     if kind not in _SUPPORTED_KINDS:
-        what = "sparse files are" if kind == b"S" else f"type {kind!r} is"
-        raise InvalidArgument(f"cannot read archive: {what} not supported")
+        raise InvalidArgument(f"cannot read archive: type {kind!r} is not supported")
     name = long_name or _name(header)
     linkname = long_link or header[157:257].partition(b"\0")[0]
     uid, gid = _number(header[108:116]), _number(header[116:124])
     mtime_ns = _number(header[136:148], signed=True) * 1_000_000_000
     xattrs: dict[bytes, bytes] = {}
     if pax:
-        if any(key.startswith(b"GNU.sparse") for key in pax):
-            raise InvalidArgument("cannot read archive: sparse files are not supported")
         name, linkname = pax.get(b"path", name), pax.get(b"linkpath", linkname)
         uid, gid, size = (_decimal(pax, key, value) for key, value in ((b"uid", uid), (b"gid", gid), (b"size", size)))
         mtime_ns = _nanoseconds(pax[b"mtime"]) if b"mtime" in pax else mtime_ns
         xattrs = {key[len(_XATTR) :]: value for key, value in pax.items() if key.startswith(_XATTR)}
-    if kind in b"\x007":
-        kind = b"5" if name.endswith(b"/") else b"0"
+    if kind in b"\x007S":
+        kind = b"5" if name.endswith(b"/") and kind != b"S" else b"0"
     if size > MAX_CONTENT:
         raise InvalidArgument("cannot read archive: a member has an impossible size")
     if len(name) > MAX_NAME or len(linkname) > MAX_NAME or b"\0" in name or b"\0" in linkname:
@@ -266,6 +314,7 @@ def _number(field: bytes, *, signed: bool = False) -> int:
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
     """`length key=value\\n`, where the length counts itself."""
     records: dict[bytes, bytes] = {}
+    holes: list[bytes] = []
     position = 0
     while position < len(data):
         space = data.find(b" ", position, position + 20)
@@ -276,9 +325,14 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or not key or data[end - 1 : end] != b"\n" or end - 1 <= space:
             raise DataLoss("cannot read archive: an extended header is damaged")
-        if not (value == b"" and records.pop(key, None) is not None):
+        if key in _REPEATED:
+            # Sparse format 0.0: the only records that mean something more than once.
+            holes.append(value)
+        elif not (value == b"" and records.pop(key, None) is not None):
             records[key] = value
         position = end
+    if holes:
+        records[b"GNU.sparse.map"] = b",".join(holes)
     return {key: value for key, value in records.items() if value or key.startswith(_XATTR)}
 
 

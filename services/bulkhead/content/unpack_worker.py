@@ -55,6 +55,10 @@ def _run(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     os.umask(0)
+    # Whatever might still be imported must not come from the layer.
+    sys.path.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path[:] = []
     confine.enter_private_root(target)
     size, entries, ratio, allowance = map(int, limits.split(","))
     applied, diff_id = _apply(source, Limits(size=size, entries=entries, ratio=ratio, allowance=allowance))
@@ -75,7 +79,7 @@ def _apply(source: Reader, limits: Limits) -> tuple[Applied, str]:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     plain = Inflated(source, limits, consumed=_Progress())
     tar = TarStream(plain)
-    applied = LayerWriter(root, max_entries=limits.entries).apply(tar)
+    applied = LayerWriter(root, max_entries=limits.entries, max_size=limits.size).apply(tar)
     tar.drain()
     return applied, f"sha256:{plain.hexdigest()}"
 

@@ -73,6 +73,22 @@ CLIMBING: dict[str, list[Member]] = {
     "whiteout climbs": [Member(name=b"../canary/.wh.victim")],
 }
 
+
+def old_sparse(*pieces: tuple[int, int], real: int) -> Member:
+    """An old GNU sparse member of ten bytes."""
+    numbers = b"".join(_base256(number) for piece in pieces for number in piece)
+    return Member(name=b"s", kind=b"S", data=b"x" * 10, header={257: b"ustar  \0", 386: numbers, 483: _base256(real)})
+
+
+def _base256(value: int) -> bytes:
+    raw = value.to_bytes(12, "big", signed=True)
+    return bytes([raw[0] | 0x80]) + raw[1:]
+
+
+def pax_sparse(key: bytes, value: bytes) -> Member:
+    return Member(name=b"s", data=b"x" * 10, pax={key: value, b"GNU.sparse.size": b"4096"})
+
+
 FORGED: dict[str, list[Member]] = {
     "whiteout of nothing": [Member(name=b".wh.")],
     "whiteout of dot": [Member(name=b".wh..")],
@@ -103,8 +119,29 @@ FORGED: dict[str, list[Member]] = {
     "path too long": [Member(name=b"ok", data=b"x", pax={b"path": LONG})],
     "component too long": [Member(name=b"ok", data=b"x", pax={b"path": b"n" * 256})],
     "symlink to nothing": [symlink(b"l", b"")],
-    "gnu sparse": [Member(name=b"s", kind=b"S", data=b"x")],
-    "pax sparse": [Member(name=b"s", data=b"x", pax={b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0"})],
+    "sparse map beyond the file": [old_sparse((0, 1), (4096, 9), real=4096)],
+    "sparse map that goes back": [old_sparse((4096, 5), (0, 5), real=8192)],
+    "sparse map that overlaps": [old_sparse((0, 8), (4, 2), real=8192)],
+    "sparse map of more than there is": [old_sparse((0, 11), real=8192)],
+    "sparse map of less than there is": [old_sparse((0, 9), real=8192)],
+    "sparse file of exabytes": [old_sparse((0, 10), real=1 << 60)],
+    "sparse file of negative size": [old_sparse((0, 10), real=-1)],
+    "sparse files of terabytes": [old_sparse((0, 10), real=1 << 39)],
+    "pax sparse map of half a piece": [pax_sparse(b"GNU.sparse.map", b"0")],
+    "pax sparse map of nothing": [pax_sparse(b"GNU.sparse.map", b"0,9,1")],
+    "pax sparse that climbs": [
+        Member(
+            name=b"ok",
+            data=b"x" * 10,
+            pax={b"GNU.sparse.map": b"0,10", b"GNU.sparse.size": b"20", b"GNU.sparse.name": b"../canary/victim"},
+        )
+    ],
+    "pax sparse map without end": [
+        Member(name=b"s", data=b"9" * 2048, pax={b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0"})
+    ],
+    "pax sparse map of millions": [
+        Member(name=b"s", data=b"9999999\n" * 256, pax={b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0"})
+    ],
     "unknown type": [Member(name=b"u", kind=b"Z")],
     "pax header of a gigabyte": [Member(name=b"pax", kind=b"x", size=1 << 30)],
     "gnu long name of a gigabyte": [Member(name=b"././@LongLink", kind=b"L", size=1 << 30)],
@@ -126,6 +163,12 @@ DAMAGED: dict[str, bytes] = {
     "gzip with a wrong check": gzip.compress(archive(FILE))[:-8] + bytes(8),
     "garbage after gzip": gzip.compress(archive(FILE)) + b"garbage",
     "flipped bits in gzip": gzip.compress(archive(FILE))[:40] + b"\xff" * 20 + gzip.compress(archive(FILE))[60:],
+    "sparse map that is no map": archive(
+        Member(name=b"s", data=b"1\nx\n9\n" + bytes(506), pax={b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0"})
+    ),
+    "sparse map longer than the content": archive(
+        Member(name=b"s", data=b"3\n1\n", pax={b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0"})
+    ),
     "torn zstd": zstandard.compress(archive(Member(name=b"x", data=bytes(range(256)) * 2000)))[:-20],
     "zstd torn in its checksum": zstandard.ZstdCompressor(write_checksum=True).compress(archive(FILE))[:-2],
     "flipped bits in zstd": zstandard.compress(archive(FILE))[:20] + b"\xff" * 20,

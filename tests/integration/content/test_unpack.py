@@ -282,3 +282,28 @@ def _workers_on(target: Path) -> list[int]:
             if os.fsencode(target) in arguments:
                 found.append(int(entry.name))
     return found
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [("gnu",), ("pax", "0.0"), ("pax", "0.1"), ("pax", "1.0")],
+    ids=["old gnu", "pax 0.0", "pax 0.1", "pax 1.0"],
+)
+async def test_holes_stay_holes(dialect: tuple[str, ...], unpack: Unpack, target: Path, tmp_path: Path) -> None:
+    """What GNU tar writes of a file with many holes is that file again, and takes no more space."""
+    original = tmp_path / "tree" / "holes"
+    original.parent.mkdir()
+    with original.open("wb") as file:
+        for number in range(40):
+            file.seek(number * 300_000)
+            file.write(b"piece %d" % number)
+        file.truncate(20_000_000)
+    (original.parent / "end").write_text("after it")
+    version = [f"--sparse-version={each}" for each in dialect[1:]]
+    tar = output_of("tar", "-C", str(original.parent), "-S", f"--format={dialect[0]}", *version, "-c", "holes", "end")
+    assert len(tar) < 1_000_000, "this is not sparse"
+    result = await unpack(gzip.compress(tar), diff_id(tar))
+    assert (target / "holes").read_bytes() == original.read_bytes()
+    assert (target / "holes").stat().st_blocks <= original.stat().st_blocks
+    assert (target / "end").read_text() == "after it"
+    assert result.size == 20_000_008
