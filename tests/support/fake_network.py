@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
@@ -57,7 +57,9 @@ class FakeKernel:
         self.interfaces: dict[str, Interface] = {}
         self.routes: list[tuple[IPv4Network, str]] = []
         self.settings: dict[str, str] = {}
-        self.wires: dict[Netns, Wire] = {}
+        self.wires: dict[Netns, Wire] = {}  # of eth0
+        self.further_wires: dict[tuple[Netns, str], Wire] = {}
+        self.default_routes: dict[Netns, str] = {}
         self.loopbacks: set[Netns] = set()
         self.silent: set[str] = set()
         self.gone: set[int] = set()
@@ -79,9 +81,11 @@ class FakeKernel:
 
     def netns_dies(self, netns: Netns) -> None:
         """The last process is gone: the namespace takes its veth with it."""
-        wire = self.wires.pop(netns, None)
-        if wire is not None:
-            self.interfaces.pop(wire.host_interface, None)
+        gone = [self.wires.pop(netns, None)]
+        gone += [self.further_wires.pop(key) for key in list(self.further_wires) if key[0] == netns]
+        for wire in gone:
+            if wire is not None:
+                self.interfaces.pop(wire.host_interface, None)
 
     @_kernel_call
     def survey(self) -> Survey:
@@ -101,11 +105,17 @@ class FakeKernel:
     @_kernel_call
     def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         self._check_netns(netns)
-        if netns in self.wires or wire.host_interface in self.interfaces:
+        taken = (netns, wire.interface) in self.further_wires or (wire.interface == "eth0" and netns in self.wires)
+        if taken or wire.host_interface in self.interfaces:
             raise Conflict("cannot attach a network namespace: File exists")
         if wire.bridge not in self.interfaces:
             raise Internal("cannot attach a network namespace: No such device")
-        self.wires[netns] = wire
+        if wire.interface == "eth0":
+            self.wires[netns] = wire
+        else:
+            self.further_wires[netns, wire.interface] = wire
+        if wire.gateway is not None:
+            self.default_routes[netns] = wire.interface
         self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
         return self.change_elements(change.elements)
 
@@ -113,6 +123,11 @@ class FakeKernel:
     def loopback(self, netns: Netns) -> None:
         self._check_netns(netns)
         self.loopbacks.add(netns)
+
+    @_kernel_call
+    def route(self, netns: Netns, interface: str, gateway: IPv4Address) -> None:
+        self._check_netns(netns)
+        self.default_routes[netns] = interface
 
     @_kernel_call
     def replug(self, bridge: str, names: Sequence[str]) -> None:
@@ -151,7 +166,7 @@ class FakeKernel:
     def forward_drops(self) -> Sequence[str]:
         return list(self.foreign_drops)
 
-    async def disturbed(self, table: str, bridge: str) -> None:
+    async def disturbed(self, table: str, bridges: Container[str]) -> None:
         await self.disturbance.wait()
         self.disturbance.clear()
 

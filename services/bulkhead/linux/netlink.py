@@ -296,11 +296,11 @@ def add_address(index: int, address: IPv4Interface) -> bytes:
     return message(_NEWADDR, _F_CREATE | _F_REPLACE, body)
 
 
-def add_default_route(index: int, gateway: IPv4Address) -> bytes:
-    """Route everything else through `gateway` on the interface `index`."""
+def set_default_route(index: int, gateway: IPv4Address) -> bytes:
+    """Route everything else through `gateway` on the interface `index`, whatever the route was before."""
     body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
     body += attribute(_RTA_GATEWAY, gateway.packed) + _number(_RTA_OIF, index)
-    return message(_NEWROUTE, _F_CREATE | _F_EXCL, body)
+    return message(_NEWROUTE, _F_CREATE | _F_REPLACE, body)
 
 
 def enter_netns(netns: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from bulkhead.errors import InvalidArgument
 
@@ -49,6 +49,30 @@ class PortBinding:
         return range(self.host_port, (self.host_port_end or self.host_port) + 1) if self.host_port else range(0)
 
 
+DEFAULT_NETWORK = "bridge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgePlan:
+    """A network on a bridge of the host, as it should be. `key` is the network's id, or "bridge" for the default one.
+
+    Containers get addresses of `pool` (a part of `subnet`), never the gateway's or a reserved one. Without
+    `interconnected` they do not reach each other; an `internal` network reaches nothing else and is reached by nothing.
+    """
+
+    key: str
+    bridge: str
+    subnet: IPv4Network
+    gateway: IPv4Address
+    pool: IPv4Network | None = None
+    reserved: tuple[IPv4Address, ...] = ()
+    internal: bool = False
+    interconnected: bool = True
+    masquerade: bool = True
+    mtu: int = 0
+    host_binding: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A container plugged into a network. The manager's record keeps it; the network keeps nothing else.
@@ -65,7 +89,8 @@ class Endpoint:
     mac: str
     host_interface: str
     ports: tuple[PortBinding, ...] = ()
-    network: str = "bridge"
+    network: str = DEFAULT_NETWORK
+    interface: str = "eth0"
 
     def __post_init__(self) -> None:
         fits = MAC.fullmatch(self.mac) and INTERFACE_NAME.fullmatch(self.host_interface)

@@ -105,7 +105,7 @@ class Host:
 
     def default_route(self, interface: str, gateway: IPv4Address) -> None:
         with Netlink() as host:
-            host.request(netlink.add_default_route(socket.if_nametoindex(interface), gateway))
+            host.request(netlink.set_default_route(socket.if_nametoindex(interface), gateway))
 
     def listen(self, namespace: int | None, address: str, port: int) -> socket.socket:
         """A TCP listener inside a namespace, or on the host."""

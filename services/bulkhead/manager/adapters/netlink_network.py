@@ -9,8 +9,9 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,6 @@ from bulkhead.model.network import Netns, ProcessNetns
 
 T = TypeVar("T")
 
-CONTAINER_INTERFACE = "eth0"
 _LOOPBACK_INDEX = 1  # of every network namespace
 _SYSCTL = Path("/proc/sys")
 _OWN_NETNS = Path("/proc/thread-self/ns/net")
@@ -74,6 +74,9 @@ class NetlinkKernel:
     async def loopback(self, netns: Netns) -> None:
         await self._run("cannot bring up a loopback interface", lambda: _loopback(netns))
 
+    async def route(self, netns: Netns, interface: str, gateway: IPv4Address) -> None:
+        await self._run("cannot set the default route", lambda: _route(netns, interface, gateway))
+
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         await self._run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
 
@@ -92,7 +95,7 @@ class NetlinkKernel:
     async def forward_drops(self) -> Sequence[str]:
         return await self._run("cannot list nftables chains", lambda: self._nft().forward_drops())
 
-    async def disturbed(self, table: str, bridge: str) -> None:
+    async def disturbed(self, table: str, bridges: Container[str]) -> None:
         if self._deletions is None:
             with _translated("cannot watch the host's network"):
                 self._deletions = (nftables.deletions(), netlink.link_deletions())
@@ -103,7 +106,7 @@ class NetlinkKernel:
             tables, names = rules.read(), links.read()
             if tables is None or any(nftables.deleted_from(body) == table for body in tables):
                 return
-            if names is None or any(netlink.deleted_link(body) == bridge for body in names):
+            if names is None or any(netlink.deleted_link(body) in bridges for body in names):
                 return
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
@@ -312,19 +315,22 @@ def _forget_flows(netfilter: Netlink, route: Netlink, change: EndpointChange) ->
 
 def _pair(wire: Wire, netns: int, bridge: int) -> bytes:
     return netlink.veth(
-        host=wire.host_interface, peer=CONTAINER_INTERFACE, peer_mac=wire.mac, netns=netns, master=bridge, mtu=wire.mtu
+        host=wire.host_interface, peer=wire.interface, peer_mac=wire.mac, netns=netns, master=bridge, mtu=wire.mtu
     )
 
 
 def _container_side(wire: Wire) -> tuple[bytes, ...]:
     """What is left to do inside: the calling thread stands in the container's namespace."""
-    index = socket.if_nametoindex(CONTAINER_INTERFACE)
-    return (
-        netlink.link_up(_LOOPBACK_INDEX),
-        netlink.link_up(index),
-        netlink.add_address(index, wire.address),
-        netlink.add_default_route(index, wire.gateway),
-    )
+    index = socket.if_nametoindex(wire.interface)
+    address = (netlink.link_up(_LOOPBACK_INDEX), netlink.link_up(index), netlink.add_address(index, wire.address))
+    return address if wire.gateway is None else (*address, netlink.set_default_route(index, wire.gateway))
+
+
+def _route(netns: Netns, interface: str, gateway: IPv4Address) -> None:
+    with _opened(netns) as target:
+        netlink.enter_netns(target)
+        with Netlink() as inside:
+            inside.request(netlink.set_default_route(socket.if_nametoindex(interface), gateway))
 
 
 def _loopback(netns: Netns) -> None:

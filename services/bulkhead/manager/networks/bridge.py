@@ -1,4 +1,4 @@
-"""The default network: one bridge, NAT to the world, published ports in the kernel."""
+"""Networks on bridges: the default one and those of users; NAT to the world, published ports in the kernel."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import asyncio
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
 
 import structlog
 
-from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotImplementedYet
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, NotImplementedYet
 from bulkhead.manager.networks.firewall import Firewall
 from bulkhead.manager.networks.hostports import HostPorts
 from bulkhead.manager.networks.ipam import AddressPool
 from bulkhead.manager.networks.ports import Bridge, Kernel, Survey, Wire
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import INTERFACE_NAME, MAC, Endpoint, Netns, PortBinding, Reconciled
+from bulkhead.model.network import (
+    DEFAULT_NETWORK,
+    INTERFACE_NAME,
+    MAC,
+    BridgePlan,
+    Endpoint,
+    Netns,
+    PortBinding,
+    Reconciled,
+)
 
 _log = structlog.get_logger()
 _INTERFACE_LENGTH = 15  # IFNAMSIZ less its NUL
@@ -27,28 +37,58 @@ _SETTLE_SECONDS = 0.1
 _RETRY_SECONDS = 5.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Net:
+    """One network: its plan, its bridge, who has which of its addresses."""
+
+    plan: BridgePlan
+    bridge: Bridge
+    pool: AddressPool
+
+
 class BridgeNetwork:
-    """`bulkhead.manager.networks.ports.Network` on a bridge of the host."""
+    """`bulkhead.manager.networks.ports.Network` on bridges of the host: the default one, and those planned."""
 
     def __init__(self, instance: Instance, kernel: Kernel) -> None:
-        subnet = _parse_subnet(instance.subnet)
-        if not INTERFACE_NAME.fullmatch(instance.bridge):
-            raise InvalidArgument(
-                f"cannot use bridge name {instance.bridge!r}: an interface name has 1 to 15 characters of "
-                "A-Z a-z 0-9 _ . - (BULKHEAD_BRIDGE)"
-            )
         self._kernel = kernel
-        self._pool = AddressPool(subnet)
         self._ports = HostPorts(kernel.bindable, kernel.ephemeral_ports)
         self._table = instance.nft_table
         self._prefix = instance.veth_prefix
-        gateway = IPv4Interface((self._pool.gateway, subnet.prefixlen))
-        self._bridge = Bridge(name=instance.bridge, address=gateway, mac=_mac_of(self._pool.gateway))
+        self._nets: dict[str, _Net] = {}
+        self.plan(_default_plan(instance))
         self._mtu = 1500
         self._live: dict[str, Endpoint] = {}
         self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
-        self._firewall = Firewall(kernel, instance.nft_table, [self._bridge], lambda: self._live.values())
+        self._firewall = Firewall(kernel, instance.nft_table, self._bridges, lambda: self._live.values())
+
+    def plan(self, wanted: BridgePlan) -> None:
+        if not INTERFACE_NAME.fullmatch(wanted.bridge):
+            raise InvalidArgument(
+                f"cannot use bridge name {wanted.bridge!r}: an interface name has 1 to 15 characters of "
+                "A-Z a-z 0-9 _ . - (BULKHEAD_BRIDGE)"
+            )
+        pool = AddressPool(wanted.subnet, gateway=wanted.gateway, pool=wanted.pool, reserved=wanted.reserved)
+        bridge = Bridge(
+            name=wanted.bridge,
+            address=IPv4Interface((wanted.gateway, wanted.subnet.prefixlen)),
+            mac=_mac_of(wanted.gateway),
+            internal=wanted.internal,
+            interconnected=wanted.interconnected,
+            masquerade=wanted.masquerade,
+        )
+        self._nets[wanted.key] = _Net(plan=wanted, bridge=bridge, pool=pool)
+
+    async def forget(self, key: str) -> None:
+        if any(endpoint.network == key for endpoint in self._live.values()):
+            raise Conflict(f"cannot remove network {key}: containers are plugged into it")
+        gone = self._nets.pop(key, None)
+        if gone is not None:
+            await self._kernel.delete_links([gone.bridge.name])
+            await self._firewall.converge(prune=self._adopted)
+
+    async def survey(self) -> Survey:
+        return await self._kernel.survey()
 
     async def ensure(self) -> None:
         await self._converge()
@@ -63,14 +103,21 @@ class BridgeNetwork:
         container_id: str,
         netns: Netns,
         *,
+        network: str = DEFAULT_NETWORK,
+        interface: str = "eth0",
+        routed: bool = True,
+        fixed: bool = False,
         address: str | None = None,
         mac: str | None = None,
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
-        endpoint = self._reserve(container_id, address, mac, ports, name)
+        net = self._net(network)
+        wish = None if address is None else _parse_address(address)
+        given = self._lease(net, container_id, wish, fixed=fixed)
+        endpoint = self._reserve(net, container_id, given, interface, mac, ports, name)
         try:
-            await self._plug(endpoint, netns)
+            await self._plug(net, endpoint, netns, routed=routed)
         except BaseException:
             await self._undo(endpoint)
             raise
@@ -80,6 +127,13 @@ class BridgeNetwork:
 
     async def attach_loopback(self, netns: Netns) -> None:
         await self._kernel.loopback(netns)
+
+    async def route(self, netns: Netns, endpoint: Endpoint) -> None:
+        await self._kernel.route(netns, endpoint.interface, IPv4Address(endpoint.gateway))
+
+    async def unplug(self, endpoint: Endpoint) -> None:
+        await self.detach(endpoint)
+        await self._kernel.delete_links([endpoint.host_interface])
 
     async def detach(self, endpoint: Endpoint) -> None:
         known = self._live.pop(endpoint.host_interface, None)
@@ -94,7 +148,7 @@ class BridgeNetwork:
         healthy = True
         while True:
             if healthy:
-                await self._kernel.disturbed(self._table, self._bridge.name)
+                await self._kernel.disturbed(self._table, frozenset(bridge.name for bridge in self._bridges()))
             # A firewall's reload deletes much in one go; and whoever fights us gets no faster.
             await asyncio.sleep(_SETTLE_SECONDS if healthy else _RETRY_SECONDS)
             healthy = await self._mended()
@@ -102,8 +156,8 @@ class BridgeNetwork:
     async def teardown(self) -> None:
         survey = await self._kernel.survey()
         ours = [name for name in survey.interfaces if self._is_ours(name, survey)]
-        bridge = [self._bridge.name] if self._bridge.name in survey.interfaces else []
-        await self._kernel.delete_links([*ours, *bridge])
+        bridges = [bridge.name for bridge in self._bridges() if bridge.name in survey.interfaces]
+        await self._kernel.delete_links([*ours, *bridges])
         await self._firewall.remove()
         for endpoint in (*self._live.values(),):
             self._release(endpoint)
@@ -123,32 +177,65 @@ class BridgeNetwork:
             _log.warning("mended the network, which something had changed", done=str(done))
         return True
 
+    def _net(self, key: str) -> _Net:
+        net = self._nets.get(key)
+        if net is None:
+            raise NotFound(f"network {key} not found")
+        return net
+
+    def _bridges(self) -> list[Bridge]:
+        return [net.bridge for net in self._nets.values()]
+
+    def _lease(self, net: _Net, owner: str, wish: IPv4Address | None, *, fixed: bool) -> IPv4Address:
+        if fixed and wish is not None and wish not in net.plan.subnet:
+            raise InvalidArgument(f"invalid address {wish}: It does not belong to any of this network's subnets")
+        return net.pool.lease(owner, wish, fixed=fixed)
+
     def _reserve(
-        self, container_id: str, address: str | None, mac: str | None, ports: Sequence[PortBinding], name: str | None
+        self,
+        net: _Net,
+        container_id: str,
+        given: IPv4Address,
+        interface: str,
+        mac: str | None,
+        ports: Sequence[PortBinding],
+        name: str | None,
     ) -> Endpoint:
-        """Book an address and host ports, all or nothing; from here on the endpoint counts as live."""
-        wish = None if address is None else _parse_address(address)
-        chosen_mac = None if mac is None else _parse_mac(mac)
-        for port in ports:
-            _refuse_ipv6(port)
-        given = self._pool.lease(container_id, wish)
+        """Book the host ports, or give the address back; from here on the endpoint counts as live."""
         try:
-            published = self._ports.allocate(container_id, ports)
-        except BulkheadError as error:
-            self._pool.release(given, container_id)
-            raise type(error)(_docker_text(name, container_id, error)) from error
+            chosen_mac = None if mac is None else _parse_mac(mac)
+            published = self._published(net, container_id, ports, name)
+        except BulkheadError:
+            net.pool.release(given, container_id)
+            raise
         endpoint = Endpoint(
             container_id=container_id,
             address=str(given),
-            prefix_len=self._pool.subnet.prefixlen,
-            gateway=str(self._pool.gateway),
+            prefix_len=net.plan.subnet.prefixlen,
+            gateway=str(net.plan.gateway),
             mac=chosen_mac or _mac_of(given),
             host_interface=self._interface_name(),
             ports=published,
+            network=net.plan.key,
+            interface=interface,
         )
         self._live[endpoint.host_interface] = endpoint
         self._plugging.add(endpoint.host_interface)
         return endpoint
+
+    def _published(
+        self, net: _Net, container_id: str, ports: Sequence[PortBinding], name: str | None
+    ) -> tuple[PortBinding, ...]:
+        """Host ports for the bindings; an internal network publishes nothing."""
+        if net.plan.internal:
+            return ()
+        for port in ports:
+            _refuse_ipv6(port)
+        bound = [replace(port, host_ip=port.host_ip or net.plan.host_binding) for port in ports]
+        try:
+            return self._ports.allocate(container_id, bound)
+        except BulkheadError as error:
+            raise type(error)(_docker_text(name, container_id, error)) from error
 
     def _interface_name(self) -> str:
         """A new name for a veth's host end, such that instances recognise their own (`_is_ours`)."""
@@ -167,27 +254,29 @@ class BridgeNetwork:
         found = survey.interfaces[name]
         return (
             found.kind == "veth"
-            and found.master in ("", self._bridge.name)
+            and (not found.master or any(found.master == bridge.name for bridge in self._bridges()))
             and re.fullmatch(rf"{self._prefix}[0-9a-f]{{{self._digits}}}", name) is not None
         )
 
-    async def _plug(self, endpoint: Endpoint, netns: Netns) -> None:
-        if not await self._kernel.plug(netns, self._wire(endpoint), self._firewall.admission(endpoint)):
+    async def _plug(self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: bool) -> None:
+        wire = self._wire(net, endpoint, routed=routed and not net.plan.internal)
+        if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
     async def _unplug(self, endpoint: Endpoint) -> None:
         if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissal(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
-    def _wire(self, endpoint: Endpoint) -> Wire:
+    def _wire(self, net: _Net, endpoint: Endpoint, *, routed: bool) -> Wire:
         return Wire(
             host_interface=endpoint.host_interface,
-            bridge=self._bridge.name,
+            bridge=net.bridge.name,
             mac=endpoint.mac,
             address=IPv4Interface((endpoint.address, endpoint.prefix_len)),
-            gateway=self._pool.gateway,
-            mtu=self._mtu,
+            gateway=net.plan.gateway if routed else None,
+            mtu=net.plan.mtu or self._mtu,
             hairpin=bool(endpoint.ports),
+            interface=endpoint.interface,
         )
 
     async def _undo(self, endpoint: Endpoint) -> None:
@@ -202,7 +291,9 @@ class BridgeNetwork:
                 self._release(endpoint)
 
     def _release(self, endpoint: Endpoint) -> None:
-        self._pool.release(IPv4Address(endpoint.address), endpoint.container_id)
+        net = self._nets.get(endpoint.network)
+        if net is not None:
+            net.pool.release(IPv4Address(endpoint.address), endpoint.container_id)
         self._ports.release(endpoint.container_id, endpoint.ports)
 
     def _adopt(self, live: Iterable[Endpoint]) -> None:
@@ -210,57 +301,70 @@ class BridgeNetwork:
         self._adopted = True
         pending = {name: endpoint for name, endpoint in self._live.items() if name in self._plugging}
         self._live = {**{endpoint.host_interface: endpoint for endpoint in live}, **pending}
-        self._pool.forget()
+        for net in self._nets.values():
+            net.pool.forget()
         self._ports.forget()
         for endpoint in self._live.values():
-            if not self._pool.claim(IPv4Address(endpoint.address), endpoint.container_id):
+            found = self._nets.get(endpoint.network)
+            if found is not None and not found.pool.claim(IPv4Address(endpoint.address), endpoint.container_id):
                 _log.error("two live containers have one address", address=endpoint.address, id=endpoint.container_id)
             self._ports.claim(endpoint.container_id, endpoint.ports)
 
     async def _converge(self) -> Reconciled:
-        """Bring bridge, links and firewall to what the books say; nothing is taken away before they are known."""
+        """Bring bridges, links and firewall to what the books say; nothing is taken away before they are known."""
         survey = await self._kernel.survey()
-        missing = self._bridge_is_missing(survey)
+        missing = [net.bridge for net in self._nets.values() if self._is_missing(net, survey)]
         self._mtu = survey.default_mtu
-        # Before the bridge comes up: an interface inherits what is set for all.
+        # Before a bridge comes up: an interface inherits what is set for all.
         settings = await self._kernel.configure(_FORWARDING)
-        if missing:
-            await self._kernel.make_bridge(self._bridge)
-        settings += await self._kernel.configure(_bridge_settings(self._bridge.name))
+        for bridge in missing:
+            await self._kernel.make_bridge(bridge)
+        for bridge in self._bridges():
+            settings += await self._kernel.configure(_bridge_settings(bridge.name))
         stale = self._stale(survey) if self._adopted else ()
         loose = self._loose(survey)
-        if loose:
-            await self._kernel.replug(self._bridge.name, loose)
+        for name, veths in loose.items():
+            await self._kernel.replug(name, veths)
         if stale:
             await self._kernel.delete_links(stale)
         return Reconciled(
-            bridge_made=missing,
+            bridge_made=bool(missing),
             settings_changed=settings,
             links_deleted=stale,
-            links_plugged=loose,
+            links_plugged=tuple(veth for veths in loose.values() for veth in veths),
             table_changes=await self._firewall.converge(prune=self._adopted),
             lost=self._lost(survey),
         )
 
-    def _bridge_is_missing(self, survey: Survey) -> bool:
+    def _is_missing(self, net: _Net, survey: Survey) -> bool:
+        """As `_bridge_is_missing`; one network of a user that cannot be does not take the others with it."""
+        try:
+            return self._bridge_is_missing(net.bridge, survey)
+        except Conflict as error:
+            if net.plan.key == DEFAULT_NETWORK:
+                raise
+            _log.error("a network cannot be made", network=net.plan.key, reason=str(error))
+            return False
+
+    def _bridge_is_missing(self, bridge: Bridge, survey: Survey) -> bool:
         """Whether the bridge must be made. Raises Conflict when its name or its subnet is another's."""
-        found = survey.interfaces.get(self._bridge.name)
+        found = survey.interfaces.get(bridge.name)
         if found is not None and found.kind != "bridge":
             raise Conflict(
-                f"cannot use {self._bridge.name} as bridge: an interface of that name exists and is no bridge; "
+                f"cannot use {bridge.name} as bridge: an interface of that name exists and is no bridge; "
                 "set another with BULKHEAD_BRIDGE"
             )
-        if found is not None and self._bridge.address in found.addresses:
+        if found is not None and bridge.address in found.addresses:
             return not found.up
         if found is not None and found.addresses:
             raise Conflict(
-                f"cannot use bridge {self._bridge.name}: it has the address {found.addresses[0]}, not "
-                f"{self._bridge.address}; delete it, or set BULKHEAD_BRIDGE or BULKHEAD_SUBNET"
+                f"cannot use bridge {bridge.name}: it has the address {found.addresses[0]}, not "
+                f"{bridge.address}; delete it, or set BULKHEAD_BRIDGE or BULKHEAD_SUBNET"
             )
-        clash = _clash(self._bridge, survey)
+        clash = _clash(bridge, survey)
         if clash is not None:
             raise Conflict(
-                f"cannot use subnet {self._bridge.subnet} for bridge {self._bridge.name}: it overlaps {clash}; "
+                f"cannot use subnet {bridge.subnet} for bridge {bridge.name}: it overlaps {clash}; "
                 "set another with BULKHEAD_SUBNET"
             )
         return True
@@ -268,10 +372,15 @@ class BridgeNetwork:
     def _stale(self, survey: Survey) -> tuple[str, ...]:
         return tuple(name for name in survey.interfaces if name not in self._live and self._is_ours(name, survey))
 
-    def _loose(self, survey: Survey) -> tuple[str, ...]:
-        """Live veths that are not, or will not be when the bridge is made, its ports."""
-        there = (survey.interfaces[name] for name in self._live if name in survey.interfaces)
-        return tuple(veth.name for veth in there if veth.master != self._bridge.name)
+    def _loose(self, survey: Survey) -> dict[str, list[str]]:
+        """By bridge: live veths that are not, or will not be when the bridge is made, its ports."""
+        found: dict[str, list[str]] = {}
+        for name, endpoint in self._live.items():
+            net = self._nets.get(endpoint.network)
+            veth = survey.interfaces.get(name)
+            if net is not None and veth is not None and veth.master != net.bridge.name:
+                found.setdefault(net.bridge.name, []).append(name)
+        return found
 
     def _lost(self, survey: Survey) -> tuple[str, ...]:
         return tuple(
@@ -316,6 +425,16 @@ def _docker_text(name: str | None, container_id: str, reason: BulkheadError) -> 
 def _mac_of(address: IPv4Address) -> str:
     """The MAC that goes with an address: whoever has it cached stays right when the address moves on."""
     return bytes((0x02, 0x42, *address.packed)).hex(":")
+
+
+def _default_plan(instance: Instance) -> BridgePlan:
+    subnet = _parse_subnet(instance.subnet)
+    return BridgePlan(
+        key=DEFAULT_NETWORK,
+        bridge=instance.bridge,
+        subnet=subnet,
+        gateway=subnet[1] if subnet.prefixlen < 31 else subnet[0],
+    )
 
 
 def _parse_subnet(text: str) -> IPv4Network:

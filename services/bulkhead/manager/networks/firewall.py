@@ -19,11 +19,15 @@ _log = structlog.get_logger()
 class Firewall:
     """The tables `inet <name>` and, where the kernel can, `bridge <name>`.
 
-    `live` gives all live endpoints: what the tables are made of when they must be mended.
+    `bridges` and `live` give all bridges and live endpoints: what the tables are made of when they must be mended.
     """
 
     def __init__(
-        self, kernel: Kernel, name: str, bridges: Sequence[Bridge], live: Callable[[], Iterable[Endpoint]]
+        self,
+        kernel: Kernel,
+        name: str,
+        bridges: Callable[[], Sequence[Bridge]],
+        live: Callable[[], Iterable[Endpoint]],
     ) -> None:
         self._kernel = kernel
         self._name = name
@@ -76,7 +80,7 @@ class Firewall:
                 "another firewall drops forwarded packets by default: containers reach each other, the world and are "
                 "reached from outside only if it accepts their bridge",
                 chain=chain,
-                bridges=[bridge.name for bridge in self._bridges],
+                bridges=[bridge.name for bridge in self._bridges()],
             )
 
     async def remove(self) -> None:
@@ -99,9 +103,9 @@ class Firewall:
     async def _wanted(self) -> list[Table]:
         # The question comes first: the books may change while it is asked.
         guards = await self._can_guard_bridges()
-        live = list(self._live())
-        wanted = [publish.desired(self._name, self._bridges, live)]
-        return [*wanted, antispoof.desired(self._name, self._bridges, live)] if guards else wanted
+        live, bridges = list(self._live()), self._bridges()
+        wanted = [publish.desired(self._name, bridges, live)]
+        return [*wanted, antispoof.desired(self._name, bridges, live)] if guards else wanted
 
     async def _can_guard_bridges(self) -> bool:
         if self._guards_bridges is None:

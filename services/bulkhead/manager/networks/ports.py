@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
-from bulkhead.model.network import Endpoint, Netns, PortBinding, Reconciled
+from bulkhead.model.network import DEFAULT_NETWORK, BridgePlan, Endpoint, Netns, PortBinding, Reconciled
 
 
 class Network(Protocol):
@@ -24,20 +24,34 @@ class Network(Protocol):
         or subnet is in use by something else, Unavailable when a part of the system is missing.
         """
 
+    def plan(self, wanted: BridgePlan) -> None:
+        """Have one more network, made by the next `ensure` or `reconcile`; an old plan of its key is replaced."""
+
+    async def forget(self, key: str) -> None:
+        """Remove a network that nobody is plugged into, its bridge included; a second call does nothing."""
+
+    async def survey(self) -> Survey:
+        """The host's interfaces and routes."""
+
     async def attach(
         self,
         container_id: str,
         netns: Netns,
         *,
+        network: str = DEFAULT_NETWORK,
+        interface: str = "eth0",
+        routed: bool = True,
+        fixed: bool = False,
         address: str | None = None,
         mac: str | None = None,
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
-        """Give a network namespace an `eth0` on this network, and have the host answer its ports.
+        """Give a network namespace an interface on the network, and have the host answer its ports.
 
-        `address` is a wish (that of the container's last endpoint): when it is taken the container
-        gets another. `name` is the container's, for the error texts. On any failure, cancellation
+        With `routed` the network's gateway is the namespace's way to everywhere else. `address` is a wish (that of
+        the container's last endpoint): when it is taken the container gets another, unless it is `fixed`: then
+        Forbidden. `name` is the container's, for the error texts. On any failure, cancellation
         included, nothing stays. Raises Internal with Docker's text when a host port is taken,
         ResourceExhausted without a free address or port, NotFound when the process is gone,
         InvalidArgument for what can never work.
@@ -51,6 +65,12 @@ class Network(Protocol):
 
         Never deletes the veth: it dies with the container's network namespace.
         """
+
+    async def unplug(self, endpoint: Endpoint) -> None:
+        """`detach` from a namespace that lives on: the veth goes too."""
+
+    async def route(self, netns: Netns, endpoint: Endpoint) -> None:
+        """Make the endpoint's gateway the namespace's way to everywhere else."""
 
     async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
         """Make the kernel hold what `live` says and nothing else of ours; what that took.
@@ -75,6 +95,9 @@ class Bridge:
     name: str
     address: IPv4Interface
     mac: str
+    internal: bool = False
+    interconnected: bool = True
+    masquerade: bool = True
 
     @property
     def subnet(self) -> IPv4Network:
@@ -111,15 +134,16 @@ class EndpointChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """What `plug` makes: a veth pair from `bridge` to `eth0` with an address and the default route."""
+    """What `plug` makes: a veth from `bridge` to `interface`, with an address and, by `gateway`, a default route."""
 
     host_interface: str
     bridge: str
     mac: str
     address: IPv4Interface
-    gateway: IPv4Address
+    gateway: IPv4Address | None
     mtu: int
     hairpin: bool
+    interface: str = "eth0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +200,9 @@ class Kernel(Protocol):
     async def loopback(self, netns: Netns) -> None:
         """Bring up `lo` in a network namespace."""
 
+    async def route(self, netns: Netns, interface: str, gateway: IPv4Address) -> None:
+        """Set the default route of a network namespace."""
+
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         """Make interfaces ports of the bridge again."""
 
@@ -194,8 +221,8 @@ class Kernel(Protocol):
     async def forward_drops(self) -> Sequence[str]:
         """The chains of other firewalls that drop forwarded packets by default."""
 
-    async def disturbed(self, table: str, bridge: str) -> None:
-        """Return once something was deleted from a table of that name, or the bridge is gone.
+    async def disturbed(self, table: str, bridges: Container[str]) -> None:
+        """Return once something was deleted from a table of that name, or one of the bridges is gone.
 
         The first call returns at once: what happened before it nobody saw.
         """

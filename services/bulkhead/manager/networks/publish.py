@@ -8,6 +8,7 @@ table inet <name>
   output         published ports for the host's own packets, localhost included
   postrouting    containers leave under the host's address; loopback clients get the gateway's
   forward        into a bridge: answers, its own containers, published ports; nothing else
+                 out of an internal one: nothing
 """
 
 from __future__ import annotations
@@ -73,15 +74,17 @@ def _rules(bridges: Sequence[Bridge]) -> dict[str, list[str]]:
         name, subnet = f'"{bridge.name}"', bridge.subnet
         # route_localnet opens both directions; the guard closes the one that nobody needs.
         rules["guard"] += [f"iifname {name} {_TO_LOOPBACK} drop", f"iifname {name} ip saddr 127.0.0.0/8 drop"]
+        if bridge.masquerade and not bridge.internal:
+            rules["postrouting"] += [f"oifname != {name} ip saddr {subnet} masquerade"]
         rules["postrouting"] += [
-            f"oifname != {name} ip saddr {subnet} masquerade",
             f"oifname {name} ip saddr 127.0.0.0/8 masquerade",
             # A container calls a published port of its own network: the answer must come back through us.
             f"oifname {name} ip saddr {subnet} ct status dnat masquerade",
         ]
-        rules["forward"] += [
-            f"iifname {name} oifname {name} accept",
-            f"oifname {name} ct status dnat accept",
-            f"oifname {name} drop",
-        ]
+        rules["forward"] += [f"iifname {name} oifname {name} {'accept' if bridge.interconnected else 'drop'}"]
+        if bridge.internal:
+            rules["forward"] += [f"iifname {name} drop"]
+        else:
+            rules["forward"] += [f"oifname {name} ct status dnat accept"]
+        rules["forward"] += [f"oifname {name} drop"]
     return rules
