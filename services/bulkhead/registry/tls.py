@@ -28,13 +28,13 @@ class Certificate:
 
 
 @asynccontextmanager
-async def serving(files: Certificate | None, look: float = LOOK_SECONDS) -> AsyncIterator[ssl.SSLContext | None]:
+async def serving(files: Certificate | None) -> AsyncIterator[ssl.SSLContext | None]:
     """A context that follows the files while it is served; None without files. Raises InvalidArgument."""
     if files is None:
         yield None
         return
     context = _loaded(files)
-    watcher = asyncio.create_task(_watch(context, files, look))
+    watcher = asyncio.create_task(_watch(context, files))
     try:
         yield context
     finally:
@@ -42,10 +42,10 @@ async def serving(files: Certificate | None, look: float = LOOK_SECONDS) -> Asyn
         await asyncio.gather(watcher, return_exceptions=True)
 
 
-async def _watch(context: ssl.SSLContext, files: Certificate, look: float) -> None:
+async def _watch(context: ssl.SSLContext, files: Certificate) -> None:
     seen = _signature(files)
     while True:
-        await asyncio.sleep(look)
+        await asyncio.sleep(LOOK_SECONDS)
         now = _signature(files)
         if now == seen:
             continue
