@@ -261,7 +261,8 @@ async def test_trusted_issuers(tmp_path: Path) -> None:
         stranger = _issued(ec.generate_private_key(ec.SECP384R1()), "ES384")
         assert (await peer.ask("GET", path, headers=bearer(stranger))).status == 401
         key, algorithm = keys[0]
-        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)  # type: ignore[arg-type]
+        assert isinstance(key, rsa.RSAPrivateKey)
+        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
         replace(tmp_path / "keys", json.dumps({"keys": [{**jwk, "kid": "one"}]}))
         assert (await peer.ask("GET", path, headers=bearer(_issued(key, algorithm, "one")))).status == 404
         assert (await peer.ask("GET", path, headers=bearer(_issued(key, algorithm, "two")))).status == 401
