@@ -171,6 +171,25 @@ class Registry:
                 return False
             raise translated(error) from error
 
+    async def blob_size(self, path: str, digest: Digest) -> int | None:
+        """Bytes of a blob that the repository has; None when it has not, or does not say."""
+        try:
+            async with self._upstream.request("HEAD", f"{path}/blobs/{digest}", scopes=pull_scope(path)) as answer:
+                return answer.content_length
+        except RemoteRefusal as error:
+            if error.status == 404:
+                return None
+            raise translated(error) from error
+
+    async def referrers(self, path: str, digest: Digest) -> bytes:
+        """The index of what refers to a digest, unread. Raises NotFound where the registry knows no referrers."""
+        try:
+            async with self._upstream.request("GET", f"{path}/referrers/{digest}", scopes=pull_scope(path)) as answer:
+                check_encoding(answer)
+                return await _bounded(answer, MAX_MANIFEST)
+        except RemoteRefusal as error:
+            raise translated(error) from error
+
     async def push_blob(
         self,
         path: str,

@@ -105,6 +105,13 @@ class BlobStore:
         with _named(digest, "read"):
             return self.path(digest).open("rb", buffering=0)
 
+    def open_growing(self, digest: Digest) -> BinaryIO:
+        """The blob, or what `resume` has of it so far: a file that grows into the blob. Raises NotFound."""
+        try:
+            return self._partial_path(digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            return self.open_blob(digest)
+
     def read(self, digest: Digest, limit: int) -> bytes:
         """A small blob's bytes; raises NotFound, and DataLoss when they are no longer what they were."""
         with _named(digest, "read"), self.path(digest).open("rb") as file:
@@ -128,6 +135,13 @@ class BlobStore:
         for entry in os.scandir(self._root / "partial"):
             algorithm, _, encoded = entry.name.partition("-")
             yield Digest(algorithm, encoded), entry.stat().st_size
+
+    def partial_time(self, digest: Digest) -> float:
+        """When an unfinished pull was last written to, in seconds since 1970; 0 when there is none."""
+        try:
+            return self._partial_path(digest).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     async def delete(self, digest: Digest) -> bool:
         """Remove a blob; whether it was here. Open readers keep what they read."""

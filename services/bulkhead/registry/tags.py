@@ -28,16 +28,16 @@ class Tags:
 
     async def list(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         repository = names.repository(name)
-        limit = _limit(request, ALL)
+        limit = limit_of(request, ALL)
         page = await self._storage.tags(repository, after=request.query.get("last", ""), limit=limit)
-        return _answer({"name": repository, "tags": page.names}, page, f"/v2/{repository}/tags/list", limit)
+        return answer({"name": repository, "tags": page.names}, page, f"/v2/{repository}/tags/list", limit)
 
     async def catalog(self, request: web.BaseRequest) -> web.StreamResponse:
-        limit = _limit(request, DEFAULT_CATALOG_PAGE)
+        limit = limit_of(request, DEFAULT_CATALOG_PAGE)
         if limit > MAX_PAGE:
             raise Refusal(Code.PAGINATION_NUMBER_INVALID, detail={"n": limit})
         page = await self._readable(callers.of(request), request.query.get("last", ""), limit)
-        return _answer({"repositories": page.names}, page, "/v2/_catalog", limit)
+        return answer({"repositories": page.names}, page, "/v2/_catalog", limit)
 
     async def _readable(self, caller: Caller, after: str, limit: int) -> Page:
         """The next `limit` repositories that exist for `caller`."""
@@ -51,7 +51,8 @@ class Tags:
         return Page(names=tuple(found[:limit]), more=bool(limit) and len(found) > limit)
 
 
-def _limit(request: web.BaseRequest, default: int) -> int:
+def limit_of(request: web.BaseRequest, default: int = ALL) -> int:
+    """How many names are asked for; raises Refusal(PAGINATION_NUMBER_INVALID)."""
     text = request.query.get("n")
     if text is None:
         return default
@@ -60,7 +61,7 @@ def _limit(request: web.BaseRequest, default: int) -> int:
     return int(text)
 
 
-def _answer(content: dict[str, object], page: Page, path: str, limit: int) -> web.Response:
+def answer(content: dict[str, object], page: Page, path: str, limit: int) -> web.Response:
     response = web.Response(body=msgspec.json.encode(content), content_type="application/json")
     if page.more:
         query = urlencode({"n": limit, "last": page.names[-1]})

@@ -1,0 +1,1 @@
+"""Pull-through: other registries' repositories, served from a cache that fills as they are asked for."""
