@@ -28,6 +28,8 @@ from bulkhead.registry.manifests import Manifests
 from bulkhead.registry.metrics import Metrics
 from bulkhead.registry.tags import Tags
 from bulkhead.registry.uploads import Uploads
+from bulkhead.registry.upstreams.assembly import pulling_through
+from bulkhead.registry.upstreams.pulls import Pulls
 from bulkhead.settings import Settings
 
 # Requests under way get this long to end once the service is told to stop.
@@ -73,11 +75,11 @@ async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
                 Tags(storage),
                 metrics,
             )
-            edge = _Edge((*admitted.rows, *table), admitted.gate, metrics)
             collector = Collector(storage, config.gc, metrics.collected)
             async with (
                 tls.serving(config.tls) as context,
-                _listening(edge, config, context) as address,
+                pulling_through(config.root, config.upstreams, config.cache) as pulls,
+                _listening(_Edge((*admitted.rows, *table), admitted.gate, pulls, metrics), config, context) as address,
                 _collecting(collector, config.admin),
             ):
                 yield address
@@ -147,9 +149,10 @@ async def _listen(runner: web.ServerRunner, config: Config, context: ssl.SSLCont
 class _Edge:
     """Every request passes here: request id, route, errors to codes, one log line."""
 
-    def __init__(self, table: routes.Routes, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, table: routes.Routes, gate: Gate, pulls: Pulls, metrics: Metrics) -> None:
         self._table = table
         self._gate = gate
+        self._pulls = pulls
         self._metrics = metrics
         self._log = structlog.get_logger()
         self._draining = False
@@ -207,7 +210,8 @@ class _Edge:
         if found is None:
             return web.Response(status=404, text="404 page not found\n")
         try:
-            return await self._gate.serve(request, found.taking(request.method), found.arguments)
+            handler, arguments = self._pulls.redirected(request, found)
+            return await self._gate.serve(request, handler, arguments)
         except BulkheadError as error:
             return response(error)
         except ConnectionError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.registry.admission import AccessTable, LimitsTable, check
 from bulkhead.registry.collection import Policy
 from bulkhead.registry.tls import Certificate
+from bulkhead.registry.upstreams import tables
+from bulkhead.registry.upstreams.tables import CacheTable, UpstreamTable
 from bulkhead.settings import Settings
 
 _POLICY = Policy()
@@ -48,6 +51,8 @@ class Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     tls: TlsTable | None = None
     automount: bool = True
     gc: CollectionTable = CollectionTable()
+    upstreams: list[UpstreamTable] = []
+    cache: CacheTable = CacheTable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,8 @@ class Config:
     automount: bool = True
     """Whether a mount that names no source finds the blob in any repository. Not where rights differ among them."""
     gc: Policy = _POLICY
+    upstreams: Sequence[UpstreamTable] = ()
+    cache: CacheTable = field(default_factory=CacheTable)
     admin: Path | None = None
     """The socket on which the operator's commands are taken."""
 
@@ -82,6 +89,7 @@ def configured(settings: Settings) -> Config:
     root = settings.arguments.root or (Path(table.root) if table.root else settings.instance.data / "registry")
     try:
         check(table.access, table.limits)
+        tables.check(table.upstreams, table.cache)
     except InvalidArgument as error:
         raise InvalidArgument(f"cannot use {settings.path}: {error}") from error
     return Config(
@@ -95,6 +103,8 @@ def configured(settings: Settings) -> Config:
         access=table.access,
         limits=table.limits,
         tls=_certificate(table.tls),
+        upstreams=table.upstreams,
+        cache=table.cache,
     )
 
 

@@ -91,7 +91,9 @@ class Index:
 
     def add_link(self, repository: str, digest: Digest, link: Link) -> None:
         """The upstream says that a repository has something."""
-        self._run("INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?)", repository, str(digest), link.size, link.media_type)
+        self._run(
+            "INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?)", repository, str(digest), link.size, link.media_type
+        )
 
     def use(self, digest: Digest, now: float) -> None:
         """Something was asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +17,10 @@ from bulkhead.registry import names, spans, tags
 from bulkhead.registry.blobs import matches, wanted_range
 from bulkhead.registry.errors import API_VERSION, Code, Refusal
 from bulkhead.registry.ports import Blob, Page, StoredManifest
-from bulkhead.registry.routes import Handler
-from bulkhead.registry.upstreams.fills import Fill
+from bulkhead.registry.routes import Found, Handler
+from bulkhead.registry.upstreams.contents import CachedContent
 from bulkhead.registry.upstreams.upstream import Upstream
 
-PIECE = 1 << 20
 # What a request for a repository that is not here is refused with.
 _ABSENT = frozenset({Code.NAME_UNKNOWN, Code.MANIFEST_UNKNOWN, Code.BLOB_UNKNOWN})
 
@@ -35,23 +33,32 @@ class Pulls:
         self._upstreams = upstreams
         self._fallback = fallback
         self._store = store
+        # By the names of routes.
+        self._handlers: dict[str, Handler] = {
+            "manifest": self.manifest,
+            "blob": self.blob,
+            "tags": self.tags,
+            "referrers": self.referrers,
+        }
 
-    def redirected(
-        self, request: web.BaseRequest, handler: Handler, arguments: dict[str, Any]
-    ) -> tuple[Handler, dict[str, Any]]:
-        """The handler of a request and its arguments, ours where the repository is an upstream's."""
+    def redirected(self, request: web.BaseRequest, found: Found) -> tuple[Handler, dict[str, str]]:
+        """The handler of a request and its arguments, ours where the repository is an upstream's.
+
+        Raises Refusal(UNSUPPORTED) for a method that the route does not take.
+        """
+        handler, arguments = found.taking(request.method), found.arguments
         name = arguments.get("name")
         if name is None or not self._upstreams:
             return handler, arguments
-        # containerd says by `ns` which registry it takes us for, its image volumes by this header.
+        # containerd says by `ns` which registry it takes us for; others by this header.
         space = request.query.get("ns") or request.headers.get("OCI-Namespace", "")
         if space in self._upstreams:
             name = f"{space}/{name}"
-        kind = _kind(request.path) if request.method in ("GET", "HEAD") else ""
+        here = self._handlers.get(found.name) if request.method in ("GET", "HEAD") else None
         if name.partition("/")[0] in self._upstreams and "/" in name:
-            return self._handler(kind), {**arguments, "name": name}
-        if self._fallback and kind in ("manifests", "blobs"):
-            return self._falling_back(handler, self._handler(kind)), arguments
+            return here or self._refuse, {**arguments, "name": name}
+        if self._fallback and here is not None:
+            return self._falling_back(handler, here), arguments
         return handler, arguments
 
     async def manifest(self, request: web.BaseRequest, name: str, reference: str) -> web.StreamResponse:
@@ -80,7 +87,11 @@ class Pulls:
             start, length = part
             response.set_status(206)
             response.headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{blob.size}"
-        return await self._send(request, response, upstream, path, blob, start, length)
+        content = await self._opened(upstream, path, blob)
+        try:
+            return await spans.send(request, response, content, start, length, self._store.blocking)
+        finally:
+            await content.close()
 
     async def tags(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         upstream, path = self._split(name)
@@ -97,18 +108,9 @@ class Pulls:
             body, headers = _filtered(body, kind), {"OCI-Filters-Applied": "artifactType"}
         return web.Response(body=body, content_type=media_types.OCI_INDEX, headers=headers)
 
-    async def refuse(self, request: web.BaseRequest, **_: str) -> web.StreamResponse:
+    async def _refuse(self, request: web.BaseRequest, **_: str) -> web.StreamResponse:
         """What is another registry's is not changed here."""
         raise Refusal(Code.UNSUPPORTED, "this repository is an upstream's: it can only be pulled")
-
-    def _handler(self, kind: str) -> Handler:
-        handlers: dict[str, Handler] = {
-            "manifests": self.manifest,
-            "blobs": self.blob,
-            "list": self.tags,
-            "referrers": self.referrers,
-        }
-        return handlers.get(kind, self.refuse)
 
     def _falling_back(self, here: Handler, there: Handler) -> Handler:
         async def answer(request: web.BaseRequest, *, name: str, **arguments: str) -> web.StreamResponse:
@@ -125,52 +127,14 @@ class Pulls:
         first, _, path = names.repository(name).partition("/")
         return self._upstreams[first], path
 
-    async def _send(
-        self,
-        request: web.BaseRequest,
-        response: web.StreamResponse,
-        upstream: Upstream,
-        path: str,
-        blob: Descriptor,
-        start: int,
-        length: int,
-    ) -> web.StreamResponse:
+    async def _opened(self, upstream: Upstream, path: str, blob: Descriptor) -> CachedContent:
+        """A blob's content, as soon as there is some. Should the rest fail to come, the connection breaks."""
         try:
-            file = self._store.open_blob(blob.digest)
+            return CachedContent(self._store.open_blob(blob.digest), None, self._store.blocking)
         except NotFound:
-            return await self._send_growing(request, response, upstream.fill(path, blob), start, length)
-        with file:
-            return await spans.send(request, response, file, start, length, self._store.blocking)
-
-    async def _send_growing(
-        self, request: web.BaseRequest, response: web.StreamResponse, fill: Fill, start: int, length: int
-    ) -> web.StreamResponse:
-        """A blob as it arrives. Should it fail, the connection breaks: the client has less than it was told of."""
+            fill = upstream.fill(path, blob)
         await fill.begun()
-        with self._store.open_growing(fill.blob.digest) as file:
-            response.content_length = length
-            await response.prepare(request)
-            offset, end = start, start + length
-            while offset < end:
-                news, ended = fill.news(), fill.ended
-                data = await self._store.blocking.run(os.pread, file.fileno(), min(PIECE, end - offset), offset)
-                if data:
-                    await response.write(data)
-                    offset += len(data)
-                elif ended:
-                    raise ConnectionResetError("the upstream sent no more")
-                else:
-                    await news.wait()
-            await response.write_eof()
-        return response
-
-
-def _kind(path: str) -> str:
-    """`manifests`, `blobs`, `referrers`; `list` of tags; empty for uploads and whatever else there is."""
-    parts = path.rstrip("/").split("/")
-    if parts[-2:] == ["tags", "list"]:
-        return "list"
-    return parts[-2] if parts[-2] in ("manifests", "blobs", "referrers") and parts[-1] != "uploads" else ""
+        return CachedContent(self._store.open_growing(blob.digest), fill, self._store.blocking)
 
 
 def _manifest_headers(found: StoredManifest) -> dict[str, str]:
