@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from bulkhead.linux import syscall
 
 RDONLY = 0x00000001
 NOSUID = 0x00000002
@@ -60,7 +65,15 @@ RECURSIVE_ATTRIBUTES = {
 
 # Flags of the file system itself: they go to fsconfig as they are, or mean nothing there.
 SUPERBLOCK_FLAGS = frozenset({"sync", "dirsync", "lazytime", "mand", "iversion", "silent"})
-IGNORED = frozenset({"defaults", "async", "nomand", "noiversion", "loud", "nolazytime", "bind", "rbind", "remount"})
+IGNORED = frozenset(
+    {"defaults", "async", "nomand", "noiversion", "loud", "nolazytime"} | {"bind", "rbind", "remount", "tmpcopyup"}
+)
+
+_CLONE, _CLOEXEC, _RECURSIVE, _EMPTY_PATH = 1, os.O_CLOEXEC, 0x8000, 0x1000
+_IDMAP = 0x00100000
+
+
+_IDMAPS = frozenset({"idmap", "ridmap"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +82,10 @@ class MountOptions:
 
     bind: bool = False
     recursive: bool = False
+    remount: bool = False
+    copy_up: bool = False
+    idmap: bool = False
+    idmap_tree: bool = False
     set: int = 0
     clear: int = 0
     tree_set: int = 0
@@ -91,12 +108,16 @@ def parse_options(options: Iterable[str]) -> MountOptions:
             tree = _override(tree, RECURSIVE_ATTRIBUTES[option])
         elif option in PROPAGATION:
             propagation = PROPAGATION[option]
-        elif option not in IGNORED:
+        elif option not in IGNORED and option not in _IDMAPS:
             key, _, value = option.partition("=")
             data.append((key, value))
     return MountOptions(
         bind="bind" in names or "rbind" in names,
         recursive="rbind" in names,
+        remount="remount" in names,
+        copy_up="tmpcopyup" in names,
+        idmap="idmap" in names or "ridmap" in names,
+        idmap_tree="ridmap" in names,
         set=plain[0],
         clear=plain[1],
         tree_set=tree[0],
@@ -110,3 +131,31 @@ def _override(before: tuple[int, int], change: tuple[int, int]) -> tuple[int, in
     """What is set is no longer cleared and the reverse; a change of the atime mode replaces the mode."""
     to_set, to_clear = change
     return (before[0] & ~to_clear) | to_set, (before[1] & ~(to_set & ~ATIME)) | to_clear
+
+
+def clone_tree(path: str, *, recursive: bool) -> int:
+    """Descriptor of a copy of the mount at `path`, attached nowhere (open_tree(2)). OSError names the path."""
+    flags = _CLONE | _CLOEXEC | (_RECURSIVE if recursive else 0)
+    try:
+        return syscall.call("open_tree", -100, os.fsencode(path), flags)
+    except OSError as error:
+        error.filename = path
+        raise
+
+
+def map_ids(fd: int, user_namespace: int, *, recursive: bool) -> None:
+    """Show the ids of a detached mount as this user namespace maps them (mount_setattr(2), Linux 5.12)."""
+    attributes = struct.pack("<4Q", _IDMAP, 0, 0, user_namespace)
+    flags = _EMPTY_PATH | (_RECURSIVE if recursive else 0)
+    syscall.call("mount_setattr", fd, b"", flags, attributes, len(attributes))
+
+
+def points_of(kinds: Iterable[str], *, outside: str) -> list[str]:
+    """Where this mount namespace has file systems of these types, other than below `outside`; the deepest first."""
+    found = list[str]()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].replace("\\040", " ")
+        if right.split(" ")[0] in kinds and not f"{point}/".startswith(f"{outside}/"):
+            found.append(point)
+    return sorted(found, key=len, reverse=True)

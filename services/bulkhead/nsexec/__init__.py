@@ -40,11 +40,15 @@ class ReportKind(enum.IntEnum):
     CONSOLE = 4
     PID = 5
     READY = 6
+    USER = 7
+    TIME = 8
+    LISTENER = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One message of the stage. `errno` holds the pid for PID; `fd` is owned by the receiver."""
+    """One message of the stage. `errno` holds the pid for PID, the stage's descriptor for LISTENER; `fd` is owned by
+    the receiver."""
 
     kind: ReportKind
     step: str = "none"
@@ -56,18 +60,19 @@ class Report:
 class Launch:
     """A stage on its way: its pid, pidfd and our end of the launch socket, all owned by this object."""
 
-    __slots__ = ("_deadline", "_socket", "pid", "pidfd")
+    __slots__ = ("_deadline", "_socket", "overdue", "pid", "pidfd")
 
     def __init__(self, pid: int, pidfd: int, sync: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self.overdue = False  # it was killed for taking too long
         self._deadline: float | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, sync)
         self._socket.settimeout(_GLANCE_SECONDS)
 
-    def limit(self, seconds: float) -> None:
-        """The rest may take this long: who has not executed its program by then is killed."""
-        self._deadline = time.monotonic() + seconds
+    def limit(self, seconds: float | None) -> None:
+        """The rest may take this long: who has not executed its program by then is killed. None for no limit."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def receive(self) -> Report:
         """Wait for the next report. What cannot be parsed counts as CLOSED: the peer may be hostile by then.
@@ -93,6 +98,7 @@ class Launch:
 
     def _kill_if_stuck(self) -> None:
         late = self._deadline is not None and time.monotonic() > self._deadline
+        self.overdue = self.overdue or late
         if late or _is_stopped(self.pid):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -138,7 +144,7 @@ def _parse(data: bytes, fds: list[int]) -> Report:
         return Report(kind=ReportKind.CLOSED)
     kind, step, errno, length = _FIXED.unpack_from(data)
     detail = data[_FIXED.size : _FIXED.size + length].decode("utf-8", "replace")
-    if not ReportKind.ERROR <= kind <= ReportKind.READY or step >= len(STEPS):
+    if not ReportKind.ERROR <= kind <= ReportKind.LISTENER or step >= len(STEPS):
         return Report(kind=ReportKind.CLOSED)
     fd = fds[0] if kind == ReportKind.CONSOLE and len(fds) == 1 else -1
     return Report(kind=ReportKind(kind), step=STEPS[step], errno=errno, detail=detail, fd=fd)

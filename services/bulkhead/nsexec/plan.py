@@ -9,7 +9,13 @@
               | string source, target, type | options x (string key, string value; empty value = flag)
     DEVICES   u32 mode, uid, gid, major, minor | string path
     RLIMITS   u32 resource | u64 soft, hard    SYSCTL    string path, string value
-    FILTER    8 bytes per instruction          the rest: one string, strings, or u32 each
+    FILTER    8 bytes per instruction          TUNING    see _TUNING
+    HOOKS     u32 kind, timeout, words, variables | string path | words + variables strings
+    STATE     three strings: the state as JSON while creating, when created, each up to the pid; what follows it
+              the rest: one string, strings, or u32 each
+
+Descriptors that come with a plan are taken in this order: JOIN's, the root (ROOT_GIVEN), the mounts that are GIVEN,
+the FIFO, the preserved ones.
 
 All numbers are little-endian (both supported machines are). Change the layout, then VERSION.
 """
@@ -22,13 +28,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 MAGIC = 0x504E4842
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 16 << 20
 MAX_FILTER = 4096
 
 _HEADER = struct.Struct("<IHHII")
 _SECTION = struct.Struct("<HHII")
-_GENERAL = struct.Struct("<Q5QIIIiIIIIII")
+_GENERAL = struct.Struct("<Q5QIIIiIIIIIIII")
+_TUNING = struct.Struct("<IIIIIiIIQQQQ")
 _MOUNT = struct.Struct("<IIIIQQQQ")
 _DEVICE = struct.Struct("<IIIII")
 _RLIMIT = struct.Struct("<IQQ")
@@ -57,6 +64,14 @@ class Flag(enum.IntFlag):
     NULL_STDIN = 1 << 16
     NULL_STDOUT = 1 << 17
     NULL_STDERR = 1 << 18
+    FIFO = 1 << 19
+    MOVE_ROOT = 1 << 20
+    CHROOT = 1 << 21
+    ROOT_GIVEN = 1 << 22
+    BECOME_ROOT = 1 << 23
+    NO_SETGROUPS = 1 << 24
+    TIME_OFFSETS = 1 << 25
+    BIND_DEVICES = 1 << 26
 
 
 class Section(enum.IntEnum):
@@ -80,6 +95,30 @@ class Section(enum.IntEnum):
     ARGV = 16
     ENV = 17
     FILTER = 18
+    HIDDEN = 19
+    HOOKS = 20
+    STATE = 21
+    TUNING = 22
+    AFFINITY = 23
+    NODES = 24
+    PROFILE = 25
+
+
+class TuningFlag(enum.IntFlag):
+    """enum tuning_flag in csrc/plan.h."""
+
+    NONE = 0
+    SCHEDULER = 1 << 0
+    IO_PRIORITY = 1 << 1
+    PERSONALITY = 1 << 2
+    MEMORY_POLICY = 1 << 3
+
+
+class HookKind(enum.IntEnum):
+    """Those that run inside, as enum hook_kind in csrc/plan.h has them."""
+
+    CREATE_CONTAINER = 1
+    START_CONTAINER = 2
 
 
 class MountKind(enum.IntEnum):
@@ -98,6 +137,9 @@ class MountFlag(enum.IntFlag):
     PROC_OK = 1 << 4
     IS_PROC = 1 << 5
     NEEDS_PROC = 1 << 6
+    GIVEN = 1 << 7
+    COPY_UP = 1 << 8
+    OR_HOST = 1 << 9
 
 
 class RootKind(enum.IntEnum):
@@ -162,6 +204,34 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """`timeout` in seconds, 0 for none."""
+
+    kind: HookKind
+    path: str
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    timeout: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How the process is scheduled and where its memory comes from; `present` says which of it counts."""
+
+    present: TuningFlag
+    personality: int = 0
+    io_priority: int = 0
+    memory_mode: int = 0
+    policy: int = 0
+    nice: int = 0
+    priority: int = 0
+    scheduler_flags: int = 0
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What nsinit shall do. `joins` are CLONE_NEW* masks, one per descriptor passed beside the plan."""
 
@@ -192,6 +262,15 @@ class Plan:
     final_propagation: int = 0
     filter: bytes = b""
     filter_flags: int = 0
+    preserved: int = 0
+    unshare: int = 0
+    hidden: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    state: tuple[str, str, str] | None = None
+    tuning: Tuning | None = None
+    affinity: tuple[int, ...] = ()
+    nodes: tuple[int, ...] = ()
+    profile: str | None = None
 
     def encode(self) -> bytes:
         """The bytes; ValueError when a text holds a NUL or the whole is beyond what the stage accepts."""
@@ -219,12 +298,19 @@ class Plan:
         yield Section.ARGV, len(self.argv), _strings(self.argv)
         yield Section.ENV, len(self.env), _strings(self.env)
         yield Section.FILTER, len(self.filter) // 8, self.filter
+        yield Section.HIDDEN, len(self.hidden), _strings(self.hidden)
+        yield Section.HOOKS, len(self.hooks), b"".join(map(_hook, self.hooks))
+        yield Section.STATE, len(self.state or ()), _strings(self.state or ())
+        yield Section.TUNING, int(self.tuning is not None), _tuning(self.tuning) if self.tuning else b""
+        yield Section.AFFINITY, len(self.affinity), _words(self.affinity)
+        yield Section.NODES, len(self.nodes), _words(self.nodes)
+        yield _optional(Section.PROFILE, self.profile)
 
     def _general(self) -> bytes:
         caps = self.capabilities
         sets = (caps.bounding, caps.effective, caps.inheritable, caps.permitted, caps.ambient)
         numbers = (self.uid, self.gid, self.umask, self.oom_score_adj, *self.console_size)
-        rest = (self.root_propagation, self.final_propagation, self.filter_flags, 0)
+        rest = (self.root_propagation, self.final_propagation, self.filter_flags, self.preserved, self.unshare, 0)
         return _GENERAL.pack(self.flags, *sets, *numbers, *rest)
 
 
@@ -264,3 +350,14 @@ def _mount(mount: Mount) -> bytes:
 
 def _device(device: Device) -> bytes:
     return _DEVICE.pack(device.mode, device.uid, device.gid, device.major, device.minor) + _string(device.path)
+
+
+def _hook(hook: Hook) -> bytes:
+    head = struct.pack("<IIII", hook.kind, hook.timeout, len(hook.argv), len(hook.env))
+    return head + _strings((hook.path, *hook.argv, *hook.env))
+
+
+def _tuning(tuning: Tuning) -> bytes:
+    where = (tuning.present, tuning.personality, tuning.io_priority, tuning.memory_mode)
+    when = (tuning.scheduler_flags, tuning.runtime, tuning.deadline, tuning.period)
+    return _TUNING.pack(*where, tuning.policy, tuning.nice, tuning.priority, 0, *when)

@@ -58,6 +58,9 @@ def _text(report: Report) -> str:
         return f'exec: "{report.detail}": {_program_reason(report, reason)}'
     if report.step == "cwd":
         return f'chdir to cwd ("{report.detail}") set in config.json failed: {reason}'
+    if report.step == "hook":
+        told = report.errno == errno.ECANCELED
+        return f"error running {report.detail}" + ("" if told else f": {reason}")
     if report.step == "mount":
         return f'error mounting to rootfs at "{report.detail}": {_mount_reason(report, reason)}'
     return f"{report.step} {report.detail}: {reason}" if report.detail else f"{report.step}: {reason}"

@@ -1,7 +1,7 @@
 """Containers as processes: create, start, adopt, exec, reap.
 
-Synchronous and thread-free: the caller is a lean shim, and the parent of what it launches. A launch is a
-short conversation with the stage (nsexec.Report); everything that was made is undone when it fails.
+Synchronous and thread-free: the caller is a lean shim or a command, and the parent of what it launches. A launch is
+a short conversation with the stage (runtime.conversation); everything that was made is undone when it fails.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bulkhead import nsexec
-from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound
-from bulkhead.linux import namespaces, overlay, pidfd
+from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
+from bulkhead.linux import overlay, pidfd
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
 from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError
 from bulkhead.nsexec.plan import Flag, Plan
-from bulkhead.runtime import filters, translate, validate
+from bulkhead.runtime import answers, filters, hooks, luggage, translate, validate
+from bulkhead.runtime.conversation import Conversation, finish, kill_and_reap
 from bulkhead.runtime.failures import CREATE, EXEC, Occasion, launch_failed
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 
@@ -33,6 +34,8 @@ Config = Mapping[str, Any]
 
 # Who joins a container can be held up by it; longer than any honest launch, shorter than our callers wait.
 _JOIN_SECONDS = 8.0
+# A new container can wait for its disk; nobody waits for it longer than that.
+_STAGE_SECONDS = 120.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,21 +50,35 @@ class Task:
     console: int | None = None
     warnings: tuple[str, ...] = ()
     _launch: Launch | None = field(default=None, repr=False)
+    _origin: tuple[Config, str] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Let the created process exec; returns when it has.
+        """Let the created process exec; returns when it has and its poststart hooks have run.
 
-        LaunchFailed when it could not, Conflict when there is nothing to start. A process that failed is
-        dead and reaped; `reap` still tells how it ended where the kernel remembers (Linux 6.15).
+        LaunchFailed when it could not or a hook failed, Conflict when there is nothing to start. A process that failed
+        is dead and reaped; `reap` still tells how it ended where the kernel remembers (Linux 6.15).
         """
         launch = self._launch
         if launch is None:
             raise Conflict("cannot start an already running container")
         self._launch = None
+        config, bundle = self._origin or ({}, "")
+        launch.limit(_time_limit(config, "startContainer"))
         try:
-            _finish(launch, self.pidfd)
+            if not finish(launch, self.pidfd, CREATE):
+                raise Conflict("cannot start a container that has stopped")
         finally:
             launch.disconnect()
+        if hooks.wanted(config, "poststart"):
+            self._run_poststart(config, bundle)
+
+    def _run_poststart(self, config: Config, bundle: str) -> None:
+        state = hooks.state(config, container_id=self.container_id, bundle=bundle, status="running", pid=self.pid)
+        try:
+            hooks.run(config, "poststart", state)
+        except LaunchFailed:
+            kill_and_reap(self.pidfd)
+            raise
 
     @property
     def sync_fd(self) -> int | None:
@@ -118,46 +135,76 @@ def create(
     rootfs: OverlayRootfs | None = None,
     stdio: StdioFds,
     systemd: bool = False,
+    bundle: str = "",
+    exec_fifo: str | None = None,
+    preserve_fds: int = 0,
+    no_pivot: bool = False,
+    new_keyring: bool = True,
 ) -> Task:
     """A container with everything done but exec.
 
-    InvalidArgument for a config that this runtime refuses, LaunchFailed when the kernel does; then neither
-    process nor cgroup nor descriptor is left.
+    With `exec_fifo`, the path of a FIFO, it outlives this process and execs once somebody reads a byte from it (then
+    `Task.start` has nothing to do, and what fails is told on the container's stderr). `preserve_fds` descriptors from
+    3 on are the payload's as well. A relative root.path is one of `bundle`.
+
+    InvalidArgument for a config that this runtime refuses, LaunchFailed when the kernel or a hook does,
+    DeadlineExceeded when nothing comes of it; then neither process nor cgroup nor descriptor is left.
     """
     if systemd:
         raise InvalidArgument("cannot create the container: the systemd cgroup driver is not supported")
+    config = translate.resolved(config, bundle)
     validate.container(container_id, config, rootfs)
     cgroup = _group(container_id, config)
     plan = translate.container_plan(config, rootfs, cgroup, hierarchies())
-    resources: Config = (config.get("linux") or {}).get("resources") or {}
+    plan = translate.in_manner(
+        plan, fifo=exec_fifo is not None, preserved=preserve_fds, no_pivot=no_pivot, keyring=new_keyring
+    )
+    plan = translate.with_hooks(plan, config, container_id, bundle)
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     with ExitStack() as undo:
-        _make_group(cgroup, undo)
-        conversation = _begin(plan, config, cgroup, stdio, undo)
-        conversation.until_ready(resources)
-        task = conversation.task(container_id)
+        birth = _Birth(container_id, config, bundle, cgroup, undo)
+        with ExitStack() as temporary:
+            came = luggage.pack(plan, config, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary)
+            birth.begin(plan, stdio, came, temporary)
+        birth.until_ready(plan)
+        task = birth.task(parked=exec_fifo is None)
         undo.pop_all()
     return task
 
 
-def exec_(*, task: Task, config: Config, process: Config, stdio: StdioFds) -> ExecProcess:
-    """Run a further process in the container: its namespaces, cgroup and confinement.
+def exec_(
+    *,
+    task: Task,
+    config: Config,
+    process: Config,
+    stdio: StdioFds,
+    bundle: str = "",
+    preserve_fds: int = 0,
+    new_keyring: bool = True,
+) -> ExecProcess:
+    """Run a further process in the container, whoever launched that: its namespaces, cgroup and confinement.
 
     LaunchFailed when it cannot be brought to exec, Conflict when the container is paused or has stopped.
     """
+    config = translate.resolved(config, bundle)
     merged = translate.merged_process(config, process)
     validate.process(merged)
     plan = translate.exec_plan(config, merged)
+    plan = translate.in_manner(plan, preserved=preserve_fds, keyring=new_keyring)
     if task.cgroup.is_frozen():  # the stage would freeze on joining, and this call with it
         raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
     with ExitStack() as undo:
-        conversation = _begin_exec(plan, task, stdio, undo)
+        came = [task.pidfd, *luggage.preserved(preserve_fds)]
+        with _affinity(translate.first_affinity(merged)):
+            conversation = _begin_exec(plan, task, stdio, came, undo)
+        answers.expect(conversation, config, container_id=task.container_id, bundle=bundle)
         conversation.until_running()
+        conversation.raise_limits(plan.rlimits)
         undo.pop_all()
     launch = conversation.launch
     launch.disconnect()
-    warnings = tuple(conversation.warnings)
+    warnings = (*conversation.warnings, *translate.warnings(merged))
     return ExecProcess(pid=launch.pid, pidfd=launch.pidfd, console=conversation.take_console(), warnings=warnings)
 
 
@@ -191,18 +238,121 @@ def reap(fd: int) -> ExitStatus | None:
 
 
 def _group(container_id: str, config: Config) -> Cgroup:
-    return Cgroup((config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}")
+    path = (config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}"
+    return Cgroup(path if path.startswith("/") else f"{_own_group()}/{path}")
 
 
-def _make_group(cgroup: Cgroup, undo: ExitStack) -> None:
+def _own_group() -> str:
+    """Where this process is: a relative path is below it, as with runc."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(",") or not controllers:
+            return path.rstrip("/")
+    return ""
+
+
+class _Birth:
+    """A container on its way: its group, its stage, and the hooks that are due at each turn."""
+
+    def __init__(self, container_id: str, config: Config, bundle: str, cgroup: Cgroup, undo: ExitStack) -> None:
+        self._id = container_id
+        self._config = config
+        self._bundle = bundle
+        self._cgroup = cgroup
+        self._undo = undo
+        self._conversation: Conversation
+        self._placed = False
+        self._hooks_begun = False
+        undo.callback(self._run_poststop)
+
+    def begin(self, plan: Plan, stdio: StdioFds, came: Sequence[int], temporary: ExitStack) -> None:
+        """Make the group, start the stage in it."""
+        self._placed = _make_group(self._cgroup, self._config, self._undo)
+        group = self._cgroup if self._placed else None
+        launch = _spawn(plan, translate.clone_flags(self._config), group, stdio, came, temporary, CREATE)
+        launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))
+        self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
+        self._undo.callback(self._conversation.abandon)
+        answers.expect(self._conversation, self._config, container_id=self._id, bundle=self._bundle)
+
+    def until_ready(self, plan: Plan) -> None:
+        resources: Config = (self._config.get("linux") or {}).get("resources") or {}
+        limit, devices = self._cgroup.apply_limits, self._cgroup.apply_devices
+
+        def mounted() -> None:
+            # Device rules come when the device nodes are made: a rule may forbid making them.
+            if self._placed:
+                devices(resources)
+            self._run_runtime_hooks()
+
+        self._conversation.until_ready(lambda: limit(resources) if self._placed else None, mounted)
+        self._conversation.raise_limits(plan.rlimits)
+
+    def task(self, *, parked: bool) -> Task:
+        """What was born; `parked` on the launch socket, else by itself."""
+        launch = self._conversation.launch
+        if not parked:
+            launch.disconnect()
+        warnings = (*self._conversation.warnings, *translate.warnings(self._config["process"]))
+        return Task(
+            container_id=self._id,
+            pid=launch.pid,
+            pidfd=launch.pidfd,
+            start_time=pidfd.start_time(launch.pid),
+            cgroup=self._cgroup,
+            console=self._conversation.take_console(),
+            warnings=warnings,
+            _launch=launch if parked else None,
+            _origin=(self._config, self._bundle),
+        )
+
+    def _run_runtime_hooks(self) -> None:
+        if not self._config.get("hooks"):
+            return
+        self._hooks_begun = True
+        for kind in ("prestart", "createRuntime"):
+            hooks.run(self._config, kind, self._state("creating"))
+
+    def _run_poststop(self) -> None:
+        """After a failure: who was told of the container's making is told of its end."""
+        if self._hooks_begun:
+            hooks.run_all(self._config, "poststop", self._state("stopped"))
+
+    def _state(self, status: str) -> dict[str, Any]:
+        pid = self._conversation.launch.pid
+        return hooks.state(self._config, container_id=self._id, bundle=self._bundle, status=status, pid=pid)
+
+
+def _time_limit(config: Config, *kinds: str) -> float | None:
+    """Longer than any honest stage takes; nothing when a hook has no limit of its own."""
+    due = [hook for kind in kinds for hook in (config.get("hooks") or {}).get(kind) or ()]
+    if not all(hook.get("timeout") for hook in due):
+        return None
+    return _STAGE_SECONDS + float(sum(hook["timeout"] for hook in due))
+
+
+def _make_group(cgroup: Cgroup, config: Config, undo: ExitStack) -> bool:
+    """False when it cannot be made and need not: an ordinary user who asks for no limits."""
     try:
         cgroup.create()
+        frozen = cgroup.is_frozen()
     except FileExistsError:
         raise Conflict(f"cannot create the container: cgroup {cgroup.path} is in use") from None
     except OSError as error:
         _remove_group(cgroup)
+        if _tolerable(error, config):
+            return False
         raise Internal(f"cannot create cgroup {cgroup.path}: {error}") from error
+    if frozen:  # the stage would stop in it, and this call with it
+        raise Conflict(f"cannot create the container: cgroup {cgroup.path} is frozen")
     undo.callback(_remove_group, cgroup)
+    return True
+
+
+def _tolerable(error: OSError, config: Config) -> bool:
+    resources: Config = (config.get("linux") or {}).get("resources") or {}
+    asked = any(value for key, value in resources.items() if key != "devices")
+    return os.geteuid() != 0 and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and not asked
 
 
 def _remove_group(cgroup: Cgroup) -> None:
@@ -210,28 +360,37 @@ def _remove_group(cgroup: Cgroup) -> None:
         cgroup.remove()
 
 
-def _begin(plan: Plan, config: Config, cgroup: Cgroup, stdio: StdioFds, undo: ExitStack) -> _Conversation:
-    with ExitStack() as temporary:
-        joins = [_open_namespace(kind, path, temporary) for kind, path in translate.joined_namespaces(config)]
-        launch = _spawn(plan, translate.clone_flags(config), cgroup, stdio, joins, temporary, CREATE)
-    conversation = _Conversation(launch, cgroup, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
-    undo.callback(conversation.abandon)
-    return conversation
-
-
-def _begin_exec(plan: Plan, task: Task, stdio: StdioFds, undo: ExitStack) -> _Conversation:
+def _begin_exec(plan: Plan, task: Task, stdio: StdioFds, came: Sequence[int], undo: ExitStack) -> Conversation:
     stopped = Conflict(f"cannot exec in container {task.container_id}: it has stopped")
     if reaped_or_dead(task.pidfd):
         raise stopped
+    placed = os.geteuid() == 0 or task.cgroup.exists()
     with ExitStack() as temporary:
         try:
-            launch = _spawn(plan, 0, task.cgroup, stdio, [task.pidfd], temporary, EXEC)
+            launch = _spawn(plan, 0, task.cgroup if placed else None, stdio, came, temporary, EXEC)
         except FileNotFoundError:
             raise stopped from None
     launch.limit(_JOIN_SECONDS)
-    conversation = _Conversation(launch, task.cgroup, EXEC, forks=True)
+    conversation = Conversation(launch, EXEC, forks=True)
     undo.callback(conversation.abandon)
     return conversation
+
+
+@contextlib.contextmanager
+def _affinity(cpus: frozenset[int] | None) -> Iterator[None]:
+    """Be on these processors while the stage is born: it joins its cgroup from there."""
+    if not cpus:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        raise InvalidArgument(f"cannot run on processors {sorted(cpus)}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def reaped_or_dead(fd: int) -> bool:
@@ -245,22 +404,13 @@ def reaped_or_dead(fd: int) -> bool:
         return True
 
 
-def _open_namespace(kind: str, path: str, stack: ExitStack) -> int:
-    try:
-        fd = namespaces.open_namespace(path, namespaces.FLAGS[kind])
-    except OSError as error:
-        raise InvalidArgument(f"cannot join {kind} namespace {path}: {error.strerror}") from error
-    stack.callback(os.close, fd)
-    return fd
-
-
 _NULL_FLAGS = (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR)
 
 
 def _spawn(
     plan: Plan,
     flags: int,
-    cgroup: Cgroup,
+    cgroup: Cgroup | None,
     stdio: StdioFds,
     extra: Sequence[int],
     stack: ExitStack,
@@ -269,12 +419,7 @@ def _spawn(
     """Start the stage. A standard descriptor that is absent becomes the container's /dev/null inside."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     stack.callback(os.close, null)
-    group = cgroup.open_unified()
-    if group >= 0:
-        stack.callback(os.close, group)
-    tasks = cgroup.open_tasks()
-    for descriptor in tasks:
-        stack.callback(os.close, descriptor)
+    group, tasks = _places(cgroup, stack)
     terminal = plan.flags & Flag.TERMINAL
     given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
     if not terminal:
@@ -294,128 +439,14 @@ def _spawn(
         raise launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number), occasion) from error
 
 
-class _Conversation:
-    """One launch from spawn to READY or exec, and everything it owns until it is handed over."""
-
-    def __init__(self, launch: Launch, cgroup: Cgroup, occasion: Occasion, *, forks: bool = False) -> None:
-        self.launch = launch
-        self.warnings: list[str] = []
-        self._cgroup = cgroup
-        self._occasion = occasion
-        self._forks = forks
-        self._console = -1
-
-    def until_ready(self, resources: Config) -> None:
-        """Limit the new container while it builds itself, then wait until it is parked."""
-        self._guarded(lambda: self._cgroup.apply_limits(resources))
-        while (report := self.launch.receive()).kind != ReportKind.READY:
-            if report.kind == ReportKind.MOUNTED:
-                # Device rules come when the device nodes are made: a rule may forbid making them.
-                self._guarded(lambda: self._cgroup.apply_devices(resources))
-                self._proceed()
-            else:
-                self._note(report)
-
-    def until_running(self) -> None:
-        """For a process without a park: wait for the end of the socket."""
-        while (report := self.launch.receive()).kind != ReportKind.CLOSED:
-            self._note(report)
-
-    def take_console(self) -> int | None:
-        fd, self._console = self._console, -1
-        return fd if fd >= 0 else None
-
-    def task(self, container_id: str) -> Task:
-        launch = self.launch
-        return Task(
-            container_id=container_id,
-            pid=launch.pid,
-            pidfd=launch.pidfd,
-            start_time=pidfd.start_time(launch.pid),
-            cgroup=self._cgroup,
-            console=self.take_console(),
-            warnings=tuple(self.warnings),
-            _launch=launch,
-        )
-
-    def abandon(self) -> None:
-        """Kill, reap and close whatever there is."""
-        self.launch.disconnect()
-        if self.launch.pidfd >= 0:
-            _kill_and_reap(self.launch.pidfd)
-        self.launch.close()
-        if self._console >= 0:
-            os.close(self._console)
-
-    def _proceed(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it failed meanwhile: its report says how
-            self.launch.proceed()
-
-    def _guarded(self, act: Callable[[], None]) -> None:
-        """Cgroup errors in the engine's words. A stage that died meanwhile has the better reason."""
-        try:
-            act()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InvalidArgument(f"cannot apply resources: {error}") from error
-        except OSError as error:
-            if error.errno == errno.ESRCH:
-                self._report_death()
-            where = f" ({error.filename})" if error.filename else ""
-            text = f"cannot apply resources: {error.strerror}{where}"
-            refused = error.errno in (errno.EINVAL, errno.ERANGE, errno.EOPNOTSUPP, errno.ENODEV)
-            raise (InvalidArgument if refused else Internal)(text) from error
-
-    def _report_death(self) -> None:
-        while (report := self.launch.receive()).kind != ReportKind.MOUNTED:
-            self._note(report)
-
-    def _note(self, report: Report) -> None:
-        if report.kind == ReportKind.CONSOLE and report.fd >= 0 and self._console < 0:
-            self._console = report.fd
-        elif report.kind == ReportKind.WARNING:
-            self.warnings.append(f"{report.step} {report.detail}: {os.strerror(report.errno)}")
-        elif report.kind == ReportKind.PID:
-            self._adopt_final(report.errno)
-        elif report.kind == ReportKind.ERROR:
-            self._hear_out()
-            raise launch_failed(report, self._occasion)
-        else:
-            raise Internal("cannot launch the process: its stage died")
-
-    def _hear_out(self) -> None:
-        """Who failed may have been forked by the stage, and its report may have overtaken its pid."""
-        while (report := self.launch.receive()).kind != ReportKind.CLOSED:
-            if report.kind == ReportKind.PID:
-                self._adopt_final(report.errno)
-
-    def _adopt_final(self, pid: int) -> None:
-        """The process that will exec. It is our child and not reaped, so its pid cannot be anybody else's.
-
-        The container may have got hold of it by then (CAP_SYS_PTRACE): what is no child of ours, or a second
-        pid, is a lie, and believing it would kill a process of the host.
-        """
-        if not self._forks or not pidfd.is_child(pid):
-            raise Internal("cannot launch the process: its stage was tampered with")
-        self._forks = False
-        stage, self.launch.pidfd = self.launch.pidfd, pidfd.open_pid(pid)
-        self.launch.pid = pid
-        pidfd.wait(stage)
-        os.close(stage)
-
-
-def _kill_and_reap(fd: int) -> None:
-    pidfd.send_signal(fd, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        pidfd.wait(fd)
-
-
-def _finish(launch: Launch, fd: int) -> None:
-    try:
-        launch.proceed()
-        report = launch.receive()
-    except (BrokenPipeError, ConnectionResetError):
-        raise Conflict("cannot start a container that has stopped") from None
-    if report.kind == ReportKind.CLOSED:
-        return
-    _kill_and_reap(fd)
-    raise launch_failed(report, CREATE)
+def _places(cgroup: Cgroup | None, stack: ExitStack) -> tuple[int, list[int]]:
+    """The v2 group to be born in, or -1, and the v1 groups to join."""
+    if cgroup is None:
+        return -1, []
+    group = cgroup.open_unified()
+    if group >= 0:
+        stack.callback(os.close, group)
+    tasks = cgroup.open_tasks()
+    for descriptor in tasks:
+        stack.callback(os.close, descriptor)
+    return group, tasks

@@ -1,18 +1,22 @@
-"""config.json -> launch plan: pure but for the seccomp cache. The config has passed `validate`."""
+"""config.json -> launch plan: pure but for the seccomp cache and what kernel and process are. The config has passed
+`validate`."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 import resource
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from bulkhead.linux import caps, mounts, namespaces
+from bulkhead.linux import caps, idmap, mounts, namespaces
 from bulkhead.linux.cgroups import Cgroup, Hierarchies
 from bulkhead.linux.seccomp import Filter
 from bulkhead.nsexec.plan import Capabilities, Device, Flag, Mount, MountFlag, MountKind, Plan, Root, RootKind
+from bulkhead.runtime import hooks, tuning
 from bulkhead.runtime.filters import filter_for
 from bulkhead.runtime.rootfs import OverlayRootfs
 
@@ -43,8 +47,9 @@ def container_plan(config: Config, rootfs: OverlayRootfs | None, cgroup: Cgroup,
     kinds = _kinds(linux)
     process = process_plan(config, config["process"])
     joined = tuple(namespaces.FLAGS[kind] for kind, _ in joined_namespaces(config))
-    built = tuple(_mounts(config, cgroup, mounted))
+    built = tuple(_mounts(config, cgroup, mounted)) if "mount" in kinds else ()
     slash = _propagation(linux)
+    policy, nodes = tuning.memory_policy(linux)
     return replace(
         process,
         flags=process.flags | _container_flags(config, kinds),
@@ -59,14 +64,85 @@ def container_plan(config: Config, rootfs: OverlayRootfs | None, cgroup: Cgroup,
         domainname=config.get("domainname") or None,
         root_propagation=slash[0],
         final_propagation=slash[1],
+        unshare=_new_flags(kinds) if _is_late(kinds) else 0,
+        tuning=tuning.joined(process.tuning, policy),
+        nodes=nodes,
     )
+
+
+def resolved(config: Config, bundle: str) -> Config:
+    """The config with root.path made absolute, and without what names this process's own user namespace: nobody can
+    join that."""
+    root: Config = config.get("root") or {}
+    path = root.get("path")
+    if bundle and isinstance(path, str) and path and not path.startswith("/"):
+        config = {**config, "root": {**root, "path": posixpath.normpath(posixpath.join(bundle, path))}}
+    linux: Config = config.get("linux") or {}
+    listed = linux.get("namespaces") or ()
+    if any(isinstance(entry, Mapping) and entry.get("type") == "user" and entry.get("path") for entry in listed):
+        kept = [entry for entry in listed if not (entry.get("type") == "user" and _is_own(entry.get("path")))]
+        config = {**config, "linux": {**linux, "namespaces": kept}}
+    return config
+
+
+def _is_own(path: Any) -> bool:
+    try:
+        return bool(path) and Path(path).samefile("/proc/self/ns/user")
+    except OSError:
+        return False
+
+
+def in_manner(
+    plan: Plan, *, fifo: bool = False, preserved: int = 0, no_pivot: bool = False, keyring: bool = True
+) -> Plan:
+    """The same launch in the manner that the command line asks for."""
+    flags = plan.flags | (Flag.FIFO if fifo else Flag(0))
+    if not keyring:
+        flags &= ~Flag.KEYRING
+    hidden: tuple[str, ...] = ()
+    if no_pivot and plan.root is not None and not plan.flags & Flag.CHROOT:
+        flags |= Flag.MOVE_ROOT
+        hidden = tuple(mounts.points_of(("proc", "sysfs"), outside=plan.root.path))
+    if flags == plan.flags and not preserved:
+        return plan
+    return replace(plan, flags=flags, preserved=preserved, hidden=hidden)
+
+
+def with_hooks(plan: Plan, config: Config, container_id: str, bundle: str) -> Plan:
+    """The hooks that the stage runs, with the state that they read."""
+    inside = hooks.inside(config)
+    if not inside:
+        return plan
+    return replace(plan, hooks=inside, state=hooks.state_parts(config, container_id=container_id, bundle=bundle))
+
+
+def warnings(process: Config) -> tuple[str, ...]:
+    """What of a process is left out although it is asked for."""
+    sets: Config = process.get("capabilities") or {}
+    unknown = sorted({name for names in sets.values() for name in names or () if not caps.known(name)})
+    return tuple(f"capability {name} is unknown here and was left out" for name in unknown)
+
+
+def first_affinity(process: Config) -> frozenset[int] | None:
+    """The processors on which a further process is while it joins the container."""
+    text = (process.get("execCPUAffinity") or {}).get("initial")
+    return tuning.parse_cpus(text) if text else None
 
 
 def clone_flags(config: Config) -> int:
     """CLONE_NEW* of the namespaces that are made at birth. The cgroup namespace comes later, once placed."""
     kinds = _kinds(config.get("linux") or {})
-    made = (namespaces.FLAGS[kind] for kind, path in kinds.items() if not path and kind != "cgroup")
-    return sum(made)
+    return 0 if _is_late(kinds) else _new_flags(kinds)
+
+
+def _new_flags(kinds: Mapping[str, str]) -> int:
+    return sum(namespaces.FLAGS[kind] for kind, path in kinds.items() if not path and kind != "cgroup")
+
+
+def _is_late(kinds: Mapping[str, str]) -> bool:
+    """Whether the stage itself makes the namespaces: a user namespace must be mapped before anything is executed in
+    it, a time namespace gets its clocks before anybody is in it."""
+    return "user" in kinds or kinds.get("time") == ""
 
 
 def joined_namespaces(config: Config) -> list[tuple[str, str]]:
@@ -79,8 +155,11 @@ def exec_plan(config: Config, process: Config) -> Plan:
     """The plan of a further process in a running container; its one join is the container's pidfd."""
     plan = process_plan(config, merged_process(config, process))
     kinds = _kinds(config.get("linux") or {})
-    flags = (plan.flags & ~Flag.CREATE_CWD) | Flag.EXEC | Flag.FORK_LATE
-    return replace(plan, flags=flags, joins=(sum(namespaces.FLAGS[kind] for kind in kinds if kind != "user"),))
+    flags = (plan.flags & ~Flag.CREATE_CWD) | Flag.EXEC | Flag.FORK_LATE | _user_flags(config, kinds)
+    if "user" in kinds:
+        flags |= Flag.BECOME_ROOT
+    affinity = tuning.exec_affinity(process)
+    return replace(plan, flags=flags, joins=(sum(namespaces.FLAGS[kind] for kind in kinds),), affinity=affinity)
 
 
 def merged_process(config: Config, process: Config) -> Config:
@@ -90,7 +169,10 @@ def merged_process(config: Config, process: Config) -> Config:
     return {**inherited, **{key: value for key, value in process.items() if value is not None}}
 
 
-_INHERITED = ("capabilities", "rlimits", "noNewPrivileges", "oomScoreAdj")
+_INHERITED = (
+    *("capabilities", "rlimits", "noNewPrivileges", "oomScoreAdj", "scheduler", "ioPriority"),
+    *("apparmorProfile", "selinuxLabel"),
+)
 
 
 def process_plan(config: Config, process: Config) -> Plan:
@@ -118,7 +200,16 @@ def process_plan(config: Config, process: Config) -> Plan:
         console_size=(size.get("height", 0), size.get("width", 0)),
         filter=compiled.code if compiled else b"",
         filter_flags=compiled.flags if compiled else 0,
+        tuning=tuning.of_process(config, process),
+        profile=_profile(process),
     )
+
+
+def _profile(process: Config) -> str | None:
+    """What is written to which file under /proc/<pid>/attr."""
+    if process.get("apparmorProfile"):
+        return f"apparmor/exec=exec {process['apparmorProfile']}"
+    return f"exec={process['selinuxLabel']}" if process.get("selinuxLabel") else None
 
 
 def _kinds(linux: Config) -> dict[str, str]:
@@ -167,10 +258,32 @@ def _container_flags(config: Config, kinds: Mapping[str, str]) -> Flag:
         Flag.NEW_CGROUP_NS: kinds.get("cgroup") == "",
         Flag.ROOT_READONLY: (config.get("root") or {}).get("readonly"),
         Flag.LOOPBACK: kinds.get("network") == "",
-        Flag.FORK_EARLY: bool(kinds.get("pid")),
+        Flag.FORK_EARLY: bool(kinds.get("pid")) or (_is_late(kinds) and "" in (kinds.get("pid"), kinds.get("time"))),
         Flag.SETUP_DEV: _own_dev(config),
+        Flag.CHROOT: "mount" not in kinds,
+        Flag.ROOT_GIVEN: _opens_for(kinds) and "mount" in kinds,
+        Flag.BECOME_ROOT: bool(kinds.get("user")),
+        Flag.TIME_OFFSETS: kinds.get("time") == "" and (config.get("linux") or {}).get("timeOffsets"),
+        Flag.BIND_DEVICES: "user" in kinds or not idmap.in_initial_namespace(),
     }
-    return _union(chosen)
+    return _union(chosen) | _user_flags(config, kinds)
+
+
+def _opens_for(kinds: Mapping[str, str]) -> bool:
+    """Whether this process opens the sources of mounts: it may, and the container's root cannot reach them all."""
+    return "user" in kinds and os.geteuid() == 0
+
+
+def _user_flags(config: Config, kinds: Mapping[str, str]) -> Flag:
+    """Who may not map more than himself may not change groups either (user_namespaces(7))."""
+    gids = [(entry["containerID"], entry["hostID"], entry["size"]) for entry in _gid_maps(config)]
+    alone = "user" in kinds and os.geteuid() != 0 and idmap.is_single(gids)
+    return Flag.NO_SETGROUPS if alone else Flag(0)
+
+
+def _gid_maps(config: Config) -> Iterable[Config]:
+    found: Iterable[Config] = (config.get("linux") or {}).get("gidMappings") or ()
+    return found
 
 
 def _union(chosen: Mapping[Flag, object]) -> Flag:
@@ -196,7 +309,7 @@ def _is_bind(mount: Config) -> bool:
 
 
 def _root(config: Config, rootfs: OverlayRootfs | None) -> Root:
-    if rootfs is None:
+    if rootfs is None:  # also where only the root directory changes
         return Root(kind=RootKind.BIND, path=config["root"]["path"])
     return Root(
         kind=RootKind.OVERLAY,
@@ -230,21 +343,59 @@ def _sysctl_path(key: str) -> str:
 
 
 def _mounts(config: Config, cgroup: Cgroup, mounted: Hierarchies) -> Iterator[Mount]:
-    private = _kinds(config.get("linux") or {}).get("cgroup") is not None
+    kinds = _kinds(config.get("linux") or {})
+    private = kinds.get("cgroup") is not None
+    everything = _opens_for(kinds)
     for entry in config.get("mounts") or ():
         options = mounts.parse_options(entry.get("options") or ())
         target = _clean(entry["destination"])
         kind = entry.get("type") or ""
-        if options.bind or kind == "bind":
-            yield _bind(entry, target, options)
-        elif kind in ("cgroup", "cgroup2"):
+        if options.remount:
+            yield _remount(target, options)
+        elif options.bind or kind == "bind":
+            yield _bind(entry, target, options, given=everything or is_idmapped(entry))
+        elif kind == "cgroup" or (kind == "cgroup2" and mounted.is_v2):
             yield from _cgroup_mounts(target, options, cgroup, mounted, private)
         else:
-            yield _filesystem(kind, str(entry.get("source") or ""), target, options)
+            made = _filesystem(kind, str(entry.get("source") or ""), target, options)
+            yield replace(made, flags=made.flags | MountFlag.OR_HOST) if kind == "sysfs" and "user" in kinds else made
 
 
-def _bind(entry: Config, target: str, options: mounts.MountOptions) -> Mount:
+def given_mounts(config: Config) -> list[Config]:
+    """The binds whose source this process opens: all that the container's root may not reach, and whose ids are
+    shown differently."""
+    everything = _opens_for(_kinds(config.get("linux") or {}))
+    binds = (entry for entry in config.get("mounts") or () if _is_bind(entry) and not _is_remount(entry))
+    return [entry for entry in binds if everything or is_idmapped(entry)]
+
+
+def is_idmapped(entry: Config) -> bool:
+    """Whether a mount shows other ids than its file system has."""
+    return bool(entry.get("uidMappings")) or not {"idmap", "ridmap"}.isdisjoint(entry.get("options") or ())
+
+
+def _is_remount(entry: Config) -> bool:
+    return "remount" in (entry.get("options") or ())
+
+
+def _remount(target: str, options: mounts.MountOptions) -> Mount:
+    """Of the mount that is there already; what is not named stays as it is."""
+    return Mount(
+        kind=MountKind.REMOUNT,
+        target=target,
+        set=options.set,
+        clear=_cleared(options.set, options.clear),
+        tree_set=options.tree_set,
+        tree_clear=_cleared(options.tree_set, options.tree_clear),
+        propagation=options.propagation,
+        options=() if options.bind else options.data,
+    )
+
+
+def _bind(entry: Config, target: str, options: mounts.MountOptions, *, given: bool) -> Mount:
     flags = MountFlag.RECURSIVE if options.recursive else MountFlag.NONE
+    if given:
+        flags |= MountFlag.GIVEN
     if target in PROC_TARGETS:
         flags |= MountFlag.PROC_OK
     if target == "/proc":
@@ -277,6 +428,8 @@ def _filesystem(kind: str, source: str, target: str, options: mounts.MountOption
         flags |= MountFlag.IS_DEV
     if kind == "devpts" and target == "/dev/pts":
         flags |= MountFlag.IS_PTS
+    if options.copy_up and kind == "tmpfs":
+        flags |= MountFlag.COPY_UP
     data = tuple(pair for pair in options.data if pair != ("newinstance", ""))
     return Mount(
         kind=MountKind.FILESYSTEM,

@@ -6,6 +6,7 @@ InvalidArgument before anything is made: never silence, never half a container.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.linux import mounts, namespaces, overlay
+from bulkhead.linux import idmap, lsm, mounts, namespaces, overlay
+from bulkhead.runtime import hooks, tuning
 from bulkhead.runtime.rootfs import OverlayRootfs
 from bulkhead.runtime.translate import RLIMITS
 
@@ -24,22 +26,8 @@ _VERSION = re.compile(r"1\.\d+\.\d+([-+].*)?")
 _MAX_ID = 0xFFFFFFFE  # -1 means "unchanged" to the kernel
 
 # Known to the specification, not done here: a value that asks for it is refused.
-_UNSUPPORTED_TOP = ("hooks", "vm", "windows", "solaris", "zos", "freebsd")
-_UNSUPPORTED_PROCESS = ("apparmorProfile", "selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity", "commandLine")
-_UNSUPPORTED_LINUX = (
-    "uidMappings",
-    "gidMappings",
-    "timeOffsets",
-    "intelRdt",
-    "mountLabel",
-    "memoryPolicy",
-    "personality",
-    "netDevices",
-)
-_UNSUPPORTED_NAMESPACES = ("user", "time")
-_UNSUPPORTED_MOUNT_OPTIONS = frozenset(
-    {"tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow"}
-)
+_UNSUPPORTED_LINUX = ("netDevices",)
+_UNSUPPORTED_MOUNT_OPTIONS = frozenset({"copy-symlink", "src-nofollow", "dest-nofollow"})
 
 # Settings that belong to the IPC namespace; net.* belong to the network namespace.
 _IPC_SYSCTLS = frozenset(
@@ -55,21 +43,23 @@ def container(container_id: str, config: Config, rootfs: OverlayRootfs | None) -
     if not _ID.fullmatch(container_id) or container_id in (".", ".."):
         raise InvalidArgument(f"cannot create the container: invalid id {container_id!r}")
     _version(config)
-    _unsupported(config, _UNSUPPORTED_TOP, "")
     process(_mapping(config, "process", "config", required=True))
     linux = _mapping(config, "linux", "config")
     kinds = _namespaces(linux)
     _root(config, rootfs)
     _names(config, kinds)
+    _users(linux, kinds)
+    _clocks(linux, kinds)
+    _inherited_mounts(config, linux, kinds, rootfs)
     _mounts(config)
     _linux(linux, kinds)
+    _hooks(config)
     for key, value in _mapping(config, "annotations", "config").items():
         _check(isinstance(key, str) and isinstance(value, str), f"annotation {key!r} is not text")
 
 
 def process(process: Config) -> None:
     """The process of a container, or a further one for a running container."""
-    _unsupported(process, _UNSUPPORTED_PROCESS, "process.")
     args = _texts(process, "args", "process")
     _check(bool(args), "process.args is empty")
     _texts(process, "env", "process")
@@ -88,6 +78,12 @@ def process(process: Config) -> None:
     for key in ("height", "width"):
         value = size.get(key, 0)
         _check(_is_int(value) and 0 <= value <= 0xFFFF, f"process.consoleSize.{key} {value!r} is out of range")
+    _scheduler(_mapping(process, "scheduler", "process"))
+    _io_priority(_mapping(process, "ioPriority", "process"))
+    for key, cpus in _mapping(process, "execCPUAffinity", "process").items():
+        _check(key in ("initial", "final"), f"process.execCPUAffinity.{key} is unknown")
+        _cpus(cpus, f"process.execCPUAffinity.{key}")
+    _labels(process)
 
 
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
@@ -96,6 +92,48 @@ _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambien
 def _version(config: Config) -> None:
     version = config.get("ociVersion")
     _check(isinstance(version, str) and _VERSION.fullmatch(version) is not None, f"ociVersion {version!r} is not 1.x.y")
+
+
+def _labels(process: Config) -> None:
+    """A profile that the kernel cannot apply would be no confinement."""
+    for key, present in (("apparmorProfile", lsm.apparmor_enabled), ("selinuxLabel", lsm.selinux_enabled)):
+        name = process.get(key) or ""
+        _check(isinstance(name, str) and "\0" not in name, f"process.{key} is not text")
+        module = "AppArmor" if key == "apparmorProfile" else "SELinux"
+        _check(not name or present(), f"process.{key} is set to {name!r}, but {module} is not enabled on this host")
+
+
+def _scheduler(wanted: Config) -> None:
+    if not wanted:
+        return
+    policy, nice, priority = wanted.get("policy"), wanted.get("nice") or 0, wanted.get("priority") or 0
+    _check(policy in tuning.POLICIES, f"process.scheduler.policy {policy!r} is unknown")
+    for name in _texts(wanted, "flags", "process.scheduler"):
+        _check(name in tuning.SCHEDULER_FLAGS, f"process.scheduler flag {name!r} is unknown")
+    _check(_is_int(nice) and -20 <= nice <= 19, f"process.scheduler.nice {nice!r} is not in -20..19")
+    real_time = policy in ("SCHED_FIFO", "SCHED_RR")
+    _check(_is_int(priority) and 0 <= priority <= 99, f"process.scheduler.priority {priority!r} is not in 0..99")
+    _check(not priority or real_time, "process.scheduler.priority can only be set with SCHED_FIFO or SCHED_RR")
+    for key in ("runtime", "deadline", "period"):
+        value = wanted.get(key) or 0
+        _check(_is_int(value) and 0 <= value < 1 << 63, f"process.scheduler.{key} {value!r} is out of range")
+        _check(not value or policy == "SCHED_DEADLINE", f"process.scheduler.{key} can only be set with SCHED_DEADLINE")
+
+
+def _io_priority(wanted: Config) -> None:
+    if not wanted:
+        return
+    kind, priority = wanted.get("class"), wanted.get("priority") or 0
+    _check(kind in tuning.IO_CLASSES, f"process.ioPriority.class {kind!r} is unknown")
+    _check(_is_int(priority) and 0 <= priority <= 7, f"process.ioPriority.priority {priority!r} is not in 0..7")
+
+
+def _cpus(text: Any, where: str) -> None:
+    try:
+        _check(isinstance(text, str), f"{where} is not text")
+        tuning.parse_cpus(text)
+    except ValueError as error:
+        raise InvalidArgument(f"cannot create the container: {where} {text!r} is no list of numbers") from error
 
 
 def _user(user: Config) -> None:
@@ -147,12 +185,72 @@ def _namespaces(linux: Config) -> dict[str, str]:
         _check(isinstance(entry, Mapping), "linux.namespaces holds what is no object")
         kind, path = entry.get("type"), entry.get("path") or ""
         _check(kind in namespaces.FLAGS, f"namespace type {kind!r} is unknown")
-        _check(kind not in _UNSUPPORTED_NAMESPACES, f"a {kind} namespace is not supported")
         _check(kind not in kinds, f"namespace {kind} is given twice")
         _check(isinstance(path, str) and (not path or path.startswith("/")), f"namespace path {path!r} is not absolute")
         kinds[str(kind)] = str(path)
-    _check(kinds.get("mount") == "", "a container without a mount namespace of its own is not supported")
     return kinds
+
+
+def _users(linux: Config, kinds: Mapping[str, str]) -> None:
+    maps = {key: _id_maps(linux, key, f"linux.{key}") for key in ("uidMappings", "gidMappings")}
+    given = [key for key, found in maps.items() if found]
+    new = kinds.get("user") == ""
+    _check(not given or "user" in kinds, f"linux.{given and given[0]}: user namespace mappings need a user namespace")
+    _check(not (given and kinds.get("user")), "user namespace path and mappings cannot both be given")
+    for key, found in maps.items():
+        _check(not new or bool(found), f"a user namespace needs linux.{key}")
+        _check(not new or idmap.covers(found, 0), f"linux.{key} does not map id 0 of the container")
+    _check(os.geteuid() == 0 or "user" in kinds, "an ordinary user needs a user namespace (rootless container)")
+
+
+def _id_maps(entry: Config, key: str, where: str) -> list[tuple[int, int, int]]:
+    found = list[tuple[int, int, int]]()
+    for line in _list(entry, key, where.rpartition(".")[0]):
+        _check(isinstance(line, Mapping), f"{where} holds what is no object")
+        numbers = tuple(line.get(name, 0) for name in ("containerID", "hostID", "size"))
+        _check(all(_is_int(value) and 0 <= value <= 0xFFFFFFFF for value in numbers), f"{where} {line!r} is no mapping")
+        _check(numbers[2] > 0, f"{where}: a mapping of no ids")
+        found.append(numbers)
+    _check(len(found) <= idmap.MAX_LINES, f"{where} has more than {idmap.MAX_LINES} lines")
+    return found
+
+
+def _clocks(linux: Config, kinds: Mapping[str, str]) -> None:
+    offsets = _mapping(linux, "timeOffsets", "linux")
+    _check(not offsets or kinds.get("time") == "", "linux.timeOffsets needs a time namespace of its own")
+    for clock, offset in offsets.items():
+        _check(clock in ("monotonic", "boottime"), f"linux.timeOffsets: clock {clock!r} has no offset")
+        _check(isinstance(offset, Mapping), f"linux.timeOffsets.{clock} is not an object")
+        seconds, rest = offset.get("secs") or 0, offset.get("nanosecs") or 0
+        _check(_is_int(seconds) and abs(seconds) < 1 << 62, f"linux.timeOffsets.{clock}.secs is out of range")
+        _check(_is_int(rest) and 0 <= rest < 10**9, f"linux.timeOffsets.{clock}.nanosecs is out of range")
+
+
+def _inherited_mounts(config: Config, linux: Config, kinds: Mapping[str, str], rootfs: OverlayRootfs | None) -> None:
+    """Without a mount namespace only the root directory changes: what is mounted would be mounted on the host."""
+    if "mount" in kinds:
+        return
+    asked: dict[str, Any] = {key: linux.get(key) for key in ("maskedPaths", "readonlyPaths", "rootfsPropagation")}
+    asked |= {"mounts": config.get("mounts"), "an overlay": rootfs, "linux.devices": linux.get("devices")}
+    asked["root.readonly"] = _mapping(config, "root", "config").get("readonly")
+    for name, value in asked.items():
+        _check(not value, f"unable to restrict sys entries without a private MNT namespace: {name} needs one")
+
+
+def _hooks(config: Config) -> None:
+    for kind, listed in _mapping(config, "hooks", "config").items():
+        _check(kind in hooks.KINDS, f"hooks.{kind} is unknown")
+        _check(isinstance(listed, list | tuple | None), f"hooks.{kind} is not a list")
+        for entry in listed or ():
+            _check(isinstance(entry, Mapping), f"hooks.{kind} holds what is no object")
+            path, timeout = entry.get("path"), entry.get("timeout")
+            _check(isinstance(path, str) and path.startswith("/"), f"hooks.{kind}: path {path!r} is not absolute")
+            _check("\0" not in path, f"hooks.{kind}: path {path!r} holds a NUL")
+            _check(
+                timeout is None or (_is_int(timeout) and 0 < timeout < 1 << 31), f"hooks.{kind}: timeout {timeout!r}"
+            )
+            _texts(entry, "args", f"hooks.{kind}")
+            _texts(entry, "env", f"hooks.{kind}")
 
 
 def _names(config: Config, kinds: Mapping[str, str]) -> None:
@@ -170,16 +268,32 @@ def _mounts(config: Config) -> None:
         options = _texts(entry, "options", f"mount {target}")
         refused = sorted(_UNSUPPORTED_MOUNT_OPTIONS.intersection(options))
         _check(not refused and "" not in options, f"mount {target}: option {''.join(refused[:1])!r} is not supported")
+        parsed = mounts.parse_options(options)
         place = posixpath.normpath("/" + str(target).lstrip("/"))
         _check(place != "/", f"mount {target}: the root itself cannot be mounted over")
-        bound = mounts.parse_options(options).bind or entry.get("type") == "bind"
+        bound = parsed.bind or entry.get("type") == "bind"
+        _idmapped(entry, config, parsed, f"mount {target}", bound=bound)
+        if parsed.remount:
+            continue
         _check(place != "/proc" or bound or entry.get("type") == "proc", f"mount {target}: only a procfs can be there")
-        _unsupported(entry, ("uidMappings", "gidMappings"), f"mount {target}: ")
+        _check(not parsed.copy_up or entry.get("type") == "tmpfs", f"mount {target}: only a tmpfs knows tmpcopyup")
         _check(isinstance(entry.get("type") or "", str), f"mount {target}: type is not text")
         if bound:
             _bind(entry, str(target), options)
         else:
             _check(bool(entry.get("type")), f"mount {target}: no type is given")
+
+
+def _idmapped(entry: Config, config: Config, options: mounts.MountOptions, where: str, *, bound: bool) -> None:
+    uids, gids = (_id_maps(entry, key, f"{where}.{key}") for key in ("uidMappings", "gidMappings"))
+    if not (uids or gids or options.idmap):
+        return
+    _check(bound and not options.remount, f"{where}: id-mapped mounts are only supported for bind-mounts")
+    _check(bool(uids) == bool(gids), f"{where}: uidMappings and gidMappings must both be given")
+    linux = _mapping(config, "linux", "config")
+    users = any(isinstance(found, Mapping) and found.get("type") == "user" for found in linux.get("namespaces") or ())
+    _check(bool(uids) or users, f"{where}: id-mapped mounts need mappings or a user namespace")
+    _check(os.geteuid() == 0, f"{where}: id-mapped mounts need root")
 
 
 def _bind(entry: Config, target: str, options: Iterable[str]) -> None:
@@ -193,11 +307,15 @@ def _bind(entry: Config, target: str, options: Iterable[str]) -> None:
 
 def _linux(linux: Config, kinds: Mapping[str, str]) -> None:
     _unsupported(linux, _UNSUPPORTED_LINUX, "linux.")
+    _unlabelled(linux)
     group = linux.get("cgroupsPath") or "/x"
-    _check(isinstance(group, str) and group.startswith("/"), f"linux.cgroupsPath {group!r} is not an absolute path")
-    _check(
-        not {"", ".", ".."}.intersection(group[1:].rstrip("/").split("/")), f"linux.cgroupsPath {group!r} is not a path"
-    )
+    _check(isinstance(group, str) and "\0" not in group, f"linux.cgroupsPath {group!r} is not a path")
+    parts = group.removeprefix("/").rstrip("/").split("/")
+    _check(not {"", ".", ".."}.intersection(parts), f"linux.cgroupsPath {group!r} is not a path")
+    domain = _mapping(linux, "personality", "linux")
+    _check(not domain or domain.get("domain") in tuning.PERSONALITIES, f"linux.personality {domain!r} is unknown")
+    _check(not domain.get("flags"), "linux.personality.flags are not supported")
+    _memory_policy(_mapping(linux, "memoryPolicy", "linux"))
     propagation = linux.get("rootfsPropagation") or "rslave"
     _check(propagation in mounts.PROPAGATION, f"linux.rootfsPropagation {propagation!r} is unknown")
     for key in ("maskedPaths", "readonlyPaths"):
@@ -209,6 +327,28 @@ def _linux(linux: Config, kinds: Mapping[str, str]) -> None:
         _device(entry)
     _mapping(linux, "resources", "linux")
     _mapping(linux, "seccomp", "linux")
+
+
+def _unlabelled(linux: Config) -> None:
+    label = linux.get("mountLabel") or ""
+    _check(
+        not label or lsm.selinux_enabled(),
+        f"linux.mountLabel is set to {label!r}, but SELinux is not enabled on this host",
+    )
+    _unsupported(linux, ("mountLabel",), "linux.")
+    if linux.get("intelRdt"):
+        _check(Path("/sys/fs/resctrl/schemata").exists(), "linux.intelRdt needs /sys/fs/resctrl, which is not mounted")
+        _unsupported(linux, ("intelRdt",), "linux.")
+
+
+def _memory_policy(policy: Config) -> None:
+    if not policy:
+        return
+    mode = policy.get("mode")
+    _check(mode in tuning.MEMORY_MODES, f"linux.memoryPolicy.mode {mode!r} is unknown")
+    for name in _texts(policy, "flags", "linux.memoryPolicy"):
+        _check(name in tuning.MEMORY_FLAGS, f"linux.memoryPolicy flag {name!r} is unknown")
+    _cpus(policy.get("nodes") or "", "linux.memoryPolicy.nodes")
 
 
 def _sysctl(key: Any, value: Any, kinds: Mapping[str, str]) -> None:
@@ -225,8 +365,17 @@ def _sysctl(key: Any, value: Any, kinds: Mapping[str, str]) -> None:
         _check("ipc" in kinds, f'sysctl "{key}" needs an ipc namespace')
     elif parts[0] == "net":
         _check("network" in kinds, f'sysctl "{key}" is not allowed in the hosts network namespace')
+        path = kinds["network"]
+        _check(not _is_own_network(path), f'sysctl "{key}" is not allowed in the hosts network namespace')
     else:
         raise InvalidArgument(f'cannot create the container: sysctl "{key}" is not in a separate kernel namespace')
+
+
+def _is_own_network(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).samefile("/proc/self/ns/net")
+    except OSError:
+        return False
 
 
 def _device(entry: Any) -> None:

@@ -86,7 +86,8 @@ def test_devices(box: Box) -> None:
     links = box.run(
         "sh", "-c", "cd /dev; for name in fd stdin stdout stderr ptmx core; do readlink $name; done"
     ).output.split()
-    assert links == ["/proc/self/fd", *(f"/proc/self/fd/{n}" for n in range(3)), "pts/ptmx", "/proc/kcore"]
+    core = ["/proc/kcore"] if Path("/proc/kcore").exists() else []  # a link that leads nowhere helps nobody
+    assert links == ["/proc/self/fd", *(f"/proc/self/fd/{n}" for n in range(3)), "pts/ptmx", *core]
 
 
 def test_names_and_loopback(box: Box) -> None:

@@ -9,14 +9,13 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from bulkhead.errors import Internal
 from bulkhead.nsexec import Launch, ReportKind, spawn
 from bulkhead.nsexec.plan import Flag, Plan
-from bulkhead.runtime import launch as runtime
+from bulkhead.runtime.conversation import Conversation
 from bulkhead.runtime.failures import EXEC
 
 FIXED = struct.Struct("=IIiI")
@@ -32,14 +31,14 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
     shell.communicate()
 
 
-def conversation(sent: list[bytes]) -> tuple[runtime._Conversation, subprocess.Popen[bytes]]:
+def conversation(sent: list[bytes]) -> tuple[Conversation, subprocess.Popen[bytes]]:
     stage = subprocess.Popen(["sleep", "600"])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for message in sent:
         theirs.send(message)
     theirs.close()
     told = Launch(stage.pid, os.pidfd_open(stage.pid), ours.detach())
-    return runtime._Conversation(told, mock.Mock(), EXEC, forks=True), stage
+    return Conversation(told, EXEC, forks=True), stage
 
 
 def test_a_forged_pid_kills_nobody_of_the_host(bystander: subprocess.Popen[bytes]) -> None:

@@ -6,12 +6,16 @@ from bulkhead.nsexec.plan import (
     Capabilities,
     Device,
     Flag,
+    Hook,
+    HookKind,
     Mount,
     MountFlag,
     MountKind,
     Plan,
     Root,
     RootKind,
+    Tuning,
+    TuningFlag,
 )
 
 FULL = Plan(
@@ -37,6 +41,13 @@ FULL = Plan(
     group_names=("staff",),
     rlimits=((7, 1024, 4096),),
     capabilities=Capabilities(bounding=5, ambient=1),
+    hidden=("/proc",),
+    hooks=(Hook(kind=HookKind.START_CONTAINER, path="/h", argv=("h", "x"), env=("A=1",), timeout=3),),
+    state=("{1", "{2", "}"),
+    tuning=Tuning(present=TuningFlag.SCHEDULER, nice=-3),
+    affinity=(3, 0),
+    nodes=(1, 0),
+    profile="exec=x",
     filter=b"\x06\0\0\0\0\0\xff\x7f" * 3,
 )
 

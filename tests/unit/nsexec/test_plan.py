@@ -52,7 +52,7 @@ def test_random_damage_is_survived() -> None:
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, b"XXXX"), (4, b"\x02\x00"), (6, b"\x00\x00"), (12, b"\1\0\0\0")],
+    [(0, b"XXXX"), (4, b"\x7f\x00"), (6, b"\x00\x00"), (12, b"\1\0\0\0")],
     ids=["magic", "version", "no sections", "reserved"],
 )
 def test_a_wrong_header_is_refused(offset: int, value: bytes) -> None:

@@ -53,14 +53,23 @@ def mount(**entry: Any) -> Callable[[Config], None]:
     return lambda config: config["mounts"].append(entry)
 
 
+def line(inside: int) -> dict[str, int]:
+    return {"containerID": inside, "hostID": 1000, "size": 1}
+
+
 def without(kind: str) -> list[dict[str, str]]:
     return [entry for entry in good()["linux"]["namespaces"] if entry["type"] != kind]
 
 
+ALL = without("")
+
 BAD: dict[str, tuple[Callable[[Config], None], str]] = {
     "version": (top(ociVersion="2.0.0"), "ociVersion"),
     "no version": (top(ociVersion=None), "ociVersion"),
-    "hooks": (top(hooks={"prestart": [{"path": "/x"}]}), "hooks is not supported"),
+    "hook unknown": (top(hooks={"prestop": [{"path": "/x"}]}), "hooks.prestop is unknown"),
+    "hook relative": (top(hooks={"prestart": [{"path": "x"}]}), "not absolute"),
+    "hook timeout": (top(hooks={"poststop": [{"path": "/x", "timeout": 0}]}), "timeout"),
+    "hook args": (top(hooks={"poststop": [{"path": "/x", "args": "a"}]}), "not a list"),
     "no process": (top(process=None), "process is missing"),
     "no args": (process(args=[]), "args is empty"),
     "args text": (process(args="true"), "not a list"),
@@ -82,23 +91,43 @@ BAD: dict[str, tuple[Callable[[Config], None], str]] = {
     "rlimit order": (process(rlimits=[{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}]), "above"),
     "oom score": (process(oomScoreAdj=1001), "out of range"),
     "console": (process(consoleSize={"height": 1 << 16, "width": 1}), "out of range"),
-    "apparmor": (process(apparmorProfile="x"), "not supported"),
-    "selinux": (process(selinuxLabel="x"), "not supported"),
-    "scheduler": (process(scheduler={"policy": "SCHED_FIFO"}), "not supported"),
+    "apparmor": (process(apparmorProfile="x"), "AppArmor is not enabled"),
+    "selinux": (process(selinuxLabel="x"), "SELinux is not enabled"),
+    "scheduler": (process(scheduler={"policy": "SCHED_MINE"}), "policy 'SCHED_MINE' is unknown"),
+    "scheduler nice": (process(scheduler={"policy": "SCHED_BATCH", "nice": 20}), "nice"),
+    "scheduler priority": (process(scheduler={"policy": "SCHED_BATCH", "priority": 3}), "only be set with SCHED_FIFO"),
+    "scheduler runtime": (process(scheduler={"policy": "SCHED_FIFO", "runtime": 3}), "only be set with SCHED_DEADLINE"),
+    "scheduler flag": (process(scheduler={"policy": "SCHED_FIFO", "flags": ["X"]}), "flag 'X' is unknown"),
+    "io class": (process(ioPriority={"class": "IDLE", "priority": 0}), "class 'IDLE' is unknown"),
+    "io priority": (process(ioPriority={"class": "IOPRIO_CLASS_BE", "priority": 8}), "not in 0..7"),
+    "cpus": (process(execCPUAffinity={"initial": "3-1"}), "no list of numbers"),
+    "memory mode": (linux(memoryPolicy={"mode": "MPOL_MINE"}), "mode 'MPOL_MINE' is unknown"),
+    "personality": (linux(personality={"domain": "BSD"}), "personality"),
     "namespace unknown": (linux(namespaces=[{"type": "foo"}]), "unknown"),
     "namespace twice": (linux(namespaces=[{"type": "mount"}, {"type": "mount"}]), "twice"),
     "namespace path": (linux(namespaces=[{"type": "mount"}, {"type": "network", "path": "x"}]), "not absolute"),
-    "no mount namespace": (linux(namespaces=without("mount")), "mount namespace"),
-    "joined mount namespace": (linux(namespaces=[{"type": "mount", "path": "/proc/1/ns/mnt"}]), "mount namespace"),
-    "user namespace": (linux(namespaces=[{"type": "mount"}, {"type": "user"}]), "not supported"),
-    "time namespace": (linux(namespaces=[{"type": "mount"}, {"type": "time"}]), "not supported"),
-    "uid map": (linux(uidMappings=[{"containerID": 0}]), "not supported"),
-    "rdt": (linux(intelRdt={"closID": "x"}), "not supported"),
-    "mount label": (linux(mountLabel="x"), "not supported"),
+    "no mount namespace": (linux(namespaces=without("mount")), "without a private MNT namespace"),
+    "user namespace without maps": (linux(namespaces=[*ALL, {"type": "user"}]), "needs linux.uidMappings"),
+    "user namespace without root": (
+        linux(namespaces=[*ALL, {"type": "user"}], uidMappings=[line(1)], gidMappings=[line(0)]),
+        "does not map id 0",
+    ),
+    "maps of a joined user namespace": (
+        linux(namespaces=[*ALL, {"type": "user", "path": "/x"}], uidMappings=[line(0)]),
+        "cannot both be given",
+    ),
+    "clocks": (linux(timeOffsets={"monotonic": {"secs": 1}}), "needs a time namespace"),
+    "clock unknown": (
+        linux(namespaces=[*ALL, {"type": "time"}], timeOffsets={"realtime": {"secs": 1}}),
+        "has no offset",
+    ),
+    "uid map": (linux(uidMappings=[line(0)]), "need a user namespace"),
+    "uid map of none": (linux(uidMappings=[{"containerID": 0}]), "no ids"),
+    "rdt": (linux(intelRdt={"closID": "x"}), "/sys/fs/resctrl"),
+    "mount label": (linux(mountLabel="x"), "SELinux is not enabled"),
     "hostname without uts": (linux(namespaces=without("uts")), "uts"),
     "hostname long": (top(hostname="x" * 65), "longer"),
-    "cgroup relative": (linux(cgroupsPath="a/b"), "not an absolute path"),
-    "cgroup systemd": (linux(cgroupsPath="a.slice:b:c"), "not an absolute path"),
+    "net devices": (linux(netDevices={"eth0": {}}), "not supported"),
     "cgroup climbs": (linux(cgroupsPath="/a/../../b"), "not a path"),
     "propagation": (linux(rootfsPropagation="foo"), "unknown"),
     "masked relative": (linux(maskedPaths=["proc"]), "not an absolute path"),
@@ -118,8 +147,8 @@ BAD: dict[str, tuple[Callable[[Config], None], str]] = {
     "mount over proc": (mount(destination="/proc/", type="tmpfs"), "only a procfs"),
     "bind relative": (mount(destination="/x", source="y", options=["bind"]), "not an absolute path"),
     "bind data": (mount(destination="/x", source="/y", options=["bind", "size=1"]), "means nothing"),
-    "mount copyup": (mount(destination="/x", type="tmpfs", options=["tmpcopyup"]), "not supported"),
-    "mount idmap": (mount(destination="/x", source="/y", options=["bind", "idmap"]), "not supported"),
+    "mount copyup": (mount(destination="/x", type="ramfs", options=["tmpcopyup"]), "only a tmpfs"),
+    "mount idmap": (mount(destination="/x", source="/y", options=["bind", "idmap"]), "need mappings"),
     "mount empty option": (mount(destination="/x", type="tmpfs", options=[""]), "not supported"),
     "annotation": (top(annotations={"a": 1}), "not text"),
 }

@@ -82,6 +82,30 @@ bool plan_next_mount(struct plan_cursor *c, struct plan_mount *m)
     return true;
 }
 
+static bool skip_strings(struct plan_cursor *c, uint32_t count)
+{
+    const char *text;
+    for (; count > 0; count--)
+        if (!take_string(c, &text))
+            return false;
+    return true;
+}
+
+bool plan_next_hook(struct plan_cursor *c, struct plan_hook *h)
+{
+    uint32_t words, variables;
+    if (!step_down(c) || !take_u32(c, &h->kind) || !take_u32(c, &h->timeout) || !take_u32(c, &words) ||
+        !take_u32(c, &variables) || !take_string(c, &h->path))
+        return false;
+    if (h->kind < HOOK_CREATE_CONTAINER || h->kind > HOOK_START_CONTAINER || words == 0)
+        return false;
+    h->argv = (struct plan_cursor){c->at, c->end, words};
+    if (!skip_strings(c, words))
+        return false;
+    h->env = (struct plan_cursor){c->at, c->end, variables};
+    return skip_strings(c, variables);
+}
+
 /* Each walks a whole section: true when every entry is sound and nothing follows the last. */
 static bool all_strings(struct plan_cursor c)
 {
@@ -137,6 +161,15 @@ static bool all_mounts(struct plan_cursor c)
     return c.at == c.end;
 }
 
+static bool all_hooks(struct plan_cursor c)
+{
+    struct plan_hook hook;
+    while (c.left)
+        if (!plan_next_hook(&c, &hook))
+            return false;
+    return c.at == c.end;
+}
+
 static bool one_string(struct plan_cursor c, const char **text)
 {
     return c.left == 1 && plan_next_string(&c, text) && c.at == c.end;
@@ -146,6 +179,12 @@ static bool decode_general(struct plan_cursor c, struct plan_general *g)
 {
     return c.left == 1 && take(&c, g, sizeof *g) && c.at == c.end && g->reserved == 0 &&
            (g->flags & ~(uint64_t)PLAN_FLAGS_KNOWN) == 0;
+}
+
+static bool decode_tuning(struct plan_cursor c, struct plan_tuning *t)
+{
+    return c.left == 1 && take(&c, t, sizeof *t) && c.at == c.end && t->reserved == 0 &&
+           (t->present & ~(uint32_t)TUNE_FLAGS_KNOWN) == 0;
 }
 
 static bool decode_root(struct plan_cursor c, struct plan_root *r)
@@ -188,6 +227,13 @@ static bool decode_section(uint16_t tag, struct plan_cursor c, struct plan *p)
     case SECTION_RLIMITS: p->rlimits = c; return all_rlimits(c);
     case SECTION_ARGV: p->argv = c; return c.left > 0 && all_strings(c);
     case SECTION_ENV: p->env = c; return all_strings(c);
+    case SECTION_HIDDEN: p->hidden = c; return all_strings(c);
+    case SECTION_HOOKS: p->hooks = c; return all_hooks(c);
+    case SECTION_STATE: p->state = c; return c.left == 3 && all_strings(c);
+    case SECTION_TUNING: return decode_tuning(c, &p->tuning);
+    case SECTION_AFFINITY: p->affinity = c; return all_u32(c);
+    case SECTION_NODES: p->nodes = c; return all_u32(c);
+    case SECTION_PROFILE: return one_string(c, &p->profile);
     case SECTION_HOSTNAME: return one_string(c, &p->hostname);
     case SECTION_DOMAINNAME: return one_string(c, &p->domainname);
     case SECTION_USER: return one_string(c, &p->user);
@@ -202,6 +248,8 @@ static bool complete(const struct plan *p, uint32_t seen)
     uint32_t needed = 1u << SECTION_GENERAL | 1u << SECTION_CWD | 1u << SECTION_ARGV;
     if ((p->general.flags & PLAN_EXEC) == 0)
         needed |= 1u << SECTION_ROOT;
+    if (seen & 1u << SECTION_HOOKS)
+        needed |= 1u << SECTION_STATE;
     return (seen & needed) == needed;
 }
 

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define PLAN_MAGIC 0x504e4842u /* "BHNP" */
-#define PLAN_VERSION 1u
+#define PLAN_VERSION 2u
 #define PLAN_MAX_BYTES (16u << 20)
 #define PLAN_MAX_FILTER 4096u /* instructions: BPF_MAXINSNS */
 #define PLAN_MAX_STRING (1u << 20)
@@ -34,7 +34,15 @@ enum plan_flag {
     PLAN_NULL_STDIN = 1 << 16,
     PLAN_NULL_STDOUT = 1 << 17,
     PLAN_NULL_STDERR = 1 << 18,
-    PLAN_FLAGS_KNOWN = (1 << 19) - 1,
+    PLAN_FIFO = 1 << 19,             /* with PARK: wait for a reader of a FIFO, not for the caller */
+    PLAN_MOVE_ROOT = 1 << 20,        /* MS_MOVE and chroot where pivot_root cannot work (an initramfs) */
+    PLAN_CHROOT = 1 << 21,           /* no mount namespace of its own: only the root directory changes */
+    PLAN_ROOT_GIVEN = 1 << 22,       /* the root comes as a detached mount, opened by the caller */
+    PLAN_BECOME_ROOT = 1 << 23,      /* joins a user namespace: 0 is another user afterwards */
+    PLAN_NO_SETGROUPS = 1 << 24,     /* the user namespace forbids it */
+    PLAN_TIME_OFFSETS = 1 << 25,     /* the caller sets the new time namespace's clocks */
+    PLAN_BIND_DEVICES = 1 << 26,     /* device nodes cannot be made here: the host's are bound */
+    PLAN_FLAGS_KNOWN = (1 << 27) - 1,
 };
 
 enum plan_section {
@@ -56,7 +64,20 @@ enum plan_section {
     SECTION_ARGV,
     SECTION_ENV,
     SECTION_FILTER,
+    SECTION_HIDDEN,
+    SECTION_HOOKS,
+    SECTION_STATE,
+    SECTION_TUNING,
+    SECTION_AFFINITY,
+    SECTION_NODES,
+    SECTION_PROFILE,
     SECTION_END,
+};
+
+/* A place in the block and how many entries follow. */
+struct plan_cursor {
+    const unsigned char *at, *end;
+    uint32_t left;
 };
 
 enum cap_set { CAP_BOUNDING, CAP_EFFECTIVE, CAP_INHERITABLE, CAP_PERMITTED, CAP_AMBIENT, CAP_SETS };
@@ -73,7 +94,39 @@ struct plan_general {
     uint32_t root_propagation;  /* MS_* of the whole tree before anything is mounted */
     uint32_t final_propagation; /* MS_* of the new root after pivot, 0 leaves it */
     uint32_t filter_flags;
+    uint32_t preserved; /* the last descriptors that came along stay open from 3 on */
+    uint32_t unshare;   /* CLONE_NEW* that the stage makes itself, the user namespace first */
     uint32_t reserved;
+};
+
+enum tuning_flag {
+    TUNE_SCHEDULER = 1 << 0,
+    TUNE_IO_PRIORITY = 1 << 1,
+    TUNE_PERSONALITY = 1 << 2,
+    TUNE_MEMORY_POLICY = 1 << 3,
+    TUNE_FLAGS_KNOWN = (1 << 4) - 1,
+};
+
+/* How the process is scheduled and where its memory comes from, where the config says so. */
+struct plan_tuning {
+    uint32_t present;
+    uint32_t personality;
+    uint32_t io_priority;
+    uint32_t memory_mode;
+    uint32_t policy;
+    int32_t nice;
+    uint32_t priority;
+    uint32_t reserved;
+    uint64_t scheduler_flags, runtime, deadline, period;
+};
+
+enum hook_kind { HOOK_CREATE_CONTAINER = 1, HOOK_START_CONTAINER };
+
+struct plan_hook {
+    uint32_t kind;
+    uint32_t timeout; /* seconds, 0 for none */
+    const char *path;
+    struct plan_cursor argv, env;
 };
 
 enum mount_kind { MOUNT_FILESYSTEM = 1, MOUNT_BIND, MOUNT_SYMLINK, MOUNT_REMOUNT };
@@ -86,7 +139,10 @@ enum mount_flag {
     MOUNT_PROC_OK = 1 << 4,      /* this target may lie inside /proc */
     MOUNT_IS_PROC = 1 << 5,
     MOUNT_NEEDS_PROC = 1 << 6,   /* the target is /proc: only a procfs may be bound there */
-    MOUNT_FLAGS_KNOWN = (1 << 7) - 1,
+    MOUNT_GIVEN = 1 << 7,        /* the source comes as a detached mount, opened by the caller */
+    MOUNT_COPY_UP = 1 << 8,      /* what the target holds is copied into the new file system */
+    MOUNT_OR_HOST = 1 << 9,      /* where it cannot be mounted (sysfs of a foreign netns), the host's is bound */
+    MOUNT_FLAGS_KNOWN = (1 << 10) - 1,
 };
 
 struct plan_mount {
@@ -97,10 +153,7 @@ struct plan_mount {
     uint64_t set, clear;
     uint64_t tree_set, tree_clear; /* the same, for the whole tree (rro and its like) */
     const char *source, *target, *type;
-    struct plan_cursor {
-        const unsigned char *at, *end;
-        uint32_t left;
-    } option_cursor;
+    struct plan_cursor option_cursor;
 };
 
 struct plan_device {
@@ -132,8 +185,9 @@ struct plan {
     struct plan_general general;
     struct plan_root root;
     struct plan_cursor joins, mounts, devices, masked, readonly, sysctl, groups, group_names, rlimits,
-        argv, env;
-    const char *hostname, *domainname, *user, *cwd; /* NULL when absent */
+        argv, env, hidden, hooks, state, affinity, nodes;
+    struct plan_tuning tuning;
+    const char *hostname, *domainname, *user, *cwd, *profile; /* NULL when absent */
     const unsigned char *filter;
     uint32_t filter_length; /* instructions */
 };
@@ -147,6 +201,7 @@ bool plan_next_option(struct plan_cursor *cursor, const char **key, const char *
 bool plan_next_u32(struct plan_cursor *cursor, uint32_t *value);
 bool plan_next_mount(struct plan_cursor *cursor, struct plan_mount *mount);
 bool plan_next_device(struct plan_cursor *cursor, struct plan_device *device);
+bool plan_next_hook(struct plan_cursor *cursor, struct plan_hook *hook);
 bool plan_next_rlimit(struct plan_cursor *cursor, struct plan_rlimit *limit);
 
 #endif

@@ -91,9 +91,10 @@ static _Noreturn void child_exit(struct child *child, int step, long error)
         sys1(__NR_exit_group, 127);
 }
 
+/* Above all targets, and not far above: the limit on descriptors may be low. */
 static int lift(struct child *child, int fd)
 {
-    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_FD + SPAWN_MAX_EXTRA);
+    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_FD + child->request->extra_count);
     if (high < 0)
         child_exit(child, STEP_DESCRIPTORS, high);
     return (int)high;

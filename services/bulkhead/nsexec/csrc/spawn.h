@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SPAWN_MAX_EXTRA 32
+#define SPAWN_MAX_EXTRA 256
 #define SPAWN_MAX_TASKS 32
 
 struct spawn_request {

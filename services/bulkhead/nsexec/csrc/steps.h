@@ -39,7 +39,17 @@
     X(LOOKUP, "lookup")                                                                            \
     X(FORK, "fork")                                                                                \
     X(EXEC, "exec")                                                                                \
-    X(CGROUP, "cgroup")
+    X(CGROUP, "cgroup")                                                                            \
+    X(HOOK, "hook")                                                                                \
+    X(FIFO, "exec-fifo")                                                                           \
+    X(USER_NAMESPACE, "user-namespace")                                                            \
+    X(TIME_NAMESPACE, "time-namespace")                                                            \
+    X(SCHEDULER, "scheduler")                                                                      \
+    X(IO_PRIORITY, "io-priority")                                                                  \
+    X(PERSONALITY, "personality")                                                                  \
+    X(MEMORY_POLICY, "memory-policy")                                                              \
+    X(AFFINITY, "affinity")                                                                        \
+    X(PROFILE, "security-profile")
 
 #define BULKHEAD_STEP_ENUM(name, text) STEP_##name,
 enum step { BULKHEAD_STEPS(BULKHEAD_STEP_ENUM) STEP_COUNT };
@@ -53,7 +63,10 @@ enum report_kind {
     REPORT_MOUNTED = 3, /* file systems and devices are there; waits for one byte */
     REPORT_CONSOLE = 4, /* carries the pty master by SCM_RIGHTS */
     REPORT_PID = 5,     /* `error` holds the pid of the process that will exec */
-    REPORT_READY = 6,   /* everything but exec is done; waits for one byte */
+    REPORT_READY = 6,   /* everything but exec is done; waits for one byte, or for its FIFO */
+    REPORT_USER = 7,    /* is in its user namespace; waits until that is mapped */
+    REPORT_TIME = 8,    /* has made its time namespace; waits until the clocks are set */
+    REPORT_LISTENER = 9, /* `error` is the descriptor of the filter's listener; waits until it was fetched */
 };
 
 #define REPORT_DETAIL_MAX 1008

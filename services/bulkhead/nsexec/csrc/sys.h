@@ -54,6 +54,7 @@ static inline long sys_raw(long number, long a, long b, long c, long d, long e, 
 #define __NR_fsopen 430
 #define __NR_fsconfig 431
 #define __NR_fsmount 432
+#define __NR_fspick 433
 #endif
 #ifndef __NR_clone3
 #define __NR_clone3 435

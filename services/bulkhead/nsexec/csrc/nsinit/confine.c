@@ -73,7 +73,7 @@ void credentials_set(const struct stage *s)
     choose_caps(s);
     drop_bounding();
     must(sys5(__NR_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0), STEP_CREDENTIALS, "keepcaps");
-    groups_set();
+    groups_set(s);
     must(sys3(__NR_setresgid, s->gid, s->gid, s->gid), STEP_CREDENTIALS, "setresgid");
     must(sys3(__NR_setresuid, s->uid, s->uid, s->uid), STEP_CREDENTIALS, "setresuid");
     must(sys5(__NR_prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0), STEP_CREDENTIALS, "keepcaps");
@@ -89,9 +89,15 @@ void filter_load(const struct stage *s)
 {
     struct sock_fprog program = {.len = (unsigned short)s->plan.filter_length,
                                  .filter = (struct sock_filter *)(uintptr_t)s->plan.filter};
-    if (s->plan.filter)
-        must(sys3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, s->plan.general.filter_flags, &program), STEP_SECCOMP,
-             "filter");
+    uint32_t flags = s->plan.general.filter_flags;
+    if (!s->plan.filter)
+        return;
+    long result = must(sys3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program), STEP_SECCOMP, "filter");
+    if (flags & SECCOMP_FILTER_FLAG_NEW_LISTENER) { /* from now on calls may wait for who listens */
+        report(REPORT_LISTENER, STEP_SECCOMP, result, "");
+        await_caller();
+        must_close((int)result);
+    }
 }
 
 void capabilities_final(const struct stage *s)
@@ -101,6 +107,53 @@ void capabilities_final(const struct stage *s)
 }
 
 /* ---- limits and place ---- */
+
+void affinity_set(const struct stage *s)
+{
+    static uint32_t mask[256];
+    uint32_t word, count = 0;
+    struct plan_cursor cursor = s->plan.affinity;
+    while (count < sizeof mask / sizeof *mask && plan_next_u32(&cursor, &word))
+        mask[count++] = word;
+    if (count)
+        must(sys3(__NR_sched_setaffinity, 0, sizeof mask, mask), STEP_AFFINITY, "sched_setaffinity");
+}
+
+static void set_scheduler(const struct plan_tuning *t)
+{
+    struct { /* struct sched_attr, its first version */
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } a = {sizeof a, t->policy, t->scheduler_flags, t->nice, t->priority, t->runtime, t->deadline, t->period};
+    must(sys3(__NR_sched_setattr, 0, &a, 0), STEP_SCHEDULER, "sched_setattr");
+}
+
+static void set_memory_policy(const struct stage *s)
+{
+    static uint32_t nodes[64];
+    uint32_t word, count = 0;
+    struct plan_cursor cursor = s->plan.nodes;
+    while (count < sizeof nodes / sizeof *nodes && plan_next_u32(&cursor, &word))
+        nodes[count++] = word;
+    must(sys3(__NR_set_mempolicy, s->plan.tuning.memory_mode, nodes, count ? sizeof nodes * 8 : 0), STEP_MEMORY_POLICY,
+         "set_mempolicy");
+}
+
+void tuning_set(const struct stage *s)
+{
+    const struct plan_tuning *t = &s->plan.tuning;
+    if (t->present & TUNE_SCHEDULER)
+        set_scheduler(t);
+    if (t->present & TUNE_IO_PRIORITY)
+        must(sys3(__NR_ioprio_set, 1, 0, t->io_priority), STEP_IO_PRIORITY, "ioprio_set");
+    if (t->present & TUNE_MEMORY_POLICY)
+        set_memory_policy(s);
+    if (t->present & TUNE_PERSONALITY)
+        must(sys1(__NR_personality, t->personality), STEP_PERSONALITY, "personality");
+}
 
 static void set_limit(const struct plan_rlimit *l)
 {

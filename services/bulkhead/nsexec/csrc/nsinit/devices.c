@@ -8,10 +8,10 @@ static uint64_t device_number(uint32_t major, uint32_t minor)
     return (minor & 0xffu) | ((uint64_t)(major & 0xfffu) << 8) | ((uint64_t)(minor & ~0xffu) << 12);
 }
 
-static bool same_device(int parent, const char *name, const struct plan_device *d)
+static bool same_device(int parent, const struct plan_device *d, int flags, const char *name)
 {
     struct statx info;
-    if (sys5(__NR_statx, parent, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &info) < 0)
+    if (sys5(__NR_statx, parent, name, flags, STATX_BASIC_STATS, &info) < 0)
         return false;
     return node_type(&info) == (d->mode & S_IFMT) && info.stx_rdev_major == d->major && info.stx_rdev_minor == d->minor;
 }
@@ -25,7 +25,7 @@ static void make_node(const struct stage *s, const struct plan_device *d)
     if (direct)
         name = d->path + 5;
     long made = sys4(__NR_mknodat, parent, name, d->mode, device_number(d->major, d->minor));
-    if (made == -EEXIST && same_device(parent, name, d))
+    if (made == -EEXIST && same_device(parent, d, AT_SYMLINK_NOFOLLOW, name))
         made = 0;
     must(made, STEP_DEVICE, d->path);
     must(sys5(__NR_fchownat, parent, name, d->uid, d->gid, AT_SYMLINK_NOFOLLOW), STEP_DEVICE, d->path);
@@ -37,10 +37,11 @@ static void make_links(const struct stage *s)
 {
     static const char *const links[][2] = {
         {"/proc/self/fd", "fd"},       {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
-        {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},         {"/proc/kcore", "core"}};
+        {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},         {"/proc/kcore", "core"}}; /* the last one where the kernel has it */
+    size_t count = sizeof links / sizeof *links - (sys3(__NR_faccessat, AT_FDCWD, "/proc/kcore", 0) < 0);
     int dev = s->dev >= 0 ? s->dev : path_target(s->root, "/dev", true);
     must(dev, STEP_DEVICE, "/dev");
-    for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
+    for (size_t i = 0; i < count; i++) {
         long made = sys3(__NR_symlinkat, links[i][0], dev, links[i][1]);
         if (made != -EEXIST)
             must(made, STEP_DEVICE, links[i][1]);
@@ -49,12 +50,27 @@ static void make_links(const struct stage *s)
         must_close(dev);
 }
 
+/* Inside a user namespace nobody makes nodes: the host's of the same name is bound, if it is the same device. */
+static void bind_node(const struct stage *s, const struct plan_device *d)
+{
+    int source = (int)must(sys4(__NR_openat, AT_FDCWD, d->path, O_PATH | O_CLOEXEC | O_NOFOLLOW, 0), STEP_DEVICE, d->path);
+    if (!same_device(source, d, AT_EMPTY_PATH, ""))
+        die(STEP_DEVICE, -ENODEV, d->path);
+    int tree = mount_clone(source, false, STEP_DEVICE, d->path);
+    int target = path_target(s->root, d->path, false);
+    must(target, STEP_DEVICE, d->path);
+    mount_attach(tree, target, STEP_DEVICE, d->path);
+    must_close(target);
+    must_close(tree);
+    must_close(source);
+}
+
 void devices_make(const struct stage *s)
 {
     struct plan_device device;
     struct plan_cursor cursor = s->plan.devices;
     while (plan_next_device(&cursor, &device))
-        make_node(s, &device);
+        wants(s, PLAN_BIND_DEVICES) ? bind_node(s, &device) : make_node(s, &device);
     if (wants(s, PLAN_SETUP_DEV))
         make_links(s);
 }

@@ -42,6 +42,16 @@
 #define MAP_PRIVATE_ANONYMOUS 0x22
 #define MAP_PRIVATE_FILE 2
 #define SIGNALS 64
+#define CLOSE_RANGE_CLOEXEC_ 4
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x1000
+#endif
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+#ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER 8
+#endif
 
 struct user_limit {
     uint64_t soft, hard;

@@ -33,17 +33,6 @@ static void reset_inherited(void)
     sys1(__NR_umask, 0);
 }
 
-static void join_namespaces(const struct stage *s)
-{
-    uint32_t flags;
-    int fd = STAGE_FIRST_EXTRA_FD;
-    struct plan_cursor cursor = s->plan.joins;
-    for (; plan_next_u32(&cursor, &flags); fd++) {
-        must(sys2(__NR_setns, fd, flags), STEP_NAMESPACE, "join");
-        must_close(fd);
-    }
-}
-
 static void join_keyring(const struct stage *s)
 {
     if (!wants(s, PLAN_KEYRING))
@@ -75,10 +64,26 @@ static void fork_into(void)
         sys1(__NR_exit_group, 0);
 }
 
+/* Settings of the new namespaces; then whoever created us puts its own finish to it. */
+static void settle_container(struct stage *s)
+{
+    procfs_open(s);
+    sysctls_write(s);
+    oom_score_write(s);
+    await_cgroup(s);
+    names_set(s);
+    hooks_run(s, HOOK_CREATE_CONTAINER);
+}
+
 static void build_container(struct stage *s)
 {
     if (wants(s, PLAN_LOOPBACK))
         loopback_up();
+    if (wants(s, PLAN_CHROOT)) {
+        settle_container(s);
+        root_change(s);
+        return;
+    }
     mounts_detach_from_host(s);
     rootfs_open(s);
     masks_prepare(s);
@@ -89,11 +94,7 @@ static void build_container(struct stage *s)
     if (wants(s, PLAN_TERMINAL))
         console_make(s, true);
     masks_apply(s);
-    procfs_open(s);
-    sysctls_write(s);
-    oom_score_write(s);
-    await_cgroup(s);
-    names_set(s);
+    settle_container(s);
     root_enter(s);
 }
 
@@ -127,12 +128,13 @@ static void give_stdio(const struct stage *s)
 static void become_user(struct stage *s)
 {
     user_resolve(s);
+    profile_set(s);
+    descriptors_settle(s);
     rlimits_set(s);
     directory_enter(s);
     give_stdio(s);
     environment_prepare(s);
-    must(sys3(__NR_close_range, STAGE_PLAN_FD, ~0u, 0), STEP_STDIO, "close");
-    must(sys3(__NR_fcntl, STAGE_SYNC_FD, F_SETFD, FD_CLOEXEC), STEP_STDIO, "cloexec");
+    tuning_set(s);
     credentials_set(s);
     program_find(s);
 }
@@ -159,10 +161,14 @@ static void enter_session(const struct stage *s)
 
 static _Noreturn void run(const struct stage *s)
 {
-    if (wants(s, PLAN_PARK)) {
+    if (wants(s, PLAN_PARK))
         report(REPORT_READY, STEP_NONE, 0, "");
+    if (wants(s, PLAN_FIFO)) {
+        report_leave();
+        fifo_await(s);
+    } else if (wants(s, PLAN_PARK))
         await_caller();
-    }
+    hooks_run(s, HOOK_START_CONTAINER);
     long error = sys3(__NR_execve, s->program, s->argv, s->env);
     die(STEP_EXEC, error, s->argv[0]);
 }
@@ -171,14 +177,16 @@ _Noreturn void nsinit_main(void)
 {
     static struct stage stage;
     struct stage *s = &stage;
-    *s = (struct stage){.root = -1, .dev = -1, .pts = -1, .proc = -1};
+    *s = (struct stage){.root = -1, .dev = -1, .pts = -1, .proc = -1, .fifo = -1, .extra = STAGE_FIRST_EXTRA_FD};
     must(sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0), STEP_PREPARE, "dumpable");
     reset_inherited();
     read_plan(s);
+    affinity_set(s);
     join_keyring(s);
     if (wants(s, PLAN_EXEC))
         await_cgroup(s);
-    join_namespaces(s);
+    namespaces_join(s);
+    namespaces_make(s);
     if (wants(s, PLAN_FORK_EARLY))
         fork_into();
     if (wants(s, PLAN_EXEC))

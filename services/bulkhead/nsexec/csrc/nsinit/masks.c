@@ -6,6 +6,17 @@ static int mask_file = -1, mask_directory = -1;
 
 #define MASK_ATTRIBUTES (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
 
+/* Where no node can be made: still the host's tree that is looked at, and a genuine null device or none. */
+static int host_null(void)
+{
+    struct statx info;
+    int fd = (int)must(sys4(__NR_openat, AT_FDCWD, "/dev/null", O_PATH | O_CLOEXEC | O_NOFOLLOW, 0), STEP_MASK, "null");
+    path_stat(fd, &info, STEP_MASK, "null");
+    if ((info.stx_mode & S_IFMT) != S_IFCHR || info.stx_rdev_major != 1 || info.stx_rdev_minor != 3)
+        die(STEP_MASK, -ENODEV, "null");
+    return fd;
+}
+
 /* Attached on root->path, which the container's root is about to cover: it must be mounted somewhere
  * to be cloned from before Linux 6.15. It leaves with the old root. */
 void masks_prepare(const struct stage *s)
@@ -14,11 +25,13 @@ void masks_prepare(const struct stage *s)
     if (s->plan.masked.left == 0)
         return;
     int fd = mount_new("tmpfs", "", none, MASK_ATTRIBUTES, STEP_MASK);
-    must(sys4(__NR_mknodat, fd, "null", S_IFCHR | 0666, 0x103), STEP_MASK, "null");
+    bool bound = wants(s, PLAN_BIND_DEVICES);
+    if (!bound)
+        must(sys4(__NR_mknodat, fd, "null", S_IFCHR | 0666, 0x103), STEP_MASK, "null");
     must(sys3(__NR_mkdirat, fd, "empty", 0755), STEP_MASK, "empty");
-    must(sys5(__NR_move_mount, fd, "", AT_FDCWD, s->plan.root.path, MOVE_MOUNT_F_EMPTY_PATH), STEP_MASK,
-         s->plan.root.path);
-    mask_file = (int)must(sys4(__NR_openat, fd, "null", O_PATH | O_CLOEXEC | O_NOFOLLOW, 0), STEP_MASK, "null");
+    const char *place = root_place(s);
+    must(sys5(__NR_move_mount, fd, "", AT_FDCWD, place, MOVE_MOUNT_F_EMPTY_PATH), STEP_MASK, place);
+    mask_file = bound ? host_null() : (int)must(sys4(__NR_openat, fd, "null", O_PATH | O_CLOEXEC | O_NOFOLLOW, 0), STEP_MASK, "null");
     mask_directory = (int)must(sys4(__NR_openat, fd, "empty", O_PATH | O_CLOEXEC | O_DIRECTORY, 0), STEP_MASK, "empty");
     must_close(fd);
 }

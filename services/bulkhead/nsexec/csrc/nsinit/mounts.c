@@ -1,6 +1,7 @@
 /* The mount table of the container, made inside its own mount namespace with descriptors only. */
 #include "nsinit.h"
 
+#define MS_MOVE_ 0x2000u
 #define MS_REC_ 0x4000u
 #define MS_PRIVATE_ 0x40000u
 #define MS_SLAVE_ 0x80000u
@@ -59,15 +60,38 @@ static long set_option(int context, const char *key, const char *value)
     return configure(context, key, value);
 }
 
-int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step)
+static long set_options(int context, struct plan_cursor options, unsigned int command)
 {
     const char *key, *value;
-    int context = (int)must(sys2(__NR_fsopen, type, FSOPEN_CLOEXEC), step, type);
-    long result = *source ? configure(context, "source", source) : 0;
+    long result = 0;
     while (result >= 0 && plan_next_option(&options, &key, &value))
         result = set_option(context, key, value);
+    return result < 0 ? result : sys5(__NR_fsconfig, context, command, 0, 0, 0);
+}
+
+static long make_superblock(int context, const char *source, struct plan_cursor options)
+{
+    long result = *source ? configure(context, "source", source) : 0;
+    return result < 0 ? result : set_options(context, options, FSCONFIG_CMD_CREATE);
+}
+
+/* A descriptor, or the error. */
+int mount_try(const char *type, const char *source, struct plan_cursor options, uint64_t attributes)
+{
+    int context = (int)sys2(__NR_fsopen, type, FSOPEN_CLOEXEC);
+    if (context < 0)
+        return context;
+    long result = make_superblock(context, source, options);
     if (result >= 0)
-        result = sys5(__NR_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0);
+        result = sys3(__NR_fsmount, context, FSMOUNT_CLOEXEC, attributes);
+    must_close(context);
+    return (int)result;
+}
+
+int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step)
+{
+    int context = (int)must(sys2(__NR_fsopen, type, FSOPEN_CLOEXEC), step, type);
+    long result = make_superblock(context, source, options);
     if (result < 0)
         die_with_log(context, step, result, type);
     long fd = sys3(__NR_fsmount, context, FSMOUNT_CLOEXEC, attributes);
@@ -188,15 +212,23 @@ void rootfs_open(struct stage *s)
         s->root = overlay_new(root);
     else if (root->kind == ROOT_OVERLAY_CLASSIC)
         s->root = overlay_classic(root);
+    else if (wants(s, PLAN_ROOT_GIVEN))
+        s->root = take_extra(s);
     else
         s->root = (int)must(sys3(__NR_open_tree, AT_FDCWD, root->path, flags), STEP_ROOTFS, root->path);
+}
+
+const char *root_place(const struct stage *s)
+{
+    const char *path = s->plan.root.path;
+    return sys3(__NR_faccessat, AT_FDCWD, path, 0) == -EACCES ? "/" : path;
 }
 
 /* pivot_root wants a mount point; root->path is a directory that exists and, in this mount namespace
  * only, is covered by the new root. The file system of the masks was attached below it before. */
 void rootfs_attach(const struct stage *s)
 {
-    const char *path = s->plan.root.path;
+    const char *path = root_place(s);
     must(sys5(__NR_move_mount, s->root, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), STEP_ROOTFS, path);
 }
 
@@ -235,21 +267,51 @@ static int open_mount_target(const struct stage *s, const struct plan_mount *m, 
     return fd;
 }
 
+/* What a user namespace may not mount (sysfs of a network namespace that is not its own) is bound from the host. */
+static int bind_of_host(const struct plan_mount *m)
+{
+    const unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
+    int fd = (int)must(sys3(__NR_open_tree, AT_FDCWD, m->target, flags), STEP_MOUNT, m->target);
+    mount_attributes(fd, m->set & MOUNT_ATTR_RDONLY, 0, 0, true, STEP_MOUNT, m->target);
+    return fd;
+}
+
+static int make_filesystem(const struct plan_mount *m, uint64_t attributes)
+{
+    if (m->flags & MOUNT_OR_HOST) {
+        int fd = mount_try(m->type, m->source, m->option_cursor, attributes);
+        return fd == -EPERM ? bind_of_host(m) : (int)must(fd, STEP_MOUNT, m->target);
+    }
+    return mount_new(m->type, m->source, m->option_cursor, attributes, STEP_MOUNT);
+}
+
 static int attach_filesystem(const struct stage *s, const struct plan_mount *m)
 {
+    bool copies = (m->flags & MOUNT_COPY_UP) != 0;
     int target = open_mount_target(s, m, true);
-    int fd = mount_new(m->type, m->source, m->option_cursor, m->set, STEP_MOUNT);
+    int fd = make_filesystem(m, copies ? 0 : m->set);
+    if (copies) {
+        copy_up(target, fd);
+        mount_attributes(fd, m->set, m->clear, 0, false, STEP_MOUNT, m->target);
+    }
     mount_attach(fd, target, STEP_MOUNT, m->target);
-    mount_attributes(fd, 0, 0, m->propagation, (m->flags & MOUNT_RECURSIVE) != 0, STEP_MOUNT, m->target);
+    mount_attributes(fd, 0, 0, m->propagation & ~MS_REC_, (m->propagation & MS_REC_) != 0, STEP_MOUNT, m->target);
     must_close(target);
     return fd;
 }
 
-static int attach_bind(const struct stage *s, const struct plan_mount *m)
+static int bind_source(struct stage *s, const struct plan_mount *m)
 {
     bool tree = (m->flags & MOUNT_RECURSIVE) != 0;
     unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (tree ? AT_RECURSIVE : 0u);
-    int fd = (int)must(sys3(__NR_open_tree, AT_FDCWD, m->source, flags), STEP_MOUNT, m->source);
+    if (m->flags & MOUNT_GIVEN)
+        return take_extra(s);
+    return (int)must(sys3(__NR_open_tree, AT_FDCWD, m->source, flags), STEP_MOUNT, m->source);
+}
+
+static int attach_bind(struct stage *s, const struct plan_mount *m)
+{
+    int fd = bind_source(s, m);
     if ((m->flags & MOUNT_NEEDS_PROC) && path_filesystem(fd) != PROC_SUPER_MAGIC)
         die(STEP_MOUNT, -EPERM, m->target);
     mount_attributes(fd, m->set, m->clear, m->propagation & ~MS_REC_, false, STEP_MOUNT, m->target);
@@ -273,11 +335,23 @@ static void make_symlink(const struct stage *s, const struct plan_mount *m)
     must_close(parent);
 }
 
+static void change_superblock(int target, const struct plan_mount *m)
+{
+    int context = (int)must(sys3(__NR_fspick, target, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH), STEP_MOUNT, m->target);
+    long result = set_options(context, m->option_cursor, FSCONFIG_CMD_RECONFIGURE);
+    if (result < 0)
+        die_with_log(context, STEP_MOUNT, result, m->target);
+    must_close(context);
+}
+
 static void change_mount(const struct stage *s, const struct plan_mount *m)
 {
     int target = path_open(s->root, m->target, O_PATH, 0);
     must(target, STEP_MOUNT, m->target);
-    mount_attributes(target, m->set, m->clear, m->propagation, false, STEP_MOUNT, m->target);
+    if (m->options)
+        change_superblock(target, m);
+    mount_attributes(target, m->set, m->clear, m->propagation & ~MS_REC_, false, STEP_MOUNT, m->target);
+    mount_attributes(target, m->tree_set, m->tree_clear, 0, true, STEP_MOUNT, m->target);
     must_close(target);
 }
 
@@ -306,12 +380,26 @@ void mounts_make(struct stage *s)
         make_mount(s, &mount);
 }
 
-/* After this nothing of the host's tree can be named any more. */
-void root_enter(struct stage *s)
+/* Where pivot_root is impossible (the old root is an initramfs). What lies below the moved root can be reached by
+ * whoever mounts a procfs or sysfs anew only if one is visible there: so the host's are taken away first. */
+static void root_move(struct stage *s)
 {
-    directory_make(s);
-    if (wants(s, PLAN_ROOT_READONLY))
-        mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
+    const char *path;
+    struct plan_cursor none = {0}, hidden = s->plan.hidden;
+    while (plan_next_string(&hidden, &path)) {
+        if (sys2(__NR_umount2, path, MNT_DETACH) >= 0)
+            continue;
+        int cover = mount_new("tmpfs", "", none, MOUNT_ATTR_RDONLY, STEP_PIVOT);
+        must(sys5(__NR_move_mount, cover, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), STEP_PIVOT, path);
+        must_close(cover);
+    }
+    must(sys1(__NR_fchdir, s->root), STEP_PIVOT, "/");
+    must(sys5(__NR_mount, ".", "/", 0, MS_MOVE_, 0), STEP_PIVOT, "move");
+    must(sys1(__NR_chroot, "."), STEP_PIVOT, "chroot");
+}
+
+static void root_pivot(struct stage *s)
+{
     int old = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_PIVOT, "/");
     must(sys1(__NR_fchdir, s->root), STEP_PIVOT, "/");
     must(sys2(__NR_pivot_root, ".", "."), STEP_PIVOT, "/");
@@ -319,8 +407,31 @@ void root_enter(struct stage *s)
         mount_attributes(old, 0, 0, MS_SLAVE_, true, STEP_PIVOT, "old root");
     must_close(old);
     must(sys2(__NR_umount2, ".", MNT_DETACH), STEP_PIVOT, "old root");
+}
+
+/* After this nothing of the host's tree can be named any more. */
+void root_enter(struct stage *s)
+{
+    directory_make(s);
+    if (wants(s, PLAN_ROOT_READONLY))
+        mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
+    if (wants(s, PLAN_MOVE_ROOT))
+        root_move(s);
+    else
+        root_pivot(s);
     must(sys1(__NR_chdir, "/"), STEP_PIVOT, "/");
     uint32_t propagation = s->plan.general.final_propagation;
     if (propagation)
         must(sys5(__NR_mount, 0, "/", 0, propagation, 0), STEP_PROPAGATION, "/");
+}
+
+/* Without a mount namespace of its own a process changes its root and nothing else. */
+void root_change(struct stage *s)
+{
+    const char *path = s->plan.root.path;
+    s->root = (int)must(sys4(__NR_openat, AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_ROOTFS, path);
+    directory_make(s);
+    must(sys1(__NR_fchdir, s->root), STEP_ROOTFS, path);
+    must(sys1(__NR_chroot, "."), STEP_ROOTFS, path);
+    must(sys1(__NR_chdir, "/"), STEP_ROOTFS, path);
 }

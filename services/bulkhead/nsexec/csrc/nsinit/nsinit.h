@@ -21,6 +21,8 @@ struct stage {
     int dev;  /* the fresh tmpfs on /dev, or -1 */
     int pts;  /* the fresh devpts on /dev/pts, or -1 */
     int proc; /* a procfs of our own, attached nowhere, or -1 */
+    int fifo; /* O_PATH of what the parked process waits for, or -1 */
+    int extra; /* the next of the descriptors that came along: they are taken in the plan's order */
     uint32_t uid, gid;
     const char *home;
     const char *program; /* what argv[0] resolves to */
@@ -34,6 +36,10 @@ void warn(int step, long error, const char *detail);
 void report(uint32_t kind, int step, long error, const char *detail);
 void report_fd(uint32_t kind, int fd);
 void await_caller(void);
+void report_through(int fd);
+int report_socket(void);
+/* From here on the caller is not heard nor needed; failures go to stderr. */
+void report_leave(void);
 
 /* Dies when `result` is an error, else hands it on. */
 static inline long must(long result, int step, const char *detail)
@@ -42,6 +48,9 @@ static inline long must(long result, int step, const char *detail)
         die(step, result, detail);
     return result;
 }
+
+/* The next descriptor that came along. */
+static inline int take_extra(struct stage *s) { return s->extra++; }
 
 static inline bool wants(const struct stage *s, uint64_t flag) { return (s->plan.general.flags & flag) != 0; }
 
@@ -75,12 +84,17 @@ void must_close(int fd);
 void mounts_detach_from_host(const struct stage *s);
 void rootfs_open(struct stage *s);
 void rootfs_attach(const struct stage *s);
+void root_change(struct stage *s);
+/* Where the new root and the masks' file system are attached: root.path, or "/" where that cannot be reached. */
+const char *root_place(const struct stage *s);
 void mounts_make(struct stage *s);
 void root_enter(struct stage *s);
+int mount_try(const char *type, const char *source, struct plan_cursor options, uint64_t attributes);
 int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step);
 void mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool tree, int step, const char *what);
 void mount_attach(int fd, int target, int step, const char *what);
 int mount_clone(int from, bool tree, int step, const char *what);
+void copy_up(int from, int to);
 void devices_make(const struct stage *s);
 void console_make(const struct stage *s, bool new_container);
 void stdio_null(const struct stage *s);
@@ -91,14 +105,24 @@ void masks_apply(const struct stage *s);
 void procfs_open(struct stage *s);
 void sysctls_write(const struct stage *s);
 void oom_score_write(const struct stage *s);
+void profile_set(const struct stage *s);
 void names_set(const struct stage *s);
 void loopback_up(void);
 
+/* ---- namespaces.c: those that exist, and those that cannot be made at birth ---- */
+void namespaces_join(struct stage *s);
+void namespaces_make(struct stage *s);
+
+/* ---- hooks.c ---- */
+void hooks_run(const struct stage *s, uint32_t kind);
+
 /* ---- users.c ---- */
 void user_resolve(struct stage *s);
-void groups_set(void);
+void groups_set(const struct stage *s);
 
 /* ---- confine.c, launch.c: the process that execs ---- */
+void affinity_set(const struct stage *s);
+void tuning_set(const struct stage *s);
 void rlimits_set(const struct stage *s);
 void directory_make(const struct stage *s);
 void directory_enter(const struct stage *s);
@@ -107,6 +131,9 @@ void filter_load(const struct stage *s);
 void capabilities_final(const struct stage *s);
 void environment_prepare(struct stage *s);
 void program_find(struct stage *s);
+const char **strings_gather(struct plan_cursor cursor, size_t spare);
+void descriptors_settle(struct stage *s);
+void fifo_await(const struct stage *s);
 void session_start(const struct stage *s);
 
 #endif

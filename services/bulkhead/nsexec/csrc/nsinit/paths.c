@@ -3,7 +3,7 @@
  * descriptor is used (CVE-2021-30465 and its family). */
 #include "nsinit.h"
 
-enum { PATH_LIMIT = 4096, LINK_LIMIT = 40 };
+enum { PATH_LIMIT = 4096, LINK_LIMIT = 40, TRIES = 4096 };
 
 #define REAL (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS)
 
@@ -11,9 +11,10 @@ int path_open(int root, const char *path, uint64_t flags, uint64_t resolve)
 {
     struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve | RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
     long fd;
-    do /* EAGAIN: something was renamed while ".." was being resolved */
+    int tries = 0;
+    do /* EAGAIN: something was renamed while ".." was being resolved; who renames for ever shall not hold us */
         fd = sys4(__NR_openat2, root, path, &how, sizeof how);
-    while (fd == -EAGAIN || fd == -EINTR);
+    while ((fd == -EAGAIN && ++tries < TRIES) || fd == -EINTR);
     return (int)fd;
 }
 

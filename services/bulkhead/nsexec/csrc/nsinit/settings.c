@@ -16,9 +16,14 @@ enum { INTERFACE_UP = 1 };
 void procfs_open(struct stage *s)
 {
     struct plan_cursor none = {0};
-    if (s->plan.sysctl.left == 0 && !wants(s, PLAN_OOM_SCORE))
+    const uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV;
+    bool needed = s->plan.sysctl.left > 0 || wants(s, PLAN_OOM_SCORE) || s->plan.profile;
+    if (!needed && !wants(s, PLAN_FIFO))
         return;
-    s->proc = mount_new("proc", "", none, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV, STEP_PROCFS);
+    s->proc = mount_try("proc", "", none, attributes);
+    if (s->proc < 0 && !needed)
+        return; /* the container's own has to do */
+    must(s->proc, STEP_PROCFS, "proc");
     if (path_filesystem(s->proc) != PROC_SUPER_MAGIC)
         die(STEP_PROCFS, -ENODEV, "proc");
 }
@@ -62,6 +67,23 @@ void oom_score_write(const struct stage *s)
         warn(STEP_OOM_SCORE, result, number);
     else
         must(result, STEP_OOM_SCORE, number);
+}
+
+/* AppArmor's or SELinux's profile from exec on: `file under attr=text`. */
+void profile_set(const struct stage *s)
+{
+    char digits[32], attribute[64], path[128];
+    const char *equals = s->plan.profile ? text_find(s->plan.profile, '=') : NULL;
+    if (!equals)
+        return;
+    size_t length = (size_t)(equals - s->plan.profile);
+    if (length >= sizeof attribute)
+        die(STEP_PROFILE, -ENAMETOOLONG, s->plan.profile);
+    memcpy(attribute, s->plan.profile, length);
+    attribute[length] = 0;
+    char *pid = number_text(digits + sizeof digits, (uint64_t)sys0(__NR_getpid));
+    text_join(path, sizeof path, pid, "/attr/", attribute);
+    must(write_setting(s->proc, path, equals + 1), STEP_PROFILE, equals + 1);
 }
 
 void names_set(const struct stage *s)

@@ -243,7 +243,10 @@ void user_resolve(struct stage *s)
         add_group(find_group(name));
 }
 
-void groups_set(void)
+void groups_set(const struct stage *s)
 {
-    must(sys2(__NR_setgroups, group_count, groups), STEP_CREDENTIALS, "setgroups");
+    if (!wants(s, PLAN_NO_SETGROUPS))
+        must(sys2(__NR_setgroups, group_count, groups), STEP_CREDENTIALS, "setgroups");
+    else if (group_count > (s->user_named ? 1u : 0u)) /* a named user's own group is among them */
+        warn(STEP_CREDENTIALS, -EPERM, "additional groups are dropped");
 }

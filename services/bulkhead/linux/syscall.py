@@ -1,0 +1,29 @@
+"""System calls that Python's os has no name for, by number through libc. Not for the fast path: ctypes is slow to
+import, and is only when one is called."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+_NUMBERS = {
+    "x86_64": {"unshare": 272, "setns": 308},
+    "aarch64": {"unshare": 97, "setns": 268},
+}
+# The same everywhere.
+_COMMON = {"open_tree": 428, "move_mount": 429, "pidfd_getfd": 438, "mount_setattr": 442}
+
+
+def call(name: str, *arguments: Any) -> int:
+    """The result; OSError with the kernel's errno. Arguments are numbers, bytes or ctypes objects."""
+    import ctypes
+
+    number = _COMMON.get(name) or _NUMBERS[os.uname().machine][name]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    given = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    result: int = libc.syscall(ctypes.c_long(number), *given)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), name)
+    return result

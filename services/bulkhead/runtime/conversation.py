@@ -1,0 +1,170 @@
+"""One launch as a conversation with the stage: from spawn to READY or exec, with everything it owns on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable, Sequence
+
+from bulkhead.errors import BulkheadError, DeadlineExceeded, Internal, InvalidArgument, LaunchFailed
+from bulkhead.linux import pidfd
+from bulkhead.nsexec import Launch, Report, ReportKind
+from bulkhead.runtime.failures import Occasion, launch_failed
+
+Answer = Callable[[Report], None]
+
+
+class Conversation:
+    """`answers` say what is done when the stage asks for it (its user namespace's maps, its clocks, the listener of
+    its filter); each is given once, and what nobody expects ends the launch."""
+
+    def __init__(self, launch: Launch, occasion: Occasion, *, forks: bool = False) -> None:
+        self.launch = launch
+        self.warnings: list[str] = []
+        self.answers: dict[ReportKind, Answer] = {}
+        self._occasion = occasion
+        self._forks = forks
+        self._console = -1
+
+    def until_ready(self, limit: Callable[[], None], mounted: Callable[[], None]) -> None:
+        """`limit` the new container while it builds itself, act when its mounts and nodes are made (`mounted`),
+        then wait until it is parked."""
+        self._guarded(limit)
+        while (report := self.launch.receive()).kind != ReportKind.READY:
+            if report.kind == ReportKind.MOUNTED:
+                self._guarded(mounted)
+                self._proceed()
+            else:
+                self._note(report)
+
+    def until_running(self) -> None:
+        """For a process without a park: wait for the end of the socket."""
+        while (report := self.launch.receive()).kind != ReportKind.CLOSED:
+            self._note(report)
+
+    def take_console(self) -> int | None:
+        fd, self._console = self._console, -1
+        return fd if fd >= 0 else None
+
+    def raise_limits(self, limits: Sequence[tuple[int, int, int]]) -> None:
+        """Set on behalf of the process what its own user namespace did not let it set, if we may."""
+        if not any(text.startswith("rlimit ") for text in self.warnings):
+            return
+        with contextlib.suppress(OSError, ValueError):
+            for number, soft, hard in limits:
+                resource.prlimit(self.launch.pid, number, (_signed(soft), _signed(hard)))
+            self.warnings = [text for text in self.warnings if not text.startswith("rlimit ")]
+
+    def abandon(self) -> None:
+        """Kill, reap and close whatever there is."""
+        self.launch.disconnect()
+        if self.launch.pidfd >= 0:
+            kill_and_reap(self.launch.pidfd)
+        self.launch.close()
+        if self._console >= 0:
+            os.close(self._console)
+
+    def _proceed(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it failed meanwhile: its report says how
+            self.launch.proceed()
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Cgroup errors in the engine's words. A stage that died meanwhile has the better reason."""
+        try:
+            act()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InvalidArgument(f"cannot apply resources: {error}") from error
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                self._report_death()
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"cannot apply resources: {error.strerror}{where}"
+            refused = error.errno in (errno.EINVAL, errno.ERANGE, errno.EOPNOTSUPP, errno.ENODEV)
+            raise (InvalidArgument if refused else Internal)(text) from error
+
+    def _report_death(self) -> None:
+        while (report := self.launch.receive()).kind != ReportKind.MOUNTED:
+            self._note(report)
+
+    def _note(self, report: Report) -> None:
+        if report.kind == ReportKind.CONSOLE and report.fd >= 0 and self._console < 0:
+            self._console = report.fd
+        elif report.kind == ReportKind.WARNING:
+            self.warnings.append(f"{report.step} {report.detail}: {os.strerror(report.errno)}")
+        elif report.kind == ReportKind.PID:
+            self._adopt_final(report.errno)
+        elif report.kind == ReportKind.ERROR:
+            self._hear_out()
+            raise launch_failed(report, self._occasion)
+        elif answer := self.answers.pop(report.kind, None):
+            self._answer(answer, report)
+        else:
+            raise self._silent()
+
+    def _silent(self) -> BulkheadError:
+        if self.launch.overdue:
+            return DeadlineExceeded("cannot launch the process: its stage did not finish in time and was killed")
+        return Internal("cannot launch the process: its stage died")
+
+    def _answer(self, answer: Answer, report: Report) -> None:
+        try:
+            answer(report)
+        except OSError as error:
+            raise self._unanswered(report, error) from error
+        self._proceed()
+
+    def _unanswered(self, report: Report, error: OSError) -> LaunchFailed:
+        step = {ReportKind.USER: "user-namespace", ReportKind.TIME: "time-namespace"}.get(report.kind, report.step)
+        detail = str(error.filename or error.strerror or "")
+        failure = Report(kind=ReportKind.ERROR, step=step, errno=error.errno or errno.EIO, detail=detail)
+        failed = launch_failed(failure, self._occasion)
+        failed.add_note(str(error))
+        return failed
+
+    def _hear_out(self) -> None:
+        """Who failed may have been forked by the stage, and its report may have overtaken its pid."""
+        while (report := self.launch.receive()).kind != ReportKind.CLOSED:
+            if report.kind == ReportKind.PID:
+                self._adopt_final(report.errno)
+
+    def _adopt_final(self, pid: int) -> None:
+        """The process that will exec. It is our child and not reaped, so its pid cannot be anybody else's.
+
+        The container may have got hold of it by then (CAP_SYS_PTRACE): what is no child of ours, or a second
+        pid, is a lie, and believing it would kill a process of the host.
+        """
+        if not self._forks or not pidfd.is_child(pid):
+            raise Internal("cannot launch the process: its stage was tampered with")
+        self._forks = False
+        stage, self.launch.pidfd = self.launch.pidfd, pidfd.open_pid(pid)
+        self.launch.pid = pid
+        pidfd.wait(stage)
+        os.close(stage)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def kill_and_reap(fd: int) -> None:
+    """End a child of ours for good."""
+    pidfd.send_signal(fd, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        pidfd.wait(fd)
+
+
+def finish(launch: Launch, fd: int, occasion: Occasion) -> bool:
+    """Let the parked process exec; True when it has, False when it was dead before. LaunchFailed when it could not;
+    it is dead and reaped then."""
+    try:
+        launch.proceed()
+        report = launch.receive()
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    if report.kind == ReportKind.CLOSED:
+        return True
+    kill_and_reap(fd)
+    raise launch_failed(report, occasion)
