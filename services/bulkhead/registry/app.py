@@ -14,7 +14,7 @@ from aiohttp import web
 
 from bulkhead import telemetry
 from bulkhead.content.blocking import Blocking
-from bulkhead.errors import BulkheadError, Unavailable
+from bulkhead.errors import BulkheadError, InvalidArgument, Unavailable
 from bulkhead.registry import administration, routes, tls
 from bulkhead.registry.adapters.file_objects import FileObjects
 from bulkhead.registry.adapters.storage import DurableStorage
@@ -26,6 +26,7 @@ from bulkhead.registry.errors import API_VERSION, Code, Refusal, response
 from bulkhead.registry.gate import Gate
 from bulkhead.registry.manifests import Manifests
 from bulkhead.registry.metrics import Metrics
+from bulkhead.registry.ports import Objects
 from bulkhead.registry.tags import Tags
 from bulkhead.registry.uploads import Uploads
 from bulkhead.registry.upstreams.assembly import pulling_through
@@ -59,7 +60,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
 async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
     """Serve until left; yields the address, whose port the kernel may have chosen."""
     blocking = Blocking(WORKERS)
-    storage = DurableStorage(config.root, FileObjects(config.root, blocking), blocking, config.gc)
+    storage = DurableStorage(config.root, _objects(config, blocking), blocking, config.gc)
     await storage.open()
     try:
         metrics = Metrics()
@@ -87,6 +88,25 @@ async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
     finally:
         await storage.close()
         blocking.close()
+
+
+def _objects(config: Config, blocking: Blocking) -> Objects:
+    if config.s3 is None:
+        return FileObjects(config.root, blocking)
+    try:
+        from bulkhead.registry.adapters.s3_objects import Bucket, S3Objects
+    except ImportError as error:
+        raise InvalidArgument(f"cannot use [registry.s3]: {error}; install bulkhead[s3]") from error
+    table = config.s3
+    bucket = Bucket(
+        name=table.bucket,
+        prefix=f"{table.prefix.strip('/')}/" if table.prefix.strip("/") else "",
+        endpoint=table.endpoint,
+        region=table.region,
+        access_key=table.access_key,
+        secret_key=table.secret_key,
+    )
+    return S3Objects(bucket, blocking)
 
 
 @asynccontextmanager

@@ -33,6 +33,20 @@ class CollectionTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, k
     orphan_interval: float = _POLICY.orphan_interval
 
 
+class S3Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The table `[registry.s3]`: the bucket that blobs are kept in, instead of the root directory.
+
+    Without keys those of the environment (AWS_ACCESS_KEY_ID and so on) are used.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str = ""
+    region: str = "us-east-1"
+    access_key: str = ""
+    secret_key: str = ""
+
+
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The table `[registry.tls]`."""
 
@@ -53,6 +67,7 @@ class Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     gc: CollectionTable = CollectionTable()
     upstreams: list[UpstreamTable] = []
     cache: CacheTable = CacheTable()
+    s3: S3Table | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,8 @@ class Config:
     gc: Policy = _POLICY
     upstreams: Sequence[UpstreamTable] = ()
     cache: CacheTable = field(default_factory=CacheTable)
+    s3: S3Table | None = None
+    """The bucket; None: blobs are files below the root."""
     admin: Path | None = None
     """The socket on which the operator's commands are taken."""
 
@@ -99,6 +116,7 @@ def configured(settings: Settings) -> Config:
         delete=table.delete,
         automount=table.automount,
         gc=_policy(table.gc),
+        s3=table.s3,
         admin=settings.instance.run / ADMIN_SOCKET,
         access=table.access,
         limits=table.limits,

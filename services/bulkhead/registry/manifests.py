@@ -68,7 +68,7 @@ class Manifests:
         return response
 
     async def delete(self, request: web.BaseRequest, name: str, reference: str) -> web.StreamResponse:
-        repository, target = names.repository(name), names.reference(reference)
+        repository, target = names.repository(name), names.existing(reference)
         if not self._deletable:
             raise Refusal(Code.UNSUPPORTED)
         if isinstance(target, Digest):
@@ -110,7 +110,7 @@ class Manifests:
         return index.manifests if isinstance(index, Index) else ()
 
     async def _find(self, name: str, reference: str) -> StoredManifest:
-        manifest = await self._storage.manifest(names.repository(name), names.reference(reference))
+        manifest = await self._storage.manifest(names.repository(name), names.existing(reference))
         if manifest is None:
             raise Refusal(Code.MANIFEST_UNKNOWN, detail={"name": name, "reference": reference})
         return manifest

@@ -33,3 +33,10 @@ def tag(text: str) -> str:
 def reference(text: str) -> Digest | str:
     """What `/manifests/` takes: a digest when it has a colon, else a tag."""
     return digest(text) if ":" in text else tag(text)
+
+
+def existing(text: str) -> Digest | str:
+    """The same where something is sought: what is no tag is the tag of nothing; raises Refusal(MANIFEST_UNKNOWN)."""
+    if ":" not in text and not is_tag(text):
+        raise Refusal(Code.MANIFEST_UNKNOWN, detail={"reference": text[:255]})
+    return reference(text)

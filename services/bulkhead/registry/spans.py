@@ -10,6 +10,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from bulkhead.content.blocking import Blocking
+from bulkhead.errors import BulkheadError
 from bulkhead.registry.ports import Content
 
 # What one trip to a thread may move: long enough to hide the trip, short enough to share the threads.
@@ -35,14 +36,23 @@ async def send(
     if transport is None:
         raise ConnectionResetError("the client went away")
     if content.file is None or transport.get_extra_info("sslcontext") is not None:
-        async for piece in content.pieces(start, length):
-            await response.write(piece)
+        await _copy(response, content, start, length)
     else:
         await _drain(response, transport)
         await _send_file(transport, content.file, start, length, blocking)
         transport.set_write_buffer_limits()
     await response.write_eof()
     return response
+
+
+async def _copy(response: web.StreamResponse, content: Content, start: int, length: int) -> None:
+    try:
+        async for piece in content.pieces(start, length):
+            async with asyncio.timeout(IDLE_SECONDS):
+                await response.write(piece)
+    except (BulkheadError, TimeoutError) as error:
+        # The headers are out: all that can be said is that this is not the whole.
+        raise ConnectionResetError(f"the body broke off: {error}") from error
 
 
 async def _drain(response: web.StreamResponse, transport: asyncio.Transport) -> None:

@@ -197,8 +197,8 @@ async def test_a_digest_must_be_that_of_the_bytes(peer: Peer) -> None:
         (f"/v2/app/manifests/{UNKNOWN}", 404, "MANIFEST_UNKNOWN"),
         ("/v2/nosuch/manifests/v1", 404, "MANIFEST_UNKNOWN"),
         ("/v2/app/manifests/sha256:x", 400, "DIGEST_INVALID"),
-        ("/v2/app/manifests/.hidden", 400, "TAG_INVALID"),
-        (f"/v2/app/manifests/{'t' * 129}", 400, "TAG_INVALID"),
+        ("/v2/app/manifests/.hidden", 404, "MANIFEST_UNKNOWN"),
+        (f"/v2/app/manifests/{'t' * 129}", 404, "MANIFEST_UNKNOWN"),
         ("/v2/APP/manifests/v1", 400, "NAME_INVALID"),
     ],
 )
@@ -207,6 +207,13 @@ async def test_what_is_not_there_is_told_by_its_code(peer: Peer, path: str, stat
     reply = await peer.ask("GET", path)
     assert (reply.status, reply.code) == (status, code)
     assert (await peer.ask("HEAD", path)).status == status
+
+
+async def test_a_manifest_is_not_pushed_under_what_is_no_tag(peer: Peer) -> None:
+    await peer.image("app", "v1")
+    for name in (".hidden", "t" * 129):
+        reply = await peer.manifest("app", name, manifest_of())
+        assert (reply.status, reply.code) == (400, "TAG_INVALID")
 
 
 async def test_deleting_a_tag_leaves_the_image(peer: Peer) -> None:

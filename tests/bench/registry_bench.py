@@ -1,0 +1,278 @@
+"""The registry beside Debian's docker-registry in one run, over loopback: blobs, manifests, uploads.
+
+    python -m tests.bench.registry_bench [--megabytes 256] [--seconds 2] [--rounds 3]
+
+The two take turns. Clients are bare sockets in processes of their own, the same for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from multiprocessing.synchronize import Barrier as BarrierType
+from pathlib import Path
+from statistics import median
+
+SOURCE = Path(__file__).resolve().parents[2] / "services"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_REGISTRY = """version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}, cache: {{blobdescriptor: inmemory}}}}
+http: {{addr: 127.0.0.1:{port}}}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=256, help="size of the blob")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement of manifests")
+    parser.add_argument("--rounds", type=int, default=3, help="the median of so many is told")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bh-rbench-") as directory, ExitStack() as stack:
+        names = ["bulkhead"] + ["docker-registry"] * (shutil.which("docker-registry") is not None)
+        ports = {name: stack.enter_context(serving(name, Path(directory))) for name in names}
+        show(measured(ports, options))
+
+
+def measured(ports: dict[str, int], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Each figure of each registry; they take turns, so that what else the machine does meets both."""
+    data = os.urandom(1 << 20) * options.megabytes
+    pushed = {name: push_image(port, data) for name, port in ports.items()}
+    figures: dict[str, dict[str, float]] = {name: {} for name in ports}
+    for figure, work in works(data, options).items():
+        rates: dict[str, list[float]] = {name: [] for name in ports}
+        for number in range(options.rounds):
+            for name, port in ports.items():
+                rates[name].append(work(port, pushed[name], number))
+        for name, found in rates.items():
+            figures[name][figure] = median(found)
+    return figures
+
+
+def works(data: bytes, options: argparse.Namespace) -> dict[str, Callable[[int, Image, int], float]]:
+    """What is measured: (port, image, number of the round) -> figure."""
+
+    def get(clients: int) -> Callable[[int, Image, int], float]:
+        return lambda port, image, _: crowd(port, clients, fetch, f"/v2/bench/app/blobs/{image.layer}", 2) / 1e6
+
+    def manifests(clients: int, *, by_tag: bool) -> Callable[[int, Image, int], float]:
+        def work(port: int, image: Image, _: int) -> float:
+            reference = "v1" if by_tag else image.manifest
+            return crowd(port, clients, ask, f"/v2/bench/app/manifests/{reference}", options.seconds)
+
+        return work
+
+    return {
+        "blob PUT MB/s, 1 client": lambda port, _, number: upload(port, data, number),
+        "blob GET MB/s, 1 client": get(1),
+        "blob GET MB/s, 8 clients": get(8),
+        "manifest GET by tag req/s, 1 client": manifests(1, by_tag=True),
+        "manifest GET by tag req/s, 32 clients": manifests(32, by_tag=True),
+        "manifest GET by digest req/s, 32 clients": manifests(32, by_tag=False),
+    }
+
+
+@contextmanager
+def serving(name: str, directory: Path) -> Iterator[int]:
+    port, root = free_port(), directory / name
+    root.mkdir()
+    environ = dict(os.environ)
+    if name == "bulkhead":
+        environ |= {"PYTHONPATH": str(SOURCE), "BULKHEAD_RUN": str(root / "run"), "BULKHEAD_DATA": str(root / "data")}
+        command = [sys.executable, "-m", "bulkhead.registry", "--listen", f"127.0.0.1:{port}"]
+    else:
+        (root / "config.yml").write_text(DOCKER_REGISTRY.format(root=root / "data", port=port))
+        command = ["docker-registry", "serve", str(root / "config.yml")]
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
+    try:
+        wait_for(port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What was pushed: digests."""
+
+    layer: str
+    manifest: str
+
+
+def push_image(port: int, data: bytes) -> Image:
+    layer = push(port, "bench/app", data)
+    return Image(layer=layer, manifest=push_manifest(port, "bench/app", layer, len(data)))
+
+
+def upload(port: int, data: bytes, number: int) -> float:
+    """MB/s of a PUT whose bytes the registry has not seen."""
+    fresh = number.to_bytes(8, "big") + data
+    digest = f"sha256:{hashlib.sha256(fresh).hexdigest()}"
+    connection = HTTPConnection("127.0.0.1", port)
+    location = start(connection, f"bench/up{number}")
+    began = time.perf_counter()
+    connection.request("PUT", with_digest(location, digest), fresh)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 201, answer.status
+    return len(fresh) / (time.perf_counter() - began) / 1e6
+
+
+def push(port: int, repository: str, data: bytes) -> str:
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    connection = HTTPConnection("127.0.0.1", port)
+    location = start(connection, repository)
+    connection.request("PUT", with_digest(location, digest), data)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 201, answer.status
+    return digest
+
+
+def start(connection: HTTPConnection, repository: str) -> str:
+    connection.request("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 202, answer.status
+    location = answer.getheader("Location") or ""
+    return location.partition(f":{connection.port}")[2] if "://" in location else location
+
+
+def with_digest(location: str, digest: str) -> str:
+    return f"{location}{'&' if '?' in location else '?'}digest={digest}"
+
+
+def push_manifest(port: int, repository: str, layer: str, size: int) -> str:
+    config = push(port, repository, b"{}")
+    body = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": size}],
+        }
+    ).encode()
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("PUT", f"/v2/{repository}/manifests/v1", body, {"Content-Type": MANIFEST})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 201, answer.status
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def crowd(port: int, clients: int, work: Callable[[int, str, float], float], path: str, amount: float) -> float:
+    """The sum of what each client did, by the second of the whole."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(clients + 1)
+    results: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
+    children = [
+        context.Process(target=_client, args=(barrier, results, work, port, path, amount)) for _ in range(clients)
+    ]
+    for child in children:
+        child.start()
+    barrier.wait()
+    began = time.perf_counter()
+    total = sum(results.get() for _ in children)
+    took = time.perf_counter() - began
+    for child in children:
+        child.join()
+    return total / took
+
+
+def _client(
+    barrier: BarrierType,
+    results: multiprocessing.SimpleQueue[float],
+    work: Callable[[int, str, float], float],
+    port: int,
+    path: str,
+    amount: float,
+) -> None:
+    barrier.wait()
+    results.put(work(port, path, amount))
+
+
+def fetch(port: int, path: str, times: float) -> float:
+    """Download `times` times; bytes."""
+    buffer, total = bytearray(1 << 20), 0
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        for _ in range(int(times)):
+            length, rest = head(peer, path)
+            left = length - rest
+            while left > 0:
+                count = peer.recv_into(buffer, min(left, len(buffer)))
+                assert count, "the answer broke off"
+                left -= count
+            total += length
+    return float(total)
+
+
+def ask(port: int, path: str, seconds: float) -> float:
+    """Ask for so long; how many answers."""
+    count, end = 0, time.perf_counter() + seconds
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while time.perf_counter() < end:
+            length, rest = head(peer, path)
+            while rest < length:
+                rest += len(peer.recv(65536))
+            count += 1
+    return float(count)
+
+
+def head(peer: socket.socket, path: str) -> tuple[int, int]:
+    """Ask; (length of the body, bytes of it that came with the headers)."""
+    peer.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {MANIFEST}\r\n\r\n".encode())
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = peer.recv(65536)
+        assert more, "the answer broke off"
+        data += more
+    headers, _, rest = data.partition(b"\r\n\r\n")
+    assert headers.startswith(b"HTTP/1.1 200"), headers
+    lines = {line.split(b":", 1)[0].lower(): line.split(b":", 1)[1] for line in headers.split(b"\r\n")[1:]}
+    return int(lines[b"content-length"]), len(rest)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
+    for _ in range(500):
+        with suppress(OSError):
+            connection = HTTPConnection("127.0.0.1", port)
+            connection.request("GET", "/v2/")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.02)
+    raise SystemExit("the registry did not start")
+
+
+def show(peers: dict[str, dict[str, float]]) -> None:
+    names = list(peers)
+    print(f"{'':42}" + "".join(f"{name:>18}" for name in names) + (f"{'ratio':>8}" if len(names) > 1 else ""))
+    for figure, ours in peers["bulkhead"].items():
+        row = "".join(f"{peers[name][figure]:18,.0f}" for name in names)
+        ratio = f"{ours / peers['docker-registry'][figure]:8.2f}" if len(names) > 1 else ""
+        print(f"{figure:42}{row}{ratio}")
+
+
+if __name__ == "__main__":
+    main()
