@@ -113,9 +113,31 @@ check-c: $(DEV_STAMP)
 	BULKHEAD_WERROR=1 $(PY) setup.py -q build_ext --build-temp "$$tmp/temp" --build-lib "$$tmp/lib"
 	$(PY) -m pytest -q -p no:cacheprovider tests/unit/nsexec/test_c.py
 
+CSRC := services/bulkhead/nsexec/csrc
+.PHONY: check-analyzer
+check-analyzer: ## gcc's static analyzer over the C core
+	@for file in $(CSRC)/plan.c $(CSRC)/spawn.c $(CSRC)/module.c $(CSRC)/nsinit/*.c; do \
+	    echo "$$file"; \
+	    cc -fanalyzer -Werror -std=gnu11 -O2 -ffreestanding -I"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
+	        -c -o /dev/null "$$file" || exit 1; \
+	done
+
 .PHONY: test
 test: $(DEV_STAMP) ## All tests (root: they make containers)
 	$(PY) -m pytest $(PYTEST)
+
+.PHONY: test-sanitizers
+test-sanitizers: $(DEV_STAMP) ## The C core's tests on a build with ASan and UBSan
+	$(PY) -m tests.support.sanitized
+
+TIME ?= 60
+.PHONY: fuzz
+fuzz: $(DEV_STAMP) ## Fuzz the plan decoder for TIME seconds; new inputs are kept in tests/fuzz/corpus
+	$(PY) -m tests.fuzz.plan $(TIME)
+
+.PHONY: test-leaks
+test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent
+	$(PY) -m tests.bench.spawn_leaks
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## Measure the engine, beside dockerd where it is installed

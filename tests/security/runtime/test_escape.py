@@ -338,7 +338,9 @@ def test_the_watcher_would_see_it(armed: Box) -> None:
         everything = list(defaults.capabilities(privileged=True))
         wide = {"bounding": everything, "effective": everything, "permitted": everything}
         assert armed.exec(task, config, "sleep", "1", capabilities=wide).code == 0
-        assert armed.exec(task, config, "touch", "/stop").code == 0
+        # Whoever the watcher stops just then is killed by the engine: that is another test's subject.
+        while armed.exec(task, config, "touch", "/stop").code != 0:
+            continue
         found = dict(part.split("=") for part in output.readline().split())
     assert int(found["more_caps"], 16) != 0
     armed.finish(task)

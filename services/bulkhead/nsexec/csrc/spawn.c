@@ -11,6 +11,9 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "steps.h"
 #include "sys.h"
@@ -226,6 +229,16 @@ static long clone_stage(struct child *child, void *stack, int *pidfd)
     return pid;
 }
 
+/* The child leaves its frames by exec, never by return: AddressSanitizer still knows of those of the child
+ * before, whose stack was at the same place. */
+static void forget_frames(void *stack)
+{
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(stack, STACK_SIZE);
+#endif
+    (void)stack;
+}
+
 int spawn_stage(const struct spawn_request *request, struct spawn_result *result)
 {
     int pair[2] = {-1, -1};
@@ -237,6 +250,7 @@ int spawn_stage(const struct spawn_request *request, struct spawn_result *result
     void *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stack == MAP_FAILED)
         return fail(result, STEP_PREPARE, errno);
+    forget_frames(stack);
     struct child child = {.request = request, .sync = theirs, .step = STEP_NONE};
     long pid = clone_stage(&child, stack, &pidfd);
     munmap(stack, STACK_SIZE);

@@ -130,7 +130,7 @@ static void add_group(uint32_t gid)
 /* First passwd line with this name or, when name is NULL, this uid; name_of_match is then its name. */
 static bool find_user(struct stage *s, const char *name, uint32_t uid, char *name_of_match, size_t size)
 {
-    char *f[FIELDS];
+    char *f[FIELDS] = {NULL};
     bool found = false;
     if (!reader_open("/etc/passwd", name != NULL))
         return false;
