@@ -250,6 +250,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What of an image is here: its manifest, bytes of its blobs, its platform, its containers' ids."""
+
+    manifest_digest: str = ""
+    manifest_media_type: str = ""
+    manifest_size: int = 0
+    content_size: int = 0
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    container_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListedImage:
     id: str
     repo_tags: tuple[str, ...] = ()
@@ -258,6 +272,8 @@ class ListedImage:
     size: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     containers: int = 0
+    shared_size: int = 0
+    presence: Presence = field(default_factory=Presence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +289,7 @@ class InspectedImage:
     manifest_digest: str = ""
     manifest_media_type: str = ""
     manifest_size: int = 0
+    presence: Presence = field(default_factory=Presence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +331,7 @@ class Images(Protocol):
 
     async def prune(self, filters: Filters) -> tuple[Sequence[RemovedImage], int]: ...
 
-    def load(self, data: AsyncIterator[bytes], *, quiet: bool) -> AsyncGenerator[Progress]: ...
+    def load(self, data: AsyncIterator[bytes], *, quiet: bool, platform: str) -> AsyncGenerator[Progress]: ...
 
     def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes]: ...
 

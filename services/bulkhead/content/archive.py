@@ -29,6 +29,7 @@ from bulkhead.content.manifests import (
     ImageConfig,
     Index,
     Manifest,
+    Platform,
     decode_object,
     parse_config,
     parse_manifest,
@@ -81,12 +82,12 @@ async def write_archive(send: Send, store: BlobStore, images: Sequence[SavedImag
 
 
 async def read_archive(
-    stream: AsyncIterator[bytes], store: BlobStore, *, limits: Limits | None = None
+    stream: AsyncIterator[bytes], store: BlobStore, *, limits: Limits | None = None, platform: Platform | None = None
 ) -> list[LoadedImage]:
-    """Load every image of a tar (plain or compressed) into `store`.
+    """Load every image of a tar (plain or compressed) into `store`; with `platform` those alone that are for it.
 
     Raises InvalidArgument for what is no archive of images or a hostile one, DataLoss for damage,
-    ResourceExhausted for a full disk; then nothing was added.
+    ResourceExhausted for a full disk, NotFound when nothing in it is for the platform; then nothing was added.
     """
     pulled = Pulled(stream, asyncio.get_running_loop())
     staging = Staging(store)
@@ -95,7 +96,7 @@ async def read_archive(
     reading = asyncio.ensure_future(thread.run(stage, pulled, staging, limits or Limits(entries=MAX_MEMBERS)))
     try:
         await asyncio.shield(reading)
-        return await store.blocking.run(_images, staging)
+        return await store.blocking.run(_images, staging, platform)
     finally:
         pulled.abort()
         await asyncio.wait([reading])
@@ -182,14 +183,16 @@ def _padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _images(staging: Staging) -> list[LoadedImage]:
+def _images(staging: Staging, platform: Platform | None) -> list[LoadedImage]:
     with disk_errors("load archive"):
         if "index.json" in staging.metadata:
-            found = _oci_images(staging)
+            found = _oci_images(staging, platform or HOST)
         elif "manifest.json" in staging.metadata:
             found = _docker_images(staging)
         else:
             raise InvalidArgument("cannot load archive: it has neither index.json nor manifest.json")
+        if platform is not None and not (found := [image for image in found if _is_for(image, platform)]):
+            raise _none_for(platform)
         for image in found:
             for descriptor in reversed(_blobs_of(image.manifest)):
                 _adopt(staging, descriptor)
@@ -202,7 +205,7 @@ def _adopt(staging: Staging, descriptor: Descriptor) -> None:
         staging.store.adopt(staged.path, staged.digest)
 
 
-def _oci_images(staging: Staging) -> list[LoadedImage]:
+def _oci_images(staging: Staging, platform: Platform) -> list[LoadedImage]:
     """Images of index.json, one for each manifest, with the names of all its entries."""
     index = parse_manifest(staging.metadata["index.json"])
     if not isinstance(index, Index):
@@ -211,9 +214,9 @@ def _oci_images(staging: Staging) -> list[LoadedImage]:
     images: dict[Digest, LoadedImage] = {}
     docker_names = _docker_names(staging)
     for entry in index.manifests:
-        if entry.platform is not None and not fits(entry.platform, HOST):
+        if entry.platform is not None and not fits(entry.platform, platform):
             continue
-        manifest = _resolved(staging, entry, 0)
+        manifest = _resolved(staging, entry, platform, 0)
         config = _config_of(staging, manifest)
         told = _names_of(entry) or docker_names.get(manifest.config.digest, ())
         names.setdefault(manifest.digest, []).extend(told)
@@ -221,11 +224,21 @@ def _oci_images(staging: Staging) -> list[LoadedImage]:
             manifest=manifest, config=config, names=tuple(dict.fromkeys(names[manifest.digest]))
         )
     if not images:
-        raise NotFound(f"no matching manifest for {HOST.os}/{HOST.architecture} in the manifest list entries")
+        raise _none_for(platform)
     return list(images.values())
 
 
-def _resolved(staging: Staging, entry: Descriptor, depth: int) -> Manifest:
+def _is_for(image: LoadedImage, platform: Platform) -> bool:
+    config = image.config
+    return fits(Platform(os=config.os, architecture=config.architecture, variant=config.variant), platform)
+
+
+def _none_for(platform: Platform) -> NotFound:
+    wanted = "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+    return NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+
+
+def _resolved(staging: Staging, entry: Descriptor, platform: Platform, depth: int) -> Manifest:
     if depth > MAX_NESTING:
         raise InvalidArgument(f"cannot load archive: indexes are nested deeper than {MAX_NESTING}")
     staged = staging.blob(entry.digest)
@@ -233,7 +246,7 @@ def _resolved(staging: Staging, entry: Descriptor, depth: int) -> Manifest:
     document = parse_manifest(body, entry.media_type, entry.digest)
     if isinstance(document, Manifest):
         return document
-    return _resolved(staging, choose(document), depth + 1)
+    return _resolved(staging, choose(document, platform), platform, depth + 1)
 
 
 def _config_of(staging: Staging, manifest: Manifest) -> ImageConfig:

@@ -182,9 +182,9 @@ class ManagerImages:
         answer = await self._stub.prune(wire.PruneImagesRequest(filters=_filters(filters)))
         return [to_model(RemovedImage, each) for each in answer.items], answer.space_reclaimed
 
-    async def load(self, data: AsyncIterator[bytes], *, quiet: bool) -> AsyncGenerator[Progress]:
+    async def load(self, data: AsyncIterator[bytes], *, quiet: bool, platform: str) -> AsyncGenerator[Progress]:
         async def requests() -> AsyncIterator[wire.LoadRequest]:
-            yield wire.LoadRequest(quiet=quiet)
+            yield wire.LoadRequest(quiet=quiet, platform=platform)
             async for part in data:
                 yield wire.LoadRequest(data=part)
 

@@ -15,11 +15,13 @@ from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.validation import check_platform
 from bulkhead.api.streams import begin, lines
+from bulkhead.api.versions import Version
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.reference import parse_reference, parse_tag_target
 
 LIST_FILTERS = frozenset(("before", "dangling", "label", "label!", "reference", "since", "until"))
 PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
+WITH_MANIFESTS = Version(1, 47)
 _UPLOAD_BLOCK = 256 << 10
 
 
@@ -62,6 +64,8 @@ class ImageRoutes:
         parsed = parse_reference(reference)
         if parsed.digest is not None:
             raise InvalidArgument("cannot push a digest reference")
+        if parsed.tag is not None:
+            await self._check_platform(call, reference)
         return await _progress(
             call, self._images.push(reference, auth=schema.auth_of(call), all_tags=parsed.tag is None)
         )
@@ -70,13 +74,33 @@ class ImageRoutes:
         filters = call.filters(LIST_FILTERS)
         filter_flag(filters, "dangling")
         found = await self._images.list(all=call.flag("all"), filters=filters)
-        return answers.json([fitted("listed image", schema.listed(each), call.version) for each in found])
+        shared, with_manifests = call.flag("shared-size"), call.flag("manifests")
+        shown = [schema.listed(each, shared=shared) for each in found]
+        if with_manifests and call.version >= WITH_MANIFESTS:
+            for image, each in zip(shown, found, strict=True):
+                image["Manifests"] = schema.manifests(each.presence, each.size)
+                image["Descriptor"] = schema.descriptor(each.presence)
+        return answers.json([fitted("listed image", image, call.version) for image in shown])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        shown = schema.inspected(await self._images.inspect(call["name"]))
+        wanted = schema.platform_text(call.text("platform"))
+        if wanted and call.flag("manifests"):
+            raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+        found = await self._images.inspect(call["name"])
+        schema.check_variant(call["name"], found.presence, wanted)
+        shown = schema.inspected(found)
+        if call.flag("manifests") and call.version >= WITH_MANIFESTS:
+            shown["Manifests"] = schema.manifests(found.presence, found.size)
         return answers.json(fitted("image", shown, call.version))
 
+    async def _check_platform(self, call: Call, *refs: str) -> None:
+        """Raise NotFound for an image that is for another platform than the request's."""
+        wanted = schema.platform_text(call.text("platform"))
+        for ref in refs if wanted else ():
+            schema.check_variant(ref, (await self._images.inspect(ref)).presence, wanted)
+
     async def history(self, call: Call) -> web.StreamResponse:
+        await self._check_platform(call, call["name"])
         return answers.json(schema.history(await self._images.history(call["name"])))
 
     async def tag(self, call: Call) -> web.StreamResponse:
@@ -85,6 +109,9 @@ class ImageRoutes:
         return answers.empty(201)
 
     async def remove(self, call: Call) -> web.StreamResponse:
+        for text in call.texts("platforms"):
+            presence = (await self._images.inspect(call["name"])).presence
+            schema.check_variant(call["name"], presence, schema.platform_text(text))
         removed = await self._images.remove(call["name"], force=call.flag("force"), no_prune=call.flag("noprune"))
         return answers.json(schema.removed(removed))
 
@@ -95,7 +122,11 @@ class ImageRoutes:
         return answers.json({"ImagesDeleted": schema.removed(removed) or None, "SpaceReclaimed": freed})
 
     async def load(self, call: Call) -> web.StreamResponse:
-        loading = self._images.load(call.blocks(_UPLOAD_BLOCK), quiet=call.flag("quiet", default=True))
+        loading = self._images.load(
+            call.blocks(_UPLOAD_BLOCK),
+            quiet=call.flag("quiet", default=True),
+            platform=schema.platform_text(call.text("platform")),
+        )
         return await _progress(call, loading)
 
     async def save(self, call: Call) -> web.StreamResponse:
@@ -108,6 +139,7 @@ class ImageRoutes:
         return await self._save(call, names)
 
     async def _save(self, call: Call, names: list[str]) -> web.StreamResponse:
+        await self._check_platform(call, *names)
         async with contextlib.aclosing(self._images.save(names)) as parts:
             # The first part is awaited before the headers: an unknown image has its own status.
             first = await anext(parts, b"")

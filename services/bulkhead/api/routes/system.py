@@ -81,7 +81,7 @@ class SystemRoutes:
         now = time.time_ns()
         shown = {
             "LayersSize": layers if "image" in kinds else 0,
-            "Images": [image_schema.listed(each) | {"SharedSize": 0} for each in images] if "image" in kinds else None,
+            "Images": [image_schema.listed(each, shared=True) for each in images] if "image" in kinds else None,
             "Containers": [container_schema.listed(each, data=self._data, now=now) for each in containers]
             if "container" in kinds
             else None,

@@ -17,12 +17,14 @@ from bulkhead.api.ports import (
     InspectedImage,
     ListedImage,
     Platform,
+    Presence,
     Progress,
     RegistryAuth,
     RemovedImage,
 )
 from bulkhead.api.schema.hostconfig import Part
 from bulkhead.api.schema.times import rfc3339
+from bulkhead.errors import InvalidArgument, NotFound
 
 _CONFIG_KEYS: dict[str, type] = {
     "User": str,
@@ -89,8 +91,65 @@ def registry_auth(config: AuthConfig) -> RegistryAuth | None:
     )
 
 
-def listed(image: ListedImage) -> dict[str, Any]:
-    """An item of `GET /images/json`."""
+class _Platform(Part):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+def platform_text(text: str) -> str:
+    """The JSON form of a platform, as clients since 1.48 send it, as `os/architecture[/variant]`."""
+    if not text:
+        return ""
+    try:
+        found = msgspec.json.decode(text, type=_Platform)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidArgument(f"failed to parse platform: {error}") from error
+    if not found.os or not found.architecture:
+        raise InvalidArgument("both OS and Architecture must be provided")
+    return "/".join(part for part in (found.os, found.architecture, found.variant) if part)
+
+
+def check_variant(ref: str, found: Presence, wanted: str) -> None:
+    """Raise NotFound unless an image is for the platform (`platform_text`) that a client insists on."""
+    if not wanted:
+        return
+    os, architecture, variant = (*wanted.split("/"), "")[:3]
+    suits = (os, architecture) == (found.os, found.architecture) and (not variant or found.variant in ("", variant))
+    if not suits:
+        actual = "/".join(part for part in (found.os, found.architecture, found.variant) if part)
+        raise NotFound(
+            f"image with reference {ref} was found but does not match the specified platform: "
+            f"wanted {wanted}, actual: {actual}"
+        )
+
+
+def descriptor(found: Presence) -> dict[str, Any]:
+    """The OCI descriptor of an image's manifest."""
+    return {"mediaType": found.manifest_media_type, "digest": found.manifest_digest, "size": found.manifest_size}
+
+
+def manifests(found: Presence, unpacked: int) -> list[dict[str, Any]]:
+    """ImageManifestSummary of the one manifest that is here; sizes in bytes."""
+    shown = platform(Platform(os=found.os, architecture=found.architecture, variant=found.variant))
+    return [
+        {
+            "ID": found.manifest_digest,
+            "Descriptor": descriptor(found) | {"platform": shown},
+            "Available": True,
+            "Size": {"Content": found.content_size, "Total": found.content_size + unpacked},
+            "Kind": "image",
+            "ImageData": {
+                "Platform": shown,
+                "Size": {"Unpacked": unpacked},
+                "Containers": list(found.container_ids),
+            },
+        }
+    ]
+
+
+def listed(image: ListedImage, *, shared: bool = False) -> dict[str, Any]:
+    """An item of `GET /images/json`; `shared` says that the size shared with other images was asked for."""
     return {
         "Id": image.id,
         "ParentId": "",
@@ -98,7 +157,7 @@ def listed(image: ListedImage) -> dict[str, Any]:
         "RepoDigests": list(image.repo_digests),
         "Created": image.created_at // 10**9,
         "Size": image.size,
-        "SharedSize": -1,
+        "SharedSize": image.shared_size if shared else -1,
         "Containers": image.containers,
         "Labels": dict(image.labels) or None,
     }

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from bulkhead.content.archive import LoadedImage, SavedImage, read_archive, write_archive
 from bulkhead.content.manifests import MAX_CONFIG, MAX_MANIFEST, Manifest, decode_object, parse_manifest
+from bulkhead.content.platforms import parse_platform
 from bulkhead.content.store import BlobStore
 from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument, NotFound, Unavailable
 from bulkhead.manager.images.catalogue import Change, Tag, bound_name
@@ -54,10 +55,14 @@ class Archives:
         self._publish = publish
         self._unpacked = unpacked
 
-    async def load(self, stream: AsyncIterator[bytes], feed: Feed, *, quiet: bool) -> None:
-        """Add every image of a tar. Raises InvalidArgument, DataLoss, ResourceExhausted."""
+    async def load(self, stream: AsyncIterator[bytes], feed: Feed, *, quiet: bool, platform: str = "") -> None:
+        """Add every image of a tar, or those for `platform` alone.
+
+        Raises InvalidArgument, DataLoss, ResourceExhausted, NotFound when nothing is for the platform.
+        """
         with self._leases.unsettled():
-            loaded = await read_archive(stream, self._store)
+            wanted = parse_platform(platform) if platform else None
+            loaded = await read_archive(stream, self._store, platform=wanted)
             try:
                 with self._leases.lease() as lease:
                     for image in loaded:

@@ -139,6 +139,10 @@ class Catalogue:
         """Every unpacked layer that an image consists of."""
         return frozenset(self._layers)
 
+    def shared_size(self, image: ImageRecord) -> int:
+        """Bytes of an image's layers that another image has, too."""
+        return sum(layer.size for layer in image.layers if self._layer_users[layer.chain_id] > 1)
+
     def _remember(self, image: ImageRecord) -> None:
         self._images[image.id] = image
         self._blobs.update(image.blobs)

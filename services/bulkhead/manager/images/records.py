@@ -43,6 +43,11 @@ class ImageRecord:
         return sum(layer.size for layer in self.layers)
 
     @property
+    def content_size(self) -> int:
+        """Bytes of all its blobs, as they came."""
+        return len(self.config_json) + self.manifest_size + sum(layer.blob_size for layer in self.layers)
+
+    @property
     def blobs(self) -> frozenset[Digest]:
         """Every blob that this image needs in the content store."""
         return frozenset({self.id, self.manifest, *(layer.blob for layer in self.layers)})

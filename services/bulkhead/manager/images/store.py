@@ -34,7 +34,8 @@ class Named:
     repo_tags: tuple[str, ...]
     repo_digests: tuple[str, ...]
     tagged_at: int = 0
-    containers: int = 0
+    containers: tuple[str, ...] = ()
+    shared_size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ class ImageStore:
     def inspect(self, ref: str) -> Named:
         """One image and its names."""
         image = self._books.find(ref)
-        return self._named(image, self._books.references(image.id), len(self._users().get(str(image.id), ())))
+        return self._named(image, self._books.references(image.id), self._users().get(str(image.id), ()))
 
     def history(self, ref: str) -> list[HistoryLine]:
         """How an image was made, newest step first."""
@@ -182,15 +183,16 @@ class ImageStore:
         dangling = not any(name.digest is None for name in names)
         if selection.dangling is not None and selection.dangling != dangling:
             return None
-        return self._named(image, names, len(users.get(str(image.id), ())))
+        return self._named(image, names, users.get(str(image.id), ()))
 
-    def _named(self, image: ImageRecord, names: Sequence[Reference], containers: int) -> Named:
+    def _named(self, image: ImageRecord, names: Sequence[Reference], users: Users) -> Named:
         return Named(
             record=image,
             repo_tags=tuple(name.familiar() for name in names if name.digest is None),
             repo_digests=tuple(name.familiar() for name in names if name.digest is not None),
             tagged_at=self._books.tagged_at(image.id),
-            containers=containers,
+            containers=tuple(container for container, _ in users),
+            shared_size=self._books.shared_size(image),
         )
 
     def _prunable(self, image: ImageRecord, *, dangling_only: bool) -> list[str]:

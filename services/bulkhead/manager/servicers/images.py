@@ -27,6 +27,7 @@ from bulkhead.wire.gen.bulkhead.manager.v1 import (
     ListImagesRequest,
     ListImagesResponse,
     LoadRequest,
+    Presence,
     Progress,
     PruneImagesRequest,
     PruneImagesResponse,
@@ -100,6 +101,7 @@ class ImagesServicer(ImagesBase):
             manifest_digest=str(record.manifest),
             manifest_media_type=record.manifest_media_type,
             manifest_size=record.manifest_size,
+            presence=_presence(named),
         )
 
     async def history(self, message: InspectImageRequest) -> HistoryResponse:
@@ -121,7 +123,7 @@ class ImagesServicer(ImagesBase):
         first = await anext(messages, LoadRequest())
 
         async def operation(feed: Feed) -> None:
-            await self._archives.load(_pieces(first, messages), feed, quiet=first.quiet)
+            await self._archives.load(_pieces(first, messages), feed, quiet=first.quiet, platform=first.platform)
 
         async with contextlib.aclosing(self._transfers.watch(object(), operation)) as lines:
             async for line in lines:
@@ -149,6 +151,20 @@ def _items(removed: Sequence[Removed]) -> list[RemovedImage]:
     return [to_message(RemovedImage, item) for item in removed]
 
 
+def _presence(named: Named) -> Presence:
+    record = named.record
+    return Presence(
+        manifest_digest=str(record.manifest),
+        manifest_media_type=record.manifest_media_type,
+        manifest_size=record.manifest_size,
+        content_size=record.content_size,
+        os=record.config.os,
+        architecture=record.config.architecture,
+        variant=record.config.variant,
+        container_ids=list(named.containers),
+    )
+
+
 def _summary(named: Named) -> ImageSummary:
     record = named.record
     return ImageSummary(
@@ -158,5 +174,7 @@ def _summary(named: Named) -> ImageSummary:
         created_at=record.created_at,
         size=record.size,
         labels=dict(record.config.labels),
-        containers=named.containers,
+        containers=len(named.containers),
+        shared_size=named.shared_size,
+        presence=_presence(named),
     )

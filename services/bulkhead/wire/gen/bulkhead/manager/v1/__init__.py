@@ -56,6 +56,7 @@ __all__ = (
     "PauseContainerRequest",
     "PauseContainerResponse",
     "Platform",
+    "Presence",
     "Progress",
     "PruneContainersRequest",
     "PruneContainersResponse",
@@ -396,6 +397,8 @@ class Image(betterproto2.Message):
 
     manifest_size: "int" = betterproto2.field(9, betterproto2.TYPE_INT64)
 
+    presence: "Presence | None" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, optional=True)
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "Image", Image)
 
@@ -417,6 +420,13 @@ class ImageSummary(betterproto2.Message):
     )
 
     containers: "int" = betterproto2.field(7, betterproto2.TYPE_INT32)
+
+    shared_size: "int" = betterproto2.field(8, betterproto2.TYPE_INT64)
+    """
+    bytes of layers that other images have, too
+    """
+
+    presence: "Presence | None" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "ImageSummary", ImageSummary)
@@ -684,6 +694,11 @@ class LoadRequest(betterproto2.Message):
     first message only
     """
 
+    platform: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    first message only
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "LoadRequest", LoadRequest)
 
@@ -714,6 +729,35 @@ class Platform(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "Platform", Platform)
+
+
+@dataclass(eq=False, repr=False)
+class Presence(betterproto2.Message):
+    """
+    What of an image is here, for clients that know images of several platforms.
+    """
+
+    manifest_digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    manifest_media_type: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    manifest_size: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    content_size: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    bytes of its blobs
+    """
+
+    os: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+
+    architecture: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+
+    variant: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+
+    container_ids: "list[str]" = betterproto2.field(8, betterproto2.TYPE_STRING, repeated=True)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "Presence", Presence)
 
 
 @dataclass(eq=False, repr=False)
