@@ -12,7 +12,6 @@ from aiohttp import web
 
 from bulkhead.api import listener
 from bulkhead.api.adapters.logfiles import open_log
-from bulkhead.api.adapters.logins import RegistryLogins
 from bulkhead.api.adapters.machine import cgroup_version, path_exists, read_machine
 from bulkhead.api.adapters.manager import (
     ManagerContainers,
@@ -62,7 +61,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         stack.callback(manager.close)
         containers, system = ManagerContainers(manager), ManagerSystem(manager)
         images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
-        filesystems = ManagerFilesystems(manager)
+        filesystems, registries = ManagerFilesystems(manager), ManagerRegistries(manager)
         volumes = ManagerVolumes(manager)
         machine = partial(read_machine, instance.data)
         host = lru_cache(maxsize=1)(machine)
@@ -72,7 +71,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 containers=containers,
                 images=images,
                 volumes=volumes,
-                logins=RegistryLogins(config.plain_registries),
+                logins=registries,
                 machine=machine,
                 data=instance.data,
             ),
@@ -92,7 +91,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             ),
             execs=ExecRoutes(execs=execs, stdio=stdio),
             images=ImageRoutes(images, filesystems),
-            registries=RegistryRoutes(ManagerRegistries(manager)),
+            registries=RegistryRoutes(registries),
             filesystems=FilesystemRoutes(filesystems),
             networks=NetworkRoutes(instance=instance, containers=containers),
             volumes=VolumeRoutes(volumes),

@@ -6,10 +6,6 @@ import msgspec
 
 
 class ApiConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """`group`: who besides root may use the socket (a group that does not exist is nobody).
-
-    `plain_registries`: hosts whose registry `docker login` may reach by http; loopback always is.
-    """
+    """`group`: who besides root may use the socket (a group that does not exist is nobody)."""
 
     group: str = "docker"
-    plain_registries: tuple[str, ...] = ()

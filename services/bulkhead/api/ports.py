@@ -517,8 +517,8 @@ class Machine:
 
 
 class Logins(Protocol):
-    async def check(self, server: str, username: str, password: str) -> str:
-        """An identity token, mostly empty, when the registry accepts the credentials.
+    async def login(self, auth: RegistryAuth) -> str:
+        """An identity token, mostly empty, when the registry at `auth.server_address` accepts the credentials.
 
         Raises Unauthorized when it does not, Unavailable when it cannot be asked.
         """

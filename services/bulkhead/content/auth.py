@@ -34,6 +34,8 @@ class Credentials:
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
+    wants_identity: bool = False
+    """Ask token services for an identity token beside each token: it stands for the password from then on."""
 
     @property
     def basic(self) -> str | None:
@@ -55,6 +57,7 @@ class _Token(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
     expires_in: float | None = None
+    refresh_token: str | None = None
 
 
 def parse_challenges(headers: list[str]) -> dict[str, Challenge]:
@@ -83,6 +86,7 @@ class Authorizer:
         self._challenges = challenges
         self._credentials = credentials or Credentials()
         self._transport = transport
+        self.identity_token = ""
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
 
     async def header(self, scopes: tuple[str, ...]) -> str | None:
@@ -125,6 +129,8 @@ class Authorizer:
         query += [("scope", scope) for scope in scopes]
         if self._credentials.username:
             query.append(("account", self._credentials.username))
+        if self._credentials.wants_identity:
+            query += [("client_id", CLIENT_ID), ("offline_token", "true")]
         basic = self._credentials.basic
         return await self._ask("GET", realm.update_query(query), headers={"Authorization": basic} if basic else {})
 
@@ -154,10 +160,12 @@ class Authorizer:
                     raise Unauthorized(str(told))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(error, method, str(url.with_query(None))) from error
-        return _token(body, self._registry.authority)
+        token, life, identity = _token(body, self._registry.authority)
+        self.identity_token = identity or self.identity_token
+        return token, life
 
 
-def _token(body: bytes, registry: str) -> tuple[str, float]:
+def _token(body: bytes, registry: str) -> tuple[str, float, str]:
     try:
         answer = msgspec.json.decode(body, type=_Token)
     except msgspec.MsgspecError as error:
@@ -165,4 +173,4 @@ def _token(body: bytes, registry: str) -> tuple[str, float]:
     token = answer.token or answer.access_token or ""
     if not token or not token.isascii() or not token.isprintable():
         raise Unauthorized(f"cannot log in to {registry}: authorization server did not include a token in the response")
-    return token, max(TOKEN_LIFE, answer.expires_in or TOKEN_LIFE)
+    return token, max(TOKEN_LIFE, answer.expires_in or TOKEN_LIFE), answer.refresh_token or ""

@@ -125,6 +125,20 @@ class Registry:
         """Every tag of a repository, in the registry's order (`docker pull --all-tags`)."""
         return await self._from_any(lambda endpoint: self._tags(endpoint, path))
 
+    async def login(self) -> str:
+        """Have our credentials accepted; an identity token in their place, mostly empty.
+
+        Raises Unauthorized, Unavailable.
+        """
+        try:
+            async with self._upstream.request("GET", "", scopes=()):
+                return self._upstream.identity_token
+        except RemoteRefusal as error:
+            if error.status == 401:
+                text = f"login attempt to {self._upstream.url} failed with status: 401 Unauthorized"
+                raise Unauthorized(text) from error
+            raise translated(error) from error
+
     async def catalog(self) -> list[str]:
         """Every repository that we may see, as far as the registry lists them (`docker search`)."""
         return await self._from_any(self._catalog)

@@ -49,6 +49,16 @@ class Endpoint:
     def __str__(self) -> str:
         return self._authority
 
+    @property
+    def url(self) -> str:
+        """Where its API is; its address alone while the scheme is not known."""
+        return str(self._base) if self._base is not None else self._authority
+
+    @property
+    def identity_token(self) -> str:
+        """What a token service gave that stands for the password; empty when none did."""
+        return self._authorizer.identity_token if self._authorizer is not None else ""
+
     @asynccontextmanager
     async def request(
         self,

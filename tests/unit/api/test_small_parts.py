@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.api.adapters import logins
 from bulkhead.api.detach import check_keys
 from bulkhead.api.errors import body_of, status_of
 from bulkhead.api.ports import EngineEvent, ExecSpec, InspectedExec
@@ -102,31 +101,3 @@ def test_exec_shows_null_until_it_ends() -> None:
 def test_exec_needs_a_command() -> None:
     with pytest.raises(InvalidArgument, match=r"^No exec command specified$"):
         execs.spec_of(execs.ExecBody(Cmd=[]))
-
-
-@pytest.mark.parametrize(
-    ("server", "host"),
-    [
-        ("", "registry-1.docker.io"),
-        ("https://index.docker.io/v1/", "registry-1.docker.io"),
-        ("localhost:5000", "localhost:5000"),
-        ("https://r.example/v2/", "r.example"),
-    ],
-)
-def test_registry_hosts(server: str, host: str) -> None:
-    assert logins.registry_host(server) == host
-
-
-@pytest.mark.parametrize("server", ["http://u@h/", "a b", "https:///x", "h\r\nx"])
-def test_bad_registry_hosts(server: str) -> None:
-    if server == "https:///x":
-        assert logins.registry_host(server) == logins.HUB
-        return
-    with pytest.raises(InvalidArgument):
-        logins.registry_host(server)
-
-
-@pytest.mark.parametrize("realm", ["http://evil.example/token", "http://127.0.0.1:9/token", "ftp://x", ""])
-def test_a_registry_cannot_have_the_password_sent_in_the_clear(realm: str) -> None:
-    with pytest.raises(Unavailable, match="unsafe token service"):
-        logins._token_url({"realm": realm}, plain=False)

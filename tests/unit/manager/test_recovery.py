@@ -258,3 +258,18 @@ async def test_lost_shim_and_no_supervisor_ends_in_255_only_when_the_process_is_
         core.shim(container_id).failures["wait"] = Unavailable("gone")
         core.shim(container_id).die()
         assert await core.ended(container_id) == 255
+
+
+async def test_a_container_suspended_for_a_commit_runs_on(world: World) -> None:
+    """Its user never asked for the pause; one that was paused by its user stays so."""
+    committed = await _run_in_a_first_life(world)
+    paused = await _run_in_a_first_life(world)
+    async with one_life(world) as core:
+        for container_id in (committed, paused):
+            await core.core.containers.pause(container_id)
+        await core.records.commit(Change(about=committed, intent="commit"))
+    async with one_life(world) as core:
+        assert (core.get(committed).phase, core.get(paused).phase) == (Phase.RUNNING, Phase.PAUSED)
+        assert (await world.shims.shims[committed].state()).phase == "running"
+    async with one_life(world) as core:
+        assert core.records.intents == {}

@@ -212,6 +212,10 @@ class ManagerRegistries:
         request = wire.InspectDistributionRequest(reference=reference, auth=_auth(auth))
         return to_model(DistributedImage, await self._stub.inspect(request))
 
+    async def login(self, auth: RegistryAuth) -> str:
+        """`ports.Logins`."""
+        return (await self._stub.login(wire.LoginRequest(auth=_auth(auth)))).identity_token
+
 
 class ManagerFilesystems:
     """`ports.Filesystems`."""

@@ -92,5 +92,5 @@ class SystemRoutes:
 
     async def auth(self, call: Call) -> web.StreamResponse:
         config = await call.body(image_schema.AuthConfig)
-        token = await self._logins.check(config.serveraddress or "", config.username or "", config.password or "")
+        token = await self._logins.login(image_schema.login_of(config))
         return answers.json({"Status": "Login Succeeded", "IdentityToken": token})

@@ -80,8 +80,11 @@ def platform(found: Platform) -> dict[str, str]:
 
 def registry_auth(config: AuthConfig) -> RegistryAuth | None:
     """The credentials in `config`; None when there are none."""
-    if not (config.username or config.identitytoken or config.registrytoken):
-        return None
+    return login_of(config) if config.username or config.identitytoken or config.registrytoken else None
+
+
+def login_of(config: AuthConfig) -> RegistryAuth:
+    """What somebody who logs in says, be it nothing."""
     return RegistryAuth(
         username=config.username or "",
         password=config.password or "",

@@ -46,6 +46,11 @@ class HttpRegistries:
         async with Registry(host, transport=self.transport, auth=credentials) as registry:
             return await registry.catalog()
 
+    async def login(self, host: str, credentials: Credentials) -> str:
+        """An identity token, mostly empty, when the registry takes the credentials."""
+        async with Registry(host, transport=self.transport, auth=credentials) as registry:
+            return await registry.login()
+
     async def hub(self, term: str, limit: int) -> list[HubResult]:
         """What Docker Hub finds."""
         return await search_hub(self.transport, term, limit)

@@ -41,6 +41,7 @@ from bulkhead.manager.images.distribution import Distribution
 from bulkhead.manager.images.importing import Importer
 from bulkhead.manager.images.leases import Leases
 from bulkhead.manager.images.ledger import Ledger
+from bulkhead.manager.images.login import Login
 from bulkhead.manager.images.making import Maker
 from bulkhead.manager.images.ports import ImageUsers, Publish, Told
 from bulkhead.manager.images.pull import Puller
@@ -129,7 +130,7 @@ class ImageService:
             unpacked=self._recovery.unpacked,
         )
         distribution = Distribution(registries, self._content, leases, self._collector)
-        self.registries = RegistriesServicer(Search(registries), distribution)
+        self.registries = RegistriesServicer(Search(registries), distribution, Login(registries))
         self.committer = Committer(maker, self._ledger)
         self.importer = Importer(maker, publish)
         self.servicer = ImagesServicer(self.store, puller, pusher, archives, self.transfers)

@@ -127,6 +127,9 @@ class Registries(Protocol):
     async def hub(self, term: str, limit: int) -> list[HubResult]:
         """What Docker Hub finds. Raises Unavailable."""
 
+    async def login(self, host: str, credentials: Credentials) -> str:
+        """An identity token, mostly empty, when the registry takes the credentials. Raises Unauthorized."""
+
     @property
     def mirrors(self) -> Sequence[str]:
         """Registries that are asked before docker.io."""

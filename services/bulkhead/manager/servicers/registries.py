@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bulkhead.content.auth import Credentials
 from bulkhead.manager.images.distribution import Distribution
+from bulkhead.manager.images.login import Login
 from bulkhead.manager.images.search import Search, SearchRequest
 from bulkhead.model.reference import parse_reference
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
@@ -12,8 +13,9 @@ from bulkhead.wire.gen.bulkhead.manager import v1 as api
 class RegistriesServicer(api.RegistriesBase):
     """protos/bulkhead/manager/v1/registries.proto."""
 
-    def __init__(self, search: Search, distribution: Distribution) -> None:
+    def __init__(self, search: Search, distribution: Distribution, login: Login) -> None:
         self._search = search
+        self._login = login
         self._distribution = distribution
 
     async def search(self, message: api.SearchRequest) -> api.SearchResponse:
@@ -34,6 +36,10 @@ class RegistriesServicer(api.RegistriesBase):
             for each in found
         ]
         return api.SearchResponse(results=results)
+
+    async def login(self, message: api.LoginRequest) -> api.LoginResponse:
+        server = message.auth.server_address if message.auth is not None else ""
+        return api.LoginResponse(identity_token=await self._login.check(server, credentials_of(message.auth)))
 
     async def inspect(self, message: api.InspectDistributionRequest) -> api.InspectDistributionResponse:
         reference = parse_reference(message.reference).with_default_tag()

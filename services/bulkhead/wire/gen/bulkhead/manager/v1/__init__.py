@@ -53,6 +53,8 @@ __all__ = (
     "ListVolumesRequest",
     "ListVolumesResponse",
     "LoadRequest",
+    "LoginRequest",
+    "LoginResponse",
     "PauseContainerRequest",
     "PauseContainerResponse",
     "Platform",
@@ -701,6 +703,22 @@ class LoadRequest(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "LoadRequest", LoadRequest)
+
+
+@dataclass(eq=False, repr=False)
+class LoginRequest(betterproto2.Message):
+    auth: "RegistryAuth | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "LoginRequest", LoginRequest)
+
+
+@dataclass(eq=False, repr=False)
+class LoginResponse(betterproto2.Message):
+    identity_token: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "LoginResponse", LoginResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1979,6 +1997,24 @@ class RegistriesStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def login(
+        self,
+        message: "LoginRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "LoginResponse":
+
+        return await self._unary_unary(
+            "/bulkhead.manager.v1.Registries/Login",
+            message,
+            LoginResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 class SystemStub(betterproto2_grpclib.ServiceStub):
     async def info(
@@ -2786,6 +2822,10 @@ class RegistriesBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def login(self, message: "LoginRequest") -> "LoginResponse":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def __rpc_search(self, stream: "grpclib.server.Stream[SearchRequest, SearchResponse]") -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -2798,6 +2838,12 @@ class RegistriesBase(betterproto2_grpclib.ServiceBase):
         request = await stream.recv_message()
         assert request is not None
         response = await self.inspect(request)
+        await stream.send_message(response)
+
+    async def __rpc_login(self, stream: "grpclib.server.Stream[LoginRequest, LoginResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.login(request)
         await stream.send_message(response)
 
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
@@ -2813,6 +2859,12 @@ class RegistriesBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 InspectDistributionRequest,
                 InspectDistributionResponse,
+            ),
+            "/bulkhead.manager.v1.Registries/Login": grpclib.const.Handler(
+                self.__rpc_login,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                LoginRequest,
+                LoginResponse,
             ),
         }
 
