@@ -45,6 +45,10 @@ status: $(RUN_STAMP) ## Show each service: pid, age, readiness
 logs: $(RUN_STAMP) ## Follow the services' logs
 	@$(CTL) logs --follow
 
+.PHONY: fsck
+fsck: $(RUN_STAMP) ## Check every blob, layer and record of images; make fsck REPAIR=1 mends them
+	@$(CTL) fsck $(if $(REPAIR),--repair)
+
 .PHONY: demo
 demo: $(RUN_STAMP) ## Kill every daemon under a running container and show that it did not notice
 	@$(CTL) demo

@@ -106,3 +106,16 @@ def test_every_entry_point_has_help(bare_engine: Engine) -> None:
         done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert "--config" in done.stdout
+
+
+def test_fsck_finds_rot_and_mends_it(engine: Engine) -> None:
+    engine.pulled("busybox")
+    clean = engine.ctl("fsck")
+    assert (clean.returncode, clean.stdout.splitlines()[-1]) == (0, "no problems"), clean.stderr
+    image = engine.api("GET", "/images/busybox/json").json["Id"].removeprefix("sha256:")
+    (engine.instance.data / "content" / "blobs" / "sha256" / image).write_bytes(b"rot")
+    found = engine.ctl("fsck")
+    assert found.returncode == 1
+    assert "instead of" in found.stdout
+    assert engine.ctl("fsck", "--repair").returncode == 0
+    assert engine.ctl("fsck").returncode == 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bulkhead import __version__, settings
-from bulkhead.ctl import commands, demo
+from bulkhead.ctl import commands, demo, fsck
 from bulkhead.errors import BulkheadError
 from bulkhead.model.instance import SERVICES
 from bulkhead.settings import Settings
@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(name, help=_first_line(one), description=_first_line(one))
         command.add_argument("service", choices=SERVICES)
         command.set_defaults(verb=_on_service(one))
+    command = verbs.add_parser("fsck", help=_first_line(fsck.fsck), description=_first_line(fsck.fsck))
+    command.add_argument("--repair", action="store_true", help="fetch or unpack again what is bad, drop what cannot be")
+    command.set_defaults(verb=lambda told: fsck.fsck(told, told.arguments.repair))
     _add_logs(verbs.add_parser("logs", help="Show the services' logs.", description="Show the services' logs."))
     return parser
 

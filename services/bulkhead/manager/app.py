@@ -133,7 +133,7 @@ async def _servicers(
         mirrors=(instance.registry,) if config.mirrors is None else tuple(config.mirrors),
         insecure_registries=tuple(config.insecure_registries),
         count_images=lambda: len(images.store.select({})),
-        layers_size=lambda: sum(each.record.size for each in images.store.select({})),
+        layers_size=images.store.disk_usage,
         warnings=warnings,
         runtimes=ports.runtimes,
     )
@@ -144,6 +144,7 @@ async def _servicers(
         VolumesServicer(core.volumes, core.volume_pruning),
         images.servicer,
         images.registries,
+        images.upkeep,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bulkhead.content.proxies import Proxies, no_proxy
-from bulkhead.manager.images.config import ImagesConfig
+from bulkhead.manager.images.config import ImagesConfig, Marks
 
 
 class RuntimeConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -19,8 +19,9 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     """Keys and their defaults.
 
     `mirrors`: registries asked before docker.io; absent means the installation's own. `insecure_registries`: hosts
-    spoken to by plain HTTP. `*_proxy`: win over the environment variables of these names. `log_*`: what a container
-    that names no log driver gets; unlike Docker's, logs are capped.
+    spoken to by plain HTTP. `*_proxy`: win over the environment variables of these names. `image_gc_*`: percents of the
+    disk in use, see images/watermarks.py; 0 = only users remove images. `log_*`: what a container that names no log
+    driver gets; unlike Docker's, logs are capped.
     `events_keep`, `events_keep_hours`: how much of the journal is kept. `runtimes`, `default_runtime`: see `runtimes`.
     """
 
@@ -31,6 +32,9 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     http_proxy: str | None = None
     https_proxy: str | None = None
     no_proxy: str | None = None
+    image_gc_high: int = 0
+    image_gc_low: int = 0
+    image_gc_keep_minutes: int = 120
     log_driver: str = "json-file"
     log_options: dict[str, str] = {}
     log_max_size: str = "20m"
@@ -49,6 +53,11 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
             max_concurrent_downloads=self.max_concurrent_downloads,
             max_concurrent_uploads=self.max_concurrent_uploads,
             proxies=self._proxies(),
+            watermarks=Marks(
+                high=self.image_gc_high,
+                low=self.image_gc_low or self.image_gc_high * 9 // 10,
+                keep=self.image_gc_keep_minutes * 60.0,
+            ),
         )
 
     def _proxies(self) -> Proxies:

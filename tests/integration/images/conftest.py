@@ -140,7 +140,7 @@ def open_engine(tmp_path: Path, registry: Registry) -> Open:
             service = ImageService(database, instance, config, events.publish, lambda: found)
             images = await stack.enter_async_context(service)
             await images.recover(containers)
-            await stack.enter_async_context(serve([images.servicer], instance.manager_socket))
+            await stack.enter_async_context(serve([images.servicer, images.upkeep], instance.manager_socket))
             over = channel(instance.manager_socket)
             stack.callback(over.close)
             yield Engine(instance, images, stub(ImagesStub, over, "manager"), events, found)

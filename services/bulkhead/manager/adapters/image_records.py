@@ -41,6 +41,10 @@ class SqliteImageRecords:
         )
         return {Digest.parse(chain): boot for chain, boot in rows}
 
+    async def check(self) -> list[str]:
+        """What SQLite finds wrong with the file, and references that lead nowhere."""
+        return await self.database.read(_problems)
+
     async def mark_synced(self, chains: Collection[Digest]) -> None:
         """Note that layers are on disk."""
         rows = [(str(chain),) for chain in chains]
@@ -48,6 +52,12 @@ class SqliteImageRecords:
             lambda connection: connection.executemany("UPDATE layers SET unsynced_boot = '' WHERE chain_id = ?", rows),
             durable=False,
         )
+
+
+def _problems(connection: sqlite3.Connection) -> list[str]:
+    found = [str(text) for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok"]
+    broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+    return found + [f"row {row} of {table} refers to a {other} that is not there" for table, row, other, _ in broken]
 
 
 def _load(connection: sqlite3.Connection) -> Change:

@@ -58,6 +58,7 @@ class LayerDirectories:
         self._root = root
         self._trash = trash
         self._unpack = unpack
+        self._ingesting: set[str] = set()
 
     def open(self) -> None:
         """Make the tree, private whatever it was."""
@@ -95,6 +96,7 @@ class LayerDirectories:
         """Unpack a layer's blob, which belongs above `below`; bytes of the layer. Nothing is left when that fails."""
         ingest = self._root / "ingest" / secrets.token_hex(12)
         target = ingest / "fs"
+        self._ingesting.add(ingest.name)
         try:
             self._make_target(target)
             result = await self._unpack(blob, media_type, target, diff_id, told)
@@ -109,6 +111,8 @@ class LayerDirectories:
                 # The next boot sweeps it; what is told is why it failed.
                 error.add_note(str(left))
             raise
+        finally:
+            self._ingesting.discard(ingest.name)
         return result.size
 
     def discard(self, chain: Digest) -> None:
@@ -128,6 +132,28 @@ class LayerDirectories:
             for entry in (self._root / "layers").iterdir():
                 if entry.name not in known:
                     self._trash.throw(entry)
+
+    def strays(self, chains: Collection[Digest]) -> list[str]:
+        """What is there beside these layers and those being unpacked, by paths below the root."""
+        known = {"layers": {chain.encoded for chain in chains}, "ingest": self._ingesting}
+        with disk_errors(f"look at {self._root}"):
+            return [
+                f"{place}/{entry.name}"
+                for place, names in known.items()
+                for entry in sorted((self._root / place).iterdir())
+                if entry.name not in names
+            ]
+
+    def discard_stray(self, name: str) -> None:
+        """Forget one of those."""
+        self._trash.throw(self._root / name)
+
+    def used_percent(self) -> float:
+        """How full the file system is, as df(1) tells: what is reserved for root counts for nobody."""
+        with disk_errors(f"look at {self._root}"):
+            found = os.statvfs(self._root)
+        used = found.f_blocks - found.f_bfree
+        return 100.0 * used / max(1, used + found.f_bavail)
 
     def free_bytes(self) -> int:
         """Space left on the file system."""

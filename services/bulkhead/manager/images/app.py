@@ -34,6 +34,7 @@ from bulkhead.manager.adapters.overlay import LayerDirectories, OverlaySnapshots
 from bulkhead.manager.adapters.registries import HttpRegistries
 from bulkhead.manager.adapters.trash import Trash
 from bulkhead.manager.images.archives import Archives
+from bulkhead.manager.images.checker import Checker
 from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.committing import Committer
 from bulkhead.manager.images.config import ImagesConfig
@@ -51,8 +52,10 @@ from bulkhead.manager.images.search import Search
 from bulkhead.manager.images.store import ImageStore
 from bulkhead.manager.images.transfers import Transfers
 from bulkhead.manager.images.unpacking import Unpacker
+from bulkhead.manager.images.watermarks import Watermarks
 from bulkhead.manager.servicers.images import ImagesServicer
 from bulkhead.manager.servicers.registries import RegistriesServicer
+from bulkhead.manager.servicers.upkeep import UpkeepServicer
 from bulkhead.model.digest import Digest
 from bulkhead.model.instance import Instance
 
@@ -120,6 +123,17 @@ class ImageService:
             publish=publish,
             unpacked=self._recovery.unpacked,
         )
+        checker = Checker(
+            ledger=self._ledger,
+            records=records,
+            store=self._content,
+            layers=self._layers,
+            unpacker=unpacker,
+            leases=leases,
+            fetch=puller.fetch_again,
+        )
+        self.upkeep = UpkeepServicer(checker)
+        self._watermarks = Watermarks(self.store, self._layers, config.watermarks)
         maker = Maker(
             ledger=self._ledger,
             store=self._content,
@@ -145,7 +159,7 @@ class ImageService:
             self.snapshots.open()
             await self._ledger.open()
             stack.push_async_callback(self._ledger.close)
-            for keeper in (self._collector.run(), self._recovery.run()):
+            for keeper in (self._collector.run(), self._recovery.run(), self._watermarks.run()):
                 stack.push_async_callback(_end, asyncio.create_task(keeper))
             stack.push_async_callback(self.transfers.close)
             self._stack = stack.pop_all()

@@ -55,6 +55,14 @@ class Collector:
                 # The next kick, or the next boot, tries again.
                 log.warning("cannot drop unused images", reason=str(error))
 
+    def stored_bytes(self) -> int:
+        """Bytes of blobs and of beginnings of blobs."""
+        return sum(stored.size for stored in self._store.list()) + sum(size for _, size in self._store.partials())
+
+    def stored_at(self, blob: Digest) -> int:
+        """When a blob came (Unix nanoseconds); 0 when it is not here."""
+        return int(_modified(self._store.path(blob)) * 1e9) if self._store.has(blob) else 0
+
     async def free(self, images: Iterable[ImageRecord]) -> int:
         """Delete what only these images, now gone from the books, had needed; bytes freed."""
         gone = list(images)

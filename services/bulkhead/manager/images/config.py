@@ -5,6 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bulkhead.content.proxies import Proxies
+from bulkhead.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """Percent of the file system in use; `high` 0 means never. `keep` is in seconds."""
+
+    high: int = 0
+    low: int = 0
+    keep: float = 2 * 3600.0
+
+    def __post_init__(self) -> None:
+        if self.high and not 0 < self.low < self.high <= 100:
+            raise InvalidArgument(
+                f"cannot use watermarks {self.low} and {self.high}: percents are wanted, the low one below the high one"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,3 +36,4 @@ class ImagesConfig:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     proxies: Proxies = field(default_factory=Proxies)
+    watermarks: Marks = field(default_factory=Marks)

@@ -39,6 +39,9 @@ class Records(Protocol):
     async def unsynced(self) -> dict[Digest, str]:
         """Layers not yet known to be on disk, and the boot in which they were unpacked."""
 
+    async def check(self) -> list[str]:
+        """What is wrong with the file that the books are kept in."""
+
     async def mark_synced(self, chains: Collection[Digest]) -> None:
         """Note that layers are on disk."""
 
@@ -74,6 +77,15 @@ class Layers(Protocol):
 
     def keep_only(self, chains: Collection[Digest]) -> None:
         """Forget every other layer, and what was left half-unpacked."""
+
+    def strays(self, chains: Collection[Digest]) -> list[str]:
+        """What is there beside these layers and those being unpacked, as paths: `layers/<hex>`, `ingest/<name>`."""
+
+    def discard_stray(self, name: str) -> None:
+        """Forget one of those."""
+
+    def used_percent(self) -> float:
+        """How full the file system is, as df(1) tells."""
 
     def free_bytes(self) -> int:
         """Space left on the file system."""

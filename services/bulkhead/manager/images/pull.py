@@ -125,6 +125,10 @@ class Puller:
         for tag in tags:
             await self.pull(replace(request, reference=replace(request.reference, tag=tag)), feed)
 
+    async def fetch_again(self, reference: Reference, platform: str) -> None:
+        """Have everything of an image that was pulled by this digest. Raises as `pull`."""
+        await self.pull(PullRequest(reference=reference, platform=platform), Feed())
+
     async def _pull(self, request: PullRequest, sources: Sequence[Source], lease: Lease, feed: Feed) -> None:
         platform = parse_platform(request.platform) if request.platform else HOST
         found, source = await self._find(request.reference, platform, sources)

@@ -173,6 +173,30 @@ class ImageStore:
         await self._publish("image", "prune", "", {"reclaimed": str(freed)})
         return removed, freed
 
+    def disk_usage(self) -> int:
+        """Bytes of every layer and every blob, once each, those of unfinished pulls included."""
+        layers = {layer.chain_id: layer.size for image in self._books.all_images() for layer in image.layers}
+        return sum(layers.values()) + self._collector.stored_bytes()
+
+    def unused(self, before: int) -> list[ImageRecord]:
+        """Images that nothing needs and that came before (Unix nanoseconds), the oldest first."""
+        users = self._users()
+        came = {
+            image.id: max(self._books.tagged_at(image.id), self._collector.stored_at(image.manifest))
+            for image in self._books.images()
+            if not users.get(str(image.id)) and not self._leases.is_held(Kind.IMAGE, image.id)
+        }
+        found = [image for image in self._books.images() if came.get(image.id, before) < before]
+        return sorted(found, key=lambda image: came[image.id])
+
+    async def evict(self, image: ImageRecord) -> int:
+        """Remove an image that nobody uses with all its names; bytes freed, 0 when somebody uses it by now."""
+        freed = 0
+        for ref in self._prunable(image, dangling_only=False):
+            with contextlib.suppress(Conflict, NotFound):
+                freed += (await self._remove(ref, force=False))[1]
+        return freed
+
     def _selected(self, image: ImageRecord, selection: _Selection, users: Mapping[str, Users]) -> Named | None:
         """An image with those of its names that were asked for; None when it is not in the list."""
         names = self._books.references(image.id)
