@@ -1,0 +1,77 @@
+"""A bundle on disk: its config, read once; what it says afterwards is of no account."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from bulkhead.errors import InvalidArgument
+from bulkhead.linux import atomicfile
+
+_LIMIT = 64 << 20
+
+
+def enter(directory: str) -> str:
+    """Make the bundle the working directory, as relative paths in it mean; its absolute path."""
+    try:
+        os.chdir(directory or ".")
+    except OSError as error:
+        raise InvalidArgument(f"chdir {directory}: {(error.strerror or '').lower()}") from error
+    return os.getcwd()  # noqa: PTH109
+
+
+def read_config() -> tuple[bytes, dict[str, Any]]:
+    """config.json of the working directory, as it stands and parsed. InvalidArgument when it is none."""
+    try:
+        content = atomicfile.read("config.json", _LIMIT)
+    except FileNotFoundError:
+        raise InvalidArgument("JSON specification file config.json not found") from None
+    return content, parse(content, "config.json")
+
+
+def parse(content: bytes, name: str) -> dict[str, Any]:
+    """A JSON object. InvalidArgument with the parser's reason."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"cannot read {name}: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidArgument(f"cannot read {name}: not an object")
+    return config
+
+
+def part(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object in the config, empty when it is absent. InvalidArgument when it is something else."""
+    value = config.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"cannot read config.json: {name} is not an object")
+    return value
+
+
+# What every container may use: making nodes harms nobody who cannot open them; the pseudo devices; terminals.
+_ALLOWED = (
+    *(("c", None, None, "m"), ("b", None, None, "m")),
+    *(("c", 1, minor, "rwm") for minor in (3, 5, 7, 8, 9)),
+    *(("c", 5, 0, "rwm"), ("c", 5, 2, "rwm"), ("c", 136, None, "rwm"), ("c", 10, 200, "rwm")),
+)
+
+
+def with_default_devices(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the device rules that the command's callers count on (runc's): everything is denied that
+    they do not allow, and the harmless devices are allowed whatever they say."""
+    linux = part(config, "linux")
+    resources = part(linux, "resources")
+    given = resources.get("devices") or []
+    if not isinstance(given, list):
+        raise InvalidArgument("cannot read config.json: linux.resources.devices is not a list")
+    rules = [{"allow": False, "access": "rwm"}, *given, *map(_rule, _ALLOWED)]
+    return {**config, "linux": {**linux, "resources": {**resources, "devices": rules}}}
+
+
+def _rule(row: tuple[str, int | None, int | None, str]) -> dict[str, Any]:
+    kind, major, minor, access = row
+    numbers = {key: value for key, value in (("major", major), ("minor", minor)) if value is not None}
+    return {"allow": True, "type": kind, "access": access, **numbers}

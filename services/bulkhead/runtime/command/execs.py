@@ -1,0 +1,166 @@
+"""exec: a further process, from a process.json or from options over the container's own process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Any
+
+from bulkhead.errors import Conflict, InvalidArgument
+from bulkhead.linux import atomicfile, pidfd
+from bulkhead.linux.cgroups import Cgroup
+from bulkhead.runtime import launch
+from bulkhead.runtime.command import bundles, handles, terminals
+from bulkhead.runtime.command.arguments import Arguments
+from bulkhead.runtime.command.context import Context
+from bulkhead.runtime.state import Container, Record, Status
+
+_LIMIT = 64 << 20
+
+
+def execute(context: Context, arguments: Arguments) -> int:
+    """In the foreground the exit status is the process's."""
+    pid_file = handles.absolute(arguments.text("pid-file"))
+    container = context.container(arguments.positional[0])
+    record = container.load()
+    _check_running(container, record, arguments)
+    config = container.load_config()
+    process = _process(config, arguments)
+    detached = arguments.switch("detach")
+    terminals.check(
+        terminal=process.get("terminal") is True, detached=detached, console_socket=arguments.text("console-socket")
+    )
+    running = launch.exec_(
+        task=_task(container, record, arguments),
+        config=config,
+        process=process,
+        stdio=handles.stdio(),
+        bundle=record.bundle,
+        preserve_fds=handles.preserved(arguments.number("preserve-fds")),
+    )
+    for warning in running.warnings:
+        context.log.warning(warning)
+    with _killed_on_failure(running.pidfd):
+        if detached and running.console is not None:
+            terminals.hand_over(arguments.text("console-socket"), running.console)
+        handles.write_pid(pid_file, running.pid)
+    if detached:
+        return 0
+    from bulkhead.runtime.command import foreground
+
+    return foreground.attend(running.pidfd, running.console)
+
+
+def _check_running(container: Container, record: Record, arguments: Arguments) -> None:
+    status = container.status(record)
+    if status in (Status.STOPPED, Status.CREATING):
+        raise Conflict("cannot exec in a stopped container")
+    if status is Status.PAUSED and not arguments.switch("ignore-paused"):
+        raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
+
+
+def _task(container: Container, record: Record, arguments: Arguments) -> launch.Task:
+    fd = record.open_process()
+    if fd is None:
+        raise Conflict("cannot exec in a stopped container")
+    return launch.Task(
+        container_id=container.id,
+        pid=record.pid,
+        pidfd=fd,
+        start_time=record.start_time,
+        cgroup=_group(record, arguments.texts("cgroup")),
+    )
+
+
+def _group(record: Record, chosen: list[str]) -> Cgroup:
+    """The container's group, or one below it that the caller names."""
+    if not chosen:
+        return record.group()
+    if len(chosen) > 1 or ":" in chosen[0]:
+        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: one path for all controllers is supported")
+    below = chosen[0].strip("/")
+    try:
+        group = Cgroup(f"{record.cgroup}/{below}" if below else record.cgroup)
+    except ValueError:
+        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: bad sub cgroup path") from None
+    if not group.exists():
+        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: no such file or directory")
+    return group
+
+
+@contextlib.contextmanager
+def _killed_on_failure(fd: int) -> Any:
+    """A process that its caller will not hear of does not stay."""
+    try:
+        yield
+    except BaseException:
+        pidfd.send_signal(fd, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            pidfd.wait(fd)
+        raise
+
+
+# ---- which process ----
+
+
+def _process(config: dict[str, Any], arguments: Arguments) -> dict[str, Any]:
+    if path := arguments.text("process"):
+        try:
+            content = atomicfile.read(path, _LIMIT)
+        except OSError as error:
+            raise InvalidArgument(f"open {path}: {(error.strerror or '').lower()}") from error
+        return _checked(bundles.parse(content, path))
+    if len(arguments.positional) < 2:
+        raise InvalidArgument("process args cannot be empty")
+    return _checked(_from_options(bundles.part(config, "process"), arguments))
+
+
+def _checked(process: dict[str, Any]) -> dict[str, Any]:
+    cwd = process.get("cwd")
+    if not cwd:
+        raise InvalidArgument("Cwd property must not be empty")
+    if not isinstance(cwd, str) or not os.path.isabs(cwd):  # noqa: PTH117
+        raise InvalidArgument("Cwd must be an absolute path")
+    if not process.get("args"):
+        raise InvalidArgument("args must not be empty")
+    return process
+
+
+def _from_options(base: dict[str, Any], arguments: Arguments) -> dict[str, Any]:
+    process = {**base, "args": arguments.positional[1:], "terminal": arguments.switch("tty")}
+    process["env"] = [*(base.get("env") or ()), *arguments.texts("env")]
+    for option, key in (("cwd", "cwd"), ("apparmor", "apparmorProfile"), ("process-label", "selinuxLabel")):
+        if value := arguments.text(option):
+            process[key] = value
+    if "no-new-privs" in arguments.values:
+        process["noNewPrivileges"] = arguments.switch("no-new-privs")
+    if added := arguments.texts("cap"):
+        process["capabilities"] = _with_capabilities(bundles.part(base, "capabilities"), added)
+    process["user"] = _user(bundles.part(base, "user"), arguments)
+    return process
+
+
+def _with_capabilities(sets: dict[str, Any], added: list[str]) -> dict[str, Any]:
+    changed = ("bounding", "effective", "permitted", "ambient")
+    return {**sets, **{name: [*(sets.get(name) or ()), *added] for name in changed}}
+
+
+def _user(base: dict[str, Any], arguments: Arguments) -> dict[str, Any]:
+    user = dict(base)
+    if text := arguments.text("user"):
+        uid, colon, gid = text.partition(":")
+        user["uid"] = _number(uid, "uid")
+        if colon:
+            user["gid"] = _number(gid, "gid")
+        user.pop("username", None)
+    if groups := arguments.texts("additional-gids"):
+        user["additionalGids"] = [*(base.get("additionalGids") or ()), *(_number(text, "gid") for text in groups)]
+    return user
+
+
+def _number(text: str, kind: str) -> int:
+    if not text.isdigit():
+        raise InvalidArgument(f"parsing {text} as int for {kind} failed: invalid syntax")
+    return int(text)
+

@@ -1,0 +1,383 @@
+"""create, start, run, kill, delete, pause, resume.
+
+Each is told whole or not at all: the id is reserved before anything is made, the record says which cgroup
+would be left before it exists, and `delete --force` clears whatever any of them left when it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from typing import Any
+
+from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
+from bulkhead.linux import pidfd, process
+from bulkhead.runtime import hooks, launch
+from bulkhead.runtime.command import bundles, handles, terminals
+from bulkhead.runtime.command.arguments import Arguments
+from bulkhead.runtime.command.context import Context
+from bulkhead.runtime.state import Container, Record, Status
+
+_KILL_SECONDS = 10.0
+
+
+# ---- create, start, run ----
+
+
+def create(context: Context, arguments: Arguments) -> int:
+    pid_file = handles.absolute(arguments.text("pid-file"))
+    container = context.container(arguments.positional[0])
+    new = _New(context, container, arguments)
+    terminals.check(terminal=new.terminal, detached=True, console_socket=arguments.text("console-socket"))
+    container.reserve()
+    with container.locked(), new.forgotten_on_failure():
+        _make_fifo(container, new.config)
+        task = new.create(exec_fifo=container.fifo)
+        with _killed_on_failure(task):
+            container.save(new.record.launched(task.pid, task.start_time))
+            new.hand_over_console(task)
+            handles.write_pid(pid_file, task.pid)
+    return 0
+
+
+def run(context: Context, arguments: Arguments) -> int:
+    """Create and start at once; in the foreground the exit status is the process's."""
+    pid_file = handles.absolute(arguments.text("pid-file"))
+    container = context.container(arguments.positional[0])
+    new = _New(context, container, arguments)
+    detached = arguments.switch("detach")
+    terminals.check(terminal=new.terminal, detached=detached, console_socket=arguments.text("console-socket"))
+    if not detached and not arguments.switch("no-subreaper"):
+        process.become_subreaper()
+    container.reserve()
+    with container.locked(), new.forgotten_on_failure():
+        task = new.create()
+        with _killed_on_failure(task):
+            container.save(new.record.launched(task.pid, task.start_time))
+            if detached:
+                new.hand_over_console(task)
+            task.start()
+            handles.write_pid(pid_file, task.pid)
+    if detached:
+        return 0
+    return _attend(context, container, task, keep=arguments.switch("keep"))
+
+
+def start(context: Context, arguments: Arguments) -> int:
+    container = context.container(arguments.positional[0])
+    with container.locked():
+        record = container.load()
+        status = container.status(record)
+        if status is Status.STOPPED:
+            raise Conflict("cannot start a container that has stopped")
+        if status is not Status.CREATED:
+            raise Conflict("cannot start an already running container")
+        _let_go(container, record)
+    _after_start(container, record)
+    return 0
+
+
+class _New:
+    """A container in the making: what the bundle and the options say, and the way to create it."""
+
+    def __init__(self, context: Context, container: Container, arguments: Arguments) -> None:
+        self._context = context
+        self._container = container
+        self._arguments = arguments
+        self._bundle = bundles.enter(arguments.text("bundle"))
+        self._content, self.config = bundles.read_config()
+        process = bundles.part(self.config, "process")
+        self.terminal = process.get("terminal") is True
+        self._preserved = handles.preserved(arguments.number("preserve-fds"))
+        if environment := handles.listen_environment():
+            process["env"] = [*(process.get("env") or ()), *environment]
+        self.record = self._described()
+
+    def _described(self) -> Record:
+        root = bundles.part(self.config, "root").get("path")
+        return Record(
+            id=self._container.id,
+            oci_version=str(self.config.get("ociVersion") or ""),
+            bundle=self._bundle,
+            rootfs=os.path.join(self._bundle, root) if isinstance(root, str) else "",  # noqa: PTH118
+            created=_now(),
+            cgroup=launch.cgroup_path(self._container.id, self.config),
+            owner=os.geteuid(),
+            systemd=self._context.systemd,
+            annotations=bundles.part(self.config, "annotations"),
+        )
+
+    def create(self, *, exec_fifo: str | None = None) -> launch.Task:
+        self._container.save_config(self._content)
+        self._container.save(self.record)
+        task = launch.create(
+            container_id=self._container.id,
+            config=bundles.with_default_devices(self.config),
+            stdio=handles.stdio(),
+            systemd=self._context.systemd,
+            bundle=self._bundle,
+            exec_fifo=exec_fifo,
+            preserve_fds=self._preserved,
+            no_pivot=self._arguments.switch("no-pivot"),
+            new_keyring=not self._arguments.switch("no-new-keyring"),
+        )
+        for warning in task.warnings:
+            self._context.log.warning(warning)
+        return task
+
+    def hand_over_console(self, task: launch.Task) -> None:
+        if task.console is not None:
+            master, task.console = task.console, None
+            terminals.hand_over(self._arguments.text("console-socket"), master)
+
+    @contextlib.contextmanager
+    def forgotten_on_failure(self) -> Any:
+        try:
+            yield
+        except BaseException:
+            self._container.forget()
+            raise
+
+
+@contextlib.contextmanager
+def _killed_on_failure(task: launch.Task) -> Any:
+    """A container that its caller will not hear of does not stay."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            pidfd.wait(task.pidfd)
+        with contextlib.suppress(OSError):
+            task.cgroup.kill_all()
+            task.cgroup.remove()
+        raise
+
+
+def _make_fifo(container: Container, config: dict[str, Any]) -> None:
+    """Where the process waits for `start`; it opens it as the container's root."""
+    os.mkfifo(container.fifo, 0o622)
+    os.chmod(container.fifo, 0o622)  # noqa: PTH101 (whatever our umask says)
+    uid, gid = _root_ids(config)
+    if (uid, gid) != (0, 0) and os.geteuid() == 0:
+        os.chown(container.fifo, uid, gid)
+
+
+def _root_ids(config: dict[str, Any]) -> tuple[int, int]:
+    """The container's root as the host knows it."""
+    linux = bundles.part(config, "linux")
+    return _host_id(linux.get("uidMappings")), _host_id(linux.get("gidMappings"))
+
+
+def _host_id(entries: Any) -> int:
+    for entry in entries or ():
+        if entry.get("containerID", 0) == 0:
+            return int(entry.get("hostID", 0))
+    return 0
+
+
+def _let_go(container: Container, record: Record) -> None:
+    """Take the byte that the process waits to write."""
+    process_fd = record.open_process()
+    if process_fd is None:
+        raise Conflict("cannot start a container that has stopped")
+    # From here on the process may go ahead, and may be at its end before we have looked.
+    fifo = os.open(container.fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not _has_written(fifo, process_fd):
+            raise Conflict("cannot start a container that has stopped")
+        os.read(fifo, 1)
+        os.unlink(container.fifo)  # noqa: PTH108
+    finally:
+        os.close(fifo)
+        os.close(process_fd)
+
+
+def _has_written(fifo: int, process_fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fifo, select.POLLIN)
+    poller.register(process_fd, select.POLLIN)
+    return any(fd == fifo and event & select.POLLIN for fd, event in poller.poll())
+
+
+def _after_start(container: Container, record: Record) -> None:
+    config = container.load_config()
+    if not hooks.wanted(config, "poststart"):
+        return
+    try:
+        hooks.run(config, "poststart", _told(record, config, Status.RUNNING))
+    except LaunchFailed:
+        with contextlib.suppress(Conflict):
+            _end(container, record)
+        raise
+
+
+def _told(record: Record, config: dict[str, Any], status: Status) -> dict[str, Any]:
+    return hooks.state(config, container_id=record.id, bundle=record.bundle, status=status.value, pid=record.pid)
+
+
+def _attend(context: Context, container: Container, task: launch.Task, *, keep: bool) -> int:
+    """Relay until the process ends, then leave nothing of it."""
+    from bulkhead.runtime.command import foreground
+
+    code = foreground.attend(task.pidfd, task.console)
+    if not keep:
+        with container.locked():
+            _destroy(context, container, container.load())
+    return code
+
+
+def _now() -> str:
+    seconds = time.time_ns()
+    whole, rest = divmod(seconds, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{rest:09d}Z"
+
+
+# ---- kill, pause, resume ----
+
+
+def kill(context: Context, arguments: Arguments) -> int:
+    container = context.container(arguments.positional[0])
+    number = parse_signal((arguments.positional[1:] or ["SIGTERM"])[0])
+    record = container.load()
+    fd = record.open_process()
+    try:
+        if arguments.switch("all"):
+            _signal_all(record, number)
+        elif fd is None:
+            raise Conflict("container not running")
+        else:
+            _signal(container, record, fd, number)
+    finally:
+        if fd is not None:
+            os.close(fd)
+    return 0
+
+
+def _signal(container: Container, record: Record, fd: int, number: int) -> None:
+    if number == signal.SIGKILL and not _has_own_pids(container):
+        # No namespace ends with this process: the others would stay.
+        record.group().kill_all()
+        return
+    if not pidfd.send_signal(fd, number):
+        raise Conflict("container not running")
+    if number == signal.SIGKILL:
+        # What is frozen does not even die.
+        with contextlib.suppress(OSError):
+            if record.group().is_frozen():
+                record.group().thaw()
+
+
+def _signal_all(record: Record, number: int) -> None:
+    if number == signal.SIGKILL:
+        record.group().kill_all()
+        return
+    for pid in filter(None, record.group().pids()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _has_own_pids(container: Container) -> bool:
+    entries = (container.load_config().get("linux") or {}).get("namespaces") or ()
+    return any(entry.get("type") == "pid" and not entry.get("path") for entry in entries)
+
+
+def parse_signal(text: str) -> int:
+    """A number, or a name with or without SIG. InvalidArgument for anything else."""
+    if text.lstrip("-").isdigit():
+        number = int(text)
+        if 0 <= number <= 64:
+            return number
+        raise InvalidArgument(f'unknown signal "{text}"')
+    name = text.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    found = getattr(signal, name, None)
+    if not isinstance(found, signal.Signals):
+        raise InvalidArgument(f'unknown signal "{text}"')
+    return int(found)
+
+
+def pause(context: Context, arguments: Arguments) -> int:
+    container = context.container(arguments.positional[0])
+    with container.locked():
+        record = container.load()
+        status = container.status(record)
+        if status not in (Status.RUNNING, Status.CREATED):
+            raise Conflict(f"container not running or created: {status.value}")
+        record.group().freeze()
+    return 0
+
+
+def resume(context: Context, arguments: Arguments) -> int:
+    container = context.container(arguments.positional[0])
+    with container.locked():
+        record = container.load()
+        if container.status(record) is not Status.PAUSED:
+            raise Conflict("container not paused")
+        record.group().thaw()
+    return 0
+
+
+# ---- delete ----
+
+
+def delete(context: Context, arguments: Arguments) -> int:
+    container = context.container(arguments.positional[0])
+    force = arguments.switch("force")
+    try:
+        with container.locked():
+            _delete(context, container, force=force)
+    except NotFound:
+        if not force:
+            raise
+    return 0
+
+
+def _delete(context: Context, container: Container, *, force: bool) -> None:
+    try:
+        record = container.load()
+    except NotFound:  # a creation that was killed before it wrote anything
+        container.forget()
+        raise
+    status = container.status(record)
+    if status not in (Status.STOPPED, Status.CREATED) and not force:
+        # Who holds the lock is not creating it any more.
+        raise Conflict(f"cannot delete container {container.id} that is not stopped: {status.value}")
+    _end(container, record)
+    _destroy(context, container, record)
+
+
+def _end(container: Container, record: Record) -> None:
+    fd = record.open_process()
+    if fd is None:
+        return
+    try:
+        _signal(container, record, fd, signal.SIGKILL)
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        if not poller.poll(_KILL_SECONDS * 1000):
+            raise Internal("container init still running")
+    except Conflict:
+        return
+    finally:
+        os.close(fd)
+
+
+def _destroy(context: Context, container: Container, record: Record) -> None:
+    """Free what the container held, then tell the poststop hooks; a hook that fails is only a warning."""
+    group = record.group()
+    if group.exists():
+        group.kill_all()
+        group.remove()
+    config = {}
+    with contextlib.suppress(BulkheadError):
+        config = container.load_config()
+    container.forget()
+    if hooks.wanted(config, "poststop"):
+        for warning in hooks.run_all(config, "poststop", _told(record, config, Status.STOPPED)):
+            context.log.warning(warning)
+
