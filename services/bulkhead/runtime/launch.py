@@ -154,7 +154,7 @@ def create(
         raise InvalidArgument("cannot create the container: the systemd cgroup driver is not supported")
     config = translate.resolved(config, bundle)
     validate.container(container_id, config, rootfs)
-    cgroup = _group(container_id, config)
+    cgroup = cgroup_of(container_id, config)
     plan = translate.container_plan(config, rootfs, cgroup, hierarchies())
     plan = translate.in_manner(
         plan, fifo=exec_fifo is not None, preserved=preserve_fds, no_pivot=no_pivot, keyring=new_keyring
@@ -222,7 +222,7 @@ def adopt(*, container_id: str, pid: int, start_time: int, config: Config) -> Ta
         os.close(fd)
         raise gone from None
     return Task(
-        container_id=container_id, pid=pid, pidfd=fd, start_time=start_time, cgroup=_group(container_id, config)
+        container_id=container_id, pid=pid, pidfd=fd, start_time=start_time, cgroup=cgroup_of(container_id, config)
     )
 
 
@@ -237,7 +237,8 @@ def reap(fd: int) -> ExitStatus | None:
 # ---- what a launch is made of ----
 
 
-def _group(container_id: str, config: Config) -> Cgroup:
+def cgroup_of(container_id: str, config: Config) -> Cgroup:
+    """Where the config puts the container; ValueError when that is no cgroup path."""
     path = (config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}"
     return Cgroup(path if path.startswith("/") else f"{_own_group()}/{path}")
 

@@ -6,7 +6,7 @@ the answer is true: the process is gone (or another has its pid) -> stopped; its
 created; its cgroup is frozen -> paused; otherwise running.
 """
 # Plain strings: pathlib's import is a noticeable part of a command that lives for milliseconds.
-# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH110, PTH118, PTH208
+# ruff: noqa: PTH102, PTH103, PTH110
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One container. `pid` is 0 until there is a process; `created` is RFC 3339."""
+    """One container. `pid` is 0 until there is a process; `created` is RFC 3339, `cgroup` as Cgroup.paths."""
 
     id: str
     oci_version: str
     bundle: str
     rootfs: str
     created: str
-    cgroup: str
+    cgroup: Mapping[str, str]
     owner: int
     pid: int = 0
     start_time: int = 0
     systemd: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
 
-    def launched(self, pid: int, start_time: int) -> Record:
-        return replace(self, pid=pid, start_time=start_time)
+    def launched(self, pid: int, start_time: int, cgroup: Mapping[str, str]) -> Record:
+        return replace(self, pid=pid, start_time=start_time, cgroup=cgroup)
 
     def open_process(self) -> int | None:
         """A pidfd of the first process, the caller's to close; None when it has ended, reaped or not."""
@@ -76,7 +76,7 @@ class Record:
         return None
 
     def group(self) -> Cgroup:
-        return Cgroup(self.cgroup)
+        return Cgroup.at(self.cgroup)
 
 
 def _has_ended(fd: int) -> bool:
@@ -106,7 +106,7 @@ class Container:
 
     def reserve(self) -> None:
         """Take the id. Conflict when it is taken."""
-        os.makedirs(os.path.dirname(self.directory), 0o700, exist_ok=True)
+        os.makedirs(self.directory.rpartition("/")[0], 0o700, exist_ok=True)
         try:
             os.mkdir(self.directory, 0o711)
         except FileExistsError:

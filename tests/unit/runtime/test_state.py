@@ -15,7 +15,7 @@ from bulkhead.runtime.state import Container, Record, Status, container_ids, des
 
 def record(**changes: object) -> Record:
     values = {"id": "box", "oci_version": "1.2.0", "bundle": "/b", "rootfs": "/b/rootfs", "owner": 0}
-    values |= {"created": "2026-01-01T00:00:00Z", "cgroup": "/bh-none/box"}
+    values |= {"created": "2026-01-01T00:00:00Z", "cgroup": {}}
     return Record(**{**values, **changes})  # type: ignore[arg-type]
 
 

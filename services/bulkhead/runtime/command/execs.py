@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from bulkhead.errors import Conflict, InvalidArgument
@@ -17,6 +19,7 @@ from bulkhead.runtime.command.context import Context
 from bulkhead.runtime.state import Container, Record, Status
 
 _LIMIT = 64 << 20
+_GLANCE_SECONDS = 0.05
 
 
 def execute(context: Context, arguments: Arguments) -> int:
@@ -31,6 +34,25 @@ def execute(context: Context, arguments: Arguments) -> int:
     terminals.check(
         terminal=process.get("terminal") is True, detached=detached, console_socket=arguments.text("console-socket")
     )
+    if detached:
+        _launch(context, container, record, config, process, arguments, pid_file)
+        return 0
+    from bulkhead.runtime.command import foreground
+
+    with foreground.signals() as wakeup:
+        running = _launch(context, container, record, config, process, arguments, pid_file)
+        return foreground.attend(running.pidfd, running.console, wakeup)
+
+
+def _launch(
+    context: Context,
+    container: Container,
+    record: Record,
+    config: dict[str, Any],
+    process: dict[str, Any],
+    arguments: Arguments,
+    pid_file: str,
+) -> launch.ExecProcess:
     running = launch.exec_(
         task=_task(container, record, arguments),
         config=config,
@@ -42,14 +64,10 @@ def execute(context: Context, arguments: Arguments) -> int:
     for warning in running.warnings:
         context.log.warning(warning)
     with _killed_on_failure(running.pidfd):
-        if detached and running.console is not None:
+        if running.console is not None and arguments.text("console-socket"):
             terminals.hand_over(arguments.text("console-socket"), running.console)
         handles.write_pid(pid_file, running.pid)
-    if detached:
-        return 0
-    from bulkhead.runtime.command import foreground
-
-    return foreground.attend(running.pidfd, running.console)
+    return running
 
 
 def _check_running(container: Container, record: Record, arguments: Arguments) -> None:
@@ -58,6 +76,9 @@ def _check_running(container: Container, record: Record, arguments: Arguments) -
         raise Conflict("cannot exec in a stopped container")
     if status is Status.PAUSED and not arguments.switch("ignore-paused"):
         raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
+    # Who joins a frozen group freezes, and this command with it: wait outside instead.
+    while container.status(record) is Status.PAUSED:
+        time.sleep(_GLANCE_SECONDS)
 
 
 def _task(container: Container, record: Record, arguments: Arguments) -> launch.Task:
@@ -80,17 +101,16 @@ def _group(record: Record, chosen: list[str]) -> Cgroup:
     if len(chosen) > 1 or ":" in chosen[0]:
         raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: one path for all controllers is supported")
     below = chosen[0].strip("/")
-    try:
-        group = Cgroup(f"{record.cgroup}/{below}" if below else record.cgroup)
-    except ValueError:
-        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: bad sub cgroup path") from None
-    if not group.exists():
+    if ".." in below.split("/"):
+        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: bad sub cgroup path")
+    group = Cgroup.at({key: f"{place}/{below}".rstrip("/") for key, place in record.cgroup.items()}).present()
+    if not group.paths:
         raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: no such file or directory")
     return group
 
 
 @contextlib.contextmanager
-def _killed_on_failure(fd: int) -> Any:
+def _killed_on_failure(fd: int) -> Iterator[None]:
     """A process that its caller will not hear of does not stay."""
     try:
         yield
@@ -163,4 +183,3 @@ def _number(text: str, kind: str) -> int:
     if not text.isdigit():
         raise InvalidArgument(f"parsing {text} as int for {kind} failed: invalid syntax")
     return int(text)
-

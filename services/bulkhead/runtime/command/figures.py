@@ -8,10 +8,12 @@ import re
 import select
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bulkhead.errors import Conflict, InvalidArgument
+from bulkhead.linux.cgroup_stats import Counter, Cpu, Io, Memory, Pressure
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime.command.arguments import Arguments
 from bulkhead.runtime.command.context import Context
@@ -74,50 +76,74 @@ def figures(group: Cgroup) -> dict[str, Any]:
     """The group's statistics as containerd's shims read them; what the kernel does not have is absent."""
     stats = group.stats()
     return {
-        "cpu": _cpu(stats.get("cpu") or {}),
-        "cpuset": {},
-        "memory": _memory(stats.get("memory") or {}),
-        "pids": _without_none({key: (stats.get("pids") or {}).get(key) for key in ("current", "limit")}),
-        "blkio": _block(stats.get("io") or {}),
-        "hugetlb": {},
+        "cpu": _cpu(stats.cpu),
+        "cpuset": {"cpus": _numbers(stats.cpus), "mems": _numbers(stats.mems)},
+        "memory": _memory(stats.memory),
+        "pids": _without_none({"current": stats.pids.usage, "limit": stats.pids.limit}) if stats.pids else {},
+        "blkio": _block(stats.io),
+        "hugetlb": {
+            size: {"usage": counter.usage, "max": counter.peak or 0, "failcnt": counter.failed}
+            for size, counter in stats.hugetlb.items()
+        },
         "intel_rdt": {},
         "network_interfaces": None,
     }
 
 
-def _cpu(found: Mapping[str, Any]) -> dict[str, Any]:
-    usage = {"total": found.get("total_ns"), "kernel": found.get("system_ns", 0), "user": found.get("user_ns", 0)}
+def _cpu(cpu: Cpu) -> dict[str, Any]:
+    usage: dict[str, Any] = {"total": cpu.total, "kernel": cpu.kernel, "user": cpu.user}
+    if cpu.per_cpu:
+        usage["percpu"] = [total for total, _, _ in cpu.per_cpu]
     throttling = {
-        "periods": found.get("periods"),
-        "throttledPeriods": found.get("throttled_periods"),
-        "throttledTime": found.get("throttled_ns"),
+        "periods": cpu.periods,
+        "throttledPeriods": cpu.throttled_periods,
+        "throttledTime": cpu.throttled,
     }
-    return {"usage": _without_none(usage), "throttling": {key: value for key, value in throttling.items() if value}}
+    return {"usage": usage, "throttling": throttling} | _pressure(cpu.pressure)
 
 
-def _memory(found: Mapping[str, Any]) -> dict[str, Any]:
-    raw = found.get("stats") or {}
-    usage = {
-        "limit": found.get("limit", (1 << 64) - 1),
-        "usage": found.get("usage"),
-        "max": found.get("max_usage"),
-        "failcnt": found.get("failcnt", 0),
+def _memory(memory: Memory | None) -> dict[str, Any]:
+    if memory is None:
+        return {}
+    counters = {
+        "usage": memory.memory,
+        "swap": memory.swap,
+        "kernel": memory.kernel,
+        "kernelTCP": memory.kernel_tcp,
     }
-    return _without_none(
-        {
-            "cache": raw.get("cache", raw.get("file")),
-            "usage": _without_none(usage),
-            "swap": {"limit": 0, "failcnt": 0},
-            "kernel": {"limit": 0, "failcnt": 0},
-            "kernelTCP": {"limit": 0, "failcnt": 0},
-            "raw": raw,
-        }
+    cache = memory.detail.get("cache", memory.detail.get("file"))
+    return (
+        _without_none({"cache": cache})
+        | {name: _counter(counter) for name, counter in counters.items()}
+        | {"raw": dict(memory.detail)}
+        | _pressure(memory.pressure)
     )
 
 
-def _block(found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    names = {"bytes": "ioServiceBytesRecursive", "operations": "ioServicedRecursive"}
-    return {name: list(found[key]) for key, name in names.items() if found.get(key)}
+def _counter(counter: Counter | None) -> dict[str, int]:
+    if counter is None:
+        return {"limit": 0, "failcnt": 0}
+    limit = (1 << 64) - 1 if counter.limit is None else counter.limit
+    return {"limit": limit, "usage": counter.usage, "max": counter.peak or 0, "failcnt": counter.failed}
+
+
+def _block(io: Io) -> dict[str, Any]:
+    rows = {"ioServiceBytesRecursive": io.service_bytes, "ioServicedRecursive": io.serviced}
+    found: dict[str, Any] = {name: [asdict(row) for row in entries] for name, entries in rows.items() if entries}
+    return found | _pressure(io.pressure)
+
+
+def _pressure(pressure: Pressure | None) -> dict[str, Any]:
+    return {} if pressure is None else {"psi": {"some": dict(pressure.some), "full": dict(pressure.full)}}
+
+
+def _numbers(ranges: str) -> list[int]:
+    """The kernel's "0-2,5" one by one."""
+    found = list[int]()
+    for part in filter(None, ranges.strip().split(",")):
+        first, _, last = part.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,17 +27,18 @@ _OURS = frozenset(
 )
 
 
-def attend(process: int, master: int | None) -> int:
+def attend(process: int, master: int | None, wakeup: int) -> int:
     """Wait for the process (by pidfd) and relay meanwhile; its exit status. Takes the terminal's master over."""
-    with _wakeups() as wakeup, _raw_stdin(master):
+    with _raw_stdin(master):
         relay = _Relay(process, master, wakeup)
         relay.until_exit()
     return pidfd.wait(process).code
 
 
 @contextlib.contextmanager
-def _wakeups() -> Iterator[int]:
-    """A descriptor from which the numbers of signals are read as they come."""
+def signals() -> Iterator[int]:
+    """A descriptor from which the numbers of signals are read as they come: from before there is a process to
+    pass them on to, so that none of them ends this command and leaves that behind."""
     receiving, sending = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in signal.valid_signals() - _OURS | {signal.SIGWINCH}:
         with contextlib.suppress(OSError, ValueError):

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
@@ -37,7 +38,7 @@ def create(context: Context, arguments: Arguments) -> int:
         _make_fifo(container, new.config)
         task = new.create(exec_fifo=container.fifo)
         with _killed_on_failure(task):
-            container.save(new.record.launched(task.pid, task.start_time))
+            container.save(new.record.launched(task.pid, task.start_time, task.cgroup.paths))
             new.hand_over_console(task)
             handles.write_pid(pid_file, task.pid)
     return 0
@@ -52,18 +53,32 @@ def run(context: Context, arguments: Arguments) -> int:
     terminals.check(terminal=new.terminal, detached=detached, console_socket=arguments.text("console-socket"))
     if not detached and not arguments.switch("no-subreaper"):
         process.become_subreaper()
+    if detached:
+        _launch(container, new, pid_file, detached=True)
+        return 0
+    from bulkhead.runtime.command import foreground
+
+    with foreground.signals() as wakeup:
+        task = _launch(container, new, pid_file, detached=False)
+        code = foreground.attend(task.pidfd, task.console, wakeup)
+    if not arguments.switch("keep"):
+        with container.locked():
+            _destroy(context, container, container.load())
+    return code
+
+
+def _launch(container: Container, new: _New, pid_file: str, *, detached: bool) -> launch.Task:
+    """Created and started, its id taken and its state on record."""
     container.reserve()
     with container.locked(), new.forgotten_on_failure():
         task = new.create()
         with _killed_on_failure(task):
-            container.save(new.record.launched(task.pid, task.start_time))
+            container.save(new.record.launched(task.pid, task.start_time, task.cgroup.paths))
             if detached:
                 new.hand_over_console(task)
             task.start()
             handles.write_pid(pid_file, task.pid)
-    if detached:
-        return 0
-    return _attend(context, container, task, keep=arguments.switch("keep"))
+    return task
 
 
 def start(context: Context, arguments: Arguments) -> int:
@@ -104,7 +119,7 @@ class _New:
             bundle=self._bundle,
             rootfs=os.path.join(self._bundle, root) if isinstance(root, str) else "",  # noqa: PTH118
             created=_now(),
-            cgroup=launch.cgroup_path(self._container.id, self.config),
+            cgroup=_planned_group(self._container.id, self.config),
             owner=os.geteuid(),
             systemd=self._context.systemd,
             annotations=bundles.part(self.config, "annotations"),
@@ -134,7 +149,7 @@ class _New:
             terminals.hand_over(self._arguments.text("console-socket"), master)
 
     @contextlib.contextmanager
-    def forgotten_on_failure(self) -> Any:
+    def forgotten_on_failure(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -143,7 +158,7 @@ class _New:
 
 
 @contextlib.contextmanager
-def _killed_on_failure(task: launch.Task) -> Any:
+def _killed_on_failure(task: launch.Task) -> Iterator[None]:
     """A container that its caller will not hear of does not stay."""
     try:
         yield
@@ -156,6 +171,14 @@ def _killed_on_failure(task: launch.Task) -> Any:
             task.cgroup.kill_all()
             task.cgroup.remove()
         raise
+
+
+def _planned_group(container_id: str, config: dict[str, Any]) -> Mapping[str, str]:
+    """Where the cgroup will be; the launch itself says what is wrong with a path that is none."""
+    try:
+        return launch.cgroup_of(container_id, config).paths
+    except (ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _make_fifo(container: Container, config: dict[str, Any]) -> None:
@@ -218,17 +241,6 @@ def _after_start(container: Container, record: Record) -> None:
 
 def _told(record: Record, config: dict[str, Any], status: Status) -> dict[str, Any]:
     return hooks.state(config, container_id=record.id, bundle=record.bundle, status=status.value, pid=record.pid)
-
-
-def _attend(context: Context, container: Container, task: launch.Task, *, keep: bool) -> int:
-    """Relay until the process ends, then leave nothing of it."""
-    from bulkhead.runtime.command import foreground
-
-    code = foreground.attend(task.pidfd, task.console)
-    if not keep:
-        with container.locked():
-            _destroy(context, container, container.load())
-    return code
 
 
 def _now() -> str:
@@ -380,4 +392,3 @@ def _destroy(context: Context, container: Container, record: Record) -> None:
     if hooks.wanted(config, "poststop"):
         for warning in hooks.run_all(config, "poststop", _told(record, config, Status.STOPPED)):
             context.log.warning(warning)
-

@@ -76,7 +76,7 @@ def _with_pair(wanted: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]
 
 def _set(record: Record, resources: dict[str, Any]) -> None:
     try:
-        record.group().apply_limits(resources)
+        record.group().update(resources)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidArgument(f"cannot update the container: {error}") from error
 

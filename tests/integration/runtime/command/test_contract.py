@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from tests.support.runtime_command import Runtime
-
-SCHEMAS = Path("/work/shared/specs/oci-runtime")
 
 
 @pytest.mark.parametrize(

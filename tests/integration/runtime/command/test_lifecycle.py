@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 from bulkhead.linux import pidfd
-
 from tests.support.runtime_command import Runtime
 
 
