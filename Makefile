@@ -143,6 +143,10 @@ fuzz: $(DEV_STAMP) ## Fuzz the plan decoder for TIME seconds; new inputs are kep
 test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent
 	$(PY) -m tests.bench.spawn_leaks
 
+.PHONY: test-v2
+test-v2: $(DEV_STAMP) ## Tests of cgroup v2 on a kernel with all its controllers, booted in qemu (V2=--systemd: of the systemd driver)
+	@$(PY) -m tests.v2.machine $(V2)
+
 .PHONY: bench
 bench: $(DEV_STAMP) ## Measure the engine, beside dockerd where it is installed
 	@$(PY) -m tests.bench.engine_bench

@@ -19,12 +19,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bulkhead.linux import syscalls
+from bulkhead.linux import seccomp_arch, syscalls
+from bulkhead.linux.seccomp_arch import ARCHITECTURES, AUDIT_I386, AUDIT_X86_64, Architecture
 
-VERSION = 1  # of the compiler: part of every cache key
+__all__ = ["AUDIT_I386", "AUDIT_X86_64", "Filter", "ProfileError", "compile_profile", "evaluate"]
+
+VERSION = 2  # of the compiler: part of every cache key
 MAX_INSTRUCTIONS = 4096
 
-_INSN = struct.Struct("<HBBI")
 _LD, _RET, _JA, _JEQ, _JGT, _JGE, _AND = 0x20, 0x06, 0x05, 0x15, 0x25, 0x35, 0x54
 _OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARGS = 0, 4, 16
 
@@ -32,6 +34,7 @@ KILL_THREAD = 0x00000000
 KILL_PROCESS = 0x80000000
 TRAP = 0x00030000
 ERRNO = 0x00050000
+NOTIFY = 0x7FC00000
 TRACE = 0x7FF00000
 LOG = 0x7FFC0000
 ALLOW = 0x7FFF0000
@@ -45,14 +48,18 @@ _ACTIONS = {
     "SCMP_ACT_TRAP": TRAP,
     "SCMP_ACT_ERRNO": ERRNO,
     "SCMP_ACT_TRACE": TRACE,
+    "SCMP_ACT_NOTIFY": NOTIFY,
     "SCMP_ACT_LOG": LOG,
     "SCMP_ACT_ALLOW": ALLOW,
 }
-_FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
-
-AUDIT_X86_64 = 0xC000003E
-AUDIT_I386 = 0x40000003
-_ARCHITECTURES = {"SCMP_ARCH_X86_64": "x86_64", "SCMP_ARCH_X86": "i386", "SCMP_ARCH_X32": "x32"}
+_NEW_LISTENER, _WAIT_KILLABLE = 8, 32
+_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 0,  # the launcher has one thread
+    "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": _WAIT_KILLABLE,
+}
+_DEFAULT_FLAGS = ("SECCOMP_FILTER_FLAG_SPEC_ALLOW",)  # as runc: the mitigation costs more than it saves here
 
 # Arguments that the kernel declares as int or uses as one; on i386 every argument is.
 _INT_ARGUMENTS = {
@@ -85,20 +92,30 @@ class Filter:
     """BPF instructions (8 bytes each) and the flags to load them with.
 
     `lets_fork`: whether a process under it can still become another one's sibling, lead a session and exec.
+    `unknown`: names in the profile that no architecture has; their rules are left out.
     """
 
     code: bytes
     flags: int = 0
     lets_fork: bool = True
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def notifies(self) -> bool:
+        """Whether loading it makes a listener, which somebody must have before its calls go on."""
+        return bool(self.flags & _NEW_LISTENER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    index: int
+    """`low` and `high` are where the halves of the argument are; None for one that only has a low half."""
+
     op: str
     value: int
     value_two: int
-    narrow: bool
+    index: int
+    low: int
+    high: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +131,41 @@ Code = list[tuple[int, int, int, int]]
 
 def supported() -> bool:
     """Whether this machine's system calls are known here."""
-    return os.uname().machine == "x86_64"
+    return _known(seccomp_arch.native())
 
 
-def compile_profile(profile: Mapping[str, Any]) -> Filter:
-    """The filter for a linux.seccomp object. ProfileError when it cannot be expressed."""
-    if not supported():
-        raise ProfileError(f"seccomp profiles are not supported on {os.uname().machine}")
-    if profile.get("listenerPath") or profile.get("listenerMetadata"):
-        raise ProfileError("seccomp notification is not supported")
-    default = _action(profile, "defaultAction", "defaultErrnoRet")
-    wanted = _architectures(profile.get("architectures") or ())
-    trees = {name: _tree(_intervals(name, profile, default)) for name in wanted}
-    code = _dispatch(trees, default)
+def _known(family: Sequence[Architecture]) -> bool:
+    return bool(family) and (family[0].name in ("x86_64", "x86") or seccomp_arch.available())
+
+
+def compile_profile(profile: Mapping[str, Any], machine: str | None = None) -> Filter:
+    """The filter for a linux.seccomp object, for this machine or one that uname(2) calls so.
+
+    ProfileError when it cannot be expressed.
+    """
+    name = machine or os.uname().machine
+    family = seccomp_arch.family(name)
+    if not _known(family):
+        raise ProfileError(f"seccomp profiles are not supported on {name} (is libseccomp installed?)")
+    default = _default(profile)
+    wanted = _architectures(profile.get("architectures") or (), family)
+    trees = {each.name: _tree(_intervals(each, profile, default)) for each in wanted}
+    code = _dispatch(wanted, trees, default)
     if len(code) > MAX_INSTRUCTIONS:
         raise ProfileError(f"the seccomp profile needs {len(code)} instructions, the kernel takes {MAX_INSTRUCTIONS}")
-    packed = b"".join(_INSN.pack(*line) for line in code)
-    return Filter(code=packed, flags=_flags(profile.get("flags") or ()), lets_fork=allows(packed, _FORK_CALLS))
+    packed = b"".join(_insn(family[0]).pack(*line) for line in code)
+    names = dict.fromkeys(name for rule in profile.get("syscalls") or () for name in rule.get("names") or ())
+    return Filter(
+        code=packed,
+        flags=_flags(profile),
+        lets_fork=allows(packed, _FORK_CALLS, family[0]),
+        unknown=tuple(name for name in names if not seccomp_arch.is_known(name)),
+    )
+
+
+def _insn(architecture: Architecture) -> struct.Struct:
+    """struct sock_filter in the words of the machine that loads it."""
+    return struct.Struct(">HBBI" if architecture.big_endian else "<HBBI")
 
 
 # clone(CLONE_PARENT), setsid, ioctl(0, TIOCSCTTY), the report to the caller, and the end of either side.
@@ -145,24 +180,38 @@ _FORK_CALLS = (
 )
 
 
-def _flags(names: Iterable[str]) -> int:
+def _flags(profile: Mapping[str, Any]) -> int:
+    told = profile.get("flags")
     value = 0
-    for name in names:
+    for name in _DEFAULT_FLAGS if told is None else told:
         if name not in _FLAGS:
             raise ProfileError(f"seccomp flag {name!r} is not supported")
         value |= _FLAGS[name]
-    return value & ~1  # TSYNC: there is one thread
+    if any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in profile.get("syscalls") or ()):
+        if not profile.get("listenerPath"):
+            raise ProfileError("seccomp action SCMP_ACT_NOTIFY needs a listenerPath")
+        return value | _NEW_LISTENER
+    if value & _WAIT_KILLABLE:
+        raise ProfileError("seccomp flag SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a SCMP_ACT_NOTIFY rule")
+    return value
 
 
-def _architectures(names: Iterable[str]) -> list[str]:
+def _architectures(names: Iterable[str], family: Sequence[Architecture]) -> list[Architecture]:
     """Of this machine's family, native first; others can never run here."""
-    wanted = ["x86_64"]
+    wanted = [family[0]]
     for name in names:
-        if not name.startswith("SCMP_ARCH_"):
+        known = ARCHITECTURES.get(name.removeprefix("SCMP_ARCH_").lower())
+        if not name.startswith("SCMP_ARCH_") or (known is None and name != "SCMP_ARCH_NATIVE"):
             raise ProfileError(f"seccomp architecture {name!r} is unknown")
-        if (known := _ARCHITECTURES.get(name)) and known not in wanted:
+        if known in family and known is not None and known not in wanted:
             wanted.append(known)
     return wanted
+
+
+def _default(profile: Mapping[str, Any]) -> int:
+    if profile.get("defaultAction") == "SCMP_ACT_NOTIFY":
+        raise ProfileError("SCMP_ACT_NOTIFY cannot be used as default action")
+    return _action(profile, "defaultAction", "defaultErrnoRet")
 
 
 def _action(entry: Mapping[str, Any], key: str, errno_key: str) -> int:
@@ -181,22 +230,58 @@ def _action(entry: Mapping[str, Any], key: str, errno_key: str) -> int:
 # ---- profile -> runs of numbers with one verdict ----
 
 
-def _intervals(architecture: str, profile: Mapping[str, Any], default: int) -> list[tuple[int, _Chain]]:
+def _intervals(architecture: Architecture, profile: Mapping[str, Any], default: int) -> list[tuple[int, _Chain]]:
     """(first number, verdict) in ascending order, covering everything from 0 up."""
-    numbers = syscalls.numbers(architecture)
     chains: dict[int, _Chain] = {}
     highest = -1
     for rule in profile.get("syscalls") or ():
         action = _action(rule, "action", "errnoRet")
         for name in rule.get("names") or ():
-            number = numbers.get(name)
-            if number is None:
-                continue  # not on this architecture, or newer than this table
-            highest = max(highest, number)
-            if action != default:
-                conditions = _conditions(name, architecture, rule.get("args") or ())
-                chains[number] = _extended(chains.get(number), conditions, action, default)
+            if name == "write" and action == NOTIFY:
+                raise ProfileError("SCMP_ACT_NOTIFY cannot be used for the write syscall")
+            for number, conditions in _targets(name, architecture, rule.get("args") or (), action, default):
+                if number < _PRIVATE:
+                    highest = max(highest, number)
+                if action != default:
+                    chains[number] = _extended(chains.get(number), conditions, action, default)
     return _runs(chains, default, _beyond(default), highest)
+
+
+_PRIVATE = 0x0F0000  # from here on arm has calls of its own, which do not say how new the profile is
+_Alternatives = list[tuple[Condition, ...]]
+
+
+def _targets(
+    name: str, architecture: Architecture, arguments: Sequence[Mapping[str, Any]], action: int, default: int
+) -> Iterator[tuple[int, _Alternatives]]:
+    """The numbers a call goes by. Not on this architecture, or newer than this table: none."""
+    number = seccomp_arch.number(architecture, name)
+    if number is not None:
+        yield number, _conditions(name, architecture, arguments)
+    way, part = _MULTIPLEXED.get(name, ("", 0))
+    multiplexer = seccomp_arch.number(architecture, way) if way else None
+    # The multiplexer has the arguments in memory: rules on them cannot be kept, and must not open it.
+    if multiplexer is not None and (not arguments or _severity(action) < _severity(default)):
+        selector = {"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": 0xFFFF, "valueTwo": part}
+        yield multiplexer, _conditions(way, architecture, [selector])
+
+
+def _severity(action: int) -> int:
+    """As the kernel orders them: what kills the process is lowest, what allows is highest."""
+    return (action & 0xFFFF0000) - ((action & 0x80000000) << 1)
+
+
+# socketcall(2) and ipc(2): calls of i386, s390, ppc and others that reach many, chosen by the first argument.
+_SOCKET_CALLS = """
+socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown setsockopt
+getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg
+"""
+_MULTIPLEXED = {
+    **{name: ("socketcall", part) for part, name in enumerate(_SOCKET_CALLS.split(), 1)},
+    **{name: ("ipc", part) for part, name in enumerate(("semop", "semget", "semctl", "semtimedop"), 1)},
+    **{name: ("ipc", part) for part, name in enumerate(("msgsnd", "msgrcv", "msgget", "msgctl"), 11)},
+    **{name: ("ipc", part) for part, name in enumerate(("shmat", "shmdt", "shmget", "shmctl"), 21)},
+}
 
 
 def _beyond(default: int) -> int:
@@ -213,7 +298,7 @@ def _extended(chain: _Chain | None, conditions: list[tuple[Condition, ...]], act
     return _Chain(default, (*rules, *((one, action) for one in conditions)))
 
 
-def _conditions(name: str, architecture: str, entries: Sequence[Mapping[str, Any]]) -> list[tuple[Condition, ...]]:
+def _conditions(name: str, architecture: Architecture, entries: Sequence[Mapping[str, Any]]) -> _Alternatives:
     """Alternatives of conjunctions. Two conditions on one argument are alternatives, as libseccomp's users have it."""
     conditions = [_condition(name, architecture, entry) for entry in entries]
     if len({condition.index for condition in conditions}) < len(conditions):
@@ -221,26 +306,26 @@ def _conditions(name: str, architecture: str, entries: Sequence[Mapping[str, Any
     return [tuple(conditions)] if conditions else []
 
 
-def _condition(name: str, architecture: str, entry: Mapping[str, Any]) -> Condition:
+def _condition(name: str, architecture: Architecture, entry: Mapping[str, Any]) -> Condition:
     index, op = int(entry.get("index", 0)), str(entry.get("op"))
     value, value_two = int(entry.get("value", 0)), int(entry.get("valueTwo", 0) or 0)
     if not 0 <= index <= 5 or op not in _COMPARE:
         raise ProfileError(f"seccomp argument {dict(entry)} of {name} is not understood")
     if not (0 <= value < 1 << 64 and 0 <= value_two < 1 << 64):
         raise ProfileError(f"seccomp argument {dict(entry)} of {name} is out of range")
-    narrow = architecture == "i386" or index in _INT_ARGUMENTS.get(name, ())
-    return Condition(index=index, op=op, value=value, value_two=value_two, narrow=narrow)
+    first, second = _OFFSET_ARGS + 8 * index, _OFFSET_ARGS + 8 * index + 4
+    low, high = (second, first) if architecture.big_endian else (first, second)
+    narrow = not architecture.wide or index in _INT_ARGUMENTS.get(name, ())
+    return Condition(index=index, op=op, value=value, value_two=value_two, low=low, high=None if narrow else high)
 
 
 def _runs(chains: Mapping[int, _Chain], default: int, beyond: int, highest: int) -> list[tuple[int, _Chain]]:
     plain, last = _Chain(default), _Chain(beyond)
     runs: list[tuple[int, _Chain]] = []
-    for number in range(highest + 1):
-        chain = chains.get(number, plain)
+    for number in sorted({0, highest + 1, *chains, *(each + 1 for each in chains)}):
+        chain = chains.get(number, plain if number <= highest else last)
         if not runs or runs[-1][1] != chain:
             runs.append((number, chain))
-    if not runs or runs[-1][1] != last:
-        runs.append((highest + 1, last))
     return runs
 
 
@@ -275,8 +360,8 @@ def _verdict(chain: _Chain) -> Code:
     return [*code, (_RET, 0, 0, chain.otherwise)]
 
 
-def _load(index: int, high: bool) -> tuple[int, int, int, int]:
-    return (_LD, 0, 0, _OFFSET_ARGS + 8 * index + (4 if high else 0))
+def _load(offset: int) -> tuple[int, int, int, int]:
+    return (_LD, 0, 0, offset)
 
 
 def _halves(value: int) -> tuple[int, int]:
@@ -303,40 +388,47 @@ def _compare(c: Condition, skip: int) -> Code:
     high, low = _halves(c.value_two if masked else c.value)
     holds, fails = (skip, 0) if opposite else (0, skip)
     masking: Code = [(_AND, 0, 0, mask_low)] if masked else []
-    tail: Code = [_load(c.index, False), *masking, (jump, holds, fails, low)]
-    if c.narrow:
+    tail: Code = [_load(c.low), *masking, (jump, holds, fails, low)]
+    if c.high is None:
         return tail
     after = len(tail)
     if jump == _JEQ:
         masking = [(_AND, 0, 0, mask_high)] if masked else []
-        return [_load(c.index, True), *masking, (_JEQ, 0, after + fails, high), *tail]
+        return [_load(c.high), *masking, (_JEQ, 0, after + fails, high), *tail]
     # A high half that differs decides by itself; the jump over the tail takes its verdict along.
-    return [_load(c.index, True), (_JGT, after + 1 + holds, 0, high), (_JEQ, 0, after + fails, high), *tail]
+    return [_load(c.high), (_JGT, after + 1 + holds, 0, high), (_JEQ, 0, after + fails, high), *tail]
 
 
-def _dispatch(trees: Mapping[str, Code], default: int) -> Code:
-    refuse: Code = [(_RET, 0, 0, default)]
-    number: Code = [(_LD, 0, 0, _OFFSET_NR)]
-    i386 = number + trees["i386"] if "i386" in trees else refuse
+def _dispatch(wanted: Sequence[Architecture], trees: Mapping[str, Code], default: int) -> Code:
+    """By the architecture of the caller: the first one's code is last, where a long jump leads."""
+    code: Code = [(_RET, 0, 0, default)]
+    for each in reversed([one for one in wanted if one.name != "x32"]):
+        body = (
+            _native_x86(trees, default) if each.audit == AUDIT_X86_64 else [(_LD, 0, 0, _OFFSET_NR), *trees[each.name]]
+        )
+        code = _jump(_JEQ, each.audit, len(code), 0) + code + body
+    return [(_LD, 0, 0, _OFFSET_ARCH), *code]
+
+
+def _native_x86(trees: Mapping[str, Code], default: int) -> Code:
+    """x32 has the same architecture token and a bit in its numbers."""
+    x32: Code = [(_RET, 0, 0, default)]
     if "x32" in trees:
-        x32: Code = [(_AND, 0, 0, ~syscalls.X32_BIT & 0xFFFFFFFF), *trees["x32"]]
-    else:
-        x32 = refuse
+        x32 = [(_AND, 0, 0, ~syscalls.X32_BIT & 0xFFFFFFFF), *trees["x32"]]
     native = trees["x86_64"]
-    split = _jump(_JGE, syscalls.X32_BIT, len(native), 0)
-    amd64 = number + split + native + x32
-    rest = _jump(_JEQ, AUDIT_I386, len(refuse), 0) + refuse + i386
-    return [(_LD, 0, 0, _OFFSET_ARCH), *_jump(_JEQ, AUDIT_X86_64, len(rest), 0), *rest, *amd64]
+    return [(_LD, 0, 0, _OFFSET_NR), *_jump(_JGE, syscalls.X32_BIT, len(native), 0), *native, *x32]
 
 
 # ---- the same machine in Python: for questions to a filter, and for the tests ----
 
 
 def evaluate(code: bytes, number: int, arguments: Sequence[int] = (), architecture: int = AUDIT_X86_64) -> int:
-    """What the kernel would answer: an action, with its data in the low 16 bits."""
+    """What the kernel would answer: an action, with its data in the low 16 bits. `architecture` is an audit token."""
     padded = [*arguments, *(0,) * (6 - len(arguments))]
-    data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *(value & (1 << 64) - 1 for value in padded))
-    lines = list(_INSN.iter_unpack(code))
+    order = "<" if architecture & 0x40000000 or not architecture else ">"
+    words = (value & (1 << 64) - 1 for value in padded)
+    data = struct.pack(f"{order}IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *words)
+    lines = list(struct.iter_unpack(f"{order}HBBI", code))
     accumulator = at = 0
     while True:
         op, if_true, if_false, value = lines[at]
@@ -344,7 +436,7 @@ def evaluate(code: bytes, number: int, arguments: Sequence[int] = (), architectu
         if op == _RET:
             return int(value)
         if op == _LD:
-            accumulator = struct.unpack_from("<I", data, value)[0]
+            accumulator = struct.unpack_from(f"{order}I", data, value)[0]
         elif op == _AND:
             accumulator &= value
         elif op == _JA:
@@ -354,13 +446,19 @@ def evaluate(code: bytes, number: int, arguments: Sequence[int] = (), architectu
             at += if_true if holds else if_false
 
 
-def allows(code: bytes, calls: Iterable[tuple[str, Sequence[int]]]) -> bool:
-    """Whether every one of these native calls (name, arguments) goes through."""
-    numbers = syscalls.numbers("x86_64")
-    return all(evaluate(code, numbers[name], arguments) == ALLOW for name, arguments in calls)
+def allows(
+    code: bytes, calls: Iterable[tuple[str, Sequence[int]]], architecture: Architecture = ARCHITECTURES["x86_64"]
+) -> bool:
+    """Whether every one of these calls (name, arguments) goes through; a name the architecture lacks does."""
+    numbers = ((seccomp_arch.number(architecture, name), arguments) for name, arguments in calls)
+    return all(
+        evaluate(code, number, arguments, architecture.audit) == ALLOW
+        for number, arguments in numbers
+        if number is not None
+    )
 
 
 def disassemble(code: bytes) -> Iterator[str]:
-    """One line per instruction, to look at."""
-    for index, (op, if_true, if_false, value) in enumerate(_INSN.iter_unpack(code)):
+    """One line per instruction of a little-endian machine, to look at."""
+    for index, (op, if_true, if_false, value) in enumerate(struct.iter_unpack("<HBBI", code)):
         yield f"{index:4} {op:#04x} {if_true:3} {if_false:3} {value:#x}"

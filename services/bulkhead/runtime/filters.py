@@ -19,7 +19,7 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.linux import seccomp
 from bulkhead.linux.seccomp import Filter
 
-_HEADER = struct.Struct("<32sI?")
+_HEADER = struct.Struct("<32sI?I")  # SHA-256 of what follows, flags, lets_fork, length of the unknown names
 
 _compiled: dict[str, Filter] = {}
 _directory: Path | None = None
@@ -59,15 +59,18 @@ def _read(key: str) -> Filter | None:
         return None
     if len(data) <= _HEADER.size or data[:32] != hashlib.sha256(data[32:]).digest():
         return None
-    _, flags, lets_fork = _HEADER.unpack_from(data)
-    return Filter(code=data[_HEADER.size :], flags=flags, lets_fork=lets_fork)
+    _, flags, lets_fork, length = _HEADER.unpack_from(data)
+    code = _HEADER.size + length
+    unknown = tuple(data[_HEADER.size : code].decode().split())
+    return Filter(code=data[code:], flags=flags, lets_fork=lets_fork, unknown=unknown)
 
 
 def _keep(key: str, compiled: Filter) -> None:
     """Best effort: a full disk costs time, not the container."""
     if _directory is None:
         return
-    body = struct.pack("<I?", compiled.flags, compiled.lets_fork) + compiled.code
+    names = " ".join(compiled.unknown).encode()
+    body = struct.pack("<I?I", compiled.flags, compiled.lets_fork, len(names)) + names + compiled.code
     temporary = _directory / f".{key}.{os.getpid()}"
     with contextlib.suppress(OSError):
         _directory.mkdir(mode=0o700, parents=True, exist_ok=True)

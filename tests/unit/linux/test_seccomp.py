@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from bulkhead.linux import seccomp, syscalls
+from bulkhead.linux import seccomp, seccomp_arch, syscalls
 from bulkhead.linux.seccomp import (
     ALLOW,
     AUDIT_I386,
@@ -187,7 +188,8 @@ def test_random_profiles_agree_with_a_plain_reading() -> None:
         profile(allow("read", index=0, op="SCMP_CMP_EQ", value=-1)),
         profile(defaultErrnoRet=70000),
         profile(flags=["SECCOMP_FILTER_FLAG_NEW_LISTENER"]),
-        profile(listenerPath="/run/x"),
+        profile(flags=["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"], listenerPath="/run/x"),
+        profile({"names": ["write"], "action": "SCMP_ACT_NOTIFY"}, listenerPath="/run/x"),
         {**profile(), "architectures": ["X86"]},
         profile(*(allow("dup", index=0, op="SCMP_CMP_EQ", value=n) for n in range(3000))),
     ],
@@ -197,8 +199,145 @@ def test_what_cannot_be_expressed_is_an_error(made: Profile) -> None:
         compile_profile(made)
 
 
-def test_names_that_do_not_exist_are_left_out() -> None:
-    assert verdict(profile(allow("read", "no_such_call")), "read") == ALLOW
+def test_names_that_do_not_exist_are_left_out_and_told() -> None:
+    """Those of another architecture are no mistake: profiles are written for several."""
+    compiled = compile_profile(profile(allow("read", "no_such_call", "s390_sthyi", "socketcall")))
+    assert evaluate(compiled.code, NATIVE["read"]) == ALLOW
+    assert compiled.unknown == ("no_such_call",)
+
+
+ACTIONS = {
+    "SCMP_ACT_KILL": seccomp.KILL_THREAD,
+    "SCMP_ACT_KILL_THREAD": seccomp.KILL_THREAD,
+    "SCMP_ACT_KILL_PROCESS": seccomp.KILL_PROCESS,
+    "SCMP_ACT_TRAP": seccomp.TRAP,
+    "SCMP_ACT_ERRNO": ERRNO | 95,
+    "SCMP_ACT_TRACE": seccomp.TRACE | 95,
+    "SCMP_ACT_ALLOW": ALLOW,
+    "SCMP_ACT_LOG": seccomp.LOG,
+    "SCMP_ACT_NOTIFY": seccomp.NOTIFY,
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_action(action: str) -> None:
+    rule = {"names": ["read"], "action": action, "errnoRet": 95}
+    compiled = compile_profile(profile(rule, listenerPath="/run/x"))
+    assert evaluate(compiled.code, NATIVE["read"]) == ACTIONS[action]
+    assert compiled.notifies == (action == "SCMP_ACT_NOTIFY")
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        (None, 4),
+        ([], 0),
+        (["SECCOMP_FILTER_FLAG_TSYNC"], 0),
+        (["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"], 6),
+    ],
+)
+def test_flags(flags: list[str] | None, value: int) -> None:
+    """None means runc's default. TSYNC is for launchers with threads."""
+    made = profile() if flags is None else profile(flags=flags)
+    assert compile_profile(made).flags == value
+
+
+def test_a_listener_can_be_waited_for_killably() -> None:
+    rule = {"names": ["mknod"], "action": "SCMP_ACT_NOTIFY"}
+    flags = ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    assert compile_profile(profile(rule, listenerPath="/run/x", flags=flags)).flags == 8 | 32
+
+
+def test_calls_behind_a_multiplexer_follow_their_rule() -> None:
+    """i386 programs reach socket(2) by socketcall(1, ...) too, semget(2) by ipc(2, ...) with a version above it."""
+    i386 = syscalls.numbers("i386")
+    denied = {"names": ["socket", "semget"], "action": "SCMP_ACT_ERRNO"}
+    code = compile_profile(profile(denied, default="SCMP_ACT_ALLOW")).code
+    answers = {
+        ("socket", ()): EPERM,
+        ("socketcall", (1,)): EPERM,
+        ("socketcall", (2,)): ALLOW,
+        ("ipc", (2,)): EPERM,
+        ("ipc", (2 | 1 << 16,)): EPERM,
+        ("ipc", (3,)): ALLOW,
+    }
+    for (name, arguments), expected in answers.items():
+        assert evaluate(code, i386[name], arguments, AUDIT_I386) == expected, (name, arguments)
+
+
+def test_a_rule_on_arguments_does_not_open_a_multiplexer() -> None:
+    """socketcall has its arguments in memory: nobody can tell which family it asks for."""
+    i386 = syscalls.numbers("i386")
+    rule = allow("socket", index=0, op="SCMP_CMP_EQ", value=1)
+    assert evaluate(compile_profile(profile(rule)).code, i386["socketcall"], (1,), AUDIT_I386) == EPERM
+    denied = {**rule, "action": "SCMP_ACT_ERRNO"}
+    code = compile_profile(profile(denied, default="SCMP_ACT_ALLOW")).code
+    assert evaluate(code, i386["socketcall"], (1,), AUDIT_I386) == EPERM
+
+
+FOREIGN = ("aarch64", "armv7l", "riscv64", "s390x", "ppc64le", "ppc64", "loongarch64", "mips64", "parisc64")
+needs_libseccomp = pytest.mark.skipif(not seccomp_arch.available(), reason="libseccomp is not installed")
+
+
+@needs_libseccomp
+@pytest.mark.parametrize("machine", FOREIGN)
+def test_other_machines_have_their_own_numbers_and_words(machine: str) -> None:
+    """Low halves of arguments lie behind the high ones on big-endian machines; new calls have one number everywhere."""
+    rules = (
+        allow("read", "openat2", "exit"),
+        allow("lseek", index=1, op="SCMP_CMP_GE", value=(1 << 32) + 5),
+        allow("socket", index=0, op="SCMP_CMP_EQ", value=3),
+    )
+    for each in seccomp_arch.family(machine):
+        made = {**profile(*rules), "architectures": [f"SCMP_ARCH_{each.name.upper()}"]}
+        code = compile_profile(made, machine).code
+
+        def ask(name: str, *arguments: int, each: seccomp_arch.Architecture = each, code: bytes = code) -> int:
+            number = seccomp_arch.number(each, name)
+            assert number is not None, name
+            return evaluate(code, number, arguments, each.audit)
+
+        assert ask("read") == ask("openat2") == ALLOW
+        assert seccomp_arch.number(each, "openat2") == 437 + each.base
+        assert ask("write") == EPERM
+        assert evaluate(code, 599 + each.base, (), each.audit) == ERRNO | ENOSYS
+        if each.wide:
+            edge = (1 << 32) + 5
+            assert [ask("lseek", 0, edge + more) for more in (-1, 0, 1 << 32)] == [EPERM, ALLOW, ALLOW]
+        assert ask("socket", 3 | 1 << 40) == ALLOW and ask("socket", 4) == EPERM
+
+
+@needs_libseccomp
+def test_the_calls_that_arm_keeps_to_itself() -> None:
+    """Their numbers are far above all others and do not make those known."""
+    arm = seccomp_arch.ARCHITECTURES["arm"]
+    code = compile_profile({**profile(allow("read", "set_tls")), "architectures": []}, "armv7l").code
+    private = seccomp_arch.number(arm, "set_tls")
+    assert private is not None and private > 0xF0000
+    assert evaluate(code, private, (), arm.audit) == ALLOW
+    assert evaluate(code, private + 1, (), arm.audit) == evaluate(code, 500, (), arm.audit) == ERRNO | ENOSYS
+
+
+@needs_libseccomp
+@pytest.mark.parametrize(
+    "name", ["x86", "x86_64", "aarch64", "arm", "mips", "mipsel64n32", "riscv64", "s390", "ppc64le"]
+)
+def test_tokens_are_libseccomps(name: str) -> None:
+    library = ctypes.CDLL("libseccomp.so.2")
+    resolve = library.seccomp_arch_resolve_name
+    resolve.restype = ctypes.c_uint32
+    assert resolve(name.encode()) == seccomp_arch.ARCHITECTURES[name].token
+
+
+@needs_libseccomp
+@pytest.mark.parametrize("name", ["x86_64", "x86", "x32"])
+def test_own_numbers_are_libseccomps(name: str) -> None:
+    each, bit = seccomp_arch.ARCHITECTURES[name], syscalls.X32_BIT if name == "x32" else 0
+    resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name_arch
+    for call in syscalls.numbers({"x86": "i386"}.get(name, name)):
+        told = resolve(ctypes.c_uint32(each.token), call.encode())
+        if told >= 0:
+            assert told & ~bit == seccomp_arch.number(each, call), call
 
 
 def test_the_filter_knows_whether_a_late_fork_survives_it() -> None:
