@@ -60,7 +60,9 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
 async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
     """Serve until left; yields the address, whose port the kernel may have chosen."""
     blocking = Blocking(WORKERS)
-    storage = DurableStorage(config.root, _objects(config, blocking), blocking, config.gc)
+    # A pool of its own: looking something up must not wait for those who take large blobs slowly.
+    storing = Blocking(WORKERS)
+    storage = DurableStorage(config.root, _objects(config, storing), storing, config.gc)
     await storage.open()
     try:
         metrics = Metrics()
@@ -87,6 +89,7 @@ async def serving(config: Config) -> AsyncIterator[tuple[str, int]]:
         await storage.save_records()
     finally:
         await storage.close()
+        storing.close()
         blocking.close()
 
 

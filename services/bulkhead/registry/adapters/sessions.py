@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from bulkhead.content.blocking import Blocking
-from bulkhead.content.durable import disk_errors, make_directories, write_all, write_file
+from bulkhead.content.durable import disk_errors, make_directories, start_writeback, write_all, write_file
 from bulkhead.content.store import BATCH
 from bulkhead.errors import BulkheadError
 from bulkhead.model.digest import Digest, Hasher, new_hasher
@@ -204,16 +204,23 @@ class _Writer:
         self._owner = owner
         self._fd = fd
         self._pending = bytearray()
+        self._received = session.absorbed
+        self._absorbing: asyncio.Task[None] | None = None
         self._ended = False
 
     @property
     def offset(self) -> int:
-        return self._session.absorbed + len(self._pending)
+        return self._received
 
     async def write(self, data: bytes) -> None:
         self._pending += data
+        self._received += len(data)
         if len(self._pending) >= BATCH:
-            await self._flush()
+            await self._settle()
+            self._check_owner()
+            batch, self._pending = self._pending, bytearray()
+            # The next batch arrives while this one is hashed and written.
+            self._absorbing = asyncio.create_task(self._absorb(batch))
 
     async def finish(self, digest: Digest) -> Blob:
         await self._flush()
@@ -234,26 +241,39 @@ class _Writer:
                 async with self._session.lock:
                     await self._sessions.blocking.run(self._count)
         finally:
+            # What is still being written uses the file.
+            with suppress(BulkheadError):
+                await self._settle()
             if self._session.owner is self._owner:
                 self._session.owner = None
             os.close(self._fd)
 
     async def _flush(self) -> None:
-        if not self._pending:
-            return
-        batch, self._pending = self._pending, bytearray()
+        await self._settle()
+        if self._pending:
+            batch, self._pending = self._pending, bytearray()
+            await self._absorb(batch)
+
+    async def _settle(self) -> None:
+        """Wait for the batch on its way; raises what went wrong with it."""
+        if self._absorbing is not None:
+            absorbing, self._absorbing = self._absorbing, None
+            await absorbing
+
+    async def _absorb(self, batch: bytearray) -> None:
         async with self._session.lock:
             self._check_owner()
-            await self._sessions.blocking.run(self._absorb, batch)
+            await self._sessions.blocking.run(self._store, batch)
 
     def _check_owner(self) -> None:
         if self._session.owner is not self._owner:
             raise Refusal(Code.BLOB_UPLOAD_INVALID, "another request continues this upload")
 
-    def _absorb(self, batch: bytearray) -> None:
+    def _store(self, batch: bytearray) -> None:
         os.lseek(self._fd, self._session.absorbed, os.SEEK_SET)
         with disk_errors("store upload"), memoryview(batch) as view:
             write_all(self._fd, view)
+        start_writeback(self._fd, self._session.absorbed, len(batch))
         self._session.hasher.update(batch)
         self._session.absorbed += len(batch)
 
