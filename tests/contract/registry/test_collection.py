@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,33 @@ async def test_what_a_dead_process_left_is_found(make: Make, tmp_path: Path) -> 
         await objects_of(storage).put(f"{OBJECTS}aa/{'b' * 30}", b"stored, not committed")
         assert await storage.sweep_orphans() == Swept(objects=1, bytes=21)
         assert len(await stored(objects_of(storage))) == 1
+
+
+async def test_what_arrives_while_orphans_are_sought_is_none(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its object is listed, and its row not yet committed."""
+    async with opened(make()) as storage:
+        listing, arrived = asyncio.Event(), asyncio.Event()
+        whole_list, adopt = objects_of(storage).list, objects_of(storage).adopt
+
+        async def slow_list(prefix: str) -> AsyncIterator[tuple[str, int]]:
+            listing.set()
+            await arrived.wait()
+            async for entry in whole_list(prefix):
+                yield entry
+
+        async def slow_adopt(path: Path, key: str) -> None:
+            await listing.wait()
+            await adopt(path, key)
+            arrived.set()
+            assert await sweeping == Swept()
+
+        monkeypatch.setattr(objects_of(storage), "list", slow_list)
+        monkeypatch.setattr(objects_of(storage), "adopt", slow_adopt)
+        sweeping = asyncio.create_task(storage.sweep_orphans())
+        blob = await put_blob(storage, "app", DATA)
+        assert await whole(storage, blob) == DATA
 
 
 async def test_a_lost_database_is_made_again_from_the_store(make: Make, tmp_path: Path) -> None:

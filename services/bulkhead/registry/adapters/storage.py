@@ -208,10 +208,10 @@ class DurableStorage:
         """Delete objects that no row knows: what a process that died had stored and not yet committed."""
         count = freed = 0
         page: list[tuple[str, int]] = []
-        # Taken before the list: what arrives later is not in the list or is in a row when we look.
-        arriving = set(self._arriving)
         async for entry in self._objects.list(OBJECTS):
-            if entry[0] not in arriving:
+            # It is there already, so it began to arrive before now: if it is not arriving any more, its row was
+            # committed before now, and is seen when we look for it after now.
+            if entry[0] not in self._arriving:
                 page.append(entry)
             if len(page) >= LOOKUP:
                 count, freed = await self._delete_unknown(page, count, freed)
