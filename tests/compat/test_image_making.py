@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import json
 import tarfile
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from docker import DockerClient
@@ -164,6 +168,26 @@ def test_import_of_compressed_tars(target: Target, compression: str) -> None:
     image = target.ok("import", "-", input=held.getvalue()).split("\n")[-1]
     assert image.startswith("sha256:")
     target.ok("create", "--name", "cc", image, "x")
+
+
+def test_import_from_a_url(target: Target, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "root.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("hello"), io.BytesIO())
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/root.tar.gz"
+            target.ok("import", url, "fetched:1")
+            (shown,) = json.loads(target.ok("inspect", "fetched:1"))
+            assert shown["Comment"] == f"Imported from {url}"
+            assert target.docker("import", f"{url}.nosuch", "absent:1").returncode == 1
+        finally:
+            server.shutdown()
+            thread.join()
+    assert target.docker("import", url, "absent:1").returncode == 1
+    assert target.docker("image", "inspect", "absent:1").returncode == 1
 
 
 def test_import_of_what_is_no_tar(target: Target) -> None:

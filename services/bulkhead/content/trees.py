@@ -34,15 +34,18 @@ class Tree:
     made: Sequence[str] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """A worker's output, for whoever reads it in a thread."""
 
     fd: int
 
     def read(self, count: int) -> bytes:
-        """Some bytes, b"" at the end; blocks."""
-        return os.read(self.fd, count)
+        """`count` bytes, fewer at the end only; blocks. A pipe gives little at a time, and each piece has its price."""
+        held = bytearray()
+        while len(held) < count and (piece := os.read(self.fd, count - len(held))):
+            held += piece
+        return bytes(held)
 
 
 async def merged(tree: Tree, blocking: Blocking) -> AsyncGenerator[bytes, None]:

@@ -44,30 +44,31 @@ class Upper:
         return walk(self._upper, self._hidden.__contains__)
 
     def changes(self) -> Iterator[Changed]:
-        """What `docker diff` tells, parents before what is in them."""
+        """What `docker diff` tells: every change, and before it the directories that it is in."""
         told: set[bytes] = set()
+        # Directories whose lower content is hidden: replaced ones, and all that is in those.
+        replaced: set[bytes] = set()
         for entry in self.entries():
             kind = self._kind(entry)
-            if kind is None:
-                continue
-            parent = entry.path.rpartition(b"/")[0]
-            if kind is not Kind.MODIFIED and parent and parent not in told:
-                # Its times may be as they were: what is in it is not.
-                told.add(parent)
-                yield Changed(Kind.MODIFIED, parent)
-            if entry.is_directory:
-                told.add(entry.path)
-            yield Changed(kind, entry.path)
-            if entry.is_directory and is_opaque(entry.fd):
-                yield from self._hidden_by(entry)
+            found = [Changed(kind, entry.path)] if kind is not None else []
+            if entry.is_directory and (entry.path.rpartition(b"/")[0] in replaced or is_opaque(entry.fd)):
+                replaced.add(entry.path)
+                found += self._hidden_by(entry)
+            for change in found:
+                for parent in reversed(list(_parents(change.path))):
+                    if parent not in told:
+                        told.add(parent)
+                        yield Changed(Kind.MODIFIED, parent)
+                told.add(change.path)
+                yield change
 
     def _kind(self, entry: Visited) -> Kind | None:
-        if entry.is_whiteout:
-            return Kind.DELETED
         before = status(self._lower, entry.path)
+        if entry.is_whiteout:
+            return Kind.DELETED if before is not None else None
         if before is None:
             return Kind.ADDED
-        return None if entry.is_directory and _same_directory(before, entry.info) else Kind.MODIFIED
+        return Kind.MODIFIED if _differ(before, entry.info) else None
 
     def _hidden_by(self, directory: Visited) -> Iterator[Changed]:
         """What was in a directory that was replaced, and is not in the new one."""
@@ -83,14 +84,13 @@ class Upper:
             os.close(below)
 
 
-def _same_directory(before: os.stat_result, now: os.stat_result) -> bool:
-    """A directory that is in the upper one only for what it holds."""
-    return (
-        stat.S_ISDIR(before.st_mode)
-        and before.st_mode == now.st_mode
-        and (before.st_uid, before.st_gid) == (now.st_uid, now.st_gid)
-        and before.st_mtime_ns == now.st_mtime_ns
-    )
+def _differ(before: os.stat_result, now: os.stat_result) -> bool:
+    """Whether something was changed, as Docker tells: a directory's times follow what is done in it."""
+    if (before.st_mode, before.st_uid, before.st_gid) != (now.st_mode, now.st_uid, now.st_gid):
+        return True
+    if stat.S_ISDIR(now.st_mode):
+        return False
+    return (before.st_rdev, before.st_size, before.st_mtime_ns) != (now.st_rdev, now.st_size, now.st_mtime_ns)
 
 
 def _engine_made(upper: int, lower: int, made: Collection[bytes]) -> frozenset[bytes]:

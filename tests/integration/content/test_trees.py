@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import tarfile
 import threading
 from pathlib import Path
@@ -69,6 +70,27 @@ def test_deletions_and_replaced_directories(tree: Tree) -> None:
     assert told(tree) == ["D gone", "C old", "D old/file", "A old/new"]
     assert {"old", "old/new"} <= packed(tree, "tree").keys() and "gone" not in packed(tree, "tree")
     assert list(packed(tree, "layer")) == [".wh.gone", "old", "old/.wh..wh..opq", "old/new"]
+
+
+def test_what_a_replaced_directory_hides_at_any_depth(tree: Tree) -> None:
+    base, upper = Path(tree.lower[1]), Path(tree.upper)
+    (base / "old/deep").mkdir()
+    (base / "old/deep/gone").touch()
+    (upper / "old/deep").mkdir(parents=True)
+    os.setxattr(upper / "old", "trusted.overlay.opaque", b"y")
+    assert told(tree) == ["C old", "D old/file", "C old/deep", "D old/deep/gone"]
+
+
+def test_only_differences_are_changes(tree: Tree) -> None:
+    """A file that was copied up, a directory in which something was done: neither is itself changed."""
+    base, upper = Path(tree.lower[1]), Path(tree.upper)
+    (upper / "etc").mkdir()
+    shutil.copy2(base / "etc/passwd", upper / "etc/passwd")
+    (upper / "old").mkdir()
+    assert told(tree) == []
+    (upper / "etc/passwd").write_text("more")
+    (upper / "old").chmod(0o700)
+    assert told(tree) == ["C etc", "C etc/passwd", "C old"]
 
 
 def test_what_the_engine_made_is_no_change(tree: Tree) -> None:
