@@ -28,7 +28,7 @@ from bulkhead.content.download import Download, Spans, check_encoding
 from bulkhead.content.endpoint import Answer, Endpoint, pull_scope, push_scope
 from bulkhead.content.manifests import MAX_MANIFEST, Descriptor, Index, Manifest, decode_object, parse_manifest
 from bulkhead.content.remote_errors import RemoteRefusal, translated
-from bulkhead.content.retries import Patience, Waiting
+from bulkhead.content.retries import Patience, Tries, Waiting
 from bulkhead.content.store import BlobStore, Stored
 from bulkhead.content.transport import Transport
 from bulkhead.content.upload import PIECE, Progress, Pushed, Upload
@@ -119,7 +119,7 @@ class Registry:
 
     async def manifest(self, reference: Reference) -> RemoteManifest:
         """A manifest or index, verified and parsed. Raises NotFound, DataLoss, InvalidArgument, …"""
-        return await self._from_any(lambda endpoint: self._manifest(endpoint, reference), reference)
+        return await self._from_any(lambda endpoint: self._patiently(endpoint, reference), reference)
 
     async def tags(self, path: str) -> list[str]:
         """Every tag of a repository, in the registry's order (`docker pull --all-tags`)."""
@@ -266,6 +266,17 @@ class Registry:
         if reference.digest is not None and Digest.parse(digest) != reference.digest:
             raise DataLoss(f"cannot resolve {reference.familiar()}: the registry answers with {digest}")
         return Descriptor(media_type=kind, digest=Digest.parse(digest), size=size)
+
+    async def _patiently(self, endpoint: Endpoint, reference: Reference) -> RemoteManifest:
+        """A manifest from a registry that may say when it wants to be asked again."""
+        tries = Tries(self._patience)
+        while True:
+            try:
+                return await self._manifest(endpoint, reference)
+            except RemoteRefusal as error:
+                if error.retry_after is None:
+                    raise
+                await tries.after(error, progressed=False)
 
     async def _manifest(self, endpoint: Endpoint, reference: Reference) -> RemoteManifest:
         target = f"{reference.path}/manifests/{_target(reference)}"

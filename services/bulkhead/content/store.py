@@ -143,6 +143,10 @@ class BlobStore:
         except FileNotFoundError:
             return 0.0
 
+    async def fault(self, digest: Digest, size: int) -> str | None:
+        """What is wrong with a blob on disk, which is hashed anew; None when nothing is."""
+        return await self._blocking.run(self._fault, digest, size)
+
     async def delete(self, digest: Digest) -> bool:
         """Remove a blob; whether it was here. Open readers keep what they read."""
         return await self._blocking.run(self._delete, digest)
@@ -224,6 +228,22 @@ class BlobStore:
             path.rename(target)
             sync_directory(target.parent)
             return Stored(digest=digest, size=target.stat().st_size, path=target)
+
+    def _fault(self, digest: Digest, size: int) -> str | None:
+        hasher, length = new_hasher(digest.algorithm), 0
+        try:
+            with self.open_blob(digest) as file:
+                while data := file.read(BATCH):
+                    hasher.update(data)
+                    length += len(data)
+        except NotFound:
+            return "it is not there"
+        except (BulkheadError, OSError) as error:
+            return f"it cannot be read: {error}"
+        if length != size:
+            return f"it has {length} bytes instead of {size}"
+        found = Digest.from_hasher(digest.algorithm, hasher)
+        return None if found == digest else f"its bytes have digest {found}"
 
     def _delete(self, digest: Digest) -> bool:
         path = self.path(digest)

@@ -14,7 +14,16 @@ from bulkhead.content.retries import Patience
 from bulkhead.content.store import BlobStore
 from bulkhead.errors import DataLoss, Unavailable
 from bulkhead.model.digest import Digest
-from tests.integration.content.peers import IMPATIENT, Line, Scripted, descriptor, image_of, pushed, real_registry
+from tests.integration.content.peers import (
+    IMPATIENT,
+    Line,
+    Scripted,
+    descriptor,
+    image_of,
+    named,
+    pushed,
+    real_registry,
+)
 
 BIG = os.urandom((1 << 20) + 12345)
 SMALL_SPANS = Spans(ahead=3, size=100_000, least=200_000)
@@ -122,3 +131,19 @@ async def test_a_registry_that_wants_us_to_wait_for_an_hour_is_not_waited_for(st
         with pytest.raises(Unavailable):
             await registry.pull_blob("app", descriptor(BIG), store)
     assert len(peer.seen) == 2
+
+
+async def test_a_manifest_is_asked_for_again_when_the_registry_says_so() -> None:
+    image = image_of(b"layer")
+    refusals = [("429", "0"), ("503", "Wed, 21 Oct 2015 07:28:00 GMT")]
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/v2/":
+            return web.Response(body=b"{}")
+        if refusals:
+            status, when = refusals.pop()
+            return web.Response(status=int(status), headers={"Retry-After": when})
+        return web.Response(body=image.manifest)
+
+    async with Scripted(answer).serving() as peer, Registry(peer.address, patience=IMPATIENT) as registry:
+        assert (await registry.manifest(named(peer.address))).digest == image.digest

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from bulkhead.content.manifests import Descriptor
-from bulkhead.content.store import BATCH, BlobStore
+from bulkhead.content.store import BlobStore
 from bulkhead.errors import BulkheadError, NotFound
 from bulkhead.manager.images.leases import Kind, Leases
 from bulkhead.manager.images.ledger import Ledger
@@ -19,7 +19,7 @@ from bulkhead.manager.images.ports import Layers, Records
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.manager.images.unpacking import LayerPlan, Unpacker
-from bulkhead.model.digest import Digest, new_hasher
+from bulkhead.model.digest import Digest
 from bulkhead.model.reference import Reference
 
 # fetch(reference by digest, "os/arch[/variant]"): pull again what is missing of an image.
@@ -78,27 +78,10 @@ class Checker:
                 if blob in seen:
                     continue
                 seen.add(blob)
-                reason = await self._store.blocking.run(self._fault, blob, size)
+                reason = await self._store.fault(blob, size)
                 if reason is not None:
                     text = f"blob {blob} of image {image.id.short}: {reason}"
                     yield await self._blob_repaired(image, blob, text) if repair else Finding(text=text, problem=True)
-
-    def _fault(self, blob: Digest, size: int) -> str | None:
-        """What is wrong with a blob on disk; None when nothing is."""
-        try:
-            with self._store.open_blob(blob) as file:
-                hasher, length = new_hasher(blob.algorithm), 0
-                while data := file.read(BATCH):
-                    hasher.update(data)
-                    length += len(data)
-        except NotFound:
-            return "it is not there"
-        except (BulkheadError, OSError) as error:
-            return f"it cannot be read: {error}"
-        if length != size:
-            return f"it has {length} bytes instead of {size}"
-        found = Digest.from_hasher(blob.algorithm, hasher)
-        return None if found == blob else f"its bytes have digest {found}"
 
     async def _blob_repaired(self, image: ImageRecord, blob: Digest, text: str) -> Finding:
         async with self._leases.condemned(Kind.BLOB, blob) as mine:

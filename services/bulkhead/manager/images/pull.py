@@ -221,11 +221,25 @@ class Puller:
                 await asyncio.wait([below])
                 below.result()
 
-        unpacked = await self._unpacker.unpack(layer, fetcher.feed, arriving=arriving, settled=settled)
+        try:
+            unpacked = await self._unpacker.unpack(layer, fetcher.feed, arriving=arriving, settled=settled)
+        except DataLoss as error:
+            await self._drop_rotten(layer.blob, error)
+            raise
         await arriving.verified()
         if layer.blob.digest in fetcher.fetched:
             fetcher.feed.say("Pull complete", layer.blob.digest.short)
         return unpacked
+
+    async def _drop_rotten(self, blob: Descriptor, error: DataLoss) -> None:
+        """A blob that was here before may have rotted: nobody shall take it for whole again."""
+        if not self._store.has(blob.digest):
+            return
+        fault = await self._store.fault(blob.digest, blob.size)
+        if fault is not None:
+            await self._store.delete(blob.digest)
+            reason = f"cannot pull blob {blob.digest}: on this disk {fault}; it was dropped, pull again"
+            raise DataLoss(reason) from error
 
     async def _announce(self, layer: LayerPlan, fetcher: _Fetcher) -> None:
         here = await fetcher.has(layer.blob) and self._layers.size(layer.chain_id) is not None
