@@ -74,7 +74,11 @@ def _debootstrap() -> Path:
 def _write_layout(tree: Path, layout: Path) -> None:
     """One layer, by tar(1) and gzip as an image builder would make it."""
     tar = subprocess.run(["tar", "-C", str(tree), "--sort=name", "-c", "."], capture_output=True, check=True).stdout
-    image = image_of(_Packed(tar), command=["bash"])
+    save_layout(image_of(_Packed(tar), command=["bash"]), layout, "debian")
+
+
+def save_layout(image: Image, layout: Path, tag: str = "latest") -> Path:
+    """Write an OCI layout that has one image, as skopeo reads it; its path."""
     part = layout.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     blobs = part / "blobs" / "sha256"
@@ -86,10 +90,10 @@ def _write_layout(tree: Path, layout: Path) -> None:
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "digest": image.manifest_digest,
         "size": len(image.manifest),
-        "annotations": {"org.opencontainers.image.ref.name": "debian"},
+        "annotations": {"org.opencontainers.image.ref.name": tag},
     }
     (part / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
-    part.rename(layout)
+    return part.rename(layout)
 
 
 class _Packed(Tree):
@@ -103,4 +107,4 @@ class _Packed(Tree):
         return self._packed
 
 
-__all__ = ["busybox", "busybox_image", "debian_layout", "exit_code_image", "push_image"]
+__all__ = ["busybox", "busybox_image", "debian_layout", "exit_code_image", "push_image", "save_layout"]
