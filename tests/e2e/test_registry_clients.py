@@ -94,7 +94,7 @@ def docker_round(docker: list[str], environ: dict[str, str], registry: str) -> N
     ok("tag", "busybox", image)
     try:
         assert any(word in refused("push", image) for word in ("denied", "unauthorized", "no basic auth"))
-        assert "unauthorized" in refused("login", "-u", "alice", "--password-stdin", registry, input="wrong")
+        assert "unauthorized" in refused("login", "-u", "alice", "--password-stdin", registry, input="wrong").lower()
         ok("login", "-u", "bob", "--password-stdin", registry, input="bob!")
         assert "denied" in refused("push", image)
         ok("logout", registry)

@@ -16,7 +16,7 @@ from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.validation import check_platform
 from bulkhead.api.streams import begin, lines
 from bulkhead.api.versions import Version
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import Internal, InvalidArgument, Unauthorized
 from bulkhead.model.reference import parse_reference, parse_tag_target
 
 LIST_FILTERS = frozenset(("before", "dangling", "label", "label!", "reference", "since", "until"))
@@ -167,5 +167,9 @@ async def _progress(call: Call, progress: AsyncGenerator[Progress]) -> web.Strea
 
 async def _shown(progress: AsyncGenerator[Progress]) -> AsyncGenerator[dict[str, Any]]:
     async with contextlib.aclosing(progress) as items:
-        async for line in items:
-            yield schema.progress(line)
+        try:
+            async for line in items:
+                yield schema.progress(line)
+        except Unauthorized as error:
+            # A registry's 401 is dockerd's 500: to one of our own the CLI would ask for a name and password.
+            raise Internal(str(error)) from error
