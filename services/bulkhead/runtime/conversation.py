@@ -105,9 +105,7 @@ class Conversation:
             raise self._silent()
 
     def _silent(self) -> BulkheadError:
-        if self.launch.overdue:
-            return DeadlineExceeded("cannot launch the process: its stage did not finish in time and was killed")
-        return Internal("cannot launch the process: its stage died")
+        return _late() if self.launch.overdue else Internal("cannot launch the process: its stage died")
 
     def _answer(self, answer: Answer, report: Report) -> None:
         try:
@@ -164,7 +162,11 @@ def finish(launch: Launch, fd: int, occasion: Occasion) -> bool:
         report = launch.receive()
     except (BrokenPipeError, ConnectionResetError):
         return False
-    if report.kind == ReportKind.CLOSED:
+    if report.kind == ReportKind.CLOSED and not launch.overdue:
         return True
     kill_and_reap(fd)
-    raise launch_failed(report, occasion)
+    raise _late() if launch.overdue else launch_failed(report, occasion)
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("cannot launch the process: its stage did not finish in time and was killed")

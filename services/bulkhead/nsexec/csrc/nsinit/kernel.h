@@ -43,6 +43,9 @@
 #define MAP_PRIVATE_FILE 2
 #define SIGNALS 64
 #define CLOSE_RANGE_CLOEXEC_ 4
+#ifndef STATX_MNT_ID
+#define STATX_MNT_ID 0x1000u
+#endif
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x1000
 #endif

@@ -87,6 +87,8 @@ void session_start(const struct stage *s)
 void descriptors_settle(struct stage *s)
 {
     s->fifo = wants(s, PLAN_FIFO) ? take_extra(s) : -1;
+    if (s->fifo < 0)
+        s->proc = -1; /* closed with the rest: only who waits for the FIFO needs it */
     int first = STAGE_SYNC_FD + (int)s->plan.general.preserved, came = s->extra;
     int *const keep[] = {&s->fifo, &s->proc};
     int above = came + (int)s->plan.general.preserved + 3;

@@ -75,6 +75,20 @@ static void settle_container(struct stage *s)
     hooks_run(s, HOOK_CREATE_CONTAINER);
 }
 
+/* Root of a user namespace may not write the host's settings of its own process any more. */
+static void settle_early(struct stage *s)
+{
+    bool leaves = wants(s, PLAN_BECOME_ROOT) || (s->plan.general.unshare & CLONE_NEWUSER);
+    if (!leaves && !wants(s, PLAN_EXEC))
+        return;
+    procfs_of_host(s);
+    oom_score_write(s);
+    if (!wants(s, PLAN_EXEC)) {
+        must_close(s->proc);
+        s->proc = -1;
+    }
+}
+
 static void build_container(struct stage *s)
 {
     if (wants(s, PLAN_LOOPBACK))
@@ -101,8 +115,6 @@ static void build_container(struct stage *s)
 static void join_container(struct stage *s)
 {
     s->root = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_ROOTFS, "/");
-    procfs_open(s);
-    oom_score_write(s);
     stdio_null(s);
     if (wants(s, PLAN_TERMINAL))
         console_make(s, false);
@@ -185,6 +197,7 @@ _Noreturn void nsinit_main(void)
     join_keyring(s);
     if (wants(s, PLAN_EXEC))
         await_cgroup(s);
+    settle_early(s);
     namespaces_join(s);
     namespaces_make(s);
     if (wants(s, PLAN_FORK_EARLY))

@@ -398,6 +398,25 @@ static void root_move(struct stage *s)
     must(sys1(__NR_chroot, "."), STEP_PIVOT, "chroot");
 }
 
+static uint64_t mount_id(int at, const char *path, int flags)
+{
+    struct statx info = {0};
+    must(sys5(__NR_statx, at, path, flags, STATX_MNT_ID, &info), STEP_PIVOT, "mount id");
+    return info.stx_mnt_id;
+}
+
+/* Whatever still lies on the new root would be the root of all who join this mount namespace later: the old root stays
+ * if something was attached over its "/", where the first umount takes that instead. "/.." is what lies on top. */
+static void root_uncover(const struct stage *s)
+{
+    enum { MOST = 4 };
+    for (int i = 0; mount_id(AT_FDCWD, "/..", 0) != mount_id(s->root, "", AT_EMPTY_PATH); i++) {
+        if (i == MOST)
+            die(STEP_PIVOT, -EBUSY, "old root");
+        must(sys2(__NR_umount2, ".", MNT_DETACH), STEP_PIVOT, "old root");
+    }
+}
+
 static void root_pivot(struct stage *s)
 {
     int old = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_PIVOT, "/");
@@ -407,6 +426,7 @@ static void root_pivot(struct stage *s)
         mount_attributes(old, 0, 0, MS_SLAVE_, true, STEP_PIVOT, "old root");
     must_close(old);
     must(sys2(__NR_umount2, ".", MNT_DETACH), STEP_PIVOT, "old root");
+    root_uncover(s);
 }
 
 /* After this nothing of the host's tree can be named any more. */

@@ -27,6 +27,7 @@ struct stage {
     const char *home;
     const char *program; /* what argv[0] resolves to */
     const char **argv, **env;
+    bool score_set; /* oom_score_adj is written */
     bool user_named; /* the user came from the plan's USER, not as numbers */
 };
 
@@ -104,7 +105,8 @@ void masks_apply(const struct stage *s);
 /* ---- kernel settings ---- */
 void procfs_open(struct stage *s);
 void sysctls_write(const struct stage *s);
-void oom_score_write(const struct stage *s);
+void procfs_of_host(struct stage *s);
+void oom_score_write(struct stage *s);
 void profile_set(const struct stage *s);
 void names_set(const struct stage *s);
 void loopback_up(void);

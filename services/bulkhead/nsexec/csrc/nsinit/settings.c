@@ -28,6 +28,14 @@ void procfs_open(struct stage *s)
         die(STEP_PROCFS, -ENODEV, "proc");
 }
 
+/* The host's, while nothing of the container has been entered: later it is not ours to write to, or not ours to mount. */
+void procfs_of_host(struct stage *s)
+{
+    s->proc = (int)sys4(__NR_openat, AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    if (s->proc >= 0 && path_filesystem(s->proc) != PROC_SUPER_MAGIC)
+        die(STEP_PROCFS, -ENODEV, "/proc");
+}
+
 static long write_setting(int proc, const char *path, const char *value)
 {
     size_t length = text_length(value);
@@ -51,12 +59,13 @@ void sysctls_write(const struct stage *s)
     }
 }
 
-void oom_score_write(const struct stage *s)
+void oom_score_write(struct stage *s)
 {
     char path[64], value[32], digits[32];
     int32_t score = s->plan.general.oom_score_adj;
-    if (!wants(s, PLAN_OOM_SCORE))
+    if (!wants(s, PLAN_OOM_SCORE) || s->score_set)
         return;
+    s->score_set = true;
     char *pid = number_text(digits + sizeof digits, (uint64_t)sys0(__NR_getpid));
     text_join(path, sizeof path, pid, "/oom_score_adj", "");
     char *number = number_text(value + sizeof value, (uint64_t)(score < 0 ? -score : score));
