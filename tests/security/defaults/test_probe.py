@@ -21,6 +21,11 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "add": ("--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE"),
     "read-only": ("--read-only",),
     "privs": ("--security-opt", "no-new-privileges"),
+    # All that --privileged lifts but the capabilities: dockerd cannot give them all where the machine lacks one.
+    "unconfined": (
+        *("--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined"),
+        *("--cap-add", "SYS_ADMIN", "--cap-add", "MKNOD"),
+    ),
 }
 
 MASKED_FILES = ("keys", "timer_list")
@@ -83,10 +88,10 @@ def ours(engine: Engine) -> str:
     return name
 
 
-def exec_report(docker: Callable[..., str], image: str) -> Report:
+def exec_report(docker: Callable[..., str], image: str, *options: str) -> Report:
     container = docker("run", "-d", "--network", "none", image, "/probe", "lease", "/idle").strip()
     try:
-        return parse(docker("exec", container, "/probe", "report"))
+        return parse(docker("exec", *options, container, "/probe", "report"))
     finally:
         docker("rm", "-f", container)
 
@@ -147,8 +152,20 @@ def test_a_container_is_what_dockers_is(engine: Engine, ours: str, dockerd: Dock
     )
 
 
-def test_an_exec_is_what_dockers_is(engine: Engine, ours: str, dockerd: Dockerd) -> None:
-    check(exec_report(engine.docker_ok, ours), exec_report(dockerd.docker, "probe"))
+@pytest.mark.parametrize("options", [(), ("--user", "1000:1000")])
+def test_an_exec_is_what_dockers_is(engine: Engine, ours: str, dockerd: Dockerd, options: tuple[str, ...]) -> None:
+    check(exec_report(engine.docker_ok, ours, *options), exec_report(dockerd.docker, "probe", *options))
+
+
+def test_a_privileged_container_is_what_dockers_is(engine: Engine, ours: str, dockerd: Dockerd) -> None:
+    words = ("run", "--rm", "--network", "none", "--privileged")
+    try:
+        theirs = dockerd.docker(*words, "probe", "/probe", "report")
+    except AssertionError as refused:
+        if "unable to apply caps" not in str(refused):
+            raise
+        pytest.skip("dockerd cannot: this machine lacks a capability (see the way `unconfined`)")
+    check(parse(engine.docker_ok(*words, ours, "/probe", "report")), parse(theirs))
 
 
 def test_the_comparison_sees_what_is_looser(engine: Engine, ours: str) -> None:

@@ -146,11 +146,19 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def post(engine: Engine, path: str, body: bytes, *, kind: str = "application/x-tar", seconds: float = 60) -> Answer:
+def post(
+    engine: Engine,
+    path: str,
+    body: bytes,
+    *,
+    kind: str = "application/x-tar",
+    seconds: float = 60,
+    method: str = "POST",
+) -> Answer:
     """A POST of bytes; the answer is read to its end."""
     connection = _Connection(engine.instance.docker_socket, seconds)
     try:
-        connection.request("POST", path, body, {"Content-Type": kind})
+        connection.request(method, path, body, {"Content-Type": kind})
         answer = connection.getresponse()
         return Answer(answer.status, answer.read())
     finally:
