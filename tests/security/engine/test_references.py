@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from bulkhead.ctl.seed.images import Tree, digest_of
-from tests.security.engine.conftest import Attack, Path, canary, post
+from tests.security.engine.conftest import Attack, canary, post
 
 __all__ = ["canary"]
 
