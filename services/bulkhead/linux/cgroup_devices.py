@@ -65,7 +65,7 @@ def v1_writes(rules: Sequence[DeviceRule], present: str = "a *:* rwm") -> Iterat
 
     v1 takes a rule back only by the same numbers it was given by. ValueError for a denial inside a wildcard.
     """
-    before, (everything, wanted) = _listed(present), _emulated(rules)
+    before, (everything, wanted) = _listed(present), granted(rules)
     if everything:
         yield "devices.allow", "a"  # also where all is allowed: exceptions to that are not told
         for key, access in wanted.items():
@@ -106,8 +106,8 @@ def _listed_number(word: str) -> int | None:
     return None if word == "*" else int(word)
 
 
-def _emulated(rules: Sequence[DeviceRule]) -> tuple[bool, Granted]:
-    """(whether all is allowed, the exceptions) after the rules, the last match winning."""
+def granted(rules: Sequence[DeviceRule]) -> tuple[bool, Granted]:
+    """(whether all is allowed, the exceptions to that) after the rules, the last match winning."""
     everything, exceptions = False, Granted()
     for rule in rules:
         if rule.kind == "a":
@@ -259,7 +259,7 @@ def attach(directory: str, rules: Sequence[DeviceRule]) -> None:
         for each in old:  # several: all must agree to allow, so none may stay
             _bpf(_PROG_DETACH, struct.pack("<IIIII", group, each, _ATTACH_CGROUP_DEVICE, 0, 0))
     except PermissionError:
-        if _emulated(rules) != (True, {}):
+        if granted(rules) != (True, {}):
             raise
     finally:
         for fd in fds:

@@ -86,8 +86,8 @@ class Cgroup:
     def create(self, *, tolerant: bool = False, occupied: bool = False) -> None:
         """Make the group (and its parents) everywhere; an empty one that exists already is taken over.
 
-        `tolerant`: hierarchies that this user may not write are left out. `occupied`: members are no surprise.
-        FileExistsError when there are any.
+        `tolerant`: hierarchies that this user may not write are left out. `occupied`: somebody else made it for us,
+        members are no surprise and controllers not our business. FileExistsError when there are members.
         """
         existed = [self._make(root, tolerant) for root in list(self._directories)]
         if cpuset := self._place("cpuset"):
@@ -95,7 +95,7 @@ class Cgroup:
         unified = self._mounted.unified
         if unified in self._directories:
             _become_threaded(self._directories[unified])
-            if self._mounted.is_v2:  # beside v1 the v2 hierarchy serves to be born in and to kill
+            if self._mounted.is_v2 and not occupied:  # beside v1 the v2 hierarchy serves to be born in and to kill
                 _enable_controllers(unified, self._directories[unified])
         if any(existed) and not occupied and self.pids():
             raise FileExistsError(errno.EEXIST, "the cgroup is in use", self.path)
@@ -108,6 +108,9 @@ class Cgroup:
                 raise
         del self._directories[root]
         return False
+
+    def settled(self) -> None:
+        """There are members now, which keep the group; for those that need somebody to until then."""
 
     def delegate(self, uid: int, gid: int) -> None:
         """Give the v2 group to a user: the directory and the files that the kernel says are safe to give."""

@@ -150,11 +150,9 @@ def create(
     InvalidArgument for a config that this runtime refuses, LaunchFailed when the kernel or a hook does,
     DeadlineExceeded when nothing comes of it; then neither process nor cgroup nor descriptor is left.
     """
-    if systemd:
-        raise InvalidArgument("cannot create the container: the systemd cgroup driver is not supported")
     config = translate.resolved(config, bundle)
     validate.container(container_id, config, rootfs)
-    cgroup = cgroup_of(container_id, config)
+    cgroup = _group(container_id, config, systemd)
     plan = translate.container_plan(config, rootfs, cgroup, hierarchies())
     plan = translate.in_manner(
         plan, fifo=exec_fifo is not None, preserved=preserve_fds, no_pivot=no_pivot, keyring=new_keyring
@@ -237,19 +235,23 @@ def reap(fd: int) -> ExitStatus | None:
 # ---- what a launch is made of ----
 
 
-def cgroup_of(container_id: str, config: Config) -> Cgroup:
-    """Where the config puts the container; ValueError when that is no cgroup path."""
-    path = (config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}"
-    return Cgroup(path if path.startswith("/") else f"{_own_group()}/{path}")
+def cgroup_of(container_id: str, config: Config, *, systemd: bool = False) -> Cgroup:
+    """Where the config puts the container; ValueError when that is no cgroup path, or no systemd one if asked so."""
+    path = (config.get("linux") or {}).get("cgroupsPath") or ""
+    if not systemd:
+        return Cgroup(path or f"/{container_id}")
+    from bulkhead.linux.cgroup_systemd import ScopeGroup
+    from bulkhead.linux.systemd_properties import parse_scope
+
+    scope = parse_scope(path, container_id, rootless=os.geteuid() != 0)
+    return ScopeGroup(scope, container_id, config.get("annotations"))
 
 
-def _own_group() -> str:
-    """Where this process is: a relative path is below it, as with runc."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(",") or not controllers:
-            return path.rstrip("/")
-    return ""
+def _group(container_id: str, config: Config, systemd: bool) -> Cgroup:
+    try:
+        return cgroup_of(container_id, config, systemd=systemd)
+    except ValueError as error:
+        raise InvalidArgument(f"cannot create the container: {error}") from error
 
 
 class _Birth:
@@ -271,6 +273,7 @@ class _Birth:
         self._placed = _make_group(self._cgroup, self._config, self._undo)
         group = self._cgroup if self._placed else None
         launch = _spawn(plan, translate.clone_flags(self._config), group, stdio, came, temporary, CREATE)
+        self._cgroup.settled()
         launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))
         self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
         self._undo.callback(self._conversation.abandon)
@@ -343,7 +346,10 @@ def _make_group(cgroup: Cgroup, config: Config, undo: ExitStack) -> bool:
         _remove_group(cgroup)
         if _tolerable(error, config):
             return False
-        raise Internal(f"cannot create cgroup {cgroup.path}: {error}") from error
+        refused = InvalidArgument if error.errno == errno.EOPNOTSUPP else Internal
+        raise refused(f"cannot create cgroup {cgroup.path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InvalidArgument(f"cannot create cgroup {cgroup.path}: {error}") from error
     if frozen:  # the stage would stop in it, and this call with it
         raise Conflict(f"cannot create the container: cgroup {cgroup.path} is frozen")
     undo.callback(_remove_group, cgroup)

@@ -76,7 +76,11 @@ class Record:
         return None
 
     def group(self) -> Cgroup:
-        return Cgroup.at(self.cgroup)
+        if not self.systemd:
+            return Cgroup.at(self.cgroup)
+        from bulkhead.linux.cgroup_systemd import ScopeGroup
+
+        return ScopeGroup.found(self.cgroup, self.id)
 
 
 def _has_ended(fd: int) -> bool:

@@ -119,7 +119,7 @@ class _New:
             bundle=self._bundle,
             rootfs=os.path.join(self._bundle, root) if isinstance(root, str) else "",  # noqa: PTH118
             created=_now(),
-            cgroup=_planned_group(self._container.id, self.config),
+            cgroup=_planned_group(self._container.id, self.config, self._context.systemd),
             owner=os.geteuid(),
             systemd=self._context.systemd,
             annotations=bundles.part(self.config, "annotations"),
@@ -173,10 +173,10 @@ def _killed_on_failure(task: launch.Task) -> Iterator[None]:
         raise
 
 
-def _planned_group(container_id: str, config: dict[str, Any]) -> Mapping[str, str]:
+def _planned_group(container_id: str, config: dict[str, Any], systemd: bool) -> Mapping[str, str]:
     """Where the cgroup will be; the launch itself says what is wrong with a path that is none."""
     try:
-        return launch.cgroup_of(container_id, config).paths
+        return launch.cgroup_of(container_id, config, systemd=systemd).paths
     except (ValueError, TypeError, AttributeError):
         return {}
 
