@@ -150,6 +150,7 @@ test-v2: $(DEV_STAMP) ## Tests of cgroup v2 on a kernel with all its controllers
 .PHONY: bench
 bench: $(DEV_STAMP) ## Measure the engine, beside dockerd where it is installed
 	@$(PY) -m tests.bench.engine_bench
+	@$(PY) -m tests.bench.image_bench
 
 .PHONY: clean
 clean: ## Remove build products and caches, not the installation

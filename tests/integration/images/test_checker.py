@@ -10,6 +10,7 @@ import pytest
 
 from bulkhead.ctl.seed.images import Image, Tree, image_of
 from bulkhead.ctl.seed.push import push
+from bulkhead.manager.adapters import overlay
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.manager.v1 import CheckRequest, Finding, UpkeepStub
 from tests.integration.images.conftest import Engine, Registry
@@ -141,3 +142,13 @@ async def test_images_that_go_by_themselves(pulled: Engine, registry: Registry) 
     assert [each.id for each in store.unused(2 * moment)] == [younger.id]
     assert await store.evict(younger) > 0
     assert [named.record.id for named in store.select({})] == [older.id]
+
+
+async def test_a_writable_layer_without_a_container_is_found(pulled: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = str(pulled.images.store.inspect("checked").record.id)
+    pulled.users[image_id] = [("c" * 64, False)]
+    for container in ("c" * 64, "d" * 64):
+        await pulled.images.snapshots.prepare(container, image_id)
+    assert problems(await check(pulled)) == [], "it may be being created"
+    monkeypatch.setattr(overlay, "_BEING_CREATED", -1.0)
+    await mended(pulled, "snapshots/containers/" + "d" * 64)

@@ -19,6 +19,7 @@ import contextlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from bulkhead.model.digest import Digest
 Told = Callable[[int], None]
 # One descriptor per level; what a container hides deeper is not measured.
 _DEEPEST = 500
+# A container's writable layer is there before its record, for so long at most (seconds).
+_BEING_CREATED = 600.0
 Settled = Callable[[], Awaitable[None]]
 # unpack(blob, media type, target, expected diff id, told)
 Unpack = Callable[[Digest | Arriving, str, Path, Digest, Told], Awaitable[UnpackResult]]
@@ -243,6 +246,20 @@ class OverlaySnapshots:
             for entry in list(self._root.iterdir()):
                 if entry.name not in known:
                     self._trash.throw(entry)
+
+    def strays(self, known_ids: Collection[str]) -> list[str]:
+        """Containers that are not known, and yet have a writable layer; those being created just now left out."""
+        before = time.time() - _BEING_CREATED
+        with disk_errors(f"look at {self._root}"):
+            return sorted(
+                entry.name
+                for entry in os.scandir(self._root)
+                if entry.name not in known_ids and entry.stat(follow_symlinks=False).st_ctime < before
+            )
+
+    def discard_stray(self, container_id: str) -> None:
+        """Forget one of those."""
+        self._trash.throw(self._root / container_id)
 
     def _directory(self, container_id: str) -> Path:
         if not container_id or "/" in container_id or container_id.startswith("."):

@@ -131,6 +131,8 @@ class ImageService:
             unpacker=unpacker,
             leases=leases,
             fetch=puller.fetch_again,
+            snapshots=self.snapshots,
+            users=image_users,
         )
         self.upkeep = UpkeepServicer(checker)
         self._watermarks = Watermarks(self.store, self._layers, config.watermarks)

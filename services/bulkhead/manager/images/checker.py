@@ -15,7 +15,7 @@ from bulkhead.content.store import BlobStore
 from bulkhead.errors import BulkheadError, NotFound
 from bulkhead.manager.images.leases import Kind, Leases
 from bulkhead.manager.images.ledger import Ledger
-from bulkhead.manager.images.ports import Layers, Records
+from bulkhead.manager.images.ports import ImageUsers, Layers, Records, Snapshots
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.manager.images.unpacking import LayerPlan, Unpacker
@@ -48,6 +48,8 @@ class Checker:
         unpacker: Unpacker,
         leases: Leases,
         fetch: Fetch,
+        snapshots: Snapshots,
+        users: ImageUsers,
     ) -> None:
         self._ledger = ledger
         self._records = records
@@ -56,6 +58,8 @@ class Checker:
         self._unpacker = unpacker
         self._leases = leases
         self._fetch = fetch
+        self._snapshots = snapshots
+        self._users = users
 
     async def check(self, *, repair: bool) -> AsyncGenerator[Finding, None]:
         """The report, line by line, as it is found; with `repair`, what was done about each problem."""
@@ -140,6 +144,17 @@ class Checker:
             text = f"snapshots/{name}: no image owns it"
             if repair:
                 self._layers.discard_stray(name)
+                text += "; removed"
+            found.append(Finding(text=text, problem=True, repaired=repair))
+        return found + self._writable_strays(repair=repair)
+
+    def _writable_strays(self, *, repair: bool) -> list[Finding]:
+        known = {container for users in self._users().values() for container, _ in users}
+        found = []
+        for name in self._snapshots.strays(known):
+            text = f"snapshots/containers/{name}: no container owns it"
+            if repair:
+                self._snapshots.discard_stray(name)
                 text += "; removed"
             found.append(Finding(text=text, problem=True, repaired=repair))
         return found

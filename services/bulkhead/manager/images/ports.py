@@ -97,6 +97,16 @@ class Layers(Protocol):
         """Wait until the space of what was discarded is free."""
 
 
+class Snapshots(Protocol):
+    """Containers' writable layers, as fsck sees them."""
+
+    def strays(self, known_ids: Collection[str]) -> list[str]:
+        """Ids of containers that are not known, and yet have a writable layer."""
+
+    def discard_stray(self, container_id: str) -> None:
+        """Forget one of those."""
+
+
 class Source(Protocol):
     """One repository on one registry, to pull from."""
 
