@@ -27,9 +27,11 @@ from bulkhead.registry.watched import Watched
 
 REALM = "bulkhead-registry"
 MAX_HEADER = 64 << 10
-# Wrong passwords of one address: so many at once, then one every few seconds.
+# Wrong passwords from one address for one user: so many at once, then one every few seconds. A job that goes on
+# with an old password must not lock out everybody behind its address, so those get more together.
 WRONG_BURST = 30
 WRONG_PER_SECOND = 0.2
+ADDRESS_TIMES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,8 @@ class Access:
         self._tokens = tokens
         self._policy = policy
         self._realm = realm
-        self._wrong = Rates(WRONG_PER_SECOND, WRONG_BURST)
+        self._wrong_user = Rates(WRONG_PER_SECOND, WRONG_BURST)
+        self._wrong_address = Rates(WRONG_PER_SECOND * ADDRESS_TIMES, WRONG_BURST * ADDRESS_TIMES)
 
     async def identify(self, request: web.BaseRequest, need: Need) -> Caller:
         """The caller; raises Refusal(UNAUTHORIZED) for wrong credentials, never for none."""
@@ -108,12 +111,15 @@ class Access:
         return user if await self.password_of(request, user, password) else None
 
     async def password_of(self, request: web.BaseRequest, user: str, password: str) -> bool:
-        """Whether the password is right; an address with too many wrong ones is refused without a look."""
+        """Whether the password is right; after too many wrong ones it is refused without a look."""
         address = limits.network(request.remote or "")
-        self._wrong.check(address)
+        pair = f"{address} {user[:255]}"
+        self._wrong_address.check(address)
+        self._wrong_user.check(pair)
         right = self._users is not None and await self._users.verify(user, password)
         if not right:
-            self._wrong.count(address)
+            self._wrong_address.count(address)
+            self._wrong_user.count(pair)
         return right
 
     def permit(self, request: web.BaseRequest, caller: Caller, need: Need) -> None:

@@ -60,11 +60,14 @@ class Users:
         self._blocking = Blocking(WORKERS)
         self._secret = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, float] = OrderedDict()
-        self._checking: dict[bytes, asyncio.Future[bool]] = {}
+        self._checking: dict[bytes, asyncio.Task[bool]] = {}
         # What unknown users are measured against; one per cost, made when it is first wanted.
         self._decoys: dict[int, str] = {}
 
     def close(self) -> None:
+        """Give up what is being asked; waits for what bcrypt is at."""
+        for task in self._checking.values():
+            task.cancel()
         self._blocking.close()
 
     def __contains__(self, user: str) -> bool:
@@ -83,22 +86,16 @@ class Users:
         key = hmac.digest(self._secret, f"{user}\0{password}\0{hashed}".encode(), "sha256")
         if self._right.get(key, 0.0) > time.monotonic():
             return True
-        running = self._checking.get(key)
-        if running is not None:
-            return await asyncio.shield(running)
-        return await self._check(key, users, hashed, password)
+        # Whoever comes with the same question meanwhile waits for the one answer, even if the first goes away.
+        task = self._checking.get(key)
+        if task is None:
+            task = self._checking[key] = asyncio.create_task(self._check(key, users, hashed, password))
+            task.add_done_callback(lambda _: self._checking.pop(key, None))
+        return await asyncio.shield(task)
 
     async def _check(self, key: bytes, users: Mapping[str, str], hashed: str | None, password: str) -> bool:
-        """Ask bcrypt; whoever comes with the same question meanwhile waits for the one answer."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._checking[key] = answer
-        right = False
-        try:
-            measured = hashed if hashed is not None else await self._decoy(users)
-            right = await self._blocking.run(_matches, password, measured) and hashed is not None
-        finally:
-            del self._checking[key]
-            answer.set_result(right)
+        measured = hashed if hashed is not None else await self._decoy(users)
+        right = await self._blocking.run(_matches, password, measured) and hashed is not None
         if right:
             self._remember(key)
         return right

@@ -217,6 +217,8 @@ async def test_wrong_passwords_are_not_taken_for_ever(tmp_path: Path) -> None:
         # Also the right one: who guesses must not learn that they guessed it.
         reply = await peer.ask("GET", "/v2/", headers=basic("alice"))
         assert (reply.status, reply.code, reply.headers["Retry-After"]) == (429, "TOOMANYREQUESTS", "5")
+        # Others behind the same address go on.
+        assert (await peer.ask("GET", "/v2/", headers=basic("bob"))).status == 200
 
 
 async def test_requests_are_counted_by_user(tmp_path: Path) -> None:
