@@ -84,6 +84,7 @@ def _send(path: str, message: bytes, descriptor: int) -> None:
             agent.connect(path)
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
             sent = agent.sendmsg([message], [rights])
-            agent.sendall(message[sent:])
+            if sent < len(message):
+                agent.sendall(message[sent:])
         except OSError as error:
             raise InvalidArgument(f"cannot send the seccomp listener to {path}: {error}") from error

@@ -82,7 +82,14 @@ static void settle_early(struct stage *s)
     if (!leaves && !wants(s, PLAN_EXEC))
         return;
     procfs_of_host(s);
+    /* What may not be dumped belongs to the host's root, and an ordinary user's own stage could not write it. Nothing
+     * of the container can see this process yet. */
+    bool ordinary = sys0(__NR_geteuid) != 0;
+    if (ordinary)
+        must(sys5(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0), STEP_OOM_SCORE, "dumpable");
     oom_score_write(s);
+    if (ordinary)
+        must(sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0), STEP_OOM_SCORE, "dumpable");
     if (!wants(s, PLAN_EXEC)) {
         must_close(s->proc);
         s->proc = -1;
