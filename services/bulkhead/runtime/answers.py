@@ -58,6 +58,18 @@ def set_clocks(pid: int, offsets: Config) -> None:
     Path(f"/proc/{pid}/timens_offsets").write_text("".join(lines))
 
 
+def move_devices(pid: int, devices: Config) -> None:
+    """Give the interfaces that linux.netDevices names to this process's network namespace. OSError names the one."""
+    from bulkhead.linux import netdevices
+
+    netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for name, device in devices.items():
+            netdevices.move(name, netns, (device or {}).get("name") or name)
+    finally:
+        os.close(netns)
+
+
 def hand_over(conversation: Conversation, report: Report, config: Config, *, container_id: str, bundle: str) -> None:
     """Send the listener of the filter to the agent at listenerPath, with the state that the specification draws."""
     launch = conversation.launch

@@ -287,6 +287,7 @@ class _Birth:
             # Device rules come when the device nodes are made: a rule may forbid making them.
             if self._placed:
                 devices(resources)
+            self._move_devices()
             self._run_runtime_hooks()
 
         self._conversation.until_ready(lambda: limit(resources) if self._placed else None, mounted)
@@ -309,6 +310,18 @@ class _Birth:
             _launch=launch if parked else None,
             _origin=(self._config, self._bundle),
         )
+
+    def _move_devices(self) -> None:
+        wanted: Config = (self._config.get("linux") or {}).get("netDevices") or {}
+        if not wanted:
+            return
+        try:
+            answers.move_devices(self._conversation.launch.pid, wanted)
+        except OSError as error:
+            report = Report(
+                kind=ReportKind.ERROR, step="net-device", errno=error.errno or 0, detail=str(error.filename)
+            )
+            raise launch_failed(report, CREATE) from error
 
     def _run_runtime_hooks(self) -> None:
         if not self._config.get("hooks"):

@@ -23,10 +23,10 @@ Config = Mapping[str, Any]
 
 _ID = re.compile(r"[A-Za-z0-9_+.-]+")
 _VERSION = re.compile(r"1\.\d+\.\d+([-+].*)?")
+_INTERFACE = re.compile(r"(?!\.\.?$)[^/:\s\0]{1,15}")
 _MAX_ID = 0xFFFFFFFE  # -1 means "unchanged" to the kernel
 
 # Known to the specification, not done here: a value that asks for it is refused.
-_UNSUPPORTED_LINUX = ("netDevices",)
 _UNSUPPORTED_MOUNT_OPTIONS = frozenset({"copy-symlink", "src-nofollow", "dest-nofollow"})
 
 # Settings that belong to the IPC namespace; net.* belong to the network namespace.
@@ -306,7 +306,7 @@ def _bind(entry: Config, target: str, options: Iterable[str]) -> None:
 
 
 def _linux(linux: Config, kinds: Mapping[str, str]) -> None:
-    _unsupported(linux, _UNSUPPORTED_LINUX, "linux.")
+    _net_devices(_mapping(linux, "netDevices", "linux"), kinds)
     _unlabelled(linux)
     group = linux.get("cgroupsPath") or "/x"
     _check(isinstance(group, str) and "\0" not in group, f"linux.cgroupsPath {group!r} is not a path")
@@ -369,6 +369,20 @@ def _sysctl(key: Any, value: Any, kinds: Mapping[str, str]) -> None:
         _check(not _is_own_network(path), f'sysctl "{key}" is not allowed in the hosts network namespace')
     else:
         raise InvalidArgument(f'cannot create the container: sysctl "{key}" is not in a separate kernel namespace')
+
+
+def _net_devices(devices: Config, kinds: Mapping[str, str]) -> None:
+    if not devices:
+        return
+    own = "network" not in kinds or _is_own_network(kinds["network"])
+    _check(not own, "linux.netDevices: unable to move network devices without a network namespace")
+    for name, device in devices.items():
+        _check(isinstance(device or {}, Mapping), f"linux.netDevices.{name} is not an object")
+        for text in (name, (device or {}).get("name") or name):
+            _check(
+                isinstance(text, str) and _INTERFACE.fullmatch(text) is not None,
+                f"invalid network device name {text!r}",
+            )
 
 
 def _is_own_network(path: str) -> bool:
