@@ -11,7 +11,10 @@ import pytest
 
 from bulkhead.ctl import health
 from bulkhead.model.instance import Instance
+from bulkhead.registry.tls import Certificate
 from bulkhead.wire import server
+from tests.integration.registry.wire import open_peer
+from tests.support.registries import write_certificate
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -90,3 +93,12 @@ async def test_waiting_ends_when_the_last_is_ready(instance: Instance) -> None:
         waiting = asyncio.ensure_future(health.wait_ready(instance, ("manager", "supervisor"), 60, lambda _: False))
         async with server.serve([], instance.supervisor_socket):
             assert await waiting == {}
+
+
+async def test_a_registry_with_a_certificate_is_ready(tmp_path: Path) -> None:
+    """Nobody vouches for it, and nothing is asked of it but whether it lives."""
+    certificate, key = write_certificate(tmp_path)
+    files = Certificate(certificate=certificate, key=key)
+    async with open_peer(tmp_path / "registry", tls=files) as peer:
+        served = Instance(run=tmp_path, data=tmp_path / "data", registry=peer.base.removeprefix("http://"))
+        assert await health.probe("registry", served) is None
