@@ -39,7 +39,9 @@ class Log:
             self._line("debug", text)
 
     def warning(self, text: str) -> None:
-        self._line("warning", text)
+        """Not on stderr unless asked for: that is the container's as well, whose output it would spoil."""
+        if self._debug or self._file != 2:
+            self._line("warning", text)
 
     def error(self, text: str) -> None:
         self._line("error", text)
