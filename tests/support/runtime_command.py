@@ -14,7 +14,7 @@ from typing import Any
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from tests.support.containers import BUSYBOX, docker_config, make_image
 
-COMMAND = (sys.executable, "-m", "bulkhead.runtime.command")
+COMMAND = (sys.executable, "-c", "from bulkhead.runtime.command.entry import main; main()")
 PATIENCE = 30.0
 
 Config = dict[str, Any]

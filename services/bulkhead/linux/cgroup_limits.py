@@ -51,7 +51,7 @@ def io_weight(weight: int) -> int:
 def v1_writes(resources: Resources, now: Now = _fresh) -> Iterator[Write]:
     """In an order that the kernel accepts. ValueError for what v1 does not have."""
     if resources.get("unified"):
-        raise ValueError("unified resources need cgroup v2")
+        raise ValueError("invalid configuration: unified resources need cgroup v2")
     yield from _pids(resources)
     yield from _v1_memory(resources.get("memory") or {}, now)
     yield from _v1_cpu(resources.get("cpu") or {})

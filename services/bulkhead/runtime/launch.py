@@ -364,7 +364,7 @@ def _make_group(cgroup: Cgroup, config: Config, undo: ExitStack) -> bool:
     except ValueError as error:
         raise InvalidArgument(f"cannot create cgroup {cgroup.path}: {error}") from error
     if frozen:  # the stage would stop in it, and this call with it
-        raise Conflict(f"cannot create the container: cgroup {cgroup.path} is frozen")
+        raise Conflict(f"cannot create the container: container's cgroup unexpectedly frozen: {cgroup.path}")
     undo.callback(_remove_group, cgroup)
     return True
 

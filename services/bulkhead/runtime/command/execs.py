@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bulkhead.errors import Conflict, InvalidArgument
@@ -24,50 +24,53 @@ _GLANCE_SECONDS = 0.05
 
 def execute(context: Context, arguments: Arguments) -> int:
     """In the foreground the exit status is the process's."""
-    pid_file = handles.absolute(arguments.text("pid-file"))
     container = context.container(arguments.positional[0])
     record = container.load()
     _check_running(container, record, arguments)
-    config = container.load_config()
-    process = _process(config, arguments)
+    wanted = _Wanted(context, container, record, arguments)
+    process = _process(wanted.config, arguments)
     detached = arguments.switch("detach")
     terminals.check(
         terminal=process.get("terminal") is True, detached=detached, console_socket=arguments.text("console-socket")
     )
     if detached:
-        _launch(context, container, record, config, process, arguments, pid_file)
+        wanted.launch(process)
         return 0
     from bulkhead.runtime.command import foreground
 
     with foreground.signals() as wakeup:
-        running = _launch(context, container, record, config, process, arguments, pid_file)
+        running = wanted.launch(process)
         return foreground.attend(running.pidfd, running.console, wakeup)
 
 
-def _launch(
-    context: Context,
-    container: Container,
-    record: Record,
-    config: dict[str, Any],
-    process: dict[str, Any],
-    arguments: Arguments,
-    pid_file: str,
-) -> launch.ExecProcess:
-    running = launch.exec_(
-        task=_task(container, record, arguments),
-        config=config,
-        process=process,
-        stdio=handles.stdio(),
-        bundle=record.bundle,
-        preserve_fds=handles.preserved(arguments.number("preserve-fds")),
-    )
-    for warning in running.warnings:
-        context.log.warning(warning)
-    with _killed_on_failure(running.pidfd):
-        if running.console is not None and arguments.text("console-socket"):
-            terminals.hand_over(arguments.text("console-socket"), running.console)
-        handles.write_pid(pid_file, running.pid)
-    return running
+class _Wanted:
+    """A further process in the making."""
+
+    def __init__(self, context: Context, container: Container, record: Record, arguments: Arguments) -> None:
+        self._context = context
+        self._container = container
+        self._record = record
+        self._arguments = arguments
+        self._pid_file = handles.absolute(arguments.text("pid-file"))
+        self.config = container.load_config()
+
+    def launch(self, process: dict[str, Any]) -> launch.ExecProcess:
+        running = launch.exec_(
+            task=_task(self._container, self._record, self._arguments),
+            config=self.config,
+            process=process,
+            stdio=handles.stdio(),
+            bundle=self._record.bundle,
+            preserve_fds=handles.preserved(self._arguments.number("preserve-fds")),
+        )
+        for warning in running.warnings:
+            self._context.log.warning(warning)
+        with _killed_on_failure(running.pidfd):
+            console_socket = self._arguments.text("console-socket")
+            if running.console is not None and console_socket:
+                terminals.hand_over(console_socket, running.console)
+            handles.write_pid(self._pid_file, running.pid)
+        return running
 
 
 def _check_running(container: Container, record: Record, arguments: Arguments) -> None:
@@ -95,18 +98,31 @@ def _task(container: Container, record: Record, arguments: Arguments) -> launch.
 
 
 def _group(record: Record, chosen: list[str]) -> Cgroup:
-    """The container's group, or one below it that the caller names."""
-    if not chosen:
-        return record.group()
-    if len(chosen) > 1 or ":" in chosen[0]:
-        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: one path for all controllers is supported")
-    below = chosen[0].strip("/")
-    if ".." in below.split("/"):
-        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: bad sub cgroup path")
-    group = Cgroup.at({key: f"{place}/{below}".rstrip("/") for key, place in record.cgroup.items()}).present()
-    if not group.paths:
-        raise InvalidArgument(f"invalid --cgroup argument: {chosen[0]}: no such file or directory")
-    return group
+    """The container's group, or groups below it that the caller names: `path`, or `controller,...:path` each."""
+    places = dict(record.cgroup)
+    for choice in chosen:
+        if choice.count(":") > 1:
+            raise InvalidArgument(f"invalid --cgroup argument: {choice}")
+        if ":" not in choice and len(chosen) > 1:
+            raise InvalidArgument(f"invalid --cgroup argument: {choice} (missing <controller>: prefix)")
+        names, _, below = choice.rpartition(":")
+        places |= _below(record.cgroup, names.split(",") if names else list(record.cgroup), below)
+    return Cgroup.at(places).present() if chosen else Cgroup.at(places)
+
+
+def _below(cgroup: Mapping[str, str], names: list[str], below: str) -> dict[str, str]:
+    parts = [part for part in below.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise InvalidArgument(f"bad sub cgroup path: {below} is not a sub cgroup path")
+    found = dict[str, str]()
+    for name in names:
+        if name not in cgroup:
+            raise InvalidArgument(f'unknown controller "{name}" in --cgroup')
+        found[name] = "/".join([cgroup[name], *parts])
+        # Beside v1 the v2 hierarchy is only where processes are born: nobody has made a group there by hand.
+        if not os.path.isdir(found[name]) and (name or len(cgroup) == 1):  # noqa: PTH112
+            raise InvalidArgument(f"adding pid to {found[name]}/cgroup.procs: no such file or directory")
+    return found
 
 
 @contextlib.contextmanager

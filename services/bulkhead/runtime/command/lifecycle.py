@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
-from bulkhead.linux import pidfd, process
+from bulkhead.linux import pidfd
 from bulkhead.runtime import hooks, launch
 from bulkhead.runtime.command import bundles, handles, terminals
 from bulkhead.runtime.command.arguments import Arguments
@@ -51,7 +51,9 @@ def run(context: Context, arguments: Arguments) -> int:
     new = _New(context, container, arguments)
     detached = arguments.switch("detach")
     terminals.check(terminal=new.terminal, detached=detached, console_socket=arguments.text("console-socket"))
-    if not detached and not arguments.switch("no-subreaper"):
+    if not detached and not arguments.switch("no-subreaper") and not _has_own_pids(new.config):
+        from bulkhead.linux import process  # what a container without an own init leaves is ours to reap
+
         process.become_subreaper()
     if detached:
         _launch(container, new, pid_file, detached=True)
@@ -271,7 +273,7 @@ def kill(context: Context, arguments: Arguments) -> int:
 
 
 def _signal(container: Container, record: Record, fd: int, number: int) -> None:
-    if number == signal.SIGKILL and not _has_own_pids(container):
+    if number == signal.SIGKILL and not _has_own_pids(container.load_config()):
         # No namespace ends with this process: the others would stay.
         record.group().kill_all()
         return
@@ -293,8 +295,8 @@ def _signal_all(record: Record, number: int) -> None:
             os.kill(pid, number)
 
 
-def _has_own_pids(container: Container) -> bool:
-    entries = (container.load_config().get("linux") or {}).get("namespaces") or ()
+def _has_own_pids(config: dict[str, Any]) -> bool:
+    entries = bundles.part(config, "linux").get("namespaces") or ()
     return any(entry.get("type") == "pid" and not entry.get("path") for entry in entries)
 
 

@@ -6,10 +6,10 @@ import json
 import sys
 from typing import Any
 
-from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument
+from bulkhead.errors import BulkheadError, Internal, InvalidArgument
 from bulkhead.runtime.command.arguments import Arguments
 from bulkhead.runtime.command.context import Context
-from bulkhead.runtime.state import Status, container_ids, described
+from bulkhead.runtime.state import container_ids, described
 
 
 def state(context: Context, arguments: Arguments) -> int:
@@ -61,8 +61,6 @@ def _table(rows: list[tuple[str, ...]]) -> None:
 def processes(context: Context, arguments: Arguments) -> int:
     container = context.container(arguments.positional[0])
     record = container.load()
-    if container.status(record) is Status.STOPPED:
-        raise Conflict("container not running")
     pids = [pid for pid in record.group().pids() if pid]
     form = arguments.text("format") or "table"
     if form == "json":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
-from bulkhead.linux import pidfd
+from bulkhead.linux import fdpass, pidfd
 from tests.support.runtime_command import Runtime
 
 
@@ -160,3 +161,29 @@ def test_update_changes_the_limit_and_what_is_remembered(runtime: Runtime) -> No
     assert runtime("update", "--memory", "lots", "box").status == 1
     stats = json.loads(runtime("events", "--stats", "box").output)
     assert (stats["type"], stats["id"], stats["data"]["pids"]["limit"]) == ("stats", "box", 18)
+
+
+def test_a_terminal_is_handed_to_the_console_socket(runtime: Runtime, tmp_path: Path) -> None:
+    config = runtime.config(
+        "sh", "-c", "tty; stty size; read line; exit 4", terminal=True, consoleSize={"height": 7, "width": 9}
+    )
+    assert (
+        "cannot allocate tty if runc will detach without setting console socket" in runtime.create("box", config).errors
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console"))
+        listener.listen()
+        assert runtime.create("box", config, "--console-socket", tmp_path / "console").status == 0
+        peer, _ = listener.accept()
+    with peer:
+        _, (master,) = fdpass.receive(peer, 64, 1)
+    process = pidfd.open_pid(runtime.state("box")["pid"])
+    try:
+        assert runtime("start", "box").status == 0
+        with os.fdopen(master, "r+b", buffering=0) as terminal:
+            assert terminal.readline() == b"/dev/pts/0\r\n"
+            assert terminal.readline() == b"7 9\r\n"
+            terminal.write(b"\n")
+            wait_for_end(process)
+    finally:
+        os.close(process)
