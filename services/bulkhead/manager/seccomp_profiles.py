@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -15,7 +16,19 @@ import msgspec
 
 from bulkhead.errors import Internal
 
-_MACHINES = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}
+# uname's machine: (Go's name, which `arches` speaks of; seccomp's name)
+_MACHINES = {
+    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
+    "i686": ("x86", "SCMP_ARCH_X86"),
+    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
+    "armv7l": ("arm", "SCMP_ARCH_ARM"),
+    "ppc64": ("ppc64", "SCMP_ARCH_PPC64"),
+    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
+    "s390x": ("s390x", "SCMP_ARCH_S390X"),
+    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
+    "loongarch64": ("loong64", "SCMP_ARCH_LOONGARCH64"),
+    "mips64": ("mips64", "SCMP_ARCH_MIPS64") if sys.byteorder == "big" else ("mipsel64", "SCMP_ARCH_MIPSEL64"),
+}
 
 
 class _Argument(msgspec.Struct, omit_defaults=True):
@@ -53,25 +66,27 @@ class _Architecture(msgspec.Struct):
 
 
 class _Profile(msgspec.Struct):
-    defaultAction: str
+    defaultAction: str = ""
     defaultErrnoRet: int | None = None
     architectures: list[str] | None = None
     archMap: list[_Architecture] | None = None
     flags: list[str] | None = None
     listenerPath: str = ""
+    listenerMetadata: str = ""
     syscalls: list[_Rule] | None = None
 
 
-def oci_profile(text: str, capabilities: Collection[str]) -> dict[str, Any]:
-    """The profile `text` for a container with these capabilities. Raises Internal with Docker's text."""
+def oci_profile(text: str, capabilities: Collection[str]) -> dict[str, Any] | None:
+    """The profile `text` for a container with these capabilities; None for one that says nothing, which is no
+    confinement. Raises Internal with Docker's text."""
     try:
         profile = msgspec.json.decode(text, type=_Profile)
     except msgspec.MsgspecError as error:
         raise Internal(f"Decoding seccomp profile failed: {error}") from error
+    if not profile.defaultAction and not profile.syscalls:
+        return None
     if profile.archMap and profile.architectures:
-        raise Internal("both 'architectures' and 'archMap' were specified in the seccomp profile, use either of them")
-    if profile.listenerPath:
-        raise Internal("cannot use the seccomp profile: listenerPath is not supported")
+        raise Internal(_EITHER.format("architectures", "archMap"))
     found: dict[str, Any] = {
         "defaultAction": profile.defaultAction,
         "architectures": profile.architectures or _architectures(profile.archMap or []),
@@ -79,9 +94,15 @@ def oci_profile(text: str, capabilities: Collection[str]) -> dict[str, Any]:
     }
     if profile.defaultErrnoRet is not None:
         found["defaultErrnoRet"] = profile.defaultErrnoRet
-    if profile.flags:
+    if profile.flags is not None:
         found["flags"] = profile.flags
+    for key in ("listenerPath", "listenerMetadata"):
+        if value := getattr(profile, key):
+            found[key] = value
     return found
+
+
+_EITHER = "'{0}' and '{1}' were specified in the seccomp profile, use either '{0}' or '{1}'"
 
 
 def _architectures(told: list[_Architecture]) -> list[str]:
@@ -99,9 +120,9 @@ def _applies(rule: _Rule, capabilities: Collection[str]) -> bool:
 
 
 def _rule(rule: _Rule) -> dict[str, Any]:
-    if bool(rule.name) == bool(rule.names):
-        raise Internal("'name' and 'names' were specified in the seccomp profile, use either 'name' or 'names'")
-    found: dict[str, Any] = {"names": rule.names or [rule.name], "action": rule.action}
+    if rule.name and rule.names:
+        raise Internal(_EITHER.format("name", "names"))
+    found: dict[str, Any] = {"names": [rule.name] if rule.name else rule.names, "action": rule.action}
     if rule.errnoRet is not None:
         found["errnoRet"] = rule.errnoRet
     if rule.args:
@@ -110,10 +131,13 @@ def _rule(rule: _Rule) -> dict[str, Any]:
 
 
 def _at_least(version: str) -> bool:
+    """Only the first two numbers count, as with Docker."""
     wanted, present = _numbers(version), _numbers(platform.release())
+    if not wanted:
+        raise Internal(f"invalid kernel version: {version}")
     return present >= wanted
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     match = re.match(r"([0-9]+)\.([0-9]+)", version)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    return (int(match[1]), int(match[2])) if match else ()

@@ -298,7 +298,8 @@ class _Birth:
         launch = self._conversation.launch
         if not parked:
             launch.disconnect()
-        warnings = (*self._conversation.warnings, *translate.warnings(self._config["process"]))
+        left_out = (*translate.warnings(self._config["process"]), *translate.unknown_calls(self._config))
+        warnings = (*self._conversation.warnings, *left_out)
         return Task(
             container_id=self._id,
             pid=launch.pid,

@@ -123,6 +123,14 @@ def warnings(process: Config) -> tuple[str, ...]:
     return tuple(f"capability {name} is unknown here and was left out" for name in unknown)
 
 
+def unknown_calls(config: Config) -> tuple[str, ...]:
+    """What of the seccomp profile is left out, as runc does: names that no architecture has."""
+    profile = (config.get("linux") or {}).get("seccomp")
+    return tuple(
+        f"unknown seccomp syscall {name!r} ignored" for name in (filter_for(profile).unknown if profile else ())
+    )
+
+
 def first_affinity(process: Config) -> frozenset[int] | None:
     """The processors on which a further process is while it joins the container."""
     text = (process.get("execCPUAffinity") or {}).get("initial")

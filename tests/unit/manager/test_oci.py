@@ -199,6 +199,38 @@ def test_own_seccomp_profile() -> None:
             _config(seccomp_profile=bad)
 
 
+def _profile(text: str, capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
+    made = oci_profile(text, capabilities)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ({"architectures": ["A"], "archMap": [{"architecture": "A"}]}, "'architectures' and 'archMap' were specified"),
+        ({"syscalls": [{"name": "a", "names": ["b"], "action": "x"}]}, "'name' and 'names' were specified"),
+        (
+            {"syscalls": [{"names": ["b"], "action": "x", "includes": {"minKernel": "x"}}]},
+            "invalid kernel version: x",
+        ),
+    ],
+)
+def test_what_docker_refuses_in_a_profile(profile: dict[str, Any], words: str) -> None:
+    with pytest.raises(Internal, match=words):
+        oci_profile(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", **profile}), ())
+
+
+def test_a_profile_that_says_nothing_confines_nothing() -> None:
+    assert oci_profile("{}", ()) is None
+    assert "seccomp" not in _config(seccomp_profile="{}")["linux"]
+
+
+def test_a_listener_and_flags_are_handed_on() -> None:
+    told = {"defaultAction": "SCMP_ACT_ALLOW", "flags": [], "listenerPath": "/run/x", "listenerMetadata": "m"}
+    assert _profile(json.dumps(told)) == {**told, "architectures": [], "syscalls": []}
+
+
 def test_conditions_of_dockers_profile_format() -> None:
     rules = [
         {"names": ["a"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
@@ -216,17 +248,17 @@ def test_conditions_of_dockers_profile_format() -> None:
     text = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "syscalls": rules})
 
     def names(capabilities: tuple[str, ...]) -> list[str]:
-        return [name for rule in oci_profile(text, capabilities)["syscalls"] for name in rule["names"]]
+        return [name for rule in _profile(text, capabilities)["syscalls"] for name in rule["names"]]
 
     assert names(()) == ["b", "c", "f"]
     assert names(("CAP_SYS_ADMIN",)) == ["a", "c", "f"]
-    assert oci_profile(text, ())["syscalls"][-1]["args"] == [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]
+    assert _profile(text, ())["syscalls"][-1]["args"] == [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]
 
 
 def test_dockers_own_default_profile_is_accepted() -> None:
     path = Path("/work/shared/specs/seccomp/docker-default.json")
     if not path.exists():
         pytest.skip("the reference folder is not here")
-    made = oci_profile(path.read_text(), defaults.DEFAULT_CAPABILITIES)
+    made = _profile(path.read_text(), defaults.DEFAULT_CAPABILITIES)
     assert made["architectures"]
     _config(seccomp_profile=path.read_text())
