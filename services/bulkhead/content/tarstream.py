@@ -6,6 +6,7 @@ Every size is bounded before anything is allocated. POSIX.1-2017 pax, and GNU ta
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -214,6 +215,8 @@ class TarStream:
 
 def safe_path(name: bytes, what: str) -> bytes:
     """`name` without `./` and trailing slashes, b"" for the root; raises InvalidArgument when it leads elsewhere."""
+    if name and not (name[:1] in b"./" or b"/." in name or b"//" in name or name.endswith(b"/")):
+        return name
     if name.startswith(b"/"):
         raise refused_entry(what, name, "its name is absolute")
     parts = [part for part in name.split(b"/") if part and part != b"."]
@@ -287,6 +290,8 @@ def _check_sum(header: bytes) -> None:
         raise DataLoss("cannot read archive: a header's checksum is wrong")
 
 
+# Members of one archive have few owners, modes and times: most fields were read before.
+@functools.lru_cache(maxsize=4096)
 def _number(field: bytes, *, signed: bool = False) -> int:
     """Octal digits, or GNU's base 256 when the first bit is set."""
     if field[0] & 0x80:

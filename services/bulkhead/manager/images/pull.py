@@ -164,7 +164,7 @@ class Puller:
         plan = plan_layers(manifest, config)
         await fetcher.lease.add(Kind.LAYER, *(layer.chain_id for layer in plan))
         await self._check_space(plan, request.reference)
-        await self._store.put(found.body, manifest.digest)
+        layers = await self._fetch_layers(plan, found, fetcher)
         return ImageRecord(
             id=manifest.config.digest,
             config=config,
@@ -172,7 +172,7 @@ class Puller:
             manifest=manifest.digest,
             manifest_media_type=manifest.media_type,
             manifest_size=manifest.size,
-            layers=await self._fetch_layers(plan, fetcher),
+            layers=layers,
             created_at=created(config.created),
         )
 
@@ -197,13 +197,14 @@ class Puller:
                 f"{free} are free"
             )
 
-    async def _fetch_layers(self, plan: Sequence[LayerPlan], fetcher: _Fetcher) -> tuple[Layer, ...]:
-        """All layers, fetched side by side, each unpacked as it arrives, put in place base first."""
+    async def _fetch_layers(self, plan: Sequence[LayerPlan], found: _Found, fetcher: _Fetcher) -> tuple[Layer, ...]:
+        """The manifest and all layers, fetched side by side, each unpacked as it arrives, put in place base first."""
         for layer in plan:
             await self._announce(layer, fetcher)
         arrivals: dict[Digest, Arriving] = {}
         layers: list[asyncio.Task[Layer]] = []
         async with failing_as_one() as group:
+            group.create_task(self._store.put(found.body, found.manifest.digest))
             for layer in plan:
                 arriving = arrivals.get(layer.blob.digest)
                 if arriving is None:
