@@ -31,6 +31,7 @@ from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.server import serve
+from tests.support.fake_networks import FakeNetworks
 from tests.support.fake_volumes import FakeVolumes
 
 CLOSE_SECONDS = 5
@@ -402,7 +403,7 @@ class FakeContainer:
             started_at=self.started_at,
             finished_at=self.finished_at,
             exec_ids=[one.id for one in self.execs.values() if one.started and one.exit_code is None],
-            endpoint=to_message(types.NetworkEndpoint, self.endpoint) if self.endpoint else None,
+            endpoints=[to_message(types.NetworkEndpoint, self.endpoint)] if self.endpoint else [],
             log_path=self.log_path,
             data_dir=str(self.engine.instance.container_data(self.id)),
             upper_dir=f"/snapshots/{self.id}/upper",
@@ -424,7 +425,7 @@ class FakeContainer:
             finished_at=self.finished_at,
             labels=dict(self.spec.labels),
             network_mode=self.spec.network_mode,
-            endpoint=to_message(types.NetworkEndpoint, self.endpoint) if self.endpoint else None,
+            endpoints=[to_message(types.NetworkEndpoint, self.endpoint)] if self.endpoint else [],
             mounts=[to_message(types.Mount, mount) for mount in self.spec.mounts],
             size_rw=-1,
         )
@@ -448,9 +449,31 @@ class FakeManager:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[FakeManager]:
-        servicers = (_Containers(self), _Execs(self), _Images(self), _System(self), FakeVolumes())
+        servicers = (
+            _Containers(self),
+            _Execs(self),
+            _Images(self),
+            _System(self),
+            FakeVolumes(),
+            FakeNetworks(self.instance, self.members),
+        )
         async with serve(servicers, self.instance.manager_socket):
             yield self
+
+    def members(self) -> list[wire.NetworkMember]:
+        """The containers that run on the default network."""
+        return [
+            wire.NetworkMember(
+                container_id=one.id,
+                container_name=one.name,
+                endpoint_id=one.endpoint.endpoint_id,
+                mac=one.endpoint.mac,
+                address=one.endpoint.address,
+                prefix_len=one.endpoint.prefix_len,
+            )
+            for one in self.containers.values()
+            if one.phase.alive and one.endpoint is not None
+        ]
 
     async def close(self) -> None:
         """Kill every process and wait for it."""

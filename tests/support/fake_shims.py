@@ -114,6 +114,9 @@ class FakeShim:
             return ExecState(phase="exited", exit_code=end.result().code)
         return ExecState(phase="running", pid=self.pid)
 
+    async def serve_names(self) -> None:
+        await self._called("serve_names")
+
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
         await self._called("resize")
         self.sizes.append((height, width, exec_id))

@@ -18,6 +18,7 @@ from bulkhead.api.adapters.manager import (
     ManagerExecs,
     ManagerFilesystems,
     ManagerImages,
+    ManagerNetworks,
     ManagerRegistries,
     ManagerSystem,
     ManagerVolumes,
@@ -93,7 +94,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),
             filesystems=FilesystemRoutes(filesystems),
-            networks=NetworkRoutes(instance=instance, containers=containers),
+            networks=NetworkRoutes(ManagerNetworks(manager)),
             volumes=VolumeRoutes(volumes),
         )
         await stack.enter_async_context(_listening(instance, config, routes))

@@ -14,6 +14,7 @@ from bulkhead.api.call import Filters
 from bulkhead.api.connection import End
 from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.network import AddressBlock, NetworkRecord
 from bulkhead.model.volume import Volume
 
 # -- containers
@@ -39,7 +40,7 @@ class InspectedContainer:
     finished_at: int = 0
     restart_count: int = 0
     exec_ids: tuple[str, ...] = ()
-    endpoint: NetworkEndpoint | None = None
+    endpoints: tuple[NetworkEndpoint, ...] = ()
     log_path: str = ""
     data_dir: str = ""
     health_status: str = ""
@@ -66,7 +67,7 @@ class ListedContainer:
     health_status: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     network_mode: str = ""
-    endpoint: NetworkEndpoint | None = None
+    endpoints: tuple[NetworkEndpoint, ...] = ()
     mounts: tuple[Mount, ...] = ()
     size_rw: int = -1
     size_root: int = -1
@@ -410,6 +411,57 @@ class Filesystems(Protocol):
         """The id of the new image."""
 
     def import_image(self, wanted: Import, data: AsyncIterator[bytes]) -> AsyncGenerator[Progress]: ...
+
+
+# -- networks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkMember:
+    """A container that runs and is plugged in."""
+
+    container_id: str = ""
+    container_name: str = ""
+    endpoint_id: str = ""
+    mac: str = ""
+    address: str = ""
+    prefix_len: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedNetwork:
+    """A network, and who is on it when that was asked for."""
+
+    id: str
+    name: str
+    driver: str = ""
+    blocks: tuple[AddressBlock, ...] = ()
+    internal: bool = False
+    attachable: bool = False
+    enable_ipv6: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    ipam_options: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: int = 0
+    members: tuple[NetworkMember, ...] = ()
+
+
+class Networks(Protocol):
+    async def create(self, wanted: NetworkRecord) -> str:
+        """A new network's id."""
+
+    async def list(self, filters: Filters) -> Sequence[InspectedNetwork]: ...
+
+    async def inspect(self, ref: str) -> InspectedNetwork: ...
+
+    async def remove(self, ref: str) -> None: ...
+
+    async def prune(self, filters: Filters) -> Sequence[str]:
+        """Names of what went."""
+
+    async def connect(self, ref: str, container: str, wish: NetworkEndpoint) -> None: ...
+
+    async def disconnect(self, ref: str, container: str, *, force: bool) -> None: ...
 
 
 # -- volumes

@@ -28,7 +28,7 @@ from bulkhead.settings import Settings
 DEATH_SECONDS = 10.0
 # The manager's tables have one name in each of these.
 NFT_FAMILIES = ("inet", "bridge")
-_RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "cache", "netns", "tmp")
+_RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "cache", "netns", "names", "tmp")
 _DATA_PATTERNS = (
     *("bulkhead.db", "bulkhead.db-*", "content", "snapshots", "containers", "volumes", "trash", "registry"),
     *("*.lock", "cache", "tmp", "seccomp", "networks"),
@@ -170,13 +170,17 @@ def _remove_links(instance: Instance) -> list[str]:
     removed = []
     with netlink.Netlink() as kernel:
         links = kernel.links()
-        bridges = {link.index for link in links if link.kind == "bridge" and link.name == instance.bridge}
+        bridges = {link.index for link in links if link.kind == "bridge" and _is_bridge_of(instance, link)}
         for link in links:
             # By their bridge and not by name: the default instance's prefix begins every other's.
             if link.index in bridges or (link.kind == "veth" and link.master in bridges):
                 _delete_link(kernel, link.name)
                 removed.append(f"interface {link.name}")
     return removed
+
+
+def _is_bridge_of(instance: Instance, link: netlink.Link) -> bool:
+    return link.name == instance.bridge or link.alias == instance.network_alias
 
 
 def _delete_link(kernel: netlink.Netlink, name: str) -> None:

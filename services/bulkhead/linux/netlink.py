@@ -42,10 +42,10 @@ _NESTED = 0x8000
 
 _IFF_UP = 0x1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
-_IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 28, 29
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 20, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
-_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_FLUSH = 1, 4, 24
+_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_FLUSH, _IFLA_BRPORT_ISOLATED = 1, 4, 24, 33
 # Learning of MACs; flooding of unknown unicast, multicast, broadcast.
 _BRPORT_TRAFFIC = (8, 9, 27, 30)
 _BR_STATE_DISABLED = 0
@@ -75,6 +75,7 @@ class Link:
     mac: str = ""
     mtu: int = 0
     up: bool = False
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +242,11 @@ def bridge(name: str, mac: str) -> bytes:
     return _link_request(_NEWLINK, _F_CREATE, settings)
 
 
+def link_alias(name: str, alias: str) -> bytes:
+    """Note at an interface whose it is (`ip link` shows it)."""
+    return _link_request(_NEWLINK, 0, _text(_IFLA_IFNAME, name) + _text(_IFLA_IFALIAS, alias), up=False)
+
+
 def veth(*, host: str, peer: str, peer_mac: str, netns: int, master: int, mtu: int) -> bytes:
     """Create a veth pair: `host`, up, a port of bridge `master` (its index), and `peer` in the namespace `netns`.
 
@@ -286,6 +292,11 @@ def silence_port(name: str) -> bytes:
 def hairpin_port(name: str) -> bytes:
     """Let a bridge port send a frame back where it came from: a container that calls its own published port."""
     return _port_request(name, attribute(_IFLA_BRPORT_MODE, b"\1"))
+
+
+def isolated_port(name: str) -> bytes:
+    """Let a bridge port exchange frames with the bridge alone, not with other such ports."""
+    return _port_request(name, attribute(_IFLA_BRPORT_ISOLATED, b"\1"))
 
 
 def add_address(index: int, address: IPv4Interface) -> bytes:
@@ -485,6 +496,7 @@ def _link(message: bytes) -> Link:
         mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
         mtu=_integer(found.get(_IFLA_MTU)),
         up=bool(flags & _IFF_UP),
+        alias=_word(found.get(_IFLA_IFALIAS, b"")),
     )
 
 

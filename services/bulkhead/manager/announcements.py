@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from bulkhead.model.container import Container, Mount, NetworkEndpoint
 from bulkhead.model.events import CONTAINER, Event
+from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 
 
@@ -18,10 +19,18 @@ def of_container(container: Container, action: str, extra: Mapping[str, str] | N
 
 def of_network(container: Container, endpoint: NetworkEndpoint, action: str) -> Event:
     """A container was plugged into, or unplugged from, a network."""
-    attributes = {"container": container.id, "name": endpoint.network_name, "type": endpoint.network_name}
+    kind = endpoint.network_name if endpoint.network_name in ("host", "none") else "bridge"
+    shown = "null" if kind == "none" else kind
+    attributes = {"container": container.id, "name": endpoint.network_name, "type": shown}
     return Event(
         type="network", action=action, actor_id=endpoint.network_id, attributes=attributes, time=time.time_ns()
     )
+
+
+def about_network(network: NetworkRecord, action: str) -> Event:
+    """A network was made or removed."""
+    attributes = {"name": network.name, "type": network.driver}
+    return Event(type="network", action=action, actor_id=network.id, attributes=attributes, time=time.time_ns())
 
 
 def died(container: Container) -> Event:

@@ -29,6 +29,7 @@ from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer
 from bulkhead.manager.servicers.filesystems import FilesystemsServicer
+from bulkhead.manager.servicers.networks import NetworksServicer
 from bulkhead.manager.servicers.system import EngineFacts, SystemServicer
 from bulkhead.manager.servicers.volumes import VolumesServicer
 from bulkhead.model.events import Event
@@ -141,6 +142,7 @@ async def _servicers(
         ContainersServicer(instance, core.containers, core.queries, core.pruning),
         ExecsServicer(core.execs),
         SystemServicer(records.index, events, facts),
+        NetworksServicer(core.networks),
         VolumesServicer(core.volumes, core.volume_pruning),
         images.servicer,
         images.registries,

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bulkhead.manager.networks import files
 from bulkhead.manager.ports import Bundle, Dirs, LogOptions
 from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
-from bulkhead.model.container import Container, ContainerSpec, Mount
+from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
 
@@ -37,6 +37,7 @@ _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf"
 _HOST_RESOLV = Path("/etc/resolv.conf")
 _SIZE = re.compile(r"([0-9]+)([kmg]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
 _INITS = ("docker-init", "tini-static", "tini")
 _encode = msgspec.json.Encoder().encode
 
@@ -76,13 +77,25 @@ class Bundles:
         except OSError as error:
             raise _failed("write", place, error) from error
 
-    def name_address(self, container: Container, address: str, gateway: str) -> None:
-        """Tell the container's /etc/hosts its own address, known once it is plugged in."""
+    def name_addresses(self, container: Container, endpoints: Sequence[NetworkEndpoint]) -> None:
+        """Tell the container's /etc/hosts its own addresses, known once it is plugged in."""
         place = self.instance.container_data(container.id)
         try:
-            (place / _HOSTS).write_text(_hosts(container, address, gateway))
+            (place / _HOSTS).write_text(_hosts(container, endpoints))
         except OSError as error:
             raise _failed("write", place / _HOSTS, error) from error
+
+    def point_to_own_resolver(self, container: Container) -> None:
+        """The container's shim answers names from now on."""
+        place = self.instance.container_data(container.id) / _RESOLV
+        try:
+            place.write_text(_resolv(container))
+        except OSError as error:
+            raise _failed("write", place, error) from error
+
+    def upstream_servers(self, container: Container) -> list[str]:
+        """Whom the container's shim asks about names it does not know."""
+        return list(container.spec.dns) or files.servers_of(_read(_HOST_RESOLV))
 
     def log_options(self, container: Container) -> LogOptions:
         """How its shim keeps the log. Raises InvalidArgument for a size that is none."""
@@ -183,8 +196,24 @@ def _contents(container: Container, way: Attachment) -> Mapping[str, str]:
         hosts += "".join(f"{line}\n" for line in extra.splitlines()[-len(spec.extra_hosts) :] if spec.extra_hosts)
     else:
         hosts = files.hosts_file(hostname=hostname(container), extra_hosts=_plain_hosts(spec))
-        resolv = files.resolv_conf(host, servers=spec.dns, search=spec.dns_search, options=spec.dns_options)
+        resolv = _resolv(container)
     return {_HOSTS: hosts, _HOSTNAME: files.hostname_file(hostname(container)), _RESOLV: resolv}
+
+
+def _resolv(container: Container) -> str:
+    """On a network of a user's the container's own shim is its server."""
+    spec = container.spec
+    named = any(each.network_name not in _WITHOUT_NAMES for each in container.endpoints)
+    if not named:
+        return files.resolv_conf(
+            _read(_HOST_RESOLV), servers=spec.dns, search=spec.dns_search, options=spec.dns_options
+        )
+    return files.resolv_conf(
+        _read(_HOST_RESOLV),
+        servers=(files.OWN_SERVER,),
+        search=spec.dns_search,
+        options=spec.dns_options or ("ndots:0",),
+    )
 
 
 def _plain_hosts(spec: ContainerSpec) -> list[str]:
@@ -192,13 +221,13 @@ def _plain_hosts(spec: ContainerSpec) -> list[str]:
     return [entry for entry in spec.extra_hosts if not entry.endswith(("host-gateway",))]
 
 
-def _hosts(container: Container, address: str, gateway: str) -> str:
+def _hosts(container: Container, endpoints: Sequence[NetworkEndpoint]) -> str:
     return files.hosts_file(
         hostname=hostname(container),
         domainname=container.spec.domainname,
-        address=address,
+        addresses=[each.address for each in endpoints if each.address],
         extra_hosts=container.spec.extra_hosts,
-        host_gateway=gateway,
+        host_gateway=next((each.gateway for each in endpoints if each.gateway), None),
     )
 
 

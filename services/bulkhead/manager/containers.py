@@ -170,6 +170,8 @@ class Containers:
             renamed = replace(container, name=name)
             event = of_container(renamed, "rename", {"oldName": f"/{container.name}"})
             await self.records.commit(Change(update=renamed, events=(event,)), durable=True)
+            if renamed.phase.alive:
+                self.exits.networking.rename(renamed)
         except BaseException:
             self.records.index.free(name, container_id)
             raise

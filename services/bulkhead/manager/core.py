@@ -16,12 +16,16 @@ from bulkhead.manager.creation import Creation
 from bulkhead.manager.execs import Execs
 from bulkhead.manager.exits import Exits
 from bulkhead.manager.networking import Networking
+from bulkhead.manager.networks.catalogue import Networks
+from bulkhead.manager.networks.known import KnownNetworks
+from bulkhead.manager.networks.names import NameFiles
 from bulkhead.manager.networks.ports import Network
 from bulkhead.manager.ports import Images, Records, Shims, Snapshots, Trash
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
 from bulkhead.manager.recovery import Recovery
 from bulkhead.manager.removal import Removal
+from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.starting import Starting
 from bulkhead.manager.stopping import Stopping
@@ -58,6 +62,7 @@ class Core:
     queries: Queries
     pruning: Pruning
     networking: Networking
+    networks: Networks
     volumes: Volumes
     volume_pruning: VolumePruning
     recovery: Recovery
@@ -67,11 +72,14 @@ class Core:
 def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Actors) -> Core:
     """Plain constructor calls, in the order of dependence."""
     records, shims, snapshots, index = ports.records, ports.shims, ports.snapshots, ports.records.index
-    networking = Networking(ports.network, index)
+    known = KnownNetworks(instance, records.networks)
+    networking = Networking(ports.network, index, known, NameFiles(instance.names_directory))
     waiters = Waiters()
     volumes = Volumes(records=records, places=Places(instance.data / "volumes", ports.trash), mounting=Mounting())
     bundles = Bundles(instance=instance, config=config, index=index, runtimes=ports.runtimes)
+    resolving = Resolving(networking=networking, bundles=bundles, shims=shims)
     starting = Starting(
+        resolving=resolving,
         records=records,
         shims=shims,
         snapshots=snapshots,
@@ -99,6 +107,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         starting=starting,
         removal=removal,
         volumes=volumes,
+        resolving=resolving,
     )
     containers = Containers(
         instance=instance,
@@ -113,6 +122,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             bundles=bundles,
             volumes=volumes,
             trash=ports.trash,
+            networking=networking,
         ),
         exits=exits,
         stopping=Stopping(
@@ -131,6 +141,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
         pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
         networking=networking,
+        networks=Networks(records=records, networking=networking, bundles=bundles, actors=actors, resolving=resolving),
         volumes=volumes,
         volume_pruning=VolumePruning(volumes=volumes),
         recovery=Recovery(

@@ -15,6 +15,8 @@ from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
 from bulkhead.manager import sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
+from bulkhead.manager.networking import Networking
+from bulkhead.manager.networks.catalogue import initial_endpoints
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount
@@ -48,6 +50,7 @@ class Creation:
     bundles: Bundles
     volumes: Volumes
     trash: Trash
+    networking: Networking
 
     async def create(self, name: str, spec: ContainerSpec) -> NewContainer:
         """A container in phase CREATED.
@@ -80,7 +83,7 @@ class Creation:
             named = replace(draft, name=draft.name or self._free_name(draft.id))
             self.records.index.reserve(named.name, named.id)
             undo.callback(self.records.index.free, named.name, named.id)
-            container = self._with_mounts(named)
+            container = self._with_mounts(self._with_networks(named))
             _check_mounts(container.spec.mounts)
             async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
                 container = await self._make_files(container, new, undo)
@@ -120,6 +123,14 @@ class Creation:
             if must_exist:
                 raise InvalidArgument(str(error)) from error
             return mode
+
+    def _with_networks(self, container: Container) -> Container:
+        spec = container.spec
+        if spec.network_mode.startswith("container:") or spec.network_disabled:
+            return container
+        endpoints = initial_endpoints(spec.network_mode, spec.endpoints, self.networking)
+        first = replace(endpoints[0], fixed_mac=endpoints[0].fixed_mac or spec.mac_address)
+        return replace(container, endpoints=(first, *endpoints[1:]))
 
     def _free_name(self, container_id: str) -> str:
         for attempt in range(_NAME_ATTEMPTS):

@@ -25,10 +25,11 @@ from bulkhead.manager.bundles import read_json
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims
 from bulkhead.manager.removal import Removal
+from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.starting import Starting
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.waiters import Waiters
-from bulkhead.model.container import Container, NetworkEndpoint
+from bulkhead.model.container import Container
 from bulkhead.model.events import Event as EngineEvent
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Event, Phase, apply
@@ -64,6 +65,7 @@ class Exits:
     starting: Starting
     removal: Removal
     volumes: Volumes
+    resolving: Resolving
     _intents: dict[str, Intent] = field(default_factory=dict)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -99,11 +101,12 @@ class Exits:
         # The port a container published is free, and its end is on record, before anyone hears of it.
         await asyncio.gather(
             self.records.commit(Change(update=exited, events=_events(container, exited, intent))),
-            self.networking.unplug(container.attachment),
+            self.networking.unplug(container.attachments),
         )
         self.waiters.exited(container_id, exited.exit_code)
         await self._let_shim_go(container_id)
         await self.volumes.let_go(exited)
+        self.resolving.end(exited)
         if delay is not None:
             self.restart_later(container_id, delay)
         elif exited.spec.auto_remove and intent is not Intent.RESTART:
@@ -163,6 +166,8 @@ class Exits:
                 if shim is None:
                     shim = await self.shims.ensure(container.id)
                     state = await shim.state()
+                    if state.alive:
+                        await self.resolving.begin(container, shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or _unknown()
                 return await shim.wait()
@@ -255,9 +260,8 @@ def _after(container: Container, ended: Exit, intent: Intent | None) -> tuple[Co
         exit_code=ended.code,
         oom_killed=ended.oom_killed,
         finished_at=max(ended.at, container.started_at),
-        attachment=None,
-        endpoint=_unplugged(container),
-        last_address=container.attachment.address if container.attachment else container.last_address,
+        attachments=(),
+        endpoints=tuple(endpoint.unplugged() for endpoint in container.endpoints),
         health_status="",
     )
     delay = delay_after_exit(
@@ -275,19 +279,11 @@ def _after(container: Container, ended: Exit, intent: Intent | None) -> tuple[Co
     return replace(exited, phase=phase, restart_count=count, restart_delay_ms=delay), delay
 
 
-def _unplugged(container: Container) -> NetworkEndpoint | None:
-    """A stopped container keeps its network's name; the rest is gone."""
-    before = container.endpoint
-    if before is None:
-        return None
-    return NetworkEndpoint(network_id=before.network_id, network_name=before.network_name)
-
-
 def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:
     events = [announcements.of_container(exited, "oom")] if exited.oom_killed else []
     events.append(announcements.died(exited))
-    if before.attachment is not None and before.endpoint is not None:
-        events.append(announcements.of_network(before, before.endpoint, "disconnect"))
+    plugged = [endpoint for endpoint in before.endpoints if endpoint.address]
+    events += [announcements.of_network(before, endpoint, "disconnect") for endpoint in plugged]
     events += announcements.of_mounts(before, "unmount")
     if intent in (Intent.STOP, Intent.RESTART):
         events.append(announcements.of_container(exited, "stop"))

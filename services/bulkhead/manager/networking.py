@@ -1,4 +1,4 @@
-"""Plugging containers in and out, and what users are shown of it.
+"""Plugging containers in and out of networks, and what users are shown of it.
 
 The network may be away (no libnftables, a clashing subnet): containers that need none start all the same, the others
 are refused with the reason, and the next one tries again.
@@ -7,33 +7,53 @@ are refused with the reason, and the next one tries again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 
 import structlog
 
-from bulkhead.errors import BulkheadError
+from bulkhead.errors import BulkheadError, InvalidArgument
 from bulkhead.manager.index import Index
-from bulkhead.manager.networks.ports import Network
+from bulkhead.manager.networks.blocks import pool_of
+from bulkhead.manager.networks.known import KnownNetworks
+from bulkhead.manager.networks.names import NamedHost, NameFiles
+from bulkhead.manager.networks.ports import Network, Survey
 from bulkhead.manager.ports import Created
 from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, ContainerSpec, NetworkEndpoint, PublishedPort
 from bulkhead.model.filters import port_range
-from bulkhead.model.network import Endpoint, PortBinding, ProcessNetns
+from bulkhead.model.ids import short
+from bulkhead.model.network import (
+    DEFAULT_NETWORK,
+    BridgePlan,
+    Endpoint,
+    NetworkRecord,
+    PortBinding,
+    ProcessNetns,
+)
 
 log = structlog.get_logger()
-DEFAULT_NETWORK = "bridge"
+_BRIDGE = "com.docker.network.bridge."
+_MTU = "com.docker.network.driver.mtu"
+_TRUE = frozenset(("1", "t", "true"))
 
 
-def network_id(name: str) -> str:
-    """The id of a predefined network: the same for ever, on every instance."""
-    return hashlib.sha256(f"bulkhead network {name}".encode()).hexdigest()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugged:
+    """What a container got: for its users, and for whoever unplugs it."""
+
+    endpoints: tuple[NetworkEndpoint, ...] = ()
+    attachments: tuple[Endpoint, ...] = ()
 
 
 class Networking:
     """The manager's side of networks."""
 
-    def __init__(self, network: Network, index: Index) -> None:
+    def __init__(self, network: Network, index: Index, known: KnownNetworks, names: NameFiles) -> None:
+        self.known = known
+        self.names = names
         self._network = network
         self._index = index
         self._up = False
@@ -46,10 +66,14 @@ class Networking:
         return self._trouble
 
     async def recover(self) -> None:
-        """Bring up the network with what the records say is alive; a network that is away is only noted.
+        """Bring up the networks with what the records say is alive; a network that is away is only noted.
 
         Before anything is started, so that no address or port is given away twice.
         """
+        users = [network for network in self.known if self.known.is_users(network)]
+        for network in users:
+            self._network.plan(plan_of(network))
+        self.names.begin({network.id: network.name for network in users}, self._named())
         try:
             await self._ensure()
         except BulkheadError as error:
@@ -65,29 +89,133 @@ class Networking:
                     log.warning("cannot watch the network", reason=str(error))
             await asyncio.sleep(5)
 
-    async def plug(self, container: Container, created: Created) -> Endpoint | None:
-        """Connect a parked container; None when it has no network of its own. Raises what `Network` does."""
-        spec = container.spec
-        if attachment(spec) is not Attachment.BRIDGE:
-            return None
+    # ---- networks ----
+
+    async def survey(self) -> Survey:
+        return await self._network.survey()
+
+    async def add(self, network: NetworkRecord) -> None:
+        """Make a new network in the kernel, or leave nothing of it. Raises Conflict, Unavailable, Internal."""
+        self._network.plan(plan_of(network))
+        try:
+            await self._ensure()
+            await self._network.ensure()
+        except BaseException:
+            await self._network.forget(network.id)
+            raise
+        self.names.add_network(network.id, network.name)
+
+    async def drop(self, network: NetworkRecord) -> None:
+        """Take a network that nobody is on out of the kernel."""
+        await self._network.forget(network.id)
+        self.names.remove_network(network.id)
+
+    # ---- containers ----
+
+    async def plug(self, container: Container, created: Created) -> Plugged:
+        """Connect a parked container to its networks, or to none of them. Raises what `Network` does, and NotFound."""
+        if attachment(container.spec) is not Attachment.BRIDGE:
+            return Plugged(endpoints=tuple(self._shown(wish) for wish in container.endpoints))
+        wishes = [(wish, self.known.find(wish.network_id or wish.network_name)) for wish in container.endpoints]
         await self._ensure()
-        return await self._network.attach(
+        routed = gateway_of(wishes)
+        done = Plugged()
+        try:
+            for number, (wish, network) in enumerate(wishes):
+                done = await self._plug_one(container, created, done, wish, network, number, routed=number == routed)
+        except BaseException:
+            await self.unplug(done.attachments)
+            raise
+        return done
+
+    async def plug_live(self, container: Container, wish: NetworkEndpoint, network: NetworkRecord) -> Plugged:
+        """One more network for a container that runs; all that it is on now."""
+        await self._ensure()
+        created = Created(pid=container.pid, start_time=container.pid_start_time)
+        number = _free_number(container.attachments)
+        done = Plugged(endpoints=container.endpoints, attachments=container.attachments)
+        others = [(each, self.known.find(each.network_id or each.network_name)) for each in container.endpoints]
+        wishes = [*others, (wish, network)]
+        routed = gateway_of(wishes) == len(wishes) - 1
+        return await self._plug_one(container, created, done, wish, network, number, routed=routed)
+
+    async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
+        """One network less for a container that runs; what is left."""
+        gone = [each for each in container.attachments if each.network == _key(self.known, network)]
+        kept = tuple(each for each in container.attachments if each not in gone)
+        left = tuple(each for each in container.endpoints if each.network_id != network.id)
+        for endpoint in gone:
+            await self._network.unplug(endpoint)
+        self.names.leave(network.id, container.id)
+        routed = gateway_of([(each, self.known.find(each.network_id)) for each in left])
+        netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
+        if routed is not None and routed < len(kept):
+            await self._network.route(netns, kept[routed])
+        return Plugged(endpoints=left, attachments=kept)
+
+    async def unplug(self, endpoints: Iterable[Endpoint]) -> None:
+        """Free what endpoints held. What fails here is mended by the next reconciliation."""
+        for endpoint in endpoints:
+            try:
+                await self._network.detach(endpoint)
+                if endpoint.network != DEFAULT_NETWORK:
+                    self.names.leave(endpoint.network, endpoint.container_id)
+            except BulkheadError as error:
+                log.warning("cannot detach", container=endpoint.container_id, reason=str(error))
+
+    def rename(self, container: Container) -> None:
+        """The container has another name by now."""
+        for network, host in self._named_of(container):
+            self.names.enter(network, host)
+
+    def needs_names(self, endpoints: Iterable[NetworkEndpoint]) -> bool:
+        """Whether names resolve for a container on these."""
+        return any(each.network_name not in ("bridge", "host", "none", "", "default") for each in endpoints)
+
+    async def _plug_one(
+        self,
+        container: Container,
+        created: Created,
+        done: Plugged,
+        wish: NetworkEndpoint,
+        network: NetworkRecord,
+        number: int,
+        *,
+        routed: bool,
+    ) -> Plugged:
+        key = _key(self.known, network)
+        endpoint = await self._network.attach(
             container.id,
             ProcessNetns(pid=created.pid, start_time=created.start_time),
-            address=container.last_address or None,
-            mac=spec.mac_address or None,
-            ports=_bindings(spec),
+            network=key,
+            interface=f"eth{number}",
+            routed=routed,
+            fixed=bool(wish.fixed_address),
+            address=wish.fixed_address or wish.last_address or None,
+            mac=wish.fixed_mac or None,
+            ports=_bindings(container.spec) if routed else (),
             name=container.name,
         )
+        plugged = self._shown(replace(wish, network_id=network.id, network_name=network.name), endpoint)
+        done = Plugged(endpoints=(*done.endpoints, plugged), attachments=(*done.attachments, endpoint))
+        if self.known.is_users(network):
+            self.names.enter(network.id, _host(container, plugged))
+        return done
 
-    async def unplug(self, endpoint: Endpoint | None) -> None:
-        """Free what an endpoint held. What fails here is mended by the next reconciliation."""
+    def _shown(self, wish: NetworkEndpoint, endpoint: Endpoint | None = None) -> NetworkEndpoint:
+        """What inspect says of an endpoint that has just been plugged in."""
+        network = self.known.find(wish.network_id or wish.network_name)
+        plain = replace(wish, network_id=network.id, network_name=network.name, endpoint_id=secrets.token_hex(32))
         if endpoint is None:
-            return
-        try:
-            await self._network.detach(endpoint)
-        except BulkheadError as error:
-            log.warning("cannot detach", container=endpoint.container_id, reason=str(error))
+            return plain
+        return replace(
+            plain,
+            address=endpoint.address,
+            prefix_len=endpoint.prefix_len,
+            gateway=endpoint.gateway,
+            mac=endpoint.mac,
+            ports=tuple(_published(each) for each in endpoint.ports),
+        )
 
     async def _ensure(self) -> None:
         if self._up:
@@ -106,28 +234,82 @@ class Networking:
                 log.warning("containers without a network", endpoints=list(mended.lost))
 
     def _live(self) -> list[Endpoint]:
-        return [each.attachment for each in self._index if each.attachment is not None and each.phase.alive]
+        return [endpoint for each in self._index if each.phase.alive for endpoint in each.attachments]
+
+    def _named(self) -> list[tuple[str, NamedHost]]:
+        return [named for each in self._index if each.phase.alive for named in self._named_of(each)]
+
+    def _named_of(self, container: Container) -> list[tuple[str, NamedHost]]:
+        on = [each for each in container.endpoints if each.address and self.needs_names([each])]
+        return [(each.network_id, _host(container, each)) for each in on]
 
 
-def shown(spec: ContainerSpec, endpoint: Endpoint | None) -> NetworkEndpoint | None:
-    """What inspect says of a container that has just been plugged in."""
-    way = attachment(spec)
-    if way is Attachment.SHARED:
-        return None
-    name = DEFAULT_NETWORK if way is Attachment.BRIDGE else way.value
-    plain = NetworkEndpoint(network_id=network_id(name), network_name=name, endpoint_id=secrets.token_hex(32))
-    if endpoint is None:
-        return plain
-    return NetworkEndpoint(
-        network_id=plain.network_id,
-        network_name=name,
-        endpoint_id=plain.endpoint_id,
-        address=endpoint.address,
-        prefix_len=endpoint.prefix_len,
-        gateway=endpoint.gateway,
-        mac=endpoint.mac,
-        ports=tuple(_published(each) for each in endpoint.ports),
+def plan_of(network: NetworkRecord) -> BridgePlan:
+    """The bridge of a user's network. Raises InvalidArgument for options that cannot be."""
+    subnet, gateway, pool, reserved = pool_of(network.blocks[0])
+    options = network.options
+    return BridgePlan(
+        key=network.id,
+        bridge=options.get(f"{_BRIDGE}name") or f"br-{short(network.id)}",
+        subnet=subnet,
+        gateway=gateway,
+        pool=pool,
+        reserved=reserved,
+        internal=network.internal,
+        interconnected=_flag(options, f"{_BRIDGE}enable_icc"),
+        masquerade=_flag(options, f"{_BRIDGE}enable_ip_masquerade"),
+        mtu=_number(options, _MTU),
+        host_binding=_host_binding(options),
     )
+
+
+def gateway_of(wishes: Sequence[tuple[NetworkEndpoint, NetworkRecord]]) -> int | None:
+    """Which of the networks leads to everywhere else: by priority, internal ones never, then the first."""
+    able = [number for number, (_, network) in enumerate(wishes) if not network.internal]
+    return min(able, key=lambda number: (-wishes[number][0].gateway_priority, number), default=None)
+
+
+def subnets_of(networks: Iterable[NetworkRecord]) -> list[IPv4Network]:
+    """The IPv4 subnets that networks have."""
+    return [IPv4Network(block.subnet) for network in networks for block in network.blocks if ":" not in block.subnet]
+
+
+def _flag(options: Mapping[str, str], name: str) -> bool:
+    return options.get(name, "true").lower() in _TRUE
+
+
+def _number(options: Mapping[str, str], name: str) -> int:
+    text = options.get(name, "") or "0"
+    if not text.isdecimal() or int(text) > 65535:
+        raise InvalidArgument(f"invalid value for {name}: {text}")
+    return int(text)
+
+
+def _host_binding(options: Mapping[str, str]) -> str:
+    text = options.get(f"{_BRIDGE}host_binding_ipv4", "")
+    try:
+        return str(IPv4Address(text)) if text else ""
+    except ValueError:
+        raise InvalidArgument(f"invalid value for {_BRIDGE}host_binding_ipv4: {text}") from None
+
+
+def _key(known: KnownNetworks, network: NetworkRecord) -> str:
+    return network.id if known.is_users(network) else DEFAULT_NETWORK
+
+
+def _free_number(attachments: Iterable[Endpoint]) -> int:
+    taken = {endpoint.interface for endpoint in attachments}
+    return next(number for number in range(len(taken) + 1) if f"eth{number}" not in taken)
+
+
+def names_of(container: Container, endpoint: NetworkEndpoint) -> tuple[str, ...]:
+    """What the container is called on a network."""
+    names = (container.name, short(container.id), container.spec.hostname, *endpoint.aliases)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _host(container: Container, endpoint: NetworkEndpoint) -> NamedHost:
+    return NamedHost(container=container.id, names=names_of(container, endpoint), address=endpoint.address)
 
 
 def _bindings(spec: ContainerSpec) -> list[PortBinding]:

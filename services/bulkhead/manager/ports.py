@@ -17,6 +17,7 @@ from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
 from bulkhead.model.image import ImageConfig
+from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 
 
@@ -32,6 +33,8 @@ class Change:
     done_of: str = ""  # the same, unless another operation has begun since
     about: str = ""  # the container of an intent or its end when nothing else names it
     volumes: tuple[Volume, ...] = ()  # new ones
+    network: NetworkRecord | None = None  # a new one
+    drop_network: str = ""  # its id
     drop_volumes: tuple[str, ...] = ()  # removed: marked until their directories are gone
     forget_volumes: tuple[str, ...] = ()  # whose directories are gone
     events: tuple[Event, ...] = ()
@@ -50,6 +53,10 @@ class Records(Protocol):
     @property
     def volumes(self) -> Mapping[str, Volume]:
         """The volumes by name, without those that are marked removed."""
+
+    @property
+    def networks(self) -> Mapping[str, NetworkRecord]:
+        """The networks that users made, by id."""
 
     @property
     def removed_volumes(self) -> Sequence[str]:
@@ -239,6 +246,9 @@ class Shim(Protocol):
     async def exec_state(self, exec_id: str) -> ExecState: ...
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None: ...
+
+    async def serve_names(self) -> None:
+        """Answer DNS in the container from the files of its networks; again after they have changed."""
 
 
 class Shims(Protocol):

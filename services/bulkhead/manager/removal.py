@@ -50,7 +50,7 @@ class Removal:
             dead = replace(container, phase=apply(removing, Event.REMOVAL_FAILED), error=str(error))
             await self.records.commit(Change(update=dead))
             raise
-        await self.networking.unplug(container.attachment)
+        await self.networking.unplug(container.attachments)
         gone = self.volumes.only_of(container) if volumes else ()
         events = [*(of_volume(self.records.volumes[name], "destroy") for name in gone)]
         change = Change(remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy")))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from bulkhead.errors import Conflict, InvalidArgument, NotFound
+from bulkhead.errors import Conflict, InvalidArgument
 from bulkhead.linux import process
 from bulkhead.manager.index import Index
 from bulkhead.model.container import Container, ContainerSpec
@@ -50,17 +50,15 @@ class Namespaces:
 
 
 def attachment(spec: ContainerSpec) -> Attachment:
-    """How `spec` wants to be networked. Raises NotFound for networks that do not exist."""
+    """How `spec` wants to be networked; whether the networks it names exist is not looked at."""
     mode = spec.network_mode
     if spec.network_disabled or mode == "none":
         return Attachment.NONE
-    if mode in ("", "default", "bridge"):
-        return Attachment.BRIDGE
     if mode == "host":
         return Attachment.HOST
     if mode.startswith(_OF_CONTAINER):
         return Attachment.SHARED
-    raise NotFound(f"network {mode} not found")
+    return Attachment.BRIDGE
 
 
 def network_owner(spec: ContainerSpec, index: Index) -> Container:

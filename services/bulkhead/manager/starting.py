@@ -15,8 +15,9 @@ import structlog
 from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, Unavailable
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
-from bulkhead.manager.networking import Networking, shown
+from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
+from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.sharing import Namespaces, namespaces
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
@@ -37,6 +38,7 @@ class Starting:
     bundles: Bundles
     networking: Networking
     volumes: Volumes
+    resolving: Resolving
 
     async def start(self, container_id: str, *, by_user: bool) -> tuple[Container, Shim]:
         """Bring the container to RUNNING; its record, and the shim to watch.
@@ -58,10 +60,11 @@ class Starting:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_quietly, self.shims.discard, container.id)
             shim, created = await self._create(container)
-            endpoint = await self.networking.plug(container, created)
-            undo.push_async_callback(self.networking.unplug, endpoint)
-            if endpoint is not None:
-                await asyncio.to_thread(self.bundles.name_address, container, endpoint.address, endpoint.gateway)
+            plugged = await self.networking.plug(container, created)
+            undo.push_async_callback(self.networking.unplug, plugged.attachments)
+            if plugged.attachments:
+                await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
+            await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
             started_at = await shim.start()
             running = replace(
                 container,
@@ -75,8 +78,8 @@ class Starting:
                 stopped_by_user=False,
                 restart_count=0 if by_user else container.restart_count,
                 restart_delay_ms=0 if by_user else container.restart_delay_ms,
-                endpoint=shown(container.spec, endpoint),
-                attachment=endpoint,
+                endpoints=plugged.endpoints,
+                attachments=plugged.attachments,
             )
             await self._commit(running)
             undo.pop_all()
@@ -112,7 +115,7 @@ class Starting:
         return self.bundles.write(container, chosen, dirs, sources)
 
     async def _commit(self, running: Container) -> None:
-        connected = [of_network(running, running.endpoint, "connect")] if running.endpoint is not None else []
+        connected = [of_network(running, endpoint, "connect") for endpoint in running.endpoints]
         events = [*of_mounts(running, "mount"), *connected, of_container(running, "start")]
         await self.records.commit(Change(update=running, done=True, events=tuple(events)))
 

@@ -7,7 +7,7 @@ as it comes from a client holds only what the client said; `bulkhead.model.image
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.network import Endpoint
@@ -100,6 +100,44 @@ class PublishedPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkEndpoint:
+    """Where a container is plugged in, or is to be: the wish of a user, and while it runs what came of it.
+
+    A wish names a network as its user did until that is known. `fixed_address` and `fixed_mac` are asked for;
+    `last_address` is given again if it is free. `ports` are those the host answers.
+    """
+
+    network_id: str = ""
+    network_name: str = ""
+    endpoint_id: str = ""
+    address: str = ""
+    prefix_len: int = 0
+    gateway: str = ""
+    mac: str = ""
+    ports: tuple[PublishedPort, ...] = ()
+    aliases: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    driver_options: Mapping[str, str] = field(default_factory=dict)
+    gateway_priority: int = 0
+    fixed_address: str = ""
+    fixed_mac: str = ""
+    last_address: str = ""
+
+    def unplugged(self) -> NetworkEndpoint:
+        """The wish alone, with the address to be given again."""
+        return replace(
+            self,
+            endpoint_id="",
+            address="",
+            prefix_len=0,
+            gateway="",
+            mac="",
+            ports=(),
+            last_address=self.address or self.last_address,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
     name: str = "no"
     maximum_retry_count: int = 0
@@ -177,30 +215,17 @@ class ContainerSpec:
     device_cgroup_rules: tuple[str, ...] = ()
     volumes_from: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
+    endpoints: tuple[NetworkEndpoint, ...] = ()
     engine_host_config: bytes = b""
     engine_networking_config: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkEndpoint:
-    """Where a container is plugged in; `ports` are those the host answers."""
-
-    network_id: str = ""
-    network_name: str = ""
-    endpoint_id: str = ""
-    address: str = ""
-    prefix_len: int = 0
-    gateway: str = ""
-    mac: str = ""
-    ports: tuple[PublishedPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """A container's record.
 
-    `endpoint` is what users are shown, also of a stopped container; `attachment` is what the network gave to a
-    live one, `last_address` the address it is given again if it can be. `restart_delay_ms` is the last delay of the
+    `endpoints` are the networks it is on, also of a stopped container, the first being its own; `attachments` is what
+    networks gave to a live one. `restart_delay_ms` is the last delay of the
     restart policy, 0 after a start by a user.
     """
 
@@ -221,10 +246,9 @@ class Container:
     finished_at: int = 0
     restart_count: int = 0
     stopped_by_user: bool = False
-    endpoint: NetworkEndpoint | None = None
+    endpoints: tuple[NetworkEndpoint, ...] = ()
     health_status: str = ""
     lower_dirs: tuple[str, ...] = ()
-    attachment: Endpoint | None = None
-    last_address: str = ""
+    attachments: tuple[Endpoint, ...] = ()
     anonymous_volumes: tuple[str, ...] = ()
     restart_delay_ms: int = 0

@@ -143,8 +143,8 @@ def _by_volume(container: Container, value: str) -> bool:
 
 
 def _by_network(container: Container, value: str) -> bool:
-    endpoint = container.endpoint
-    names = {container.spec.network_mode, *((endpoint.network_name, endpoint.network_id) if endpoint else ())}
+    on = container.endpoints
+    names = {container.spec.network_mode, *(each.network_name for each in on), *(each.network_id for each in on)}
     if container.spec.network_mode in ("", "default"):
         names.add("bridge")
     return value in names
@@ -152,7 +152,7 @@ def _by_network(container: Container, value: str) -> bool:
 
 def _by_published_port(container: Container, value: str) -> bool:
     protocol, first, last = port_range(value)
-    ports = [*container.spec.ports, *(container.endpoint.ports if container.endpoint else ())]
+    ports = [*container.spec.ports, *(port for each in container.endpoints for port in each.ports)]
     return any(each.protocol == protocol and first <= each.container_port <= last for each in ports)
 
 

@@ -63,6 +63,16 @@ class Instance:
         return f"bh{self.suffix[:4]}"
 
     @property
+    def network_alias(self) -> str:
+        """Noted at the bridges of users' networks, so that they are known for this instance's."""
+        return f"{self.label} network"
+
+    @property
+    def names_directory(self) -> Path:
+        """What DNS in containers answers from: a file for each network."""
+        return self.run / "names"
+
+    @property
     def docker_socket(self) -> Path:
         return self.run / "docker.sock"
 

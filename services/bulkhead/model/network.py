@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from bulkhead.errors import InvalidArgument
@@ -71,6 +72,34 @@ class BridgePlan:
     masquerade: bool = True
     mtu: int = 0
     host_binding: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressBlock:
+    """One pool of a network's addresses, in text: `subnet`, `gateway`, the part given out, addresses of others."""
+
+    subnet: str
+    gateway: str = ""
+    ip_range: str = ""
+    reserved: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRecord:
+    """A network that a user made. `created_at` in Unix nanoseconds; `chosen_subnet`: the user named its subnet."""
+
+    id: str
+    name: str
+    driver: str = "bridge"
+    blocks: tuple[AddressBlock, ...] = ()
+    chosen_subnet: bool = False
+    internal: bool = False
+    attachable: bool = False
+    enable_ipv6: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    ipam_options: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.linux import process
@@ -26,6 +27,9 @@ from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher, Rootfs, Task
 from bulkhead.shim.stdio import Streams
+
+if TYPE_CHECKING:
+    from bulkhead.shim.names import NameServer
 
 _RETRY = 1.0
 # A parked process has no exit signal yet: waitid(2) finds it only so.
@@ -101,6 +105,7 @@ class Container:
         self._from_disk = False
         self._ending = False
         self._on_exit: list[Callable[[ExitRecord], None]] = []
+        self._names: NameServer | None = None
 
     def claim(self, identity: Identity) -> None:
         """Be this container, and find out what an earlier shim of it left: nothing, an exit, or a live process."""
@@ -217,6 +222,16 @@ class Container:
         if self.phase is not Phase.RUNNING or self._ending:
             raise self._not_running()
         return task
+
+    def serve_names(self, directory: str) -> None:
+        """Answer DNS in the container's network namespace from the files in `directory`. Raises Unavailable."""
+        self._alive()
+        if self._names is None:
+            # Most containers never get here: the module's memory is theirs who do.
+            from bulkhead.shim.names import NameServer
+
+            self._names = NameServer(self._loop, self._report)
+        self._names.serve(directory, self.identity.container_id, self.pid)
 
     def when_exited(self, hear: Callable[[ExitRecord], None]) -> None:
         """Call `hear` with the exit record once it is durable; at once if it is."""
@@ -364,6 +379,7 @@ class Container:
         """The exec failed: the parked process ends with nothing to say. Its exit is the launch's."""
         assert self._task is not None
         self._ending = True
+        self._stop_names()
         self._signals.forget(self._task.pid, self._task.pidfd)
         with contextlib.suppress(ChildProcessError):
             self._launcher.reap(self._task.pidfd)
@@ -373,12 +389,18 @@ class Container:
         """The first process is gone; whoever is left of the container goes too."""
         assert self._task is not None
         self._ending = True
+        self._stop_names()
         code = self._exit_code(self._task)
         if code is None and tries:
             self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))
             return
         self._end_the_rest(self._task)
         self.streams.drain(lambda: self._conclude(UNKNOWN_EXIT if code is None else code))
+
+    def _stop_names(self) -> None:
+        """Its sockets would keep the container's network namespace."""
+        if self._names is not None:
+            self._names.close()
 
     def _end_the_rest(self, task: Task) -> None:
         """Without a pid namespace of its own, nobody dies with the first process by the kernel's doing."""

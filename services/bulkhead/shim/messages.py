@@ -190,6 +190,12 @@ class ExecStateResponse(Message):
 
 
 @dataclass(slots=True, kw_only=True)
+class ServeNamesRequest(Message):
+    directory: str = ""
+    FIELDS: ClassVar = (Field(1, "directory", STRING),)
+
+
+@dataclass(slots=True, kw_only=True)
 class ResizePtyRequest(Message):
     exec_id: str = ""
     height: int = 0

@@ -43,6 +43,7 @@ class ShimServicer:
                 "ExecState": (messages.ExecReference, self._exec_state),
                 "ResizePty": (messages.ResizePtyRequest, self._resize),
                 "CloseStdin": (messages.ExecReference, self._close_stdin),
+                "ServeNames": (messages.ServeNamesRequest, self._serve_names),
                 "Shutdown": (Empty, self._shutdown),
             }
         }
@@ -144,6 +145,10 @@ class ShimServicer:
     def _close_stdin(self, request: messages.ExecReference, call: Call) -> None:
         streams = self._execs.find(request.exec_id).streams if request.exec_id else self._container.streams
         streams.close_stdin()
+        call.reply(Empty())
+
+    def _serve_names(self, request: messages.ServeNamesRequest, call: Call) -> None:
+        self._container.serve_names(request.directory)
         call.reply(Empty())
 
     def _shutdown(self, _request: Empty, call: Call) -> None:

@@ -270,6 +270,12 @@ class ShimClient:
         request = shim.ResizePtyRequest(exec_id=exec_id, height=height, width=width)
         return await self._call("ResizePty", request, shim.ResizePtyResponse, timeout)
 
+    async def serve_names(self, directory: str, *, timeout: float = DEFAULT_TIMEOUT) -> shim.ServeNamesResponse:
+        """Have DNS in the container answered from the files in `directory`."""
+        return await self._call(
+            "ServeNames", shim.ServeNamesRequest(directory=directory), shim.ServeNamesResponse, timeout
+        )
+
     async def close_stdin(self, exec_id: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> shim.CloseStdinResponse:
         return await self._call("CloseStdin", shim.CloseStdinRequest(exec_id=exec_id), shim.CloseStdinResponse, timeout)
 

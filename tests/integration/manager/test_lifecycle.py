@@ -183,8 +183,7 @@ async def test_unknown_user_is_an_error_with_dockers_text(manager: ManagerClient
 
 async def test_network_of_another_container(manager: ManagerClient) -> None:
     first = await manager.run("sleep", "99", network_mode="bridge")
-    address = (await manager.inspect(first)).endpoint
-    assert address is not None
+    (address,) = (await manager.inspect(first)).endpoints
     code, output = await manager.run_to_end("cat", "/etc/hosts", network_mode=f"container:{first}")
     assert code == 0
     assert address.address in output

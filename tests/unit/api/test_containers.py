@@ -79,14 +79,16 @@ def test_never_started_shows_gos_zero_times_and_the_failure() -> None:
 
 def test_ports_are_shown_while_it_runs() -> None:
     spec = ContainerSpec(exposed_ports=("80/tcp", "90/udp"), network_mode="bridge")
-    shown = schema.inspected(container(spec=spec, phase=Phase.RUNNING, endpoint=ENDPOINT), data=DATA)
+    shown = schema.inspected(container(spec=spec, phase=Phase.RUNNING, endpoints=(ENDPOINT,)), data=DATA)
     settings = shown["NetworkSettings"]
     assert settings["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "90/udp": None}
     assert settings["IPAddress"] == settings["Networks"]["bridge"]["IPAddress"] == "172.30.0.2"
 
 
 def test_a_stopped_container_keeps_its_network_but_no_address() -> None:
-    shown = schema.inspected(container(phase=Phase.EXITED, endpoint=ENDPOINT), data=DATA)["NetworkSettings"]
+    shown = schema.inspected(container(phase=Phase.EXITED, endpoints=(ENDPOINT.unplugged(),)), data=DATA)[
+        "NetworkSettings"
+    ]
     assert shown["Ports"] == {}
     assert shown["Networks"]["bridge"]["IPAddress"] == ""
 
@@ -125,8 +127,9 @@ def test_null_and_empty_are_told_apart_as_docker_does() -> None:
 
 
 def test_older_versions_lack_what_they_never_had() -> None:
-    newest = fitted("container", schema.inspected(container(), data=DATA), NEWEST)
-    oldest = fitted("container", schema.inspected(container(), data=DATA), Version(1, 24))
+    made = container(endpoints=(ENDPOINT,))
+    newest = fitted("container", schema.inspected(made, data=DATA), NEWEST)
+    oldest = fitted("container", schema.inspected(made, data=DATA), Version(1, 24))
     assert "GwPriority" in newest["NetworkSettings"]["Networks"]["bridge"]
     assert "DNSNames" not in oldest["NetworkSettings"]["Networks"]["bridge"]
     assert oldest["Config"]["MacAddress"] == "" and oldest["HostConfig"]["KernelMemory"] == 0

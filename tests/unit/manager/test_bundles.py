@@ -15,7 +15,7 @@ from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.ports import OverlayDirs
 from bulkhead.manager.sharing import Namespaces
-from bulkhead.model.container import Container, ContainerSpec, LogConfig, Mount
+from bulkhead.model.container import Container, ContainerSpec, LogConfig, Mount, NetworkEndpoint
 from bulkhead.model.instance import Instance
 
 DIRS = OverlayDirs(lower=("/l",), upper="/u", work="/w")
@@ -48,7 +48,7 @@ def test_own_address_is_written_into_the_same_file(bundles: Bundles) -> None:
     place = bundles.write(container, Namespaces(), DIRS, {}).directory / "hosts"
     assert "1.2.3.4\ta" in place.read_text()
     before = place.stat().st_ino
-    bundles.name_address(container, "10.0.0.5", "10.0.0.1")
+    bundles.name_addresses(container, [NetworkEndpoint(address="10.0.0.5", gateway="10.0.0.1")])
     assert place.stat().st_ino == before
     assert "10.0.0.5\tbox.lan box\n" in place.read_text()
     assert "10.0.0.1\tup\n" in place.read_text()

@@ -263,15 +263,14 @@ async def test_unknown_network_is_refused_at_start(core: Running) -> None:
 
 async def test_bridge_endpoint_is_given_shown_and_taken_back(core: Running) -> None:
     container_id = await core.run("sleep", network_mode="bridge")
-    endpoint = core.get(container_id).endpoint
-    assert endpoint is not None and endpoint.address.startswith("10.123.0.")
+    (endpoint,) = core.get(container_id).endpoints
+    assert endpoint.address.startswith("10.123.0.")
     hosts = (core.world.instance.container_data(container_id) / "hosts").read_text()
     assert endpoint.address in hosts
     core.shim(container_id).exit(0)
     await core.ended(container_id)
     after = core.get(container_id)
-    assert after.endpoint is not None and after.endpoint.address == ""
-    assert after.attachment is None
+    assert [each.address for each in after.endpoints] == [""] and after.attachments == ()
     assert await core.actions("network") == ["connect", "disconnect"]
 
 

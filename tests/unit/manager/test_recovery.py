@@ -228,12 +228,12 @@ async def test_network_holds_what_lives_and_nothing_else(world: World) -> None:
     async with one_life(world) as core:
         gone = await core.run("sleep", network_mode="bridge")
         kept = await core.run("sleep", network_mode="bridge")
-        addresses = {each: core.get(each).endpoint.address for each in (gone, kept)}  # type: ignore[union-attr]
+        addresses = {each: core.get(each).endpoints[0].address for each in (gone, kept)}
     world.shims.shims[gone].exit(0)
     async with one_life(world) as core:
-        assert core.get(gone).attachment is None
+        assert core.get(gone).attachments == ()
         fresh = core.get(await core.run("sleep", network_mode="bridge"))
-        assert fresh.endpoint is not None and fresh.endpoint.address != addresses[kept]
+        assert fresh.endpoints[0].address and fresh.endpoints[0].address != addresses[kept]
 
 
 async def test_shim_that_dies_under_a_living_manager_is_replaced(world: World) -> None:

@@ -26,7 +26,7 @@ CONTAINER = Container(
     exit_code=3,
     started_at=1,
     created_at=100,
-    endpoint=NetworkEndpoint(network_name="bridge", network_id="net1"),
+    endpoints=(NetworkEndpoint(network_name="bridge", network_id="net1"),),
 )
 
 

@@ -18,11 +18,11 @@ LOCAL = (
 
 
 def test_hosts_names_the_container_last() -> None:
-    assert hosts_file(hostname="web", address="172.17.0.2") == LOCAL + "172.17.0.2\tweb\n"
+    assert hosts_file(hostname="web", addresses=["172.17.0.2"]) == LOCAL + "172.17.0.2\tweb\n"
 
 
 def test_hosts_with_a_domain_gives_the_full_name_first() -> None:
-    text = hosts_file(hostname="web", domainname="example.org", address="172.17.0.2")
+    text = hosts_file(hostname="web", domainname="example.org", addresses=["172.17.0.2"])
     assert text == LOCAL + "172.17.0.2\tweb.example.org web\n"
 
 
@@ -32,7 +32,7 @@ def test_hosts_without_an_address_has_the_local_names_only() -> None:
 
 def test_extra_hosts_come_before_the_container() -> None:
     extra = ["db:10.0.0.9", "six:[fd00::1]", "seven:fd00::7", "eq=10.0.0.8", "outside:host-gateway"]
-    text = hosts_file(hostname="web", address="172.17.0.2", extra_hosts=extra, host_gateway="172.17.0.1")
+    text = hosts_file(hostname="web", addresses=["172.17.0.2"], extra_hosts=extra, host_gateway="172.17.0.1")
     assert text == LOCAL + (
         "10.0.0.9\tdb\nfd00::1\tsix\nfd00::7\tseven\n10.0.0.8\teq\n172.17.0.1\toutside\n172.17.0.2\tweb\n"
     )

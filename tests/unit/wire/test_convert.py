@@ -52,10 +52,10 @@ def test_empty_spec_survives_the_round_trip() -> None:
     assert to_model(ContainerSpec, message) == ContainerSpec()
 
 
-def test_record_keeps_phase_and_absent_endpoint() -> None:
-    for endpoint in (None, NetworkEndpoint(address="10.0.0.2", prefix_len=16)):
+def test_record_keeps_phase_and_endpoints() -> None:
+    for endpoints in ((), (NetworkEndpoint(address="10.0.0.2", prefix_len=16), NetworkEndpoint(aliases=("a",)))):
         record = Container(
-            id="a" * 64, name="web", spec=SPEC, image_id="sha256:x", phase=Phase.PAUSED, endpoint=endpoint
+            id="a" * 64, name="web", spec=SPEC, image_id="sha256:x", phase=Phase.PAUSED, endpoints=endpoints
         )
         message = ContainerMessage.parse(bytes(to_message(ContainerMessage, record)))
         assert to_model(Container, message) == record

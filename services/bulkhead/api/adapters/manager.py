@@ -24,6 +24,7 @@ from bulkhead.api.ports import (
     InspectedContainer,
     InspectedExec,
     InspectedImage,
+    InspectedNetwork,
     InspectedVolume,
     ListedContainer,
     ListedImage,
@@ -35,12 +36,14 @@ from bulkhead.api.ports import (
     StdioAddress,
 )
 from bulkhead.errors import LaunchFailed, NotModified
-from bulkhead.model.container import ContainerSpec
+from bulkhead.model.container import ContainerSpec, NetworkEndpoint
+from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 from bulkhead.wire.client import stub
 from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types.v1 import ContainerSpec as WireSpec
+from bulkhead.wire.gen.bulkhead.types.v1 import NetworkEndpoint as WireEndpoint
 from bulkhead.wire.gen.bulkhead.types.v1 import StringList
 from bulkhead.wire.status import error_named
 
@@ -242,6 +245,37 @@ class ManagerFilesystems:
 
         async for line in self._stub.import_(requests()):
             yield _progress(line)
+
+
+class ManagerNetworks:
+    """`ports.Networks`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.NetworksStub, channel, PEER)
+
+    async def create(self, wanted: NetworkRecord) -> str:
+        request = wire.CreateNetworkRequest(network=to_message(wire.Network, wanted))
+        return (await self._stub.create(request)).id
+
+    async def list(self, filters: Filters) -> Sequence[InspectedNetwork]:
+        answer = await self._stub.list(wire.ListNetworksRequest(filters=_filters(filters)))
+        return [to_model(InspectedNetwork, each) for each in answer.networks]
+
+    async def inspect(self, ref: str) -> InspectedNetwork:
+        return to_model(InspectedNetwork, await self._stub.inspect(wire.InspectNetworkRequest(ref=ref)))
+
+    async def remove(self, ref: str) -> None:
+        await self._stub.remove(wire.RemoveNetworkRequest(ref=ref))
+
+    async def prune(self, filters: Filters) -> Sequence[str]:
+        return (await self._stub.prune(wire.PruneNetworksRequest(filters=_filters(filters)))).names
+
+    async def connect(self, ref: str, container: str, wish: NetworkEndpoint) -> None:
+        endpoint = to_message(WireEndpoint, wish)
+        await self._stub.connect(wire.ConnectNetworkRequest(ref=ref, container=container, endpoint=endpoint))
+
+    async def disconnect(self, ref: str, container: str, *, force: bool) -> None:
+        await self._stub.disconnect(wire.DisconnectNetworkRequest(ref=ref, container=container, force=force))
 
 
 class ManagerVolumes:

@@ -25,9 +25,6 @@ _NOT_YET = (
     ("GET", "/containers/{id}/attach/ws", "attaching by WebSocket"),
     ("POST", "/containers/{id}/checkpoints", "checkpoints"),
     ("DELETE", "/containers/{id}/checkpoints/{name}", "checkpoints"),
-    ("POST", "/networks/create", "creating networks"),
-    ("POST", "/networks/{id}/connect", "connecting containers to further networks"),
-    ("POST", "/networks/{id}/disconnect", "disconnecting containers from networks"),
     ("GET,POST,DELETE", "/plugins/{name:path}", "plugins"),
 )
 

@@ -1,4 +1,4 @@
-"""The predefined networks, read only; networks of users come later."""
+"""Networks: create, list, inspect, remove, prune; connecting containers and disconnecting them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Containers
+from bulkhead.api.ports import Networks
 from bulkhead.api.schema import networks as schema
 from bulkhead.api.schema.deltas import fitted
-from bulkhead.errors import Forbidden, NotFound
-from bulkhead.model.instance import Instance
+
+_FILTERS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
+_PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 
 
 class NetworkRoutes:
-    def __init__(self, *, instance: Instance, containers: Containers) -> None:
-        self._instance = instance
-        self._containers = containers
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
 
     async def index(self, call: Call) -> web.StreamResponse:
-        filters = call.filters(schema.FILTERS)
-        found = [each for each in schema.all_networks(self._instance) if schema.matches(each, filters)]
-        return answers.json([fitted("network", each, call.version) for each in found])
+        found = await self._networks.list(call.filters(_FILTERS))
+        return answers.json([fitted("network", schema.shown(each), call.version) for each in found])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        found = schema.find(schema.all_networks(self._instance), call["id"])
-        if found is None:
-            raise NotFound(f"network {call['id']} not found")
-        running = await self._containers.list(all=False, limit=0, size=False, filters={})
-        return answers.json(fitted("network", schema.with_containers(found, running), call.version))
+        found = await self._networks.inspect(call["id"])
+        return answers.json(fitted("network", schema.shown(found), call.version))
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        body = await call.body(schema.CreateNetwork)
+        made = await self._networks.create(body.wanted())
+        return answers.json({"Id": made, "Warning": ""}, status=201)
 
     async def remove(self, call: Call) -> web.StreamResponse:
-        found = schema.find(schema.all_networks(self._instance), call["id"])
-        if found is None:
-            raise NotFound(f"network {call['id']} not found")
-        raise Forbidden(f"{found['Name']} is a pre-defined network and cannot be removed")
+        await self._networks.remove(call["id"])
+        return answers.empty()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        call.filters(frozenset(("label", "label!", "until")))
-        return answers.json({"NetworksDeleted": None})
+        names = await self._networks.prune(call.filters(_PRUNE_FILTERS))
+        return answers.json({"NetworksDeleted": list(names) or None})
+
+    async def connect(self, call: Call) -> web.StreamResponse:
+        body = await call.body(schema.Connect)
+        await self._networks.connect(call["id"], body.Container or "", schema.wish("", body.EndpointConfig))
+        return answers.empty(200)
+
+    async def disconnect(self, call: Call) -> web.StreamResponse:
+        body = await call.body(schema.Disconnect)
+        await self._networks.disconnect(call["id"], body.Container or "", force=bool(body.Force))
+        return answers.empty(200)

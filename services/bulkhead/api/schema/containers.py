@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from bulkhead.api.ports import InspectedContainer, ListedContainer
 from bulkhead.api.schema import hostconfig, ports
 from bulkhead.api.schema.times import human, rfc3339
 from bulkhead.model.container import ContainerSpec, Healthcheck, Mount, NetworkEndpoint
+from bulkhead.model.ids import short
 from bulkhead.model.lifecycle import Phase
 
+_PREDEFINED = frozenset(("", "bridge", "host", "none"))
 GRAPH_DRIVER = "overlay2"
 _LOGS_IN_FILES = ("", "json-file")
 
@@ -164,14 +166,13 @@ def _graph_driver(container: InspectedContainer) -> dict[str, Any]:
 
 
 def _network_settings(container: InspectedContainer) -> dict[str, Any]:
-    endpoint = container.endpoint if container.phase.alive else None
-    mode = container.spec.network_mode or "bridge"
-    on_bridge = endpoint if endpoint and (endpoint.network_name or mode) == "bridge" else None
+    alive = container.phase.alive
+    on_bridge = next((each for each in container.endpoints if alive and each.network_name == "bridge"), None)
     return {
         "Bridge": "",
         "SandboxID": container.id if container.phase.alive else "",
         "SandboxKey": f"/proc/{container.pid}/ns/net" if container.phase.alive else "",
-        "Ports": ports.port_map(endpoint, container.spec.exposed_ports, container.phase.alive),
+        "Ports": ports.port_map(container.endpoints, container.spec.exposed_ports, alive),
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
@@ -185,34 +186,38 @@ def _network_settings(container: InspectedContainer) -> dict[str, Any]:
         "IPPrefixLen": on_bridge.prefix_len if on_bridge else 0,
         "IPv6Gateway": "",
         "MacAddress": on_bridge.mac if on_bridge else "",
-        "Networks": networks(mode, endpoint),
+        "Networks": networks(container.endpoints, container),
     }
 
 
-def networks(mode: str, endpoint: NetworkEndpoint | None) -> dict[str, Any]:
-    """Networks by name; a stopped container keeps the name, with empty addresses."""
-    if mode.startswith("container:"):
-        return {}
-    name = (endpoint.network_name if endpoint else "") or ("bridge" if mode in ("", "default") else mode)
-    endpoint = endpoint or NetworkEndpoint()
+def networks(
+    endpoints: Iterable[NetworkEndpoint], container: InspectedContainer | None = None
+) -> dict[str, dict[str, Any]]:
+    """Networks by name; a stopped container keeps what was asked for, with empty addresses."""
+    return {each.network_name: _endpoint(each, container) for each in endpoints}
+
+
+def _endpoint(endpoint: NetworkEndpoint, container: InspectedContainer | None) -> dict[str, Any]:
+    on_users = endpoint.network_name not in _PREDEFINED
+    names = [container.name, *endpoint.aliases, short(container.id)] if container and on_users else []
+    if container and container.spec.hostname and on_users:
+        names.append(container.spec.hostname)
     return {
-        name: {
-            "IPAMConfig": None,
-            "Links": None,
-            "Aliases": None,
-            "MacAddress": endpoint.mac,
-            "DriverOpts": None,
-            "GwPriority": 0,
-            "NetworkID": endpoint.network_id,
-            "EndpointID": endpoint.endpoint_id,
-            "Gateway": endpoint.gateway,
-            "IPAddress": endpoint.address,
-            "IPPrefixLen": endpoint.prefix_len,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "DNSNames": None,
-        }
+        "IPAMConfig": {"IPv4Address": endpoint.fixed_address} if endpoint.fixed_address else ({} if on_users else None),
+        "Links": list(endpoint.links) or None,
+        "Aliases": list(endpoint.aliases) or None,
+        "MacAddress": endpoint.mac,
+        "DriverOpts": dict(endpoint.driver_options) or None,
+        "GwPriority": endpoint.gateway_priority,
+        "NetworkID": endpoint.network_id,
+        "EndpointID": endpoint.endpoint_id,
+        "Gateway": endpoint.gateway,
+        "IPAddress": endpoint.address,
+        "IPPrefixLen": endpoint.prefix_len,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": list(dict.fromkeys(names)) or None,
     }
 
 
@@ -226,12 +231,12 @@ def listed(container: ListedContainer, *, data: Path, now: int) -> dict[str, Any
         "ImageID": container.image_id,
         "Command": container.command,
         "Created": container.created_at // 10**9,
-        "Ports": ports.port_list(container.endpoint if container.phase.alive else None),
+        "Ports": ports.port_list(container.endpoints if container.phase.alive else ()),
         "Labels": dict(container.labels),
         "State": container.phase.value,
         "Status": status(container, now),
         "HostConfig": {"NetworkMode": mode},
-        "NetworkSettings": {"Networks": networks(mode, container.endpoint if container.phase.alive else None)},
+        "NetworkSettings": {"Networks": networks(container.endpoints)},
         "Mounts": [mount_point(mount, data) for mount in container.mounts],
     }
     if container.size_rw >= 0:

@@ -9,6 +9,7 @@ import msgspec
 
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.mounts import parse_mounts
+from bulkhead.api.schema.networks import Endpoint, wish
 from bulkhead.api.schema.ports import parse_bindings, parse_exposed
 from bulkhead.api.schema.security import parse_capabilities, parse_security_options
 from bulkhead.errors import InvalidArgument
@@ -17,6 +18,7 @@ from bulkhead.model.container import (
     DeviceMapping,
     Healthcheck,
     LogConfig,
+    NetworkEndpoint,
     Resources,
     RestartPolicy,
     ThrottleDevice,
@@ -33,15 +35,6 @@ class HealthConfig(wire.Part):
     StartPeriod: wire.Int | None = None
     StartInterval: wire.Int | None = None
     Retries: wire.Int32 | None = None
-
-
-class Endpoint(wire.Part):
-    IPAMConfig: dict[str, Any] | None = None
-    Links: list[str] | None = None
-    Aliases: list[str] | None = None
-    MacAddress: str | None = None
-    DriverOpts: dict[str, str] | None = None
-    GwPriority: wire.Int | None = None
 
 
 class NetworkingSettings(wire.Part):
@@ -133,6 +126,7 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
         device_cgroup_rules=tuple(host.DeviceCgroupRules or ()),
         volumes_from=tuple(host.VolumesFrom or ()),
         links=tuple(host.Links or ()),
+        endpoints=_endpoints(body),
         engine_host_config=wire.encode(host),
         engine_networking_config=msgspec.json.encode(body.NetworkingConfig) if body.NetworkingConfig else b"",
     )
@@ -193,6 +187,11 @@ def _mac_address(body: CreateBody, mode: str) -> str:
     endpoints = (networking.EndpointsConfig if networking else None) or {}
     endpoint = endpoints.get(mode) or endpoints.get("bridge" if mode in _NETWORK_DEFAULTS else mode)
     return (endpoint.MacAddress if endpoint else None) or body.MacAddress or ""
+
+
+def _endpoints(body: CreateBody) -> tuple[NetworkEndpoint, ...]:
+    told = (body.NetworkingConfig.EndpointsConfig if body.NetworkingConfig else None) or {}
+    return tuple(wish("bridge" if name == "default" else name, config) for name, config in told.items())
 
 
 def check_endpoints(body: CreateBody, several: bool) -> None:

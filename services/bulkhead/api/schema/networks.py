@@ -1,98 +1,164 @@
-"""The three networks there are: the instance's bridge, host and none. Networks of users come later."""
+"""Networks and endpoints as clients write and read them."""
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bulkhead.api.ports import ListedContainer
-from bulkhead.api.schema.times import ZERO
-from bulkhead.model.instance import Instance
-
-FILTERS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
-_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
-
-
-def all_networks(instance: Instance) -> list[dict[str, Any]]:
-    return [_network(instance, name) for name in _DRIVERS]
+from bulkhead.api.ports import InspectedNetwork, NetworkMember
+from bulkhead.api.schema import hostconfig as wire
+from bulkhead.api.schema.times import ZERO, rfc3339
+from bulkhead.errors import InvalidArgument
+from bulkhead.model.container import NetworkEndpoint
+from bulkhead.model.network import AddressBlock, NetworkRecord
 
 
-def with_containers(network: dict[str, Any], containers: Iterable[ListedContainer]) -> dict[str, Any]:
-    """`network` and the running containers that are on it."""
-    network["Containers"] = {
-        container.id: {
-            "Name": container.name,
-            "EndpointID": container.endpoint.endpoint_id,
-            "MacAddress": container.endpoint.mac,
-            "IPv4Address": f"{container.endpoint.address}/{container.endpoint.prefix_len}",
-            "IPv6Address": "",
-        }
-        for container in containers
-        if container.phase.alive and container.endpoint is not None and container.endpoint.address
-        and (container.endpoint.network_name or "bridge") == network["Name"]
-    }  # fmt: skip
-    return network
+class AddressConfig(wire.Part):
+    Subnet: str | None = None
+    IPRange: str | None = None
+    Gateway: str | None = None
+    AuxiliaryAddresses: dict[str, str] | None = None
+    AuxAddress: dict[str, str] | None = None
 
 
-def find(networks: Iterable[dict[str, Any]], ref: str) -> dict[str, Any] | None:
-    """By full id, name, or the beginning of an id."""
-    known = list(networks)
-    exact = [each for each in known if ref in (each["Id"], each["Name"])]
-    found = exact or [each for each in known if each["Id"].startswith(ref)]
-    return found[0] if len(found) == 1 else None
+class AddressManagement(wire.Part):
+    Driver: str | None = None
+    Options: dict[str, str] | None = None
+    Config: list[AddressConfig] | None = None
 
 
-def matches(network: Mapping[str, Any], filters: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether the filters, known by name, let the network through."""
-    return all(any(_test(network, name, value) for value in values) for name, values in filters.items() if values)
+class Reference(wire.Part):
+    Network: str | None = None
 
 
-def _test(network: Mapping[str, Any], name: str, value: str) -> bool:
-    if name in ("driver", "scope"):
-        return bool(network[name.capitalize()] == value)
-    if name == "id":
-        return bool(network["Id"].startswith(value))
-    if name == "name":
-        return value in network["Name"]
-    # Predefined networks have no labels, are of type builtin and never dangle.
-    return (name, value.lower()) in {("type", "builtin"), ("dangling", "false"), ("dangling", "0")}
+class CreateNetwork(wire.Part):
+    """The body of `POST /networks/create`."""
+
+    Name: str | None = None
+    Driver: str | None = None
+    Internal: bool | None = None
+    Attachable: bool | None = None
+    Ingress: bool | None = None
+    Scope: str | None = None
+    EnableIPv4: bool | None = None
+    EnableIPv6: bool | None = None
+    ConfigOnly: bool | None = None
+    ConfigFrom: Reference | None = None
+    IPAM: AddressManagement | None = None
+    Options: dict[str, str] | None = None
+    Labels: dict[str, str] | None = None
+
+    def wanted(self) -> NetworkRecord:
+        """Raises InvalidArgument for what no network here can be."""
+        ipam = self.IPAM or AddressManagement()
+        if ipam.Driver not in (None, "", "default"):
+            raise InvalidArgument(f"invalid ipam driver: {ipam.Driver}")
+        if self.EnableIPv4 is False:
+            raise InvalidArgument("IPv4 cannot be disabled in this engine's networks")
+        if self.ConfigOnly or (self.ConfigFrom is not None and self.ConfigFrom.Network):
+            raise InvalidArgument("configuration-only networks are not supported by this engine")
+        return NetworkRecord(
+            id="",
+            name=self.Name or "",
+            driver=self.Driver or "bridge",
+            blocks=tuple(_block(each) for each in ipam.Config or ()),
+            internal=bool(self.Internal),
+            attachable=bool(self.Attachable),
+            enable_ipv6=bool(self.EnableIPv6),
+            options=self.Options or {},
+            ipam_options=ipam.Options or {},
+            labels=self.Labels or {},
+        )
 
 
-def _network(instance: Instance, name: str) -> dict[str, Any]:
-    bridge = name == "bridge"
+class EndpointAddresses(wire.Part):
+    IPv4Address: str | None = None
+    IPv6Address: str | None = None
+    LinkLocalIPs: list[str] | None = None
+
+
+class Endpoint(wire.Part):
+    IPAMConfig: EndpointAddresses | None = None
+    Links: list[str] | None = None
+    Aliases: list[str] | None = None
+    MacAddress: str | None = None
+    DriverOpts: dict[str, str] | None = None
+    GwPriority: wire.Int | None = None
+
+
+class Connect(wire.Part):
+    Container: str | None = None
+    EndpointConfig: Endpoint | None = None
+
+
+class Disconnect(wire.Part):
+    Container: str | None = None
+    Force: bool | None = None
+
+
+def wish(name: str, told: Endpoint | None) -> NetworkEndpoint:
+    """What a client wants of one network."""
+    told = told or Endpoint()
+    return NetworkEndpoint(
+        network_name=name,
+        aliases=tuple(dict.fromkeys(told.Aliases or ())),
+        links=tuple(told.Links or ()),
+        driver_options=told.DriverOpts or {},
+        gateway_priority=told.GwPriority or 0,
+        fixed_address=(told.IPAMConfig.IPv4Address if told.IPAMConfig else None) or "",
+        fixed_mac=told.MacAddress or "",
+    )
+
+
+def shown(network: InspectedNetwork) -> dict[str, Any]:
+    """What `docker network inspect` shows."""
     return {
-        "Name": name,
-        "Id": hashlib.sha256(f"bulkhead network {name}".encode()).hexdigest(),
-        "Created": ZERO,
+        "Name": network.name,
+        "Id": network.id,
+        "Created": rfc3339(network.created_at) if network.created_at else ZERO,
         "Scope": "local",
-        "Driver": _DRIVERS[name],
+        "Driver": network.driver,
         "EnableIPv4": True,
-        "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": _pools(instance) if bridge else None},
-        "Internal": False,
-        "Attachable": False,
+        "EnableIPv6": network.enable_ipv6,
+        "IPAM": {
+            "Driver": "default",
+            "Options": dict(network.ipam_options) or None,
+            "Config": [_shown_block(block) for block in network.blocks] or None,
+        },
+        "Internal": network.internal,
+        "Attachable": network.attachable,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
-        "Containers": {},
-        "Options": _options(instance) if bridge else {},
-        "Labels": {},
+        "Containers": {member.container_id: _shown_member(member) for member in network.members},
+        "Options": dict(network.options),
+        "Labels": dict(network.labels),
     }
 
 
-def _pools(instance: Instance) -> list[dict[str, str]]:
-    subnet = ipaddress.ip_network(instance.subnet)
-    return [{"Subnet": str(subnet), "Gateway": str(subnet[1])}]
+def _shown_block(block: AddressBlock) -> dict[str, Any]:
+    answer: dict[str, Any] = {"Subnet": block.subnet}
+    if block.ip_range:
+        answer["IPRange"] = block.ip_range
+    answer["Gateway"] = block.gateway
+    if block.reserved:
+        answer["AuxiliaryAddresses"] = dict(block.reserved)
+    return answer
 
 
-def _options(instance: Instance) -> dict[str, str]:
+def _shown_member(member: NetworkMember) -> dict[str, Any]:
     return {
-        "com.docker.network.bridge.default_bridge": "true",
-        "com.docker.network.bridge.enable_icc": "true",
-        "com.docker.network.bridge.enable_ip_masquerade": "true",
-        "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-        "com.docker.network.bridge.name": instance.bridge,
-        "com.docker.network.driver.mtu": "1500",
+        "Name": member.container_name,
+        "EndpointID": member.endpoint_id,
+        "MacAddress": member.mac,
+        "IPv4Address": f"{member.address}/{member.prefix_len}" if member.address else "",
+        "IPv6Address": "",
     }
+
+
+def _block(config: AddressConfig) -> AddressBlock:
+    return AddressBlock(
+        subnet=config.Subnet or "",
+        gateway=config.Gateway or "",
+        ip_range=config.IPRange or "",
+        reserved=config.AuxiliaryAddresses or config.AuxAddress or {},
+    )

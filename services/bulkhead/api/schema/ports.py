@@ -60,19 +60,19 @@ def _host_ports(text: str, container: str) -> range:
         raise InvalidArgument(f'invalid host port "{text}" for {container}') from None
 
 
-def port_map(endpoint: NetworkEndpoint | None, exposed: Iterable[str], running: bool) -> dict[str, Any]:
+def port_map(endpoints: Iterable[NetworkEndpoint], exposed: Iterable[str], running: bool) -> dict[str, Any]:
     """NetworkSettings.Ports: every exposed port, null where it is not published; empty when it does not run."""
     if not running:
         return {}
     shown: dict[str, Any] = dict.fromkeys(exposed)
-    for port in endpoint.ports if endpoint else ():
+    for port in (port for endpoint in endpoints for port in endpoint.ports):
         key = f"{port.container_port}/{port.protocol}"
         binding = {"HostIp": port.host_ip or "0.0.0.0", "HostPort": str(port.host_port)}
         shown[key] = [*(shown.get(key) or ()), binding]
     return shown
 
 
-def port_list(endpoint: NetworkEndpoint | None) -> list[dict[str, Any]]:
+def port_list(endpoints: Iterable[NetworkEndpoint]) -> list[dict[str, Any]]:
     """The `Ports` of a list item."""
     return [
         {
@@ -81,5 +81,6 @@ def port_list(endpoint: NetworkEndpoint | None) -> list[dict[str, Any]]:
             "PublicPort": port.host_port,
             "Type": port.protocol,
         }
-        for port in (endpoint.ports if endpoint else ())
+        for endpoint in endpoints
+        for port in endpoint.ports
     ]

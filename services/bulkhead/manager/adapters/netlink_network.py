@@ -239,6 +239,7 @@ def _survey() -> Survey:
             master=names.get(link.master, ""),
             mtu=link.mtu,
             up=link.up,
+            alias=link.alias,
             addresses=tuple(address for index, address in addresses if index == link.index),
         )
         for link in links
@@ -281,6 +282,8 @@ def _write(path: str, value: str) -> None:
 def _make_bridge(bridge: Bridge) -> None:
     with Netlink() as host:
         host.request(netlink.bridge(bridge.name, bridge.mac))
+        if bridge.alias:
+            host.request(netlink.link_alias(bridge.name, bridge.alias))
         host.request(netlink.add_address(socket.if_nametoindex(bridge.name), bridge.address))
 
 
@@ -297,6 +300,8 @@ def _plug(netns: Netns, wire: Wire) -> None:
                 inside.request(*_container_side(wire))
                 if wire.hairpin:
                     host.request(netlink.hairpin_port(wire.host_interface))
+                if wire.isolated:
+                    host.request(netlink.isolated_port(wire.host_interface))
             except BaseException:
                 host.request(netlink.delete_link(wire.host_interface))
                 raise

@@ -20,10 +20,12 @@ from bulkhead.manager.ports import Change
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
+from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 
 _CONTAINER = msgspec.json.Decoder(Container)
 _EXEC = msgspec.json.Decoder(Exec)
+_NETWORK = msgspec.json.Decoder(NetworkRecord)
 _VOLUME = msgspec.json.Decoder(Volume)
 _ATTRIBUTES = msgspec.json.Decoder(dict[str, str])
 _encode = msgspec.json.Encoder().encode
@@ -37,6 +39,7 @@ class SqliteRecords:
     def __init__(self, database: Database, announce: Announce) -> None:
         self.index = Index()
         self.intents: dict[str, str] = {}
+        self.networks: dict[str, NetworkRecord] = {}
         self.volumes: dict[str, Volume] = {}
         self.removed_volumes: tuple[str, ...] = ()
         self._database = database
@@ -55,6 +58,7 @@ class SqliteRecords:
             records.index.put(container)
         records._execs = {each.id: each for each in execs}
         records.intents = intents
+        records.networks = {each.id: each for each in await database.read(_load_networks)}
         records.volumes, records.removed_volumes = await database.read(_load_volumes)
         return records
 
@@ -115,6 +119,9 @@ class SqliteRecords:
             self.index.drop(change.remove)
             for each in self.execs(change.remove):
                 del self._execs[each.id]
+        if change.network is not None:
+            self.networks[change.network.id] = change.network
+        self.networks.pop(change.drop_network, None)
         for volume in change.volumes:
             self.volumes[volume.name] = volume
         for name in change.drop_volumes:
@@ -142,8 +149,17 @@ def _apply(connection: sqlite3.Connection, change: Change) -> tuple[Event, ...]:
         connection.execute("DELETE FROM intents WHERE container_id = ? AND operation = ?", (about, change.done_of))
     if change.intent:
         connection.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, x'')", (about, change.intent))
+    _apply_networks(connection, change)
     _apply_volumes(connection, change)
     return append_events(connection, change.events)
+
+
+def _apply_networks(connection: sqlite3.Connection, change: Change) -> None:
+    if change.network is not None:
+        row = (change.network.id, change.network.name, _encode(change.network))
+        connection.execute("INSERT INTO networks VALUES (?, ?, ?)", row)
+    if change.drop_network:
+        connection.execute("DELETE FROM networks WHERE id = ?", (change.drop_network,))
 
 
 def _apply_volumes(connection: sqlite3.Connection, change: Change) -> None:
@@ -186,6 +202,10 @@ def _load(connection: sqlite3.Connection) -> tuple[list[Container], list[Exec], 
     execs = [_read(_EXEC, row) for row in connection.execute("SELECT id, record FROM execs")]
     intents = dict(connection.execute("SELECT container_id, operation FROM intents"))
     return containers, sorted(execs, key=lambda each: each.created_at), intents
+
+
+def _load_networks(connection: sqlite3.Connection) -> list[NetworkRecord]:
+    return [_read(_NETWORK, row) for row in connection.execute("SELECT id, record FROM networks ORDER BY id")]
 
 
 def _load_volumes(connection: sqlite3.Connection) -> tuple[dict[str, Volume], tuple[str, ...]]:

@@ -12,6 +12,7 @@
     layers          chain_id                           unpacked directories below snapshots/layers; unsynced_boot:
                                                        the boot whose page cache may still hold them, '' = on disk
     leases          id, kind, subject, expires         what is in flight and must not be collected
+    networks        id, name (unique), record          JSON of model.network.NetworkRecord
     volumes         name, record, removed              JSON of model.volume.Volume; removed: its directory must go
 
 `PRAGMA user_version` counts the migrations applied; each entry of MIGRATIONS runs once, in order, in one
@@ -98,5 +99,29 @@ MIGRATIONS: list[str] = [
         record BLOB NOT NULL,
         removed INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
+    """,
+    # A container may be on several networks: `endpoint` and `attachment` became lists.
+    """
+    CREATE TABLE networks (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        record BLOB NOT NULL
+    ) WITHOUT ROWID;
+    UPDATE containers SET record = CAST(json_remove(json_set(
+        CAST(record AS TEXT),
+        '$.endpoints', CASE
+            WHEN json_type(CAST(record AS TEXT), '$.endpoint') = 'object'
+                THEN json_array(json_extract(CAST(record AS TEXT), '$.endpoint'))
+            WHEN coalesce(json_extract(CAST(record AS TEXT), '$.spec.network_mode'), '') LIKE 'container:%'
+                THEN json_array()
+            ELSE json_array(json_object('network_name',
+                coalesce(nullif(json_extract(CAST(record AS TEXT), '$.spec.network_mode'), ''), 'bridge')))
+        END,
+        '$.attachments', CASE
+            WHEN json_type(CAST(record AS TEXT), '$.attachment') = 'object'
+                THEN json_array(json_extract(CAST(record AS TEXT), '$.attachment'))
+            ELSE json_array()
+        END
+    ), '$.endpoint', '$.attachment') AS BLOB);
     """,
 ]

@@ -40,8 +40,9 @@ _encode = msgspec.json.Encoder().encode
 class RemoteShim:
     """`bulkhead.manager.ports.Shim` over one connection."""
 
-    def __init__(self, client: ShimClient) -> None:
+    def __init__(self, client: ShimClient, names_directory: str) -> None:
         self.client = client
+        self.names_directory = names_directory
 
     async def state(self) -> ShimState:
         told = await self.client.state()
@@ -99,6 +100,9 @@ class RemoteShim:
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
         await self.client.resize_pty(height, width, exec_id=exec_id)
+
+    async def serve_names(self) -> None:
+        await self.client.serve_names(self.names_directory)
 
 
 class SupervisedShims:
@@ -176,7 +180,7 @@ class SupervisedShims:
         if other is not None and not other.client.closed.done():
             await client.close()
             return other
-        shim = RemoteShim(ShimClient(client))
+        shim = RemoteShim(ShimClient(client), str(self._instance.names_directory))
         self._live[container_id] = shim
         client.closed.add_done_callback(lambda _: self._drop(container_id, shim))
         return shim

@@ -7,7 +7,6 @@
       holders     interface . MAC . address   who may use such an address, in IP and in ARP
       seats       interface . MAC             who may use such a MAC at all
       ingress     drops the rest; and IPv6, which these networks do not have
-      between     drops what one container sends to another where they are not to reach each other
 
 An address of nobody is let through: containers that route for others (kind's nodes do) are no thieves.
 """
@@ -24,7 +23,7 @@ from bulkhead.model.network import Endpoint
 LAYOUT = Layout(
     family="bridge",
     # Before br_netfilter's own hook (0) hands the frame to the IP layer's.
-    hooks={"ingress": ("filter", "prerouting", -300), "between": ("filter", "forward", -300)},
+    hooks={"ingress": ("filter", "prerouting", -300)},
     types={
         "interfaces": ("ifname", ""),
         "addresses": ("ipv4_addr", ""),
@@ -48,9 +47,7 @@ def desired(name: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint])
     gateways: list[Elements] = [
         {"addresses": {(str(bridge.address.ip),): ""}, "macs": {(bridge.mac,): ""}} for bridge in bridges
     ]
-    apart = [f'meta ibrname "{bridge.name}" drop' for bridge in bridges if not bridge.interconnected]
-    rules = {**_RULES, "between": apart}
-    return LAYOUT.table(name, rules, [*gateways, *(elements_of(endpoint) for endpoint in endpoints)])
+    return LAYOUT.table(name, _RULES, [*gateways, *(elements_of(endpoint) for endpoint in endpoints)])
 
 
 def elements_of(endpoint: Endpoint) -> Elements:
@@ -67,7 +64,7 @@ def elements_of(endpoint: Endpoint) -> Elements:
 
 def probe(name: str) -> list[str]:
     """A transaction that leaves nothing, and fails on a kernel that cannot filter on bridges."""
-    chain, (kind, hook, priority) = next(iter(LAYOUT.hooks.items()))
+    ((chain, (kind, hook, priority)),) = LAYOUT.hooks.items()
     table = f"{LAYOUT.family} {name}_probe"
     return [
         f"add table {table}",

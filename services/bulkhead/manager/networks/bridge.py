@@ -54,6 +54,7 @@ class BridgeNetwork:
         self._ports = HostPorts(kernel.bindable, kernel.ephemeral_ports)
         self._table = instance.nft_table
         self._prefix = instance.veth_prefix
+        self._alias = instance.network_alias
         self._nets: dict[str, _Net] = {}
         self.plan(_default_plan(instance))
         self._mtu = 1500
@@ -76,6 +77,7 @@ class BridgeNetwork:
             internal=wanted.internal,
             interconnected=wanted.interconnected,
             masquerade=wanted.masquerade,
+            alias=self._alias if wanted.key != DEFAULT_NETWORK else "",
         )
         self._nets[wanted.key] = _Net(plan=wanted, bridge=bridge, pool=pool)
 
@@ -276,6 +278,7 @@ class BridgeNetwork:
             gateway=net.plan.gateway if routed else None,
             mtu=net.plan.mtu or self._mtu,
             hairpin=bool(endpoint.ports),
+            isolated=not net.plan.interconnected,
             interface=endpoint.interface,
         )
 
@@ -370,7 +373,10 @@ class BridgeNetwork:
         return True
 
     def _stale(self, survey: Survey) -> tuple[str, ...]:
-        return tuple(name for name in survey.interfaces if name not in self._live and self._is_ours(name, survey))
+        veths = tuple(name for name in survey.interfaces if name not in self._live and self._is_ours(name, survey))
+        planned = {bridge.name for bridge in self._bridges()}
+        bridges = (each for each in survey.interfaces.values() if each.kind == "bridge" and each.alias == self._alias)
+        return (*veths, *(bridge.name for bridge in bridges if bridge.name not in planned))
 
     def _loose(self, survey: Survey) -> dict[str, list[str]]:
         """By bridge: live veths that are not, or will not be when the bridge is made, its ports."""

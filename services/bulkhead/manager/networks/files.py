@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from bulkhead.errors import InvalidArgument
 
+OWN_SERVER = "127.0.0.11"  # answered by the container's shim
 FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
 _LOCAL_LINES = (
     "127.0.0.1\tlocalhost",
@@ -34,18 +35,18 @@ def hosts_file(
     *,
     hostname: str,
     domainname: str = "",
-    address: str | None = None,
+    addresses: Sequence[str] = (),
     extra_hosts: Iterable[str] = (),
     host_gateway: str | None = None,
 ) -> str:
-    """/etc/hosts: the local names, `extra_hosts` ("name:address"), then the container's own address.
+    """/etc/hosts: the local names, `extra_hosts` ("name:address"), then the container's own addresses.
 
     `host-gateway` as an address stands for `host_gateway`. Raises InvalidArgument with Docker's texts.
     """
     lines = [*_LOCAL_LINES, *(_extra_host(entry, host_gateway) for entry in extra_hosts)]
-    if address:
-        names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-        lines.append(f"{ip_address(address)}\t{' '.join(_one_word(name) for name in names.split(' '))}")
+    names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+    shown = " ".join(_one_word(name) for name in names.split(" "))
+    lines += [f"{ip_address(address)}\t{shown}" for address in addresses]
     return "\n".join(lines) + "\n"
 
 
@@ -72,6 +73,11 @@ def resolv_conf(
     if settings := [_one_word(option) for option in options] or kept["options"]:
         lines.append(f"options {' '.join(settings)}")
     return "\n".join(lines) + "\n"
+
+
+def servers_of(host: str) -> list[str]:
+    """Whom the host asks, its own loopback servers included: a shim asks from the host's network."""
+    return _directives(host)["nameserver"]
 
 
 def _directives(text: str) -> dict[str, list[str]]:

@@ -98,6 +98,7 @@ class Bridge:
     internal: bool = False
     interconnected: bool = True
     masquerade: bool = True
+    alias: str = ""
 
     @property
     def subnet(self) -> IPv4Network:
@@ -143,12 +144,13 @@ class Wire:
     gateway: IPv4Address | None
     mtu: int
     hairpin: bool
+    isolated: bool = False
     interface: str = "eth0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """An interface of the host; `master` is the name of its bridge or empty."""
+    """An interface of the host; `master` is the name of its bridge or empty, `alias` what its maker noted."""
 
     name: str
     kind: str
@@ -156,6 +158,7 @@ class Interface:
     mtu: int
     up: bool
     addresses: tuple[IPv4Interface, ...]
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,7 +151,6 @@ def _quoted(argument: str) -> str:
 
 def _summary(container: Container) -> types.ContainerSummary:
     spec = container.spec
-    endpoint = container.endpoint
     return types.ContainerSummary(
         id=container.id,
         name=container.name,
@@ -166,7 +165,7 @@ def _summary(container: Container) -> types.ContainerSummary:
         health_status=container.health_status,
         labels=dict(spec.labels),
         network_mode=spec.network_mode,
-        endpoint=to_message(types.NetworkEndpoint, endpoint) if endpoint is not None else None,
+        endpoints=[to_message(types.NetworkEndpoint, each) for each in container.endpoints],
         mounts=[to_message(types.Mount, mount) for mount in spec.mounts],
     )
 

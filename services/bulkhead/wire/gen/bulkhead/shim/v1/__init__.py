@@ -26,6 +26,8 @@ __all__ = (
     "ResizePtyResponse",
     "ResumeRequest",
     "ResumeResponse",
+    "ServeNamesRequest",
+    "ServeNamesResponse",
     "ShimBase",
     "ShimStub",
     "ShutdownRequest",
@@ -311,6 +313,22 @@ class ResumeResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "ResumeResponse", ResumeResponse)
+
+
+@dataclass(eq=False, repr=False)
+class ServeNamesRequest(betterproto2.Message):
+    directory: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "ServeNamesRequest", ServeNamesRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ServeNamesResponse(betterproto2.Message):
+    pass
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "ServeNamesResponse", ServeNamesResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -669,6 +687,27 @@ class ShimStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def serve_names(
+        self,
+        message: "ServeNamesRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ServeNamesResponse":
+        """
+        Answers DNS in the container's network namespace from the files in a directory; again after a change of networks.
+        """
+
+        return await self._unary_unary(
+            "/bulkhead.shim.v1.Shim/ServeNames",
+            message,
+            ServeNamesResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def shutdown(
         self,
         message: "ShutdownRequest | None" = None,
@@ -753,6 +792,13 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def close_stdin(self, message: "CloseStdinRequest") -> "CloseStdinResponse":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def serve_names(self, message: "ServeNamesRequest") -> "ServeNamesResponse":
+        """
+        Answers DNS in the container's network namespace from the files in a directory; again after a change of networks.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -841,6 +887,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
         response = await self.close_stdin(request)
         await stream.send_message(response)
 
+    async def __rpc_serve_names(self, stream: "grpclib.server.Stream[ServeNamesRequest, ServeNamesResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.serve_names(request)
+        await stream.send_message(response)
+
     async def __rpc_shutdown(self, stream: "grpclib.server.Stream[ShutdownRequest, ShutdownResponse]") -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -926,6 +978,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 CloseStdinRequest,
                 CloseStdinResponse,
+            ),
+            "/bulkhead.shim.v1.Shim/ServeNames": grpclib.const.Handler(
+                self.__rpc_serve_names,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ServeNamesRequest,
+                ServeNamesResponse,
             ),
             "/bulkhead.shim.v1.Shim/Shutdown": grpclib.const.Handler(
                 self.__rpc_shutdown,

@@ -77,7 +77,7 @@ class Container(betterproto2.Message):
 
     exec_ids: "list[str]" = betterproto2.field(16, betterproto2.TYPE_STRING, repeated=True)
 
-    endpoint: "NetworkEndpoint | None" = betterproto2.field(17, betterproto2.TYPE_MESSAGE, optional=True)
+    endpoints: "list[NetworkEndpoint]" = betterproto2.field(30, betterproto2.TYPE_MESSAGE, repeated=True)
 
     log_path: "str" = betterproto2.field(18, betterproto2.TYPE_STRING)
 
@@ -258,6 +258,11 @@ class ContainerSpec(betterproto2.Message):
 
     links: "list[str]" = betterproto2.field(62, betterproto2.TYPE_STRING, repeated=True)
 
+    endpoints: "list[NetworkEndpoint]" = betterproto2.field(63, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    wishes
+    """
+
     engine_host_config: "bytes" = betterproto2.field(100, betterproto2.TYPE_BYTES)
     """
     the Engine API's HostConfig as the client sent it: echoed, never obeyed
@@ -299,7 +304,7 @@ class ContainerSummary(betterproto2.Message):
 
     network_mode: "str" = betterproto2.field(13, betterproto2.TYPE_STRING)
 
-    endpoint: "NetworkEndpoint | None" = betterproto2.field(14, betterproto2.TYPE_MESSAGE, optional=True)
+    endpoints: "list[NetworkEndpoint]" = betterproto2.field(30, betterproto2.TYPE_MESSAGE, repeated=True)
 
     mounts: "list[Mount]" = betterproto2.field(15, betterproto2.TYPE_MESSAGE, repeated=True)
 
@@ -437,6 +442,20 @@ class NetworkEndpoint(betterproto2.Message):
     mac: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
 
     ports: "list[ContainerPort]" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    aliases: "list[str]" = betterproto2.field(9, betterproto2.TYPE_STRING, repeated=True)
+
+    links: "list[str]" = betterproto2.field(10, betterproto2.TYPE_STRING, repeated=True)
+
+    driver_options: "dict[str, str]" = betterproto2.field(
+        11, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
+    )
+
+    gateway_priority: "int" = betterproto2.field(12, betterproto2.TYPE_INT64)
+
+    fixed_address: "str" = betterproto2.field(13, betterproto2.TYPE_STRING)
+
+    fixed_mac: "str" = betterproto2.field(14, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("bulkhead.types.v1", "NetworkEndpoint", NetworkEndpoint)

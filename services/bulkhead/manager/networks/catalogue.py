@@ -1,0 +1,305 @@
+"""Networks as users ask for them: made, listed, removed; containers connected and disconnected."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedYet
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.announcements import about_network, of_network
+from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.networking import Networking, Plugged, plan_of, subnets_of
+from bulkhead.manager.networks import blocks
+from bulkhead.manager.networks.known import PREDEFINED
+from bulkhead.manager.ports import Change, Records
+from bulkhead.manager.resolving import Resolving
+from bulkhead.manager.sharing import Attachment, attachment
+from bulkhead.model.container import Container, NetworkEndpoint
+from bulkhead.model.filters import Filters, check_keys, matches_labels
+from bulkhead.model.moments import parse_moment
+from bulkhead.model.network import NetworkRecord
+
+LIST_KEYS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
+PRUNE_KEYS = frozenset(("label", "label!", "until"))
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_CONNECT_SECONDS = 30.0
+_SHARED = "container sharing network namespace with another container or host cannot be connected to any other network"
+_HOST = "container cannot be disconnected from host network or connected to host network"
+_NONE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+
+
+@dataclass(slots=True, kw_only=True)
+class Networks:
+    """The use-cases about networks."""
+
+    records: Records
+    networking: Networking
+    bundles: Bundles
+    actors: Actors
+    resolving: Resolving
+    _making: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _pruning: bool = False
+
+    # ---- networks ----
+
+    async def create(self, wanted: NetworkRecord) -> NetworkRecord:
+        """A new network. Raises Conflict for a name that is taken, Forbidden for a subnet that is, InvalidArgument."""
+        _check(wanted)
+        async with self._making:
+            if any(each.name == wanted.name for each in self.networking.known):
+                raise Conflict(f"network with name {wanted.name} already exists")
+            network = await self._complete(wanted)
+            await self.networking.add(network)
+            try:
+                event = about_network(network, "create")
+                await self.records.commit(Change(network=network, events=(event,)), durable=True)
+            except BaseException:
+                await self.networking.drop(network)
+                raise
+        return network
+
+    def select(self, filters: Filters) -> list[NetworkRecord]:
+        """The networks that match. Raises InvalidArgument for a bad filter."""
+        check_keys(filters, LIST_KEYS)
+        used = {each.network_id for container in self.records.index for each in container.endpoints}
+        return [network for network in self.networking.known if self._matches(network, filters, used)]
+
+    def find(self, ref: str) -> NetworkRecord:
+        return self.networking.known.find(ref)
+
+    def members(self, network: NetworkRecord) -> list[tuple[Container, NetworkEndpoint]]:
+        """The containers that run on it."""
+        return [
+            (container, endpoint)
+            for container in self.records.index
+            if container.phase.alive
+            for endpoint in container.endpoints
+            if endpoint.network_id == network.id
+        ]
+
+    async def remove(self, ref: str) -> None:
+        """Raises NotFound; Forbidden with Docker's texts for a predefined one and one in use."""
+        network = self.find(ref)
+        if network.name in PREDEFINED and not self.networking.known.is_users(network):
+            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        async with self._making:
+            members = self.members(network)
+            if members:
+                listed = ", ".join(f'name:"{each.name}" id:"{end.endpoint_id[:12]}"' for each, end in members)
+                raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({listed})")
+            # The record goes first: a crash after it leaves a bridge that the next start sweeps.
+            event = about_network(network, "destroy")
+            await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
+            await self.networking.drop(network)
+
+    async def prune(self, filters: Filters) -> list[str]:
+        """Remove the users' networks that no container is configured for; their names."""
+        check_keys(filters, PRUNE_KEYS)
+        before = [parse_moment(text, time.time_ns()) for text in filters.get("until", ())]
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        try:
+            return [network.name for network in self._unused(filters, before) if await self._removed(network)]
+        finally:
+            self._pruning = False
+
+    # ---- containers on networks ----
+
+    async def connect(self, ref: str, container_ref: str, wish: NetworkEndpoint) -> None:
+        """Put a container on one more network. Raises Forbidden, InvalidArgument, NotFound with Docker's texts."""
+        network = self.find(ref)
+        container = self.records.index.find(container_ref)
+        wish = replace(wish, network_id=network.id, network_name=network.name)
+
+        async def work() -> None:
+            await self._connect(self.records.index.get(container.id), network, wish)
+
+        await self.actors.perform(container.id, "connect", work, seconds=_CONNECT_SECONDS)
+
+    async def disconnect(self, ref: str, container_ref: str, *, force: bool) -> None:
+        """Take a container off a network. Raises Forbidden, NotFound with Docker's texts."""
+        network = self.find(ref)
+        try:
+            container = self.records.index.find(container_ref)
+        except NotFound:
+            if force:
+                return
+            raise
+
+        async def work() -> None:
+            await self._disconnect(self.records.index.get(container.id), network)
+
+        await self.actors.perform(container.id, "disconnect", work, seconds=_CONNECT_SECONDS)
+
+    async def _connect(self, container: Container, network: NetworkRecord, wish: NetworkEndpoint) -> None:
+        _check_connection(container, network)
+        check_wish(wish, network, self.networking)
+        if any(each.network_id == network.id for each in container.endpoints):
+            raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
+        if not container.phase.alive:
+            change = replace(container, endpoints=(*container.endpoints, wish))
+            await self.records.commit(Change(update=change), durable=True)
+            return
+        plugged = await self.networking.plug_live(container, wish, network)
+        try:
+            await self._replugged(container, plugged, network, "connect")
+        except BaseException:
+            await self.networking.unplug_live(replace(container, attachments=plugged.attachments), network)
+            raise
+
+    async def _disconnect(self, container: Container, network: NetworkRecord) -> None:
+        if network.driver == "host":
+            raise Forbidden(_HOST)
+        if all(each.network_id != network.id for each in container.endpoints):
+            raise Forbidden(f"container {container.id} is not connected to network {network.name}")
+        if not container.phase.alive:
+            left = tuple(each for each in container.endpoints if each.network_id != network.id)
+            await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
+            return
+        await self._replugged(container, await self.networking.unplug_live(container, network), network, "disconnect")
+
+    async def _replugged(self, container: Container, now: Plugged, network: NetworkRecord, action: str) -> None:
+        changed = replace(container, endpoints=now.endpoints, attachments=now.attachments)
+        await asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints)
+        await self.resolving.renew(changed)
+        shown = next(each for each in (*now.endpoints, *container.endpoints) if each.network_id == network.id)
+        event = of_network(changed, shown, action)
+        await self.records.commit(Change(update=changed, events=(event,)), durable=True)
+
+    # ---- inside ----
+
+    async def _complete(self, wanted: NetworkRecord) -> NetworkRecord:
+        """With an id and a subnet that is free."""
+        survey = await self.networking.survey()
+        taken = subnets_of(self.networking.known)
+        routed = [destination for destination, _ in survey.routes if destination.prefixlen > 1]
+        block = blocks.choose(wanted.blocks, taken, routed)
+        network = replace(
+            wanted,
+            id=secrets.token_hex(32),
+            blocks=(block,),
+            chosen_subnet=any(each.subnet for each in wanted.blocks),
+            created_at=time.time_ns(),
+        )
+        if plan_of(network).bridge in survey.interfaces:
+            raise Forbidden(f"networks have same bridge name: {plan_of(network).bridge} is in use")
+        return network
+
+    def _matches(self, network: NetworkRecord, filters: Filters, used: set[str]) -> bool:
+        if not matches_labels(network.labels, filters.get("label", ())):
+            return False
+        facts: Mapping[str, bool] = {"dangling": network.id not in used and self.networking.known.is_users(network)}
+        for value in filters.get("dangling", ()):
+            if value.lower() not in ("true", "1", "false", "0"):
+                raise InvalidArgument(f"invalid filter 'dangling={value}'")
+            if facts["dangling"] is not (value.lower() in ("true", "1")):
+                return False
+        tests: Mapping[str, Callable[[str], bool]] = {
+            "driver": lambda value: network.driver == value,
+            "id": lambda value: network.id.startswith(value),
+            "name": lambda value: value in network.name,
+            "scope": lambda value: value == "local",
+            "type": lambda value: value == ("custom" if self.networking.known.is_users(network) else "builtin"),
+        }
+        return all(any(test(value) for value in filters[key]) for key, test in tests.items() if filters.get(key))
+
+    def _unused(self, filters: Filters, before: Sequence[int]) -> list[NetworkRecord]:
+        used = {each.network_id for container in self.records.index for each in container.endpoints}
+        return [
+            network
+            for network in self.records.networks.values()
+            if network.id not in used
+            and not any(network.created_at > moment for moment in before)
+            and matches_labels(network.labels, filters.get("label", ()))
+            and not any(matches_labels(network.labels, [label]) for label in filters.get("label!", ()))
+        ]
+
+    async def _removed(self, network: NetworkRecord) -> bool:
+        try:
+            await self.remove(network.id)
+        except BulkheadError:
+            return False  # used or removed meanwhile
+        return True
+
+
+def check_wish(wish: NetworkEndpoint, network: NetworkRecord, networking: Networking) -> None:
+    """Raise InvalidArgument with Docker's texts for what this network cannot give."""
+    users = networking.known.is_users(network)
+    if wish.aliases and not users:
+        raise InvalidArgument("network-scoped alias is supported only for containers in user defined networks")
+    if wish.fixed_address and not users:
+        raise InvalidArgument("user specified IP address is supported on user defined networks only")
+    if wish.fixed_address and not network.chosen_subnet:
+        raise InvalidArgument(
+            "user specified IP address is supported only when connecting to networks with user configured subnets"
+        )
+
+
+def _check_connection(container: Container, network: NetworkRecord) -> None:
+    way = attachment(container.spec)
+    if way is Attachment.SHARED:
+        raise Forbidden(_SHARED)
+    if way is Attachment.HOST or network.driver == "host":
+        raise Forbidden(_HOST)
+    if way is Attachment.NONE or network.driver == "null":
+        raise Forbidden(_NONE)
+
+
+def _check(wanted: NetworkRecord) -> None:
+    if not wanted.name:
+        raise InvalidArgument("network name cannot be empty")
+    if wanted.name in PREDEFINED or wanted.name == "default":
+        raise Forbidden(f"operation is not permitted on predefined {wanted.name} network")
+    if _NAME.fullmatch(wanted.name) is None:
+        raise InvalidArgument(
+            f"invalid network name: {wanted.name}: it must begin with a letter or digit and hold only [a-zA-Z0-9_.-]"
+        )
+    _check_driver(wanted.driver)
+    if wanted.enable_ipv6:
+        raise NotImplementedYet("networks have no IPv6 yet")
+
+
+def _check_driver(driver: str) -> None:
+    if driver == "overlay":
+        raise Forbidden(
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
+            "swarm and try again."
+        )
+    if driver in ("host", "null"):
+        raise Forbidden(f'only one instance of "{driver}" network is allowed')
+    if driver in ("macvlan", "ipvlan"):
+        raise NotImplementedYet(f"networks of driver {driver} are not supported by this engine yet")
+    if driver != "bridge":
+        raise NotFound(f'plugin "{driver}" not found')
+
+
+def initial_endpoints(
+    mode: str, told: Iterable[NetworkEndpoint], networking: Networking
+) -> tuple[NetworkEndpoint, ...]:
+    """The networks of a new container: its own first, then the others that its client named.
+
+    One that is not known yet is kept as named. Raises InvalidArgument for wishes that cannot come true.
+    """
+    by_name = {each.network_name: each for each in told}
+    own = mode or "bridge"
+    names = [own, *(name for name in by_name if name != own)]
+    found = [_known(by_name.get(name, NetworkEndpoint(network_name=name)), networking) for name in names]
+    unique: dict[str, NetworkEndpoint] = {}
+    for each in found:
+        unique.setdefault(each.network_id or each.network_name, each)
+    return tuple(unique.values())
+
+
+def _known(wish: NetworkEndpoint, networking: Networking) -> NetworkEndpoint:
+    try:
+        network = networking.known.find(wish.network_name)
+    except NotFound:
+        return wish
+    check_wish(wish, network, networking)
+    return replace(wish, network_id=network.id, network_name=network.name)

@@ -1,0 +1,57 @@
+"""DNS in a container: what its shim answers from, and whom it asks about the rest of the world."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.networking import Networking
+from bulkhead.manager.ports import Shim, Shims
+from bulkhead.model.container import Container
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolving:
+    """Keeps shims told."""
+
+    networking: Networking
+    bundles: Bundles
+    shims: Shims
+
+    async def begin(self, container: Container, shim: Shim) -> None:
+        """Have the shim answer, if the container is on a network where names resolve. Before its process runs."""
+        if self._describe(container):
+            await shim.serve_names()
+
+    async def renew(self, container: Container) -> None:
+        """The container's networks have changed while it runs."""
+        if self._describe(container):
+            await asyncio.to_thread(self.bundles.point_to_own_resolver, container)
+            shim = await self.shims.ensure(container.id)
+            await shim.serve_names()
+
+    def end(self, container: Container) -> None:
+        """The container has ended."""
+        if self.networking.needs_names(container.endpoints):
+            self.networking.names.forget(container.id)
+
+    def _describe(self, container: Container) -> bool:
+        networking = self.networking
+        on = [each for each in container.endpoints if networking.needs_names([each])]
+        if not on:
+            return False
+        networking.names.describe(
+            container.id,
+            networks=[each.network_id for each in on],
+            servers=self.bundles.upstream_servers(container),
+            links=dict(_link(text) for each in on for text in each.links),
+            internal=all(networking.known.find(each.network_id).internal for each in on),
+        )
+        return True
+
+
+def _link(text: str) -> tuple[str, str]:
+    """`container[:alias]` as (alias, container)."""
+    name, _, alias = text.partition(":")
+    return alias or name, name

@@ -1,0 +1,203 @@
+"""Networks of users: the docker CLI, names, isolation, connecting while it runs, what survives the manager."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from bulkhead.linux.netlink import Netlink
+from tests.compat.conftest import Target
+from tests.support.engine import Engine
+
+WEB = "mkdir -p /w; echo $NAME > /w/index.html; exec httpd -f -p 80 -h /w"
+
+
+@pytest.fixture
+def target(engine: Engine) -> Iterator[Target]:
+    """The whole engine; containers and networks of a test are removed."""
+    found = Target("real", f"unix://{engine.instance.docker_socket}", engine.base)
+    yield found
+    left = found.docker("ps", "-aq").stdout.split()
+    if left:
+        found.docker("rm", "-f", "-v", *left)
+    found.docker("network", "prune", "-f")
+
+
+def serve(target: Target, name: str, *options: str) -> str:
+    return target.ok("run", "-d", "--name", name, "-e", f"NAME={name}", *options, "busybox", "sh", "-c", WEB)
+
+
+def fetch(target: Target, container: str, url: str) -> str:
+    """What a container reads there; retried while the server is starting."""
+    deadline = time.monotonic() + 10
+    while True:
+        done = target.docker("exec", container, "wget", "-qO-", url)
+        if done.returncode == 0 or time.monotonic() > deadline:
+            return done.stdout.strip() or done.stderr.strip()
+
+
+def address(target: Target, container: str, network: str) -> str:
+    return target.ok("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', container)
+
+
+def resolves(target: Target, container: str, name: str) -> set[str]:
+    done = target.docker("exec", container, "nslookup", name)
+    lines = done.stdout.partition("Name:")[2].splitlines()
+    return {line.split()[-1] for line in lines if line.startswith("Address")}
+
+
+def test_containers_find_each_other_by_name_and_alias(target: Target) -> None:
+    target.ok("network", "create", "app")
+    serve(target, "web", "--network", "app", "--network-alias", "www")
+    serve(target, "other", "--network", "app", "--network-alias", "www")
+    target.ok("run", "-d", "--name", "client", "--network", "app", "busybox", "sleep", "1000")
+    for name in ("web", "web.app"):
+        assert fetch(target, "client", f"http://{name}/") == "web"
+    both = {address(target, name, "app") for name in ("web", "other")}
+    assert resolves(target, "client", "www") == both
+    assert target.docker("exec", "client", "nslookup", "nosuch").returncode != 0
+    target.ok("rename", "other", "renamed")
+    assert resolves(target, "client", "renamed") == {address(target, "renamed", "app")}
+    target.ok("stop", "-t", "0", "web")
+    assert resolves(target, "client", "www") == {address(target, "renamed", "app")}
+
+
+def test_networks_are_islands(target: Target) -> None:
+    for name in ("one", "two"):
+        target.ok("network", "create", name)
+        serve(target, name, "--network", name)
+    assert resolves(target, "one", "two") == set()
+    there = address(target, "two", "two")
+    done = target.docker("exec", "one", "ping", "-c1", "-W1", there)
+    assert done.returncode == 1, "a packet crossed"
+    assert target.docker("exec", "one", "ping", "-c1", "-W1", address(target, "one", "one")).returncode == 0
+
+
+def test_connect_and_disconnect_while_it_runs(target: Target) -> None:
+    target.ok("network", "create", "--subnet", "10.98.0.0/24", "late")
+    serve(target, "web", "--network", "late")
+    target.ok("run", "-d", "--name", "client", "busybox", "sleep", "1000")
+    target.ok("network", "connect", "--ip", "10.98.0.77", "--alias", "me", "late", "client")
+    assert fetch(target, "client", "http://web/") == "web"
+    assert address(target, "client", "late") == "10.98.0.77" and resolves(target, "web", "me") == {"10.98.0.77"}
+    target.ok("network", "disconnect", "bridge", "client")
+    assert "default via 10.98.0.1 dev eth1" in target.ok("exec", "client", "ip", "route")
+    target.ok("restart", "-t", "0", "client")
+    assert address(target, "client", "late") == "10.98.0.77"
+    assert "eth0" in target.ok("exec", "client", "ip", "route")
+    target.ok("network", "disconnect", "late", "client")
+    assert resolves(target, "web", "me") == set()
+
+
+def test_an_internal_network_leads_nowhere(target: Target) -> None:
+    target.ok("network", "create", "--internal", "inner")
+    target.ok("run", "-d", "--name", "held", "--network", "inner", "-p", "80", "busybox", "sleep", "1000")
+    assert "default" not in target.ok("exec", "held", "ip", "route")
+    assert target.ok("port", "held") == ""
+
+
+def test_without_icc_containers_do_not_meet(target: Target) -> None:
+    target.ok("network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "apart")
+    for name in ("here", "there"):
+        target.ok("run", "-d", "--name", name, "--network", "apart", "busybox", "sleep", "1000")
+    assert target.docker("exec", "here", "ping", "-c1", "-W1", address(target, "there", "apart")).returncode == 1
+
+
+def test_several_networks_at_create_and_the_gateway_by_priority(target: Target) -> None:
+    target.ok("network", "create", "--subnet", "10.96.0.0/24", "first")
+    target.ok("network", "create", "--subnet", "10.97.0.0/24", "second")
+    target.ok(
+        *("run", "-d", "--name", "both", "--network", "first", "--network", "name=second,gw-priority=1"),
+        *("busybox", "sleep", "1000"),
+    )
+    assert "default via 10.97.0.1 dev eth1" in target.ok("exec", "both", "ip", "route")
+    shown = json.loads(target.ok("inspect", "both"))[0]["NetworkSettings"]["Networks"]
+    assert set(shown) == {"first", "second"} and shown["second"]["GwPriority"] == 1
+
+
+def test_published_ports_of_a_users_network(target: Target) -> None:
+    target.ok("network", "create", "pub")
+    serve(target, "web", "--network", "pub", "-p", "80")
+    port = target.ok("port", "web", "80").splitlines()[0].rpartition(":")[2]
+    fetch(target, "web", "http://127.0.0.1/")
+    assert subprocess.check_output(["curl", "-s", f"http://127.0.0.1:{port}/"], text=True) == "web\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["network", "create", "bridge"], "operation is not permitted on predefined bridge network"),
+        (["network", "create", "-d", "nosuch", "x1"], 'plugin "nosuch" not found'),
+        (["network", "create", "--subnet", "10.0.0.0/33", "x1"], "invalid"),
+        (["network", "rm", "bridge"], "bridge is a pre-defined network and cannot be removed"),
+        (["network", "rm", "nosuch"], "network nosuch not found"),
+        (["run", "--rm", "--network", "nosuch", "busybox", "true"], "network nosuch not found"),
+        (
+            ["run", "--rm", "--ip", "10.1.2.3", "busybox", "true"],
+            "user specified IP address is supported on user defined",
+        ),
+    ],
+)
+def test_bad_requests(target: Target, arguments: list[str], words: str) -> None:
+    done = target.docker(*arguments)
+    assert done.returncode != 0 and words in done.stderr
+
+
+def test_names_are_unique_and_networks_in_use_stay(target: Target) -> None:
+    made = target.ok("network", "create", "used")
+    assert "network with name used already exists" in target.docker("network", "create", "used").stderr
+    target.ok("run", "-d", "--name", "holder", "--network", made[:8], "busybox", "sleep", "1000")
+    assert "has active endpoints" in target.docker("network", "rm", "used").stderr
+    done = target.docker("network", "connect", "used", "holder")
+    assert "endpoint with name holder already exists in network used" in done.stderr
+    target.ok("rm", "-f", "holder")
+    target.ok("network", "rm", "used")
+    assert f"br-{made[:12]}" not in _interfaces()
+
+
+def test_names_and_networks_survive_the_daemons(target: Target, engine: Engine) -> None:
+    made = target.ok("network", "create", "app")
+    serve(target, "web", "--network", "app")
+    target.ok("run", "-d", "--name", "client", "--network", "app", "busybox", "sh", "-c", "while :; do sleep 1; done")
+    pid = target.ok("inspect", "-f", "{{.State.Pid}}", "client")
+    fetch(target, "client", "http://web/")
+    for service in ("manager", "api", "supervisor"):
+        engine.kill(service)
+    inside = ["nsenter", "-t", pid, "-n", "busybox", "nslookup", "web", "127.0.0.11"]
+    assert "Name:\tweb" in subprocess.check_output(inside, text=True)
+    engine.start()
+    assert target.ok("network", "inspect", "-f", "{{.Id}}", "app") == made
+    assert fetch(target, "client", "http://web/") == "web"
+    serve(target, "late", "--network", "app")
+    assert fetch(target, "client", "http://late/") == "late"
+
+
+def test_docker_py(target: Target) -> None:
+    client = docker.DockerClient(base_url=target.socket, version="auto")
+    try:
+        pool = docker.types.IPAMPool(subnet="10.95.0.0/24", gateway="10.95.0.254", iprange="10.95.0.128/25")
+        ipam = docker.types.IPAMConfig(pool_configs=[pool])
+        network = client.networks.create("pynet", ipam=ipam, labels={"k": "v"}, internal=True)
+        assert [each.name for each in client.networks.list(filters={"label": "k=v"})] == ["pynet"]
+        container = client.containers.run("busybox", "sleep 1000", detach=True, network="pynet")
+        network.reload()
+        assert network.attrs["Containers"][container.id]["IPv4Address"] == "10.95.0.128/24"
+        network.disconnect(container)
+        network.connect(container, ipv4_address="10.95.0.9", aliases=["nine"])
+        container.reload()
+        shown = container.attrs["NetworkSettings"]["Networks"]["pynet"]
+        assert (shown["IPAddress"], shown["Aliases"]) == ("10.95.0.9", ["nine"])
+        container.remove(force=True)
+        network.remove()
+    finally:
+        client.close()
+
+
+def _interfaces() -> set[str]:
+    with Netlink() as host:
+        return {link.name for link in host.links()}
