@@ -137,6 +137,22 @@ def test_limits_and_network(engine: Engine, runtime: str) -> None:
 KNOCK = "until nc 127.0.0.1 {port} </dev/null 2>/dev/null | grep . ; do sleep 0.1; done"
 
 
+def test_volumes_and_a_read_only_root(engine: Engine, runtime: str) -> None:
+    source = engine.base / f"shared-{runtime}"
+    source.mkdir()
+    (source / "file").write_text("theirs\n")
+    script = (
+        "cat /b/file; echo kept > /v/file; cat /v/file; touch /b/new 2>&1; touch /new 2>&1; touch /t/new && echo ok"
+    )
+    mounts = ["-v", f"{source}:/b:ro", "-v", f"vol-{runtime}:/v", "--tmpfs", "/t", "--read-only"]
+    told = run(engine, runtime, "--rm", *mounts, "busybox", "sh", "-c", script)
+    assert told.splitlines()[:2] == ["theirs", "kept"]
+    assert told.count("Read-only file system") == 2
+    assert told.endswith("ok")
+    assert engine.docker_ok("run", "--rm", "-v", f"vol-{runtime}:/v", "busybox", "cat", "/v/file") == "kept"
+    engine.docker_ok("volume", "rm", f"vol-{runtime}")
+
+
 def test_it_outlives_daemons_and_shim(engine: Engine, runtime: str) -> None:
     begin(engine, runtime, "lasting")
     begin(engine, runtime, "orphan")
