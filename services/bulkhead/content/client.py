@@ -212,6 +212,7 @@ class Registry:
         *,
         mount_from: str | None = None,
         progress: Progress | None = None,
+        waiting: Waiting | None = None,
         blocking: Blocking | None = None,
     ) -> Pushed:
         """Make a blob part of a repository: as it is there, by mounting it from another, or by upload."""
@@ -219,7 +220,9 @@ class Registry:
             return Pushed.EXISTED
         own = blocking or Blocking(1)
         try:
-            upload = Upload(self._upstream, path, digest, file, own, progress or _silent, self._patience)
+            upload = Upload(
+                self._upstream, path, digest, file, own, progress or _silent, self._patience, waiting or _silent
+            )
             return await upload.run(mount_from)
         except RemoteRefusal as error:
             raise translated(error) from error

@@ -11,7 +11,7 @@ from yarl import URL
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.endpoint import Answer, Endpoint, pull_scope, push_scope
 from bulkhead.content.remote_errors import RemoteRefusal, Unreachable
-from bulkhead.content.retries import Patience, Tries
+from bulkhead.content.retries import Patience, Tries, Waiting
 from bulkhead.errors import Unavailable
 from bulkhead.model.digest import Digest
 
@@ -39,6 +39,7 @@ class Upload:
         blocking: Blocking,
         progress: Progress,
         patience: Patience,
+        waiting: Waiting = lambda _: None,
     ) -> None:
         self._endpoint = endpoint
         self._path = path
@@ -47,7 +48,9 @@ class Upload:
         self._size = file.stat().st_size
         self._blocking = blocking
         self._progress = progress
-        self._tries = Tries(patience)
+        self._tries = Tries(patience, waiting)
+        self._arrived = 0
+        self._gained = False
         self._scopes = push_scope(path)
 
     async def run(self, mount_from: str | None) -> Pushed:
@@ -92,11 +95,14 @@ class Upload:
         if isinstance(error, RemoteRefusal) and error.status == 404:
             await self._tries.after(Unreachable(str(error)), progressed=False)
             return await self._restart()
-        await self._tries.after(error, progressed=False)
+        # Whether the last try brought anything is known since the registry was asked after it.
+        await self._tries.after(error, progressed=self._gained)
+        self._gained = False
         try:
             async with self._endpoint.request("GET", location, scopes=self._scopes, expect=(204,)) as answer:
                 last = answer.headers.get("Range", "0-0").rpartition("-")[2]
                 offset = int(last) + 1 if last.isdigit() and int(last) > 0 else 0
+                self._gained, self._arrived = offset > self._arrived, max(offset, self._arrived)
                 return self._location(answer, location), min(offset, self._size)
         except Unreachable:
             return location, before

@@ -88,12 +88,16 @@ async def pushed(host: str, path: str, tag: str, image: Image, store: BlobStore)
 
 @dataclass(slots=True)
 class Line:
-    """A TCP line to another port that breaks after so many bytes of answers, once per number in `breaks`."""
+    """A TCP line to another port that breaks after so many bytes of answers, once per number in `breaks`.
+
+    `up_breaks` are the same for requests.
+    """
 
     target: int
     breaks: list[int]
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
+    up_breaks: list[int] = field(default_factory=list)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
@@ -128,9 +132,15 @@ class Line:
                 end.transport.abort()
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passed = 0
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 self.requests.append(data)
+                if self.up_breaks and passed + len(data) > self.up_breaks[0]:
+                    self.up_breaks.pop(0)
+                    writer.close()
+                    return
+                passed += len(data)
                 writer.write(data)
                 await writer.drain()
 

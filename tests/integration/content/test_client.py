@@ -177,6 +177,18 @@ async def test_a_push_goes_on_where_the_line_broke(tmp_path: Path, store: BlobSt
             assert await registry.has_blob("app", stored.digest)
 
 
+async def test_a_push_over_a_line_that_breaks_more_often_than_we_are_patient(tmp_path: Path, store: BlobStore) -> None:
+    """As long as every try brings something, there is a next one."""
+    stored = await store.put(BIG)
+    async with real_registry(tmp_path / "registry") as host:
+        line = Line(int(host.rpartition(":")[2]), [])
+        async with line.open() as address, Registry(address, patience=IMPATIENT) as registry:
+            assert not await registry.has_blob("app", stored.digest)
+            line.up_breaks = [500_000] * (IMPATIENT.attempts + 1)
+            assert await registry.push_blob("app", stored.digest, stored.path) is Pushed.UPLOADED
+            assert line.up_breaks == []
+
+
 Wrong = tuple[str, type[Exception], str]
 
 

@@ -85,13 +85,14 @@ class _Destination:
     path: str
     store: BlobStore
 
-    async def blob(self, blob: Digest, mount_from: str | None, told: Told) -> Pushed:
+    async def blob(self, blob: Digest, mount_from: str | None, told: Told, waiting: Told) -> Pushed:
         return await self.registry.push_blob(
             self.path,
             blob,
             self.store.path(blob),
             mount_from=mount_from,
             progress=told,
+            waiting=waiting,
             blocking=self.store.blocking,
         )
 

@@ -130,8 +130,11 @@ class Source(Protocol):
 class Target(Protocol):
     """One repository on one registry, to push to."""
 
-    async def blob(self, blob: Digest, mount_from: str | None, told: Told) -> Pushed:
-        """Make a blob of the content store part of the repository, by upload only if there is no other way."""
+    async def blob(self, blob: Digest, mount_from: str | None, told: Told, waiting: Told) -> Pushed:
+        """Make a blob of the content store part of the repository, by upload only if there is no other way.
+
+        `waiting` hears the seconds until the next try.
+        """
 
     async def manifest(self, tag: str, media_type: str, body: bytes) -> Digest:
         """Name a manifest whose blobs are all there."""

@@ -122,3 +122,8 @@ class _Reader:
 
     async def wait(self) -> None:
         await self._more.wait()
+
+
+def retrying(seconds: int) -> str:
+    """Docker's line for a transfer that waits for its next try."""
+    return f"Retrying in {seconds} second{'s' * (seconds != 1)}"

@@ -45,7 +45,7 @@ from bulkhead.manager.images.groups import failing_as_one
 from bulkhead.manager.images.leases import Kind, Lease, Leases
 from bulkhead.manager.images.ledger import Ledger
 from bulkhead.manager.images.ports import Layers, Publish, Registries, Source, Unpacked
-from bulkhead.manager.images.progress import Feed
+from bulkhead.manager.images.progress import Feed, retrying
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.manager.images.unpacking import LayerPlan, Unpacker, plan_layers
 from bulkhead.model.digest import Digest
@@ -315,7 +315,7 @@ class _Fetcher:
             self.feed.say("Waiting", blob.digest.short)
 
         def waiting(seconds: int) -> None:
-            self.feed.say(f"Retrying in {seconds} second{'s' * (seconds != 1)}", blob.digest.short)
+            self.feed.say(retrying(seconds), blob.digest.short)
 
         async with self._slots:
             await _first(self._sources, self._name, lambda source: source.blob(blob, told, waiting, arriving))

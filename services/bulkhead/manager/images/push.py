@@ -16,7 +16,7 @@ from bulkhead.manager.images.groups import failing_as_one
 from bulkhead.manager.images.leases import Kind, Leases
 from bulkhead.manager.images.ledger import Ledger
 from bulkhead.manager.images.ports import Publish, Registries, Target
-from bulkhead.manager.images.progress import Feed
+from bulkhead.manager.images.progress import Feed, retrying
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.model.digest import Digest
 from bulkhead.model.reference import Reference
@@ -105,13 +105,16 @@ class Pusher:
         async with self._uploads:
             origin = self._mountable(name, layer.blob)
             pushed = await target.blob(
-                layer.blob, origin, lambda done: feed.count("Pushing", short, done, layer.blob_size)
+                layer.blob,
+                origin,
+                lambda done: feed.count("Pushing", short, done, layer.blob_size),
+                lambda seconds: feed.say(retrying(seconds), short),
             )
         feed.say(_SAID[pushed] if pushed is not Pushed.MOUNTED else f"Mounted from {origin}", short)
 
     async def _push_config(self, config: Digest, target: Target) -> None:
         async with self._uploads:
-            await target.blob(config, None, lambda _: None)
+            await target.blob(config, None, lambda _: None, lambda _: None)
 
     def _mountable(self, name: Reference, blob: Digest) -> str | None:
         """A repository of the same registry that was seen to hold this blob."""
