@@ -456,8 +456,12 @@ def _cgroup_mounts(
 ) -> Iterator[Mount]:
     """The container's own group and nothing above it, bound from where it was made.
 
-    v2 without a cgroup namespace shows the whole tree, as Docker does.
+    v2 without a cgroup namespace shows the whole tree, as Docker does. An ordinary user's container has no group of its
+    own to be sure of: it sees the host's, to read.
     """
+    if os.geteuid() != 0:
+        yield _all_groups(target, options, mounted)
+        return
     if mounted.is_v2:
         source = (mounted.unified or "") + (cgroup.path if private else "")
         yield _group_bind(source, target, options)
@@ -474,6 +478,18 @@ def _cgroup_mounts(
             yield Mount(kind=MountKind.SYMLINK, source=name, target=f"{target}/{controller}")
     if options.set & mounts.RDONLY:
         yield Mount(kind=MountKind.REMOUNT, target=target, set=mounts.RDONLY)
+
+
+def _all_groups(target: str, options: mounts.MountOptions, mounted: Hierarchies) -> Mount:
+    whole = mounted.unified if mounted.is_v2 else posixpath.dirname(mounted.roots()[0])
+    return Mount(
+        kind=MountKind.BIND,
+        source=whole or "/sys/fs/cgroup",
+        target=target,
+        flags=MountFlag.RECURSIVE,
+        tree_set=options.set | mounts.RDONLY,
+        propagation=mounts.MS_PRIVATE | mounts.MS_REC,
+    )
 
 
 def _group_bind(source: str, target: str, options: mounts.MountOptions) -> Mount:

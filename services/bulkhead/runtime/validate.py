@@ -273,6 +273,8 @@ def _mounts(config: Config) -> None:
         _check(place != "/", f"mount {target}: the root itself cannot be mounted over")
         bound = parsed.bind or entry.get("type") == "bind"
         _idmapped(entry, config, parsed, f"mount {target}", bound=bound)
+        if not bound:
+            _mapped_owner(parsed.data, config, f"mount {target}")
         if parsed.remount:
             continue
         _check(place != "/proc" or bound or entry.get("type") == "proc", f"mount {target}: only a procfs can be there")
@@ -294,6 +296,17 @@ def _idmapped(entry: Config, config: Config, options: mounts.MountOptions, where
     users = any(isinstance(found, Mapping) and found.get("type") == "user" for found in linux.get("namespaces") or ())
     _check(bool(uids) or users, f"{where}: id-mapped mounts need mappings or a user namespace")
     _check(os.geteuid() == 0, f"{where}: id-mapped mounts need root")
+
+
+def _mapped_owner(data: Iterable[tuple[str, str]], config: Config, where: str) -> None:
+    """A file system cannot belong to somebody whom its user namespace does not map: the kernel says only EINVAL."""
+    linux = _mapping(config, "linux", "config")
+    for name, value in data:
+        if name not in ("uid", "gid") or not value.isdecimal():
+            continue
+        maps = _id_maps(linux, f"{name}Mappings", f"linux.{name}Mappings")
+        mapped = not maps or idmap.covers(maps, int(value))
+        _check(mapped, f"{where}: cannot specify {name}= mount options for unmapped {name} in rootless containers")
 
 
 def _bind(entry: Config, target: str, options: Iterable[str]) -> None:

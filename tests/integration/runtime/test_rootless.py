@@ -71,7 +71,6 @@ def config_for(image: Path, *args: str) -> dict[str, Any]:
     config["linux"]["sysctl"] = {}
     for entry in config["mounts"]:
         entry["options"] = [option for option in entry["options"] if option != "gid=5"]
-    config["mounts"] = [entry for entry in config["mounts"] if entry["type"] != "cgroup"]
     return config
 
 
@@ -98,6 +97,35 @@ def test_an_ordinary_user_executes_a_further_process(image: Path) -> None:
     assert done.stdout.split()[:1] == ["0"], done.stdout + done.stderr
     assert (image / "further").stat().st_uid == USER
     assert done.returncode == 137
+
+
+def test_the_cgroup_tree_is_shown_and_cannot_be_written(image: Path) -> None:
+    done = run(
+        config_for(
+            image, "sh", "-c", "ls /sys/fs/cgroup | head -n1; grep -c ' /sys/fs/cgroup[^ ]* rw' /proc/self/mountinfo"
+        )
+    )
+    first, writable = done.stdout.split()[:2]
+    assert first in {path.name for path in Path("/sys/fs/cgroup").iterdir()}
+    assert writable == "0"
+
+
+def test_the_network_of_the_user_comes_with_the_hosts_sysfs(image: Path) -> None:
+    """Who does not own the network namespace cannot mount a sysfs of it."""
+    config = config_for(image, "sh", "-c", "ls /sys/class/net; grep ' /sys ' /proc/self/mountinfo")
+    config["linux"]["namespaces"] = [entry for entry in config["linux"]["namespaces"] if entry["type"] != "network"]
+    done = run(config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in Path("/sys/class/net").iterdir()} <= set(done.stdout.split())
+    assert " /sys ro," in done.stdout
+
+
+def test_a_group_that_is_not_mapped_is_refused_with_the_reason(image: Path) -> None:
+    config = config_for(image, "true")
+    config["mounts"][2]["options"].append("gid=5")
+    done = run(config)
+    assert done.returncode == 70
+    assert "cannot specify gid= mount options for unmapped gid" in done.stdout
 
 
 def test_groups_that_cannot_be_set_are_told(image: Path) -> None:

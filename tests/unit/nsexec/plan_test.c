@@ -48,7 +48,13 @@ static int decode(const unsigned char *bytes, size_t size, struct plan *plan)
         struct plan_rlimit limit;
         while (plan_next_rlimit(&plan->rlimits, &limit))
             seen += limit.resource;
-        struct plan_cursor *texts[] = {&plan->masked, &plan->readonly, &plan->argv, &plan->env, &plan->group_names,
+        struct plan_hook hook;
+        while (plan_next_hook(&plan->hooks, &hook)) {
+            seen += strlen(hook.path);
+            while (plan_next_string(&hook.argv, &value) || plan_next_string(&hook.env, &value))
+                seen += strlen(value);
+        }
+        struct plan_cursor *texts[] = {&plan->hidden, &plan->state, &plan->masked, &plan->readonly, &plan->argv, &plan->env, &plan->group_names,
                                        &plan->root.lower};
         for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
             while (plan_next_string(texts[i], &value))
