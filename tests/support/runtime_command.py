@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.linux.cgroups import Cgroup, hierarchies
+from bulkhead.runtime.state import container_ids
 from tests.support.containers import BUSYBOX, docker_config, make_image
 
 COMMAND = (sys.executable, "-c", "from bulkhead.runtime.command.entry import main; main()")
@@ -92,10 +93,10 @@ class Runtime:
 
     def close(self) -> None:
         """End every container; AssertionError when one leaves a cgroup or a state directory."""
-        for entry in self.root.iterdir() if self.root.exists() else ():
-            self("delete", "--force", entry.name)
+        for name in container_ids(str(self.root)):
+            self("delete", "--force", name)
         left = [root + self.parent for root in hierarchies().roots()]
-        assert not (list(self.root.iterdir()) if self.root.exists() else []), "a state directory is left"
+        assert not container_ids(str(self.root)), "a state directory is left"
         for directory in map(Path, left):
             children = [path.name for path in directory.iterdir() if path.is_dir()] if directory.exists() else []
             assert not children, f"cgroups are left: {children}"

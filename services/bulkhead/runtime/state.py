@@ -203,11 +203,16 @@ def _absent() -> NotFound:
     return NotFound("container does not exist")
 
 
+def filter_cache(root: str) -> str:
+    """Where compiled seccomp filters are kept; its name is no container's."""
+    return f"{root}/:filters"
+
+
 def container_ids(root: str) -> list[str]:
     """Every id with a directory, sorted."""
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            return sorted(entry.name for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir())
     except FileNotFoundError:
         return []
 

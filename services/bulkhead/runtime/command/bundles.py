@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.linux import atomicfile
+from bulkhead.linux import atomicfile, mounts
 
 _LIMIT = 64 << 20
 
@@ -75,3 +75,32 @@ def _rule(row: tuple[str, int | None, int | None, str]) -> dict[str, Any]:
     kind, major, minor, access = row
     numbers = {key: value for key, value in (("major", major), ("minor", minor)) if value is not None}
     return {"allow": True, "type": kind, "access": access, **numbers}
+
+
+def tolerated(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The config without what the launch refuses because it means nothing, and runc passes over; and warnings."""
+    entries = config.get("mounts") or []
+    if not isinstance(entries, list):
+        return config, []  # the launch says what is wrong with it
+    if entries and "mount" not in _kinds(config):
+        return {**config, "mounts": []}, ["no mount namespace: the mounts are passed over"]
+    warnings = list[str]()
+    return {**config, "mounts": [_without_data(entry, warnings) for entry in entries]}, warnings
+
+
+def _kinds(config: dict[str, Any]) -> list[Any]:
+    entries = part(config, "linux").get("namespaces") or []
+    return [entry.get("type") for entry in entries if isinstance(entry, dict)]
+
+
+def _without_data(entry: Any, warnings: list[str]) -> Any:
+    """A bind takes no data of a file system."""
+    options = entry.get("options") if isinstance(entry, dict) else None
+    if not isinstance(options, list) or not all(isinstance(text, str) for text in options):
+        return entry
+    parsed = mounts.parse_options(options)
+    if not parsed.data or not (parsed.bind or entry.get("type") == "bind"):
+        return entry
+    keys = {key for key, _ in parsed.data}
+    warnings.append(f"mount {entry.get('destination')}: options {', '.join(sorted(keys))} mean nothing to a bind")
+    return {**entry, "options": [text for text in options if text.partition("=")[0] not in keys]}

@@ -7,16 +7,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from bulkhead.errors import Conflict, InvalidArgument
 from bulkhead.linux import atomicfile, pidfd
 from bulkhead.linux.cgroups import Cgroup
-from bulkhead.runtime import launch
+from bulkhead.runtime import filters, launch
 from bulkhead.runtime.command import bundles, handles, terminals
 from bulkhead.runtime.command.arguments import Arguments
 from bulkhead.runtime.command.context import Context
-from bulkhead.runtime.state import Container, Record, Status
+from bulkhead.runtime.state import Container, Record, Status, filter_cache
 
 _LIMIT = 64 << 20
 _GLANCE_SECONDS = 0.05
@@ -55,6 +56,8 @@ class _Wanted:
         self.config = container.load_config()
 
     def launch(self, process: dict[str, Any]) -> launch.ExecProcess:
+        if bundles.part(self.config, "linux").get("seccomp"):
+            filters.use_directory(Path(filter_cache(self._context.root)))
         running = launch.exec_(
             task=_task(self._container, self._record, self._arguments),
             config=self.config,

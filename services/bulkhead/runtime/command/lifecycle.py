@@ -12,15 +12,16 @@ import select
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.linux import pidfd
-from bulkhead.runtime import hooks, launch
+from bulkhead.runtime import filters, hooks, launch
 from bulkhead.runtime.command import bundles, handles, terminals
 from bulkhead.runtime.command.arguments import Arguments
 from bulkhead.runtime.command.context import Context
-from bulkhead.runtime.state import Container, Record, Status
+from bulkhead.runtime.state import Container, Record, Status, filter_cache
 
 _KILL_SECONDS = 10.0
 
@@ -130,9 +131,12 @@ class _New:
     def create(self, *, exec_fifo: str | None = None) -> launch.Task:
         self._container.save_config(self._content)
         self._container.save(self.record)
+        if bundles.part(self.config, "linux").get("seccomp"):
+            filters.use_directory(Path(filter_cache(self._context.root)))
+        config, warnings = bundles.tolerated(bundles.with_default_devices(self.config))
         task = launch.create(
             container_id=self._container.id,
-            config=bundles.with_default_devices(self.config),
+            config=config,
             stdio=handles.stdio(),
             systemd=self._context.systemd,
             bundle=self._bundle,
@@ -141,7 +145,7 @@ class _New:
             no_pivot=self._arguments.switch("no-pivot"),
             new_keyring=not self._arguments.switch("no-new-keyring"),
         )
-        for warning in task.warnings:
+        for warning in (*warnings, *task.warnings):
             self._context.log.warning(warning)
         return task
 
