@@ -8,9 +8,10 @@ from aiohttp import web
 
 from bulkhead.content.blocking import Blocking
 from bulkhead.errors import NotFound
-from bulkhead.registry import names, spans
+from bulkhead.registry import names
 from bulkhead.registry.errors import API_VERSION, Code, Refusal
 from bulkhead.registry.ports import Blob, Storage
+from bulkhead.registry.spans import Sender
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
 
@@ -20,7 +21,7 @@ class Blobs:
 
     def __init__(self, storage: Storage, blocking: Blocking, *, deletable: bool) -> None:
         self._storage = storage
-        self._blocking = blocking
+        self._sender = Sender(blocking)
         self._deletable = deletable
 
     async def head(self, request: web.BaseRequest, name: str, digest: str) -> web.StreamResponse:
@@ -45,7 +46,7 @@ class Blobs:
         except NotFound as error:
             raise _unknown(digest) from error
         try:
-            return await spans.send(request, response, content, start, length, self._blocking)
+            return await self._sender.send(request, response, content, start, length)
         finally:
             await content.close()
 

@@ -21,6 +21,7 @@ from bulkhead.registry.validation import validated
 MAX_TAGS = 100
 # Manifests from this size are parsed beside the loop; real ones are a hundredth of it.
 LARGE = 256 << 10
+FOREIGN = "non-distributable layers are deprecated: their bytes are not kept here, and may not be found when pulled"
 
 
 class Manifests:
@@ -58,6 +59,9 @@ class Manifests:
             tags = [target]
         await self._storage.put_manifest(repository, manifest, tags)
         response = web.Response(status=201)
+        if manifest.foreign:
+            # Clients print this to their users (distribution specification, "Warnings").
+            response.headers["Warning"] = f'299 - "{FOREIGN}"'
         response.headers["Location"] = f"/v2/{repository}/manifests/{reference}"
         response.headers["Docker-Content-Digest"] = str(digest)
         if manifest.subject is not None:

@@ -47,6 +47,8 @@ class NewManifest:
     subject: Digest | None
     referrer: Descriptor
     """How this manifest is listed among its subject's referrers."""
+    foreign: bool = False
+    """Whether it has layers that need not be here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ def validated(body: bytes, content_type: str, digest: Digest) -> NewManifest:
         manifests=tuple(entry.digest for entry in manifest.manifests) if isinstance(manifest, Index) else (),
         subject=manifest.subject.digest if manifest.subject is not None else None,
         referrer=_referrer(manifest),
+        foreign=isinstance(manifest, Manifest) and any(map(_is_foreign, manifest.layers)),
     )
 
 
@@ -38,8 +39,12 @@ def _check_artifact(manifest: Manifest) -> None:
 def _blobs(manifest: Manifest | Index) -> tuple[Digest, ...]:
     if isinstance(manifest, Index):
         return ()
-    held = [layer for layer in manifest.layers if not (layer.media_type in media_types.NONDISTRIBUTABLE and layer.urls)]
+    held = [layer for layer in manifest.layers if not _is_foreign(layer)]
     return tuple(dict.fromkeys(entry.digest for entry in (manifest.config, *held)))
+
+
+def _is_foreign(layer: Descriptor) -> bool:
+    return layer.media_type in media_types.NONDISTRIBUTABLE and bool(layer.urls)
 
 
 def _referrer(manifest: Manifest | Index) -> Descriptor:

@@ -179,7 +179,8 @@ async def test_another_repositorys_blobs_do_not_count(peer: Peer) -> None:
 async def test_foreign_layers_need_not_be_here(peer: Peer) -> None:
     await peer.image("app", "v1")
     foreign = wire(media_types.DOCKER_FOREIGN_GZIP, b"elsewhere") | {"urls": ["https://example.com/layer"]}
-    assert (await peer.manifest("app", "v2", manifest_of(layers=[foreign]))).status == 201
+    reply = await peer.manifest("app", "v2", manifest_of(layers=[foreign]))
+    assert (reply.status, reply.headers["Warning"].startswith('299 - "non-distributable')) == (201, True)
     without_url = wire(media_types.DOCKER_FOREIGN_GZIP, b"elsewhere")
     assert (await peer.manifest("app", "v3", manifest_of(layers=[without_url]))).status == 404
 

@@ -13,11 +13,12 @@ from bulkhead.content.manifests import Descriptor
 from bulkhead.content.store import BlobStore
 from bulkhead.errors import NotFound
 from bulkhead.model.digest import Digest
-from bulkhead.registry import names, spans, tags
+from bulkhead.registry import names, tags
 from bulkhead.registry.blobs import matches, wanted_range
 from bulkhead.registry.errors import API_VERSION, Code, Refusal
 from bulkhead.registry.ports import Blob, Page, StoredManifest
 from bulkhead.registry.routes import Found, Handler
+from bulkhead.registry.spans import Sender
 from bulkhead.registry.upstreams.contents import CachedContent
 from bulkhead.registry.upstreams.upstream import Upstream
 
@@ -33,6 +34,7 @@ class Pulls:
         self._upstreams = upstreams
         self._fallback = fallback
         self._store = store
+        self._sender = Sender(store.blocking)
         # By the names of routes.
         self._handlers: dict[str, Handler] = {
             "manifest": self.manifest,
@@ -89,7 +91,7 @@ class Pulls:
             response.headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{blob.size}"
         content = await self._opened(upstream, path, blob)
         try:
-            return await spans.send(request, response, content, start, length, self._store.blocking)
+            return await self._sender.send(request, response, content, start, length)
         finally:
             await content.close()
 
