@@ -78,14 +78,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as directory:
         base = Path(directory)
         make_image(base / "image")
-        for confined in (False, True):
-            place = bundle(base, "confined" if confined else "plain", parent, confined=confined)
-            figures = dict[str, list[tuple[float, float]]]()
-            for _ in range(rounds):
-                for name, command in present.items():
-                    figures.setdefault(name, []).append(once(command, place, base / "state" / command[0].strip("/")))
-            report("with Docker's seccomp profile" if confined else "without seccomp", figures)
-    Cgroup(parent).remove()
+        try:
+            for confined in (False, True):
+                place = bundle(base, "confined" if confined else "plain", parent, confined=confined)
+                figures = dict[str, list[tuple[float, float]]]()
+                for _ in range(rounds):
+                    for name, command in present.items():
+                        figures.setdefault(name, []).append(
+                            once(command, place, base / "state" / command[0].strip("/"))
+                        )
+                report("with Docker's seccomp profile" if confined else "without seccomp", figures)
+        finally:
+            Cgroup(parent).remove()
 
 
 def report(title: str, figures: dict[str, list[tuple[float, float]]]) -> None:

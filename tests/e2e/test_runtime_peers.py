@@ -5,7 +5,6 @@ Each engine has directories, sockets and processes of its own; where one is not 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -99,7 +98,8 @@ def dockerd(place: Path, runtime: str) -> Iterator[Peer]:
     own.mkdir()
     socket = own / "d.sock"
     places = ["--data-root", str(own / "data"), "--exec-root", str(own / "exec"), "--pidfile", str(own / "pid")]
-    isolated = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--cgroup-parent", "/bh-peer-docker"]
+    parent = f"/bh-peer-{secrets.token_hex(3)}"
+    isolated = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--cgroup-parent", parent]
     command = ["dockerd", "-H", f"unix://{socket}", *places, *isolated, "--add-runtime", f"bh={runtime}"]
     with (own / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as daemon:
         try:
@@ -110,7 +110,7 @@ def dockerd(place: Path, runtime: str) -> Iterator[Peer]:
         finally:
             daemon.terminate()
             daemon.wait(PATIENCE)
-            Cgroup("/bh-peer-docker").remove()
+            Cgroup(parent).remove()
 
 
 def wait_for(socket: Path) -> None:
@@ -211,13 +211,13 @@ def containerd(place: Path) -> Iterator[Path]:
             finally:
                 daemon.terminate()
                 daemon.wait(PATIENCE)
-                with contextlib.suppress(OSError):
-                    Cgroup("/bh-peer-ctr").remove()
 
 
 def test_containerd_runs_a_root_file_system(containerd: Path, place: Path, runtime: str) -> None:
     image_tar(place)
     ctr = Peer(["ctr", "--address", str(containerd)], [])
-    options = ["--rootfs", "--runc-binary", runtime, "--cgroup", "/bh-peer-ctr/one"]
+    parent = f"/bh-peer-{secrets.token_hex(3)}"
+    options = ["--rootfs", "--runc-binary", runtime, "--cgroup", f"{parent}/one"]
     assert ctr("run", "--rm", *options, str(place / "image"), "one", "/bin/echo", "hi") == "hi\n"
     ctr("run", "--rm", *options, str(place / "image"), "one", "/bin/sh", "-c", "exit 9", status=9)
+    Cgroup(parent).remove()
