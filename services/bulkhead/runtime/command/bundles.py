@@ -85,12 +85,25 @@ def tolerated(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if entries and "mount" not in _kinds(config):
         return {**config, "mounts": []}, ["no mount namespace: the mounts are passed over"]
     warnings = list[str]()
-    return {**config, "mounts": [_without_data(entry, warnings) for entry in entries]}, warnings
+    return {**config, "mounts": [_from_bundle(_without_data(entry, warnings)) for entry in entries]}, warnings
 
 
 def _kinds(config: dict[str, Any]) -> list[Any]:
     entries = part(config, "linux").get("namespaces") or []
     return [entry.get("type") for entry in entries if isinstance(entry, dict)]
+
+
+def _from_bundle(entry: Any) -> Any:
+    """A bind's relative source is one of the bundle, which is the working directory."""
+    source = entry.get("source") if isinstance(entry, dict) else None
+    if not isinstance(source, str) or not source or source.startswith("/") or not _is_bind(entry):
+        return entry
+    return {**entry, "source": f"{os.getcwd()}/{source}"}  # noqa: PTH109
+
+
+def _is_bind(entry: dict[str, Any]) -> bool:
+    options = entry.get("options")
+    return entry.get("type") == "bind" or (isinstance(options, list) and ("bind" in options or "rbind" in options))
 
 
 def _without_data(entry: Any, warnings: list[str]) -> Any:
@@ -99,7 +112,7 @@ def _without_data(entry: Any, warnings: list[str]) -> Any:
     if not isinstance(options, list) or not all(isinstance(text, str) for text in options):
         return entry
     parsed = mounts.parse_options(options)
-    if not parsed.data or not (parsed.bind or entry.get("type") == "bind"):
+    if not parsed.data or not _is_bind(entry):
         return entry
     keys = {key for key, _ in parsed.data}
     warnings.append(f"mount {entry.get('destination')}: options {', '.join(sorted(keys))} mean nothing to a bind")

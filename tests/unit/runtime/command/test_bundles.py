@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,12 @@ def test_data_that_means_nothing_to_a_bind_is_left_out_with_a_warning() -> None:
     kept, warnings = bundles.tolerated(config(mounts=[bind, tmpfs]))
     assert kept["mounts"] == [{**bind, "options": ["rbind", "ro"]}, tmpfs]
     assert warnings == ["mount /x: options mode mean nothing to a bind"]
+
+
+def test_a_relative_source_is_one_of_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept, _ = bundles.tolerated(config(mounts=[{"destination": "/x", "source": "y", "options": ["bind"]}]))
+    assert kept["mounts"][0]["source"] == f"{tmp_path}/y"
 
 
 def test_without_a_mount_namespace_nothing_is_mounted() -> None:
