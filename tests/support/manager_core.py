@@ -6,6 +6,7 @@ async with fake_core(tmp_path) as core:
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from bulkhead.manager.eventbus import EventBus
 from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
+from bulkhead.model.sample import Sample
 from tests.support.fake_images import FakeImages
 from tests.support.fake_network import FakeKernel, fake_network
 from tests.support.fake_shims import FakeShim, FakeShims
@@ -118,6 +120,7 @@ async def running_core(world: World, *, recover: bool = True) -> AsyncIterator[R
                 image_size=lambda _: 4096,
                 boot_id=world.boot_id,
                 sweep_groups=world.swept.append,
+                figures=lambda each, _: Sample(id=each.id, name=each.name, at=time.time_ns()),
             )
             core = assemble(world.instance, ManagerConfig(), ports, actors)
             if recover:

@@ -20,6 +20,7 @@ from bulkhead.api.adapters.manager import (
     ManagerImages,
     ManagerNetworks,
     ManagerRegistries,
+    ManagerStatistics,
     ManagerSystem,
     ManagerVolumes,
 )
@@ -36,6 +37,7 @@ from bulkhead.api.routes.filesystems import FilesystemRoutes
 from bulkhead.api.routes.images import ImageRoutes
 from bulkhead.api.routes.networks import NetworkRoutes
 from bulkhead.api.routes.registries import RegistryRoutes
+from bulkhead.api.routes.statistics import StatisticsRoutes
 from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.table import table
@@ -90,6 +92,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 waits=Waits(containers, system),
                 logs=LogReader(containers, stdio, open_log),
             ),
+            statistics=StatisticsRoutes(ManagerStatistics(manager)),
             execs=ExecRoutes(execs=execs, stdio=stdio),
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),

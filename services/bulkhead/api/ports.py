@@ -15,6 +15,7 @@ from bulkhead.api.connection import End
 from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.network import AddressBlock, NetworkRecord
+from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume
 
 # -- containers
@@ -172,6 +173,11 @@ class InspectedExec:
     started: bool = False
     exit_code: int | None = None
     pid: int = 0
+
+
+class Statistics(Protocol):
+    def watch(self, ref: str, *, stream: bool, immediately: bool) -> AsyncGenerator[Sample]:
+        """Samples of a container; see statistics.proto. Raises NotFound, Unavailable."""
 
 
 class Execs(Protocol):

@@ -19,6 +19,7 @@ from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.adapters.shims import SupervisedShims
 from bulkhead.manager.adapters.trash import Trash
+from bulkhead.manager.adapters.usage import read_figures
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.containers import users_by_image
 from bulkhead.manager.core import Core, Ports, assemble
@@ -30,6 +31,7 @@ from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer
 from bulkhead.manager.servicers.filesystems import FilesystemsServicer
 from bulkhead.manager.servicers.networks import NetworksServicer
+from bulkhead.manager.servicers.statistics import StatisticsServicer
 from bulkhead.manager.servicers.system import EngineFacts, SystemServicer
 from bulkhead.manager.servicers.volumes import VolumesServicer
 from bulkhead.model.events import Event
@@ -97,6 +99,7 @@ async def _ports(
         image_size=lambda image_id: images.store.inspect(image_id).record.size,
         boot_id=process.boot_id(),
         sweep_groups=lambda alive: sweep_groups(instance.label, alive),
+        figures=read_figures,
     )
 
 
@@ -144,6 +147,7 @@ async def _servicers(
         SystemServicer(records.index, events, facts),
         NetworksServicer(core.networks),
         VolumesServicer(core.volumes, core.volume_pruning),
+        StatisticsServicer(core.sampler),
         images.servicer,
         images.registries,
         images.upkeep,

@@ -27,6 +27,7 @@ from bulkhead.manager.recovery import Recovery
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.runtimes import Runtimes
+from bulkhead.manager.sampling import Sampler
 from bulkhead.manager.starting import Starting
 from bulkhead.manager.stopping import Stopping
 from bulkhead.manager.volumes.catalogue import Volumes
@@ -34,7 +35,9 @@ from bulkhead.manager.volumes.mounting import Mounting
 from bulkhead.manager.volumes.places import Places
 from bulkhead.manager.volumes.pruning import VolumePruning
 from bulkhead.manager.waiters import Waiters
+from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
+from bulkhead.model.sample import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,8 @@ class Ports:
     image_size: Callable[[str], int]
     boot_id: str
     sweep_groups: Callable[[frozenset[str]], None]
+    # What a live container uses, whose cgroup is named.
+    figures: Callable[[Container, str], Sample]
     runtimes: Runtimes = field(default_factory=Runtimes)
 
 
@@ -61,6 +66,7 @@ class Core:
     execs: Execs
     queries: Queries
     pruning: Pruning
+    sampler: Sampler
     networking: Networking
     networks: Networks
     volumes: Volumes
@@ -140,6 +146,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         execs=Execs(instance=instance, records=records, shims=shims, actors=actors),
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
         pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
+        sampler=Sampler(index=index, actors=actors, read=lambda each: ports.figures(each, bundles.cgroups_path(each))),
         networking=networking,
         networks=Networks(records=records, networking=networking, bundles=bundles, actors=actors, resolving=resolving),
         volumes=volumes,

@@ -38,6 +38,7 @@ from bulkhead.api.ports import (
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.model.container import ContainerSpec, NetworkEndpoint
 from bulkhead.model.network import NetworkRecord
+from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume
 from bulkhead.wire.client import stub
 from bulkhead.wire.convert import to_message, to_model
@@ -120,6 +121,18 @@ class ManagerContainers:
         answer = await self._stub.top(wire.TopRequest(ref=ref, ps_args=ps_args))
         rows = tuple(tuple(row.items) for row in answer.processes)
         return Processes(titles=tuple(answer.titles), rows=rows)
+
+
+class ManagerStatistics:
+    """`ports.Statistics`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.StatisticsStub, channel, PEER)
+
+    async def watch(self, ref: str, *, stream: bool, immediately: bool) -> AsyncGenerator[Sample]:
+        request = wire.WatchStatisticsRequest(ref=ref, stream=stream, immediately=immediately)
+        async for sample in self._stub.watch(request):
+            yield to_model(Sample, sample)
 
 
 class ManagerExecs:

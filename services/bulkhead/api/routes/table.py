@@ -10,6 +10,7 @@ from bulkhead.api.routes.filesystems import FilesystemRoutes
 from bulkhead.api.routes.images import ImageRoutes
 from bulkhead.api.routes.networks import NetworkRoutes
 from bulkhead.api.routes.registries import RegistryRoutes
+from bulkhead.api.routes.statistics import StatisticsRoutes
 from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.volumes import VolumeRoutes
@@ -22,6 +23,7 @@ def table(
     events: EventRoutes,
     containers: ContainerRoutes,
     streams: StreamRoutes,
+    statistics: StatisticsRoutes,
     execs: ExecRoutes,
     images: ImageRoutes,
     registries: RegistryRoutes,
@@ -43,6 +45,7 @@ def table(
             Route("GET", "/containers/{id}/json", containers.inspect),
             Route("GET", "/containers/{id}/top", containers.top),
             Route("GET", "/containers/{id}/logs", streams.logs),
+            Route("GET", "/containers/{id}/stats", statistics.stats),
             Route("POST", "/containers/{id}/attach", streams.attach),
             Route("POST", "/containers/{id}/wait", streams.wait),
             Route("POST", "/containers/{id}/start", containers.start),
