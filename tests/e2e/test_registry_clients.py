@@ -163,8 +163,15 @@ def test_skopeo(registry: str, layout: Path, tmp_path: Path) -> None:
     assert attempt(skopeo, "delete", "--tls-verify=false", "--creds=alice:alice!", image).returncode != 0
 
 
-def test_podman(registry: str, layout: Path, tmp_path: Path) -> None:
-    places = ["--root", f"{tmp_path}/root", "--runroot", f"{tmp_path}/run", "--storage-driver", "vfs"]
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """podman refuses run roots longer than fifty characters."""
+    with tempfile.TemporaryDirectory(prefix="bh-pod-", dir="/tmp") as made:
+        yield Path(made)
+
+
+def test_podman(registry: str, layout: Path, tmp_path: Path, short_path: Path) -> None:
+    places = ["--root", f"{tmp_path}/root", "--runroot", str(short_path), "--storage-driver", "vfs"]
     podman, image = [tool("podman"), *places], f"{registry}/team/app:pod"
     plain = ["--tls-verify=false", "--authfile", f"{tmp_path}/auth.json"]
     run(*podman, "pull", "-q", f"oci:{layout}:latest")

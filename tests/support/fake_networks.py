@@ -29,9 +29,14 @@ class FakeNetworks(wire.NetworksBase):
         return wire.CreateNetworkResponse(id=made.id)
 
     async def list(self, message: wire.ListNetworksRequest) -> wire.ListNetworksResponse:
-        wanted = message.filters["name"].items if "name" in message.filters else [""]
-        found = [each for each in self._known if any(name in each.name for name in wanted)]
+        wanted = {key: values.items for key, values in message.filters.items()}
+        found = [each for each in self._known if all(self._passes(each, *item) for item in wanted.items())]
         return wire.ListNetworksResponse(networks=[to_message(wire.Network, each) for each in found])
+
+    def _passes(self, network: NetworkRecord, key: str, values: Sequence[str]) -> bool:
+        kind = "custom" if network.id in self._made else "builtin"
+        facts = {"name": network.name, "id": network.id, "driver": network.driver, "scope": "local", "type": kind}
+        return any(value in facts.get(key, "") for value in values)
 
     async def inspect(self, message: wire.InspectNetworkRequest) -> wire.Network:
         found = self._known.find(message.ref)

@@ -170,12 +170,18 @@ def test_a_tree_that_is_not_there(tree: Tree) -> None:
 def test_a_reader_that_leaves_ends_the_worker(tree: Tree) -> None:
     (Path(tree.upper) / "big").write_bytes(bytes(8 << 20))
 
+    before = _children()
+
     async def run() -> None:
         async with reading("tree", tree) as source:
             await Blocking(1).run(source.read, 10)
+            assert _children() - before
             raise KeyError
 
     with pytest.raises(KeyError):
         asyncio.run(run())
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert not _children() - before
+
+
+def _children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}

@@ -23,7 +23,7 @@ class VolumeRoutes:
 
     async def index(self, call: Call) -> web.StreamResponse:
         found = await self._volumes.list(filters=call.filters(_FILTERS))
-        return answers.json({"Volumes": [schema.shown(each) for each in found], "Warnings": None})
+        return answers.json({"Volumes": [schema.shown(each) for each in found], "Warnings": []})
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(schema.CreateVolume, default=schema.CreateVolume())
