@@ -153,6 +153,18 @@ def test_volumes_and_a_read_only_root(engine: Engine, runtime: str) -> None:
     engine.docker_ok("volume", "rm", f"vol-{runtime}")
 
 
+def test_what_is_below_a_volume(engine: Engine, runtime: str) -> None:
+    name = f"sub-{runtime}"
+    make = "mkdir -p /v/a/b && echo mine > /v/a/b/file && ln -s /a/b /v/link"
+    engine.docker_ok("run", "--rm", "-v", f"{name}:/v", "busybox", "sh", "-c", make)
+    mounts = [f"type=volume,src={name},dst=/{at},volume-subpath={sub}" for at, sub in (("d", "a"), ("l", "link/file"))]
+    script = "cat /d/b/file /l; echo more > /d/new"
+    told = run(engine, runtime, "--rm", "--mount", mounts[0], "--mount", mounts[1], "busybox", "sh", "-c", script)
+    assert told.split() == ["mine", "mine"]
+    assert engine.docker_ok("run", "--rm", "-v", f"{name}:/v", "busybox", "ls", "/v/a").split() == ["b", "new"]
+    engine.docker_ok("volume", "rm", name)
+
+
 def test_it_outlives_daemons_and_shim(engine: Engine, runtime: str) -> None:
     begin(engine, runtime, "lasting")
     begin(engine, runtime, "orphan")

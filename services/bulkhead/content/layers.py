@@ -14,9 +14,9 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bulkhead.content.confine import open_directory_beneath
 from bulkhead.content.tarstream import Entry, TarStream, refused_entry, safe_path
 from bulkhead.errors import InvalidArgument
+from bulkhead.linux.resolve import open_directory_beneath
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"

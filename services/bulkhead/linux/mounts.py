@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bulkhead.linux import syscall
+from bulkhead.linux import resolve, syscall
 
 RDONLY = 0x00000001
 NOSUID = 0x00000002
@@ -133,14 +133,33 @@ def _override(before: tuple[int, int], change: tuple[int, int]) -> tuple[int, in
     return (before[0] & ~to_clear) | to_set, (before[1] & ~(to_set & ~ATIME)) | to_clear
 
 
-def clone_tree(path: str, *, recursive: bool) -> int:
-    """Descriptor of a copy of the mount at `path`, attached nowhere (open_tree(2)). OSError names the path."""
-    flags = _CLONE | _CLOEXEC | (_RECURSIVE if recursive else 0)
+def clone_tree(path: str, *, recursive: bool, at: int = -100) -> int:
+    """Descriptor of a copy of the mount at `path`, attached nowhere (open_tree(2)); "" is `at` itself.
+
+    OSError names the path.
+    """
+    flags = _CLONE | _CLOEXEC | (_RECURSIVE if recursive else 0) | (0 if path else _EMPTY_PATH)
     try:
-        return syscall.call("open_tree", -100, os.fsencode(path), flags)
+        return syscall.call("open_tree", at, os.fsencode(path), flags)
     except OSError as error:
         error.filename = path
         raise
+
+
+def clone_below(source: str, subpath: str, *, recursive: bool) -> int:
+    """As `clone_tree`, of what is at `subpath` of directory `source` now ("" for itself), opened once: whoever writes
+    to `source` cannot lead it out of there. Raises OSError."""
+    if not subpath:
+        return clone_tree(source, recursive=recursive)
+    root = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = resolve.open_in_root(root, subpath, os.O_PATH)
+    finally:
+        os.close(root)
+    try:
+        return clone_tree("", recursive=recursive, at=found)
+    finally:
+        os.close(found)
 
 
 def map_ids(fd: int, user_namespace: int, *, recursive: bool) -> None:

@@ -1,60 +1,75 @@
-"""Overlay file systems: what is left on disk between two mounts (Documentation/filesystems/overlayfs.rst)."""
+"""Overlay file systems: made attached nowhere, and what is left on disk between two mounts
+(Documentation/filesystems/overlayfs.rst, fsopen(2), fsconfig(2), fsmount(2))."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from bulkhead.linux import syscall
+
 MAX_LOWER = 500  # OVL_MAX_STACK
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
 _CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
-_SET_STRING, _SET_FD, _CREATE = 1, 5, 6
-_READ_ONLY = 0x1 | 0x2 | 0x4 | 0x8  # MOUNT_ATTR_RDONLY, _NOSUID, _NODEV, _NOEXEC
-_LONGEST_STRING = 255  # of fsconfig(2)
+_SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
+# fsconfig takes strings of up to this many bytes; a longer path goes in as a descriptor (Linux 6.13).
+_LONGEST_STRING = 255
+# What nsinit sets too: nothing in the directories may steer the overlay.
+_OPTIONS = ((b"index", b"off"), (b"metacopy", b"off"), (b"redirect_dir", b"nofollow"))
 
 
-def open_view(lower: Sequence[str]) -> int:
-    """A descriptor of the root of `lower` (topmost first) merged, read-only and mounted nowhere; Linux 6.5.
+def detached(
+    lower: Sequence[str], *, upper: str = "", work: str = "", volatile: bool = False, attributes: int = 0
+) -> int:
+    """A descriptor (O_PATH) of a new overlay's root; `lower` is topmost first, `attributes` are MOUNT_ATTR_*.
 
-    It is to be walked with `resolve.open_in_root` alone: absolute symlinks in it name the layers' own root. The
-    view ends with its last descriptor. Raises OSError.
+    Raises OSError: EINVAL for an upper directory below Linux 6.5, and for long paths below 6.13.
     """
-    if len(lower) == 1:
-        return os.open(lower[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    context = _call(_SYS_FSOPEN, b"overlay", _CLOEXEC)
+    context = syscall.call("fsopen", b"overlay", _CLOEXEC)
     try:
-        for directory in lower:
-            _add_lower(context, directory)
-        _call(_SYS_FSCONFIG, context, _CREATE, None, None, 0)
-        return _call(_SYS_FSMOUNT, context, _CLOEXEC, _READ_ONLY)
+        _name_lower(context, lower)
+        for key, value in _OPTIONS:
+            _set(context, key, value)
+        if upper:
+            _set_path(context, b"upperdir", upper)
+            _set_path(context, b"workdir", work)
+            _set(context, b"uuid", b"off")
+        if volatile:
+            syscall.call("fsconfig", context, _SET_FLAG, b"volatile", None, 0)
+        syscall.call("fsconfig", context, _CREATE, None, None, 0)
+        return syscall.call("fsmount", context, _CLOEXEC, attributes)
     finally:
         os.close(context)
 
 
-def _add_lower(context: int, directory: str) -> None:
-    path = os.fsencode(directory)
-    if len(path) <= _LONGEST_STRING:
-        _call(_SYS_FSCONFIG, context, _SET_STRING, b"lowerdir+", path, 0)
-        return
-    # Longer paths go in as descriptors (Linux 6.13).
-    fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+def _name_lower(context: int, lower: Sequence[str]) -> None:
     try:
-        _call(_SYS_FSCONFIG, context, _SET_FD, b"lowerdir+", None, fd)
+        for directory in lower:
+            _set_path(context, b"lowerdir+", directory)
+    except OSError as error:
+        together = ":".join(lower)
+        if error.errno != errno.EINVAL or len(os.fsencode(together)) > _LONGEST_STRING:
+            raise
+        _set(context, b"lowerdir", os.fsencode(together))  # Linux before 6.5
+
+
+def _set_path(context: int, key: bytes, path: str) -> None:
+    encoded = os.fsencode(path)
+    if len(encoded) <= _LONGEST_STRING:
+        _set(context, key, encoded)
+        return
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscall.call("fsconfig", context, _SET_FD, key, None, fd)
     finally:
         os.close(fd)
 
 
-def _call(number: int, *arguments: object) -> int:
-    result = _LIBC.syscall(number, *arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(result)
+def _set(context: int, key: bytes, value: bytes) -> None:
+    syscall.call("fsconfig", context, _SET_STRING, key, value, 0)
 
 
 def forgive_volatile(work: str) -> None:

@@ -7,26 +7,24 @@ limits the project. ext4 and xfs can, when mounted with `prjquota`.
 from __future__ import annotations
 
 import array
-import ctypes
 import errno
 import fcntl
 import os
 import struct
 from pathlib import Path
 
+from bulkhead.linux import syscall
+
 _FS_IOC_FSGETXATTR = 0x801C581F
 _FS_IOC_FSSETXATTR = 0x401C5820
 _FS_XFLAG_PROJINHERIT = 0x00000200
 _FSXATTR = struct.Struct("=IIIII8x")  # xflags, extsize, nextents, projid, cowextsize
-_SYS_QUOTACTL_FD = 443
 _Q_SETQUOTA = 0x800008
 _PRJQUOTA = 2
 _QIF_BLIMITS = 1
 _DQBLK = struct.Struct("=QQQQQQQQII")  # hard, soft, current space, inode limits and times, valid
 _BLOCK = 1024  # limits are in units of QIF_DQBLKSIZE
 _MISSING = frozenset((errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS, errno.ESRCH, errno.EINVAL))
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class QuotaUnsupported(OSError):
@@ -60,8 +58,4 @@ def _set_project(fd: int, project: int) -> None:
 def _set_limit(fd: int, project: int, size: int) -> None:
     blocks = -(-size // _BLOCK)
     wanted = _DQBLK.pack(blocks, blocks, 0, 0, 0, 0, 0, 0, _QIF_BLIMITS, 0)
-    buffer = ctypes.create_string_buffer(wanted, len(wanted))
-    command = (_Q_SETQUOTA << 8) | _PRJQUOTA
-    if _LIBC.syscall(_SYS_QUOTACTL_FD, fd, command, project, buffer) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    syscall.call("quotactl_fd", fd, (_Q_SETQUOTA << 8) | _PRJQUOTA, project, wanted)

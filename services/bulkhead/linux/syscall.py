@@ -3,6 +3,7 @@ import, and is only when one is called."""
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -11,19 +12,36 @@ _NUMBERS = {
     "aarch64": {"unshare": 97, "setns": 268},
 }
 # The same everywhere.
-_COMMON = {"open_tree": 428, "move_mount": 429, "pidfd_getfd": 438, "mount_setattr": 442}
+_COMMON = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "openat2": 437,
+    "pidfd_getfd": 438,
+    "mount_setattr": 442,
+    "quotactl_fd": 443,
+}
 
 
 def call(name: str, *arguments: Any) -> int:
-    """The result; OSError with the kernel's errno. Arguments are numbers, bytes or ctypes objects."""
+    """The result; OSError with the kernel's errno. Arguments are numbers, bytes, None or ctypes objects."""
     import ctypes
 
     number = _COMMON.get(name) or _NUMBERS[os.uname().machine][name]
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
     given = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
-    result: int = libc.syscall(ctypes.c_long(number), *given)
+    result: int = _function()(ctypes.c_long(number), *given)
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), name)
     return result
+
+
+@functools.cache
+def _function() -> Any:
+    import ctypes
+
+    function = ctypes.CDLL(None, use_errno=True).syscall
+    function.restype = ctypes.c_long
+    return function

@@ -13,16 +13,17 @@ from typing import Any
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.manager import devices
-from bulkhead.manager.oci_mounts import mounts
+from bulkhead.manager.oci_mounts import clean_target, mounts
 from bulkhead.manager.oci_resources import resources, rlimits
 from bulkhead.manager.seccomp_profiles import oci_profile
 from bulkhead.manager.sharing import Namespaces
-from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.container import Container, ContainerSpec, Mount
 from bulkhead.runtime import defaults
 
 OCI_VERSION = "1.2.0"
 USER_ANNOTATION = "org.bulkhead.user"
 GROUPS_ANNOTATION = "org.bulkhead.groups"
+SUBPATH_ANNOTATION = "org.bulkhead.subpath:"
 ROOT = "0"
 INIT_TARGET = "/sbin/docker-init"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -92,6 +93,11 @@ def user_annotations(user: str, groups: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def subpath_annotations(mounts: Iterable[Mount]) -> dict[str, str]:
+    """What below a volume is mounted: the launcher opens it, once, because other containers may write to the volume."""
+    return {f"{SUBPATH_ANNOTATION}{clean_target(mount.target)}": mount.subpath for mount in mounts if mount.subpath}
+
+
 def _process(container: Container, around: Surroundings) -> dict[str, Any]:
     spec = container.spec
     args = [container.path, *container.args]
@@ -136,7 +142,7 @@ def _mounts(spec: ContainerSpec, around: Surroundings) -> list[dict[str, Any]]:
 
 
 def _annotations(spec: ContainerSpec) -> dict[str, str]:
-    ours = user_annotations(spec.user, spec.group_add)
+    ours = user_annotations(spec.user, spec.group_add) | subpath_annotations(spec.mounts)
     theirs = {key: value for key, value in spec.annotations.items() if not key.startswith("org.bulkhead.")}
     return {**theirs, **ours}
 

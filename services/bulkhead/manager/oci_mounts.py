@@ -39,7 +39,7 @@ def mounts(
     `sources` holds the host path of each bind and volume by its target, `engine_files` those of /etc/hosts and its
     like. Raises Internal with Docker's text for a tmpfs option that does not exist.
     """
-    asked = {_clean(mount.target): mount for mount in user}
+    asked = {clean_target(mount.target): mount for mount in user}
     chosen = [_default(each, privileged, ipc_mode) for each in defaults.default_mounts(shm_size)]
     kept = [each for each in chosen if not _replaced(each["destination"], asked, ipc_mode)]
     files = [_file(target, source, read_only) for target, source in engine_files.items() if target not in asked]
@@ -47,7 +47,8 @@ def mounts(
     return [*kept, *sorted([*files, *wanted], key=_depth)]
 
 
-def _clean(target: str) -> str:
+def clean_target(target: str) -> str:
+    """Where in the container a mount is made, in one spelling."""
     return str(PurePosixPath("/") / target)
 
 

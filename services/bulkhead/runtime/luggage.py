@@ -58,12 +58,13 @@ def _fifo(path: str, stack: ExitStack) -> int:
     return fd
 
 
-def _tree(path: str, stack: ExitStack, *, step: str, recursive: bool) -> int:
+def _tree(path: str, stack: ExitStack, *, step: str, recursive: bool, below: str = "") -> int:
     """A copy of a mount that the container may not reach by itself: its root is nobody to the host's directories."""
     try:
-        fd = mounts.clone_tree(path, recursive=recursive)
+        fd = mounts.clone_below(path, below, recursive=recursive)
     except OSError as error:
-        report = Report(kind=ReportKind.ERROR, step=step, errno=error.errno or 0, detail=path)
+        named = f"{path} (subpath {below})" if below else path
+        report = Report(kind=ReportKind.ERROR, step=step, errno=error.errno or 0, detail=named)
         raise launch_failed(report, CREATE) from error
     stack.callback(os.close, fd)
     return fd
@@ -78,7 +79,8 @@ def _sources(plan: Plan, config: Config, stack: ExitStack) -> list[int]:
 
 def _source(entry: Config, source: str, config: Config, stack: ExitStack) -> int:
     options = mounts.parse_options(entry.get("options") or ())
-    fd = _tree(source, stack, step="mount", recursive=options.recursive)
+    below = translate.subpath(config, entry)
+    fd = _tree(source, stack, step="mount", recursive=options.recursive, below=below)
     if translate.is_idmapped(entry):
         users = _mapping_namespace(entry, config, stack)
         try:

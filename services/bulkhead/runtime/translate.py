@@ -24,6 +24,8 @@ Config = Mapping[str, Any]
 
 USER_ANNOTATION = "org.bulkhead.user"
 GROUPS_ANNOTATION = "org.bulkhead.groups"
+# Followed by a bind's destination: what below its source is meant, which somebody hostile may be writing to.
+SUBPATH_ANNOTATION = "org.bulkhead.subpath:"
 
 # What may be mounted inside /proc: files that lxcfs and its like provide (runc's list).
 PROC_TARGETS = frozenset(
@@ -361,7 +363,7 @@ def _mounts(config: Config, cgroup: Cgroup, mounted: Hierarchies) -> Iterator[Mo
         if options.remount:
             yield _remount(target, options)
         elif options.bind or kind == "bind":
-            yield _bind(entry, target, options, given=everything or is_idmapped(entry))
+            yield _bind(entry, target, options, given=everything or _is_given(entry, config))
         elif kind == "cgroup" or (kind == "cgroup2" and mounted.is_v2):
             yield from _cgroup_mounts(target, options, cgroup, mounted, private)
         else:
@@ -370,11 +372,20 @@ def _mounts(config: Config, cgroup: Cgroup, mounted: Hierarchies) -> Iterator[Mo
 
 
 def given_mounts(config: Config) -> list[Config]:
-    """The binds whose source this process opens: all that the container's root may not reach, and whose ids are
-    shown differently."""
+    """The binds whose source this process opens: all that the container's root may not reach, whose ids are shown
+    differently, and those of something below a source."""
     everything = _opens_for(_kinds(config.get("linux") or {}))
     binds = (entry for entry in config.get("mounts") or () if _is_bind(entry) and not _is_remount(entry))
-    return [entry for entry in binds if everything or is_idmapped(entry)]
+    return [entry for entry in binds if everything or _is_given(entry, config)]
+
+
+def _is_given(entry: Config, config: Config) -> bool:
+    return is_idmapped(entry) or bool(subpath(config, entry))
+
+
+def subpath(config: Config, entry: Config) -> str:
+    """What below a bind's source is meant; "" for the source itself."""
+    return str((config.get("annotations") or {}).get(f"{SUBPATH_ANNOTATION}{entry['destination']}") or "")
 
 
 def is_idmapped(entry: Config) -> bool:

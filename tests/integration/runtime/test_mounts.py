@@ -40,6 +40,20 @@ def test_a_volume_is_shared_both_ways(box: Box, volume: Path) -> None:
     assert (volume / "written").read_text() == "new\n"
 
 
+@pytest.mark.parametrize(("subpath", "seen"), [("deep", "own"), ("deep/own", ""), ("way/out", "own")])
+def test_what_is_below_a_source_cannot_lead_out_of_it(box: Box, volume: Path, subpath: str, seen: str) -> None:
+    """Another container that has the whole volume can exchange a directory for a link at any moment."""
+    (volume / "deep" / "own").write_text("")
+    (volume / "way").symlink_to("/")
+    (volume / "out").symlink_to("../../../../deep")
+
+    def edit(config: Config) -> None:
+        with_mount(bind(volume, "/v"))(config)
+        config.setdefault("annotations", {})["org.bulkhead.subpath:/v"] = subpath
+
+    assert box.run("ls", "/v", edit=edit).output.split() == [seen or "/v"]
+
+
 def test_targets_are_made(box: Box, volume: Path) -> None:
     entries = [bind(volume, "/a/b/c"), bind(volume / "file", "/a/d/file")]
     assert box.run("sh", "-c", "cat /a/b/c/file /a/d/file", edit=with_mount(*entries)).output == "content\n" * 2

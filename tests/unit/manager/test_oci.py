@@ -130,6 +130,15 @@ def test_tmpfs_options_override_the_defaults() -> None:
         _config(mounts=(Mount(type="tmpfs", target="/t", options=("foo",)),))
 
 
+def test_a_subpath_is_left_to_the_launcher() -> None:
+    """The manager's own look at it is over when the container is made: others may have exchanged it by then."""
+    volume = Mount(type="volume", source="data", target="v/", subpath="a/b")
+    around = {"sources": {"v/": "/volumes/data/_data"}}
+    made = _config(around=around, mounts=(volume,), annotations={"org.bulkhead.subpath:/v": ""})
+    assert _mount(made, "/v")["source"] == "/volumes/data/_data"
+    assert made["annotations"]["org.bulkhead.subpath:/v"] == "a/b"
+
+
 def test_resources() -> None:
     told = Resources(memory=64 << 20, nano_cpus=1_500_000_000, pids_limit=9, cpu_shares=2, blkio_weight=10)
     assert _config(resources=told)["linux"]["resources"] | {"devices": []} == {

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead.content.arriving import Arriving
-from bulkhead.content.confine import open_directory_beneath
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.unpack import UnpackResult, sync_file_system
 from bulkhead.errors import BulkheadError, NotFound
+from bulkhead.linux.resolve import open_directory_beneath
 from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.model.digest import Digest
 

@@ -14,7 +14,7 @@ from bulkhead.errors import DataLoss, InvalidArgument
 from bulkhead.manager.images.ports import Layers, Settled
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import Layer
-from bulkhead.manager.images.turns import Turns
+from bulkhead.manager.turns import Turns
 from bulkhead.model.digest import Digest
 from bulkhead.model.image import ImageConfig, chain_ids
 

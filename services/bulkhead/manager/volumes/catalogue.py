@@ -13,15 +13,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.linux import resolve
 from bulkhead.manager import announcements
-from bulkhead.manager.images.turns import Turns
 from bulkhead.manager.ports import Change, Records
+from bulkhead.manager.turns import Turns
 from bulkhead.manager.volumes.filling import fill, image_has
 from bulkhead.manager.volumes.mounting import Mounting
 from bulkhead.manager.volumes.places import Places
@@ -239,25 +238,23 @@ class Volumes:
         else:
             self.places.make(mount.source, volume.quota if volume else 0)
             place = str(self.places.data(mount.source))
-        return _below(place, mount) if mount.subpath else place
+        if mount.subpath:
+            _check_subpath(place, mount)
+        return place
 
 
-def _below(place: str, mount: Mount) -> str:
-    """The host's path of the subpath, which exists and lies in the volume."""
+def _check_subpath(place: str, mount: Mount) -> None:
+    """It exists and lies in the volume, for now: what is mounted is opened by the launcher."""
     try:
         root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = resolve.open_in_root(root, mount.subpath, os.O_PATH)
+            os.close(resolve.open_in_root(root, mount.subpath, os.O_PATH))
         finally:
             os.close(root)
     except OSError as error:
         raise InvalidArgument(
             f"cannot access subpath {mount.subpath!r} of volume {mount.source}: {(error.strerror or '').lower()}"
         ) from error
-    try:
-        return str(Path(f"/proc/self/fd/{fd}").readlink())
-    finally:
-        os.close(fd)
 
 
 def _checked(wanted: Volume) -> Volume:

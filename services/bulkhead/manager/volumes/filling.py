@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bulkhead.content.durable import disk_errors
-from bulkhead.linux import overlay, resolve
+from bulkhead.linux import detached, resolve
 from bulkhead.linux.treecopy import copy_tree
 from bulkhead.manager.volumes.places import Places
 
@@ -66,7 +66,7 @@ def _copy_into(source: int, directory: Path) -> None:
 
 
 def _open(lower: Sequence[str], target: str) -> int | None:
-    view = overlay.open_view(lower)
+    view = detached.view(lower)
     try:
         return resolve.open_in_root(view, target, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from bulkhead.errors import (
     LaunchFailed,
     ResourceExhausted,
 )
-from bulkhead.linux import fdpass, overlay, pidfd, private_mounts
+from bulkhead.linux import fdpass, mounts, overlay, pidfd, private_mounts
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.runtime import launch, translate
 from bulkhead.shim import bundle
@@ -213,6 +214,7 @@ def _prepare(command: OciCommand, config: Mapping[str, Any], rootfs: Rootfs | No
         place = command.rootfs if rootfs is not None else config["root"]["path"]
         if rootfs is not None:
             _mount(rootfs, place)
+        config = _with_subpaths(command, config)
         root = oci_bundle.open_root(place)
         try:
             oci_bundle.write(command.directory, config, place, root)
@@ -239,10 +241,26 @@ def _mount(rootfs: Rootfs, place: str) -> None:
     )
 
 
+def _with_subpaths(command: OciCommand, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with what is below a volume mounted here, opened once, and named as the source."""
+    entries = []
+    for entry in config.get("mounts") or ():
+        subpath = translate.subpath(config, entry)
+        if subpath:
+            recursive = "rbind" in (entry.get("options") or ())
+            tree = mounts.clone_below(entry["source"], subpath, recursive=recursive)
+            place = command.make_source(is_directory=stat.S_ISDIR(os.fstat(tree).st_mode))
+            private_mounts.attach(tree, place)
+            entry = {**entry, "source": place}
+        entries.append(entry)
+    return {**config, "mounts": entries}
+
+
 def _undo(command: OciCommand) -> None:
-    """In a child that may have mounted the root file system."""
-    with contextlib.suppress(OSError):
-        private_mounts.hide(command.rootfs)
+    """In a child that may have mounted the root file system, and sources."""
+    for place in (*command.sources(), command.rootfs):
+        with contextlib.suppress(OSError):
+            private_mounts.hide(place)
     _forget(command)
 
 

@@ -10,9 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bulkhead.linux import atomicfile, in_root
-from bulkhead.runtime import translate
-from bulkhead.runtime.accounts import Account, resolve
+from bulkhead.linux import atomicfile, resolve
+from bulkhead.runtime import accounts, translate
 
 # What every runtime since 2018 knows; crun refuses a version that it does not.
 _VERSION = "1.0.2"
@@ -52,7 +51,7 @@ def _process(process: Config, named: str | None, groups: Sequence[str], root: in
     told = dict(process)
     if named is None:
         return told
-    account = resolve(named, groups, lambda path: in_root.read_regular(root, path, _PASSWD_LIMIT))
+    account = accounts.resolve(named, groups, lambda path: resolve.read_regular(root, path, _PASSWD_LIMIT))
     told["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
     told["env"] = _with_home(told.get("env") or (), account)
     if account.uid != 0:
@@ -74,7 +73,7 @@ def _groups(config: Config) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _with_home(env: Sequence[str], account: Account) -> list[str]:
+def _with_home(env: Sequence[str], account: accounts.Account) -> list[str]:
     said = [entry for entry in env if entry.startswith("HOME=") and entry != "HOME="]
     return list(env) if said else [*(entry for entry in env if entry != "HOME="), f"HOME={account.home}"]
 

@@ -4,11 +4,12 @@ Everything of one container lies in one directory, made anew for each life:
 
     <data_dir>/runtime/          0700
       config.json  rootfs/       the bundle; rootfs is a mount point only in the runtime's own mount namespace
+      sources/0 1 ...            mount points of what is below volumes, mounted there alone too
       state/                     the runtime's --root
       log                        its --log, JSON lines
       pid  console.sock  process.json     gone again when a command has ended
 """
-# ruff: noqa: PTH103, PTH106, PTH112 -- see linux.atomicfile
+# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH112 -- see linux.atomicfile
 
 from __future__ import annotations
 
@@ -54,20 +55,41 @@ class OciCommand:
     def rootfs(self) -> str:
         return f"{self.directory}/rootfs"
 
+    @property
+    def _sources(self) -> str:
+        return f"{self.directory}/sources"
+
     def begin(self) -> None:
         """Make the directory for a new life, after what is left of an earlier one. Raises OSError."""
         self.remove()
-        for path in (self.directory, self.rootfs, f"{self.directory}/state"):
+        for path in (self.directory, self.rootfs, self._sources, f"{self.directory}/state"):
             os.makedirs(path, mode=0o700)
+
+    def make_source(self, *, is_directory: bool) -> str:
+        """A new mount point. Raises OSError."""
+        place = f"{self._sources}/{len(self.sources())}"
+        if is_directory:
+            os.mkdir(place, mode=0o700)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode=0o600))
+        return place
+
+    def sources(self) -> list[str]:
+        """The mount points that were made."""
+        try:
+            return [entry.path for entry in os.scandir(self._sources)]
+        except FileNotFoundError:
+            return []
 
     def remove(self) -> None:
         """Let the runtime forget the container, killing what lives, and remove the directory. Raises OSError."""
         if os.path.isdir(f"{self.directory}/state/{self.container_id}"):
             with contextlib.suppress(CommandFailed, DeadlineExceeded):
                 self.run("delete", "--force", self.container_id)
-        with contextlib.suppress(FileNotFoundError):
-            # First, and not with the tree: where it is mounted, that would be the container's files.
-            os.rmdir(self.rootfs)
+        # First, and not with the tree: where they are mounted, that would be the container's files.
+        for place in (*self.sources(), self.rootfs):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(place) if os.path.isdir(place) else os.unlink(place)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.directory)
 
