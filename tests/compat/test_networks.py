@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
+from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
 from tests.compat.conftest import Target
 from tests.support.engine import Engine
@@ -134,6 +137,15 @@ def test_published_ports_of_a_users_network(target: Target) -> None:
         (["network", "create", "bridge"], "operation is not permitted on predefined bridge network"),
         (["network", "create", "-d", "nosuch", "x1"], 'plugin "nosuch" not found'),
         (["network", "create", "--subnet", "10.0.0.0/33", "x1"], "invalid"),
+        (["network", "create", "--subnet", "10.0.0.0", "x1"], "invalid CIDR address: 10.0.0.0"),
+        (["network", "create", "--ipam-driver", "zz", "x1"], 'plugin "zz" not found'),
+        (
+            ["network", "create", "-o", "com.docker.network.driver.mtu=abc", "x1"],
+            'failed to parse com.docker.network.driver.mtu value: abc (strconv.Atoi: parsing "abc": invalid syntax)',
+        ),
+        (["network", "ls", "--filter", "type=bad"], "invalid filter: 'type'='bad'"),
+        (["network", "disconnect", "-f", "bridge", "nosuch"], "endpoint nosuch not found"),
+        (["create", "--network", "bridge", "--ip", "abc", "busybox"], "invalid IPv4 address: abc"),
         (["network", "rm", "bridge"], "bridge is a pre-defined network and cannot be removed"),
         (["network", "rm", "nosuch"], "network nosuch not found"),
         (["run", "--rm", "--network", "nosuch", "busybox", "true"], "network nosuch not found"),
@@ -201,3 +213,49 @@ def test_docker_py(target: Target) -> None:
 def _interfaces() -> set[str]:
     with Netlink() as host:
         return {link.name for link in host.links()}
+
+
+def test_a_container_may_have_port_53_for_every_address_itself(target: Target) -> None:
+    target.ok("network", "create", "app")
+    for name in ("dns", "client"):
+        target.ok("run", "-d", "--name", name, "--network", "app", "busybox", "sleep", "1000")
+    pid = int(target.ok("inspect", "-f", "{{.State.Pid}}", "dns"))
+    with netlink.netns_of(pid) as netns, contextlib.ExitStack() as held:
+        held.enter_context(netlink.in_netns(netns, lambda: socket.create_server(("", 53))))
+        udp = held.enter_context(netlink.in_netns(netns, lambda: socket.socket(type=socket.SOCK_DGRAM)))
+        udp.bind(("", 53))
+        udp.settimeout(10)
+        assert resolves(target, "dns", "client") == {address(target, "client", "app")}
+        asking = target.spawn("exec", "client", "nslookup", "-timeout=1", "x", address(target, "dns", "app"))
+        assert udp.recv(512)[12:15] == b"\x01x\0"
+        asking.communicate()
+
+
+def test_a_range_of_host_ports_gives_each_container_a_free_one(target: Target) -> None:
+    first = free_ports(3)
+    published = f"127.0.0.1:{first}-{first + 2}:80"
+    for name in ("aa", "bb", "cc"):
+        serve(target, name, "-p", published)
+    given = {name: target.ok("port", name, "80") for name in ("aa", "bb", "cc")}
+    assert set(given.values()) == {f"127.0.0.1:{first + number}" for number in range(3)}
+    for name, where in given.items():
+        fetch(target, name, "http://127.0.0.1/")
+        assert subprocess.check_output(["curl", "-s", f"http://{where}/"], text=True) == f"{name}\n"
+    done = target.docker("run", "--rm", "-p", published, "busybox", "true")
+    assert done.returncode == 125 and f"Bind for 127.0.0.1:{first + 2} failed: port is already allocated" in done.stderr
+    target.ok("rm", "-f", "bb")
+    serve(target, "dd", "-p", published)
+    assert target.ok("port", "dd", "80") == given["bb"]
+    assert target.ok("inspect", "-f", '{{(index .HostConfig.PortBindings "80/tcp" 0).HostPort}}', "dd") == (
+        f"{first}-{first + 2}"
+    )
+
+
+def free_ports(number: int) -> int:
+    """The first of so many ports of the loopback in a row that nobody listens on."""
+    for first in range(42000, 60000, number):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + number):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no free ports")

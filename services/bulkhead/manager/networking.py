@@ -37,7 +37,9 @@ from bulkhead.model.network import (
 log = structlog.get_logger()
 _BRIDGE = "com.docker.network.bridge."
 _MTU = "com.docker.network.driver.mtu"
-_TRUE = frozenset(("1", "t", "true"))
+# What Go's strconv.ParseBool takes.
+_TRUE = frozenset(("1", "t", "T", "true", "True", "TRUE"))
+_FALSE = frozenset(("0", "f", "F", "false", "False", "FALSE"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,22 +277,30 @@ def subnets_of(networks: Iterable[NetworkRecord]) -> list[IPv4Network]:
 
 
 def _flag(options: Mapping[str, str], name: str) -> bool:
-    return options.get(name, "true").lower() in _TRUE
+    text = options.get(name, "true")
+    if text not in _TRUE | _FALSE:
+        raise _unparsed(name, text, f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return text in _TRUE
 
 
 def _number(options: Mapping[str, str], name: str) -> int:
     text = options.get(name, "") or "0"
     if not text.isdecimal() or int(text) > 65535:
-        raise InvalidArgument(f"invalid value for {name}: {text}")
+        raise _unparsed(name, text, f'strconv.Atoi: parsing "{text}": invalid syntax')
     return int(text)
 
 
 def _host_binding(options: Mapping[str, str]) -> str:
-    text = options.get(f"{_BRIDGE}host_binding_ipv4", "")
+    name = f"{_BRIDGE}host_binding_ipv4"
+    text = options.get(name, "")
     try:
         return str(IPv4Address(text)) if text else ""
     except ValueError:
-        raise InvalidArgument(f"invalid value for {_BRIDGE}host_binding_ipv4: {text}") from None
+        raise _unparsed(name, text, "nil ip") from None
+
+
+def _unparsed(name: str, text: str, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"failed to parse {name} value: {text} ({reason})")
 
 
 def _key(known: KnownNetworks, network: NetworkRecord) -> str:
@@ -319,6 +329,7 @@ def _bindings(spec: ContainerSpec) -> list[PortBinding]:
             protocol=port.protocol or "tcp",
             host_ip=port.host_ip,
             host_port=port.host_port,
+            host_port_end=port.host_port_end,
         )
         for port in spec.ports
     ]

@@ -91,12 +91,16 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedPort:
-    """A port of the container that the host answers; `host_port` 0 = one of the host's choice."""
+    """A port of the container that the host answers.
+
+    As asked: `host_port` 0 = one of the host's choice, with `host_port_end` the first free one of a range.
+    """
 
     container_port: int
     protocol: str = "tcp"
     host_ip: str = ""
     host_port: int = 0
+    host_port_end: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bulkhead.errors import Unavailable
 from bulkhead.shim.loop import Loop, Timer
+from bulkhead.shim.redirect import redirect
 
 ADDRESS, PORT = "127.0.0.11", 53
 TTL = 600
@@ -27,7 +28,7 @@ _IN = 1
 _HEADER = struct.Struct("!HHHHHH")
 _QUESTION = struct.Struct("!HH")
 _ANSWER = struct.Struct("!HHIH")
-_RESPONSE, _RECURSION_DESIRED, _RECURSION_AVAILABLE, _AUTHORITATIVE = 0x8000, 0x0100, 0x0080, 0x0400
+_RESPONSE, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x0100, 0x0080
 _NO_ERROR, _SERVER_FAILURE, _NO_NAME, _NOT_IMPLEMENTED = 0, 2, 3, 4
 _NAME_AT_QUESTION = b"\xc0\x0c"
 _LARGEST_UDP, _LARGEST = 4096, 65535
@@ -374,9 +375,9 @@ def parse(query: bytes) -> tuple[str, int, int] | None:
 
 
 def reply(asked: bytes, records: Sequence[tuple[int, bytes]]) -> bytes:
-    """The authoritative answer to a question (header and question alone) by (type, data)."""
+    """The answer to a question (header and question alone) by (type, data)."""
     number, flags, *_ = _HEADER.unpack_from(asked)
-    head = _RESPONSE | _AUTHORITATIVE | _RECURSION_AVAILABLE | (flags & _RECURSION_DESIRED)
+    head = _RESPONSE | _RECURSION_AVAILABLE | (flags & _RECURSION_DESIRED)
     body = b"".join(_NAME_AT_QUESTION + _ANSWER.pack(kind, _IN, TTL, len(data)) + data for kind, data in records)
     return _HEADER.pack(number, head, 1, len(records), 0, 0) + asked[_HEADER.size :] + body
 
@@ -419,7 +420,7 @@ def _listeners(pid: int) -> tuple[socket.socket, socket.socket]:
         try:
             _enter(libc, there)
             try:
-                return _bound(socket.SOCK_DGRAM), _bound(socket.SOCK_STREAM)
+                return _redirected()
             finally:
                 _enter(libc, own)
         finally:
@@ -428,17 +429,30 @@ def _listeners(pid: int) -> tuple[socket.socket, socket.socket]:
         os.close(own)
 
 
+def _redirected() -> tuple[socket.socket, socket.socket]:
+    """Listeners that port 53 leads to; on port 53 itself where the kernel cannot translate."""
+    listeners = _bound(socket.SOCK_DGRAM, 0), _bound(socket.SOCK_STREAM, 0)
+    ports = [listener.getsockname()[1] for listener in listeners]
+    try:
+        redirect(ADDRESS, PORT, dict(zip((socket.IPPROTO_UDP, socket.IPPROTO_TCP), ports, strict=True)))
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        return _bound(socket.SOCK_DGRAM, PORT), _bound(socket.SOCK_STREAM, PORT)
+    return listeners
+
+
 def _enter(libc: ctypes.CDLL, netns: int) -> None:
     if libc.setns(netns, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
-def _bound(kind: int) -> socket.socket:
+def _bound(kind: int, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((ADDRESS, PORT))
+        listener.bind((ADDRESS, port))
         if kind == socket.SOCK_STREAM:
             listener.listen(16)
     except OSError:

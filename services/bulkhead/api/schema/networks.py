@@ -7,7 +7,7 @@ from typing import Any
 from bulkhead.api.ports import InspectedNetwork, NetworkMember
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.times import ZERO, rfc3339
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import InvalidArgument, NotFound
 from bulkhead.model.container import NetworkEndpoint
 from bulkhead.model.network import AddressBlock, NetworkRecord
 
@@ -51,7 +51,7 @@ class CreateNetwork(wire.Part):
         """Raises InvalidArgument for what no network here can be."""
         ipam = self.IPAM or AddressManagement()
         if ipam.Driver not in (None, "", "default"):
-            raise InvalidArgument(f"invalid ipam driver: {ipam.Driver}")
+            raise NotFound(f'plugin "{ipam.Driver}" not found')
         if self.EnableIPv4 is False:
             raise InvalidArgument("IPv4 cannot be disabled in this engine's networks")
         if self.ConfigOnly or (self.ConfigFrom is not None and self.ConfigFrom.Network):

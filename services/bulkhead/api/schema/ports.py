@@ -32,30 +32,45 @@ def parse_exposed(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def parse_bindings(bindings: Mapping[str, Sequence[wire.PortBinding] | None]) -> tuple[PublishedPort, ...]:
-    """HostConfig.PortBindings. A range of host ports gives its first port: the manager has no notion of ranges."""
+    """HostConfig.PortBindings. A range of host ports for one container port gives the first of them that is free."""
     published = []
     for text, wanted in bindings.items():
         ports, protocol = parse_port(text)
         # An entry without bindings publishes on a port of the host's choice.
         for binding in wanted or (wire.PortBinding(),):
             host = _host_ports(binding.HostPort or "", text)
-            for offset, port in enumerate(ports):
+            for port, candidates in zip(ports, _shared_out(host, ports, text), strict=True):
                 published.append(
                     PublishedPort(
                         container_port=port,
                         protocol=protocol,
                         host_ip=binding.HostIp or "",
-                        host_port=host[offset] if len(host) == len(ports) else host[0] if host else 0,
+                        host_port=candidates.start if candidates else 0,
+                        host_port_end=candidates[-1] if len(candidates) > 1 else 0,
                     )
                 )
     return tuple(published)
+
+
+def _shared_out(host: range, ports: range, text: str) -> list[range]:
+    """Which host ports each container port may get. Raises InvalidArgument when the numbers do not fit."""
+    if len(ports) == 1 or not host:
+        return [host] * len(ports)
+    if len(host) != len(ports):
+        raise InvalidArgument(f"invalid ranges specified for container and host Ports: {text} and {_span(host)}")
+    return [range(port, port + 1) for port in host]
+
+
+def _span(ports: range) -> str:
+    return f"{ports.start}-{ports[-1]}" if len(ports) > 1 else str(ports.start)
 
 
 def _host_ports(text: str, container: str) -> range:
     if not text:
         return range(0)
     try:
-        return parse_port(text)[0]
+        ports, _ = parse_port(text)
+        return ports if ports.start else range(0)
     except InvalidArgument:
         raise InvalidArgument(f'invalid host port "{text}" for {container}') from None
 

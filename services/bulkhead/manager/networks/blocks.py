@@ -68,7 +68,7 @@ def _cut(pools: Iterable[tuple[IPv4Network, int]]) -> Iterator[IPv4Network]:
 def _checked(block: AddressBlock, taken: Sequence[IPv4Network]) -> AddressBlock:
     subnet = _network(block.subnet, "subnet")
     if subnet.prefixlen > _LONGEST_PREFIX:
-        raise InvalidArgument(f"invalid subnet {block.subnet}: it has no room for a gateway and a container")
+        raise InvalidArgument("failed to allocate gateway (): No available addresses on this pool")
     if any(subnet.overlaps(other) for other in taken):
         raise Forbidden("Pool overlaps with other one on this address space")
     if block.ip_range and not _network(block.ip_range, "ip-range").subnet_of(subnet):
@@ -86,7 +86,7 @@ def _gateway(subnet: IPv4Network, block: AddressBlock) -> IPv4Address:
 
 def _network(text: str, what: str) -> IPv4Network:
     try:
-        network = ip_network(text, strict=False)
+        network = ip_network(text if "/" in text else "", strict=False)
     except ValueError:
         raise InvalidArgument(f"invalid {what} {text}: invalid CIDR address: {text}") from None
     if not isinstance(network, IPv4Network):

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 
 from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedYet
 from bulkhead.manager.actors import Actors
@@ -127,10 +128,8 @@ class Networks:
         network = self.find(ref)
         try:
             container = self.records.index.find(container_ref)
-        except NotFound:
-            if force:
-                return
-            raise
+        except NotFound as missing:
+            raise NotFound(f"endpoint {container_ref} not found") if force else missing from None
 
         async def work() -> None:
             await self._disconnect(self.records.index.get(container.id), network)
@@ -157,7 +156,8 @@ class Networks:
         if network.driver == "host":
             raise Forbidden(_HOST)
         if all(each.network_id != network.id for each in container.endpoints):
-            raise Forbidden(f"container {container.id} is not connected to network {network.name}")
+            the = "" if container.phase.alive else "the "
+            raise Forbidden(f"container {container.id} is not connected to {the}network {network.name}")
         if not container.phase.alive:
             left = tuple(each for each in container.endpoints if each.network_id != network.id)
             await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
@@ -200,6 +200,9 @@ class Networks:
                 raise InvalidArgument(f"invalid filter 'dangling={value}'")
             if facts["dangling"] is not (value.lower() in ("true", "1")):
                 return False
+        for value in filters.get("type", ()):
+            if value not in ("custom", "builtin"):
+                raise InvalidArgument(f"invalid filter: 'type'='{value}'")
         tests: Mapping[str, Callable[[str], bool]] = {
             "driver": lambda value: network.driver == value,
             "id": lambda value: network.id.startswith(value),
@@ -233,12 +236,22 @@ def check_wish(wish: NetworkEndpoint, network: NetworkRecord, networking: Networ
     users = networking.known.is_users(network)
     if wish.aliases and not users:
         raise InvalidArgument("network-scoped alias is supported only for containers in user defined networks")
+    if wish.fixed_address and not _is_ipv4(wish.fixed_address):
+        raise InvalidArgument(f"invalid IPv4 address: {wish.fixed_address}")
     if wish.fixed_address and not users:
         raise InvalidArgument("user specified IP address is supported on user defined networks only")
     if wish.fixed_address and not network.chosen_subnet:
         raise InvalidArgument(
             "user specified IP address is supported only when connecting to networks with user configured subnets"
         )
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_connection(container: Container, network: NetworkRecord) -> None:

@@ -474,6 +474,11 @@ class PublishedPort(betterproto2.Message):
     0 = ephemeral
     """
 
+    host_port_end: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+    """
+    != 0: the first free one from host_port to here
+    """
+
 
 default_message_pool.register_message("bulkhead.types.v1", "PublishedPort", PublishedPort)
 
