@@ -1,7 +1,7 @@
 """Port 53 of an address inside a network namespace, answered by sockets on other ports of that address.
 
 The sockets must not sit on port 53 themselves: a container may be a name server and bind it for every address.
-An nftables table of the container's own namespace sends there what its processes send to 53 (linux/netfilter/nf_tables.h).
+An nftables table of the container's own namespace (linux/netfilter/nf_tables.h) sends there what it sends to port 53.
 Bare messages without `bulkhead.linux`: whoever has names to answer pays for what is imported here, in every shim.
 """
 
