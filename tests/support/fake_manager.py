@@ -821,6 +821,9 @@ class _System(wire.SystemBase):
                     async with asyncio.timeout(None if message.until is None else 0.05):
                         await journal.grown.wait()
 
+    async def operations(self, message: wire.OperationsRequest) -> wire.OperationsResponse:
+        return wire.OperationsResponse()
+
     async def disk_usage(self, message: wire.DiskUsageRequest) -> wire.DiskUsageResponse:
         return wire.DiskUsageResponse(layers_size=8_000_000)
 

@@ -196,6 +196,11 @@ class FakeShims:
             if shim.phase in ("running", "paused", "created") and not shim.dead:
                 shim.exit(137)
 
+    async def break_off(self, container_id: str) -> None:
+        shim = self.shims.get(container_id)
+        if shim is not None:
+            shim.die()
+
     def _next_process(self) -> tuple[int, int]:
         return self.real_process or (next(self._pids), 1)
 

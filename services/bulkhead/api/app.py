@@ -29,8 +29,10 @@ from bulkhead.api.config import ApiConfig
 from bulkhead.api.connection import EngineConnection
 from bulkhead.api.feeds import Feeds
 from bulkhead.api.logs import LogReader
+from bulkhead.api.metrics import Metrics
 from bulkhead.api.middleware import Edge
 from bulkhead.api.routes.containers import ContainerRoutes
+from bulkhead.api.routes.diagnostics import DiagnosticRoutes
 from bulkhead.api.routes.events import EventRoutes
 from bulkhead.api.routes.execs import ExecRoutes
 from bulkhead.api.routes.filesystems import FilesystemRoutes
@@ -42,11 +44,11 @@ from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.table import table
 from bulkhead.api.routes.volumes import VolumeRoutes
-from bulkhead.api.routing import Table
 from bulkhead.api.waiting import Waits
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 from bulkhead.wire.client import channel
+from bulkhead.wire.inflight import InFlight
 
 # How long a stop waits for requests that are under way; streams without an end are dropped at once.
 DRAIN_SECONDS = 10.0
@@ -68,7 +70,9 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         volumes = ManagerVolumes(manager)
         machine = partial(read_machine, instance.data)
         host = lru_cache(maxsize=1)(machine)
+        metrics, in_flight, statistics = Metrics(), InFlight(), ManagerStatistics(manager)
         routes = table(
+            diagnostics=DiagnosticRoutes(system=system, statistics=statistics, metrics=metrics, in_flight=in_flight),
             system=SystemRoutes(
                 system=system,
                 containers=containers,
@@ -92,7 +96,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 waits=Waits(containers, system),
                 logs=LogReader(containers, stdio, open_log),
             ),
-            statistics=StatisticsRoutes(ManagerStatistics(manager)),
+            statistics=StatisticsRoutes(statistics),
             execs=ExecRoutes(execs=execs, stdio=stdio),
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),
@@ -100,15 +104,15 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             networks=NetworkRoutes(ManagerNetworks(manager)),
             volumes=VolumeRoutes(volumes),
         )
-        await stack.enter_async_context(_listening(instance, config, routes))
+        await stack.enter_async_context(_listening(instance, config, Edge(routes, metrics, in_flight)))
         yield
 
 
 @asynccontextmanager
-async def _listening(instance: Instance, config: ApiConfig, routes: Table) -> AsyncIterator[None]:
+async def _listening(instance: Instance, config: ApiConfig, edge: Edge) -> AsyncIterator[None]:
     path: Path = instance.docker_socket
     engine = EngineServer(
-        Edge(routes),
+        edge,
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,

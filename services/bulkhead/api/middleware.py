@@ -16,9 +16,11 @@ from bulkhead import telemetry
 from bulkhead.api import versions
 from bulkhead.api.call import Call
 from bulkhead.api.errors import body_of, status_of
-from bulkhead.api.routing import Handler, Table
+from bulkhead.api.metrics import Metrics
+from bulkhead.api.routing import Found, Handler, Table
 from bulkhead.api.versions import HEADERS, NEWEST, OLDEST, Version
 from bulkhead.errors import BulkheadError, InvalidArgument
+from bulkhead.wire.inflight import InFlight
 
 log = structlog.get_logger()
 
@@ -28,13 +30,24 @@ _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 class Edge:
     """aiohttp's handler: called with each request of each connection."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, metrics: Metrics, in_flight: InFlight) -> None:
         self._table = table
+        self._metrics = metrics
+        self._in_flight = in_flight
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
         began = time.monotonic()
-        response = await self._answer(request)
+        path, version = _split(request.path)
+        found = self._table.find(request.method, path) if _is_text(request) else None
+        route = found.pattern if found is not None else "none"
+        self._metrics.active.inc()
+        try:
+            with self._in_flight.tracked(f"{request.method} {route}", _printable(path)):
+                response = await self._answer(request, found, version)
+        finally:
+            self._metrics.active.dec()
+        self._metrics.answered(request.method, route, response.status, time.monotonic() - began)
         record = log.debug if request.method in ("GET", "HEAD") and response.status < 500 else log.info
         record(
             "request",
@@ -45,27 +58,29 @@ class Edge:
         )
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, found: Found | None, told: str | None) -> web.StreamResponse:
         if request.method == "OPTIONS":
             return web.Response(headers=HEADERS)
         if not _is_text(request):
             return failure(InvalidArgument("invalid request: its path or query is not UTF-8"))
-        match = _VERSIONED.fullmatch(request.path)
-        path = match[2] if match else request.path
-        found = self._table.find(request.method, path)
         if found is None:
             # Docker's mux knows no "method not allowed", and answers before the version check sets its headers.
             return web.Response(status=404, body=body_of("page not found"), content_type="application/json")
-        handler, arguments = found
         try:
-            version = versions.parse(match[1]) if match else NEWEST
+            version = versions.parse(told) if told is not None else NEWEST
         except InvalidArgument as error:
             return failure(error)
         try:
             versions.check(version)
         except InvalidArgument as error:
             return _refused(error, version)
-        return await _guarded(handler, Call(request=request, version=version, arguments=arguments))
+        return await _guarded(found.handler, Call(request=request, version=version, arguments=found.arguments))
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """A path without its version, and that version."""
+    match = _VERSIONED.fullmatch(path)
+    return (match[2], match[1]) if match else (path, None)
 
 
 def _is_text(request: web.BaseRequest) -> bool:

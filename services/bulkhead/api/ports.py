@@ -176,6 +176,9 @@ class InspectedExec:
 
 
 class Statistics(Protocol):
+    async def snapshot(self) -> Sequence[Sample]:
+        """What every running container has used up to now."""
+
     def watch(self, ref: str, *, stream: bool, immediately: bool) -> AsyncGenerator[Sample]:
         """Samples of a container; see statistics.proto. Raises NotFound, Unavailable."""
 
@@ -533,11 +536,26 @@ class EngineEvent:
     time: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOperation:
+    """Something under way: `age` and `seconds` (its deadline, 0 = none of its own) in seconds."""
+
+    name: str
+    object: str = ""
+    phase: str = ""
+    age: float = 0.0
+    seconds: float = 0.0
+    request_id: str = ""
+
+
 class System(Protocol):
     async def info(self) -> EngineInfo: ...
 
     def events(self, *, since: int | None, until: int | None, filters: Filters) -> AsyncGenerator[EngineEvent | None]:
         """First None: subscribed. Then the journal from `since`, then what happens, until `until`."""
+
+    async def operations(self) -> Sequence[EngineOperation]:
+        """What the manager does right now; answered within seconds, or not at all."""
 
     async def layers_size(self) -> int:
         """Bytes that all layers take on disk."""

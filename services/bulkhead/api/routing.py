@@ -22,12 +22,20 @@ class Route(NamedTuple):
     handler: Handler
 
 
+class Found(NamedTuple):
+    """The route of a request; `pattern` is one of a finite number of names for what was asked."""
+
+    handler: Handler
+    arguments: dict[str, str]
+    pattern: str
+
+
 class Table:
     """The routes, asked in the order in which they were given."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[tuple[str, str], Handler] = {}
-        self._patterns: dict[str, list[tuple[re.Pattern[str], Handler]]] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
         for route in routes:
             for method in route.methods.split(","):
                 self._add(method, route)
@@ -36,16 +44,15 @@ class Table:
         if "{" not in route.pattern:
             self._fixed.setdefault((method, route.pattern), route.handler)
         else:
-            self._patterns.setdefault(method, []).append((_compile(route.pattern), route.handler))
+            self._patterns.setdefault(method, []).append((_compile(route.pattern), route))
 
-    def find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
-        """The handler and the path's arguments, or None."""
+    def find(self, method: str, path: str) -> Found | None:
         fixed = self._fixed.get((method, path))
         if fixed is not None:
-            return fixed, {}
-        for pattern, handler in self._patterns.get(method, ()):
+            return Found(fixed, {}, path)
+        for pattern, route in self._patterns.get(method, ()):
             if match := pattern.fullmatch(path):
-                return handler, match.groupdict()
+                return Found(route.handler, match.groupdict(), route.pattern)
         return None
 
 

@@ -10,6 +10,7 @@ operations get their turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 import structlog
 
 from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable
+from bulkhead.wire import inflight
+from bulkhead.wire.inflight import InFlight
 
 log = structlog.get_logger()
 
@@ -33,6 +36,7 @@ class _Operation:
     seconds: float
     context: contextvars.Context
     future: asyncio.Future[Any]
+    shown: inflight.Operation
 
 
 class _Actor:
@@ -52,6 +56,7 @@ class Actors:
         self._actors: dict[str, _Actor] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self.in_flight = InFlight()
 
     async def __aenter__(self) -> Actors:
         return self
@@ -83,12 +88,25 @@ class Actors:
         if self._closing:
             raise Unavailable(f"cannot {name} container: the manager is stopping")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        operation = _Operation(name=name, work=work, seconds=seconds, context=contextvars.copy_context(), future=future)
+        shown = self._shown(future, name, container_id, seconds, inflight.QUEUED)
+        operation = _Operation(
+            name=name, work=work, seconds=seconds, context=contextvars.copy_context(), future=future, shown=shown
+        )
         actor = self._actors.setdefault(container_id, _Actor())
         actor.queue.append(operation)
         if actor.running is None:
             self._next(container_id, actor)
         return await asyncio.shield(future)
+
+    def _shown(
+        self, ended: asyncio.Future[Any], name: str, container_id: str, seconds: float | None, phase: str
+    ) -> inflight.Operation:
+        """In flight until `ended` is done."""
+        with contextlib.ExitStack() as stack:
+            shown = stack.enter_context(self.in_flight.tracked(name, container_id, seconds=seconds or 0.0, phase=phase))
+            leave = stack.pop_all()
+        ended.add_done_callback(lambda _: leave.close())
+        return shown
 
     def own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task of ours: it is cancelled when the manager stops, and its failure is logged."""
@@ -97,13 +115,17 @@ class Actors:
         task.add_done_callback(self._ended)
         return task
 
-    async def shielded(self, work: Coroutine[Any, Any, T], name: str, *, seconds: float | None = None) -> T:
+    async def shielded(
+        self, work: Coroutine[Any, Any, T], name: str, container_id: str = "", *, seconds: float | None = None
+    ) -> T:
         """Run `work` to its end even when the caller is cancelled meanwhile.
 
-        Raises what it raises, DeadlineExceeded when it takes longer than `seconds`.
+        Without `seconds` it must be made of operations that have deadlines of their own. Raises what it
+        raises, DeadlineExceeded when it takes longer than `seconds`.
         """
         task = self._start(_limited(work, name, seconds), name)
         task.add_done_callback(_take_error)
+        self._shown(task, name, container_id, seconds, inflight.RUNNING)
         return await asyncio.shield(task)
 
     def _start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
@@ -146,6 +168,7 @@ async def _limited(work: Coroutine[Any, Any, T], name: str, seconds: float | Non
 
 async def _run(operation: _Operation) -> None:
     """Perform, and settle the future; never raises but for cancellation at shutdown."""
+    operation.shown.phase = inflight.RUNNING
     try:
         async with asyncio.timeout(operation.seconds) as deadline:
             result = await operation.work()

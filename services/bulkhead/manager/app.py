@@ -37,6 +37,7 @@ from bulkhead.manager.servicers.volumes import VolumesServicer
 from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
+from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.server import Servicer, serve
 
 SERVICE = "manager"
@@ -64,11 +65,13 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         core = assemble(instance, config, ports, actors)
         await _recover(core, records, images)
         _begin_upkeep(core, actors, events)
-        servicers = await _servicers(instance, config, records, events, images, core, ports)
+        calls = InFlight()
+        in_flight = (actors.in_flight, calls)
+        servicers = await _servicers(instance, config, records, events, images, core, ports, in_flight)
         blocking = Blocking()
         stack.callback(blocking.close)
         filesystems = _filesystems(records, images, core, blocking)
-        await stack.enter_async_context(serve((*servicers, filesystems), instance.manager_socket))
+        await stack.enter_async_context(serve((*servicers, filesystems), instance.manager_socket, calls))
         yield
 
 
@@ -125,6 +128,7 @@ async def _servicers(
     images: ImageService,
     core: Core,
     ports: Ports,
+    in_flight: Sequence[InFlight],
 ) -> Sequence[Servicer]:
     def warnings() -> tuple[str, ...]:
         trouble = core.networking.trouble
@@ -144,7 +148,7 @@ async def _servicers(
     return (
         ContainersServicer(instance, core.containers, core.queries, core.pruning),
         ExecsServicer(core.execs),
-        SystemServicer(records.index, events, facts),
+        SystemServicer(records.index, events, facts, *in_flight),
         NetworksServicer(core.networks),
         VolumesServicer(core.volumes, core.volume_pruning),
         StatisticsServicer(core.sampler),

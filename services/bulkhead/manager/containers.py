@@ -79,15 +79,15 @@ class Containers:
 
     async def stop(self, ref: str, signal: str, timeout: int | None) -> None:
         container = self.records.index.find(ref)
-        await self.actors.shielded(self.stopping.stop(container.id, signal, timeout), "stop")
+        await self.actors.shielded(self.stopping.stop(container.id, signal, timeout), "stop", container.id)
 
     async def restart(self, ref: str, signal: str, timeout: int | None) -> None:
         container = self.records.index.find(ref)
-        await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart")
+        await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart", container.id)
 
     async def kill(self, ref: str, signal: str) -> None:
         container = self.records.index.find(ref)
-        await self.actors.shielded(self.stopping.kill(container.id, ref, signal), "kill")
+        await self.actors.shielded(self.stopping.kill(container.id, ref, signal), "kill", container.id)
 
     async def pause(self, ref: str) -> None:
         await self.stopping.pause(self.records.index.find(ref).id)
@@ -129,7 +129,7 @@ class Containers:
         container = self.records.index.find(ref)
         if not force:
             _refuse_removal(container)
-        await self.actors.shielded(self._remove(container.id, force=force, volumes=volumes), "remove")
+        await self.actors.shielded(self._remove(container.id, force=force, volumes=volumes), "remove", container.id)
 
     async def remove_stopped(self, container_id: str) -> None:
         """For prune: remove, volumes stay; Conflict when it has been started meanwhile."""

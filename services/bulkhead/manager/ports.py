@@ -266,5 +266,11 @@ class Shims(Protocol):
         Raises Internal when a process or its cgroup cannot be got rid of.
         """
 
+    async def break_off(self, container_id: str) -> None:
+        """End a shim that does not answer, and nothing else: the next `ensure` makes one that adopts its container.
+
+        No error when there is none. Raises Internal when it cannot be ended.
+        """
+
     async def forget(self, container_id: str) -> None:
         """Close the connection; the shim lives on."""

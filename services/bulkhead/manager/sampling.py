@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bulkhead.manager.actors import Actors
@@ -32,6 +32,8 @@ class Sampler:
     period: float = PERIOD
     _watched: Counter[str] = field(default_factory=Counter)
     _next: asyncio.Future[_Round] | None = None
+    _snapshot: asyncio.Task[_Round] | None = None
+    _snapshot_at: float = 0.0
     _task: asyncio.Task[None] | None = None
 
     async def watch(self, ref: str, *, stream: bool, immediately: bool) -> AsyncGenerator[Sample, None]:
@@ -50,6 +52,14 @@ class Sampler:
                 count += 1
                 if not stream and (count == 2 or not sample.at):
                     return
+
+    async def snapshot(self) -> Collection[Sample]:
+        """All containers that run; those who ask within one period are told of the same reading."""
+        if self._snapshot is None or (self._snapshot.done() and time.monotonic() - self._snapshot_at >= self.period):
+            living = [each for each in self.index if _lives(each)]
+            self._snapshot_at = time.monotonic()
+            self._snapshot = self.actors.own(asyncio.to_thread(self._round, living), "sample every container")
+        return (await asyncio.shield(self._snapshot)).values()
 
     async def _rounds(self, container: Container) -> AsyncGenerator[Sample, None]:
         self._watched[container.id] += 1

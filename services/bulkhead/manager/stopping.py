@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bulkhead.errors import (
+    BulkheadError,
     Conflict,
     DeadlineExceeded,
     Internal,
@@ -36,6 +37,8 @@ _OnContainer = Callable[[str], Awaitable[None]]
 SIGNAL_SECONDS = 30.0
 KILL_SECONDS = 10.0
 FORCE_SECONDS = 2.0
+# A shim that does not say how it is within this long is of no use to who wants its container to end.
+SHIM_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +144,7 @@ class Stopping:
                 await self._signal(container.id, number, manual=intent is Intent.STOP)
                 if await _within(ended, seconds):
                     return
+                await self._unwedge(container.id)
                 await self._signal(container.id, signal.SIGKILL, manual=intent is Intent.STOP)
                 if await _within(ended, KILL_SECONDS):
                     return
@@ -150,10 +154,28 @@ class Stopping:
         """KILL, and wait for the end."""
         with self.exits.expected(container.id, Intent.KILL):
             with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
+                await self._unwedge(container.id)
                 await self._signal(container.id, signal.SIGKILL, manual=True)
                 if await _within(ended, KILL_SECONDS):
                     return
             await self._force(container)
+
+    async def _unwedge(self, container_id: str) -> None:
+        """End a shim that is stopped or stuck: another one adopts the container, and what waited for it goes on.
+
+        Outside the actor, whose operations may be those that wait for this shim.
+        """
+        shim = await self.shims.live(container_id)
+        if shim is None:
+            return
+        try:
+            async with asyncio.timeout(SHIM_SECONDS):
+                await shim.state()
+        except (TimeoutError, DeadlineExceeded):
+            log.warning("a shim does not answer: ended", container=container_id)
+            await self.shims.break_off(container_id)
+        except BulkheadError:
+            return
 
     async def _abandon(self, container: Container) -> None:
         """Its shim is of no use: end that too, and whatever is in the container's cgroup. Raises Internal."""

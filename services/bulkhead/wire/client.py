@@ -16,8 +16,11 @@ from grpclib.client import Channel
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from bulkhead import telemetry
-from bulkhead.errors import Unavailable
+from bulkhead.errors import DeadlineExceeded, Unavailable
 from bulkhead.wire.status import error_of
+
+# For calls that name no time of their own: longer than any deadline of the one who is called, shorter than for ever.
+CALL_SECONDS = 900.0
 
 Stub = TypeVar("Stub", bound=ServiceStub)
 _GONE = (OSError, StreamTerminatedError, ProtocolError)
@@ -30,6 +33,8 @@ def translated(peer: str) -> Iterator[None]:
         yield
     except GRPCError as error:
         raise error_of(error.status.value, error.message or error.status.name) from error
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the {peer} service did not answer in time") from error
     except _GONE as error:
         reason = str(error) or type(error).__name__
         raise Unavailable(
@@ -48,9 +53,10 @@ class _Translating(ServiceStub):
         bound = telemetry.request_id()
         return {telemetry.REQUEST_ID_HEADER: bound} if bound else None
 
-    async def _unary_unary(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
+    async def _unary_unary(self, *args: Any, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
+        seconds = CALL_SECONDS if timeout is None else timeout
         with translated(self.peer):
-            return await super()._unary_unary(*args, metadata=self._metadata(metadata), **kwargs)
+            return await super()._unary_unary(*args, timeout=seconds, metadata=self._metadata(metadata), **kwargs)
 
     async def _unary_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
         with translated(self.peer):

@@ -24,6 +24,7 @@ from grpclib.server import Server, Stream
 
 from bulkhead import telemetry
 from bulkhead.errors import BulkheadError, Conflict
+from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.status import code_of
 
 log = structlog.get_logger()
@@ -42,22 +43,26 @@ class _Guarded:
     """A servicer whose every method maps our errors to gRPC's."""
 
     inner: Servicer
+    in_flight: InFlight
 
     def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
         return {
             route: grpclib.const.Handler(
-                _guard(route, entry.func), entry.cardinality, entry.request_type, entry.reply_type
+                _guard(route, entry.func, self.in_flight), entry.cardinality, entry.request_type, entry.reply_type
             )
             for route, entry in self.inner.__mapping__().items()
         }
 
 
-def _guard(route: str, handle: Handler) -> Handler:
+def _guard(route: str, handle: Handler, in_flight: InFlight) -> Handler:
+    name = route.rpartition(".")[2].replace("/", ".")
+
     async def guarded(stream: Stream[Any, Any]) -> None:
         sent = stream.metadata.get(telemetry.REQUEST_ID_HEADER) if stream.metadata else None
         telemetry.bind_request_id(sent if isinstance(sent, str) else None)
         try:
-            await handle(stream)
+            with in_flight.tracked(name):
+                await handle(stream)
         except BulkheadError as error:
             raise GRPCError(grpclib.const.Status(code_of(error)), str(error)) from error
         except GRPCError:
@@ -104,12 +109,15 @@ def _peer_uid(transport: asyncio.BaseTransport) -> int:
 
 
 @contextlib.asynccontextmanager
-async def serve(services: Sequence[Servicer], path: Path) -> AsyncIterator[None]:
+async def serve(services: Sequence[Servicer], path: Path, in_flight: InFlight | None = None) -> AsyncIterator[None]:
     """Serve on the Unix socket `path` (mode 0600) while entered; a stale socket file is replaced.
+
+    `in_flight` is told of the calls under way.
 
     Raises Conflict when a live process listens there.
     """
-    server = _PeerChecked([*(_Guarded(service) for service in services), Health()])
+    calls = in_flight if in_flight is not None else InFlight()
+    server = _PeerChecked([*(_Guarded(service, calls) for service in services), Health()])
     listener = bind(path)
     try:
         await server.start(sock=listener)

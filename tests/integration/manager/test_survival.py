@@ -110,14 +110,11 @@ async def test_silent_shims_hold_up_nobody_else(manager: ManagerClient, watched_
     shims = [_shim_pid(watched_engine, each) for each in wedged]
     for shim in shims:
         os.kill(shim, signal.SIGSTOP)
-    try:
-        killing = [asyncio.create_task(manager.kill(each)) for each in wedged]
-        assert {each.id for each in await manager.list()} == set(wedged)
-        assert (await manager.inspect(wedged[0])).phase == "running"
-        assert await manager.run_to_end("true") == (0, "")
-    finally:
-        for shim in shims:
-            os.kill(shim, signal.SIGCONT)
+    killing = [asyncio.create_task(manager.kill(each)) for each in wedged]
+    assert {each.id for each in await manager.list()} == set(wedged)
+    assert (await manager.inspect(wedged[0])).phase == "running"
+    assert await manager.run_to_end("true") == (0, "")
+    # A stopped shim is ended, another one adopts the container and tells how it ended.
     await asyncio.gather(*killing)
     assert [await manager.wait(each) for each in wedged] == [137, 137, 137]
 

@@ -17,6 +17,7 @@ from bulkhead.api.ports import (
     DistributedImage,
     EngineEvent,
     EngineInfo,
+    EngineOperation,
     ExecSpec,
     Exit,
     HistoryEntry,
@@ -49,6 +50,11 @@ from bulkhead.wire.gen.bulkhead.types.v1 import StringList
 from bulkhead.wire.status import error_named
 
 PEER = "manager"
+# Who looks after a manager that may be stuck does not wait for it longer than this.
+LOOK_SECONDS = 2.0
+SNAPSHOT_SECONDS = 10.0
+# A stop waits as long as the container's own timeout says, which may be for ever: a client that leaves ends the call.
+PATIENT_SECONDS = 10.0**7
 
 
 class ManagerContainers:
@@ -80,12 +86,14 @@ class ManagerContainers:
             raise NotModified(f"container {ref} is already running")
 
     async def stop(self, ref: str, *, signal: str, timeout: int | None) -> None:
-        answer = await self._stub.stop(wire.StopContainerRequest(ref=ref, signal=signal, timeout=timeout))
+        request = wire.StopContainerRequest(ref=ref, signal=signal, timeout=timeout)
+        answer = await self._stub.stop(request, timeout=PATIENT_SECONDS)
         if answer.not_running:
             raise NotModified(f"container {ref} is not running")
 
     async def restart(self, ref: str, *, signal: str, timeout: int | None) -> None:
-        answer = await self._stub.restart(wire.RestartContainerRequest(ref=ref, signal=signal, timeout=timeout))
+        request = wire.RestartContainerRequest(ref=ref, signal=signal, timeout=timeout)
+        answer = await self._stub.restart(request, timeout=PATIENT_SECONDS)
         _check_launch(answer.failure)
 
     async def kill(self, ref: str, signal: str) -> None:
@@ -128,6 +136,10 @@ class ManagerStatistics:
 
     def __init__(self, channel: Channel) -> None:
         self._stub = stub(wire.StatisticsStub, channel, PEER)
+
+    async def snapshot(self) -> Sequence[Sample]:
+        answer = await self._stub.snapshot(wire.StatisticsSnapshotRequest(), timeout=SNAPSHOT_SECONDS)
+        return [to_model(Sample, each) for each in answer.samples]
 
     async def watch(self, ref: str, *, stream: bool, immediately: bool) -> AsyncGenerator[Sample]:
         request = wire.WatchStatisticsRequest(ref=ref, stream=stream, immediately=immediately)
@@ -330,6 +342,10 @@ class ManagerSystem:
         request = wire.EventsRequest(since=since, until=until, filters=_filters(filters))
         async for event in self._stub.events(request):
             yield None if event.ready else to_model(EngineEvent, event)
+
+    async def operations(self) -> Sequence[EngineOperation]:
+        answer = await self._stub.operations(wire.OperationsRequest(), timeout=LOOK_SECONDS)
+        return [to_model(EngineOperation, each) for each in answer.operations]
 
     async def layers_size(self) -> int:
         return (await self._stub.disk_usage(wire.DiskUsageRequest())).layers_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bulkhead.api.routes import elsewhere
 from bulkhead.api.routes.containers import ContainerRoutes
+from bulkhead.api.routes.diagnostics import DiagnosticRoutes
 from bulkhead.api.routes.events import EventRoutes
 from bulkhead.api.routes.execs import ExecRoutes
 from bulkhead.api.routes.filesystems import FilesystemRoutes
@@ -30,11 +31,15 @@ def table(
     filesystems: FilesystemRoutes,
     networks: NetworkRoutes,
     volumes: VolumeRoutes,
+    diagnostics: DiagnosticRoutes,
 ) -> Table:
     return Table(
         (
             Route("GET,HEAD", "/_ping", system.ping),
             Route("GET", "/version", system.version),
+            Route("GET,HEAD", "/healthz", diagnostics.health),
+            Route("GET", "/metrics", diagnostics.metrics),
+            Route("GET", "/debug/ops", diagnostics.operations),
             Route("GET", "/info", system.info),
             Route("GET", "/events", events.events),
             Route("GET", "/system/df", system.disk_usage),

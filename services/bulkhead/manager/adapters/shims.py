@@ -157,6 +157,12 @@ class SupervisedShims:
                 await self.forget(container_id)
         await self._destroy(container_id)
 
+    async def break_off(self, container_id: str) -> None:
+        record = read_json(self._instance.container_data(container_id) / SHIM_RECORD)
+        if record is not None:
+            await _kill(record)
+        await self.forget(container_id)
+
     async def forget(self, container_id: str) -> None:
         known = self._live.pop(container_id, None)
         if known is not None:
@@ -170,7 +176,7 @@ class SupervisedShims:
         )
         try:
             await self._supervisor.launch(request, timeout=LAUNCH_SECONDS)
-        except TimeoutError as error:
+        except DeadlineExceeded as error:
             raise Unavailable("the supervisor service is not available: it does not answer") from error
 
     async def _connect(self, container_id: str) -> RemoteShim:

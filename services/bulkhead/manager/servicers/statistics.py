@@ -17,6 +17,10 @@ class StatisticsServicer(api.StatisticsBase):
 
     _sampler: Sampler
 
+    async def snapshot(self, message: api.StatisticsSnapshotRequest) -> api.StatisticsSnapshotResponse:
+        found = await self._sampler.snapshot()
+        return api.StatisticsSnapshotResponse(samples=[to_message(api.Sample, each) for each in found])
+
     async def watch(self, message: api.WatchStatisticsRequest) -> AsyncIterator[api.Sample]:
         watching = self._sampler.watch(message.ref, stream=message.stream, immediately=message.immediately)
         async with contextlib.aclosing(watching) as samples:

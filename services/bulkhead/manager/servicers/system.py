@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from bulkhead.model.events import Event
 from bulkhead.model.lifecycle import Phase
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
+from bulkhead.wire.inflight import InFlight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,11 @@ class EngineFacts:
 class SystemServicer(api.SystemBase):
     """protos/bulkhead/manager/v1/system.proto."""
 
-    def __init__(self, index: Index, events: EventBus, facts: EngineFacts) -> None:
+    def __init__(self, index: Index, events: EventBus, facts: EngineFacts, *in_flight: InFlight) -> None:
         self._index = index
         self._events = events
         self._facts = facts
+        self._in_flight = in_flight
 
     async def info(self, message: api.InfoRequest) -> api.InfoResponse:
         phases = [each.phase for each in self._index]
@@ -69,6 +72,22 @@ class SystemServicer(api.SystemBase):
 
     async def disk_usage(self, message: api.DiskUsageRequest) -> api.DiskUsageResponse:
         return api.DiskUsageResponse(layers_size=self._facts.layers_size())
+
+    async def operations(self, message: api.OperationsRequest) -> api.OperationsResponse:
+        found = sorted(itertools.chain(*self._in_flight), key=lambda each: each.began)
+        return api.OperationsResponse(
+            operations=[
+                api.Operation(
+                    name=each.name,
+                    object=each.object,
+                    phase=each.phase,
+                    age=each.age,
+                    seconds=each.seconds,
+                    request_id=each.request_id,
+                )
+                for each in found
+            ]
+        )
 
 
 def _shown(entry: Event) -> api.Event:

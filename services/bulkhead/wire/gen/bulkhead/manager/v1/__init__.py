@@ -75,6 +75,9 @@ __all__ = (
     "NetworkMember",
     "NetworksBase",
     "NetworksStub",
+    "Operation",
+    "OperationsRequest",
+    "OperationsResponse",
     "PauseContainerRequest",
     "PauseContainerResponse",
     "PidFigures",
@@ -121,6 +124,8 @@ __all__ = (
     "StartExecRequest",
     "StartExecResponse",
     "StatisticsBase",
+    "StatisticsSnapshotRequest",
+    "StatisticsSnapshotResponse",
     "StatisticsStub",
     "StdioRequest",
     "StdioResponse",
@@ -1011,6 +1016,53 @@ default_message_pool.register_message("bulkhead.manager.v1", "NetworkMember", Ne
 
 
 @dataclass(eq=False, repr=False)
+class Operation(betterproto2.Message):
+    name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    object: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    phase: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    queued, running
+    """
+
+    age: "float" = betterproto2.field(4, betterproto2.TYPE_DOUBLE)
+    """
+    seconds
+    """
+
+    seconds: "float" = betterproto2.field(5, betterproto2.TYPE_DOUBLE)
+    """
+    how long it may take; 0 = no deadline of its own
+    """
+
+    request_id: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "Operation", Operation)
+
+
+@dataclass(eq=False, repr=False)
+class OperationsRequest(betterproto2.Message):
+    """
+    What the manager does right now, oldest first.
+    """
+
+    pass
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "OperationsRequest", OperationsRequest)
+
+
+@dataclass(eq=False, repr=False)
+class OperationsResponse(betterproto2.Message):
+    operations: "list[Operation]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "OperationsResponse", OperationsResponse)
+
+
+@dataclass(eq=False, repr=False)
 class PauseContainerRequest(betterproto2.Message):
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
@@ -1521,6 +1573,22 @@ class StartExecResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "StartExecResponse", StartExecResponse)
+
+
+@dataclass(eq=False, repr=False)
+class StatisticsSnapshotRequest(betterproto2.Message):
+    pass
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "StatisticsSnapshotRequest", StatisticsSnapshotRequest)
+
+
+@dataclass(eq=False, repr=False)
+class StatisticsSnapshotResponse(betterproto2.Message):
+    samples: "list[Sample]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "StatisticsSnapshotResponse", StatisticsSnapshotResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -2538,6 +2606,32 @@ class StatisticsStub(betterproto2_grpclib.ServiceStub):
     What containers use. All watchers of all containers share one sampler.
     """
 
+    async def snapshot(
+        self,
+        message: "StatisticsSnapshotRequest | None" = None,
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "StatisticsSnapshotResponse":
+        """
+        With `stream` a sample every second until the container is removed, else one: at once with `immediately`, or
+        two a second apart, the first of them to compare with.
+        Every container that runs, read at most once a second whoever asks.
+        """
+
+        if message is None:
+            message = StatisticsSnapshotRequest()
+
+        return await self._unary_unary(
+            "/bulkhead.manager.v1.Statistics/Snapshot",
+            message,
+            StatisticsSnapshotResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def watch(
         self,
         message: "WatchStatisticsRequest",
@@ -2546,10 +2640,6 @@ class StatisticsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[Sample]":
-        """
-        With `stream` a sample every second until the container is removed, else one: at once with `immediately`, or
-        two a second apart, the first of them to compare with.
-        """
 
         async for response in self._unary_stream(
             "/bulkhead.manager.v1.Statistics/Watch",
@@ -2619,6 +2709,27 @@ class SystemStub(betterproto2_grpclib.ServiceStub):
             "/bulkhead.manager.v1.System/DiskUsage",
             message,
             DiskUsageResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def operations(
+        self,
+        message: "OperationsRequest | None" = None,
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "OperationsResponse":
+
+        if message is None:
+            message = OperationsRequest()
+
+        return await self._unary_unary(
+            "/bulkhead.manager.v1.System/Operations",
+            message,
+            OperationsResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -3571,14 +3682,27 @@ class StatisticsBase(betterproto2_grpclib.ServiceBase):
     What containers use. All watchers of all containers share one sampler.
     """
 
-    async def watch(self, message: "WatchStatisticsRequest") -> "AsyncIterator[Sample]":
+    async def snapshot(self, message: "StatisticsSnapshotRequest") -> "StatisticsSnapshotResponse":
         """
         With `stream` a sample every second until the container is removed, else one: at once with `immediately`, or
         two a second apart, the first of them to compare with.
+        Every container that runs, read at most once a second whoever asks.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def watch(self, message: "WatchStatisticsRequest") -> "AsyncIterator[Sample]":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield Sample()
+
+    async def __rpc_snapshot(
+        self, stream: "grpclib.server.Stream[StatisticsSnapshotRequest, StatisticsSnapshotResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.snapshot(request)
+        await stream.send_message(response)
 
     async def __rpc_watch(self, stream: "grpclib.server.Stream[WatchStatisticsRequest, Sample]") -> None:
         request = await stream.recv_message()
@@ -3591,6 +3715,12 @@ class StatisticsBase(betterproto2_grpclib.ServiceBase):
 
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
+            "/bulkhead.manager.v1.Statistics/Snapshot": grpclib.const.Handler(
+                self.__rpc_snapshot,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                StatisticsSnapshotRequest,
+                StatisticsSnapshotResponse,
+            ),
             "/bulkhead.manager.v1.Statistics/Watch": grpclib.const.Handler(
                 self.__rpc_watch,
                 grpclib.const.Cardinality.UNARY_STREAM,
@@ -3611,6 +3741,10 @@ class SystemBase(betterproto2_grpclib.ServiceBase):
         yield Event()
 
     async def disk_usage(self, message: "DiskUsageRequest") -> "DiskUsageResponse":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def operations(self, message: "OperationsRequest") -> "OperationsResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -3635,6 +3769,12 @@ class SystemBase(betterproto2_grpclib.ServiceBase):
         response = await self.disk_usage(request)
         await stream.send_message(response)
 
+    async def __rpc_operations(self, stream: "grpclib.server.Stream[OperationsRequest, OperationsResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.operations(request)
+        await stream.send_message(response)
+
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
             "/bulkhead.manager.v1.System/Info": grpclib.const.Handler(
@@ -3654,6 +3794,12 @@ class SystemBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 DiskUsageRequest,
                 DiskUsageResponse,
+            ),
+            "/bulkhead.manager.v1.System/Operations": grpclib.const.Handler(
+                self.__rpc_operations,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                OperationsRequest,
+                OperationsResponse,
             ),
         }
 

@@ -1,0 +1,80 @@
+"""What operators and their machines ask: health, metrics, and what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from bulkhead.api import answers
+from bulkhead.api.call import Call
+from bulkhead.api.metrics import CONTENT_TYPE, Metrics
+from bulkhead.api.ports import EngineOperation, Statistics, System
+from bulkhead.api.versions import HEADERS
+from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable
+from bulkhead.wire.inflight import InFlight
+
+# A manager that does not answer a trivial question within this long is not well.
+HEALTH_SECONDS = 5.0
+
+
+class DiagnosticRoutes:
+    def __init__(self, *, system: System, statistics: Statistics, metrics: Metrics, in_flight: InFlight) -> None:
+        self._system = system
+        self._statistics = statistics
+        self._metrics = metrics
+        self._in_flight = in_flight
+
+    async def health(self, call: Call) -> web.StreamResponse:
+        """200 when the API and the manager answer, else 503 with the reason."""
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self._system.operations()
+        except TimeoutError:
+            raise Unavailable("the manager service does not answer") from None
+        except DeadlineExceeded as error:
+            raise Unavailable(str(error)) from error
+        return web.Response(body=b"ok\n", headers={**HEADERS, "Content-Type": "text/plain; charset=utf-8"})
+
+    async def metrics(self, call: Call) -> web.StreamResponse:
+        """Answered without the manager too: that it is away is the first thing to be told."""
+        try:
+            engine, samples = await asyncio.gather(self._system.info(), self._statistics.snapshot())
+        except BulkheadError:
+            engine, samples = None, ()
+        return web.Response(body=self._metrics.text(engine, samples), headers={**HEADERS, "Content-Type": CONTENT_TYPE})
+
+    async def operations(self, call: Call) -> web.StreamResponse:
+        """Everything that API and manager have begun and not ended, oldest first in each."""
+        own = [
+            EngineOperation(
+                name=each.name,
+                object=each.object,
+                phase=each.phase,
+                age=each.age,
+                seconds=each.seconds,
+                request_id=each.request_id,
+            )
+            for each in self._in_flight
+        ]
+        missing = ""
+        managed: tuple[EngineOperation, ...] = ()
+        try:
+            managed = tuple(await self._system.operations())
+        except BulkheadError as error:
+            missing = str(error)
+        rows = [*(_shown("api", each) for each in own), *(_shown("manager", each) for each in managed)]
+        return answers.json({"Operations": rows, "Error": missing})
+
+
+def _shown(service: str, operation: EngineOperation) -> dict[str, Any]:
+    return {
+        "Service": service,
+        "Operation": operation.name,
+        "Object": operation.object,
+        "Phase": operation.phase,
+        "AgeSeconds": round(operation.age, 3),
+        "DeadlineSeconds": operation.seconds or None,
+        "RequestId": operation.request_id,
+    }

@@ -1,0 +1,61 @@
+"""What a process is doing right now: each operation with its object, phase, age and deadline.
+
+    with in_flight.tracked("start", container_id, seconds=120) as operation:
+        operation.phase = "running"
+
+Told by `GET /debug/ops`, so that whoever waits can see what for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bulkhead import telemetry
+
+QUEUED, RUNNING = "queued", "running"
+
+
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """Something that has begun and not ended; `seconds` is how long it may take, 0 = as long as its peer stays."""
+
+    name: str
+    object: str = ""
+    phase: str = RUNNING
+    seconds: float = 0.0
+    request_id: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return time.monotonic() - self.began
+
+
+class InFlight:
+    """The operations of one process."""
+
+    def __init__(self) -> None:
+        self._operations: dict[int, Operation] = {}
+        self._numbers = itertools.count()
+
+    def __iter__(self) -> Iterator[Operation]:
+        """Oldest first."""
+        return iter(list(self._operations.values()))
+
+    @contextlib.contextmanager
+    def tracked(
+        self, name: str, object: str = "", *, seconds: float = 0.0, phase: str = RUNNING
+    ) -> Iterator[Operation]:
+        """An operation of the current request, in flight while entered."""
+        number = next(self._numbers)
+        operation = Operation(name=name, object=object, phase=phase, seconds=seconds, request_id=telemetry.request_id())
+        self._operations[number] = operation
+        try:
+            yield operation
+        finally:
+            del self._operations[number]
