@@ -17,6 +17,7 @@ from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.shim import messages
 from bulkhead.shim.container import Container, Phase
+from bulkhead.shim.custody import Estate
 from bulkhead.shim.door import Door
 from bulkhead.shim.execs import Execs
 from bulkhead.shim.exits import ExitRecord
@@ -142,15 +143,16 @@ class Shim:
             os.close(self._lock)
             self._lock = -1
 
-    def live(self, identity: Identity, ready: Callable[[str], None]) -> int:
+    def live(self, identity: Identity, ready: Callable[[str], None], estate: Estate | None = None) -> int:
         """Be the shim of `identity`, in a process prepared and settled, until Shutdown; the exit status.
 
         `ready` is told "" once the sockets listen, else a JSON object with kind and error.
+        `estate` are the descriptors that an earlier shim's death has left.
         """
         process.set_title(f"bulkhead-shim: {identity.short_id}")
         self._journal.claim(identity)
         try:
-            self._open(identity)
+            self._open(identity, estate)
         except Exception as error:
             if not isinstance(error, BulkheadError):
                 self._journal.error("cannot start", error)
@@ -160,12 +162,12 @@ class Shim:
         self._loop.run()
         return 0
 
-    def _open(self, identity: Identity) -> None:
+    def _open(self, identity: Identity, estate: Estate | None = None) -> None:
         """Raises Conflict when another shim has the container, Unavailable when the sockets cannot be made."""
         self._identity = identity
         self._lock = _lock(identity.data_dir)
         self._write_record()
-        self._container.claim(identity)
+        self._container.claim(identity, estate)
         self._listen()
 
     def _listen(self) -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.linux import process
-from bulkhead.shim import bundle
+from bulkhead.shim import bundle, custody, inheritance
+from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
 from bulkhead.shim.identity import Identity
@@ -93,6 +94,7 @@ class Container:
         self.phase = Phase.NEW
         self.streams = Streams(loop)
         self.followers = Followers(loop)
+        self.custody = Custody(loop, self._estate)
         self.exit: ExitRecord | None = None
         self._loop = loop
         self._signals = signals
@@ -107,9 +109,13 @@ class Container:
         self._on_exit: list[Callable[[ExitRecord], None]] = []
         self._names: NameServer | None = None
 
-    def claim(self, identity: Identity) -> None:
-        """Be this container, and find out what an earlier shim of it left: nothing, an exit, or a live process."""
+    def claim(self, identity: Identity, estate: Estate | None = None) -> None:
+        """Be this container, and find out what an earlier shim of it left: nothing, an exit, or a live process.
+
+        `estate` are that shim's descriptors, which are ours from now on.
+        """
         self.identity = identity
+        self.custody.claim(identity)
         self._facts = Facts(identity.data_dir)
         record = self._facts.read_task()
         self.exit = self._facts.read_exit()
@@ -117,9 +123,10 @@ class Container:
             self._record, self.phase, self._from_disk = record, Phase.EXITED, True
         elif record is not None:
             self._record = record
-            if not self._adopt(record):
-                self._from_disk = True
-                self._conclude(UNKNOWN_EXIT)
+            self._succeed(record, estate)
+            estate = None
+        if estate is not None:
+            estate.close()
 
     # Facts
 
@@ -164,12 +171,13 @@ class Container:
             log = self._open_log(options.log)
             undo.callback(log.close)
             task = self._launch(terminal, options, log, undo)
-            record = _record(task, options)
+            record = _record(task, options, self.streams.pipes())
             self._write_record(record)
             undo.pop_all()
         self._task, self._log, self._record = task, log, record
         self.phase, self.exit, self._from_disk = created, None, False
         self._signals.watch(task.pid, task.pidfd, self._ended)
+        self.custody.changed()
         return task
 
     def start(self) -> int:
@@ -266,6 +274,41 @@ class Container:
             raise Conflict(f"cannot {move.value} container {self.identity.short_id}: it is {now.value}")
         return then
 
+    def _succeed(self, record: TaskRecord, estate: Estate | None) -> None:
+        """Go on where another shim has died."""
+        legacy = inheritance.claim(record, estate)
+        lives = self._adopt(record)
+        self._inherit_streams(record, legacy.streams)
+        if lives:
+            if legacy.pidfd >= 0:
+                os.close(legacy.pidfd)
+            return
+        code = inheritance.exit_code(legacy.pidfd)
+        # A run that was never started has nothing else to tell either.
+        self.phase, self._from_disk, self._ending = Phase.RUNNING, True, True
+        self.streams.drain(lambda: self._conclude_inherited(UNKNOWN_EXIT if code is None else code))
+
+    def _conclude_inherited(self, code: int) -> None:
+        # A new life may begin here, unlike after an end that this shim has seen.
+        self._ending = False
+        self._conclude(code)
+
+    def _inherit_streams(self, record: TaskRecord, streams: Mapping[str, int]) -> None:
+        target = None
+        if record.log_driver != "none":
+            target = LogTarget(path=record.log_path, max_size=record.log_max_size, max_file=record.log_max_file)
+        try:
+            self._log = self._open_log(target)
+        except ResourceExhausted as error:
+            self._report("cannot go on with the log", error)
+        self.streams.inherit(streams, stdin_once=record.stdin_once, log=self._log)
+
+    def _estate(self) -> Estate:
+        if self._task is None or self._ending or self.phase in (Phase.NEW, Phase.EXITED):
+            return Estate()
+        kept = {custody.PID: self._task.pidfd} | self.streams.to_keep(self.custody.changed)
+        return Estate(pid=self.pid, start_time=self.start_time, descriptors=kept)
+
     def _adopt(self, record: TaskRecord) -> bool:
         """Whether the process in the record still lives; it is ours then."""
         if record.boot_id != process.boot_id():
@@ -305,7 +348,7 @@ class Container:
         streams = self.streams
         streams.stdin_once = options.stdin_once
         streams.resize(options.height, options.width)
-        stdio = streams.open(tty=terminal, stdin=options.open_stdin, log=log)
+        stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True, log=log)
         undo.callback(streams.abandon)
         task = self._launcher.create(
             container_id=self.identity.container_id,
@@ -457,11 +500,12 @@ class Container:
         for hear in hearers:
             hear(record)
         self._log.close()
+        self.custody.changed()
         self.followers.complete()
         self.streams.finish()
 
 
-def _record(task: Task, options: CreateOptions) -> TaskRecord:
+def _record(task: Task, options: CreateOptions, pipes: tuple[int, ...]) -> TaskRecord:
     log = options.log
     return TaskRecord(
         pid=task.pid,
@@ -476,4 +520,5 @@ def _record(task: Task, options: CreateOptions) -> TaskRecord:
         open_stdin=options.open_stdin,
         stdin_once=options.stdin_once,
         runtime=options.runtime,
+        pipes=pipes,
     )

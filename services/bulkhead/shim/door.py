@@ -3,6 +3,7 @@
 {"op":"attach","stdin":true,"stdout":true,"stderr":true,"detach_keys":"","request_id":"..."}
 {"op":"exec","exec_id":"...", as above}     starts the registered exec
 {"op":"follow"}                             pokes when the log has grown
+{"op":"keep"}                               duplicates of the container's descriptors: see custody
 <- {"ok":true,"tty":false} or {"ok":false,"error":"...","kind":"NotFound"}
 """
 
@@ -71,7 +72,9 @@ class Door:
         """The client's line is complete; the socket is ours now, and what it sent behind the line."""
         try:
             wish = _parse(line)
-            handle = {"attach": self._attach, "exec": self._exec, "follow": self._follow}.get(str(wish.get("op")))
+            handle = {"attach": self._attach, "exec": self._exec, "follow": self._follow, "keep": self._keep}.get(
+                str(wish.get("op"))
+            )
             if handle is None:
                 raise InvalidArgument(f"cannot do {wish.get('op')!r}: no such operation")
             handle(sock, wish, rest)
@@ -115,6 +118,10 @@ class Door:
     def _follow(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
         _answer(sock, tty=False)
         self._container.followers.add(sock)
+
+    def _keep(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
+        _answer(sock, tty=False)
+        self._container.custody.join(sock)
 
 
 class _Knock:

@@ -33,7 +33,10 @@ class ExitRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """What a successor needs to find the container again and to go on as its shim did."""
+    """What a successor needs to find the container again and to go on as its shim did.
+
+    `pipes` are the inodes of stdout and stderr, 0 where there is none.
+    """
 
     pid: int
     start_time: int
@@ -49,6 +52,7 @@ class TaskRecord:
     cgroup: str = ""
     own_pids: bool = False
     runtime: tuple[str, ...] = ()
+    pipes: tuple[int, ...] = ()
 
 
 RecordT = TypeVar("RecordT", ExitRecord, TaskRecord)

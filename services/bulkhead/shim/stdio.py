@@ -14,8 +14,9 @@ import select
 import struct
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from bulkhead.shim import custody
 from bulkhead.shim.logs import LogSink, NoLog
 from bulkhead.shim.loop import Loop, Timer
 from bulkhead.shim.peers import Peer
@@ -59,11 +60,24 @@ class Streams:
         self._drained: Callable[[], None] | None = None
         self._idle: Timer | None = None
         self._longest: Timer | None = None
+        self._stdin_gone: Callable[[], None] = _nothing
 
     # Birth
 
-    def open(self, *, tty: bool, stdin: bool, stdout: bool = True, stderr: bool = True, log: LogSink) -> Stdio:
-        """Make the pipes; the child's ends are to be closed by `launched` or `abandon`. Raises OSError."""
+    def open(
+        self,
+        *,
+        tty: bool,
+        stdin: bool,
+        stdout: bool = True,
+        stderr: bool = True,
+        lasting: bool = False,
+        log: LogSink,
+    ) -> Stdio:
+        """Make the pipes; the child's ends are to be closed by `launched` or `abandon`. Raises OSError.
+
+        With `lasting` the process is not hit by SIGPIPE when this one dies: its output waits for a successor.
+        """
         self.tty = tty
         self._log = log
         if tty:
@@ -71,8 +85,8 @@ class Streams:
         try:
             return Stdio(
                 stdin=self._stdin_pipe() if stdin else -1,
-                stdout=self._output_pipe(STDOUT) if stdout else -1,
-                stderr=self._output_pipe(STDERR) if stderr else -1,
+                stdout=self._output_pipe(STDOUT, lasting=lasting) if stdout else -1,
+                stderr=self._output_pipe(STDERR, lasting=lasting) if stderr else -1,
             )
         except OSError:
             self.abandon()
@@ -90,6 +104,38 @@ class Streams:
         self._opened = True
         self._watch_sources()
         self._let_input()
+
+    def inherit(self, descriptors: Mapping[str, int], *, stdin_once: bool, log: LogSink) -> None:
+        """Go on with what an earlier shim's streams were; they are ours from now on."""
+        self._log, self.stdin_once = log, stdin_once
+        for descriptor in descriptors.values():
+            os.set_blocking(descriptor, False)
+        for name, stream in ((custody.STDOUT, STDOUT), (custody.STDERR, STDERR)):
+            if name in descriptors:
+                self._sources[descriptors[name]] = stream
+        self._stdin = descriptors.get(custody.STDIN, -1)
+        console = descriptors.get(custody.CONSOLE)
+        self.tty = console is not None
+        self.launched(console)
+
+    def to_keep(self, stdin_gone: Callable[[], None]) -> dict[str, int]:
+        """The descriptors that a successor needs; `stdin_gone` is called when stdin is not among them any more.
+
+        Without a peer, stdin ends where it is to end with the client: a duplicate must not keep it open.
+        """
+        self._stdin_gone = stdin_gone
+        if self._console >= 0:
+            return {custody.CONSOLE: self._console}
+        names = {STDOUT: custody.STDOUT, STDERR: custody.STDERR}
+        kept = {names[stream]: fd for fd, stream in self._sources.items()}
+        if self._stdin >= 0 and not self.stdin_once:
+            kept[custody.STDIN] = self._stdin
+        return kept
+
+    def pipes(self) -> tuple[int, ...]:
+        """The inodes of stdout and stderr, 0 for what is no pipe."""
+        found = {stream: os.fstat(fd).st_ino for fd, stream in self._sources.items() if fd != self._console}
+        return tuple(found.get(stream, 0) for stream in (STDOUT, STDERR))
 
     def abandon(self) -> None:
         """There will be no process: close everything but the peers."""
@@ -192,8 +238,8 @@ class Streams:
         self._theirs.append(theirs)
         return theirs
 
-    def _output_pipe(self, stream: int) -> int:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
+    def _output_pipe(self, stream: int, *, lasting: bool) -> int:
+        ours, theirs = _writable_pipe(lasting=lasting)
         self._theirs.append(theirs)
         self._sources[ours] = stream
         os.set_blocking(ours, False)
@@ -345,6 +391,23 @@ class Streams:
             self._loop.remove(self._stdin)
             os.close(self._stdin)
             self._stdin = -1
+            if not self.stdin_once:
+                self._stdin_gone()
+
+
+def _writable_pipe(*, lasting: bool) -> tuple[int, int]:
+    """Both ends. The writer of a lasting one is a reader, too, so there always is one (pipe(7))."""
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    if not lasting:
+        return ours, theirs
+    try:
+        return ours, os.open(f"/proc/self/fd/{theirs}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(theirs)
+
+
+def _nothing() -> None:
+    """Nobody keeps duplicates."""
 
 
 def _set_window_size(console: int, height: int, width: int) -> None:

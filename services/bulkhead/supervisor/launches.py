@@ -17,6 +17,7 @@ from bulkhead.errors import Conflict, DeadlineExceeded, InvalidArgument, Unavail
 from bulkhead.linux import process
 from bulkhead.shim.app import SHIM_RECORD
 from bulkhead.shim.identity import Identity
+from bulkhead.supervisor.keeping import Keeping
 from bulkhead.supervisor.spares import Shim, SparePool
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 
@@ -34,8 +35,9 @@ log = structlog.get_logger()
 class Launches:
     """Launches in progress, one at a time for each container."""
 
-    def __init__(self, pool: SparePool) -> None:
+    def __init__(self, pool: SparePool, keeping: Keeping) -> None:
         self._pool = pool
+        self._keeping = keeping
         self._turns: dict[str, _Turn] = {}
 
     async def launch(self, identity: Identity) -> Shim:
@@ -45,21 +47,28 @@ class Launches:
         """
         _check(identity)
         async with self._alone(identity.container_id):
-            live = await _find_live(identity)
-            if live is not None:
-                return live
-            try:
-                return await self._fresh(identity)
-            except Conflict:
-                # A shim holds the container, but its sockets are gone: the run directory was wiped.
-                return await _bring_back(identity)
+            shim = await self._found_or_made(identity)
+            self._keeping.follow(_stdio_socket(identity))
+            return shim
+
+    async def _found_or_made(self, identity: Identity) -> Shim:
+        live = await _find_live(identity)
+        if live is not None:
+            return live
+        await self._keeping.hear_out(_stdio_socket(identity))
+        try:
+            return await self._fresh(identity)
+        except Conflict:
+            # A shim holds the container, but its sockets are gone: the run directory was wiped.
+            return await _bring_back(identity)
 
     async def _fresh(self, identity: Identity) -> Shim:
         failure: Unavailable | None = None
         for _ in range(_TRIES):
             spare = await self._pool.take(timeout=_LAUNCH_TIMEOUT)
             try:
-                shim = await spare.become(identity, timeout=_LAUNCH_TIMEOUT)
+                estate = self._keeping.estate(identity.container_id)
+                shim = await spare.become(identity, estate, timeout=_LAUNCH_TIMEOUT)
             except Unavailable as error:
                 failure = error
                 continue
@@ -87,6 +96,10 @@ class _Turn:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
+
+
+def _stdio_socket(identity: Identity) -> Path:
+    return Path(identity.run_dir) / "stdio.sock"
 
 
 def _check(identity: Identity) -> None:

@@ -16,7 +16,9 @@ import structlog
 
 from bulkhead.errors import Internal, Unavailable
 from bulkhead.linux import fdpass
+from bulkhead.shim.custody import Estate
 from bulkhead.shim.identity import Identity
+from bulkhead.supervisor.readiness import readable
 from bulkhead.supervisor.zygote import ASK, MESSAGE_LIMIT
 from bulkhead.wire.status import error_named
 
@@ -40,15 +42,17 @@ class Spare:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
 
-    async def become(self, identity: Identity, *, timeout: float) -> Shim:
-        """Make it the shim of `identity`; its sockets listen when this returns.
+    async def become(self, identity: Identity, estate: Estate | None = None, *, timeout: float) -> Shim:
+        """Make it the shim of `identity`, with duplicates of `estate`; its sockets listen when this returns.
 
         Raises what the shim raised, Unavailable when the spare is dead.
         """
         try:
-            self._link.send("\0".join(identity).encode(), socket.MSG_NOSIGNAL)
+            label = () if estate is None else (json.dumps(estate.label()),)
+            given = () if estate is None else tuple(estate.descriptors.values())
+            fdpass.send(self._link, "\0".join((*identity, *label)).encode(), given)
             async with asyncio.timeout(timeout):
-                await _readable(self._link)
+                await readable(self._link)
             answer = self._link.recv(MESSAGE_LIMIT)
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"cannot launch shim: the spare does not answer: {error!r}") from error
@@ -102,7 +106,7 @@ class Zygote:
         try:
             self._control.send(ASK, socket.MSG_NOSIGNAL)
             async with asyncio.timeout(_SPAWN_TIMEOUT):
-                await _readable(self._control)
+                await readable(self._control)
             data, descriptors = fdpass.receive(self._control, 16, 1)
         except (OSError, TimeoutError) as error:
             raise Internal(f"cannot fork a spare shim: {error!r}") from error
@@ -209,19 +213,3 @@ class SparePool:
     def _discard_all(self) -> None:
         while self._ready:
             self._ready.popleft().discard()
-
-
-async def _readable(sock: socket.socket) -> None:
-    """Wait until `sock` has something to read, or has ended."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock, _settle, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock)
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -3,7 +3,8 @@
     python -m bulkhead.supervisor.zygote <cache directory> <fd of a SEQPACKET socket>
 
 One byte received asks for one spare; the answer carries the socket over which the spare will hear its
-identity (container id, run and data directory between NULs) and answer in JSON (pid and start_time, or
+identity (container id, run and data directory between NULs, and as a fourth the label of the descriptors that
+come along: see shim.custody) and answer in JSON (pid and start_time, or
 kind and error). The zygote ends with its socket, an unused spare with its own. A spare is forked twice
 into a session of its own, so that init adopts it at once and it outlives supervisor and zygote.
 """
@@ -11,6 +12,7 @@ into a session of its own, so that init adopts it at once and it outlives superv
 from __future__ import annotations
 
 import gc
+import json
 import os
 import socket
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 from bulkhead import plainlog
 from bulkhead.linux import fdpass, process
 from bulkhead.shim import app
+from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Identity
 
 MESSAGE_LIMIT = 64 << 10
@@ -69,8 +72,12 @@ def _be_spare(theirs: socket.socket, shim: app.Shim, cache: Path) -> None:
     try:
         _to_null()
         shim.get_ready(theirs.fileno(), f"{cache}/spare-{os.getpid()}")
-        told = theirs.recv(MESSAGE_LIMIT)
-        status = shim.live(_identity(told), lambda problem: _answer(theirs, problem)) if told else 0
+        told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
+        if told:
+            identity, estate = _heard(told, descriptors)
+            status = shim.live(identity, lambda problem: _answer(theirs, problem), estate)
+        else:
+            status = 0
     except BaseException as error:
         plainlog.log_line(2, "error", "a spare shim died", service="bulkhead-zygote", error=repr(error))
     finally:
@@ -85,9 +92,10 @@ def _to_null() -> None:
     os.close(null)
 
 
-def _identity(told: bytes) -> Identity:
-    container_id, run_dir, data_dir = told.decode().split("\0")
-    return Identity(container_id, run_dir, data_dir)
+def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None]:
+    container_id, run_dir, data_dir, *label = told.decode().split("\0")
+    estate = Estate.labelled(json.loads(label[0]), descriptors) if label else None
+    return Identity(container_id, run_dir, data_dir), estate
 
 
 def _answer(link: socket.socket, problem: str) -> None:

@@ -151,8 +151,8 @@ async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
         assert not sockets & set(mine)
         assert not [name for name in held if name.endswith(".log")]
         # /dev/null three times, the stage program, epoll, the lock, the wakeup pipe, two listeners, our connection,
-        # and the way to the child that will create the container.
-        assert len(held) == 12
+        # the supervisor's that keeps duplicates, and the way to the child that will create the container.
+        assert len(held) == 13
     await shutdown(service.instance, IDS[0])
 
 

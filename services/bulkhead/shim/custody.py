@@ -1,0 +1,110 @@
+"""Duplicates of a container's descriptors, kept by the supervisor so that the shim's death loses nothing.
+
+A keeper dials stdio.sock with {"op":"keep"} and hears a JSON line whenever what there is to keep has changed:
+
+    {"id":"...","data_dir":"...","pid":4711,"start_time":99,"names":["pid","stdout"]}   with a descriptor per name
+    {"id":"...","data_dir":"...","pid":0,"start_time":0,"names":[]}                     there is nothing to keep
+
+A connection that ends leaves the keeper what it heard last: the estate, which the next shim is given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bulkhead.linux import fdpass
+from bulkhead.shim.identity import Identity
+from bulkhead.shim.loop import Loop
+
+PID, STDIN, STDOUT, STDERR, CONSOLE = "pid", "stdin", "stdout", "stderr", "console"
+# More than anybody sends.
+MOST_DESCRIPTORS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estate:
+    """The descriptors of one run of a container: of the process `pid` that started at `start_time`."""
+
+    pid: int = 0
+    start_time: int = 0
+    descriptors: Mapping[str, int] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Let go of every descriptor."""
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+
+    def label(self) -> dict[str, Any]:
+        """What goes with the descriptors over a socket."""
+        return {"pid": self.pid, "start_time": self.start_time, "names": list(self.descriptors)}
+
+    @classmethod
+    def labelled(cls, label: Mapping[str, Any], received: list[int]) -> Estate:
+        """The descriptors under the names of `label`. ValueError when they are not as many; they are closed then."""
+        names = label.get("names")
+        if not isinstance(names, list) or len(names) != len(received):
+            for descriptor in received:
+                os.close(descriptor)
+            raise ValueError("as many names as descriptors were expected")
+        return cls(
+            pid=int(label["pid"]),
+            start_time=int(label["start_time"]),
+            descriptors=dict(zip(map(str, names), received, strict=True)),
+        )
+
+
+class Custody:
+    """The shim's side: who keeps, told of every change. `estate` tells what there is to keep now."""
+
+    def __init__(self, loop: Loop, estate: Callable[[], Estate]) -> None:
+        self._loop = loop
+        self._estate = estate
+        self._keepers: dict[int, socket.socket] = {}
+        self._identity = Identity("", "", "")
+
+    def claim(self, identity: Identity) -> None:
+        """It is known whose descriptors these are."""
+        self._identity = identity
+
+    def join(self, sock: socket.socket) -> None:
+        """Let `sock` keep from now on."""
+        fd = sock.fileno()
+        self._keepers[fd] = sock
+        self._loop.add(fd, select.EPOLLIN, lambda _events: self._heard(fd))
+        self._tell(fd)
+
+    def changed(self) -> None:
+        """Give every keeper what there is now; it lets go of what it had."""
+        for fd in tuple(self._keepers):
+            self._tell(fd)
+
+    def _tell(self, fd: int) -> None:
+        estate = self._estate()
+        told = {"id": self._identity.container_id, "data_dir": self._identity.data_dir} | estate.label()
+        try:
+            fdpass.send(self._keepers[fd], json.dumps(told).encode() + b"\n", tuple(estate.descriptors.values()))
+        except OSError:
+            # A keeper that does not read keeps nothing; it may come back.
+            self._drop(fd)
+
+    def _heard(self, fd: int) -> None:
+        """A keeper has nothing to say: this is its end."""
+        try:
+            heard = self._keepers[fd].recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            heard = b""
+        if not heard:
+            self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        sock = self._keepers.pop(fd)
+        self._loop.remove(fd)
+        sock.close()

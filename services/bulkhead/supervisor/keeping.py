@@ -1,0 +1,153 @@
+"""Duplicates of containers' descriptors (shim.custody), held so that a shim's death loses no output and no exit code.
+
+A shim's connection that ends without a word leaves an estate: the next shim of the container is given it. It is
+thrown away when the shim's record is gone from the container's directory, as after a removal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bulkhead.linux import fdpass
+from bulkhead.shim.app import SHIM_RECORD
+from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
+from bulkhead.supervisor.readiness import readable
+
+_LINE_LIMIT = 64 << 10
+_SWEEP_SECONDS = 30.0
+_LAST_WORDS_SECONDS = 0.2
+_WISH = b'{"op":"keep"}\n'
+
+log = structlog.get_logger()
+
+
+class Keeping:
+    """What is kept, by container."""
+
+    def __init__(self, containers: Path) -> None:
+        self._containers = containers
+        self._kept: dict[str, Kept] = {}
+        self._followed: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Entered when the shims that live already are being asked; left with everything closed."""
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for path in self._containers.glob("*/stdio.sock"):
+                    self.follow(path)
+                sweep = self._group.create_task(self._sweep())
+                try:
+                    yield
+                finally:
+                    for task in (sweep, *self._followed.values()):
+                        task.cancel()
+        finally:
+            self._group = None
+            for kept in self._kept.values():
+                kept.estate.close()
+            self._kept.clear()
+
+    def follow(self, stdio_socket: Path) -> None:
+        """Keep for the shim that listens there; harmless when that is done already."""
+        place = str(stdio_socket)
+        if self._group is None or place in self._followed:
+            return
+        task = self._followed[place] = self._group.create_task(self._follow(place))
+        task.add_done_callback(lambda _: self._followed.pop(place, None))
+
+    async def hear_out(self, stdio_socket: Path) -> None:
+        """Nobody listens there any more: wait for a dead shim's last words, so that `estate` is whole."""
+        task = self._followed.get(str(stdio_socket))
+        if task is not None:
+            # A shim whose sockets were only unlinked lives on and has not hung up.
+            await asyncio.wait((task,), timeout=_LAST_WORDS_SECONDS)
+
+    def estate(self, container_id: str) -> Estate | None:
+        """What is kept for the container; it stays ours."""
+        kept = self._kept.get(container_id)
+        return None if kept is None else kept.estate
+
+    async def _follow(self, place: str) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        reader = _Reader(sock)
+        with sock, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, place)
+                sock.send(_WISH, socket.MSG_NOSIGNAL)
+                answer, _ = await reader.line()
+                # A shim of an older version has nothing to give.
+                while answer.get("ok", True):
+                    answer, received = await reader.line()
+                    self._heard(answer, received)
+            finally:
+                reader.close()
+
+    def _heard(self, told: dict[str, Any], received: list[int]) -> None:
+        estate = Estate.labelled(told, received)
+        before = self._kept.pop(str(told["id"]), None)
+        if before is not None:
+            before.estate.close()
+        if estate.descriptors:
+            self._kept[str(told["id"])] = Kept(estate, Path(told["data_dir"]) / SHIM_RECORD)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            for container_id, kept in tuple(self._kept.items()):
+                if not kept.record.exists():
+                    del self._kept[container_id]
+                    kept.estate.close()
+                    log.info("estate thrown away", container=container_id)
+
+
+class Kept:
+    """An estate, and the file whose absence says that nobody will want it."""
+
+    __slots__ = ("estate", "record")
+
+    def __init__(self, estate: Estate, record: Path) -> None:
+        self.estate = estate
+        self.record = record
+
+
+class _Reader:
+    """Lines, each with the descriptors that came with it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = b""
+        self._descriptors: list[int] = []
+
+    async def line(self) -> tuple[dict[str, Any], list[int]]:
+        """The next line. OSError when there will be none, ValueError when it is not a JSON object."""
+        while b"\n" not in self._buffer:
+            await readable(self._socket)
+            data, received = fdpass.receive(self._socket, _LINE_LIMIT, MOST_DESCRIPTORS)
+            self._descriptors += received
+            self._buffer += data
+            if not data or len(self._buffer) > _LINE_LIMIT:
+                raise OSError("the shim has hung up")
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        told = json.loads(line)
+        if not isinstance(told, dict):
+            raise ValueError("not a JSON object")
+        wanted = len(told.get("names", ()))
+        given, self._descriptors = self._descriptors[:wanted], self._descriptors[wanted:]
+        return told, given
+
+    def close(self) -> None:
+        """Let go of what came for a line that never did."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()

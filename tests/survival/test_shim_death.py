@@ -1,0 +1,135 @@
+"""A shim is killed under its container: nothing that the container says is lost, and everything works again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bulkhead.ctl.engine_client import unframe
+from tests.support.engine import Engine
+
+pytestmark = [pytest.mark.root]
+SECONDS = 30.0
+LINES = 10_000
+# Bursts, so that a kill meets the shim in the middle of its work as well as asleep.
+COUNT = f"i=1; while [ $i -le {LINES} ]; do echo $i; [ $((i % 25)) = 0 ] && usleep 1000; i=$((i+1)); done; exit 7"
+EXIT_7 = "trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def inspect(engine: Engine, name: str, what: str) -> str:
+    return engine.docker_ok("inspect", "-f", "{{" + what + "}}", name)
+
+
+def shim_of(engine: Engine, container_id: str) -> int:
+    """The pid in the record of who holds the container, 0 when there is none."""
+    try:
+        record = json.loads((engine.instance.container_data(container_id) / "shim.json").read_bytes())
+    except FileNotFoundError:
+        return 0
+    pid: int = record["pid"]
+    return pid
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_shim(engine: Engine, container_id: str) -> None:
+    """SIGKILL, without waiting for a successor."""
+    pid = shim_of(engine, container_id)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not lives(pid))
+
+
+def replaced(engine: Engine, container_id: str) -> None:
+    """Kill the shim and wait until another holds the container."""
+    before = shim_of(engine, container_id)
+    kill_shim(engine, container_id)
+    until(lambda: shim_of(engine, container_id) not in (0, before))
+
+
+def numbers(engine: Engine, name: str) -> list[int]:
+    return [int(line) for line in unframe(engine.api("GET", f"/containers/{name}/logs?stdout=1").body).split()]
+
+
+def test_no_line_is_missing_and_the_exit_code_is_true(fresh_engine: Engine) -> None:
+    container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sh", "-c", COUNT)
+    kills = 0
+    while inspect(fresh_engine, "subject", ".State.Running") == "true" and shim_of(fresh_engine, container):
+        before = shim_of(fresh_engine, container)
+        try:
+            os.kill(before, signal.SIGKILL)
+        except ProcessLookupError:
+            break
+        kills += 1
+        until(lambda: shim_of(fresh_engine, container) != before)  # noqa: B023
+    assert fresh_engine.docker_ok("wait", "subject") == "7"
+    assert kills >= 3
+    found = numbers(fresh_engine, "subject")
+    assert (len(found), found) == (LINES, list(range(1, LINES + 1)))
+
+
+def test_exec_attach_and_stop_work_again(fresh_engine: Engine) -> None:
+    container = fresh_engine.docker_ok("run", "-d", "-i", "--name", "subject", "busybox", "cat")
+    replaced(fresh_engine, container)
+    assert fresh_engine.docker_ok("exec", "subject", "echo", "hello") == "hello"
+    # Its stdin was kept open: cat has not ended, and answers to what is typed now.
+    assert fresh_engine.docker("attach", "--sig-proxy=false", "subject", input="typed\n", seconds=10).returncode == 0
+    until(lambda: fresh_engine.docker_ok("logs", "subject") == "typed")
+    fresh_engine.docker_ok("stop", "-t", "1", "subject")
+    assert inspect(fresh_engine, "subject", ".State.ExitCode") == "137"
+
+
+def test_a_terminal_goes_on(fresh_engine: Engine) -> None:
+    container = fresh_engine.docker_ok("run", "-dt", "--name", "subject", "busybox", "sh", "-c", EXIT_7)
+    until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
+    replaced(fresh_engine, container)
+    fresh_engine.docker_ok("exec", "subject", "sh", "-c", "echo again > /proc/1/fd/1")
+    until(lambda: "again" in fresh_engine.docker_ok("logs", "subject"))
+    fresh_engine.docker_ok("stop", "subject")
+    assert inspect(fresh_engine, "subject", ".State.ExitCode") == "7"
+
+
+def test_an_end_that_no_shim_saw_has_its_code(fresh_engine: Engine) -> None:
+    """The container ends while its shim is dead and the manager away; only the supervisor is left."""
+    container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sh", "-c", EXIT_7)
+    until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
+    pid = int(inspect(fresh_engine, "subject", ".State.Pid"))
+    fresh_engine.kill("manager")
+    kill_shim(fresh_engine, container)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not lives(pid))
+    fresh_engine.start("manager")
+    assert fresh_engine.docker_ok("wait", "subject") == "7"
+
+
+def test_with_the_supervisor_dead_too_it_runs_and_can_be_stopped(fresh_engine: Engine) -> None:
+    """Its output waits in the pipe, which the process itself keeps: still nothing is lost."""
+    container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sh", "-c", f"echo up; {EXIT_7}")
+    until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
+    pid = int(inspect(fresh_engine, "subject", ".State.Pid"))
+    fresh_engine.kill()
+    kill_shim(fresh_engine, container)
+    assert lives(pid)
+    fresh_engine.start()
+    until(lambda: lives(shim_of(fresh_engine, container)))
+    fresh_engine.docker_ok("exec", "subject", "sh", "-c", "echo again > /proc/1/fd/1")
+    until(lambda: fresh_engine.docker_ok("logs", "subject") == "up\narmed\nagain")
+    fresh_engine.docker_ok("stop", "subject")
+    assert inspect(fresh_engine, "subject", ".State.ExitCode") == "7"
