@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from bulkhead.shim.identity import Identity
+from bulkhead.supervisor.keeping import Keeping
 from bulkhead.supervisor.launches import Launches
 from bulkhead.supervisor.spares import SparePool, zygote_command
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
@@ -141,7 +142,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as directory:
         pool = SparePool(2, zygote_command(Path(directory) / "cache"))
         async with pool.running():
-            bench = Bench(Path(directory), Launches(pool))
+            bench = Bench(Path(directory), Launches(pool, Keeping(Path(directory))))
             await lives(bench, count)
             await throughput(bench, "log", driver="json-file", attach=False)
             await throughput(bench, "attach, no log", driver="none", attach=True)
