@@ -41,6 +41,7 @@ class InspectedContainer:
     finished_at: int = 0
     restart_count: int = 0
     exec_ids: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     endpoints: tuple[NetworkEndpoint, ...] = ()
     log_path: str = ""
     data_dir: str = ""
@@ -136,6 +137,8 @@ class Containers(Protocol):
     async def rename(self, ref: str, name: str) -> None: ...
 
     async def remove(self, ref: str, *, force: bool, volumes: bool) -> None: ...
+
+    async def unlink(self, name: str) -> None: ...
 
     async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
         """The ids of the removed and the bytes freed."""

@@ -141,14 +141,14 @@ def remove_network(instance: Instance) -> Iterator[str]:
 
 
 def _unmount_volumes(instance: Instance) -> Iterator[str]:
-    """Take off the file systems of volumes that were in use."""
-    volumes = instance.data / "volumes"
-    for target in hostmounts.mounted_below(volumes):
+    """Take off the file systems of volumes and shared memory that were in use."""
+    volumes, containers = instance.data / "volumes", instance.data / "containers"
+    for target in (*hostmounts.mounted_below(volumes), *hostmounts.mounted_below(containers)):
         try:
             hostmounts.unmount(target)
         except OSError as error:
             raise Internal(f"cannot unmount {target}: {error.strerror}") from error
-        yield f"volume {target.parent.name} unmounted"
+        yield f"{target.parent.name} unmounted"
 
 
 def _remove_tables(name: str) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted
-from bulkhead.manager import oci
+from bulkhead.manager import links, oci, shared_memory
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.networks import files
@@ -81,7 +81,7 @@ class Bundles:
         """Tell the container's /etc/hosts its own addresses, known once it is plugged in."""
         place = self.instance.container_data(container.id)
         try:
-            (place / _HOSTS).write_text(_hosts(container, endpoints))
+            (place / _HOSTS).write_text(_hosts(container, endpoints, links.hosts(container, self.index)))
         except OSError as error:
             raise _failed("write", place / _HOSTS, error) from error
 
@@ -119,7 +119,10 @@ class Bundles:
             hostname=hostname(container),
             sources={**_bind_sources(spec), **volumes},
             engine_files=self._engine_files(place, container),
-            init_binary=_init_binary() if spec.init else "",
+            # A process that is not the first of its namespace gets no orphans to reap.
+            init_binary=_init_binary() if spec.init and not spec.pid_mode else "",
+            linked=self.link_variables(container),
+            shared_memory=shared_memory.prepared(container, self.instance),
         )
         (place / "config.json").write_bytes(_encode(oci.config(container, around)))
         return Bundle(
@@ -131,6 +134,14 @@ class Bundles:
             stdin_once=spec.stdin_once,
             runtime=self.runtimes.command(spec.runtime),
         )
+
+    def link_variables(self, container: Container) -> list[str]:
+        """What its links add to its environment. Raises Internal when one cannot be had."""
+        return links.environment(container, self.index) if container.spec.links else []
+
+    def release(self, container: Container) -> None:
+        """Give back what the bundle of a run held on the host. Blocking."""
+        shared_memory.release(container, self.instance)
 
     def cgroups_path(self, container: Container) -> str:
         """Below the instance's own parent, unless the user named another."""
@@ -221,13 +232,14 @@ def _plain_hosts(spec: ContainerSpec) -> list[str]:
     return [entry for entry in spec.extra_hosts if not entry.endswith(("host-gateway",))]
 
 
-def _hosts(container: Container, endpoints: Sequence[NetworkEndpoint]) -> str:
+def _hosts(container: Container, endpoints: Sequence[NetworkEndpoint], linked: Sequence[tuple[str, str]]) -> str:
     return files.hosts_file(
         hostname=hostname(container),
         domainname=container.spec.domainname,
         addresses=[each.address for each in endpoints if each.address],
         extra_hosts=container.spec.extra_hosts,
         host_gateway=next((each.gateway for each in endpoints if each.gateway), None),
+        linked=linked,
     )
 
 

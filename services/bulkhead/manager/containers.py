@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
-from bulkhead.manager import processes
+from bulkhead.manager import links, processes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.creation import Creation, NewContainer
@@ -140,6 +140,24 @@ class Containers:
             if force:
                 await self.stopping.end_for_removal(container_id)
             await self._queue_removal(container_id, volumes=volumes)
+
+    async def unlink(self, name: str) -> None:
+        """Forget a link, `/parent/alias`. Raises Conflict for a container's own name, NotFound."""
+        parent_name, _, alias = name.strip("/").rpartition("/")
+        if not parent_name:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        parent = self.records.index.find(parent_name)
+        await self.actors.perform(
+            parent.id, "unlink", lambda: self._unlink(parent.id, alias, name), seconds=QUICK_SECONDS
+        )
+
+    async def _unlink(self, container_id: str, alias: str, name: str) -> None:
+        container = self.records.index.get(container_id)
+        kept = links.without(container, alias)
+        if kept is None:
+            raise NotFound(f"No such link: {name}")
+        changed = replace(container, spec=replace(container.spec, links=kept))
+        await self.records.commit(Change(update=changed), durable=True)
 
     async def _queue_removal(self, container_id: str, *, volumes: bool) -> None:
         async def work() -> None:

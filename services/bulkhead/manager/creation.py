@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
+import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
 
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
-from bulkhead.manager import sharing, signals
+from bulkhead.manager import links, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
 from bulkhead.manager.networking import Networking
@@ -25,10 +26,12 @@ from bulkhead.model.image import merge
 from bulkhead.model.names import normal, random_name
 from bulkhead.model.volume import Volume
 
-T = TypeVar("T")
 _NAME_ATTEMPTS = 6
-_NO_LINKS = "Links are not supported yet: they have no effect"
 _NO_HEALTH = "Health checks are not supported yet: the container has no health status"
+_NO_OOM_KILL = (
+    "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out "
+    "of resources."
+)
 _DISCARDED_PORTS = "Published ports are discarded when using host network mode"
 
 
@@ -93,12 +96,17 @@ class Creation:
         return container
 
     async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
-        undo.callback(_quietly, self.trash.throw, self.bundles.instance.container_data(container.id))
+        undo.push_async_callback(self._throw, self.bundles.instance.container_data(container.id))
         await asyncio.to_thread(self._make_directories, container)
         dirs = await self.snapshots.prepare(container.id, container.image_id)
         undo.push_async_callback(self._forget_layer, container.id)
         await self.volumes.fill(container.spec.mounts, new, dirs.lower)
         return replace(container, lower_dirs=dirs.lower)
+
+    async def _throw(self, place: Path) -> None:
+        """Undo a step; what cannot be undone now is swept at the next start."""
+        with contextlib.suppress(BulkheadError):
+            await asyncio.to_thread(self.trash.throw, place)
 
     async def _forget_layer(self, container_id: str) -> None:
         with contextlib.suppress(BulkheadError):
@@ -111,6 +119,8 @@ class Creation:
             network_mode=self._resolved(spec.network_mode, must_exist=False),
             pid_mode=self._resolved(spec.pid_mode, must_exist=True),
             ipc_mode=self._resolved(spec.ipc_mode, must_exist=True),
+            hostname=spec.hostname or (socket.gethostname() if spec.network_mode == "host" else ""),
+            links=links.resolve(spec, self.records.index),
         )
 
     def _resolved(self, mode: str, *, must_exist: bool) -> str:
@@ -218,14 +228,8 @@ def _warnings(spec: ContainerSpec) -> tuple[str, ...]:
     found = []
     if spec.network_mode == "host" and (spec.ports or spec.publish_all_ports):
         found.append(_DISCARDED_PORTS)
-    if spec.links:
-        found.append(_NO_LINKS)
+    if spec.resources.oom_kill_disable and not spec.resources.memory:
+        found.append(_NO_OOM_KILL)
     if spec.healthcheck is not None and spec.healthcheck.test[:1] not in ((), ("NONE",)):
         found.append(_NO_HEALTH)
     return tuple(found)
-
-
-def _quietly(work: Callable[[T], object], subject: T) -> None:
-    """Undo a step; what cannot be undone now is swept at the next start."""
-    with contextlib.suppress(BulkheadError):
-        work(subject)

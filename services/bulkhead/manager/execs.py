@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound
-from bulkhead.manager import oci
+from bulkhead.manager import links, oci
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
@@ -138,7 +139,7 @@ class Execs:
         _check_running(self.records.index.get(container.id))
         shim = await self.shims.ensure(container.id)
         wanted = size if any(size) else (record.spec.height, record.spec.width)
-        process = exec_process(container, record.spec)
+        process = exec_process(container, record.spec, links.environment(container, self.records.index))
         await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted)
         running = replace(record, phase=ExecPhase.RUNNING)
         await self.records.save_exec(
@@ -201,10 +202,10 @@ class Execs:
         return self.records.index.get(record.container_id)
 
 
-def exec_process(container: Container, spec: ExecSpec) -> dict[str, Any]:
+def exec_process(container: Container, spec: ExecSpec, linked: Sequence[str] = ()) -> dict[str, Any]:
     """The OCI process object of an exec: the container's own environment and confinement, then what was asked."""
     own = container.spec
-    environment = oci.environment(own, hostname(container))
+    environment = oci.environment(own, hostname(container), linked)
     if spec.tty:
         environment = oci.override(["TERM=xterm"], environment)
     return {

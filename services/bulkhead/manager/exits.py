@@ -105,6 +105,7 @@ class Exits:
         )
         self.waiters.exited(container_id, exited.exit_code)
         await self._let_shim_go(container_id)
+        await asyncio.to_thread(self.starting.bundles.release, exited)
         await self.volumes.let_go(exited)
         self.resolving.end(exited)
         if delay is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.manager import devices
 from bulkhead.manager.oci_mounts import clean_target, mounts
 from bulkhead.manager.oci_resources import resources, rlimits
@@ -39,6 +39,8 @@ class Surroundings:
     sources: Mapping[str, str] = field(default_factory=dict)
     engine_files: Mapping[str, str] = field(default_factory=dict)
     init_binary: str = ""
+    linked: Sequence[str] = ()
+    shared_memory: str = ""
 
 
 def config(container: Container, around: Surroundings) -> dict[str, Any]:
@@ -58,9 +60,9 @@ def config(container: Container, around: Surroundings) -> dict[str, Any]:
     }
 
 
-def environment(spec: ContainerSpec, hostname: str) -> list[str]:
-    """The engine's variables, overridden or taken away by those of the container."""
-    base = [DEFAULT_PATH, f"HOSTNAME={hostname}", *(["TERM=xterm"] if spec.tty else [])]
+def environment(spec: ContainerSpec, hostname: str, linked: Sequence[str] = ()) -> list[str]:
+    """The engine's variables and those of links, overridden or taken away by those of the container."""
+    base = [DEFAULT_PATH, f"HOSTNAME={hostname}", *(["TERM=xterm"] if spec.tty else []), *linked]
     return override(base, spec.env)
 
 
@@ -107,7 +109,7 @@ def _process(container: Container, around: Surroundings) -> dict[str, Any]:
         "terminal": spec.tty,
         "user": {"uid": 0, "gid": 0},
         "args": args,
-        "env": environment(spec, around.hostname),
+        "env": environment(spec, around.hostname, around.linked),
         "cwd": spec.working_dir or "/",
         "capabilities": capability_sets(spec, privileged=spec.privileged),
         "rlimits": rlimits(spec.ulimits),
@@ -134,6 +136,8 @@ def _mounts(spec: ContainerSpec, around: Surroundings) -> list[dict[str, Any]]:
         privileged=spec.privileged,
         read_only=spec.read_only_rootfs,
         engine_files=around.engine_files,
+        shared_memory=around.shared_memory,
+        writable_cgroups=spec.writable_cgroups,
     )
     if around.init_binary:
         options = ["bind", "rprivate", "ro"]
@@ -148,6 +152,7 @@ def _annotations(spec: ContainerSpec) -> dict[str, str]:
 
 
 def _linux(spec: ContainerSpec, around: Surroundings) -> dict[str, Any]:
+    _refuse_requests(spec)
     nodes, rules = _devices(spec)
     linux: dict[str, Any] = {
         "namespaces": around.namespaces.as_oci(),
@@ -167,6 +172,13 @@ def _linux(spec: ContainerSpec, around: Surroundings) -> dict[str, Any]:
     return linux
 
 
+def _refuse_requests(spec: ContainerSpec) -> None:
+    """`--gpus` and its like ask for devices of a driver; none is registered with this engine."""
+    for request in spec.device_requests:
+        wanted = " ".join(f"[{each}]" for each in request.capabilities)
+        raise Internal(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
+
+
 def _devices(spec: ContainerSpec) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     asked = [devices.allow_rule(text) for text in spec.device_cgroup_rules]
     if spec.privileged:
@@ -179,7 +191,7 @@ def _sysctls(spec: ContainerSpec, around: Surroundings) -> dict[str, str]:
     own_network = around.namespaces.network == ""
     for name in spec.sysctls:
         if name.startswith("net.") and around.namespaces.network is None:
-            raise InvalidArgument(f"sysctl '{name}' is not allowed in the host's network namespace")
+            raise InvalidArgument(f'sysctl "{name}" not allowed in host network namespace')
     return {**(defaults.DEFAULT_SYSCTLS if own_network else {}), **spec.sysctls}
 
 

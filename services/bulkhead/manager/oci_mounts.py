@@ -33,14 +33,21 @@ def mounts(
     privileged: bool,
     read_only: bool,
     engine_files: Mapping[str, str],
+    shared_memory: str = "",
+    writable_cgroups: bool = False,
 ) -> list[OciMount]:
     """All mounts in the order in which they are made.
 
     `sources` holds the host path of each bind and volume by its target, `engine_files` those of /etc/hosts and its
-    like. Raises Internal with Docker's text for a tmpfs option that does not exist.
+    like; `shared_memory` is where /dev/shm is when several containers share it.
+    Raises Internal with Docker's text for a tmpfs option that does not exist.
     """
     asked = {clean_target(mount.target): mount for mount in user}
     chosen = [_default(each, privileged, ipc_mode) for each in defaults.default_mounts(shm_size)]
+    if shared_memory:
+        chosen = [_shared(each, shared_memory) for each in chosen]
+    if writable_cgroups:
+        chosen = [_writable(each) if each["destination"] == "/sys/fs/cgroup" else each for each in chosen]
     kept = [each for each in chosen if not _replaced(each["destination"], asked, ipc_mode)]
     files = [_file(target, source, read_only) for target, source in engine_files.items() if target not in asked]
     wanted = [_asked(target, mount, sources) for target, mount in asked.items()]
@@ -68,8 +75,18 @@ def _default(mount: Mapping[str, Any], privileged: bool, ipc_mode: str) -> OciMo
     if ipc_mode == "host" and mount["destination"] == "/dev/shm":
         return _bind(mount["destination"], mount["destination"], ["rbind", "rprivate", "nosuid", "noexec", "nodev"])
     if privileged and mount["destination"] in ("/sys", "/sys/fs/cgroup"):
-        options = ["rw" if option == "ro" else option for option in options]
+        return _writable(mount)
     return {**mount, "options": options}
+
+
+def _writable(mount: Mapping[str, Any]) -> OciMount:
+    return {**mount, "options": ["rw" if option == "ro" else option for option in mount["options"]]}
+
+
+def _shared(mount: OciMount, memory: str) -> OciMount:
+    if mount["destination"] != "/dev/shm":
+        return mount
+    return _bind("/dev/shm", memory, ["bind", "rprivate", "nosuid", "noexec", "nodev"])
 
 
 def _bind(target: str, source: str, options: list[str]) -> OciMount:

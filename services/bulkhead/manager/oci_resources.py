@@ -77,14 +77,20 @@ def _block_io(told: Resources) -> dict[str, Any]:
     }
     if told.blkio_weight:
         found["weight"] = told.blkio_weight
+    if told.blkio_weight_devices:
+        found["weightDevice"] = [{**_numbers(each.path), "weight": each.weight} for each in told.blkio_weight_devices]
     return found
 
 
 def _throttle(device: ThrottleDevice) -> dict[str, int]:
+    return {**_numbers(device.path), "rate": device.rate}
+
+
+def _numbers(path: str) -> dict[str, int]:
     try:
-        found = os.stat(device.path)  # noqa: PTH116
+        found = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        raise InvalidArgument(f"cannot limit device {device.path}: {error.strerror}") from error
+        raise InvalidArgument(f"cannot limit device {path}: {error.strerror}") from error
     if not stat.S_ISBLK(found.st_mode):
-        raise InvalidArgument(f"cannot limit device {device.path}: it is no block device")
-    return {"major": os.major(found.st_rdev), "minor": os.minor(found.st_rdev), "rate": device.rate}
+        raise InvalidArgument(f"cannot limit device {path}: it is no block device")
+    return {"major": os.major(found.st_rdev), "minor": os.minor(found.st_rdev)}

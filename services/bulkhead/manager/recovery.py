@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from bulkhead.errors import BulkheadError
+from bulkhead.manager import shared_memory
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive
 from bulkhead.manager.filesystems import COMMIT
@@ -114,6 +115,7 @@ class Recovery:
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:
         """The record says that it does not run."""
         await self._undo_start(container)
+        await asyncio.to_thread(self.exits.starting.bundles.release, container)
         if container.phase is Phase.RESTARTING:
             self.exits.restart_later(container.id, container.restart_delay_ms)
         elif _leftover(container):
@@ -188,6 +190,8 @@ class Recovery:
                 await self._sweep_run(run)
         for data in _directories(self.instance.data / "containers"):
             if not index.knows(data.name):
+                with contextlib.suppress(BulkheadError):
+                    shared_memory.unmount(data / "shm")
                 self._throw(data)
         alive = frozenset(each.id for each in index if each.phase.alive)
         await asyncio.to_thread(self.sweep_groups, alive)

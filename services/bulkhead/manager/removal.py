@@ -6,6 +6,7 @@ before it leaves the container as it was.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import structlog
@@ -61,7 +62,7 @@ class Removal:
     async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:
         """Move the files out of the way; what fails is left to the sweep of the next start."""
         try:
-            self.trash.throw(self.instance.container_data(container.id))
+            await asyncio.to_thread(self.trash.throw, self.instance.container_data(container.id))
             await self.snapshots.remove(container.id)
             if volumes:
                 await self.volumes.clear(volumes)

@@ -14,11 +14,23 @@ from enum import Enum
 
 from bulkhead.errors import Conflict, InvalidArgument
 from bulkhead.linux import process
+from bulkhead.linux.cgroups import hierarchies
 from bulkhead.manager.index import Index
 from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.model.lifecycle import Phase
 
 _OF_CONTAINER = "container:"
+_SHAREABLE = "shareable"
+_NOT_RUNNING = {"net": "cannot join network of a non running container: {}"}
+_NOT_RUNNING_OTHER = "container {} is not running"
+# Beside "host" and, where it makes sense, another container's.
+_MODES = {
+    "net": frozenset(("",)),
+    "pid": frozenset(("",)),
+    "ipc": frozenset(("", "private", "none", _SHAREABLE)),
+    "uts": frozenset(("",)),
+    "cgroup": frozenset(("", "private")),
+}
 
 
 class Attachment(Enum):
@@ -80,7 +92,11 @@ def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
                 return None
             if mode.startswith(_OF_CONTAINER):
                 owner = index.find(mode.removeprefix(_OF_CONTAINER))
+                if kind == "ipc":
+                    _check_shareable(owner)
                 return pinned.enter_context(_pinned(owner, kind))
+            if mode not in _MODES[kind]:
+                raise InvalidArgument(f"Invalid {kind.upper()} mode: {mode}")
             return ""
 
         network = "" if attachment(spec) in (Attachment.BRIDGE, Attachment.NONE) else of("net", spec.network_mode)
@@ -89,8 +105,31 @@ def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
             pid=of("pid", spec.pid_mode),
             ipc=of("ipc", spec.ipc_mode),
             uts=of("uts", spec.uts_mode),
-            cgroup=of("cgroup", spec.cgroupns_mode),
+            cgroup=of("cgroup", spec.cgroupns_mode or default_cgroupns()),
         )
+
+
+def default_cgroupns() -> str:
+    """Docker's default, by the host's version of cgroups: seen from v1 a namespace of one's own hides nothing."""
+    return "private" if hierarchies().is_v2 else "host"
+
+
+def shares_memory(spec: ContainerSpec) -> bool:
+    """Whether other containers may have its IPC namespace and /dev/shm."""
+    return spec.ipc_mode == _SHAREABLE
+
+
+def ipc_owner(spec: ContainerSpec) -> str | None:
+    """The id of the container whose IPC namespace `spec` joins."""
+    return spec.ipc_mode.removeprefix(_OF_CONTAINER) if spec.ipc_mode.startswith(_OF_CONTAINER) else None
+
+
+def _check_shareable(owner: Container) -> None:
+    cannot = f"can't join IPC of container {owner.id}: "
+    if not owner.phase.alive:
+        raise Conflict(f"{cannot}container {owner.id} is not running")
+    if not shares_memory(owner.spec):
+        raise Conflict(f"{cannot}non-shareable IPC (hint: use IpcMode:shareable for the donor container)")
 
 
 @contextlib.contextmanager
@@ -98,14 +137,14 @@ def _pinned(owner: Container, kind: str) -> Iterator[str]:
     if owner.phase is Phase.RESTARTING:
         raise Conflict(f"Container {owner.id} is restarting, wait until the container is running")
     if not owner.phase.alive:
-        raise Conflict(f"cannot join {kind} namespace of a non running container: {owner.id}")
+        raise Conflict(_NOT_RUNNING.get(kind, _NOT_RUNNING_OTHER).format(owner.id))
     try:
         descriptor = os.open(f"/proc/{owner.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise Conflict(f"cannot join {kind} namespace of container {owner.id}: {error.strerror}") from error
     try:
         if process.start_time(owner.pid) != owner.pid_start_time:
-            raise Conflict(f"cannot join {kind} namespace of a non running container: {owner.id}")
+            raise Conflict(_NOT_RUNNING.get(kind, _NOT_RUNNING_OTHER).format(owner.id))
         yield f"/proc/{os.getpid()}/fd/{descriptor}"
     finally:
         os.close(descriptor)

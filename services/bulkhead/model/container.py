@@ -46,6 +46,20 @@ class ThrottleDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightDevice:
+    path: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRequest:
+    """Devices asked for by what they can do; `capabilities` has an entry for each alternative, words by blanks."""
+
+    driver: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """Limits as Docker states them: bytes, microseconds, nano CPUs; 0 = unset."""
 
@@ -66,6 +80,7 @@ class Resources:
     device_write_bps: tuple[ThrottleDevice, ...] = ()
     device_read_iops: tuple[ThrottleDevice, ...] = ()
     device_write_iops: tuple[ThrottleDevice, ...] = ()
+    blkio_weight_devices: tuple[WeightDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +170,10 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """Everything a client may ask of a container; `None` means "not said", an empty tuple "none"."""
+    """Everything a client may ask of a container; `None` means "not said", an empty tuple "none".
+
+    `links` of a record are `<id of the child>:<alias>`, those of a request name the child as its user did.
+    """
 
     image: str = ""
     hostname: str = ""
@@ -220,6 +238,8 @@ class ContainerSpec:
     volumes_from: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     endpoints: tuple[NetworkEndpoint, ...] = ()
+    device_requests: tuple[DeviceRequest, ...] = ()
+    writable_cgroups: bool = False
     engine_host_config: bytes = b""
     engine_networking_config: bytes = b""
 

@@ -99,6 +99,10 @@ class Instance:
     def container_data(self, container_id: str) -> Path:
         return self.data / "containers" / container_id
 
+    def shared_memory(self, container_id: str) -> Path:
+        """Where /dev/shm of a container is mounted that others may share."""
+        return self.container_data(container_id) / "shm"
+
     def log_file(self, container_id: str) -> Path:
         return self.container_data(container_id) / f"{container_id}-json.log"
 

@@ -79,7 +79,7 @@ def default_mounts(shm_size: int = DEFAULT_SHM_SIZE) -> list[dict[str, Any]]:
         _mount("/sys", "sysfs", *hidden, "ro"),
         _mount("/sys/fs/cgroup", "cgroup", "ro", *hidden),
         _mount("/dev/mqueue", "mqueue", *hidden),
-        _mount("/dev/shm", "tmpfs", *hidden, "mode=1777", f"size={shm_size}"),
+        {**_mount("/dev/shm", "tmpfs", *hidden, "mode=1777", f"size={shm_size}"), "source": "shm"},
     ]
 
 

@@ -189,7 +189,7 @@ async def test_network_of_another_container(manager: ManagerClient) -> None:
     assert address.address in output
     await manager.stop(first, 0)
     second = await manager.create("true", network_mode=f"container:{first}")
-    with pytest.raises(Conflict, match="cannot join net namespace of a non running container"):
+    with pytest.raises(Conflict, match="cannot join network of a non running container"):
         await manager.start(second)
 
 

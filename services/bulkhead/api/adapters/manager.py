@@ -121,6 +121,9 @@ class ManagerContainers:
     async def remove(self, ref: str, *, force: bool, volumes: bool) -> None:
         await self._stub.remove(wire.RemoveContainerRequest(ref=ref, force=force, volumes=volumes))
 
+    async def unlink(self, name: str) -> None:
+        await self._stub.remove(wire.RemoveContainerRequest(ref=name, link=True))
+
     async def prune(self, filters: Filters) -> tuple[Sequence[str], int]:
         answer = await self._stub.prune(wire.PruneContainersRequest(filters=_filters(filters)))
         return answer.ids, answer.space_reclaimed

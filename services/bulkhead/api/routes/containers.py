@@ -56,8 +56,7 @@ class ContainerRoutes:
         there = {path for path in create_schema.bind_sources(host) if await self._exists(path)}
         spec = create_schema.spec_of(body, platform=platform, exists=there.__contains__)
         made = await self._containers.create(name.removeprefix("/"), spec)
-        warnings = [*create_schema.warnings(host), *made.warnings]
-        return answers.json({"Id": made.id, "Warnings": warnings}, status=201)
+        return answers.json({"Id": made.id, "Warnings": list(made.warnings)}, status=201)
 
     async def index(self, call: Call) -> web.StreamResponse:
         filters = call.filters(LIST_FILTERS)
@@ -120,7 +119,8 @@ class ContainerRoutes:
 
     async def remove(self, call: Call) -> web.StreamResponse:
         if call.flag("link"):
-            raise InvalidArgument(f"cannot remove the link {call['id']}: links are not supported by this engine")
+            await self._containers.unlink(call["id"])
+            return answers.empty()
         await self._containers.remove(call["id"], force=call.flag("force"), volumes=call.flag("v"))
         return answers.empty()
 

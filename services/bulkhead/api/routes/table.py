@@ -61,7 +61,7 @@ def table(
             Route("POST", "/containers/{id}/unpause", containers.unpause),
             Route("POST", "/containers/{id}/rename", containers.rename),
             Route("POST", "/containers/{id}/resize", containers.resize),
-            Route("DELETE", "/containers/{id}", containers.remove),
+            Route("DELETE", "/containers/{id:path}", containers.remove),
             Route("POST", "/containers/{id}/exec", execs.create),
             Route("POST", "/exec/{id}/start", execs.start),
             Route("POST", "/exec/{id}/resize", execs.resize),

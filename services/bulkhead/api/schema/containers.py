@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def inspected(container: InspectedContainer, *, data: Path, cgroup_version: int 
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": list(container.exec_ids) or None,
-        "HostConfig": hostconfig.echo(container.spec, cgroup_version),
+        "HostConfig": {**hostconfig.echo(container.spec, cgroup_version), **_links(container)},
         "GraphDriver": _graph_driver(container),
         "Mounts": mounts(container.spec, data),
         "Config": config(container),
@@ -51,6 +52,12 @@ def inspected(container: InspectedContainer, *, data: Path, cgroup_version: int 
     if container.size_rw >= 0:
         shown |= {"SizeRw": container.size_rw, "SizeRootFs": container.size_root}
     return shown
+
+
+def _links(container: InspectedContainer) -> dict[str, Any]:
+    """Those of the default bridge by their present names; elsewhere the client's words."""
+    ours = container.links or container.spec.network_mode == "bridge"
+    return {"Links": list(container.links) or None} if ours else {}
 
 
 def state(container: InspectedContainer) -> dict[str, Any]:
@@ -77,7 +84,7 @@ def state(container: InspectedContainer) -> dict[str, Any]:
 def config(container: InspectedContainer) -> dict[str, Any]:
     spec = container.spec
     shown: dict[str, Any] = {
-        "Hostname": spec.hostname or ("" if spec.uts_mode == "host" else container.id[:12]),
+        "Hostname": spec.hostname or container.id[:12],
         "Domainname": spec.domainname,
         "User": spec.user,
         "AttachStdin": spec.attach_stdin,
@@ -87,7 +94,7 @@ def config(container: InspectedContainer) -> dict[str, Any]:
         "Tty": spec.tty,
         "OpenStdin": spec.open_stdin,
         "StdinOnce": spec.stdin_once,
-        "Env": list(spec.env),
+        "Env": list(spec.env) or None,
         "Cmd": _argv(spec.command),
         "Healthcheck": healthcheck(spec.healthcheck),
         "Image": spec.image,
@@ -131,7 +138,18 @@ def mounts(spec: ContainerSpec, data: Path) -> list[dict[str, Any]]:
     """The `Mounts` of inspect; those of HostConfig.Tmpfs are not among them."""
     host: dict[str, Any] = msgspec.json.decode(spec.engine_host_config or b"{}")
     hidden = set(host.get("Tmpfs") or ())
-    return [mount_point(mount, data) for mount in spec.mounts if mount.type != "tmpfs" or mount.target not in hidden]
+    shown = [each for each in spec.mounts if each.type != "tmpfs" or each.target not in hidden]
+    return [{**mount_point(each, data), "Mode": _mode(each, host)} for each in shown]
+
+
+def _mode(mount: Mount, host: Mapping[str, Any]) -> str:
+    """The last part of the `-v` that made it. Docker says "z" of every volume that a client named."""
+    for text in host.get("Binds") or ():
+        parts = text.split(":")
+        if parts[1:2] and posixpath.normpath(parts[1]) == mount.target:
+            return parts[2] if len(parts) > 2 else ("z" if mount.type == "volume" else "")
+    told = {posixpath.normpath(each.get("Target") or "/") for each in host.get("Mounts") or ()}
+    return "z" if mount.type == "volume" and mount.target in told else ""
 
 
 def mount_point(mount: Mount, data: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import (
     ContainerSpec,
     DeviceMapping,
+    DeviceRequest,
     Healthcheck,
     LogConfig,
     NetworkEndpoint,
@@ -23,6 +24,7 @@ from bulkhead.model.container import (
     RestartPolicy,
     ThrottleDevice,
     Ulimit,
+    WeightDevice,
 )
 
 _NETWORK_DEFAULTS = ("", "default")
@@ -127,6 +129,8 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
         volumes_from=tuple(host.VolumesFrom or ()),
         links=tuple(host.Links or ()),
         endpoints=_endpoints(body),
+        device_requests=tuple(_device_request(each) for each in host.DeviceRequests or ()),
+        writable_cgroups=security.writable_cgroups,
         engine_host_config=wire.encode(host),
         engine_networking_config=msgspec.json.encode(body.NetworkingConfig) if body.NetworkingConfig else b"",
     )
@@ -240,6 +244,12 @@ def _device(device: wire.Device) -> DeviceMapping:
     )
 
 
+def _device_request(request: wire.DeviceRequest) -> DeviceRequest:
+    return DeviceRequest(
+        driver=request.Driver or "", capabilities=tuple(" ".join(each) for each in request.Capabilities or ())
+    )
+
+
 def _resources(host: wire.HostConfig) -> Resources:
     memory, swap = host.Memory or 0, host.MemorySwap or 0
     return Resources(
@@ -261,6 +271,9 @@ def _resources(host: wire.HostConfig) -> Resources:
         device_write_bps=_throttles(host.BlkioDeviceWriteBps),
         device_read_iops=_throttles(host.BlkioDeviceReadIOps),
         device_write_iops=_throttles(host.BlkioDeviceWriteIOps),
+        blkio_weight_devices=tuple(
+            WeightDevice(path=each.Path or "", weight=each.Weight or 0) for each in host.BlkioWeightDevice or ()
+        ),
     )
 
 
@@ -271,10 +284,3 @@ def _throttles(devices: list[wire.ThrottleDevice] | None) -> tuple[ThrottleDevic
 def bind_sources(host: wire.HostConfig) -> tuple[str, ...]:
     """Host paths whose existence decides: those of `--mount type=bind`, which are not created."""
     return tuple(mount.Source for mount in host.Mounts or () if mount.Type == "bind" and mount.Source)
-
-
-def warnings(host: wire.HostConfig) -> list[str]:
-    """What Docker warns of at create, as far as the request alone tells."""
-    if host.NetworkMode == "host" and (host.PortBindings or host.PublishAllPorts):
-        return ["Published ports are discarded when using host network mode"]
-    return []

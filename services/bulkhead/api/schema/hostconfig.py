@@ -288,10 +288,19 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
         shown["CgroupnsMode"] = "private"
     # The manager chose when the client did not.
     shown["Runtime"] = spec.runtime or DEFAULT_RUNTIME
+    # Other containers by id, whatever the client called them.
+    modes = {"IpcMode": spec.ipc_mode, "PidMode": spec.pid_mode, "NetworkMode": spec.network_mode}
+    shown |= {name: mode for name, mode in modes.items() if mode.startswith("container:")}
     shown["RestartPolicy"] = _filled("RestartPolicy", said)
     shown["LogConfig"] = _filled("LogConfig", said)
     if shown["Memory"] and not shown["MemorySwap"]:
         shown["MemorySwap"] = 2 * shown["Memory"]
+    if shown["MemorySwappiness"] == -1:
+        shown["MemorySwappiness"] = None
+    if (shown["PidsLimit"] or 0) <= 0:
+        shown["PidsLimit"] = None
+    if shown["SecurityOpt"] is None and (spec.privileged or "host" in (spec.ipc_mode, spec.pid_mode)):
+        shown["SecurityOpt"] = ["label=disable"]
     if spec.privileged:
         shown["MaskedPaths"] = shown["ReadonlyPaths"] = None
     return shown

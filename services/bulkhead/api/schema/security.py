@@ -22,6 +22,7 @@ ALL = "ALL"
 class SecurityOptions:
     no_new_privileges: bool = False
     seccomp_profile: str = ""
+    writable_cgroups: bool = False
 
 
 def parse_capabilities(names: Iterable[str], field: str) -> tuple[str, ...]:
@@ -41,24 +42,30 @@ def _capability(name: str, field: str) -> str:
 
 def parse_security_options(options: Iterable[str]) -> SecurityOptions:
     """`--security-opt`: name, or name=value (older clients: name:value)."""
-    no_new_privileges, seccomp = False, ""
+    no_new_privileges, seccomp, writable_cgroups = False, "", False
     for option in options:
         if option == "no-new-privileges":
             no_new_privileges = True
             continue
         separator = "=" if "=" in option else ":"
         name, found, value = option.partition(separator)
-        if not found or name not in _KNOWN:
-            raise InvalidArgument(f'invalid --security-opt: "{option}"')
+        if not found:
+            raise InvalidArgument(f'invalid --security-opt 1: "{option}"')
+        if name not in _KNOWN:
+            raise InvalidArgument(f'invalid --security-opt 2: "{option}"')
         if name == "no-new-privileges":
             no_new_privileges = _boolean(value, option)
         elif name == "seccomp":
             seccomp = "" if value == "builtin" else value
-    return SecurityOptions(no_new_privileges=no_new_privileges, seccomp_profile=seccomp)
+        elif name == "writable-cgroups":
+            writable_cgroups = _boolean(value, option)
+    return SecurityOptions(
+        no_new_privileges=no_new_privileges, seccomp_profile=seccomp, writable_cgroups=writable_cgroups
+    )
 
 
 # Labels and AppArmor profiles are accepted as on a host without SELinux and AppArmor, where Docker ignores them.
-_KNOWN = frozenset(("no-new-privileges", "seccomp", "label", "apparmor"))
+_KNOWN = frozenset(("no-new-privileges", "seccomp", "label", "apparmor", "writable-cgroups"))
 
 
 def _boolean(value: str, option: str) -> bool:

@@ -125,15 +125,10 @@ def _check_host_config(host: wire.HostConfig) -> None:
     if retries < 0:
         raise InvalidArgument("maximum retry count cannot be negative")
     if host.Isolation not in (None, "", "default"):
-        raise InvalidArgument(f"invalid isolation '{host.Isolation}' on linux")
+        raise InvalidArgument(f"Invalid isolation: \"{host.Isolation}\" - linux only supports 'default'")
     if host.StorageOpt:
-        raise InvalidArgument("--storage-opt is not supported by this engine's overlay storage")
+        raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     _check_log_config(host.LogConfig or wire.LogSettings())
-    for request in host.DeviceRequests or ():
-        capabilities = " ".join(f"[{' '.join(group)}]" for group in request.Capabilities or ())
-        raise InvalidArgument(
-            f'could not select device driver "{request.Driver or ""}" with capabilities: [{capabilities}]'
-        )
 
 
 def _check_extra_host(entry: str) -> None:
@@ -212,7 +207,7 @@ def _check_set(text: str, there: frozenset[int], there_text: str, field: str, no
     try:
         wanted = parse_set(text)
     except ValueError:
-        raise InvalidArgument(f"Invalid value {text} for {field}: invalid syntax") from None
+        raise InvalidArgument(f"Invalid value {text} for {field}: invalid format: {text}") from None
     if not wanted <= there:
         raise InvalidArgument(f"Requested {noun} are not available - requested {text}, available: {there_text}")
 

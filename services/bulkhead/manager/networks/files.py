@@ -38,12 +38,15 @@ def hosts_file(
     addresses: Sequence[str] = (),
     extra_hosts: Iterable[str] = (),
     host_gateway: str | None = None,
+    linked: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """/etc/hosts: the local names, `extra_hosts` ("name:address"), then the container's own addresses.
+    """/etc/hosts: the local names, `extra_hosts` ("name:address"), `linked` (an address and its
+    names), then the container's own addresses.
 
     `host-gateway` as an address stands for `host_gateway`. Raises InvalidArgument with Docker's texts.
     """
     lines = [*_LOCAL_LINES, *(_extra_host(entry, host_gateway) for entry in extra_hosts)]
+    lines += [f"{ip_address(address)}\t{' '.join(map(_one_word, known.split()))}" for address, known in linked]
     names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
     shown = " ".join(_one_word(name) for name in names.split(" "))
     lines += [f"{ip_address(address)}\t{shown}" for address in addresses]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
 from bulkhead.errors import LaunchFailed, NotModified
+from bulkhead.manager import links
 from bulkhead.manager.containers import Containers
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries, Sizes
@@ -47,7 +48,10 @@ class ContainersServicer(api.ContainersBase):
         sizes = await self._queries.sizes([container]) if message.size else {}
         measured = sizes.get(container.id, Sizes())
         more = types.Container(
-            exec_ids=self._queries.exec_ids(container.id), size_rw=measured.writable, size_root=measured.whole
+            exec_ids=self._queries.exec_ids(container.id),
+            size_rw=measured.writable,
+            size_root=measured.whole,
+            links=links.shown(container, self._index),
         )
         return inspect_answer(self._details.of(container), more)
 
@@ -114,6 +118,9 @@ class ContainersServicer(api.ContainersBase):
         return api.RenameContainerResponse()
 
     async def remove(self, message: api.RemoveContainerRequest) -> api.RemoveContainerResponse:
+        if message.link:
+            await self._containers.unlink(message.ref)
+            return api.RemoveContainerResponse()
         await self._containers.remove(message.ref, force=message.force, volumes=message.volumes)
         return api.RemoveContainerResponse()
 

@@ -1292,6 +1292,11 @@ class RemoveContainerRequest(betterproto2.Message):
 
     volumes: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
 
+    link: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    ref is that of a link, /parent/alias: it alone is removed
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "RemoveContainerRequest", RemoveContainerRequest)
 

@@ -9,6 +9,7 @@ __all__ = (
     "ContainerSpec",
     "ContainerSummary",
     "DeviceMapping",
+    "DeviceRequest",
     "Healthcheck",
     "LogConfig",
     "Mount",
@@ -19,6 +20,7 @@ __all__ = (
     "StringList",
     "ThrottleDevice",
     "Ulimit",
+    "WeightDevice",
 )
 
 from dataclasses import dataclass
@@ -95,6 +97,11 @@ class Container(betterproto2.Message):
     """
 
     size_root: "int" = betterproto2.field(24, betterproto2.TYPE_INT64)
+
+    links: "list[str]" = betterproto2.field(40, betterproto2.TYPE_STRING, repeated=True)
+    """
+    /child:/this/alias, by the names of today
+    """
 
 
 default_message_pool.register_message("bulkhead.types.v1", "Container", Container)
@@ -263,6 +270,10 @@ class ContainerSpec(betterproto2.Message):
     wishes
     """
 
+    device_requests: "list[DeviceRequest]" = betterproto2.field(64, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    writable_cgroups: "bool" = betterproto2.field(65, betterproto2.TYPE_BOOL)
+
     engine_host_config: "bytes" = betterproto2.field(100, betterproto2.TYPE_BYTES)
     """
     the Engine API's HostConfig as the client sent it: echoed, never obeyed
@@ -326,6 +337,19 @@ class DeviceMapping(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.types.v1", "DeviceMapping", DeviceMapping)
+
+
+@dataclass(eq=False, repr=False)
+class DeviceRequest(betterproto2.Message):
+    driver: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    capabilities: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
+    """
+    of each alternative, divided by blanks
+    """
+
+
+default_message_pool.register_message("bulkhead.types.v1", "DeviceRequest", DeviceRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -531,6 +555,8 @@ class Resources(betterproto2.Message):
 
     device_write_iops: "list[ThrottleDevice]" = betterproto2.field(17, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    blkio_weight_devices: "list[WeightDevice]" = betterproto2.field(18, betterproto2.TYPE_MESSAGE, repeated=True)
+
 
 default_message_pool.register_message("bulkhead.types.v1", "Resources", Resources)
 
@@ -576,3 +602,13 @@ class Ulimit(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.types.v1", "Ulimit", Ulimit)
+
+
+@dataclass(eq=False, repr=False)
+class WeightDevice(betterproto2.Message):
+    path: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    weight: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
+
+
+default_message_pool.register_message("bulkhead.types.v1", "WeightDevice", WeightDevice)
