@@ -14,6 +14,7 @@ from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState
+from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
 
 # Beyond every kernel's pid_max: no such process exists.
@@ -39,6 +40,7 @@ class FakeShim:
         self.failures: dict[str, BulkheadError] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.dead = False
+        self.healths = Health()
         self._instance = instance
         self._next_process = next_process
         self._changed = asyncio.Event()
@@ -113,6 +115,14 @@ class FakeShim:
         if end.done():
             return ExecState(phase="exited", exit_code=end.result().code)
         return ExecState(phase="running", pid=self.pid)
+
+    async def health(self, after: int) -> Health:
+        await self._called("health")
+        while self.healths.revision <= after and self.ended is None:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._called("health")
+        return self.healths
 
     async def serve_names(self) -> None:
         await self._called("serve_names")

@@ -13,6 +13,7 @@ from typing import Protocol
 from bulkhead.api.call import Filters
 from bulkhead.api.connection import End
 from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint
+from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.network import AddressBlock, NetworkRecord
 from bulkhead.model.sample import Sample
@@ -45,7 +46,8 @@ class InspectedContainer:
     endpoints: tuple[NetworkEndpoint, ...] = ()
     log_path: str = ""
     data_dir: str = ""
-    health_status: str = ""
+    health: Health | None = None
+    ended_by: str = ""
     upper_dir: str = ""
     lower_dirs: tuple[str, ...] = ()
     size_rw: int = -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from bulkhead.content.proxies import Proxies, no_proxy
@@ -23,6 +25,8 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     disk in use, see images/watermarks.py; 0 = only users remove images. `log_*`: what a container that names no log
     driver gets; unlike Docker's, logs are capped.
     `events_keep`, `events_keep_hours`: how much of the journal is kept. `runtimes`, `default_runtime`: see `runtimes`.
+    `health_action`, `health_budget`: what becomes of unhealthy containers without labels of their own, and how often in
+    an hour at most (`model.directives`).
     """
 
     mirrors: list[str] | None = None
@@ -44,6 +48,8 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     stop_timeout: int = 10
     runtimes: dict[str, RuntimeConfig] = {}
     default_runtime: str = "bulkhead"
+    health_action: Literal["", "restart", "stop", "kill"] = ""
+    health_budget: int = 5
 
     def images(self) -> ImagesConfig:
         """The part that concerns images."""

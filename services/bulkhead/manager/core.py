@@ -15,6 +15,7 @@ from bulkhead.manager.containers import Containers
 from bulkhead.manager.creation import Creation
 from bulkhead.manager.execs import Execs
 from bulkhead.manager.exits import Exits
+from bulkhead.manager.health_watch import HealthWatch
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import Networks
 from bulkhead.manager.networks.known import KnownNetworks
@@ -115,6 +116,25 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         volumes=volumes,
         resolving=resolving,
     )
+    stopping = Stopping(
+        records=records,
+        shims=shims,
+        actors=actors,
+        waiters=waiters,
+        exits=exits,
+        stop_timeout=config.stop_timeout,
+    )
+    watch = HealthWatch(
+        instance=instance,
+        records=records,
+        shims=shims,
+        actors=actors,
+        exits=exits,
+        stopping=stopping,
+        action=config.health_action,
+        budget=config.health_budget,
+    )
+    exits.also(watch.watch)
     containers = Containers(
         instance=instance,
         records=records,
@@ -131,14 +151,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             networking=networking,
         ),
         exits=exits,
-        stopping=Stopping(
-            records=records,
-            shims=shims,
-            actors=actors,
-            waiters=waiters,
-            exits=exits,
-            stop_timeout=config.stop_timeout,
-        ),
+        stopping=stopping,
         removal=removal,
     )
     return Core(

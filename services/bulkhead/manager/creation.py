@@ -21,13 +21,13 @@ from bulkhead.manager.networks.catalogue import initial_endpoints
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount
+from bulkhead.model.directives import directives
 from bulkhead.model.ids import new_id, short
 from bulkhead.model.image import merge
 from bulkhead.model.names import normal, random_name
 from bulkhead.model.volume import Volume
 
 _NAME_ATTEMPTS = 6
-_NO_HEALTH = "Health checks are not supported yet: the container has no health status"
 _NO_OOM_KILL = (
     "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out "
     "of resources."
@@ -77,6 +77,7 @@ class Creation:
                 path=path,
                 args=tuple(args),
                 created_at=time.time_ns(),
+                directives=directives(spec.labels),
             )
             container = await self._make(draft)
         return NewContainer(id=container.id, warnings=_warnings(merged))
@@ -230,6 +231,4 @@ def _warnings(spec: ContainerSpec) -> tuple[str, ...]:
         found.append(_DISCARDED_PORTS)
     if spec.resources.oom_kill_disable and not spec.resources.memory:
         found.append(_NO_OOM_KILL)
-    if spec.healthcheck is not None and spec.healthcheck.test[:1] not in ((), ("NONE",)):
-        found.append(_NO_HEALTH)
     return tuple(found)

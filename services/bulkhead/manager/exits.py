@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -19,7 +19,7 @@ import structlog
 
 from bulkhead.errors import BulkheadError, NotFound, Unavailable
 from bulkhead.linux import process
-from bulkhead.manager import announcements
+from bulkhead.manager import announcements, health
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.networking import Networking
@@ -42,6 +42,15 @@ START_SECONDS = 120.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
 # How long a dead process without an exit record may wait for a supervisor that knows more.
 _PATIENCE = 6
+
+
+class Cause(Enum):
+    """What brings a run to its end when it is not its own doing; the values are on record."""
+
+    USER = "user"
+    TIMEOUT = "timeout"
+    HEALTH = "health"
+    OOM = "oom"
 
 
 class Intent(Enum):
@@ -68,6 +77,24 @@ class Exits:
     resolving: Resolving
     _intents: dict[str, Intent] = field(default_factory=dict)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _causes: dict[str, Cause] = field(default_factory=dict)
+    _followers: list[Callable[[Container], None]] = field(default_factory=list)
+
+    def also(self, follow: Callable[[Container], None]) -> None:
+        """Have `follow` called with each container whose run is watched from now on."""
+        self._followers.append(follow)
+
+    @contextmanager
+    def blamed(self, container_id: str, cause: Cause) -> Iterator[None]:
+        """An exit meanwhile is on record as brought about by `cause`; who blames first is right."""
+        if container_id in self._causes:
+            yield
+            return
+        self._causes[container_id] = cause
+        try:
+            yield
+        finally:
+            del self._causes[container_id]
 
     @contextmanager
     def expected(self, container_id: str, intent: Intent) -> Iterator[None]:
@@ -90,6 +117,8 @@ class Exits:
     def watch(self, container: Container, shim: Shim | None = None) -> None:
         """Wait for the end of a run, in a task of the actors'. Without `shim` it is looked for."""
         self.actors.own(self._watch(container, shim), f"watch {container.id[:12]}")
+        for follow in self._followers:
+            follow(container)
 
     async def finish(self, container_id: str, started_at: int, ended: Exit) -> None:
         """Make the end of the run that began at `started_at` a fact. In the container's actor."""
@@ -97,10 +126,12 @@ class Exits:
         if not container.phase.alive or container.started_at != started_at:
             return
         intent = self._intents.get(container_id)
-        exited, delay = _after(container, ended, intent)
+        # What the last probes found, if nobody has heard of it yet.
+        container, news = health.noted(container, health.read(self.instance.container_data(container_id)))
+        exited, delay = _after(container, ended, intent, self._causes.get(container_id))
         # The port a container published is free, and its end is on record, before anyone hears of it.
         await asyncio.gather(
-            self.records.commit(Change(update=exited, events=_events(container, exited, intent))),
+            self.records.commit(Change(update=exited, events=(*news, *_events(container, exited, intent)))),
             self.networking.unplug(container.attachments),
         )
         self.waiters.exited(container_id, exited.exit_code)
@@ -251,7 +282,17 @@ def _unknown() -> Exit:
     return Exit(code=UNKNOWN_EXIT, at=time.time_ns())
 
 
-def _after(container: Container, ended: Exit, intent: Intent | None) -> tuple[Container, int | None]:
+def _cause(container: Container, ended: Exit, intent: Intent | None, cause: Cause | None) -> str:
+    if ended.oom_killed:
+        return Cause.OOM.value
+    if cause is not None:
+        return cause.value
+    return Cause.USER.value if intent is not None or container.stopped_by_user else ""
+
+
+def _after(
+    container: Container, ended: Exit, intent: Intent | None, cause: Cause | None = None
+) -> tuple[Container, int | None]:
     """The record after the exit, and in how many milliseconds the policy starts it again."""
     exited = replace(
         container,
@@ -263,7 +304,8 @@ def _after(container: Container, ended: Exit, intent: Intent | None) -> tuple[Co
         finished_at=max(ended.at, container.started_at),
         attachments=(),
         endpoints=tuple(endpoint.unplugged() for endpoint in container.endpoints),
-        health_status="",
+        health=container.health.stopped() if container.health is not None else None,
+        ended_by=_cause(container, ended, intent, cause),
     )
     delay = delay_after_exit(
         container.spec.restart_policy,

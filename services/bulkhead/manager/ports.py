@@ -16,6 +16,7 @@ from bulkhead.manager.index import Index
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
+from bulkhead.model.health import Health
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
@@ -246,6 +247,9 @@ class Shim(Protocol):
     async def exec_state(self, exec_id: str) -> ExecState: ...
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None: ...
+
+    async def health(self, after: int) -> Health:
+        """The health once a probe newer than revision `after` has ended, or the container has. NotFound: no check."""
 
     async def serve_names(self) -> None:
         """Answer DNS in the container from the files of its networks; again after they have changed."""

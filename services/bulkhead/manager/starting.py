@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, Unavailable
+from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.networking import Networking
@@ -81,6 +82,7 @@ class Starting:
                 restart_delay_ms=0 if by_user else container.restart_delay_ms,
                 endpoints=plugged.endpoints,
                 attachments=plugged.attachments,
+                health=health.initial(container, started_at),
             )
             await self._commit(running)
             undo.pop_all()
@@ -113,7 +115,9 @@ class Starting:
     def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
         """Blocking: on a busy disk this takes a while."""
         sources = self.volumes.sources(container.spec.mounts)
-        return self.bundles.write(container, chosen, dirs, sources)
+        bundle = self.bundles.write(container, chosen, dirs, sources)
+        health.write_check(bundle.directory, container)
+        return bundle
 
     async def _commit(self, running: Container) -> None:
         connected = [of_network(running, endpoint, "connect") for endpoint in running.endpoints]

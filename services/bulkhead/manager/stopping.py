@@ -25,7 +25,7 @@ from bulkhead.errors import (
 )
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
-from bulkhead.manager.exits import START_SECONDS, Exits, Intent, send_directly
+from bulkhead.manager.exits import START_SECONDS, Cause, Exits, Intent, send_directly
 from bulkhead.manager.ports import Change, Records, Shims
 from bulkhead.manager.signals import parse_signal
 from bulkhead.manager.waiters import Condition, Ended, Waiters
@@ -134,7 +134,9 @@ class Stopping:
         await self.actors.perform(container_id, "unpause", work, seconds=SIGNAL_SECONDS)
 
     async def _move(self, container: Container, event: Event, action: str) -> None:
-        moved = replace(container, phase=apply(container.phase, event))
+        # Docker calls a container unhealthy while nobody probes it.
+        health = container.health.stopped() if container.health is not None else None
+        moved = replace(container, phase=apply(container.phase, event), health=health)
         await self.records.commit(Change(update=moved, events=(of_container(moved, action),)))
 
     async def _end(self, container: Container, number: int, seconds: float | None, intent: Intent) -> None:
@@ -145,9 +147,10 @@ class Stopping:
                 if await _within(ended, seconds):
                     return
                 await self._unwedge(container.id)
-                await self._signal(container.id, signal.SIGKILL, manual=intent is Intent.STOP)
-                if await _within(ended, KILL_SECONDS):
-                    return
+                with self.exits.blamed(container.id, Cause.TIMEOUT):
+                    await self._signal(container.id, signal.SIGKILL, manual=intent is Intent.STOP)
+                    if await _within(ended, KILL_SECONDS):
+                        return
             await self._force(container)
 
     async def _kill(self, container: Container) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.network import Endpoint
 
@@ -250,7 +251,9 @@ class Container:
 
     `endpoints` are the networks it is on, also of a stopped container, the first being its own; `attachments` is what
     networks gave to a live one. `restart_delay_ms` is the last delay of the
-    restart policy, 0 after a start by a user.
+    restart policy, 0 after a start by a user. `ended_by` is what brought the last run to its end, if it was not its own
+    doing: user, timeout (of a stop), health, oom. `directives` are the labels of the create request that steer the
+    engine (`model.directives`); `health_acted` is when an unhealthy container was acted upon.
     """
 
     id: str
@@ -271,8 +274,16 @@ class Container:
     restart_count: int = 0
     stopped_by_user: bool = False
     endpoints: tuple[NetworkEndpoint, ...] = ()
-    health_status: str = ""
+    health: Health | None = None
     lower_dirs: tuple[str, ...] = ()
     attachments: tuple[Endpoint, ...] = ()
     anonymous_volumes: tuple[str, ...] = ()
     restart_delay_ms: int = 0
+    ended_by: str = ""
+    directives: Mapping[str, str] = field(default_factory=dict)
+    health_acted: tuple[int, ...] = ()
+
+    @property
+    def health_status(self) -> str:
+        """Empty without a health check."""
+        return self.health.status if self.health is not None else ""

@@ -30,9 +30,12 @@ from bulkhead.shim.ports import Launcher, Rootfs, Task
 from bulkhead.shim.stdio import Streams
 
 if TYPE_CHECKING:
+    from bulkhead.shim.health import HealthMonitor
     from bulkhead.shim.names import NameServer
 
 _RETRY = 1.0
+# Beside the bundle, when there is something to check; see `bulkhead.shim.health`.
+_HEALTHCHECK = "healthcheck.json"
 # A parked process has no exit signal yet: waitid(2) finds it only so.
 _WALL = 0x40000000
 # The reaper of somebody else's child may come a moment after the pidfd told of its end.
@@ -108,6 +111,7 @@ class Container:
         self._ending = False
         self._on_exit: list[Callable[[ExitRecord], None]] = []
         self._names: NameServer | None = None
+        self.health: HealthMonitor | None = None
 
     def claim(self, identity: Identity, estate: Estate | None = None) -> None:
         """Be this container, and find out what an earlier shim of it left: nothing, an exit, or a live process.
@@ -193,14 +197,19 @@ class Container:
             self._fail_start(failure)
             raise
         self.phase, self._record = running, record
+        self._check_health()
         return record.started_at
 
     def pause(self) -> None:
         """Freeze every process of the container."""
         self._set_frozen(Move.PAUSE, frozen=True)
+        if self.health is not None:
+            self.health.pause()
 
     def resume(self) -> None:
         self._set_frozen(Move.RESUME, frozen=False)
+        if self.health is not None:
+            self.health.resume()
 
     def kill(self, number: int, *, everyone: bool = False) -> None:
         """Send a signal to the first process, or to every process of the container's cgroup."""
@@ -327,7 +336,23 @@ class Container:
         self._task = task
         self.phase = Phase.PAUSED if record.paused else Phase.RUNNING
         self._signals.watch(record.pid, task.pidfd, self._ended)
+        self._check_health()
         return True
+
+    def _check_health(self) -> None:
+        """Begin to probe, where the manager has said how. Most containers never load the module."""
+        if not os.path.exists(f"{self.identity.data_dir}/{_HEALTHCHECK}"):  # noqa: PTH110 -- see linux.atomicfile
+            return
+        from bulkhead.shim.health import HealthMonitor
+
+        assert self._task is not None
+        try:
+            monitor = HealthMonitor(self._loop, self._signals, self._launcher, self.identity.data_dir, self._report)
+            monitor.begin(self._task, self.started_at, paused=self.phase is Phase.PAUSED)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._report("cannot check the container's health", error)
+            return
+        self.health = monitor
 
     def _begin(self, undo: ExitStack) -> None:
         try:
@@ -433,6 +458,8 @@ class Container:
         assert self._task is not None
         self._ending = True
         self._stop_names()
+        if self.health is not None:
+            self.health.end()
         code = self._exit_code(self._task)
         if code is None and tries:
             self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))

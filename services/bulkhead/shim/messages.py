@@ -196,6 +196,18 @@ class ServeNamesRequest(Message):
 
 
 @dataclass(slots=True, kw_only=True)
+class HealthRequest(Message):
+    after: int = 0
+    FIELDS: ClassVar = (Field(1, "after", SIGNED),)
+
+
+@dataclass(slots=True, kw_only=True)
+class HealthResponse(Message):
+    record: bytes = b""
+    FIELDS: ClassVar = (Field(1, "record", BYTES),)
+
+
+@dataclass(slots=True, kw_only=True)
 class ResizePtyRequest(Message):
     exec_id: str = ""
     height: int = 0

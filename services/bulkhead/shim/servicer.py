@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from bulkhead.errors import InvalidArgument, LaunchFailed
+from bulkhead.errors import InvalidArgument, LaunchFailed, NotFound
 from bulkhead.shim import messages
 from bulkhead.shim.container import Container, CreateOptions, Phase
 from bulkhead.shim.execs import Exec, Execs
@@ -44,6 +44,7 @@ class ShimServicer:
                 "ResizePty": (messages.ResizePtyRequest, self._resize),
                 "CloseStdin": (messages.ExecReference, self._close_stdin),
                 "ServeNames": (messages.ServeNamesRequest, self._serve_names),
+                "Health": (messages.HealthRequest, self._health),
                 "Shutdown": (Empty, self._shutdown),
             }
         }
@@ -150,6 +151,17 @@ class ShimServicer:
     def _serve_names(self, request: messages.ServeNamesRequest, call: Call) -> None:
         self._container.serve_names(request.directory)
         call.reply(Empty())
+
+    def _health(self, request: messages.HealthRequest, call: Call) -> None:
+        monitor = self._container.health
+        if monitor is None:
+            raise NotFound("the container has no health check")
+        from bulkhead.model.health import encode_health
+
+        monitor.when_news(
+            request.after,
+            lambda health: call.reply(messages.HealthResponse(record=encode_health(health))),
+        )
 
     def _shutdown(self, _request: Empty, call: Call) -> None:
         if self._container.phase is Phase.NEW:

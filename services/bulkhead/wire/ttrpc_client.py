@@ -276,6 +276,10 @@ class ShimClient:
             "ServeNames", shim.ServeNamesRequest(directory=directory), shim.ServeNamesResponse, timeout
         )
 
+    async def health(self, after: int, *, timeout: float | None = None) -> shim.HealthResponse:
+        """Wait for a probe newer than revision `after`, or the end of the container."""
+        return await self._call("Health", shim.HealthRequest(after=after), shim.HealthResponse, timeout)
+
     async def close_stdin(self, exec_id: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> shim.CloseStdinResponse:
         return await self._call("CloseStdin", shim.CloseStdinRequest(exec_id=exec_id), shim.CloseStdinResponse, timeout)
 

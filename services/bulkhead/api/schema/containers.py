@@ -13,6 +13,7 @@ from bulkhead.api.ports import InspectedContainer, ListedContainer
 from bulkhead.api.schema import hostconfig, ports
 from bulkhead.api.schema.times import human, rfc3339
 from bulkhead.model.container import ContainerSpec, Healthcheck, Mount, NetworkEndpoint
+from bulkhead.model.health import Health
 from bulkhead.model.ids import short
 from bulkhead.model.lifecycle import Phase
 
@@ -76,9 +77,20 @@ def state(container: InspectedContainer) -> dict[str, Any]:
         "StartedAt": rfc3339(container.started_at),
         "FinishedAt": rfc3339(container.finished_at),
     }
-    if container.health_status not in ("", "none"):
-        shown["Health"] = {"Status": container.health_status, "FailingStreak": 0, "Log": []}
+    if container.ended_by:
+        # Not Docker's: what brought the last run to its end.
+        shown["EndedBy"] = container.ended_by
+    if container.health is not None:
+        shown["Health"] = _health(container.health)
     return shown
+
+
+def _health(health: Health) -> dict[str, Any]:
+    results = [
+        {"Start": rfc3339(each.start), "End": rfc3339(each.end), "ExitCode": each.exit_code, "Output": each.output}
+        for each in health.log
+    ]
+    return {"Status": health.status, "FailingStreak": health.failing_streak, "Log": results}
 
 
 def config(container: InspectedContainer) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState
+from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import Instance
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
@@ -100,6 +101,9 @@ class RemoteShim:
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
         await self.client.resize_pty(height, width, exec_id=exec_id)
+
+    async def health(self, after: int) -> Health:
+        return decode_health((await self.client.health(after)).record)
 
     async def serve_names(self) -> None:
         await self.client.serve_names(self.names_directory)

@@ -13,6 +13,8 @@ __all__ = (
     "ExecStartRequest",
     "ExecStateRequest",
     "ExecStateResponse",
+    "HealthRequest",
+    "HealthResponse",
     "KillRequest",
     "KillResponse",
     "Launch",
@@ -167,6 +169,28 @@ class ExecStateResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "ExecStateResponse", ExecStateResponse)
+
+
+@dataclass(eq=False, repr=False)
+class HealthRequest(betterproto2.Message):
+    after: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+    """
+    revision
+    """
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "HealthRequest", HealthRequest)
+
+
+@dataclass(eq=False, repr=False)
+class HealthResponse(betterproto2.Message):
+    record: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
+    """
+    what health.json says, see bulkhead.shim.health
+    """
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "HealthResponse", HealthResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -708,6 +732,27 @@ class ShimStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def health(
+        self,
+        message: "HealthRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "HealthResponse":
+        """
+        Answers when a probe newer than `after` has ended, or the container has. NotFound without a health check.
+        """
+
+        return await self._unary_unary(
+            "/bulkhead.shim.v1.Shim/Health",
+            message,
+            HealthResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def shutdown(
         self,
         message: "ShutdownRequest | None" = None,
@@ -798,6 +843,13 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
     async def serve_names(self, message: "ServeNamesRequest") -> "ServeNamesResponse":
         """
         Answers DNS in the container's network namespace from the files in a directory; again after a change of networks.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def health(self, message: "HealthRequest") -> "HealthResponse":
+        """
+        Answers when a probe newer than `after` has ended, or the container has. NotFound without a health check.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
@@ -893,6 +945,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
         response = await self.serve_names(request)
         await stream.send_message(response)
 
+    async def __rpc_health(self, stream: "grpclib.server.Stream[HealthRequest, HealthResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.health(request)
+        await stream.send_message(response)
+
     async def __rpc_shutdown(self, stream: "grpclib.server.Stream[ShutdownRequest, ShutdownResponse]") -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -984,6 +1042,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ServeNamesRequest,
                 ServeNamesResponse,
+            ),
+            "/bulkhead.shim.v1.Shim/Health": grpclib.const.Handler(
+                self.__rpc_health,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                HealthRequest,
+                HealthResponse,
             ),
             "/bulkhead.shim.v1.Shim/Shutdown": grpclib.const.Handler(
                 self.__rpc_shutdown,

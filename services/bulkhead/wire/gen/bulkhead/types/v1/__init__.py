@@ -10,10 +10,12 @@ __all__ = (
     "ContainerSummary",
     "DeviceMapping",
     "DeviceRequest",
+    "Health",
     "Healthcheck",
     "LogConfig",
     "Mount",
     "NetworkEndpoint",
+    "ProbeResult",
     "PublishedPort",
     "Resources",
     "RestartPolicy",
@@ -85,7 +87,9 @@ class Container(betterproto2.Message):
 
     data_dir: "str" = betterproto2.field(19, betterproto2.TYPE_STRING)
 
-    health_status: "str" = betterproto2.field(20, betterproto2.TYPE_STRING)
+    health: "Health | None" = betterproto2.field(50, betterproto2.TYPE_MESSAGE, optional=True)
+
+    ended_by: "str" = betterproto2.field(51, betterproto2.TYPE_STRING)
 
     upper_dir: "str" = betterproto2.field(21, betterproto2.TYPE_STRING)
 
@@ -353,6 +357,21 @@ default_message_pool.register_message("bulkhead.types.v1", "DeviceRequest", Devi
 
 
 @dataclass(eq=False, repr=False)
+class Health(betterproto2.Message):
+    status: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    starting, healthy, unhealthy
+    """
+
+    failing_streak: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
+
+    log: "list[ProbeResult]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("bulkhead.types.v1", "Health", Health)
+
+
+@dataclass(eq=False, repr=False)
 class Healthcheck(betterproto2.Message):
     test: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
@@ -483,6 +502,25 @@ class NetworkEndpoint(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.types.v1", "NetworkEndpoint", NetworkEndpoint)
+
+
+@dataclass(eq=False, repr=False)
+class ProbeResult(betterproto2.Message):
+    exec_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    start: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    end: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    exit_code: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    -1 = could not run, or took too long
+    """
+
+    output: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("bulkhead.types.v1", "ProbeResult", ProbeResult)
 
 
 @dataclass(eq=False, repr=False)
