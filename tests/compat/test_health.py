@@ -43,7 +43,9 @@ def becomes(target: Target, name: str, wanted: str) -> None:
 
 def events(target: Target, name: str) -> list[str]:
     about = f"container={target.ok('inspect', '-f', '{{.Id}}', name)}"
-    told = target.ok("events", "--since", "1", "--until", "0s", "--filter", about, "--format", "{{json .}}")
+    told = target.ok(
+        "events", "--since", "1", "--until", f"{time.time():.9f}", "--filter", about, "--format", "{{json .}}"
+    )
     return [json.loads(line)["status"] for line in told.splitlines()]
 
 
