@@ -99,4 +99,4 @@ def _send(path: str, message: bytes, descriptor: int) -> None:
             if sent < len(message):
                 agent.sendall(message[sent:])
         except OSError as error:
-            raise InvalidArgument(f"cannot send the seccomp listener to {path}: {error}") from error
+            raise InvalidArgument(f"failed to connect with seccomp agent {path}: {error.strerror or error}") from error

@@ -15,6 +15,7 @@ from bulkhead.nsexec import Launch, Report, ReportKind
 from bulkhead.runtime.failures import Occasion, launch_failed
 
 Answer = Callable[[Report], None]
+Trace = Callable[[str], None]
 
 
 class Conversation:
@@ -28,22 +29,41 @@ class Conversation:
         self._occasion = occasion
         self._forks = forks
         self._console = -1
+        self._trace: Trace | None = None
+
+    def follow(self, trace: Trace | None) -> None:
+        """Tell of every step from here on, in the words by which runc's debug log is read."""
+        self._trace = trace
+        self._tell(f"nsexec container setup: stage {self.launch.pid} is at it")
+
+    def _tell(self, text: str) -> None:
+        if self._trace:
+            self._trace(text)
 
     def until_ready(self, limit: Callable[[], None], mounted: Callable[[], None]) -> None:
         """`limit` the new container while it builds itself, act when its mounts and nodes are made (`mounted`),
         then wait until it is parked."""
         self._guarded(limit)
-        while (report := self.launch.receive()).kind != ReportKind.READY:
+        while (report := self._heard()).kind != ReportKind.READY:
             if report.kind == ReportKind.MOUNTED:
                 self._guarded(mounted)
                 self._proceed()
             else:
                 self._note(report)
+        self._tell(f"child process in init(): {self.launch.pid} waits to be started")
 
     def until_running(self) -> None:
         """For a process without a park: wait for the end of the socket."""
-        while (report := self.launch.receive()).kind != ReportKind.CLOSED:
+        while (report := self._heard()).kind != ReportKind.CLOSED:
             self._note(report)
+        self._tell(f"child process in init(): {self.launch.pid} is in the container")
+        self._tell("setns_init: about to exec: nothing is left to be told")
+
+    def _heard(self) -> Report:
+        report = self.launch.receive()
+        if self._trace:
+            self._trace(f"stage {self.launch.pid}: {report.kind.name.lower()} {report.step} {report.detail}".rstrip())
+        return report
 
     def take_console(self) -> int | None:
         fd, self._console = self._console, -1

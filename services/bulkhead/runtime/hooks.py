@@ -70,7 +70,7 @@ def run(config: Config, kind: str, state: Mapping[str, Any]) -> None:
     for number, hook in enumerate((config.get("hooks") or {}).get(kind) or ()):
         problem = _problem(hook, json.dumps(state).encode())
         if problem:
-            raise failed(f"{kind} hook #{number}: {problem}")
+            raise failed(f"hook #{number} ({kind}): {problem}")
 
 
 def run_all(config: Config, kind: str, state: Mapping[str, Any]) -> list[str]:
@@ -79,7 +79,7 @@ def run_all(config: Config, kind: str, state: Mapping[str, Any]) -> list[str]:
     for number, hook in enumerate((config.get("hooks") or {}).get(kind) or ()):
         problem = _problem(hook, json.dumps(state).encode())
         if problem:
-            problems.append(f"error running {kind} hook #{number}: {problem}")
+            problems.append(f"error running hook #{number} ({kind}): {problem}")
     return problems
 
 
@@ -130,4 +130,4 @@ def _outcome(hook: Config, state: IO[bytes], output: IO[bytes]) -> str | None:
             return "context deadline exceeded"
     if code == 0:
         return None
-    return f"exit status {code}" if code > 0 else f"signal {-code}"
+    return f"exit status {code}" if code > 0 else f"signal: {(signal.strsignal(-code) or str(-code)).lower()}"

@@ -24,7 +24,7 @@ from bulkhead.linux.pidfd import ExitStatus
 from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError
 from bulkhead.nsexec.plan import Flag, Plan
 from bulkhead.runtime import answers, filters, hooks, luggage, translate, validate
-from bulkhead.runtime.conversation import Conversation, finish, kill_and_reap
+from bulkhead.runtime.conversation import Conversation, Trace, finish, kill_and_reap
 from bulkhead.runtime.failures import CREATE, EXEC, Occasion, launch_failed
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 
@@ -108,6 +108,16 @@ class Task:
         self.pidfd, self.console = -1, None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """What a caller bears: members that the cgroup has already (`shares_cgroup`), no cgroup at all where none can be
+    made and no limit is asked for (`rootless`; None: as an ordinary user only). `trace` hears of every step."""
+
+    shares_cgroup: bool = False
+    rootless: bool | None = None
+    trace: Trace | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class ExecProcess:
     """A further process in a container, already running. pidfd and console are the caller's."""
@@ -140,6 +150,7 @@ def create(
     preserve_fds: int = 0,
     no_pivot: bool = False,
     new_keyring: bool = True,
+    manner: Manner = Manner(),
 ) -> Task:
     """A container with everything done but exec.
 
@@ -161,7 +172,7 @@ def create(
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     with ExitStack() as undo:
-        birth = _Birth(container_id, config, bundle, cgroup, undo)
+        birth = _Birth(container_id, config, bundle, cgroup, undo, manner)
         with ExitStack() as temporary:
             came = luggage.pack(plan, config, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary)
             birth.begin(plan, stdio, came, temporary)
@@ -180,6 +191,7 @@ def exec_(
     bundle: str = "",
     preserve_fds: int = 0,
     new_keyring: bool = True,
+    trace: Trace | None = None,
 ) -> ExecProcess:
     """Run a further process in the container, whoever launched that: its namespaces, cgroup and confinement.
 
@@ -196,6 +208,7 @@ def exec_(
         came = [task.pidfd, *luggage.preserved(preserve_fds)]
         with _affinity(translate.first_affinity(merged)):
             conversation = _begin_exec(plan, task, stdio, came, undo)
+        conversation.follow(trace)
         answers.expect(conversation, config, container_id=task.container_id, bundle=bundle)
         conversation.until_running()
         conversation.raise_limits(plan.rlimits)
@@ -257,12 +270,15 @@ def _group(container_id: str, config: Config, systemd: bool) -> Cgroup:
 class _Birth:
     """A container on its way: its group, its stage, and the hooks that are due at each turn."""
 
-    def __init__(self, container_id: str, config: Config, bundle: str, cgroup: Cgroup, undo: ExitStack) -> None:
+    def __init__(
+        self, container_id: str, config: Config, bundle: str, cgroup: Cgroup, undo: ExitStack, manner: Manner
+    ) -> None:
         self._id = container_id
         self._config = config
         self._bundle = bundle
         self._cgroup = cgroup
         self._undo = undo
+        self._manner = manner
         self._conversation: Conversation
         self._placed = False
         self._hooks_begun = False
@@ -270,12 +286,13 @@ class _Birth:
 
     def begin(self, plan: Plan, stdio: StdioFds, came: Sequence[int], temporary: ExitStack) -> None:
         """Make the group, start the stage in it."""
-        self._placed = _make_group(self._cgroup, self._config, self._undo)
+        self._placed = _make_group(self._cgroup, self._config, self._undo, self._manner)
         group = self._cgroup if self._placed else None
         launch = _spawn(plan, translate.clone_flags(self._config), group, stdio, came, temporary, CREATE)
         self._cgroup.settled()
         launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))
         self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
+        self._conversation.follow(self._manner.trace)
         self._undo.callback(self._conversation.abandon)
         answers.expect(self._conversation, self._config, container_id=self._id, bundle=self._bundle)
 
@@ -349,16 +366,16 @@ def _time_limit(config: Config, *kinds: str) -> float | None:
     return _STAGE_SECONDS + float(sum(hook["timeout"] for hook in due))
 
 
-def _make_group(cgroup: Cgroup, config: Config, undo: ExitStack) -> bool:
+def _make_group(cgroup: Cgroup, config: Config, undo: ExitStack, manner: Manner) -> bool:
     """False when it cannot be made and need not: an ordinary user who asks for no limits."""
     try:
-        cgroup.create()
+        cgroup.create(occupied=manner.shares_cgroup)
         frozen = cgroup.is_frozen()
     except FileExistsError:
         raise Conflict(f"cannot create the container: cgroup {cgroup.path} is in use") from None
     except OSError as error:
         _remove_group(cgroup)
-        if _tolerable(error, config):
+        if _tolerable(error, config, manner):
             return False
         refused = InvalidArgument if error.errno == errno.EOPNOTSUPP else Internal
         raise refused(f"cannot create cgroup {cgroup.path}: {error.strerror or error}") from error
@@ -370,10 +387,11 @@ def _make_group(cgroup: Cgroup, config: Config, undo: ExitStack) -> bool:
     return True
 
 
-def _tolerable(error: OSError, config: Config) -> bool:
+def _tolerable(error: OSError, config: Config, manner: Manner) -> bool:
     resources: Config = (config.get("linux") or {}).get("resources") or {}
     asked = any(value for key, value in resources.items() if key != "devices")
-    return os.geteuid() != 0 and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and not asked
+    ordinary = os.geteuid() != 0 if manner.rootless is None else manner.rootless
+    return ordinary and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and not asked
 
 
 def _remove_group(cgroup: Cgroup) -> None:

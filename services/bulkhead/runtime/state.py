@@ -6,7 +6,7 @@ the answer is true: the process is gone (or another has its pid) -> stopped; its
 created; its cgroup is frozen -> paused; otherwise running.
 """
 # Plain strings: pathlib's import is a noticeable part of a command that lives for milliseconds.
-# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH110
+# ruff: noqa: PTH115, PTH102, PTH103, PTH106, PTH108, PTH110
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from bulkhead.linux.cgroups import Cgroup
 
 _ID = re.compile(r"[A-Za-z0-9_+.-]+")
 _LIMIT = 64 << 20
+_STAGE = "/memfd:bulkhead-nsinit "  # as /proc/<pid>/exe calls what nsexec/csrc/spawn.c starts
 
 
 class Status(enum.Enum):
@@ -41,7 +42,8 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One container. `pid` is 0 until there is a process; `created` is RFC 3339, `cgroup` as Cgroup.paths."""
+    """One container. `pid` is 0 until there is a process; `created` is RFC 3339, `cgroup` as Cgroup.paths, which it
+    shares (`shared`) with who was in it before."""
 
     id: str
     oci_version: str
@@ -53,6 +55,7 @@ class Record:
     pid: int = 0
     start_time: int = 0
     systemd: bool = False
+    shared: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     def launched(self, pid: int, start_time: int, cgroup: Mapping[str, str]) -> Record:
@@ -86,6 +89,14 @@ def _has_ended(fd: int) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def _has_executed(pid: int) -> bool:
+    """Whether a process is beyond the stage: who started it may have been killed before it removed the FIFO."""
+    try:
+        return not os.readlink(f"/proc/{pid}/exe").startswith(_STAGE)
+    except OSError:  # only the stage hides this from whoever created it
+        return False
 
 
 class Container:
@@ -180,7 +191,7 @@ class Container:
         if fd is None:
             return Status.STOPPED
         os.close(fd)
-        if os.path.exists(self.fifo):
+        if os.path.exists(self.fifo) and not _has_executed(record.pid):
             return Status.CREATED
         return Status.PAUSED if record.group().is_frozen() else Status.RUNNING
 

@@ -90,7 +90,7 @@ def test_a_failing_hook_ends_the_launch(box: Box, log: Path, kind: str) -> None:
     config["hooks"][kind] = [{"path": "/bin/true"}, {"path": "/bin/sh", "args": ["sh", "-c", script]}]
     with pytest.raises(LaunchFailed) as caught:
         box.run_config(config)
-    assert f"error running {kind} hook #1: exit status 3, output: trouble" in str(caught.value)
+    assert f"error running hook #1 ({kind}): exit status 3, output: trouble" in str(caught.value)
     assert caught.value.step == "hook"
     told = entries(log) if log.exists() else []
     before_start = kind in ("prestart", "createRuntime", "createContainer")
@@ -103,7 +103,7 @@ def test_a_hook_beyond_its_timeout_is_killed_with_its_children(box: Box, log: Pa
     marker = f"86{os.getpid()}"
     script = f"sleep {marker} & sleep {marker}"
     config["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1}]}
-    with pytest.raises(LaunchFailed, match=f"{kind} hook #0: context deadline exceeded"):
+    with pytest.raises(LaunchFailed, match=rf"hook #0 \({kind}\): context deadline exceeded"):
         box.run_config(config)
     deadline = time.monotonic() + PATIENCE
     while running(marker):  # an orphan's end is announced to nobody
@@ -124,7 +124,7 @@ def running(word: str) -> list[str]:
 def test_a_hook_that_is_not_there(box: Box, kind: str) -> None:
     config = box.config("true")
     config["hooks"] = {kind: [{"path": "/no/such/hook"}]}
-    with pytest.raises(LaunchFailed, match=rf"{kind} hook #0: fork/exec /no/such/hook: no such file"):
+    with pytest.raises(LaunchFailed, match=rf"hook #0 \({kind}\): fork/exec /no/such/hook: no such file"):
         box.run_config(config)
 
 
@@ -136,3 +136,10 @@ def test_a_hook_that_ignores_a_large_state_and_talks_much(box: Box, log: Path) -
     for kind in ("createRuntime", "createContainer"):
         config["hooks"] |= {kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
     assert box.run_config(config).code == 0
+
+
+def test_relative_paths_of_a_create_container_hook_mean_the_root(box: Box) -> None:
+    config = box.config("cat", "/made")
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo here > ./made"]}
+    config["hooks"] = {"createContainer": [hook]}
+    assert box.run_config(config).output.strip() == "here"

@@ -202,3 +202,13 @@ def test_tmpfs_options(box: Box) -> None:
         edit=with_mount(entry),
     ).output
     assert "1777" in output and "No space left" in output and "noexec" in output
+
+
+def test_a_read_only_dev_has_all_that_belongs_in_it(box: Box) -> None:
+    def edit(config: Config) -> None:
+        next(entry for entry in config["mounts"] if entry["destination"] == "/dev")["options"].append("ro")
+
+    script = "grep -c '^tmpfs /dev tmpfs ro,' /proc/mounts; ls -d /dev/null /dev/pts /dev/fd; touch /dev/x"
+    said = box.run("sh", "-c", script, edit=edit)
+    assert said.output.splitlines()[:4] == ["1", "/dev/fd", "/dev/null", "/dev/pts"]
+    assert said.code == 1

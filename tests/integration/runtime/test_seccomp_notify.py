@@ -115,5 +115,5 @@ def test_a_further_process_has_a_listener_of_its_own(box: Box, agent: Agent) -> 
 
 
 def test_without_an_agent_nothing_is_begun(box: Box, tmp_path: Path) -> None:
-    with pytest.raises(BulkheadError, match="cannot send the seccomp listener"):
+    with pytest.raises(BulkheadError, match="failed to connect with seccomp agent"):
         box.create(asking(box, tmp_path / "nobody", "true"))

@@ -85,7 +85,25 @@ def tolerated(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if entries and "mount" not in _kinds(config):
         return {**config, "mounts": []}, ["no mount namespace: the mounts are passed over"]
     warnings = list[str]()
+    config = _with_known_access(config, warnings)
     return {**config, "mounts": [_from_bundle(_without_data(entry, warnings)) for entry in entries]}, warnings
+
+
+def _with_known_access(config: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Device rules without the letters that mean nothing, unless nothing would be left."""
+    linux = part(config, "linux")
+    resources = part(linux, "resources")
+    rules = list(map(_known_access, resources.get("devices") or ()))
+    if rules == list(resources.get("devices") or ()):
+        return config
+    warnings.append("device rules: access other than r, w and m is passed over")
+    return {**config, "linux": {**linux, "resources": {**resources, "devices": rules}}}
+
+
+def _known_access(rule: Any) -> Any:
+    access = rule.get("access") if isinstance(rule, dict) else None
+    known = "".join(letter for letter in access if letter in "rwm") if isinstance(access, str) else ""
+    return {**rule, "access": known} if known else rule
 
 
 def _kinds(config: dict[str, Any]) -> list[Any]:

@@ -65,6 +65,7 @@ class _Wanted:
             stdio=handles.stdio(),
             bundle=self._record.bundle,
             preserve_fds=handles.preserved(self._arguments.number("preserve-fds")),
+            trace=self._context.log.tracer(),
         )
         for warning in running.warnings:
             self._context.log.warning(warning)

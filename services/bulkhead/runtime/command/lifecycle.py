@@ -11,12 +11,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.linux import pidfd
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import filters, hooks, launch
 from bulkhead.runtime.command import bundles, handles, terminals
 from bulkhead.runtime.command.arguments import Arguments
@@ -38,7 +39,7 @@ def create(context: Context, arguments: Arguments) -> int:
     with container.locked(), new.forgotten_on_failure():
         _make_fifo(container, new.config)
         task = new.create(exec_fifo=container.fifo)
-        with _killed_on_failure(task):
+        with _killed_on_failure(task, new.record):
             container.save(new.record.launched(task.pid, task.start_time, task.cgroup.paths))
             new.hand_over_console(task)
             handles.write_pid(pid_file, task.pid)
@@ -75,11 +76,12 @@ def _launch(container: Container, new: _New, pid_file: str, *, detached: bool) -
     container.reserve()
     with container.locked(), new.forgotten_on_failure():
         task = new.create()
-        with _killed_on_failure(task):
+        with _killed_on_failure(task, new.record):
             container.save(new.record.launched(task.pid, task.start_time, task.cgroup.paths))
             if detached:
                 new.hand_over_console(task)
             task.start()
+            new.say("init: closing the pipe to signal completion")
             handles.write_pid(pid_file, task.pid)
     return task
 
@@ -116,17 +118,22 @@ class _New:
 
     def _described(self) -> Record:
         root = bundles.part(self.config, "root").get("path")
+        group = _planned_group(self._container.id, self.config, self._context.systemd)
         return Record(
             id=self._container.id,
             oci_version=str(self.config.get("ociVersion") or ""),
             bundle=self._bundle,
             rootfs=os.path.join(self._bundle, root) if isinstance(root, str) else "",  # noqa: PTH118
             created=_now(),
-            cgroup=_planned_group(self._container.id, self.config, self._context.systemd),
+            cgroup=group.paths if group else {},
+            shared=bool(group and not self._context.systemd and group.pids()),
             owner=os.geteuid(),
             systemd=self._context.systemd,
             annotations=bundles.part(self.config, "annotations"),
         )
+
+    def say(self, text: str) -> None:
+        self._context.log.debug(text)
 
     def create(self, *, exec_fifo: str | None = None) -> launch.Task:
         self._container.save_config(self._content)
@@ -144,10 +151,17 @@ class _New:
             preserve_fds=self._preserved,
             no_pivot=self._arguments.switch("no-pivot"),
             new_keyring=not self._arguments.switch("no-new-keyring"),
+            manner=self._manner(),
         )
         for warning in (*warnings, *task.warnings):
             self._context.log.warning(warning)
         return task
+
+    def _manner(self) -> launch.Manner:
+        log = self._context.log
+        if self.record.shared:
+            log.warning("container's cgroup is not empty: others have been there before", aloud=True)
+        return launch.Manner(shares_cgroup=self.record.shared, rootless=self._context.rootless, trace=log.tracer())
 
     def hand_over_console(self, task: launch.Task) -> None:
         if task.console is not None:
@@ -164,7 +178,7 @@ class _New:
 
 
 @contextlib.contextmanager
-def _killed_on_failure(task: launch.Task) -> Iterator[None]:
+def _killed_on_failure(task: launch.Task, record: Record) -> Iterator[None]:
     """A container that its caller will not hear of does not stay."""
     try:
         yield
@@ -174,17 +188,18 @@ def _killed_on_failure(task: launch.Task) -> Iterator[None]:
         with contextlib.suppress(ChildProcessError):
             pidfd.wait(task.pidfd)
         with contextlib.suppress(OSError):
-            task.cgroup.kill_all()
+            if not record.shared:
+                task.cgroup.kill_all()
             task.cgroup.remove()
         raise
 
 
-def _planned_group(container_id: str, config: dict[str, Any], systemd: bool) -> Mapping[str, str]:
+def _planned_group(container_id: str, config: dict[str, Any], systemd: bool) -> Cgroup | None:
     """Where the cgroup will be; the launch itself says what is wrong with a path that is none."""
     try:
-        return launch.cgroup_of(container_id, config, systemd=systemd).paths
+        return launch.cgroup_of(container_id, config, systemd=systemd)
     except (ValueError, TypeError, AttributeError):
-        return {}
+        return None
 
 
 def _make_fifo(container: Container, config: dict[str, Any]) -> None:
@@ -385,15 +400,26 @@ def _end(container: Container, record: Record) -> None:
         os.close(fd)
 
 
+def _free_group(context: Context, record: Record, config: dict[str, Any]) -> None:
+    """Empty it and remove it. With the first process of a pid namespace all others have gone: whoever is still
+    there belongs to a container that shares the group."""
+    group = record.group()
+    if not group.exists():
+        return
+    if not record.shared and not (record.pid and _has_own_pids(config)):
+        group.kill_all()
+    elif group.pids():
+        context.log.warning(f"cgroup {group.path} is in use by others and stays")
+        return
+    group.remove()
+
+
 def _destroy(context: Context, container: Container, record: Record) -> None:
     """Free what the container held, then tell the poststop hooks; a hook that fails is only a warning."""
-    group = record.group()
-    if group.exists():
-        group.kill_all()
-        group.remove()
     config = {}
     with contextlib.suppress(BulkheadError):
         config = container.load_config()
+    _free_group(context, record, config)
     container.forget()
     if hooks.wanted(config, "poststop"):
         for warning in hooks.run_all(config, "poststop", _told(record, config, Status.STOPPED)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 
 from bulkhead.errors import InvalidArgument
 
@@ -38,9 +39,13 @@ class Log:
         if self._debug:
             self._line("debug", text)
 
-    def warning(self, text: str) -> None:
-        """Not on stderr unless asked for: that is the container's as well, whose output it would spoil."""
-        if self._debug or self._file != 2:
+    def tracer(self) -> Callable[[str], None] | None:
+        """`debug`, or nothing when nobody reads it."""
+        return self.debug if self._debug else None
+
+    def warning(self, text: str, *, aloud: bool = False) -> None:
+        """Not on stderr unless asked for (or `aloud`): that is the container's as well, whose output it would spoil."""
+        if aloud or self._debug or self._file != 2:
             self._line("warning", text)
 
     def error(self, text: str) -> None:

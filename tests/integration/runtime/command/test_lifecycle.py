@@ -187,3 +187,50 @@ def test_a_terminal_is_handed_to_the_console_socket(runtime: Runtime, tmp_path: 
             wait_for_end(process)
     finally:
         os.close(process)
+
+
+def test_a_start_that_is_killed_before_it_tidies_up(runtime: Runtime, tmp_path: Path) -> None:
+    assert runtime.create("box", runtime.config("sleep", "1000")).status == 0
+    fifo = tmp_path / "state" / "box" / "exec.fifo"
+    assert runtime.state("box")["status"] == "created"
+    with fifo.open("rb") as start:
+        assert start.read(1)
+        assert not start.read(), "closed on exec"
+    assert fifo.exists()
+    assert runtime.state("box")["status"] == "running"
+    assert "cannot start an already running container" in runtime("start", "box").errors
+
+
+def test_a_cgroup_that_two_share(runtime: Runtime) -> None:
+    config = runtime.config("sleep", "1000")
+    first = runtime.bundle("box", config)
+    assert runtime.silently("run", "-d", "--bundle", first, "box").status == 0
+    second = runtime.silently("run", "-d", "--bundle", first, "other")
+    assert second.status == 0
+    assert "container's cgroup is not empty" in second.errors
+    assert runtime("delete", "--force", "box").status == 0
+    assert runtime.state("other")["status"] == "running"
+    assert runtime("delete", "--force", "other").status == 0
+    assert not runtime.group("box").exists()
+
+
+def test_the_debug_log_tells_how_far_a_launch_came(runtime: Runtime, tmp_path: Path) -> None:
+    bundle, log = runtime.bundle("box", runtime.config("true")), tmp_path / "log"
+    assert runtime("--debug", "--log", log, "run", "--bundle", bundle, "box").status == 0
+    told = log.read_text()
+    wanted = ("nsexec container setup", "child process in init()", "init: closing the pipe to signal completion")
+    places = [told.index(text) for text in wanted]
+    assert places == sorted(places)
+    bundle = runtime.bundle("box", runtime.config("/no/such/program"))
+    log.unlink()
+    assert runtime("--debug", "--log", log, "run", "--bundle", bundle, "box").status == 1
+    assert "error lookup /no/such/program" in log.read_text()
+
+
+def test_a_device_rule_with_letters_that_mean_nothing(runtime: Runtime) -> None:
+    config = runtime.config("head", "-c", "1", "/dev/kmsg")
+    rule = {"allow": False, "type": "c", "major": 1, "minor": 11, "access": "rwa"}
+    config["linux"]["resources"]["devices"] = [{"allow": False, "access": "rwm"}, rule]
+    config["linux"]["devices"] = [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]
+    said = runtime("run", "--bundle", runtime.bundle("box", config), "box")
+    assert (said.status, "Operation not permitted" in said.errors) == (1, True), said.errors

@@ -3,7 +3,7 @@
  * reading or by writing much. */
 #include "nsinit.h"
 
-enum { OUTPUT_SHOWN = 600, SIGCHLD_ = 17, SIGKILL_ = 9, POLLIN_ = 1 };
+enum { OUTPUT_SHOWN = 600, HOW_MAX = 64, SIGCHLD_ = 17, SIGKILL_ = 9, POLLIN_ = 1 };
 
 static const char *const kind_names[] = {"", "createContainer", "startContainer"};
 
@@ -44,7 +44,7 @@ static int state_file(const struct stage *s, uint32_t kind)
     return fd;
 }
 
-static _Noreturn void become_hook(const struct plan_hook *h, int input, int output, const char *name)
+static _Noreturn void become_hook(const struct stage *s, const struct plan_hook *h, int input, int output, const char *name)
 {
     static char text[REPORT_DETAIL_MAX];
     const char **argv = strings_gather(h->argv, 0), **env = strings_gather(h->env, 0);
@@ -52,6 +52,8 @@ static _Noreturn void become_hook(const struct plan_hook *h, int input, int outp
     must(sys3(__NR_dup3, output, 1, 0), STEP_HOOK, h->path);
     must(sys3(__NR_dup3, output, 2, 0), STEP_HOOK, h->path);
     sys2(__NR_setpgid, 0, 0);
+    if (h->kind == HOOK_CREATE_CONTAINER && s->root >= 0) /* the root to be: relative paths mean it, as with runc */
+        must(sys1(__NR_fchdir, s->root), STEP_HOOK, h->path);
     must(sys3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC_), STEP_HOOK, h->path);
     long error = sys3(__NR_execve, h->path, argv, env);
     text_join(text, sizeof text, name, ": fork/exec ", h->path);
@@ -86,14 +88,35 @@ static bool in_time(int pidfd, long pid, uint32_t seconds)
     return false;
 }
 
+/* As strsignal(3) has them, in lower case. */
+static const char *signal_text(int number)
+{
+    static const char *const names[] = {
+        [1] = "hangup",          [2] = "interrupt",    [3] = "quit",        [4] = "illegal instruction",
+        [6] = "aborted",         [7] = "bus error",    [8] = "floating point exception", [9] = "killed",
+        [11] = "segmentation fault", [13] = "broken pipe", [14] = "alarm clock", [15] = "terminated",
+        [31] = "bad system call"};
+    return number < (int)(sizeof names / sizeof *names) ? names[number] : NULL;
+}
+
+static void outcome_text(char how[HOW_MAX], int status)
+{
+    char digits[32];
+    int number = status & 0x7f;
+    const char *name = number ? signal_text(number) : NULL;
+    uint64_t shown = (uint64_t)(number ? number : status >> 8 & 0xff);
+    text_join(how, HOW_MAX, number ? "signal: " : "exit status ",
+              name ? name : number_text(digits + sizeof digits, shown), "");
+}
+
 static void run_hook(const struct stage *s, const struct plan_hook *h, const char *name)
 {
-    char digits[32], how[64];
+    char how[HOW_MAX];
     int pidfd = -1, status = 0;
     int input = state_file(s, h->kind), output = memory_file("output");
     long pid = must(sys5(__NR_clone, CLONE_PIDFD | SIGCHLD_, 0, &pidfd, 0, 0), STEP_HOOK, h->path);
     if (pid == 0)
-        become_hook(h, input, output, name);
+        become_hook(s, h, input, output, name);
     bool finished = in_time(pidfd, pid, h->timeout);
     while (sys4(__NR_wait4, pid, &status, 0, 0) == -EINTR)
         ;
@@ -102,9 +125,7 @@ static void run_hook(const struct stage *s, const struct plan_hook *h, const cha
     if (!finished)
         hook_failed(name, "context deadline exceeded", output);
     if (status != 0) {
-        uint64_t number = (uint64_t)(status & 0x7f ? status & 0x7f : status >> 8 & 0xff);
-        text_join(how, sizeof how, status & 0x7f ? "signal " : "exit status ",
-                  number_text(digits + sizeof digits, number), "");
+        outcome_text(how, status);
         hook_failed(name, how, output);
     }
     must_close(output);
@@ -113,14 +134,15 @@ static void run_hook(const struct stage *s, const struct plan_hook *h, const cha
 void hooks_run(const struct stage *s, uint32_t kind)
 {
     static char name[64];
-    char digits[32];
+    char digits[32], count[40];
     uint64_t number = 0;
     struct plan_hook hook;
     struct plan_cursor cursor = s->plan.hooks;
     while (plan_next_hook(&cursor, &hook)) {
         if (hook.kind != kind)
             continue;
-        text_join(name, sizeof name, kind_names[kind], " hook #", number_text(digits + sizeof digits, number++));
+        text_join(count, sizeof count, "hook #", number_text(digits + sizeof digits, number++), " (");
+        text_join(name, sizeof name, count, kind_names[kind], ")");
         run_hook(s, &hook, name);
     }
 }

@@ -285,14 +285,20 @@ static int make_filesystem(const struct plan_mount *m, uint64_t attributes)
     return mount_new(m->type, m->source, m->option_cursor, attributes, STEP_MOUNT);
 }
 
+/* Nodes, and places to mount on, are still to be made in /dev: it becomes read-only at the end. */
+static uint64_t at_first(const struct plan_mount *m)
+{
+    return m->flags & MOUNT_IS_DEV ? m->set & ~(uint64_t)MOUNT_ATTR_RDONLY : m->set;
+}
+
 static int attach_filesystem(const struct stage *s, const struct plan_mount *m)
 {
     bool copies = (m->flags & MOUNT_COPY_UP) != 0;
     int target = open_mount_target(s, m, true);
-    int fd = make_filesystem(m, copies ? 0 : m->set);
+    int fd = make_filesystem(m, copies ? 0 : at_first(m));
     if (copies) {
         copy_up(target, fd);
-        mount_attributes(fd, m->set, m->clear, 0, false, STEP_MOUNT, m->target);
+        mount_attributes(fd, at_first(m), m->clear, 0, false, STEP_MOUNT, m->target);
     }
     mount_attach(fd, target, STEP_MOUNT, m->target);
     mount_attributes(fd, 0, 0, m->propagation & ~MS_REC_, (m->propagation & MS_REC_) != 0, STEP_MOUNT, m->target);
@@ -364,9 +370,10 @@ static void make_mount(struct stage *s, const struct plan_mount *m)
     case MOUNT_SYMLINK: make_symlink(s, m); break;
     default: change_mount(s, m); break;
     }
-    if (m->flags & MOUNT_IS_DEV)
+    if (m->flags & MOUNT_IS_DEV) {
         s->dev = fd;
-    else if (m->flags & MOUNT_IS_PTS)
+        s->dev_attributes = m->set & MOUNT_ATTR_RDONLY;
+    } else if (m->flags & MOUNT_IS_PTS)
         s->pts = fd;
     else
         must_close(fd);
@@ -433,6 +440,7 @@ static void root_pivot(struct stage *s)
 void root_enter(struct stage *s)
 {
     directory_make(s);
+    mount_attributes(s->dev, s->dev_attributes, 0, 0, false, STEP_PIVOT, "/dev");
     if (wants(s, PLAN_ROOT_READONLY))
         mount_attributes(s->root, MOUNT_ATTR_RDONLY, 0, 0, false, STEP_PIVOT, "/");
     if (wants(s, PLAN_MOVE_ROOT))

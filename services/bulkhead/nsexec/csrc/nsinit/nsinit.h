@@ -19,6 +19,7 @@ struct stage {
     struct plan plan;
     int root; /* the container's root directory */
     int dev;  /* the fresh tmpfs on /dev, or -1 */
+    uint64_t dev_attributes; /* what /dev becomes when all is in it */
     int pts;  /* the fresh devpts on /dev/pts, or -1 */
     int proc; /* a procfs of our own, attached nowhere, or -1 */
     int fifo; /* O_PATH of what the parked process waits for, or -1 */
