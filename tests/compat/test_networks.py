@@ -125,7 +125,8 @@ def test_several_networks_at_create_and_the_gateway_by_priority(target: Target) 
 
 def test_published_ports_of_a_users_network(target: Target) -> None:
     target.ok("network", "create", "pub")
-    serve(target, "web", "--network", "pub", "-p", "80")
+    serve(target, "web", "--network", "pub", "-p", "80", "--expose", "99")
+    assert "99/tcp" in target.ok("ps", "--format", "{{.Ports}}").split(", ")
     port = target.ok("port", "web", "80").splitlines()[0].rpartition(":")[2]
     fetch(target, "web", "http://127.0.0.1/")
     assert subprocess.check_output(["curl", "-s", f"http://127.0.0.1:{port}/"], text=True) == "web\n"

@@ -75,6 +75,7 @@ class ListedContainer:
     mounts: tuple[Mount, ...] = ()
     size_rw: int = -1
     size_root: int = -1
+    exposed_ports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -261,7 +261,7 @@ def listed(container: ListedContainer, *, data: Path, now: int) -> dict[str, Any
         "ImageID": container.image_id,
         "Command": container.command,
         "Created": container.created_at // 10**9,
-        "Ports": ports.port_list(container.endpoints if container.phase.alive else ()),
+        "Ports": ports.port_list(container.endpoints, container.exposed_ports) if container.phase.alive else [],
         "Labels": dict(container.labels),
         "State": container.phase.value,
         "Status": status(container, now),

@@ -87,15 +87,20 @@ def port_map(endpoints: Iterable[NetworkEndpoint], exposed: Iterable[str], runni
     return shown
 
 
-def port_list(endpoints: Iterable[NetworkEndpoint]) -> list[dict[str, Any]]:
-    """The `Ports` of a list item."""
-    return [
+def port_list(endpoints: Iterable[NetworkEndpoint], exposed: Iterable[str]) -> list[dict[str, Any]]:
+    """The `Ports` of a list item: what is published, then what is only exposed."""
+    published = [port for endpoint in endpoints for port in endpoint.ports]
+    named = {f"{port.container_port}/{port.protocol}" for port in published}
+    shown = [
         {
             "IP": port.host_ip or "0.0.0.0",
             "PrivatePort": port.container_port,
             "PublicPort": port.host_port,
             "Type": port.protocol,
         }
-        for endpoint in endpoints
-        for port in endpoint.ports
+        for port in published
     ]
+    for text in exposed:
+        ports, protocol = parse_port(text)
+        shown += [{"PrivatePort": port, "Type": protocol} for port in ports if f"{port}/{protocol}" not in named]
+    return shown

@@ -172,6 +172,7 @@ def _summary(container: Container) -> types.ContainerSummary:
         health_status=container.health_status,
         labels=dict(spec.labels),
         network_mode=spec.network_mode,
+        exposed_ports=list(spec.exposed_ports),
         endpoints=[to_message(types.NetworkEndpoint, each) for each in container.endpoints],
         mounts=[to_message(types.Mount, mount) for mount in spec.mounts],
     )

@@ -327,6 +327,8 @@ class ContainerSummary(betterproto2.Message):
 
     size_root: "int" = betterproto2.field(17, betterproto2.TYPE_INT64)
 
+    exposed_ports: "list[str]" = betterproto2.field(18, betterproto2.TYPE_STRING, repeated=True)
+
 
 default_message_pool.register_message("bulkhead.types.v1", "ContainerSummary", ContainerSummary)
 
