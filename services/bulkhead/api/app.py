@@ -14,6 +14,7 @@ from bulkhead.api import listener
 from bulkhead.api.adapters.logfiles import open_log
 from bulkhead.api.adapters.machine import cgroup_version, path_exists, read_machine
 from bulkhead.api.adapters.manager import (
+    ManagerArchives,
     ManagerContainers,
     ManagerExecs,
     ManagerFilesystems,
@@ -31,6 +32,7 @@ from bulkhead.api.feeds import Feeds
 from bulkhead.api.logs import LogReader
 from bulkhead.api.metrics import Metrics
 from bulkhead.api.middleware import Edge
+from bulkhead.api.routes.archives import ArchiveRoutes
 from bulkhead.api.routes.containers import ContainerRoutes
 from bulkhead.api.routes.diagnostics import DiagnosticRoutes
 from bulkhead.api.routes.events import EventRoutes
@@ -101,6 +103,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),
             filesystems=FilesystemRoutes(filesystems),
+            archives=ArchiveRoutes(ManagerArchives(manager)),
             networks=NetworkRoutes(ManagerNetworks(manager)),
             volumes=VolumeRoutes(volumes),
         )

@@ -181,6 +181,38 @@ class InspectedExec:
     pid: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStat:
+    """What is at a path of a container; `mode` as in stat(2)."""
+
+    name: str
+    size: int = 0
+    mode: int = 0
+    mtime: int = 0
+    link_target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpack:
+    """An archive's destination. `keep_kinds`: directories and other things do not replace each other. `as_user`:
+    everything becomes the container's user's."""
+
+    ref: str
+    path: str
+    keep_kinds: bool = False
+    as_user: bool = False
+
+
+class Archives(Protocol):
+    async def look(self, ref: str, path: str) -> PathStat: ...
+
+    def read(self, ref: str, path: str) -> AsyncGenerator[PathStat | bytes]:
+        """First what is there, then its tar. Raises NotFound with Docker's text."""
+
+    async def write(self, where: Unpack, data: AsyncIterator[bytes]) -> None:
+        """Unpack a tar, compressed or not. Raises NotFound, InvalidArgument, Forbidden for what is read-only."""
+
+
 class Statistics(Protocol):
     async def snapshot(self) -> Sequence[Sample]:
         """What every running container has used up to now."""

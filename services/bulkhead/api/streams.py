@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -30,12 +31,18 @@ def framing(version: Version, tty: bool) -> str:
     return RAW if tty or version < Version(1, 42) else MULTIPLEXED
 
 
-async def begin(call: Call, content_type: str = "application/json", *, endless: bool = False) -> web.StreamResponse:
+async def begin(
+    call: Call,
+    content_type: str = "application/json",
+    *,
+    endless: bool = False,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> web.StreamResponse:
     """Flush the headers of a 200 whose body follows by `write`.
 
     `endless` marks streams that last until the client leaves: stopping the daemon does not wait for them.
     """
-    response = web.StreamResponse(headers={**HEADERS, "Content-Type": content_type})
+    response = web.StreamResponse(headers={**HEADERS, **headers, "Content-Type": content_type})
     if call.request.version >= (1, 1):
         response.enable_chunked_encoding()
     call.connection.endless = endless

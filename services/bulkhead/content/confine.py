@@ -22,10 +22,20 @@ def enter_private_root(directory: str) -> None:
 
     The process must have one thread. Raises OSError.
     """
-    _check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
-    _mount(None, b"/", _MS_PRIVATE_RECURSIVE)
+    leave_mounts()
     path = os.fsencode(directory)
     _mount(path, path, _MS_BIND)
+    enter_mount(directory)
+
+
+def leave_mounts() -> None:
+    """A mount namespace of this process's own, whose mounts nobody else sees, nor do others' come here. OSError."""
+    _check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
+    _mount(None, b"/", _MS_PRIVATE_RECURSIVE)
+
+
+def enter_mount(directory: str) -> None:
+    """Make what is mounted at `directory` the root, and the only mounts there are. Raises OSError."""
     os.chdir(directory)
     # The old root is stacked onto the new one and then taken off: no directory for it is needed.
     _check(_LIBC.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")

@@ -122,7 +122,7 @@ class LayerWriter:
             if entry.mode & 0o7000:
                 os.fchmod(fd, entry.mode)
             if entry.xattrs:
-                _set_xattrs(fd, entry.xattrs)
+                set_xattrs(fd, entry.xattrs)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
@@ -150,7 +150,7 @@ class LayerWriter:
         os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)
         if entry.xattrs:
-            _set_xattrs(fd, entry.xattrs)
+            set_xattrs(fd, entry.xattrs)
         if fd == self._root:
             self._times[b""] = entry.mtime_ns
             self._implied.pop(b"", None)
@@ -358,7 +358,8 @@ def _check_xattrs(entry: Entry) -> None:
             raise _refused(entry.name, "it has an extended attribute with an impossible name")
 
 
-def _set_xattrs(fd: int, xattrs: dict[bytes, bytes]) -> None:
+def set_xattrs(fd: int, xattrs: dict[bytes, bytes]) -> None:
+    """Those that an archive may set. Raises OSError."""
     for name, value in xattrs.items():
         if name.startswith(_APPLIED_XATTRS):
             try:

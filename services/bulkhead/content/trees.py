@@ -82,11 +82,11 @@ async def reading(want: str, tree: Tree) -> AsyncIterator[Reading]:
         finally:
             os.close(sending)
         yield Reading(receiving)
-        await _settle(worker)
+        await settle(worker)
     finally:
         os.close(receiving)
         if worker is not None:
-            await _end(worker)
+            await end(worker)
 
 
 async def _start(want: str, tree: Tree, output: int) -> Process:
@@ -112,7 +112,7 @@ async def _start(want: str, tree: Tree, output: int) -> Process:
     return worker
 
 
-async def _settle(worker: Process) -> None:
+async def settle(worker: Process) -> None:
     """Raise what the worker says went wrong."""
     assert worker.stderr is not None
     said = (await worker.stderr.read()).decode(errors="replace").strip().rpartition("\n")[2].split()
@@ -124,7 +124,7 @@ async def _settle(worker: Process) -> None:
     raise Internal("cannot read tree: the worker died")
 
 
-async def _end(worker: Process) -> None:
+async def end(worker: Process) -> None:
     """The worker is gone when this returns, also when its caller was cancelled."""
     if worker.returncode is None:
         with contextlib.suppress(ProcessLookupError):

@@ -63,7 +63,7 @@ def walk(root: int, is_hidden: Callable[[bytes], bool] = lambda _: False) -> Ite
                 continue
             if len(path) >= MAX_NAME:
                 raise InvalidArgument(f"cannot read tree: a path in it is longer than {MAX_NAME} bytes")
-            found = _visit(level.fd, name, path)
+            found = visit(level.fd, name, path)
             if found is None:
                 continue
             try:
@@ -110,7 +110,8 @@ def is_opaque(directory: int) -> bool:
         return False
 
 
-def _visit(parent: int, name: bytes, path: bytes) -> Visited | None:
+def visit(parent: int, name: bytes, path: bytes) -> Visited | None:
+    """What `name` in the directory `parent` is; its descriptor is the caller's. None when it has just gone."""
     try:
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         fd = -1

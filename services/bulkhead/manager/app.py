@@ -20,6 +20,7 @@ from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.adapters.shims import SupervisedShims
 from bulkhead.manager.adapters.trash import Trash
 from bulkhead.manager.adapters.usage import read_figures
+from bulkhead.manager.archiving import Archiving
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.containers import users_by_image
 from bulkhead.manager.core import Core, Ports, assemble
@@ -27,6 +28,7 @@ from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.filesystems import Filesystems
 from bulkhead.manager.images.app import ImageService
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.servicers.archives import ArchivesServicer
 from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer
 from bulkhead.manager.servicers.filesystems import FilesystemsServicer
@@ -71,7 +73,8 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         blocking = Blocking()
         stack.callback(blocking.close)
         filesystems = _filesystems(records, images, core, blocking)
-        await stack.enter_async_context(serve((*servicers, filesystems), instance.manager_socket, calls))
+        archives = _archives(instance, records, images, core, actors, blocking)
+        await stack.enter_async_context(serve((*servicers, filesystems, archives), instance.manager_socket, calls))
         yield
 
 
@@ -168,6 +171,23 @@ def _filesystems(records: SqliteRecords, images: ImageService, core: Core, block
         blocking=blocking,
     )
     return FilesystemsServicer(use_cases, images.importer, images.transfers)
+
+
+def _archives(
+    instance: Instance, records: SqliteRecords, images: ImageService, core: Core, actors: Actors, blocking: Blocking
+) -> ArchivesServicer:
+    return ArchivesServicer(
+        Archiving(
+            records=records,
+            images=images.store,
+            snapshots=images.snapshots,
+            bundles=core.containers.creation.bundles,
+            volumes=core.volumes,
+            actors=actors,
+            blocking=blocking,
+            scratch=instance.data / "snapshots" / "ingest",
+        )
+    )
 
 
 async def _engine_id(records: SqliteRecords) -> str:

@@ -93,6 +93,11 @@ class Bundles:
         except OSError as error:
             raise _failed("write", place, error) from error
 
+    def files_of(self, container: Container) -> dict[str, str]:
+        """Where the files bound over the container's /etc are, by their places; none before its first start."""
+        place = self.instance.container_data(container.id)
+        return {target: str(place / name) for target, name in _TARGETS.items() if (place / name).is_file()}
+
     def upstream_servers(self, container: Container) -> list[str]:
         """Whom the container's shim asks about names it does not know."""
         return list(container.spec.dns) or files.servers_of(_read(_HOST_RESOLV))

@@ -85,7 +85,7 @@ def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
     Raises NotFound for an unknown container, Conflict for one that is not running, InvalidArgument for a mode that
     does not exist.
     """
-    with contextlib.ExitStack() as pinned:
+    with contextlib.ExitStack() as opened:
 
         def of(kind: str, mode: str) -> str | None:
             if mode == "host":
@@ -94,7 +94,7 @@ def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
                 owner = index.find(mode.removeprefix(_OF_CONTAINER))
                 if kind == "ipc":
                     _check_shareable(owner)
-                return pinned.enter_context(_pinned(owner, kind))
+                return opened.enter_context(pinned(owner, kind))
             if mode not in _MODES[kind]:
                 raise InvalidArgument(f"Invalid {kind.upper()} mode: {mode}")
             return ""
@@ -133,7 +133,8 @@ def _check_shareable(owner: Container) -> None:
 
 
 @contextlib.contextmanager
-def _pinned(owner: Container, kind: str) -> Iterator[str]:
+def pinned(owner: Container, kind: str) -> Iterator[str]:
+    """The path of a live container's namespace, by its name in /proc/<pid>/ns. Raises Conflict."""
     if owner.phase is Phase.RESTARTING:
         raise Conflict(f"Container {owner.id} is restarting, wait until the container is running")
     if not owner.phase.alive:

@@ -29,12 +29,14 @@ from bulkhead.api.ports import (
     InspectedVolume,
     ListedContainer,
     ListedImage,
+    PathStat,
     Processes,
     Progress,
     RegistryAuth,
     RemovedImage,
     SearchResult,
     StdioAddress,
+    Unpack,
 )
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.model.container import ContainerSpec, NetworkEndpoint
@@ -132,6 +134,28 @@ class ManagerContainers:
         answer = await self._stub.top(wire.TopRequest(ref=ref, ps_args=ps_args))
         rows = tuple(tuple(row.items) for row in answer.processes)
         return Processes(titles=tuple(answer.titles), rows=rows)
+
+
+class ManagerArchives:
+    """`ports.Archives`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.ArchivesStub, channel, PEER)
+
+    async def look(self, ref: str, path: str) -> PathStat:
+        return to_model(PathStat, await self._stub.look(wire.ArchivePath(ref=ref, path=path)))
+
+    async def read(self, ref: str, path: str) -> AsyncGenerator[PathStat | bytes]:
+        async for part in self._stub.read(wire.ArchivePath(ref=ref, path=path)):
+            yield part.data if part.stat is None else to_model(PathStat, part.stat)
+
+    async def write(self, where: Unpack, data: AsyncIterator[bytes]) -> None:
+        async def requests() -> AsyncIterator[wire.WriteArchiveRequest]:
+            yield to_message(wire.WriteArchiveRequest, where)
+            async for part in data:
+                yield wire.WriteArchiveRequest(data=part)
+
+        await self._stub.write(requests())
 
 
 class ManagerStatistics:

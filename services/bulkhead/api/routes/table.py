@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bulkhead.api.routes import elsewhere
+from bulkhead.api.routes.archives import ArchiveRoutes
 from bulkhead.api.routes.containers import ContainerRoutes
 from bulkhead.api.routes.diagnostics import DiagnosticRoutes
 from bulkhead.api.routes.events import EventRoutes
@@ -29,6 +30,7 @@ def table(
     images: ImageRoutes,
     registries: RegistryRoutes,
     filesystems: FilesystemRoutes,
+    archives: ArchiveRoutes,
     networks: NetworkRoutes,
     volumes: VolumeRoutes,
     diagnostics: DiagnosticRoutes,
@@ -82,6 +84,9 @@ def table(
             Route("POST", "/commit", filesystems.commit),
             Route("GET", "/containers/{id}/changes", filesystems.changes),
             Route("GET", "/containers/{id}/export", filesystems.export),
+            Route("HEAD", "/containers/{id}/archive", archives.look),
+            Route("GET", "/containers/{id}/archive", archives.read),
+            Route("PUT", "/containers/{id}/archive", archives.write),
             Route("GET", "/networks", networks.index),
             Route("POST", "/networks/create", networks.create),
             Route("POST", "/networks/prune", networks.prune),

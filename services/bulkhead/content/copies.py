@@ -1,0 +1,158 @@
+"""Files of containers copied out and in, each by a process of its own that is confined to that container's files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bulkhead.content import trees
+from bulkhead.content.blocking import Blocking
+from bulkhead.content.container_view import Layers, Place
+from bulkhead.errors import Internal
+
+_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
+_WORKER = "bulkhead.content.copy_worker"
+_PIECE = 1 << 20
+_HEAD = 64 << 10
+_MAGIC = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A path of a container, as its user wrote it; `ref` is what he called the container.
+
+    `keep_kinds` and `owner` are for filling only; see `copy_in.Target`.
+    """
+
+    ref: str
+    path: str
+    layers: Layers
+    places: tuple[Place, ...]
+    read_only: bool = False
+    keep_kinds: bool = False
+    owner: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStat:
+    """What is at a path. `mode` as in stat(2), `mtime` in Unix nanoseconds; where a symlink leads in the end."""
+
+    name: str
+    size: int
+    mode: int
+    mtime: int
+    link_target: str = ""
+
+
+async def look(wanted: Wanted, blocking: Blocking) -> PathStat:
+    """What is there. Raises NotFound with Docker's text, InvalidArgument, Internal, ResourceExhausted."""
+    async with _reading("look", wanted) as source:
+        return _stat(await blocking.run(_line, source))
+
+
+async def read(wanted: Wanted, blocking: Blocking) -> AsyncGenerator[PathStat | bytes, None]:
+    """What is there, then its tar, whose names begin with the path's last part. Raises as `look`."""
+    async with _reading("read", wanted) as source:
+        yield _stat(await blocking.run(_line, source))
+        reading = trees.Reading(source)
+        while piece := await blocking.run(reading.read, _PIECE):
+            yield piece
+
+
+async def fill(wanted: Wanted, archive: AsyncIterator[bytes]) -> None:
+    """Unpack the archive, compressed or not, into the directory that is there.
+
+    Raises NotFound and Forbidden with Docker's texts, InvalidArgument, DataLoss for a damaged archive, Internal,
+    ResourceExhausted: what was unpacked by then stays, as with Docker.
+    """
+    first = await anext(archive, b"")
+    worker = await _start("fill", wanted, magic=first[:_MAGIC], output=DEVNULL)
+    try:
+        assert worker.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            worker.stdin.write(first)
+            async for piece in archive:
+                worker.stdin.write(piece)
+                await worker.stdin.drain()
+            worker.stdin.close()
+        await trees.settle(worker)
+    finally:
+        await trees.end(worker)
+
+
+@contextlib.asynccontextmanager
+async def _reading(want: str, wanted: Wanted) -> AsyncIterator[int]:
+    """The worker's output; what it says went wrong is raised at the end, and before the first line."""
+    receiving, sending = os.pipe()
+    worker: Process | None = None
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(receiving, fcntl.F_SETPIPE_SZ, _PIECE)
+        try:
+            worker = await _start(want, wanted, magic=b"", output=sending)
+        finally:
+            os.close(sending)
+        assert worker.stdin is not None
+        worker.stdin.close()
+        try:
+            yield receiving
+        except EOFError:
+            await trees.settle(worker)
+            raise Internal("cannot copy: the worker said nothing") from None
+        await trees.settle(worker)
+    finally:
+        os.close(receiving)
+        if worker is not None:
+            await trees.end(worker)
+
+
+def _line(source: int) -> bytes:
+    """The first line, which comes in one piece of its own. EOFError when there is none."""
+    held = b""
+    while not held.endswith(b"\n"):
+        byte = os.read(source, 1)
+        if not byte or len(held) > _HEAD:
+            raise EOFError
+        held += byte
+    return held
+
+
+def _stat(line: bytes) -> PathStat:
+    return PathStat(**json.loads(line))
+
+
+async def _start(want: str, wanted: Wanted, *, magic: bytes, output: int) -> Process:
+    told = {
+        **{name: value for name, value in asdict(wanted).items() if name not in ("layers", "places")},
+        "layers": wanted.layers._asdict(),
+        "places": [list(place) for place in wanted.places],
+        "parent": os.getpid(),
+        "want": want,
+        "magic": magic.hex(),
+    }
+    try:
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-s", "-m", _WORKER),
+            stdin=PIPE,
+            stdout=output,
+            stderr=PIPE,
+            cwd="/",
+            env={"PYTHONPATH": _SOURCE_ROOT},
+        )
+    except OSError as error:
+        raise Internal(f"cannot start copy worker: {(error.strerror or '').lower()}") from error
+    document = json.dumps(told).encode()
+    assert worker.stdin is not None
+    with contextlib.suppress(ConnectionError):
+        worker.stdin.write(len(document).to_bytes(4, "big") + document)
+        await worker.stdin.drain()
+    return worker
