@@ -64,10 +64,10 @@ def test_there_and_back(target: Target, box: str, tmp_path: Path) -> None:
 def test_symlinks_are_the_containers_own(target: Target, box: str, tmp_path: Path) -> None:
     links = tmp_path / "links"
     links.mkdir()
-    (links / "out").symlink_to("/../../../../etc")
+    (links / "out").symlink_to("/etc")
     (links / "gone").symlink_to("/nowhere/at/all")
     target.ok("cp", f"{links}/.", f"{box}:/root")
-    assert read(target, f"{box}:/root/out")["out"].linkname == "/../../../../etc"
+    assert read(target, f"{box}:/root/out")["out"].linkname == "/etc"
     assert "out/passwd" in read(target, f"{box}:/root/out/")
     target.ok("cp", "-L", f"{box}:/root/out", f"{tmp_path}/etc")
     assert "root" in (tmp_path / "etc/passwd").read_text()
@@ -102,7 +102,7 @@ def test_what_docker_py_is_told(client: DockerClient, box: str) -> None:
     pieces, stat = container.get_archive("/tmp/f")
     with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
         (info,) = archive.getmembers()
-    assert (info.name, info.size, info.mode, info.uid, info.gid) == ("f", 5, 0o750, 7, 8)
+    assert (info.name, info.size, info.mode & 0o7777, info.uid, info.gid) == ("f", 5, 0o750, 7, 8)
     assert (stat["name"], stat["size"], stat["mode"], stat["linkTarget"]) == ("f", 5, 0o750, "")
     _, stat = container.get_archive("/bin")
     assert stat["mode"] & 1 << 31 and stat["name"] == "bin"
