@@ -11,7 +11,7 @@ from bulkhead.linux import syscall
 
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _IN_ROOT = 0x01, 0x02, 0x04, 0x08, 0x10
 _HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
-_TRIES = 64
+_TRIES = 2000
 
 
 def open_in_root(root: int, path: str, flags: int) -> int:
@@ -55,4 +55,5 @@ def _open(root: int, path: bytes, flags: int, how: int) -> int:
             # EAGAIN: somebody renames on the way; it may be a container that does nothing else.
             if error.errno not in (errno.EINTR, errno.EAGAIN):
                 raise OSError(error.errno, os.strerror(error.errno or 0), os.fsdecode(path)) from None
+            os.sched_yield()
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), os.fsdecode(path))
