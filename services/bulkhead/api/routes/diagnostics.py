@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -17,6 +18,8 @@ from bulkhead.wire.inflight import InFlight
 
 # A manager that does not answer a trivial question within this long is not well.
 HEALTH_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class DiagnosticRoutes:
@@ -39,11 +42,10 @@ class DiagnosticRoutes:
 
     async def metrics(self, call: Call) -> web.StreamResponse:
         """Answered without the manager too: that it is away is the first thing to be told."""
-        try:
-            engine, samples = await asyncio.gather(self._system.info(), self._statistics.snapshot())
-        except BulkheadError:
-            engine, samples = None, ()
-        return web.Response(body=self._metrics.text(engine, samples), headers={**HEADERS, "Content-Type": CONTENT_TYPE})
+        engine, samples = await asyncio.gather(_if_told(self._system.info()), _if_told(self._statistics.snapshot()))
+        return web.Response(
+            body=self._metrics.text(engine, samples or ()), headers={**HEADERS, "Content-Type": CONTENT_TYPE}
+        )
 
     async def operations(self, call: Call) -> web.StreamResponse:
         """Everything that API and manager have begun and not ended, oldest first in each."""
@@ -66,6 +68,13 @@ class DiagnosticRoutes:
             missing = str(error)
         rows = [*(_shown("api", each) for each in own), *(_shown("manager", each) for each in managed)]
         return answers.json({"Operations": rows, "Error": missing})
+
+
+async def _if_told(question: Awaitable[T]) -> T | None:
+    try:
+        return await question
+    except BulkheadError:
+        return None
 
 
 def _shown(service: str, operation: EngineOperation) -> dict[str, Any]:
