@@ -139,6 +139,10 @@ TIME ?= 60
 fuzz: $(DEV_STAMP) ## Fuzz the plan decoder for TIME seconds; new inputs are kept in tests/fuzz/corpus
 	$(PY) -m tests.fuzz.plan $(TIME)
 
+.PHONY: fuzz-api
+fuzz-api: $(DEV_STAMP) ## Fuzz every endpoint of the Engine API for TIME seconds, against an engine of its own
+	$(PY) -m tests.fuzz.api $(TIME)
+
 .PHONY: test-leaks
 test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent
 	$(PY) -m tests.bench.spawn_leaks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.api.test_schemas import SPEC, validate
+from tests.support.api_description import SPEC, validate
 from tests.support.engine import Engine
 
 pytestmark = pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not on this machine")

@@ -197,13 +197,13 @@ def _private_names(base: Path) -> dict[str, str]:
     return {
         "BULKHEAD_RUN": str(base / "run"),
         "BULKHEAD_DATA": str(base / "data"),
-        "BULKHEAD_REGISTRY": f"127.0.0.1:{_free_port()}",
+        "BULKHEAD_REGISTRY": f"127.0.0.1:{free_port()}",
         "BULKHEAD_BRIDGE": f"bh{secrets.token_hex(4)}",
         "BULKHEAD_SUBNET": _free_subnet(),
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -26,12 +26,15 @@ from bulkhead.api.adapters.manager import (
     ManagerVolumes,
 )
 from bulkhead.api.adapters.stdio import ShimStdio
+from bulkhead.api.admission import Admission
 from bulkhead.api.config import ApiConfig
 from bulkhead.api.connection import EngineConnection
 from bulkhead.api.feeds import Feeds
 from bulkhead.api.logs import LogReader
 from bulkhead.api.metrics import Metrics
 from bulkhead.api.middleware import Edge
+from bulkhead.api.relay import Relay
+from bulkhead.api.remote import Remote, open_remote
 from bulkhead.api.routes.archives import ArchiveRoutes
 from bulkhead.api.routes.containers import ContainerRoutes
 from bulkhead.api.routes.diagnostics import DiagnosticRoutes
@@ -107,14 +110,18 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             networks=NetworkRoutes(ManagerNetworks(manager)),
             volumes=VolumeRoutes(volumes),
         )
-        await stack.enter_async_context(_listening(instance, config, Edge(routes, metrics, in_flight)))
+        remote = open_remote(config)
+        names = (*config.hosts, *(remote.names if remote is not None else ()))
+        local = _server(Edge(routes, Admission(), metrics, in_flight))
+        await stack.enter_async_context(_listening(instance, config, local))
+        if remote is not None:
+            far = _server(Edge(routes, Admission(names, remote=True), metrics, in_flight))
+            await stack.enter_async_context(_listening_remotely(remote, far))
         yield
 
 
-@asynccontextmanager
-async def _listening(instance: Instance, config: ApiConfig, edge: Edge) -> AsyncIterator[None]:
-    path: Path = instance.docker_socket
-    engine = EngineServer(
+def _server(edge: Edge) -> EngineServer:
+    return EngineServer(
         edge,
         handler_cancellation=True,
         auto_decompress=False,
@@ -122,15 +129,37 @@ async def _listening(instance: Instance, config: ApiConfig, edge: Edge) -> Async
         max_line_size=LONGEST_LINE,
         max_field_size=LONGEST_LINE,
     )
-    sock = listener.bind(path, config.group)
+
+
+@asynccontextmanager
+async def _listening(instance: Instance, config: ApiConfig, engine: EngineServer) -> AsyncIterator[None]:
+    path: Path = instance.docker_socket
+    given = listener.inherited()
+    sock = listener.bind(path, config.group) if given is None else given
     server = await asyncio.get_running_loop().create_unix_server(engine, sock=sock)
     try:
         yield
     finally:
         server.close()
-        listener.remove(path)
-        engine.drop_endless()
-        await engine.shutdown(DRAIN_SECONDS)
+        if given is None:
+            listener.remove(path)
+        await _ended(engine)
+
+
+@asynccontextmanager
+async def _listening_remotely(remote: Remote, engine: EngineServer) -> AsyncIterator[None]:
+    relay = Relay(remote.context, engine)
+    server = await asyncio.get_running_loop().create_server(relay, sock=remote.sock)
+    try:
+        yield
+    finally:
+        server.close()
+        await _ended(engine)
+
+
+async def _ended(engine: EngineServer) -> None:
+    engine.drop_endless()
+    await engine.shutdown(DRAIN_SECONDS)
 
 
 class EngineServer(web.Server):

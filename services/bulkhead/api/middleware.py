@@ -1,7 +1,7 @@
 """What happens to every request: its route, its API version, its id; every error becomes Docker's answer.
 
-Requests come over the Unix socket only, whose mode is the access check. (A TCP listener, when there is one,
-must check Host and Origin before anything here runs.)
+Who may connect is the listener's business (the socket's mode, certificates); where a request comes from is asked
+here first of all, see `admission`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from aiohttp import web
 
 from bulkhead import telemetry
 from bulkhead.api import versions
+from bulkhead.api.admission import Admission
 from bulkhead.api.call import Call
 from bulkhead.api.errors import body_of, status_of
 from bulkhead.api.metrics import Metrics
 from bulkhead.api.routing import Found, Handler, Table
 from bulkhead.api.versions import HEADERS, NEWEST, OLDEST, Version
-from bulkhead.errors import BulkheadError, InvalidArgument
+from bulkhead.errors import BulkheadError, Forbidden, InvalidArgument
 from bulkhead.wire.inflight import InFlight
 
 log = structlog.get_logger()
@@ -30,8 +31,9 @@ _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 class Edge:
     """aiohttp's handler: called with each request of each connection."""
 
-    def __init__(self, table: Table, metrics: Metrics, in_flight: InFlight) -> None:
+    def __init__(self, table: Table, admission: Admission, metrics: Metrics, in_flight: InFlight) -> None:
         self._table = table
+        self._admission = admission
         self._metrics = metrics
         self._in_flight = in_flight
 
@@ -59,6 +61,10 @@ class Edge:
         return response
 
     async def _answer(self, request: web.BaseRequest, found: Found | None, told: str | None) -> web.StreamResponse:
+        try:
+            self._admission.check(request)
+        except Forbidden as error:
+            return failure(error)
         if request.method == "OPTIONS":
             return web.Response(headers=HEADERS)
         if not _is_text(request):

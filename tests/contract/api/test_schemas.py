@@ -5,7 +5,6 @@ The description is no part of the project: where it is absent the tests are skip
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -15,48 +14,12 @@ from typing import Any
 import pytest
 
 from tests.integration.api.conftest import Fake
+from tests.support.api_description import SPEC, validate
 from tests.support.fake_engine import fake_engine
 
-SPEC = Path("/work/shared/specs/engine-api-v1.51.yaml")
-yaml = pytest.importorskip("yaml")
-jsonschema = pytest.importorskip("jsonschema")
+pytest.importorskip("yaml")
+pytest.importorskip("jsonschema")
 pytestmark = pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not on this machine")
-
-# dockerd sends null here, though the description says integer.
-NULL_IN_DOCKER = frozenset(("HostConfig.MemorySwappiness", "ExitCode"))
-
-
-@functools.cache
-def specification() -> Any:
-    return _nullable(yaml.safe_load(SPEC.read_text(encoding="utf-8")))
-
-
-def _nullable(node: Any) -> Any:
-    """Swagger's `x-nullable` in JSON schema's words. Go's clients take null for any list or object too."""
-    if isinstance(node, list):
-        return [_nullable(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    made = {key: _nullable(value) for key, value in node.items()}
-    if isinstance(made.get("type"), str) and (made.get("x-nullable") or made["type"] in ("array", "object")):
-        made["type"] = [made["type"], "null"]
-        if isinstance(made.get("enum"), list):
-            made["enum"] = [*made["enum"], None]
-    return made
-
-
-def schema_of(method: str, path: str, status: int) -> Any:
-    return specification()["paths"][path][method.lower()]["responses"][status]["schema"]
-
-
-def validate(value: Any, method: str, path: str, status: int = 200) -> None:
-    schema = {**schema_of(method, path, status), "definitions": specification()["definitions"]}
-    errors = [
-        f"{path}: {error.message}"
-        for error in jsonschema.Draft4Validator(schema).iter_errors(value)
-        if (path := ".".join(map(str, error.absolute_path))) not in NULL_IN_DOCKER or error.instance is not None
-    ]
-    assert not errors, "\n".join(errors)
 
 
 @pytest.fixture
