@@ -47,7 +47,12 @@ def validate(value: Any, method: str, path: str, status: int = 200) -> None:
     errors = [
         f"{path}: {error.message}"
         for error in jsonschema.Draft4Validator(schema).iter_errors(value)
-        if (path := ".".join(map(str, error.absolute_path))) not in NULL_IN_DOCKER or error.instance is not None
+        # The description requires what it does not describe.
+        if (
+            "'UnpackedSize' is a required" not in error.message
+            and (path := ".".join(map(str, error.absolute_path))) not in NULL_IN_DOCKER
+        )
+        or error.instance is not None
     ]
     assert not errors, "\n".join(errors)
 

@@ -58,11 +58,15 @@ class Archives:
     async def load(self, stream: AsyncIterator[bytes], feed: Feed, *, quiet: bool, platform: str = "") -> None:
         """Add every image of a tar, or those for `platform` alone.
 
-        Raises InvalidArgument, DataLoss, ResourceExhausted, NotFound when nothing is for the platform.
+        Raises InvalidArgument, for a damaged one too, ResourceExhausted, NotFound when nothing is for the platform.
         """
         with self._leases.unsettled():
             wanted = parse_platform(platform) if platform else None
-            loaded = await read_archive(stream, self._store, platform=wanted)
+            try:
+                loaded = await read_archive(stream, self._store, platform=wanted)
+            except DataLoss as error:
+                # What is damaged is the client's archive, not anything of ours.
+                raise InvalidArgument(str(error)) from error
             try:
                 with self._leases.lease() as lease:
                     for image in loaded:
