@@ -15,7 +15,6 @@ import enum
 import fcntl
 import json
 import os
-import re
 import select
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,8 +23,8 @@ from typing import Any
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.linux import atomicfile, pidfd
 from bulkhead.linux.cgroups import Cgroup
+from bulkhead.runtime.names import is_container_id
 
-_ID = re.compile(r"[A-Za-z0-9_+.-]+")
 _LIMIT = 64 << 20
 _STAGE = "/memfd:bulkhead-nsinit "  # as /proc/<pid>/exe calls what nsexec/csrc/spawn.c starts
 
@@ -108,7 +107,7 @@ class Container:
         """InvalidArgument for what is no id, and could lead out of the root."""
         if not container_id:
             raise InvalidArgument("container id cannot be empty")
-        if not _ID.fullmatch(container_id) or container_id in (".", ".."):
+        if not is_container_id(container_id):
             raise InvalidArgument("invalid container ID format")
         self.id = container_id
         self.directory = f"{root}/{container_id}"
@@ -223,7 +222,7 @@ def container_ids(root: str) -> list[str]:
     """Every id with a directory, sorted."""
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir())
+            return sorted(entry.name for entry in entries if is_container_id(entry.name) and entry.is_dir())
     except FileNotFoundError:
         return []
 

@@ -16,13 +16,12 @@ from typing import Any
 from bulkhead.errors import InvalidArgument
 from bulkhead.linux import idmap, lsm, mounts, namespaces, overlay
 from bulkhead.runtime import hooks, tuning
+from bulkhead.runtime.names import is_container_id, is_version
 from bulkhead.runtime.rootfs import OverlayRootfs
 from bulkhead.runtime.translate import RLIMITS
 
 Config = Mapping[str, Any]
 
-_ID = re.compile(r"[A-Za-z0-9_+.-]+")
-_VERSION = re.compile(r"1\.\d+\.\d+([-+].*)?")
 _INTERFACE = re.compile(r"(?!\.\.?$)[^/:\s\0]{1,15}")
 _MAX_ID = 0xFFFFFFFE  # -1 means "unchanged" to the kernel
 
@@ -40,7 +39,7 @@ _IPC_SYSCTLS = frozenset(
 
 def container(container_id: str, config: Config, rootfs: OverlayRootfs | None) -> None:
     """The whole config of a new container, and its root file system."""
-    if not _ID.fullmatch(container_id) or container_id in (".", ".."):
+    if not is_container_id(container_id):
         raise InvalidArgument(f"cannot create the container: invalid id {container_id!r}")
     _version(config)
     process(_mapping(config, "process", "config", required=True))
@@ -91,7 +90,7 @@ _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambien
 
 def _version(config: Config) -> None:
     version = config.get("ociVersion")
-    _check(isinstance(version, str) and _VERSION.fullmatch(version) is not None, f"ociVersion {version!r} is not 1.x.y")
+    _check(isinstance(version, str) and is_version(version), f"ociVersion {version!r} is not 1.x.y")
 
 
 def _labels(process: Config) -> None:

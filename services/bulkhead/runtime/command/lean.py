@@ -3,8 +3,8 @@
 A container that lives for milliseconds waits for its runtime's imports longer than for the kernel. Half of
 them is `dataclasses`, which compiles source text for every class and brings the parser for it; then `socket`,
 which turns a thousand constants into enumerations; and some that few verbs ever use. This process, and only
-it, gets a `dataclasses` that does by closures what our classes ask of it, the C module under `socket`, and
-modules that load themselves when something is asked of them. Tests import the real ones.
+it, gets a `dataclasses` that does by closures what our classes ask of it, the C modules under `socket` and `json`,
+and modules that load themselves when something is asked of them. Tests import the real ones.
 """
 
 from __future__ import annotations
@@ -27,18 +27,108 @@ def lighten() -> None:
         sys.modules["dataclasses"] = _dataclasses()
     for name in _LATER:
         sys.modules.setdefault(name, _Later(name))
+    sys.modules.setdefault("json", _json_module())
+    sys.modules.setdefault("re", _Later("re", compile=_Pattern))
+    sys.modules.setdefault("typing", _Later("typing", Any=object, IO=object))
+    sys.modules.setdefault("urllib.parse", _url_module())
 
 
 class _Later(ModuleType):
-    """Becomes the module of its name when it is first used."""
+    """Becomes the module of its name when it is first used for more than what it has been `given`."""
+
+    def __init__(self, name: str, **given: Any) -> None:
+        super().__init__(name)
+        self.__dict__.update(given)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        del sys.modules[self.__name__]
-        module = __import__(self.__name__)
+        return getattr(self.load(), name)
+
+    def load(self) -> Any:
+        """The real one, in our place from now on."""
+        name = self.__name__
+        if sys.modules.get(name) is self:
+            del sys.modules[name]
+            __import__(name)
+        module = sys.modules[name]
         self.__dict__.update(module.__dict__)
-        return getattr(module, name)
+        return module
+
+
+class _Pattern:
+    """A regular expression that is compiled when it is first matched."""
+
+    def __init__(self, *given: Any) -> None:
+        self._given = given
+
+    def __getattr__(self, name: str) -> Any:
+        import re
+
+        # The module may be the one that waits: its own `compile` is this class.
+        real: Any = re.load() if isinstance(re, _Later) else re
+        return getattr(real.compile(*self._given), name)
+
+
+def _url_module() -> ModuleType:
+    """pathlib takes one function from it by name."""
+    later = _Later("urllib.parse")
+    later.__dict__["quote_from_bytes"] = lambda *given: later.load().quote_from_bytes(*given)
+    return later
+
+
+# ---- json ----
+
+
+class _Rules:
+    """How the C scanner reads: as json.loads does without options."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+def _json_module() -> ModuleType:
+    """Its two functions; what they cannot do, and every error, is the real one's affair."""
+    import _json
+
+    later = _Later("json")
+    scan: Any = _json.make_scanner(_Rules)  # type: ignore[arg-type]
+
+    def loads(content: str | bytes) -> Any:
+        text, value, end = "", None, -1
+        try:
+            text = (content.decode() if isinstance(content, bytes) else content).strip(" \t\n\r")
+            value, end = scan(text, 0)
+        except Exception:  # whichever: the real one says it properly
+            return later.load().loads(content)
+        return value if end == len(text) else later.load().loads(content)
+
+    def dumps(
+        value: Any,
+        *,
+        ensure_ascii: bool = True,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+        indent: Any = None,
+    ) -> str:
+        if indent is not None:
+            text: str = later.load().dumps(value, separators=separators, indent=indent)
+            return text
+        item, key = separators or (", ", ": ")
+        string: Any = _json.encode_basestring_ascii if ensure_ascii else _json.encode_basestring
+        encode: Any = _json.make_encoder({}, _no_json, string, None, key, item, sort_keys, False, True)
+        return "".join(encode(value, 0))
+
+    later.__dict__.update(loads=loads, dumps=dumps)
+    return later
+
+
+def _no_json(value: object) -> object:
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 # ---- socket ----

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from bulkhead import __version__
@@ -124,7 +126,7 @@ def described() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(namespaces.FLAGS),
             "capabilities": list(caps.ALL),
-            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": _has_systemd(), "systemdUser": _has_systemd(), "rdma": True},
             "seccomp": _seccomp(),
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
@@ -133,6 +135,11 @@ def described() -> dict[str, Any]:
         },
         "annotations": {"org.bulkhead.version": __version__, "org.opencontainers.runc.checkpoint.enabled": "false"},
     }
+
+
+def _has_systemd() -> bool:
+    """Whether it runs here (sd_booted(3)), and what speaks to it is installed."""
+    return Path("/run/systemd/system").is_dir() and importlib.util.find_spec("jeepney") is not None
 
 
 def _mount_options() -> list[str]:

@@ -67,3 +67,41 @@ def test_run_as_an_ordinary_user(home: Path) -> None:
     assert said.stdout.split() == ["0", "0", str(USER), "1"]
     assert (home / "run" / "bulkhead-runtime").exists()
     assert command(home, "list", "-q").stdout == ""
+
+
+@pytest.fixture
+def many_ids() -> Iterator[tuple[int, int]]:
+    """A range of host ids that belongs to the user, for as long as the test runs: (first, count)."""
+    if os.geteuid() != 0 or not (shutil.which("newuidmap") and shutil.which("newgidmap")):
+        pytest.skip("needs root, and the package uidmap")
+    first, count = 900_000, 1000
+    line = f"{USER}:{first}:{count}\n"
+    files = (Path("/etc/subuid"), Path("/etc/subgid"))
+    for file in files:
+        with file.open("a") as out:
+            out.write(line)
+    yield first, count
+    for file in files:
+        file.write_text(file.read_text().replace(line, ""))
+
+
+def test_run_as_an_ordinary_user_with_many_ids(home: Path, many_ids: tuple[int, int]) -> None:
+    probe = command(home, "spec", "--rootless")
+    if "PermissionError" in probe.stderr or "ModuleNotFoundError" in probe.stderr:
+        pytest.skip("the source is not readable for ordinary users here")
+    first, count = many_ids
+    file = home / "config.json"
+    config = json.loads(file.read_text())
+    maps = [
+        {"containerID": 0, "hostID": USER, "size": 1},
+        {"containerID": 1, "hostID": first, "size": count},
+    ]
+    config["linux"] |= {"uidMappings": maps, "gidMappings": maps}
+    config["process"]["user"] = {"uid": 7, "gid": 8, "additionalGids": [9]}
+    file.write_text(json.dumps(config))
+    configured(home, "sh", "-c", "id -u; id -g; id -G; cat /proc/self/uid_map")
+    said = command(home, "run", "box")
+    assert (said.returncode, said.stderr) == (0, "")
+    uid, gid, groups, *lines = said.stdout.splitlines()
+    assert (uid, gid, groups) == ("7", "8", "8 9")
+    assert [line.split() for line in lines] == [["0", str(USER), "1"], ["1", str(first), str(count)]]
