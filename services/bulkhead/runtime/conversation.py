@@ -136,7 +136,8 @@ class Conversation:
 
     def _unanswered(self, report: Report, error: OSError) -> LaunchFailed:
         step = {ReportKind.USER: "user-namespace", ReportKind.TIME: "time-namespace"}.get(report.kind, report.step)
-        detail = str(error.filename or error.strerror or "")
+        told_by_program = error.filename and "/" not in str(error.filename)  # newuidmap: its words are the reason
+        detail = str((error.strerror if told_by_program else error.filename) or error.strerror or "")
         failure = Report(kind=ReportKind.ERROR, step=step, errno=error.errno or errno.EIO, detail=detail)
         failed = launch_failed(failure, self._occasion)
         failed.add_note(str(error))
