@@ -6,8 +6,8 @@ await manager.start(StartContainerRequest(ref="web"))
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,6 +22,8 @@ from bulkhead.wire.status import error_of
 # For calls that name no time of their own: longer than any deadline of the one who is called, shorter than for ever.
 CALL_SECONDS = 900.0
 
+# A stub's stream is closed where it is left: left to the collector, the peer would go on sending to nobody.
+Messages = AsyncGenerator[Any, None]
 Stub = TypeVar("Stub", bound=ServiceStub)
 _GONE = (OSError, StreamTerminatedError, ProtocolError)
 
@@ -60,8 +62,10 @@ class _Translating(ServiceStub):
 
     async def _unary_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
         with translated(self.peer):
-            async for message in super()._unary_stream(*args, metadata=self._metadata(metadata), **kwargs):
-                yield message
+            answers = cast(Messages, super()._unary_stream(*args, metadata=self._metadata(metadata), **kwargs))
+            async with aclosing(answers):
+                async for message in answers:
+                    yield message
 
     async def _stream_unary(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
         with translated(self.peer):
@@ -69,8 +73,10 @@ class _Translating(ServiceStub):
 
     async def _stream_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
         with translated(self.peer):
-            async for message in super()._stream_stream(*args, metadata=self._metadata(metadata), **kwargs):
-                yield message
+            answers = cast(Messages, super()._stream_stream(*args, metadata=self._metadata(metadata), **kwargs))
+            async with aclosing(answers):
+                async for message in answers:
+                    yield message
 
 
 def channel(path: Path) -> Channel:

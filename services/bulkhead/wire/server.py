@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,18 +40,30 @@ class Servicer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Guarded:
-    """A servicer whose every method maps our errors to gRPC's."""
+    """A servicer whose every method maps our errors to gRPC's, and whose streams end with their callers."""
 
     inner: Servicer
     in_flight: InFlight
 
     def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
+        # The generated base leaves a stream that is broken off to the garbage collector, and grpclib keeps the
+        # cancelled call, with its frames, until ten others have come: so long the work would go on for nobody.
+        object.__setattr__(self.inner, "_call_rpc_handler_server_stream", _answer_in_parts)  # some are frozen
         return {
             route: grpclib.const.Handler(
                 _guard(route, entry.func, self.in_flight), entry.cardinality, entry.request_type, entry.reply_type
             )
             for route, entry in self.inner.__mapping__().items()
         }
+
+
+async def _answer_in_parts(
+    method: Callable[[Any], AsyncGenerator[Any, None]], stream: Stream[Any, Any], request: Any
+) -> None:
+    """Send what a method yields; it is closed when this returns or raises."""
+    async with contextlib.aclosing(method(request)) as answers:
+        async for answer in answers:
+            await stream.send_message(answer)
 
 
 def _guard(route: str, handle: Handler, in_flight: InFlight) -> Handler:

@@ -6,7 +6,9 @@ channel works again when it is back.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import cast
 
 from grpclib.client import Channel
 
@@ -279,8 +281,10 @@ class ManagerFilesystems:
         self._stub = stub(wire.FilesystemsStub, channel, PEER)
 
     async def export(self, ref: str) -> AsyncGenerator[bytes]:
-        async for part in self._stub.export(wire.ExportRequest(ref=ref)):
-            yield part.data
+        parts = cast(AsyncGenerator[wire.ExportResponse], self._stub.export(wire.ExportRequest(ref=ref)))
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                yield part.data
 
     async def changes(self, ref: str) -> AsyncGenerator[Sequence[tuple[str, bytes]]]:
         async for part in self._stub.changes(wire.ChangesRequest(ref=ref)):
