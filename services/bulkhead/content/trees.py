@@ -16,7 +16,8 @@ from pathlib import Path
 from bulkhead import errors
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.upper import Changed, Kind
-from bulkhead.errors import BulkheadError, Internal
+from bulkhead.content.worker import end, error_told
+from bulkhead.errors import Internal
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "bulkhead.content.tree_worker"
@@ -120,27 +121,5 @@ async def settle(worker: Process) -> None:
         case ["r"]:
             return
         case ["e", kind, message]:
-            raise _error(kind, bytes.fromhex(message).decode())
+            raise error_told(kind, bytes.fromhex(message).decode())
     raise Internal("cannot read tree: the worker died")
-
-
-async def end(worker: Process) -> None:
-    """The worker is gone when this returns, also when its caller was cancelled."""
-    if worker.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            worker.kill()
-    waiting = asyncio.ensure_future(worker.wait())
-    while not waiting.done():
-        try:
-            await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            if waiting.cancelled():
-                raise
-            continue
-
-
-def _error(name: str, message: str) -> BulkheadError:
-    kind = getattr(errors, name, Internal)
-    if not (isinstance(kind, type) and issubclass(kind, BulkheadError)):
-        kind = Internal
-    return kind(message)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bulkhead import errors
 from bulkhead.content import media_types
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.inflate import WHOLE, Limits
-from bulkhead.errors import BulkheadError, Internal, InvalidArgument
+from bulkhead.content.worker import end, error_told
+from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.model.digest import Digest
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -68,7 +68,7 @@ async def unpack_layer(
     try:
         return await _listen(worker, progress)
     finally:
-        await _end(worker)
+        await end(worker)
 
 
 def sync_file_system(path: Path) -> None:
@@ -109,7 +109,7 @@ async def _follow(blob: Arriving, arguments: list[str], progress: Callable[[int]
         finally:
             for task in (feeding, listening):
                 task.cancel()
-            await _end(worker)
+            await end(worker)
             await asyncio.wait([feeding, listening])
 
 
@@ -186,27 +186,5 @@ async def _listen(worker: Process, progress: Callable[[int], None] | None) -> Un
                     size=int(size), entries=int(entries), diff_id=Digest.parse(diff_id), implied=tuple(implied)
                 )
             case ["e", kind, message]:
-                raise _error(kind, bytes.fromhex(message).decode())
+                raise error_told(kind, bytes.fromhex(message).decode())
     raise Internal("cannot unpack layer: the worker died")
-
-
-async def _end(worker: Process) -> None:
-    """The worker is gone when this returns, also when its caller was cancelled."""
-    if worker.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            worker.kill()
-    waiting = asyncio.ensure_future(worker.wait())
-    while not waiting.done():
-        try:
-            await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            if waiting.cancelled():
-                raise
-            continue
-
-
-def _error(name: str, message: str) -> BulkheadError:
-    kind = getattr(errors, name, Internal)
-    if not (isinstance(kind, type) and issubclass(kind, BulkheadError)):
-        kind = Internal
-    return kind(message)

@@ -15,18 +15,18 @@ from bulkhead.content.archive import LoadedImage, SavedImage, read_archive, writ
 from bulkhead.content.manifests import MAX_CONFIG, MAX_MANIFEST, Manifest, decode_object, parse_manifest
 from bulkhead.content.platforms import parse_platform
 from bulkhead.content.store import BlobStore
-from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument, NotFound, Unavailable
+from bulkhead.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from bulkhead.manager.images.catalogue import Change, Tag, bound_name
 from bulkhead.manager.images.collector import Collector
-from bulkhead.manager.images.filters import created
 from bulkhead.manager.images.leases import Kind, Lease, Leases
 from bulkhead.manager.images.ledger import Ledger
+from bulkhead.manager.images.making import record_of
 from bulkhead.manager.images.ports import Publish, Unpacked
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.manager.images.unpacking import LayerPlan, Unpacker, plan_layers
 from bulkhead.model.digest import Digest
-from bulkhead.model.image import ImageConfig, image_config
+from bulkhead.model.image import image_config
 from bulkhead.model.reference import Reference, parse_reference
 
 # Pieces (of up to a MiB) of a saved archive that wait for a slow client.
@@ -107,7 +107,7 @@ class Archives:
         if missing:
             raise Unavailable(f"cannot load image: blob {missing[0]} was collected meanwhile, load it again")
         layers = [await self._load_layer(layer, feed, quiet=quiet) for layer in plan]
-        await self._record(_record_of(image.manifest, config, body, layers), image.names, feed)
+        await self._record(record_of(image.manifest, config, body, layers), image.names, feed)
 
     async def _load_layer(self, layer: LayerPlan, feed: Feed, *, quiet: bool) -> Layer:
         if quiet:
@@ -178,24 +178,11 @@ class Archives:
     async def _write(self, pieces: asyncio.Queue[bytes | None], saved: Sequence[SavedImage]) -> None:
         try:
             await write_archive(pieces.put, self._store, saved)
-        except BulkheadError:
-            await pieces.put(None)
+        except Exception:
+            await pieces.put(None)  # whatever it was, somebody waits for the next piece
             raise
         await pieces.put(None)
 
 
 def _blobs_of(manifest: Manifest) -> list[Digest]:
     return [manifest.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)]
-
-
-def _record_of(manifest: Manifest, config: ImageConfig, body: bytes, layers: Sequence[Layer]) -> ImageRecord:
-    return ImageRecord(
-        id=manifest.config.digest,
-        config=config,
-        config_json=body,
-        manifest=manifest.digest,
-        manifest_media_type=manifest.media_type,
-        manifest_size=manifest.size,
-        layers=tuple(layers),
-        created_at=created(config.created),
-    )

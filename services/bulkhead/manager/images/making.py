@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,7 +134,7 @@ class Maker:
             await self._publish("image", "tag", str(image.id), attributes)
 
 
-def record_of(manifest: Manifest, config: ImageConfig, body: bytes, layers: list[UnpackedLayer]) -> ImageRecord:
+def record_of(manifest: Manifest, config: ImageConfig, body: bytes, layers: Sequence[UnpackedLayer]) -> ImageRecord:
     """The record of an image whose layers are all unpacked; `body` is its config as it is stored."""
     return ImageRecord(
         id=manifest.config.digest,
