@@ -16,6 +16,7 @@ from pathlib import Path
 from bulkhead.content import trees
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.container_view import Layers, Place
+from bulkhead.content.worker import end
 from bulkhead.errors import Internal
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -85,7 +86,7 @@ async def fill(wanted: Wanted, archive: AsyncIterator[bytes]) -> None:
             worker.stdin.close()
         await trees.settle(worker)
     finally:
-        await trees.end(worker)
+        await end(worker)
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +112,7 @@ async def _reading(want: str, wanted: Wanted) -> AsyncIterator[int]:
     finally:
         os.close(receiving)
         if worker is not None:
-            await trees.end(worker)
+            await end(worker)
 
 
 def _line(source: int) -> bytes:
