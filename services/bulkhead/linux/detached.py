@@ -25,12 +25,21 @@ def view(layers: Sequence[str]) -> int:
     An overlay's upper directory may be among them, also while a container writes to it: what is looked up is what
     is there at that moment.
     """
-    mounted = _clone(layers[0]) if len(layers) == 1 else overlay.detached(layers, attributes=_LOCKED)
+    mounted = tree(layers)
     try:
         # What these calls give is an O_PATH descriptor; the mount lives as long as anything in it is open.
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mounted)
     finally:
         os.close(mounted)
+
+
+def tree(layers: Sequence[str]) -> int:
+    """The same as a descriptor (O_PATH) to resolve paths from; also those with `..` in them.
+
+    Once it is closed the mount belongs to no namespace, and each step through it touches the lock of all mounts: to
+    openat2(2) that looks as if somebody were mounting all the time.
+    """
+    return _clone(layers[0]) if len(layers) == 1 else overlay.detached(layers, attributes=_LOCKED)
 
 
 def _clone(path: str) -> int:

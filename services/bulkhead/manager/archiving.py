@@ -160,7 +160,7 @@ def _owner(container: Container, dirs: Dirs) -> tuple[int, int] | None:
     """The container's user by its own files, None for one without. Blocking."""
     if not container.spec.user:
         return None
-    view = detached.view((dirs.upper, *dirs.lower))
+    view = detached.tree((dirs.upper, *dirs.lower))
     try:
         found = accounts.resolve(
             container.spec.user, (), lambda path: resolve.read_regular(view, path, _LARGEST_ACCOUNTS)

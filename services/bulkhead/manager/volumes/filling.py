@@ -66,7 +66,7 @@ def _copy_into(source: int, directory: Path) -> None:
 
 
 def _open(lower: Sequence[str], target: str) -> int | None:
-    view = detached.view(lower)
+    view = detached.tree(lower)
     try:
         return resolve.open_in_root(view, target, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
