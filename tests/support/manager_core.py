@@ -121,6 +121,7 @@ async def running_core(world: World, *, recover: bool = True) -> AsyncIterator[R
                 boot_id=world.boot_id,
                 sweep_groups=world.swept.append,
                 figures=lambda each, _: Sample(id=each.id, name=each.name, at=time.time_ns()),
+                limit=lambda _, __: None,
             )
             core = assemble(world.instance, ManagerConfig(), ports, actors)
             if recover:

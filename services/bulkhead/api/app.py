@@ -23,6 +23,7 @@ from bulkhead.api.adapters.manager import (
     ManagerRegistries,
     ManagerStatistics,
     ManagerSystem,
+    ManagerUpdates,
     ManagerVolumes,
 )
 from bulkhead.api.adapters.stdio import ShimStdio
@@ -48,6 +49,7 @@ from bulkhead.api.routes.statistics import StatisticsRoutes
 from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.table import table
+from bulkhead.api.routes.updates import UpdateRoutes
 from bulkhead.api.routes.volumes import VolumeRoutes
 from bulkhead.api.waiting import Waits
 from bulkhead.model.instance import Instance
@@ -106,6 +108,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),
             filesystems=FilesystemRoutes(filesystems),
+            updates=UpdateRoutes(ManagerUpdates(manager), host),
             archives=ArchiveRoutes(ManagerArchives(manager)),
             networks=NetworkRoutes(ManagerNetworks(manager)),
             volumes=VolumeRoutes(volumes),

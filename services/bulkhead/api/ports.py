@@ -12,7 +12,7 @@ from typing import Protocol
 
 from bulkhead.api.call import Filters
 from bulkhead.api.connection import End
-from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint
+from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint, Resources, RestartPolicy
 from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.network import AddressBlock, NetworkRecord
@@ -201,6 +201,21 @@ class Unpack:
     path: str
     keep_kinds: bool = False
     as_user: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Changes of a container; see updates.proto for what a default means."""
+
+    ref: str
+    resources: Resources
+    restart_policy: RestartPolicy | None = None
+    engine_host_config: bytes = b""
+
+
+class Updates(Protocol):
+    async def update(self, wanted: Update) -> None:
+        """Raises NotFound, Conflict, InvalidArgument, Internal with Docker's texts."""
 
 
 class Archives(Protocol):

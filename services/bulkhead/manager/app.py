@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from bulkhead.content.blocking import Blocking
 from bulkhead.linux import process
-from bulkhead.linux.cgroups import hierarchies
+from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.manager import runtimes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.adapters.database import Database
@@ -35,6 +35,7 @@ from bulkhead.manager.servicers.filesystems import FilesystemsServicer
 from bulkhead.manager.servicers.networks import NetworksServicer
 from bulkhead.manager.servicers.statistics import StatisticsServicer
 from bulkhead.manager.servicers.system import EngineFacts, SystemServicer
+from bulkhead.manager.servicers.updates import UpdatesServicer
 from bulkhead.manager.servicers.volumes import VolumesServicer
 from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
@@ -106,6 +107,7 @@ async def _ports(
         boot_id=process.boot_id(),
         sweep_groups=lambda alive: sweep_groups(instance.label, alive),
         figures=read_figures,
+        limit=lambda group, limits: Cgroup(group).update(limits),
     )
 
 
@@ -155,6 +157,7 @@ async def _servicers(
         NetworksServicer(core.networks),
         VolumesServicer(core.volumes, core.volume_pruning),
         StatisticsServicer(core.sampler),
+        UpdatesServicer(core.updating),
         images.servicer,
         images.registries,
         images.upkeep,

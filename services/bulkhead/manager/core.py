@@ -31,6 +31,7 @@ from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.sampling import Sampler
 from bulkhead.manager.starting import Starting
 from bulkhead.manager.stopping import Stopping
+from bulkhead.manager.updating import Limit, Updating
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.volumes.mounting import Mounting
 from bulkhead.manager.volumes.places import Places
@@ -56,6 +57,7 @@ class Ports:
     sweep_groups: Callable[[frozenset[str]], None]
     # What a live container uses, whose cgroup is named.
     figures: Callable[[Container, str], Sample]
+    limit: Limit
     runtimes: Runtimes = field(default_factory=Runtimes)
 
 
@@ -68,6 +70,7 @@ class Core:
     queries: Queries
     pruning: Pruning
     sampler: Sampler
+    updating: Updating
     networking: Networking
     networks: Networks
     volumes: Volumes
@@ -160,6 +163,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
         pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
         sampler=Sampler(index=index, actors=actors, read=lambda each: ports.figures(each, bundles.cgroups_path(each))),
+        updating=Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit),
         networking=networking,
         networks=Networks(records=records, networking=networking, bundles=bundles, actors=actors, resolving=resolving),
         volumes=volumes,

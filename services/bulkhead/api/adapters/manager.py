@@ -39,6 +39,7 @@ from bulkhead.api.ports import (
     SearchResult,
     StdioAddress,
     Unpack,
+    Update,
 )
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.model.container import ContainerSpec, NetworkEndpoint
@@ -158,6 +159,16 @@ class ManagerArchives:
                 yield wire.WriteArchiveRequest(data=part)
 
         await self._stub.write(requests())
+
+
+class ManagerUpdates:
+    """`ports.Updates`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = stub(wire.UpdatesStub, channel, PEER)
+
+    async def update(self, wanted: Update) -> None:
+        await self._stub.update(to_message(wire.UpdateContainerRequest, wanted))
 
 
 class ManagerStatistics:

@@ -15,6 +15,7 @@ from bulkhead.api.routes.registries import RegistryRoutes
 from bulkhead.api.routes.statistics import StatisticsRoutes
 from bulkhead.api.routes.streams import StreamRoutes
 from bulkhead.api.routes.system import SystemRoutes
+from bulkhead.api.routes.updates import UpdateRoutes
 from bulkhead.api.routes.volumes import VolumeRoutes
 from bulkhead.api.routing import Route, Table
 
@@ -30,6 +31,7 @@ def table(
     images: ImageRoutes,
     registries: RegistryRoutes,
     filesystems: FilesystemRoutes,
+    updates: UpdateRoutes,
     archives: ArchiveRoutes,
     networks: NetworkRoutes,
     volumes: VolumeRoutes,
@@ -62,6 +64,7 @@ def table(
             Route("POST", "/containers/{id}/pause", containers.pause),
             Route("POST", "/containers/{id}/unpause", containers.unpause),
             Route("POST", "/containers/{id}/rename", containers.rename),
+            Route("POST", "/containers/{id}/update", updates.update),
             Route("POST", "/containers/{id}/resize", containers.resize),
             Route("DELETE", "/containers/{id:path}", containers.remove),
             Route("POST", "/containers/{id}/exec", execs.create),

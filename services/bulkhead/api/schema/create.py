@@ -99,11 +99,11 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
     return ContainerSpec(
         **_config_fields(body),
         **_namespace_fields(body, host),
-        resources=_resources(host),
+        resources=resources_of(host),
         mounts=parse_mounts(host, exists),
         ports=parse_bindings(host.PortBindings or {}),
         publish_all_ports=bool(host.PublishAllPorts),
-        restart_policy=_restart_policy(host.RestartPolicy or wire.RestartSettings()),
+        restart_policy=restart_policy_of(host.RestartPolicy or wire.RestartSettings()),
         auto_remove=bool(host.AutoRemove),
         log_config=_log_config(host.LogConfig or wire.LogSettings()),
         privileged=bool(host.Privileged),
@@ -223,7 +223,8 @@ def _healthcheck(check: HealthConfig | None) -> Healthcheck | None:
     )
 
 
-def _restart_policy(policy: wire.RestartSettings) -> RestartPolicy:
+def restart_policy_of(policy: wire.RestartSettings) -> RestartPolicy:
+    """As the core has it."""
     return RestartPolicy(name=policy.Name or "no", maximum_retry_count=policy.MaximumRetryCount or 0)
 
 
@@ -250,7 +251,8 @@ def _device_request(request: wire.DeviceRequest) -> DeviceRequest:
     )
 
 
-def _resources(host: wire.HostConfig) -> Resources:
+def resources_of(host: wire.HostConfig) -> Resources:
+    """The limits that a HostConfig asks for."""
     memory, swap = host.Memory or 0, host.MemorySwap or 0
     return Resources(
         memory=memory,

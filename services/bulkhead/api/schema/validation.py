@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
+import msgspec
+
 from bulkhead.api.ports import Host
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.create import ContainerConfig
@@ -49,6 +51,14 @@ def check(config: ContainerConfig, host_config: wire.HostConfig, host: Host) -> 
     _check_config(config)
     _check_host_config(host_config)
     _check_resources(host_config, host)
+
+
+def check_update(host_config: wire.HostConfig, host: Host) -> None:
+    """The same for an update, where a limit of swap may come without that of memory: it has one already."""
+    if host_config.RestartPolicy is not None:
+        _check_host_config(host_config)
+    memory = host_config.Memory or (host_config.MemorySwap if (host_config.MemorySwap or 0) > 0 else None)
+    _check_resources(msgspec.structs.replace(host_config, Memory=memory), host)
 
 
 def _check_network_mode(config: ContainerConfig, host: wire.HostConfig) -> None:

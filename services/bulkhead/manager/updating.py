@@ -1,0 +1,123 @@
+"""`docker update`: limits, on the fly where the container runs, and the restart policy.
+
+The record is written first and put back when the kernel refuses: a manager that dies in between leaves a container
+whose next start has the limits that were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import msgspec
+
+from bulkhead.errors import Conflict, Internal, InvalidArgument
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.announcements import of_container
+from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.oci_resources import resources as oci_resources
+from bulkhead.manager.ports import Change, Records
+from bulkhead.model.container import Container, ContainerSpec, Resources, RestartPolicy
+from bulkhead.model.lifecycle import Phase
+
+SECONDS = 30.0
+_DEFAULT = Resources()
+# Changes the limits of a live cgroup, all or nothing. Blocks; raises OSError, ValueError.
+Limit = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What is to be different: fields of `resources` that are not their defaults; a `pids_limit` of -1 is none."""
+
+    resources: Resources
+    restart_policy: RestartPolicy | None = None
+    engine_host_config: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updating:
+    """The use-case, for containers in any phase but the last."""
+
+    records: Records
+    bundles: Bundles
+    actors: Actors
+    limit: Limit
+
+    async def update(self, ref: str, update: Update) -> None:
+        """Raises NotFound, Conflict with Docker's texts, InvalidArgument or Internal when the kernel refuses."""
+        container_id = self.records.index.find(ref).id
+        await self.actors.perform(
+            container_id, "update", lambda: self._update(self.records.index.get(container_id), update), seconds=SECONDS
+        )
+
+    async def _update(self, container: Container, update: Update) -> None:
+        try:
+            _check(container, update)
+        except Conflict as error:
+            raise Conflict(f"Cannot update container {container.id}: {error}") from error
+        limits = _limits(update.resources)
+        updated = replace(container, spec=_updated(container.spec, update))
+        await self.records.commit(Change(update=updated), durable=True)
+        if limits and container.phase.alive:
+            await self._apply(container, limits)
+        await self.records.commit(Change(events=(of_container(updated, "update"),)))
+
+    async def _apply(self, container: Container, limits: Mapping[str, Any]) -> None:
+        try:
+            await asyncio.to_thread(self.limit, self.bundles.cgroups_path(container), limits)
+        except (OSError, ValueError) as error:
+            await self.records.commit(Change(update=container), durable=True)
+            reason = f"Cannot update container {container.id}: {error}"
+            raise (InvalidArgument if isinstance(error, ValueError) else Internal)(reason) from error
+
+
+def _check(container: Container, update: Update) -> None:
+    if container.phase in (Phase.REMOVING, Phase.DEAD):
+        raise Conflict('Container is marked for removal and cannot be "update".')
+    new, old, policy = update.resources, container.spec.resources, update.restart_policy
+    conflicts = (
+        (new.nano_cpus and old.cpu_period, "Nano CPUs cannot be updated as CPU Period has already been set"),
+        (new.nano_cpus and old.cpu_quota, "Nano CPUs cannot be updated as CPU Quota has already been set"),
+        (new.cpu_period and old.nano_cpus, "CPU Period cannot be updated as NanoCPUs has already been set"),
+        (new.cpu_quota and old.nano_cpus, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+    )
+    for conflicting, text in conflicts:
+        if conflicting:
+            raise Conflict(f"Conflicting options: {text}")
+    if not new.memory_swap and 0 < old.memory_swap < new.memory:
+        raise Conflict(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
+        )
+    if container.spec.auto_remove and policy is not None and policy.name not in ("", "no"):
+        raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
+
+
+def _updated(spec: ContainerSpec, update: Update) -> ContainerSpec:
+    told = {each.name: getattr(update.resources, each.name) for each in fields(Resources)}
+    changes = {name: value for name, value in told.items() if value != getattr(_DEFAULT, name)}
+    if changes.get("pids_limit", 0) < 0:
+        changes["pids_limit"] = 0
+    said = msgspec.json.decode(spec.engine_host_config or b"{}", type=dict[str, Any])
+    said |= msgspec.json.decode(update.engine_host_config or b"{}", type=dict[str, Any])
+    resources = replace(spec.resources, **changes)
+    # It may have followed from the memory of the create, and that is another one now.
+    said["MemorySwap"] = resources.memory_swap
+    return replace(
+        spec,
+        resources=resources,
+        restart_policy=update.restart_policy or spec.restart_policy,
+        engine_host_config=msgspec.json.encode(said),
+    )
+
+
+def _limits(changes: Resources) -> dict[str, Any]:
+    """As the runtime spec states them: only what changes."""
+    found = oci_resources(changes)
+    if not changes.memory_swap and "memory" in found:
+        found["memory"].pop("swap", None)
+    if changes.pids_limit < 0:
+        found["pids"] = {"limit": -1}
+    return found
