@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,9 @@ from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhaust
 from bulkhead.manager import links, oci, shared_memory
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
+from bulkhead.manager.log_options import log_options
 from bulkhead.manager.networks import files
-from bulkhead.manager.ports import Bundle, Dirs, LogOptions
+from bulkhead.manager.ports import Bundle, Dirs
 from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
 from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint
@@ -35,8 +35,6 @@ from bulkhead.model.instance import Instance
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
 _HOST_RESOLV = Path("/etc/resolv.conf")
-_SIZE = re.compile(r"([0-9]+)([kmg]?)b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
 _INITS = ("docker-init", "tini-static", "tini")
 _encode = msgspec.json.Encoder().encode
@@ -102,18 +100,6 @@ class Bundles:
         """Whom the container's shim asks about names it does not know."""
         return list(container.spec.dns) or files.servers_of(_read(_HOST_RESOLV))
 
-    def log_options(self, container: Container) -> LogOptions:
-        """How its shim keeps the log. Raises InvalidArgument for a size that is none."""
-        told = container.spec.log_config
-        driver = told.driver or self.config.log_driver
-        options = {**self.config.log_options, **told.options} if not told.driver else dict(told.options)
-        return LogOptions(
-            driver=driver,
-            path=str(self.instance.log_file(container.id)),
-            max_size=_size(options.get("max-size", self.config.log_max_size)),
-            max_file=_count(options.get("max-file", str(self.config.log_max_file))),
-        )
-
     def _write(
         self, place: Path, container: Container, namespaces: Namespaces, dirs: Dirs, volumes: Mapping[str, str]
     ) -> Bundle:
@@ -134,7 +120,7 @@ class Bundles:
             directory=place,
             rootfs=dirs,
             volatile=spec.auto_remove,
-            log=self.log_options(container),
+            log=log_options(self.instance, self.config, container),
             open_stdin=spec.open_stdin,
             stdin_once=spec.stdin_once,
             runtime=self.runtimes.command(spec.runtime),
@@ -253,21 +239,6 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _size(text: str) -> int:
-    if text in ("", "-1", "0"):
-        return 0
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise InvalidArgument(f"invalid size: '{text}'")
-    return int(match[1]) * _UNITS[match[2].lower()]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise InvalidArgument("max-file cannot be less than 1")
-    return int(text)
 
 
 def _init_binary() -> str:

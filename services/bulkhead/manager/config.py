@@ -50,6 +50,7 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     default_runtime: str = "bulkhead"
     health_action: Literal["", "restart", "stop", "kill"] = ""
     health_budget: int = 5
+    journald_socket: str = "/run/systemd/journal/socket"
 
     def images(self) -> ImagesConfig:
         """The part that concerns images."""

@@ -16,6 +16,7 @@ from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
 from bulkhead.manager import links, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
+from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import initial_endpoints
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
@@ -67,6 +68,7 @@ class Creation:
         with self.images.holding(image.id):
             merged = self._with_modes(merge(spec, image.config))
             merged = replace(merged, runtime=self.bundles.runtimes.chosen(merged.runtime))
+            merged = replace(merged, log_config=configured(merged.log_config, self.bundles.config))
             path, *args = _command(merged)
             signals.parse_signal(merged.stop_signal)
             draft = Container(

@@ -148,12 +148,17 @@ class Trash(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions:
-    """How a shim keeps the log; sizes in bytes, 0 = never rotate."""
+    """How a shim keeps the log, as in protos/bulkhead/shim/v1/shim.proto; sizes in bytes, 0 = never rotate."""
 
     driver: str = "json-file"
     path: str = ""
     max_size: int = 0
     max_file: int = 1
+    compress: bool = False
+    attributes: bytes = b""
+    non_blocking: bool = False
+    max_buffer: int = 0
+    destination: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,10 +76,12 @@ MOVES: Mapping[Phase, Mapping[Move, Phase]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateOptions:
-    """What a create is told beyond the bundle. `log` absent is the driver `none`."""
+    """What a create is told beyond the bundle. Without `log` there is no file; `destination`: see `shim.shipping`."""
 
     rootfs: Rootfs | None = None
     log: LogTarget | None = None
+    destination: bytes = b""
+    log_buffer: int = 0
     open_stdin: bool = False
     stdin_once: bool = False
     height: int = 0
@@ -172,7 +174,7 @@ class Container:
             self.remove()
         with ExitStack() as undo:
             self._begin(undo)
-            log = self._open_log(options.log)
+            log = self._open_logs(options)
             undo.callback(log.close)
             task = self._launch(terminal, options, log, undo)
             record = _record(task, options, self.streams.pipes())
@@ -360,6 +362,19 @@ class Container:
         except OSError as error:
             raise ResourceExhausted(f"cannot reserve the exit record: {error.strerror}") from error
         undo.callback(self._facts.abandon)
+
+    def _open_logs(self, options: CreateOptions) -> LogSink:
+        if not options.destination:
+            return self._open_log(options.log)
+        from bulkhead.shim.shipping import BUFFER, Shipped, sender
+
+        receiver = sender(options.destination)
+        with ExitStack() as undo:
+            cache = self._open_log(options.log)
+            undo.callback(cache.close)
+            shipped = Shipped(receiver, cache, self._loop, options.log_buffer or BUFFER)
+            undo.pop_all()
+        return shipped
 
     def _open_log(self, target: LogTarget | None) -> LogSink:
         if target is None:

@@ -70,18 +70,18 @@ def timestamp(nanoseconds: int) -> bytes:
 
 
 class Encoder:
-    """One stream of a container, from bytes as read to log records."""
+    """One stream of a container, from bytes as read to log records; each bears `attributes`, a JSON object, if any."""
 
     __slots__ = ("_carry", "_stream")
 
-    def __init__(self, stream: str) -> None:
-        self._stream = stream.encode()
+    def __init__(self, stream: str, attributes: bytes = b"") -> None:
+        self._stream = stream.encode() + b'",' + (b'"attrs":' + attributes + b"," if attributes else b"")
         self._carry = b""
 
     def feed(self, chunk: bytes, now: int) -> bytes:
         """The records that `chunk`, read at `now` (Unix nanoseconds), completes."""
         data = self._carry + chunk if self._carry else chunk
-        suffix = b'","stream":"%b","time":"%b"}\n' % (self._stream, timestamp(now))
+        suffix = b'","stream":"%b"time":"%b"}\n' % (self._stream, timestamp(now))
         records: list[bytes] = []
         start = position = 0
         while len(data) - position >= PIECE:
@@ -106,7 +106,7 @@ class Encoder:
         data, self._carry = self._carry, b""
         if not data:
             return b""
-        return b'{"log":"%b","stream":"%b","time":"%b"}\n' % (escape(data), self._stream, timestamp(now))
+        return b'{"log":"%b","stream":"%b"time":"%b"}\n' % (escape(data), self._stream, timestamp(now))
 
 
 def _lines(data: bytes, suffix: bytes) -> bytes:

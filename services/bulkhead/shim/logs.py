@@ -1,12 +1,11 @@
 """The container's log file: written as read, rotated, and never the reason why a container stands still.
 
-    <path>, <path>.1 ... <path>.<max_file - 1>     Docker's json-file names, newest first
+    <path>, <path>.1 ... <path>.<max_file - 1>     Docker's json-file names, newest first; .gz when packed
 
 A write that fails (full disk) is tried again every half second. Meanwhile up to 1 MiB waits in
 memory, the rest is dropped and counted, and when writing works again a line says how much is missing.
 A disk that is slow holds the container for at most five seconds at a time; then lines are dropped, too.
-Writes are made by the loop itself until one takes longer than a tenth of a second; from then on by a
-thread, which costs the shim 100 KB more, and nobody waits for the disk any more.
+Writes are made by a thread, which comes with the first of them: the shim itself never waits for the disk.
 """
 # ruff: noqa: PTH104, PTH108, PTH110 -- see linux.atomicfile
 
@@ -22,23 +21,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from bulkhead.linux import atomicfile
 from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.loop import Loop, Timer
 
 _BACKLOG = 1 << 20
 RETRY = 0.5
 PATIENCE = 5.0
-_SLOW = 0.1
+# zlib: the format of gzip, the largest window.
+_GZIP = 31
+_PACK_BLOCK = 256 << 10
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogTarget:
-    """Where the log goes. `max_size` in bytes, 0 is unlimited; `max_file` counts the current one too."""
+    """Where the log goes. `max_size` in bytes, 0 is unlimited; `max_file` counts the current one too.
+
+    `compress` packs the files that are rotated away. `attributes` is a JSON object that every line bears, or nothing.
+    With `non_blocking` the container never waits: what does not fit into `max_buffer` bytes is dropped.
+    """
 
     path: str
     max_size: int = 0
     max_file: int = 1
+    compress: bool = False
+    attributes: bytes = b""
+    non_blocking: bool = False
+    max_buffer: int = 0
 
 
 class LogSink(Protocol):
@@ -81,14 +91,19 @@ class Brake(Protocol):
 
 
 class JsonFile:
-    """The driver `json-file`. `grown` is called whenever readers can find more."""
+    """The drivers `json-file` and `local`, and the cache of those that write elsewhere.
+
+    `grown` is called whenever readers can find more.
+    """
 
     def __init__(self, target: LogTarget, loop: Loop, brake: Brake, grown: Callable[[], None]) -> None:
         self._file = RotatingFile(target)
         self._loop = loop
         self._brake = brake
         self._grown = grown
-        self._encoders = {number: Encoder(name) for number, name in _STREAMS.items()}
+        self._encoders = {number: Encoder(name, target.attributes) for number, name in _STREAMS.items()}
+        self._non_blocking = target.non_blocking
+        self._limit = target.max_buffer or _BACKLOG
         self._backlog: deque[bytes] = deque()
         self._waiting = 0
         self._lost = Lost()
@@ -126,16 +141,17 @@ class JsonFile:
     def _append(self, records: bytes) -> None:
         if not records:
             return
-        if self._dropping or (self._retry is not None and self._waiting + len(records) > _BACKLOG):
+        unheld = self._dropping or self._retry is not None or self._non_blocking
+        if self._dropping or (unheld and self._waiting and self._waiting + len(records) > self._limit):
             self._lost.add(records)
             return
         self._backlog.append(records)
         self._waiting += len(records)
-        if self._hand is not None:
+        if self._hand is None:
+            self._hand = Hand(self._file, self._loop, self._hand_done)
+        if self._retry is None:
             self._hand.offer(self._next())
             self._brake_if_full()
-        elif self._retry is None:
-            self._write_here()
 
     def _next(self) -> bytes | None:
         """What is to be written now: records, then the marker of a gap; None when there is nothing."""
@@ -145,23 +161,6 @@ class JsonFile:
             self._backlog.append(marker)
             self._waiting += len(marker)
         return self._backlog[0] if self._backlog else None
-
-    def _write_here(self) -> None:
-        """Write in this thread for as long as the disk is quick."""
-        self._retry = None
-        while (records := self._next()) is not None:
-            before = time.monotonic()
-            try:
-                self._file.write(records)
-            except OSError as error:
-                self._failed(error)
-                return
-            self._written()
-            if time.monotonic() - before > _SLOW:
-                self._hand = Hand(self._file, self._loop, self._hand_done)
-                self._hand.offer(self._next())
-                return
-        self._finished_if_empty()
 
     def _hand_done(self, error: OSError | None) -> None:
         """The other thread has written, or failed to."""
@@ -177,7 +176,7 @@ class JsonFile:
     def _written(self) -> None:
         self._waiting -= len(self._backlog.popleft())
         self._grown()
-        if self._waiting <= _BACKLOG // 2:
+        if self._waiting <= self._limit // 2:
             self._release()
 
     def _failed(self, error: OSError) -> None:
@@ -187,15 +186,15 @@ class JsonFile:
         self._retry = self._loop.later(RETRY, self._try_again)
 
     def _try_again(self) -> None:
-        if self._hand is None:
-            self._write_here()
-        else:
-            self._retry = None
+        self._retry = None
+        if self._hand is not None:
             self._hand.offer(self._next())
 
     def _brake_if_full(self) -> None:
         """A slow disk holds the container, but not for ever."""
-        if self._waiting > _BACKLOG and self._patience is None and self._retry is None:
+        if self._non_blocking:
+            return
+        if self._waiting > self._limit and self._patience is None and self._retry is None:
             self._brake.hold(self)
             self._patience = self._loop.later(PATIENCE, self._start_dropping)
 
@@ -295,6 +294,7 @@ class RotatingFile:
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
         self._torn: memoryview | None = None
+        self._packing = _thread.allocate_lock()
 
     def write(self, records: bytes) -> None:
         """Append; call it again with the same records after OSError, and only with them."""
@@ -326,22 +326,68 @@ class RotatingFile:
 
     def _rotate(self) -> None:
         path = self._target.path
-        # Absent when the new file could not be made the last time: then the others have moved already.
-        if os.path.exists(path):
-            for number in range(self._target.max_file - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(_numbered(path, number - 1), _numbered(path, number))
-            # With a single file, those who still read the old one keep it until they close it.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        # One at a time: what is being packed now must have its name first.
+        with self._packing:
+            # Absent when the new file could not be made the last time: then the others have moved already.
+            if os.path.exists(path):
+                self._move_up(path)
         fresh = self._open()
         os.close(self._fd)
         self._fd = fresh
         self._size = os.fstat(fresh).st_size
 
+        if self._target.compress and self._target.max_file > 1:
+            self._packing.acquire()
+            _thread.start_new_thread(self._pack, (_numbered(path, 1),))
+
+    def _move_up(self, path: str) -> None:
+        last = self._target.max_file - 1
+        for suffix in ("", ".gz"):
+            # With a single file, those who still read the old one keep it until they close it.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_numbered(path, last) + suffix)
+        for number in range(last, 0, -1):
+            for suffix in ("", ".gz") if number > 1 else ("",):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(_numbered(path, number - 1) + suffix, _numbered(path, number) + suffix)
+
+    def _pack(self, path: str) -> None:
+        """A rotated file that cannot be packed stays as it is."""
+        try:
+            with contextlib.suppress(OSError):
+                _compress(path)
+        finally:
+            self._packing.release()
+
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(self._target.path, flags, 0o640)
+
+
+def _compress(path: str) -> None:
+    """Put `<path>.gz` in the place of `path`. Raises OSError."""
+    import zlib  # most logs are never packed
+
+    temporary = f"{path}.gz.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        target = os.open(temporary, flags, 0o640)
+        try:
+            packer = zlib.compressobj(wbits=_GZIP)
+            while block := os.read(source, _PACK_BLOCK):
+                atomicfile.write_all(target, packer.compress(block))
+            atomicfile.write_all(target, packer.flush())
+            os.fsync(target)
+            os.rename(temporary, f"{path}.gz")
+        except OSError:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    os.unlink(path)
 
 
 def _numbered(path: str, number: int) -> str:

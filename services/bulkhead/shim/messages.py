@@ -73,11 +73,21 @@ class LogOptions(Message):
     path: str = ""
     max_size: int = 0
     max_file: int = 0
+    compress: bool = False
+    attributes: bytes = b""
+    non_blocking: bool = False
+    max_buffer: int = 0
+    destination: bytes = b""
     FIELDS: ClassVar = (
         Field(1, "driver", STRING),
         Field(2, "path", STRING),
         Field(3, "max_size", SIGNED),
         Field(4, "max_file", SIGNED),
+        Field(5, "compress", BOOL),
+        Field(6, "attributes", BYTES),
+        Field(7, "non_blocking", BOOL),
+        Field(8, "max_buffer", SIGNED),
+        Field(9, "destination", BYTES),
     )
 
 

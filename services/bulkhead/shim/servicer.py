@@ -15,7 +15,7 @@ from bulkhead.shim.messages import Empty
 from bulkhead.shim.ports import Rootfs
 from bulkhead.wire.ttrpc_server import Call, Services
 
-_DRIVERS = ("json-file", "none", "")
+_DRIVERS = ("json-file", "local", "syslog", "journald", "none", "")
 
 
 class ShimServicer:
@@ -177,7 +177,9 @@ def _options(request: messages.CreateRequest) -> CreateOptions:
         rootfs=Rootfs(lower=tuple(rootfs.lower), upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile)
         if rootfs
         else None,
-        log=_target(log) if log is not None and log.driver == "json-file" else None,
+        log=_target(log) if log is not None and log.path and log.driver not in ("none", "") else None,
+        destination=log.destination if log is not None else b"",
+        log_buffer=log.max_buffer if log is not None else 0,
         open_stdin=request.open_stdin,
         stdin_once=request.stdin_once,
         height=request.height,
@@ -189,7 +191,15 @@ def _options(request: messages.CreateRequest) -> CreateOptions:
 def _target(log: messages.LogOptions) -> LogTarget:
     if not log.path.startswith("/") or log.max_size < 0:
         raise InvalidArgument(f"cannot create container: log path {log.path!r} or size {log.max_size} is no good")
-    return LogTarget(path=log.path, max_size=log.max_size, max_file=max(1, log.max_file))
+    return LogTarget(
+        path=log.path,
+        max_size=log.max_size,
+        max_file=max(1, log.max_file),
+        compress=log.compress,
+        attributes=log.attributes,
+        non_blocking=log.non_blocking,
+        max_buffer=max(0, log.max_buffer),
+    )
 
 
 def _launch(failure: LaunchFailed) -> messages.Launch:

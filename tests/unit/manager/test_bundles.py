@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.manager.bundles import Bundles, hostname
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
+from bulkhead.manager.log_options import log_options
 from bulkhead.manager.ports import OverlayDirs
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec, LogConfig, Mount, NetworkEndpoint
@@ -75,22 +76,50 @@ def test_shared_network_shares_the_files(bundles: Bundles) -> None:
     ("told", "driver", "size", "files"),
     [
         (LogConfig(), "json-file", 20 << 20, 3),
-        (LogConfig(driver="none"), "none", 20 << 20, 3),
+        (LogConfig(driver="local"), "local", 20 << 20, 5),
         (LogConfig(driver="json-file", options={"max-size": "10k", "max-file": "5"}), "json-file", 10 << 10, 5),
         (LogConfig(driver="json-file", options={"max-size": "-1"}), "json-file", 0, 3),
         (LogConfig(options={"max-size": "1gb"}), "json-file", 1 << 30, 3),
     ],
 )
 def test_log_options(bundles: Bundles, told: LogConfig, driver: str, size: int, files: int) -> None:
-    options = bundles.log_options(_container(log_config=told))
+    options = log_options(bundles.instance, bundles.config, _container(log_config=told))
     assert (options.driver, options.max_size, options.max_file) == (driver, size, files)
-    assert options.path.endswith("-json.log")
+    assert options.path.endswith("local.log" if driver == "local" else "-json.log")
 
 
-@pytest.mark.parametrize("options", [{"max-size": "x"}, {"max-file": "0"}, {"max-file": "x"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max-size": "x"},
+        {"max-file": "0"},
+        {"max-file": "x"},
+        {"compress": "true", "max-file": "1"},
+        {"compress": "perhaps"},
+        {"tag": "{{.Nothing}}"},
+        {"labels-regex": "("},
+    ],
+)
 def test_bad_log_options(bundles: Bundles, options: dict[str, str]) -> None:
-    with pytest.raises(InvalidArgument):
-        bundles.log_options(_container(log_config=LogConfig(options=options)))
+    with pytest.raises(Internal, match="failed to initialize logging driver: "):
+        log_options(bundles.instance, bundles.config, _container(log_config=LogConfig(options=options)))
+
+
+def test_lines_bear_what_the_options_name(bundles: Bundles) -> None:
+    options = {"tag": "{{.Name}}/{{ .ID }}", "labels": "a,absent", "env-regex": "^P"}
+    told = LogConfig(driver="json-file", options=options)
+    made = _container(log_config=told, labels={"a": "1", "b": "2"}, env=("PATH=/bin", "X=y"))
+    attributes = json.loads(log_options(bundles.instance, bundles.config, made).attributes)
+    assert attributes == {"a": "1", "PATH": "/bin", "tag": f"{made.name}/{made.id[:12]}"}
+
+
+def test_without_journald_there_is_no_such_driver(bundles: Bundles) -> None:
+    with pytest.raises(Internal, match="journald is not enabled on this host"):
+        log_options(
+            bundles.instance,
+            ManagerConfig(journald_socket="/nosuch"),
+            _container(log_config=LogConfig(driver="journald")),
+        )
 
 
 def test_cgroup_parent(bundles: Bundles) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from bulkhead.api.adapters.logfiles import FileCursor, open_log
 from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.logs import JsonFile, LogTarget, RotatingFile
 from bulkhead.shim.loop import Loop
@@ -92,4 +94,55 @@ def test_streams_keep_their_order_and_their_partial_lines(tmp_path: Path) -> Non
     log.write(2, b"end")
     log.end(1)
     log.end(2)
+    done: list[bool] = []
+    log.finish(lambda: done.append(True))
+    while not done:
+        loop.turn(1.0)
     assert logged(tmp_path / "log") == ["out 1", "err 1", "partial", "end"]
+
+
+def test_rotated_files_are_packed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    one = len(records("00"))
+    file = RotatingFile(LogTarget(path=str(path), max_size=2 * one, max_file=3, compress=True))
+    for number in range(7):
+        file.write(records(f"{number:02}"))
+    file.close()
+    with file._packing:
+        assert sorted(os.listdir(tmp_path)) == ["log", "log.1.gz", "log.2.gz"]  # noqa: PTH208
+    found = [json.loads(line)["log"] for line in gzip.decompress((tmp_path / "log.1.gz").read_bytes()).splitlines()]
+    assert found == ["04\n", "05\n"]
+    cursor = open_log(str(path), 4, None)
+    assert [json.loads(line)["log"] for line in _everything(cursor)] == ["03\n", "04\n", "05\n", "06\n"]
+
+
+def _everything(cursor: FileCursor) -> list[bytes]:
+    lines: list[bytes] = []
+    while block := cursor.read():
+        lines += block.splitlines()
+    cursor.close()
+    return lines
+
+
+def test_every_line_bears_the_attributes() -> None:
+    encoder = Encoder("stdout", b'{"tag":"t"}')
+    for record in (encoder.feed(b"a\nb", 0).splitlines()[0], encoder.finish(0)):
+        assert json.loads(record)["attrs"] == {"tag": "t"}
+
+
+def test_a_log_that_must_not_hold_drops_what_does_not_fit(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    disk = os.open(tmp_path / "log", os.O_RDWR)
+    loop = Loop(unexpected)
+    loop.open()
+    target = LogTarget(path=str(tmp_path / "log"), non_blocking=True, max_buffer=100_000)
+    log = JsonFile(target, loop, NoBrake(), lambda: None)
+    for _ in range(50):
+        log.write(1, b"x" * 9_999 + b"\n")
+    received = b""
+    while b"lines (" not in received:
+        received += os.read(disk, 65536)
+        loop.turn(0.01)
+    log.close()
+    os.close(disk)
+    assert len(received) < 400_000

@@ -23,7 +23,6 @@ from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotImpleme
 from bulkhead.model.lifecycle import Phase
 
 CONDITIONS = frozenset(("", "not-running", "next-exit", "removed"))
-_READABLE_DRIVERS = frozenset(("", "json-file"))
 
 
 class StreamRoutes:
@@ -102,7 +101,7 @@ class StreamRoutes:
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
         since, until = call.moment("since"), call.moment("until")
         found = await self._containers.inspect(call["id"])
-        if found.spec.log_config.driver not in _READABLE_DRIVERS:
+        if not found.log_path:
             raise NotImplementedYet("configured logging driver does not support reading")
         request = LogRequest(
             stdout=stdout,

@@ -293,6 +293,9 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
     shown |= {name: mode for name, mode in modes.items() if mode.startswith("container:")}
     shown["RestartPolicy"] = _filled("RestartPolicy", said)
     shown["LogConfig"] = _filled("LogConfig", said)
+    if spec.log_config.driver:
+        # With what the daemon has added of its own.
+        shown["LogConfig"] = {"Type": spec.log_config.driver, "Config": dict(spec.log_config.options)}
     if shown["Memory"] and not shown["MemorySwap"]:
         shown["MemorySwap"] = 2 * shown["Memory"]
     if shown["MemorySwappiness"] == -1:

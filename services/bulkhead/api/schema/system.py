@@ -6,8 +6,8 @@ from typing import Any
 
 from bulkhead import __version__
 from bulkhead.api.ports import EngineInfo, Machine
-from bulkhead.api.schema.validation import LOG_OPTIONS
 from bulkhead.api.versions import NEWEST, OLDEST
+from bulkhead.model import logdriver
 
 NAME = "Bulkhead Engine"
 HUB = "https://index.docker.io/v1/"
@@ -46,7 +46,7 @@ def info(engine: EngineInfo, machine: Machine, now: str) -> dict[str, Any]:
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
             "Authorization": None,
-            "Log": sorted(LOG_OPTIONS),
+            "Log": sorted(logdriver.OPTIONS),
         },
         "Debug": False,
         "NFd": machine.open_files,

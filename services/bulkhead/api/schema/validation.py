@@ -15,18 +15,12 @@ from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.create import ContainerConfig
 from bulkhead.api.schema.signals import check_signal
 from bulkhead.errors import InvalidArgument
+from bulkhead.model import logdriver
 
 MIB = 1 << 20
 SMALLEST_MEMORY = 6 * MIB
 MILLISECOND = 10**6
 LONGEST_HOSTNAME = 64
-_BUFFER_OPTIONS = frozenset(("mode", "max-buffer-size"))
-_FILE_OPTIONS = _BUFFER_OPTIONS | {"max-size", "max-file", "compress"}
-# What the shim's log writer takes, by driver.
-LOG_OPTIONS: dict[str, frozenset[str]] = {
-    "json-file": _FILE_OPTIONS | {"labels", "labels-regex", "env", "env-regex", "tag"},
-    "none": _BUFFER_OPTIONS,
-}
 _CONTAINER_NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _RESTART_POLICIES = frozenset(("", "no", "always", "unless-stopped", "on-failure"))
 _PLATFORM = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,2}")
@@ -154,13 +148,9 @@ def _check_extra_host(entry: str) -> None:
 
 
 def _check_log_config(config: wire.LogSettings) -> None:
-    driver = config.Type or "json-file"
-    known = LOG_OPTIONS.get(driver)
-    if known is None:
-        raise InvalidArgument(f'error looking up logging plugin {driver}: plugin "{driver}" not found')
-    for option in config.Config or {}:
-        if option not in known:
-            raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver")
+    # Without a driver the daemon's own, which the manager knows.
+    if config.Type:
+        logdriver.check(config.Type, config.Config or {})
 
 
 def _check_resources(host: wire.HostConfig, machine: Host) -> None:

@@ -24,6 +24,7 @@ from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimS
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import Instance
 from bulkhead.wire.client import channel, stub
+from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, SupervisorStub
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
@@ -272,19 +273,13 @@ async def _gone(pidfd: int, pid: int) -> None:
 
 def _create_request(bundle: Bundle) -> wire.CreateRequest:
     rootfs = bundle.rootfs
-    log_options = bundle.log
     return wire.CreateRequest(
         rootfs=None
         if rootfs is None
         else wire.OverlayRootfs(
             lower=list(rootfs.lower), upper=rootfs.upper, work=rootfs.work, volatile=bundle.volatile
         ),
-        log=wire.LogOptions(
-            driver=log_options.driver,
-            path=log_options.path,
-            max_size=log_options.max_size,
-            max_file=log_options.max_file,
-        ),
+        log=to_message(wire.LogOptions, bundle.log),
         open_stdin=bundle.open_stdin,
         stdin_once=bundle.stdin_once,
         height=bundle.height,

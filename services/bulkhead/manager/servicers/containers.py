@@ -8,6 +8,7 @@ from contextlib import aclosing
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.manager import links
 from bulkhead.manager.containers import Containers
+from bulkhead.manager.log_options import log_path
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries, Sizes
 from bulkhead.manager.servicers.encoded import EncodedContainers, inspect_answer, list_answer
@@ -135,7 +136,7 @@ class ContainersServicer(api.ContainersBase):
 
     def _detail(self, container: Container) -> types.Container:
         message = to_message(types.Container, container)
-        message.log_path = str(self._instance.log_file(container.id))
+        message.log_path = log_path(self._instance, container)
         message.data_dir = str(self._instance.container_data(container.id))
         message.upper_dir = str(self._instance.data / "snapshots" / "containers" / container.id / "upper")
         return message

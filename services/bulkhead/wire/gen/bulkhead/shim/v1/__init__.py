@@ -234,7 +234,7 @@ default_message_pool.register_message("bulkhead.shim.v1", "Launch", Launch)
 class LogOptions(betterproto2.Message):
     driver: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
-    json-file or none
+    json-file, local, syslog, journald or none
     """
 
     path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -245,6 +245,25 @@ class LogOptions(betterproto2.Message):
     """
 
     max_file: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+
+    compress: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+
+    attributes: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+    """
+    a JSON object that every line bears, or nothing
+    """
+
+    non_blocking: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
+
+    max_buffer: "int" = betterproto2.field(8, betterproto2.TYPE_INT64)
+    """
+    bytes
+    """
+
+    destination: "bytes" = betterproto2.field(9, betterproto2.TYPE_BYTES)
+    """
+    JSON, see bulkhead.shim.shipping; the file is a cache then, and may have no path
+    """
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "LogOptions", LogOptions)
