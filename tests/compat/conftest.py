@@ -15,11 +15,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import docker
 import pytest
+import requests
 from docker import DockerClient
 
+from tests.support.api_description import SPEC, judge
 from tests.support.engine import Engine, docker_cli
 
 ROOT = Path(__file__).parents[2]
@@ -153,5 +156,15 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 def client(target: Target) -> Iterator[DockerClient]:
     """docker-py."""
     made = docker.DockerClient(base_url=target.socket, version="auto", timeout=SECONDS)
+    if target.kind == "real" and SPEC.exists():
+        made.api.hooks["response"].append(_judged)
     yield made
     made.close()
+
+
+def _judged(answer: requests.Response, **_: object) -> None:
+    """Whole JSON answers of success are as the Engine API's description says."""
+    whole = "Content-Length" in answer.headers and answer.headers.get("Content-Type") == "application/json"
+    if whole and answer.status_code < 300 and answer.content:
+        path = urlsplit(answer.request.url).path
+        judge(str(answer.request.method), unquote(str(path)), answer.status_code, answer.json())

@@ -41,18 +41,16 @@ def schema_of(method: str, path: str, status: int) -> Any:
 
 
 def validate(value: Any, method: str, path: str, status: int = 200) -> None:
-    schema = {**schema_of(method, path, status), "definitions": specification()["definitions"]}
     import jsonschema
+
+    schema = {**schema_of(method, path, status), "definitions": specification()["definitions"]}
 
     errors = [
         f"{path}: {error.message}"
         for error in jsonschema.Draft4Validator(schema).iter_errors(value)
         # The description requires what it does not describe.
-        if (
-            "'UnpackedSize' is a required" not in error.message
-            and (path := ".".join(map(str, error.absolute_path))) not in NULL_IN_DOCKER
-        )
-        or error.instance is not None
+        if "'UnpackedSize' is a required" not in error.message
+        and ((path := ".".join(map(str, error.absolute_path))) not in NULL_IN_DOCKER or error.instance is not None)
     ]
     assert not errors, "\n".join(errors)
 

@@ -181,6 +181,9 @@ class Cgroup:
         if unified and try_write(unified, "cgroup.kill", "1"):
             killed = members(unified)
             if killed.issuperset(self.pids()):
+                if self.is_frozen():  # v1: nobody dies before it is thawed
+                    with contextlib.suppress(OSError):
+                        self.thaw()
                 return
         if self.pids():
             self._kill_frozen()

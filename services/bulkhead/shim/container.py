@@ -225,9 +225,10 @@ class Container:
                 task.signal(number)
             except ProcessLookupError:
                 raise self._not_running() from None
-        if self.phase is Phase.PAUSED and number == signal.SIGKILL:
-            # A process in a frozen v1 cgroup dies only when it is thawed.
-            task.cgroup.thaw()
+        if number == signal.SIGKILL:
+            # A process in a frozen v1 cgroup dies only when it is thawed, whoever froze it.
+            with contextlib.suppress(OSError):
+                task.cgroup.thaw()
 
     def pids(self) -> list[int]:
         """Every process of the container, in the host's pid namespace."""

@@ -1,0 +1,25 @@
+"""A slice of the fuzz of the Engine API; `make fuzz-api TIME=600` is the whole."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from tests.support.api_description import SPEC
+from tests.support.engine import private_engine
+
+SECONDS = 20.0
+
+
+@pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not on this machine")
+def test_no_request_of_the_description_breaks_anything() -> None:
+    api = pytest.importorskip("tests.fuzz.api", exc_type=ImportError)
+    seed = secrets.randbelow(1 << 30)
+    with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
+        findings = api.examine(engine, SECONDS, seed)
+    assert findings.statuses[200], "nothing was reached"
+    assert not findings.faults, f"seed {seed}: {findings.faults}"
