@@ -1,0 +1,252 @@
+"""Who reaches whom, over TCP and UDP: the whole matrix as declared, before and after what may happen to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from bulkhead.linux import netlink
+from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.model.instance import Instance
+from bulkhead.model.network import BridgePlan, Endpoint, PortBinding
+from tests.integration.network.private_host import UPLINK, WORLD, Host, eventually, on_private_host, run_inside
+
+pytestmark = pytest.mark.root
+
+TABLE = Instance().nft_table
+PORT, OPEN, LOCAL = 7, 7000, 7001
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+PUBLISHED = tuple(
+    PortBinding(container_port=PORT, host_port=port, host_ip=ip, protocol=protocol)
+    for protocol in KINDS
+    for port, ip in ((OPEN, ""), (LOCAL, "127.0.0.1"))
+)
+# Each container's networks; the first one leads to everywhere else, if it can.
+HOMES = {
+    "web": ["app"],
+    "api": ["app", "inner"],
+    "lone": ["other"],
+    "base": ["inner"],
+    "left": ["apart"],
+    "right": ["apart"],
+    "old": ["bridge"],
+}
+QUIET = 0.6
+
+Reach = set[tuple[str, str, str]]
+
+
+def plan(number: int, key: str, *, internal: bool = False, interconnected: bool = True) -> BridgePlan:
+    return BridgePlan(
+        key=key,
+        bridge=f"br-{key}",
+        subnet=IPv4Network(f"10.{number}.0.0/24"),
+        gateway=IPv4Address(f"10.{number}.0.1"),
+        internal=internal,
+        interconnected=interconnected,
+    )
+
+
+PLANS = (plan(1, "app"), plan(2, "other"), plan(3, "inner", internal=True), plan(4, "apart", interconnected=False))
+
+
+@dataclass
+class Site:
+    """Networks, containers, the host, and a machine outside that has routes to all of them."""
+
+    host: Host
+    network: BridgeNetwork
+    namespaces: dict[str, int]
+    homes: dict[str, list[str]] = field(default_factory=lambda: {name: list(keys) for name, keys in HOMES.items()})
+    endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
+
+    async def plug(self, name: str, key: str) -> None:
+        first = self.homes[name][0] == key
+        self.endpoints[name, key] = await self.network.attach(
+            name.ljust(64, "0"),
+            self.namespaces[name],
+            network=key,
+            interface=f"eth{self.homes[name].index(key)}",
+            routed=first,
+            ports=PUBLISHED if name == "web" and first else (),
+        )
+
+    async def connect(self, name: str, key: str) -> None:
+        self.homes[name].append(key)
+        await self.plug(name, key)
+
+    async def disconnect(self, name: str, key: str) -> None:
+        await self.network.unplug(self.endpoints.pop((name, key)))
+        self.homes[name].remove(key)
+
+    async def restart(self, name: str) -> None:
+        self.namespaces[name] = self.host.netns()
+        for key in self.homes[name]:
+            await self.network.unplug(self.endpoints.pop((name, key)))
+        for key in self.homes[name]:
+            await self.plug(name, key)
+
+    @property
+    def targets(self) -> dict[str, tuple[str, int]]:
+        """All that may be called."""
+        own = {f"{name}@{key}": (end.address, PORT) for (name, key), end in self.endpoints.items()}
+        return {**own, "open": (str(UPLINK.ip), OPEN), "local": ("127.0.0.1", LOCAL), "world": (str(WORLD.ip), PORT)}
+
+    def declared(self) -> Reach:
+        """Who reaches what, and who answers there."""
+        found: Reach = {("world", "open", "web"), ("world", "world", "world")}
+        public = {("open", "web"), ("world", "world")}
+        members = {(f"{name}@{key}", name) for name, key in self.endpoints}
+        found |= {("host", *each) for each in {*members, *public, ("local", "web")}}
+        for name, mine in self.homes.items():
+            near = {(other, key) for other, key in self.endpoints if key in mine and key != "apart"}
+            near |= {(name, key) for key in mine}
+            found |= {(name, f"{other}@{key}", other) for other, key in near}
+            if mine[0] != "inner":
+                found |= {(name, *each) for each in public}
+        return found
+
+    def reached(self, protocol: str) -> Reach:
+        """The same, tried."""
+        with contextlib.ExitStack() as stack:
+            exchange = Exchange(stack)
+            for name, namespace in self.namespaces.items():
+                exchange.serve(name, namespace, protocol)
+            for caller, namespace in {"host": None, **self.namespaces}.items():
+                exchange.call(caller, namespace, protocol, self.targets)
+            return exchange.answers()
+
+    async def holds(self) -> None:
+        for protocol in KINDS:
+            found, wanted = await asyncio.to_thread(self.reached, protocol), self.declared()
+            assert found == wanted, (protocol, {"lacking": wanted - found, "leaking": found - wanted})
+
+
+class Exchange:
+    """Servers that answer with their name, and callers that ask all at once."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._servers: dict[int, tuple[socket.socket, str]] = {}
+        self._calls: dict[int, tuple[socket.socket, str, str]] = {}
+        self._poll = select.poll()
+
+    def serve(self, name: str, namespace: int, protocol: str) -> None:
+        def listen() -> socket.socket:
+            server = socket.socket(socket.AF_INET, KINDS[protocol])
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("", PORT))
+            if protocol == "tcp":
+                server.listen(64)
+            return server
+
+        server = self._stack.enter_context(netlink.in_netns(namespace, listen))
+        self._servers[server.fileno()] = (server, name)
+        self._poll.register(server, select.POLLIN)
+
+    def call(self, caller: str, namespace: int | None, protocol: str, targets: dict[str, tuple[str, int]]) -> None:
+        def make() -> Iterator[tuple[str, socket.socket]]:
+            for target, where in targets.items():
+                client = socket.socket(socket.AF_INET, KINDS[protocol] | socket.SOCK_NONBLOCK)
+                with contextlib.suppress(BlockingIOError):
+                    try:
+                        client.connect(where)
+                        client.send(b"?")
+                    except OSError as error:
+                        if not isinstance(error, BlockingIOError):
+                            client.close()  # no route
+                            continue
+                yield target, client
+
+        calls = list(make()) if namespace is None else netlink.in_netns(namespace, lambda: list(make()))
+        for target, client in calls:
+            self._stack.enter_context(client)
+            self._calls[client.fileno()] = (client, caller, target)
+            self._poll.register(client, select.POLLIN)
+
+    def answers(self) -> Reach:
+        """Until nothing has come for a while."""
+        found: Reach = set()
+        last = time.monotonic()
+        while time.monotonic() - last < QUIET:
+            for descriptor, _ in self._poll.poll(QUIET * 1000):
+                if descriptor in self._servers:
+                    self._answer(*self._servers[descriptor])
+                    last = time.monotonic()
+                else:
+                    client, caller, target = self._calls[descriptor]
+                    self._poll.unregister(client)
+                    with contextlib.suppress(OSError):
+                        found.add((caller, target, client.recv(64).decode()))
+                        last = time.monotonic()
+        return found
+
+    def _answer(self, server: socket.socket, name: str) -> None:
+        if server.type == socket.SOCK_DGRAM:
+            _, client = server.recvfrom(64)
+            server.sendto(name.encode(), client)
+        else:
+            accepted, _ = server.accept()
+            self._stack.enter_context(accepted)
+            accepted.sendall(name.encode())
+
+
+async def build(host: Host) -> Site:
+    outside = host.world()
+    run_inside(outside, "ip", "route", "add", "default", "via", str(UPLINK.ip))
+    site = Site(host, network(host), {"world": outside, **{name: host.netns() for name in HOMES}})
+    await site.network.ensure()
+    await site.network.reconcile([])
+    for name, keys in HOMES.items():
+        for key in keys:
+            await site.plug(name, key)
+    return site
+
+
+def network(host: Host) -> BridgeNetwork:
+    made = host.network()
+    for each in PLANS:
+        made.plan(each)
+    return made
+
+
+@on_private_host
+async def test_the_matrix_holds_whatever_happens(host: Host) -> None:
+    site = await build(host)
+    await site.holds()
+    # The manager dies; its successor knows the records.
+    site.network = network(host)
+    await site.network.ensure()
+    await site.network.reconcile(site.endpoints.values())
+    await site.holds()
+    before = host.table()
+    watching = asyncio.create_task(site.network.watch())
+    await asyncio.sleep(0)
+    try:
+        host.nft("flush ruleset")
+        await eventually(lambda: host.table() == before)
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+    await site.holds()
+
+
+@on_private_host
+async def test_the_matrix_follows_containers(host: Host) -> None:
+    site = await build(host)
+    for name in ("web", "api"):
+        await site.restart(name)
+    await site.holds()
+    await site.connect("lone", "app")
+    await site.connect("old", "inner")
+    await site.disconnect("api", "inner")
+    await site.holds()
