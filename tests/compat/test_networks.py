@@ -20,10 +20,26 @@ from tests.support.engine import Engine
 WEB = "mkdir -p /w; echo $NAME > /w/index.html; exec httpd -f -p 80 -h /w"
 
 
+@pytest.fixture(params=["real", "dockerd"])
+def either(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The whole engine, and dockerd as the control; containers and networks of a test are removed."""
+    if request.param == "dockerd":
+        yield from _cleaned(request.getfixturevalue("dockerd_target"))
+    else:
+        yield from _cleaned(_real(request.getfixturevalue("engine")))
+
+
 @pytest.fixture
 def target(engine: Engine) -> Iterator[Target]:
-    """The whole engine; containers and networks of a test are removed."""
-    found = Target("real", f"unix://{engine.instance.docker_socket}", engine.base)
+    """The whole engine alone: for what dockerd 20.10 without a firewall cannot do."""
+    yield from _cleaned(_real(engine))
+
+
+def _real(engine: Engine) -> Target:
+    return Target("real", f"unix://{engine.instance.docker_socket}", engine.base)
+
+
+def _cleaned(found: Target) -> Iterator[Target]:
     yield found
     left = found.docker("ps", "-aq").stdout.split()
     if left:
@@ -54,20 +70,20 @@ def resolves(target: Target, container: str, name: str) -> set[str]:
     return {line.split()[-1] for line in lines if line.startswith("Address")}
 
 
-def test_containers_find_each_other_by_name_and_alias(target: Target) -> None:
-    target.ok("network", "create", "app")
-    serve(target, "web", "--network", "app", "--network-alias", "www")
-    serve(target, "other", "--network", "app", "--network-alias", "www")
-    target.ok("run", "-d", "--name", "client", "--network", "app", "busybox", "sleep", "1000")
+def test_containers_find_each_other_by_name_and_alias(either: Target) -> None:
+    either.ok("network", "create", "app")
+    serve(either, "web", "--network", "app", "--network-alias", "www")
+    serve(either, "other", "--network", "app", "--network-alias", "www")
+    either.ok("run", "-d", "--name", "client", "--network", "app", "busybox", "sleep", "1000")
     for name in ("web", "web.app"):
-        assert fetch(target, "client", f"http://{name}/") == "web"
-    both = {address(target, name, "app") for name in ("web", "other")}
-    assert resolves(target, "client", "www") == both
-    assert target.docker("exec", "client", "nslookup", "nosuch").returncode != 0
-    target.ok("rename", "other", "renamed")
-    assert resolves(target, "client", "renamed") == {address(target, "renamed", "app")}
-    target.ok("stop", "-t", "0", "web")
-    assert resolves(target, "client", "www") == {address(target, "renamed", "app")}
+        assert fetch(either, "client", f"http://{name}/") == "web"
+    both = {address(either, name, "app") for name in ("web", "other")}
+    assert resolves(either, "client", "www") == both
+    assert either.docker("exec", "client", "nslookup", "nosuch").returncode != 0
+    either.ok("rename", "other", "renamed")
+    assert resolves(either, "client", "renamed") == {address(either, "renamed", "app")}
+    either.ok("stop", "-t", "0", "web")
+    assert resolves(either, "client", "www") == {address(either, "renamed", "app")}
 
 
 def test_networks_are_islands(target: Target) -> None:
@@ -81,20 +97,28 @@ def test_networks_are_islands(target: Target) -> None:
     assert target.docker("exec", "one", "ping", "-c1", "-W1", address(target, "one", "one")).returncode == 0
 
 
-def test_connect_and_disconnect_while_it_runs(target: Target) -> None:
-    target.ok("network", "create", "--subnet", "10.98.0.0/24", "late")
+def test_connect_and_disconnect_while_it_runs(target: Target, engine: Engine) -> None:
+    target.ok("network", "create", "--subnet", "10.237.0.0/24", "late")
     serve(target, "web", "--network", "late")
     target.ok("run", "-d", "--name", "client", "busybox", "sleep", "1000")
-    target.ok("network", "connect", "--ip", "10.98.0.77", "--alias", "me", "late", "client")
+    target.ok("network", "connect", "--ip", "10.237.0.77", "--alias", "me", "late", "client")
     assert fetch(target, "client", "http://web/") == "web"
-    assert address(target, "client", "late") == "10.98.0.77" and resolves(target, "web", "me") == {"10.98.0.77"}
+    assert address(target, "client", "late") == "10.237.0.77" and resolves(target, "web", "me") == {"10.237.0.77"}
     target.ok("network", "disconnect", "bridge", "client")
-    assert "default via 10.98.0.1 dev eth1" in target.ok("exec", "client", "ip", "route")
+    assert "default via 10.237.0.1 dev eth1" in target.ok("exec", "client", "ip", "route")
     target.ok("restart", "-t", "0", "client")
-    assert address(target, "client", "late") == "10.98.0.77"
+    assert address(target, "client", "late") == "10.237.0.77"
     assert "eth0" in target.ok("exec", "client", "ip", "route")
     target.ok("network", "disconnect", "late", "client")
     assert resolves(target, "web", "me") == set()
+    names = engine.instance.run / "names"
+    me = target.ok("inspect", "-f", "{{.Id}}", "client")
+    for _ in range(2):
+        assert json.loads((names / me).read_text())["networks"] == [], "it left, and knows no name there any more"
+        engine.kill("manager")
+        engine.start("manager")
+    target.ok("rm", "-f", "client")
+    assert not (names / me).exists()
 
 
 def test_an_internal_network_leads_nowhere(target: Target) -> None:
@@ -123,12 +147,12 @@ def test_several_networks_at_create_and_the_gateway_by_priority(target: Target) 
     assert set(shown) == {"first", "second"} and shown["second"]["GwPriority"] == 1
 
 
-def test_published_ports_of_a_users_network(target: Target) -> None:
-    target.ok("network", "create", "pub")
-    serve(target, "web", "--network", "pub", "-p", "80", "--expose", "99")
-    assert "99/tcp" in target.ok("ps", "--format", "{{.Ports}}").split(", ")
-    port = target.ok("port", "web", "80").splitlines()[0].rpartition(":")[2]
-    fetch(target, "web", "http://127.0.0.1/")
+def test_published_ports_of_a_users_network(either: Target) -> None:
+    either.ok("network", "create", "pub")
+    serve(either, "web", "--network", "pub", "-p", "80", "--expose", "99")
+    assert "99/tcp" in either.ok("ps", "--format", "{{.Ports}}").split(", ")
+    port = either.ok("port", "web", "80").splitlines()[0].rpartition(":")[2]
+    fetch(either, "web", "http://127.0.0.1/")
     assert subprocess.check_output(["curl", "-s", f"http://127.0.0.1:{port}/"], text=True) == "web\n"
 
 
@@ -216,18 +240,18 @@ def _interfaces() -> set[str]:
         return {link.name for link in host.links()}
 
 
-def test_a_container_may_have_port_53_for_every_address_itself(target: Target) -> None:
-    target.ok("network", "create", "app")
+def test_a_container_may_have_port_53_for_every_address_itself(either: Target) -> None:
+    either.ok("network", "create", "app")
     for name in ("dns", "client"):
-        target.ok("run", "-d", "--name", name, "--network", "app", "busybox", "sleep", "1000")
-    pid = int(target.ok("inspect", "-f", "{{.State.Pid}}", "dns"))
+        either.ok("run", "-d", "--name", name, "--network", "app", "busybox", "sleep", "1000")
+    pid = int(either.ok("inspect", "-f", "{{.State.Pid}}", "dns"))
     with netlink.netns_of(pid) as netns, contextlib.ExitStack() as held:
         held.enter_context(netlink.in_netns(netns, lambda: socket.create_server(("", 53))))
         udp = held.enter_context(netlink.in_netns(netns, lambda: socket.socket(type=socket.SOCK_DGRAM)))
         udp.bind(("", 53))
         udp.settimeout(10)
-        assert resolves(target, "dns", "client") == {address(target, "client", "app")}
-        asking = target.spawn("exec", "client", "nslookup", "-timeout=1", "x", address(target, "dns", "app"))
+        assert resolves(either, "dns", "client") == {address(either, "client", "app")}
+        asking = either.spawn("exec", "client", "nslookup", "-timeout=1", "x", address(either, "dns", "app"))
         assert udp.recv(512)[12:15] == b"\x01x\0"
         asking.communicate()
 
@@ -260,3 +284,16 @@ def free_ports(number: int) -> int:
                 held.enter_context(socket.create_server(("127.0.0.1", port)))
             return first
     raise AssertionError("no free ports")
+
+
+def test_a_subnet_that_the_host_has_elsewhere_is_refused_and_nothing_is_left(target: Target) -> None:
+    subprocess.run(["ip", "link", "add", "bhtaken0", "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "addr", "add", "10.236.0.1/24", "dev", "bhtaken0"], check=True)
+        subprocess.run(["ip", "link", "set", "bhtaken0", "up"], check=True)
+        done = target.docker("network", "create", "--subnet", "10.236.0.0/24", "clash")
+        assert done.returncode == 1 and "it overlaps the route to 10.236.0.0/24 by interface bhtaken0" in done.stderr
+        assert "clash" not in target.ok("network", "ls")
+    finally:
+        subprocess.run(["ip", "link", "del", "bhtaken0"], check=True)
+    target.ok("network", "create", "--subnet", "10.236.0.0/24", "clash")

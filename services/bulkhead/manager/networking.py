@@ -75,7 +75,8 @@ class Networking:
         users = [network for network in self.known if self.known.is_users(network)]
         for network in users:
             self._network.plan(plan_of(network))
-        self.names.begin({network.id: network.name for network in users}, self._named())
+        alive = [each.id for each in self._index if each.phase.alive]
+        self.names.begin({network.id: network.name for network in users}, self._named(), alive)
         try:
             await self._ensure()
         except BulkheadError as error:
@@ -101,7 +102,7 @@ class Networking:
         self._network.plan(plan_of(network))
         try:
             await self._ensure()
-            await self._network.ensure()
+            await self._network.ensure(network.id)
         except BaseException:
             await self._network.forget(network.id)
             raise

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Shim, Shims
-from bulkhead.model.container import Container
+from bulkhead.model.container import Container, NetworkEndpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,25 +31,31 @@ class Resolving:
             await asyncio.to_thread(self.bundles.point_to_own_resolver, container)
             shim = await self.shims.ensure(container.id)
             await shim.serve_names()
+        elif self.networking.names.describes(container.id):
+            # It has left its last such network, and goes on asking its shim about the rest of the world.
+            self._write(container, [])
 
     def end(self, container: Container) -> None:
         """The container has ended."""
-        if self.networking.needs_names(container.endpoints):
+        if self.networking.names.describes(container.id):
             self.networking.names.forget(container.id)
 
     def _describe(self, container: Container) -> bool:
         networking = self.networking
         on = [each for each in container.endpoints if networking.needs_names([each])]
-        if not on:
-            return False
-        networking.names.describe(
+        if on:
+            self._write(container, on)
+        return bool(on)
+
+    def _write(self, container: Container, on: Sequence[NetworkEndpoint]) -> None:
+        find = self.networking.known.find
+        self.networking.names.describe(
             container.id,
             networks=[each.network_id for each in on],
             servers=self.bundles.upstream_servers(container),
             links=dict(_link(text) for each in on for text in each.links),
-            internal=all(networking.known.find(each.network_id).internal for each in on),
+            internal=bool(on) and all(find(each.network_id).internal for each in on),
         )
-        return True
 
 
 def _link(text: str) -> tuple[str, str]:

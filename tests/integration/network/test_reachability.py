@@ -120,8 +120,9 @@ class Site:
             exchange = Exchange(stack)
             for name, namespace in self.namespaces.items():
                 exchange.serve(name, namespace, protocol)
-            for caller, namespace in {"host": None, **self.namespaces}.items():
-                exchange.call(caller, namespace, protocol, self.targets)
+            exchange.call("host", None, protocol, self.targets)
+            for name, namespace in self.namespaces.items():
+                exchange.call(name, namespace, protocol, self.targets)
             return exchange.answers()
 
     async def holds(self) -> None:

@@ -56,6 +56,7 @@ class BridgeNetwork:
         self._prefix = instance.veth_prefix
         self._alias = instance.network_alias
         self._nets: dict[str, _Net] = {}
+        self._unmade: dict[str, Conflict] = {}
         self.plan(_default_plan(instance))
         self._mtu = 1500
         self._live: dict[str, Endpoint] = {}
@@ -86,14 +87,18 @@ class BridgeNetwork:
             raise Conflict(f"cannot remove network {key}: containers are plugged into it")
         gone = self._nets.pop(key, None)
         if gone is not None:
-            await self._kernel.delete_links([gone.bridge.name])
+            # One that could not be made has another's bridge, or none.
+            if self._unmade.pop(key, None) is None:
+                await self._kernel.delete_links([gone.bridge.name])
             await self._firewall.converge(prune=self._adopted)
 
     async def survey(self) -> Survey:
         return await self._kernel.survey()
 
-    async def ensure(self) -> None:
+    async def ensure(self, network: str = DEFAULT_NETWORK) -> None:
         await self._converge()
+        if network in self._unmade:
+            raise self._unmade[network]
         await self._firewall.warn_of_others()
 
     async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
@@ -183,6 +188,8 @@ class BridgeNetwork:
         net = self._nets.get(key)
         if net is None:
             raise NotFound(f"network {key} not found")
+        if key in self._unmade:
+            raise self._unmade[key]
         return net
 
     def _bridges(self) -> list[Bridge]:
@@ -341,11 +348,13 @@ class BridgeNetwork:
 
     def _is_missing(self, net: _Net, survey: Survey) -> bool:
         """As `_bridge_is_missing`; one network of a user that cannot be does not take the others with it."""
+        self._unmade.pop(net.plan.key, None)
         try:
             return self._bridge_is_missing(net.bridge, survey)
         except Conflict as error:
             if net.plan.key == DEFAULT_NETWORK:
                 raise
+            self._unmade[net.plan.key] = error
             _log.error("a network cannot be made", network=net.plan.key, reason=str(error))
             return False
 

@@ -37,8 +37,14 @@ class NameFiles:
         self._hosts: dict[str, dict[str, NamedHost]] = {}
         self._called: dict[str, str] = {}
 
-    def begin(self, networks: Mapping[str, str], hosts: Iterable[tuple[str, NamedHost]]) -> None:
-        """Start from the records: names of networks by id, and (network id, host). Others' files are removed."""
+    def begin(
+        self, networks: Mapping[str, str], hosts: Iterable[tuple[str, NamedHost]], alive: Iterable[str] = ()
+    ) -> None:
+        """Start from the records: names of networks by id, and (network id, host).
+
+        Files of others are removed, but for those of containers that are `alive`: one that has left its last network
+        still asks its shim about the rest of the world.
+        """
         self._called = dict(networks)
         self._hosts = {network: {} for network in networks}
         for network, host in hosts:
@@ -47,7 +53,7 @@ class NameFiles:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             present = {place.name for place in self._directory.iterdir()}
         members = {container for hosts_of in self._hosts.values() for container in hosts_of}
-        for name in present - set(self._hosts) - members:
+        for name in present - set(self._hosts) - members - set(alive):
             self._remove(name)
         for network in self._hosts:
             self._write(network)
@@ -84,6 +90,10 @@ class NameFiles:
         """Tell the container's shim where to look, and whom to ask about the rest of the world."""
         content = {"networks": list(networks), "servers": list(servers), "links": dict(links), "internal": internal}
         self._replace(container, _encode(content))
+
+    def describes(self, container: str) -> bool:
+        """Whether the container's shim has been told anything."""
+        return (self._directory / container).exists()
 
     def forget(self, container: str) -> None:
         """The container does not run any more."""

@@ -17,11 +17,11 @@ class Network(Protocol):
     of all live containers rebuilds what is allocated. Order at boot: `ensure`, `reconcile`, serve.
     """
 
-    async def ensure(self) -> None:
+    async def ensure(self, network: str = DEFAULT_NETWORK) -> None:
         """Make what all containers share (bridge, forwarding, firewall) or check that it is there.
 
-        Takes nothing away, so it may run before `reconcile`. Raises Conflict when the bridge's name
-        or subnet is in use by something else, Unavailable when a part of the system is missing.
+        Takes nothing away, so it may run before `reconcile`. Raises Conflict when the name or subnet of the default
+        bridge or of that of `network` is in use by something else, Unavailable when a part of the system is missing.
         """
 
     def plan(self, wanted: BridgePlan) -> None:
