@@ -288,6 +288,10 @@ class _Birth:
         """Make the group, start the stage in it."""
         self._placed = _make_group(self._cgroup, self._config, self._undo, self._manner)
         group = self._cgroup if self._placed else None
+        owner = translate.group_owner(self._config)
+        if group and owner:
+            with contextlib.suppress(PermissionError):  # an ordinary user's group is that user's already
+                group.delegate(*owner)
         launch = _spawn(plan, translate.clone_flags(self._config), group, stdio, came, temporary, CREATE)
         self._cgroup.settled()
         launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))

@@ -17,7 +17,7 @@ from bulkhead.linux.cgroups import Cgroup, Hierarchies
 from bulkhead.linux.seccomp import Filter
 from bulkhead.nsexec.plan import Capabilities, Device, Flag, Mount, MountFlag, MountKind, Plan, Root, RootKind
 from bulkhead.runtime import hooks, tuning
-from bulkhead.runtime.filters import filter_for
+from bulkhead.runtime.filters import filter_for, unknown_in
 from bulkhead.runtime.rootfs import OverlayRootfs
 
 Config = Mapping[str, Any]
@@ -128,9 +128,7 @@ def warnings(process: Config) -> tuple[str, ...]:
 def unknown_calls(config: Config) -> tuple[str, ...]:
     """What of the seccomp profile is left out, as runc does: names that no architecture has."""
     profile = (config.get("linux") or {}).get("seccomp")
-    return tuple(
-        f"unknown seccomp syscall {name!r} ignored" for name in (filter_for(profile).unknown if profile else ())
-    )
+    return tuple(f"unknown seccomp syscall {name!r} ignored" for name in (unknown_in(profile) if profile else ()))
 
 
 def first_affinity(process: Config) -> frozenset[int] | None:
@@ -431,6 +429,23 @@ def _bind(entry: Config, target: str, options: mounts.MountOptions, *, given: bo
         tree_clear=_cleared(options.tree_set, options.tree_clear),
         propagation=options.propagation,
     )
+
+
+def group_owner(config: Config) -> tuple[int, int] | None:
+    """Whom the container's cgroup is to be given to: the host's ids of its root, if that has a user and a cgroup
+    namespace of its own and may write there."""
+    linux: Config = config.get("linux") or {}
+    kinds = _kinds(linux)
+    mounted = [entry for entry in config.get("mounts") or () if entry.get("type") in ("cgroup", "cgroup2")]
+    writable = any("ro" not in (entry.get("options") or ()) for entry in mounted)
+    uid, gid = (_host_root(linux.get(key) or ()) for key in ("uidMappings", "gidMappings"))
+    if not writable or kinds.get("user") != "" or kinds.get("cgroup") != "" or uid is None or gid is None:
+        return None
+    return uid, gid
+
+
+def _host_root(mappings: Iterable[Config]) -> int | None:
+    return next((entry["hostID"] for entry in mappings if entry["containerID"] == 0), None)
 
 
 def _cleared(to_set: int, to_clear: int) -> int:
