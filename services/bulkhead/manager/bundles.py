@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,12 +30,12 @@ from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network
 from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
+from bulkhead.nsexec.init import INIT_PROGRAM
 
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
 _HOST_RESOLV = Path("/etc/resolv.conf")
 _WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
-_INITS = ("docker-init", "tini-static", "tini")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -242,10 +241,8 @@ def _read(path: Path) -> str:
 
 
 def _init_binary() -> str:
-    for name in _INITS:
-        found = shutil.which(name, path="/usr/libexec/docker:/usr/local/bin:/usr/bin:/sbin:/usr/sbin:/bin")
-        if found is not None:
-            return found
+    if INIT_PROGRAM.exists():
+        return str(INIT_PROGRAM)
     raise Internal('exec: "docker-init": executable file not found in $PATH')
 
 

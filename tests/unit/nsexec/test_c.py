@@ -26,6 +26,7 @@ def test_the_stage_compiles_without_a_warning(tmp_path: Path) -> None:
     stage = ["-ffreestanding", "-fno-stack-protector", "-nostdlib", "-nostartfiles", "-static", "-Wl,-z,noexecstack"]
     sources = [*sorted((CSRC / "nsinit").glob("*.c")), CSRC / "plan.c"]
     gcc(*WARNINGS, *stage, "-o", tmp_path / "nsinit", *sources)
+    gcc(*WARNINGS, *stage, "-o", tmp_path / "docker-init", *sorted((CSRC / "init").glob("*.c")))
 
 
 def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
