@@ -97,6 +97,7 @@ REFUSALS = [
     ("--cpus 1 --cpu-period 1000", "Conflicting options: Nano CPUs and CPU Period cannot both be set"),
     ("-m 10m --memory-swap 5m", "Minimum memoryswap limit should be larger than memory limit, see usage"),
     ("-v /tmp:/x:foo", "invalid mode: foo"),
+    ("-v /proc:/x:rslave", "path /proc is mounted on /proc but it is not a shared or slave mount"),
     ("-v /tmp:/a -v /etc:/a", "Duplicate mount point: /a"),
     ("--mount type=bind,src=/nosuch,dst=/x", "bind source path does not exist: /nosuch"),
 ]  # fmt: skip

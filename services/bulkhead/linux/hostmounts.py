@@ -76,6 +76,22 @@ def mounted_below(root: Path) -> list[Path]:
     return found
 
 
+def peers_of(path: str) -> tuple[str, bool, bool]:
+    """The mount that a path is on, and whether it passes mounts on, and whether it gets those of others.
+
+    mount_namespaces(7): a member of a peer group does both, a slave the latter. Raises OSError.
+    """
+    real = os.path.realpath(path)
+    found = ("/", False, False)
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        words = line.partition(b" - ")[0].split(b" ")
+        point = os.fsdecode(words[4].decode("unicode_escape").encode("latin-1"))
+        if len(point) >= len(found[0]) and (f"{real}/".startswith(f"{point}/") or point == "/"):
+            shared = any(word.startswith(b"shared:") for word in words[6:])
+            found = (point, shared, shared or any(word.startswith(b"master:") for word in words[6:]))
+    return found
+
+
 def _resolved(option: str) -> str:
     name, _, value = option.partition("=")
     if name != "addr" or not value:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted
+from bulkhead.linux import hostmounts
 from bulkhead.manager import links, oci, shared_memory
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
@@ -158,7 +159,19 @@ def _bind_sources(spec: ContainerSpec) -> dict[str, str]:
     binds = [mount for mount in spec.mounts if mount.type == "bind"]
     for mount in binds:
         ensure_bind_source(mount)
+        _check_propagation(mount)
     return {mount.target: mount.source for mount in binds}
+
+
+def _check_propagation(mount: Mount) -> None:
+    """What is mounted below the source can be seen inside only where the host's own mount lets it pass."""
+    if mount.propagation.lstrip("r") not in ("shared", "slave"):
+        return
+    point, shared, receives = hostmounts.peers_of(mount.source)
+    if mount.propagation.endswith("shared") and not shared:
+        raise Internal(f"path {mount.source} is mounted on {point} but it is not a shared mount")
+    if not receives:
+        raise Internal(f"path {mount.source} is mounted on {point} but it is not a shared or slave mount")
 
 
 def ensure_bind_source(mount: Mount) -> None:

@@ -155,7 +155,7 @@ class Containers:
         container = self.records.index.get(container_id)
         kept = links.without(container, alias)
         if kept is None:
-            raise NotFound(f"No such link: {name}")
+            raise NotFound(f"No such container: {name.strip('/')}")
         changed = replace(container, spec=replace(container.spec, links=kept))
         await self.records.commit(Change(update=changed), durable=True)
 

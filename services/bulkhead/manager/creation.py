@@ -19,6 +19,7 @@ from bulkhead.manager.bundles import Bundles, ensure_bind_source
 from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import initial_endpoints
+from bulkhead.manager.oci_resources import weighable
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount
@@ -29,6 +30,9 @@ from bulkhead.model.names import normal, random_name
 from bulkhead.model.volume import Volume
 
 _NAME_ATTEMPTS = 6
+_NO_WEIGHTS = (
+    "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded."
+)
 _NO_OOM_KILL = (
     "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out "
     "of resources."
@@ -233,4 +237,6 @@ def _warnings(spec: ContainerSpec) -> tuple[str, ...]:
         found.append(_DISCARDED_PORTS)
     if spec.resources.oom_kill_disable and not spec.resources.memory:
         found.append(_NO_OOM_KILL)
+    if not all(map(weighable, spec.resources.blkio_weight_devices)):
+        found.append(_NO_WEIGHTS)
     return tuple(found)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.model.container import Resources, ThrottleDevice, Ulimit
+from bulkhead.model.container import Resources, ThrottleDevice, Ulimit, WeightDevice
 
 CPU_PERIOD = 100_000
 _NANO = 1_000_000_000
@@ -77,9 +78,19 @@ def _block_io(told: Resources) -> dict[str, Any]:
     }
     if told.blkio_weight:
         found["weight"] = told.blkio_weight
-    if told.blkio_weight_devices:
+    if told.blkio_weight_devices and all(map(weighable, told.blkio_weight_devices)):
         found["weightDevice"] = [{**_numbers(each.path), "weight": each.weight} for each in told.blkio_weight_devices]
     return found
+
+
+def weighable(device: WeightDevice) -> bool:
+    """Whether shares of a device can be weighed: its scheduler decides, and only BFQ does (Documentation/block/bfq)."""
+    try:
+        number = os.stat(device.path).st_rdev  # noqa: PTH116
+        scheduler = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/scheduler")
+        return "[bfq]" in scheduler.read_text()
+    except OSError:
+        return False
 
 
 def _throttle(device: ThrottleDevice) -> dict[str, int]:

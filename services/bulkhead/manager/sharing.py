@@ -155,3 +155,5 @@ def check_modes(spec: ContainerSpec) -> None:
     """InvalidArgument for combinations that can never start."""
     if spec.network_mode.startswith(_OF_CONTAINER) and spec.ports:
         raise InvalidArgument("conflicting options: port publishing and the container type network mode")
+    if spec.userns_mode not in ("", "host"):
+        raise InvalidArgument(f"invalid user namespace mode: {spec.userns_mode}")
