@@ -31,7 +31,7 @@ from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network
 from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
-from bulkhead.nsexec.init import INIT_PROGRAM
+from bulkhead.runtime.init import INIT_PROGRAM
 
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from bulkhead.nsexec.init import INIT_PROGRAM
+from bulkhead.runtime.init import INIT_PROGRAM
 
 PROGRAM = str(INIT_PROGRAM)
 
