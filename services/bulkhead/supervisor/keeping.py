@@ -15,19 +15,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from bulkhead.linux import fdpass
 from bulkhead.shim.app import SHIM_RECORD
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.supervisor.readiness import readable
 
 _LINE_LIMIT = 64 << 10
-_SWEEP_SECONDS = 30.0
-_LAST_WORDS_SECONDS = 0.2
+_SWEEP_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 5.0
 _WISH = b'{"op":"keep"}\n'
-
-log = structlog.get_logger()
 
 
 class Keeping:
@@ -38,6 +34,7 @@ class Keeping:
         self._kept: dict[str, Kept] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._orphaned = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -67,10 +64,9 @@ class Keeping:
         task.add_done_callback(lambda _: self._followed.pop(place, None))
 
     async def hear_out(self, stdio_socket: Path) -> None:
-        """Nobody listens there any more: wait for a dead shim's last words, so that `estate` is whole."""
+        """The shim there is dead: wait for its last words, so that `estate` is whole."""
         task = self._followed.get(str(stdio_socket))
         if task is not None:
-            # A shim whose sockets were only unlinked lives on and has not hung up.
             await asyncio.wait((task,), timeout=_LAST_WORDS_SECONDS)
 
     def estate(self, container_id: str) -> Estate | None:
@@ -89,36 +85,44 @@ class Keeping:
                 # A shim of an older version has nothing to give.
                 while answer.get("ok", True):
                     answer, received = await reader.line()
-                    self._heard(answer, received)
+                    self._heard(place, answer, received)
             finally:
                 reader.close()
+                self._orphaned.set()
 
-    def _heard(self, told: dict[str, Any], received: list[int]) -> None:
+    def _heard(self, place: str, told: dict[str, Any], received: list[int]) -> None:
         estate = Estate.labelled(told, received)
         before = self._kept.pop(str(told["id"]), None)
         if before is not None:
             before.estate.close()
         if estate.descriptors:
-            self._kept[str(told["id"])] = Kept(estate, Path(told["data_dir"]) / SHIM_RECORD)
+            self._kept[str(told["id"])] = Kept(estate, Path(told["data_dir"]) / SHIM_RECORD, place)
 
     async def _sweep(self) -> None:
         while True:
+            await self._orphaned.wait()
             await asyncio.sleep(_SWEEP_SECONDS)
-            for container_id, kept in tuple(self._kept.items()):
-                if not kept.record.exists():
-                    del self._kept[container_id]
-                    kept.estate.close()
-                    log.info("estate thrown away", container=container_id)
+            self._throw_unwanted()
+            if all(kept.place in self._followed for kept in self._kept.values()):
+                self._orphaned.clear()
+
+    def _throw_unwanted(self) -> None:
+        """Let go of what no shim will ask for."""
+        for container_id, kept in tuple(self._kept.items()):
+            if kept.place not in self._followed and not kept.record.exists():
+                del self._kept[container_id]
+                kept.estate.close()
 
 
 class Kept:
     """An estate, and the file whose absence says that nobody will want it."""
 
-    __slots__ = ("estate", "record")
+    __slots__ = ("estate", "place", "record")
 
-    def __init__(self, estate: Estate, record: Path) -> None:
+    def __init__(self, estate: Estate, record: Path, place: str) -> None:
         self.estate = estate
         self.record = record
+        self.place = place
 
 
 class _Reader:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class Launches:
         live = await _find_live(identity)
         if live is not None:
             return live
-        await self._keeping.hear_out(_stdio_socket(identity))
+        if not _is_held(Path(identity.data_dir) / SHIM_RECORD):
+            await self._keeping.hear_out(_stdio_socket(identity))
         try:
             return await self._fresh(identity)
         except Conflict:
@@ -153,6 +155,17 @@ async def _bring_back(identity: Identity) -> Shim:
                 await asyncio.sleep(_REBIND_POLL)
     except TimeoutError as error:
         raise Unavailable(f"cannot reach the shim of {identity.short_id}: it does not listen again") from error
+
+
+def _is_held(record: Path) -> bool:
+    holder = _open_holder(record)
+    if holder is None:
+        return False
+    try:
+        # A zombie has its pid still, and its pidfd tells of its end.
+        return not select.select((holder,), (), (), 0)[0]
+    finally:
+        os.close(holder)
 
 
 def _open_holder(record: Path) -> int | None:
