@@ -41,6 +41,7 @@ class FakeShim:
         self.gates: dict[str, asyncio.Event] = {}
         self.dead = False
         self.healths = Health()
+        self.probed = asyncio.Event()
         self._instance = instance
         self._next_process = next_process
         self._changed = asyncio.Event()
@@ -119,8 +120,8 @@ class FakeShim:
     async def health(self, after: int) -> Health:
         await self._called("health")
         while self.healths.revision <= after and self.ended is None:
-            await self._changed.wait()
-            self._changed.clear()
+            self.probed.clear()
+            await self.probed.wait()
             await self._called("health")
         return self.healths
 
@@ -140,6 +141,7 @@ class FakeShim:
         record = {"exit_code": code, "exited_at": self.ended.at, "started_at": self.started_at, "pid": self.pid}
         self._instance.exit_record(self.container_id).write_text(json.dumps(record))
         self._changed.set()
+        self.probed.set()
 
     def exit_exec(self, exec_id: str, code: int) -> None:
         """An exec's process ends."""
@@ -148,6 +150,7 @@ class FakeShim:
     def die(self) -> None:
         """SIGKILL of the shim: every call fails from now on."""
         self.dead = True
+        self.probed.set()
         self._changed.set()
 
     async def _called(self, method: str) -> None:

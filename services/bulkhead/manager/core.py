@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bulkhead.manager.actors import Actors
+from bulkhead.manager.boot_order import BootOrder
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.containers import Containers
@@ -108,6 +109,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         waiters=waiters,
     )
     exits = Exits(
+        boot_order=BootOrder(index=index),
         instance=instance,
         records=records,
         shims=shims,

@@ -21,6 +21,7 @@ from bulkhead.errors import BulkheadError, NotFound, Unavailable
 from bulkhead.linux import process
 from bulkhead.manager import announcements, health
 from bulkhead.manager.actors import Actors
+from bulkhead.manager.boot_order import BootOrder
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims
@@ -75,6 +76,7 @@ class Exits:
     removal: Removal
     volumes: Volumes
     resolving: Resolving
+    boot_order: BootOrder
     _intents: dict[str, Intent] = field(default_factory=dict)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _causes: dict[str, Cause] = field(default_factory=dict)
@@ -226,6 +228,13 @@ class Exits:
             log.warning("cannot end a shim", container=container_id, reason=str(error))
 
     async def _restart(self, container_id: str, delay_ms: int) -> None:
+        await self.boot_order.turn(container_id)
+        try:
+            await self._restart_until_done(container_id, delay_ms)
+        finally:
+            self.boot_order.done(container_id)
+
+    async def _restart_until_done(self, container_id: str, delay_ms: int) -> None:
         while True:
             await asyncio.sleep(delay_ms / 1000)
             try:

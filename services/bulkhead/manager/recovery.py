@@ -52,6 +52,8 @@ class Recovery:
     async def recover(self) -> None:
         """Run once, before serving."""
         rebooted = await self._has_rebooted()
+        if rebooted:
+            self.exits.boot_order.expect(each.id for each in self.records.index if _starts_at_boot(each))
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(container: Container) -> None:
@@ -140,10 +142,14 @@ class Recovery:
             await self.records.commit(Change(about=container.id, done=True))
 
     async def _start(self, container_id: str) -> None:
-        with contextlib.suppress(BulkheadError):
-            await self.actors.perform(
-                container_id, "start", lambda: self.exits.start(container_id, by_user=False), seconds=FINISH_SECONDS
-            )
+        await self.exits.boot_order.turn(container_id)
+        try:
+            with contextlib.suppress(BulkheadError):
+                await self.actors.perform(
+                    container_id, "start", lambda: self.exits.start(container_id, by_user=False), seconds=FINISH_SECONDS
+                )
+        finally:
+            self.exits.boot_order.done(container_id)
 
     async def _unmark(self, container: Container) -> Container:
         """It was stopped by the reboot, not by its user."""
@@ -213,6 +219,13 @@ class Recovery:
 
 def _starts_again(container: Container) -> bool:
     return starts_at_boot(container.spec.restart_policy, was_alive=False, stopped_by_user=container.stopped_by_user)
+
+
+def _starts_at_boot(container: Container) -> bool:
+    alive = container.phase.alive or container.phase is Phase.RESTARTING
+    return starts_at_boot(
+        container.spec.restart_policy, was_alive=alive, stopped_by_user=container.stopped_by_user and not alive
+    )
 
 
 def _leftover(container: Container) -> bool:

@@ -193,6 +193,22 @@ async def test_policies_at_boot(world: World, policy: str, stopped: bool, starts
         assert core.get(container_id).phase is (Phase.RUNNING if starts else Phase.EXITED)
 
 
+async def test_compose_services_start_after_what_they_depend_on(world: World) -> None:
+    # The one that depends is the older record, so that no luck puts it second.
+    async with one_life(world) as core:
+        told = {"com.docker.compose.project": "p", "com.docker.compose.service": "web"}
+        told["com.docker.compose.depends_on"] = "db:service_started:false"
+        policy = RestartPolicy(name="always")
+        web = await core.run("sleep", "9", restart_policy=policy, labels=told)
+        of_db = {"com.docker.compose.project": "p", "com.docker.compose.service": "db"}
+        db = await core.run("sleep", "9", restart_policy=policy, labels=of_db)
+    world.shims.shims.clear()
+    world.boot_id = "boot-2"
+    async with one_life(world) as core:
+        await eventually(lambda: all(core.get(each).phase is Phase.RUNNING for each in (web, db)))
+        assert core.get(db).started_at < core.get(web).started_at
+
+
 async def test_always_that_was_stopped_stays_stopped_without_a_reboot(world: World) -> None:
     async with one_life(world) as core:
         container_id = await core.run("sleep", "9", restart_policy=RestartPolicy(name="always"))
