@@ -74,9 +74,13 @@ class Filesystems:
     async def export(self, ref: str) -> AsyncGenerator[bytes, None]:
         """The tar of everything in the container's root, without its mounts. Raises NotFound, Conflict, Internal."""
         container = self._readable(ref, "export")
-        async with self._tree(container) as tree, contextlib.aclosing(trees.merged(tree, self.blocking)) as pieces:
-            async for piece in pieces:
-                yield piece
+        # Not `_tree`: a generator whose client has left may be closed in a task of its own, in which an asynchronous
+        # context manager made of a generator does not end (seen in 3.11: "generator didn't stop after athrow()").
+        with self.images.holding(container.image_id):
+            tree = await self._prepared(container)
+            async with contextlib.aclosing(trees.merged(tree, self.blocking)) as pieces:
+                async for piece in pieces:
+                    yield piece
         self._check_present(container)
         await self.records.commit(Change(events=(of_container(container, "export"),)))
 
@@ -128,8 +132,11 @@ class Filesystems:
     @contextlib.asynccontextmanager
     async def _tree(self, container: Container) -> AsyncIterator[Tree]:
         with self.images.holding(container.image_id):
-            dirs = await self.snapshots.prepare(container.id, container.image_id)
-            yield Tree(upper=dirs.upper, lower=dirs.lower, made=ENGINE_MADE)
+            yield await self._prepared(container)
+
+    async def _prepared(self, container: Container) -> Tree:
+        dirs = await self.snapshots.prepare(container.id, container.image_id)
+        return Tree(upper=dirs.upper, lower=dirs.lower, made=ENGINE_MADE)
 
     @contextlib.asynccontextmanager
     async def _suspended(self, container: Container, wanted: bool) -> AsyncIterator[None]:
