@@ -163,7 +163,9 @@ def _is_held(record: Path) -> bool:
         return False
     try:
         # A zombie has its pid still, and its pidfd tells of its end.
-        return not select.select((holder,), (), (), 0)[0]
+        poll = select.poll()
+        poll.register(holder, select.POLLIN)
+        return not poll.poll(0)
     finally:
         os.close(holder)
 
