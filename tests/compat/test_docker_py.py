@@ -195,3 +195,9 @@ def test_old_api_versions_work(target: Target) -> None:
     assert old.containers.run("busybox", ["echo", "hi"], remove=True) == b"hi\n"
     assert "VirtualSize" in old.images.get("busybox").attrs
     old.close()
+
+
+def test_an_exec_is_framed_as_its_start_says(client: DockerClient, running: Any) -> None:
+    """docker-py creates with a terminal and starts without saying so."""
+    made = client.api.exec_create(running.id, ["echo", "hello"], tty=True)
+    assert client.api.exec_start(made["Id"]) == b"hello\r\n"

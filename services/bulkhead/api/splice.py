@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from bulkhead.api.connection import End
 
@@ -11,15 +12,16 @@ from bulkhead.api.connection import End
 FAREWELL_SECONDS = 5.0
 
 
-async def splice(client: End, process: End) -> None:
+async def splice(client: End, process: End, outward: Callable[[bytes], bytes] = bytes) -> None:
     """Carry bytes both ways until the process's stream ends or the client is gone.
 
     The client's half-close is passed on, and the process's output still reaches it afterwards. A slow end
-    pauses the other. A client that is gone costs its stream to the shim, nothing else.
+    pauses the other. A client that is gone costs its stream to the shim, nothing else. What the process says reaches
+    the client as `outward` makes it.
     """
     joint = _Joint(client, process)
     try:
-        process.listen(_FromProcess(joint))
+        process.listen(_FromProcess(joint, outward))
         client.listen(_FromClient(joint))
         await joint.over.wait()
         # Not closed at once: unread input would turn the client's last read into "connection reset". A client
@@ -45,11 +47,12 @@ class _Joint:
 class _FromProcess:
     """Hears the shim, speaks to the client."""
 
-    def __init__(self, joint: _Joint) -> None:
+    def __init__(self, joint: _Joint, outward: Callable[[bytes], bytes]) -> None:
         self._joint = joint
+        self._outward = outward
 
     def received(self, data: bytes) -> None:
-        self._joint.client.write(data)
+        self._joint.client.write(self._outward(data))
 
     def ended(self) -> None:
         self._joint.over.set()

@@ -14,7 +14,7 @@ from bulkhead.api.ports import Execs, Stdio, Streams
 from bulkhead.api.routes.containers import window_size
 from bulkhead.api.schema import execs as schema
 from bulkhead.api.splice import splice
-from bulkhead.api.streams import framing
+from bulkhead.api.streams import STDOUT, frame, framing
 
 
 class ExecRoutes:
@@ -46,8 +46,9 @@ class ExecRoutes:
         )
         process, is_tty = await self._stdio.exec(socket, exec_id, wanted)
         try:
-            client = await take_over(call, framing(call.version, is_tty))
-            await splice(client, process)
+            client = await take_over(call, framing(call.version, tty))
+            # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
+            await splice(client, process, _framed if is_tty and not tty else bytes)
         finally:
             process.close()
         return Hijacked()
@@ -59,3 +60,8 @@ class ExecRoutes:
         height, width = window_size(call)
         await self._execs.resize(call["id"], height, width)
         return answers.empty(200)
+
+
+def _framed(data: bytes) -> bytes:
+    """A terminal's output for who asked for frames."""
+    return frame(STDOUT, data)
