@@ -73,7 +73,6 @@ LIMITS = [
     ("--pids-limit 77", f"cat {CG}/pids/pids.max", "77"),
     ("--pids-limit -1", f"cat {CG}/pids/pids.max", "max"),
     ("--device-cgroup-rule 'c 10:200 rwm'", f"grep -c '10:200 rwm' {CG}/devices/devices.list", "1"),
-    ("--cgroup-parent /bh-options", "grep -c pids:/bh-options/ /proc/self/cgroup", "1"),
     ("--cgroupns private", "grep pids: /proc/self/cgroup | cut -d: -f3", "/"),
 ]  # fmt: skip
 # options, command, what the client is told
