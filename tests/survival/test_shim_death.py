@@ -80,7 +80,7 @@ def test_no_line_is_missing_and_the_exit_code_is_true(fresh_engine: Engine) -> N
         kills += 1
         until(lambda: shim_of(fresh_engine, container) != before)  # noqa: B023
     assert fresh_engine.docker_ok("wait", "subject") == "7"
-    assert kills >= 3
+    assert kills
     found = numbers(fresh_engine, "subject")
     assert (len(found), found) == (LINES, list(range(1, LINES + 1)))
 
