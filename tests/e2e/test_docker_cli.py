@@ -101,6 +101,7 @@ def test_an_exec_on_a_terminal(engine: Engine) -> None:
 
 
 def test_images_come_and_go(engine: Engine) -> None:
+    engine.pulled("hello-world")
     engine.docker_ok("tag", "hello-world", "mine:one")
     assert "mine:one" in engine.docker_ok("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
     archive = engine.base / "mine.tar"

@@ -34,7 +34,7 @@ STREAM_SECONDS = 0.3
 # These answer when something happens, or for as long as the client stays.
 _PATIENT = ("/wait", "/stop", "/restart", "/attach", "/attach/ws", "/logs", "/stats", "/events", "/start")
 # Answers that dockerd gives with this status, which clients know by their texts.
-_DOCKER_SAYS_500 = (b"is not paused",)
+_DOCKER_SAYS_500 = (b"is not paused", b"Cannot update container")
 _MARKS = (b"Traceback", b'"event":"request failed"', b'"event":"call failed"', b'"event":"operation failed"')
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 
 import pytest
 
@@ -10,12 +10,14 @@ from tests.support.api_description import SPEC
 from tests.support.engine import private_engine
 
 SECONDS = 20.0
+# The slice asks the same each time, so that it tells of a change; the whole (`make fuzz-api`) looks for news.
+SEED = "BULKHEAD_TEST_SEED"
 
 
 @pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not on this machine")
 def test_no_request_of_the_description_breaks_anything() -> None:
     api = pytest.importorskip("tests.fuzz.api", exc_type=ImportError)
-    seed = secrets.randbelow(1 << 30)
+    seed = int(os.environ.get(SEED, "20"))
     with private_engine() as engine:
         engine.start()
         engine.seed()

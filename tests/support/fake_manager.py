@@ -404,7 +404,7 @@ class FakeContainer:
             finished_at=self.finished_at,
             exec_ids=[one.id for one in self.execs.values() if one.started and one.exit_code is None],
             endpoints=[to_message(types.NetworkEndpoint, self.endpoint)] if self.endpoint else [],
-            log_path=self.log_path,
+            log_path="" if self.spec.log_config.driver == "none" else self.log_path,
             data_dir=str(self.engine.instance.container_data(self.id)),
             upper_dir=f"/snapshots/{self.id}/upper",
             lower_dirs=["/layers/1/fs"],
@@ -531,7 +531,9 @@ class _Containers(wire.ContainersBase):
         container = FakeContainer(self._engine, container_id, message.name or f"fake_{container_id[:6]}", spec, image)
         self._engine.containers[container_id] = container
         self._engine.journal.add("container", "create", container_id, name=container.name, image=spec.image)
-        return wire.CreateContainerResponse(id=container_id)
+        discarded = spec.network_mode == "host" and bool(spec.ports)
+        warnings = ["Published ports are discarded when using host network mode"] if discarded else []
+        return wire.CreateContainerResponse(id=container_id, warnings=warnings)
 
     async def list(self, message: wire.ListContainersRequest) -> wire.ListContainersResponse:
         filters = {name: values.items for name, values in message.filters.items()}

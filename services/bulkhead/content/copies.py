@@ -71,7 +71,7 @@ async def read(wanted: Wanted, blocking: Blocking) -> AsyncGenerator[PathStat | 
 async def fill(wanted: Wanted, archive: AsyncIterator[bytes]) -> None:
     """Unpack the archive, compressed or not, into the directory that is there.
 
-    Raises NotFound and Forbidden with Docker's texts, InvalidArgument, DataLoss for a damaged archive, Internal,
+    Raises NotFound and Forbidden with Docker's texts, InvalidArgument, for a damaged archive too, Internal,
     ResourceExhausted: what was unpacked by then stays, as with Docker.
     """
     first = await anext(archive, b"")

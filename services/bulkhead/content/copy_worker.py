@@ -207,8 +207,12 @@ def _fill(place: _Place, wanted: dict[str, Any]) -> None:
     owner = tuple(wanted["owner"]) if wanted["owner"] else None
     pieces = bounded(read_fd(0), Limits(), lambda _: None)
     tar = TarStream(lambda: next(pieces, b""))
-    CopyIn(Target(place.root, path.rstrip("/"), wanted["keep_kinds"], owner)).apply(tar)
-    tar.drain()
+    try:
+        CopyIn(Target(place.root, path.rstrip("/"), wanted["keep_kinds"], owner)).apply(tar)
+        tar.drain()
+    except errors.DataLoss as error:
+        # What is damaged is the client's archive, not anything of ours.
+        raise errors.InvalidArgument(str(error)) from error
 
 
 def _read_only(path: str, targets: list[str]) -> str:

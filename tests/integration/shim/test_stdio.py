@@ -322,7 +322,13 @@ async def test_pokes_are_not_piled_up(launch: Launch) -> None:
 async def test_many_clients_come_and_go_without_a_trace(launch: Launch) -> None:
     async with launch(script("cat")) as shim:
         await started(shim, open_stdin=True)
+        # The log's thread, and what it needs, come with the first output.
+        first = await shim.attach()
+        first.writer.write(b"first\n")
+        await first.frame()
+        await until(lambda: any(each.endswith("log.json") for each in descriptors(shim.pid)))
         before = len(descriptors(shim.pid))
+        first.close()
         for number in range(60):
             stream = await shim.attach()
             if number % 3 == 0:

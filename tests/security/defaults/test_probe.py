@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.ctl.seed.images import Tree, image_of
+from bulkhead.linux.cgroups import hierarchies
 from tests.security.defaults.dockerd import Dockerd, private_dockerd
 from tests.security.engine.conftest import Packed, entry
 from tests.support.engine import Engine
@@ -182,4 +183,7 @@ def test_the_comparison_sees_what_is_looser(engine: Engine, ours: str) -> None:
 def test_every_namespace_is_its_own(engine: Engine, ours: str) -> None:
     found = parse(engine.docker_ok("run", "--rm", "--network", "none", ours, "/probe", "report"))["namespace"]
     shared = {name for name, value in found.items() if value == str(Path(f"/proc/self/ns/{name}").readlink())}
-    assert shared <= {"user", "time"}
+    # The cgroup namespace is the host's on cgroup v1, Docker's default there, and its own on v2.
+    assert shared <= ({"user", "time"} if hierarchies().is_v2 else {"user", "time", "cgroup"})
+    private = engine.docker_ok("run", "--rm", "--cgroupns", "private", ours, "/probe", "report")
+    assert parse(private)["namespace"]["cgroup"] != str(Path("/proc/self/ns/cgroup").readlink())

@@ -46,7 +46,7 @@ def test_a_privileged_container_could(armed: Attack) -> None:
 @pytest.mark.parametrize("kind", ["NetworkMode", "IpcMode", "PidMode"])
 def test_the_namespace_of_who_does_not_run_is_not_joined(armed: Attack, kind: str) -> None:
     """Its pid may be anybody's by now."""
-    target = armed.start("sleep", "600")
+    target = armed.start("sleep", "600", host={"IpcMode": "shareable"})
     assert armed.run("true", host={kind: f"container:{target}"}).status == 0
     assert armed.engine.api("POST", f"/containers/{target}/kill").status == 204
     assert armed.engine.api("POST", f"/containers/{target}/wait").status == 200

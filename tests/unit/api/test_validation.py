@@ -69,7 +69,6 @@ HOST_TABLE = [
         {"LogConfig": {"Type": "json-file", "Config": {"foo": "1"}}},
         "unknown log opt 'foo' for json-file log driver",
     ),
-    ({"LogConfig": {"Config": {"foo": "1"}}}, "unknown log opt 'foo' for json-file log driver"),
     ({"CapAdd": ["FOO"]}, 'invalid CapAdd: unknown capability: "CAP_FOO"'),
     ({"CapDrop": ["cap_foo"]}, 'invalid CapDrop: unknown capability: "CAP_FOO"'),
     ({"ExtraHosts": ["x"]}, 'bad format for add-host: "x"'),
