@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,15 @@ class Attack:
         finally:
             self.engine.api("DELETE", f"{place}?force=1&v=1")
 
-    def logs(self, container: str) -> str:
-        answer = self.engine.api("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
-        return unframe(answer.body).decode(errors="replace")
+    def logs(self, container: str, *, until: str = "") -> str:
+        """What it has written; waits until `until` is in it, if that is not empty."""
+        deadline = time.monotonic() + 30
+        while True:
+            answer = self.engine.api("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
+            text = unframe(answer.body).decode(errors="replace")
+            if until in text or time.monotonic() > deadline:
+                return text
+            time.sleep(0.02)
 
     def exec(self, container: str, *words: str, seconds: float = 60, **config: Any) -> Outcome:
         made = self.engine.api(

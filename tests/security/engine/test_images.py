@@ -204,7 +204,7 @@ def test_an_images_words_do_not_steer_the_engine(attack: Attack, canary: Path) -
     assert (made["HostConfig"]["Privileged"], made["HostConfig"]["AutoRemove"]) == (False, False)
     assert made["HostConfig"]["RestartPolicy"]["Name"] in ("", "no")
     assert not made["Mounts"]
-    text = attack.logs(container)
+    text = attack.logs(container, until="/host")
     assert "uid=1000 gid=1000 groups=1000\n" in text
     assert "CapEff:\t0000000000000000" in text and "Seccomp:\t2" in text
     assert f"LD_PRELOAD={canary}/evil.so\n" in text  # the workload does get its environment
