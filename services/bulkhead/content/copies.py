@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
 import os
-import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from bulkhead.content import trees
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.container_view import Layers, Place
-from bulkhead.content.worker import end
+from bulkhead.content.worker import end, start, tell
 from bulkhead.errors import Internal
 
-_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "bulkhead.content.copy_worker"
 _PIECE = 1 << 20
 _HEAD = 64 << 10
@@ -139,21 +135,7 @@ async def _start(want: str, wanted: Wanted, *, magic: bytes, output: int) -> Pro
         "want": want,
         "magic": magic.hex(),
     }
-    try:
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-s", "-m", _WORKER),
-            stdin=PIPE,
-            stdout=output,
-            stderr=PIPE,
-            cwd="/",
-            env={"PYTHONPATH": _SOURCE_ROOT},
-        )
-    except OSError as error:
-        raise Internal(f"cannot start copy worker: {(error.strerror or '').lower()}") from error
     document = json.dumps(told).encode()
-    assert worker.stdin is not None
-    with contextlib.suppress(ConnectionError):
-        worker.stdin.write(len(document).to_bytes(4, "big") + document)
-        await worker.stdin.drain()
+    worker = await start(_WORKER, "copy", output=output, complaints=PIPE)
+    await tell(worker, len(document).to_bytes(4, "big") + document)
     return worker

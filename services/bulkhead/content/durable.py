@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bulkhead.errors import BulkheadError, Internal, ResourceExhausted
+from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
 
 _LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
@@ -84,3 +85,17 @@ def make_directories(path: Path, *, mode: int = 0o700) -> None:
     for directory in reversed(missing):
         directory.mkdir(mode=mode, exist_ok=True)
         sync_directory(directory.parent)
+
+
+def take_lock(path: Path, refusal: str) -> int:
+    """Lock the file at `path`, made when it is not there; a descriptor that the kernel unlocks with its process.
+
+    Raises Conflict with `refusal` when another process has it, OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Conflict(refusal) from None
+    return fd

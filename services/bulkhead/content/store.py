@@ -11,7 +11,6 @@ One process owns a store at a time (flock on <root>/lock); readers of committed 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -27,10 +26,11 @@ from bulkhead.content.durable import (
     make_directories,
     start_writeback,
     sync_directory,
+    take_lock,
     translated,
     write_all,
 )
-from bulkhead.errors import BulkheadError, Conflict, DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from bulkhead.model.digest import HEX_LENGTH, Digest, Hasher, new_hasher
 
 # One trip to a thread costs about 60 us: per MiB it disappears behind the hash (limits.md section 5).
@@ -259,13 +259,7 @@ class BlobStore:
         return self._root / "partial" / f"{digest.algorithm}-{digest.encoded}"
 
     def _take_lock(self) -> int:
-        fd = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise Conflict(f"cannot open content store {self._root}: another process uses it") from None
-        return fd
+        return take_lock(self._root / "lock", f"cannot open content store {self._root}: another process uses it")
 
 
 @dataclass(slots=True)

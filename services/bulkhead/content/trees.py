@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
 import os
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bulkhead import errors
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.upper import Changed, Kind
-from bulkhead.content.worker import end, error_told
+from bulkhead.content.worker import end, error_told, start, tell
 from bulkhead.errors import Internal
 
-_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "bulkhead.content.tree_worker"
 _PIECE = 1 << 20
 # What docker diff of a container answers must fit in memory, here and at the client.
@@ -91,25 +87,11 @@ async def reading(want: str, tree: Tree) -> AsyncIterator[Reading]:
 
 
 async def _start(want: str, tree: Tree, output: int) -> Process:
-    try:
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-s", "-m", _WORKER),
-            stdin=PIPE,
-            stdout=output,
-            stderr=PIPE,
-            cwd="/",
-            env={"PYTHONPATH": _SOURCE_ROOT},
-        )
-    except OSError as error:
-        raise Internal(f"cannot start tree worker: {(error.strerror or '').lower()}") from error
     told = {"parent": os.getpid(), "want": want, "upper": tree.upper, "lower": [*tree.lower], "made": [*tree.made]}
+    worker = await start(_WORKER, "tree", output=output, complaints=PIPE)
+    await tell(worker, json.dumps(told).encode())
     assert worker.stdin is not None
-    with contextlib.suppress(ConnectionError):
-        worker.stdin.write(json.dumps(told).encode())
-        await worker.stdin.drain()
-        worker.stdin.close()
-        await worker.stdin.wait_closed()
+    worker.stdin.close()
     return worker
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from pathlib import Path
 from bulkhead.content import media_types
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.inflate import WHOLE, Limits
-from bulkhead.content.worker import end, error_told
+from bulkhead.content.worker import end, error_told, start
 from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.model.digest import Digest
 
-_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "bulkhead.content.unpack_worker"
 # mallopt(3): pieces of an archive are used again and again, and not given back to the kernel and zeroed each time.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
@@ -151,19 +149,7 @@ def _opening() -> Iterator[None]:
 
 
 async def _start(source: int, arguments: list[str], *kept: int) -> Process:
-    try:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-s", "-m", _WORKER, *arguments),
-            stdin=source,
-            stdout=PIPE,
-            stderr=DEVNULL,
-            cwd="/",
-            env={"PYTHONPATH": _SOURCE_ROOT, **_MALLOC},
-            pass_fds=kept,
-        )
-    except OSError as error:
-        raise Internal(f"cannot start unpack worker: {(error.strerror or '').lower()}") from error
+    return await start(_WORKER, "unpack", arguments, source=source, kept=kept, environment=_MALLOC)
 
 
 def _arguments(target: Path, expected: Digest | None, limits: Limits) -> list[str]:

@@ -4,10 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from asyncio.subprocess import Process
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 from bulkhead import errors
 from bulkhead.errors import BulkheadError, Internal
+
+_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+async def start(
+    module: str,
+    name: str,
+    arguments: Sequence[str] = (),
+    *,
+    source: int = PIPE,
+    output: int = PIPE,
+    complaints: int = DEVNULL,
+    kept: Sequence[int] = (),
+    environment: Mapping[str, str] = _NOTHING,
+) -> Process:
+    """A worker that runs `module` and sees nothing of this process but what it is given. Raises Internal.
+
+    `name` is for the error's text; `source`, `output` and `complaints` are its standard streams, `kept` the
+    descriptors beside them.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-s", "-m", module, *arguments),
+            stdin=source,
+            stdout=output,
+            stderr=complaints,
+            cwd="/",
+            env={"PYTHONPATH": _SOURCE_ROOT, **environment},
+            pass_fds=kept,
+        )
+    except OSError as error:
+        raise Internal(f"cannot start {name} worker: {(error.strerror or '').lower()}") from error
+
+
+async def tell(worker: Process, document: bytes) -> None:
+    """Write what it is to do. A caller that is cancelled meanwhile leaves no worker behind.
+
+    One that died before it read everything tells why where its end is heard of.
+    """
+    assert worker.stdin is not None
+    try:
+        with contextlib.suppress(ConnectionError):
+            worker.stdin.write(document)
+            await worker.stdin.drain()
+    except BaseException:
+        await end(worker)
+        raise
 
 
 async def end(worker: Process) -> None:

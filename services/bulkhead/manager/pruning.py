@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bulkhead.errors import BulkheadError, Conflict
 from bulkhead.manager.ports import Records, Snapshots
 from bulkhead.model.container import Container
-from bulkhead.model.filters import PRUNE_KEYS, Filters, check_keys, matches_labels
+from bulkhead.model.filters import PRUNE_KEYS, Filters, check_keys, fits_labels
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.moments import parse_moment
 
@@ -62,7 +62,4 @@ class Pruning:
 def _matches(container: Container, filters: Filters, before: list[int]) -> bool:
     if container.phase not in _PRUNED or any(container.created_at > moment for moment in before):
         return False
-    labels = container.spec.labels
-    if not matches_labels(labels, filters.get("label", ())):
-        return False
-    return not any(matches_labels(labels, [each]) for each in filters.get("label!", ()))
+    return fits_labels(container.spec.labels, filters)

@@ -7,6 +7,7 @@ before it leaves the container as it was.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import structlog
@@ -52,11 +53,13 @@ class Removal:
             await self.records.commit(Change(update=dead))
             raise
         await self.networking.unplug(container.attachments)
-        gone = self.volumes.only_of(container) if volumes else ()
-        events = [*(of_volume(self.records.volumes[name], "destroy") for name in gone)]
-        change = Change(remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy")))
-        await self.records.commit(change, durable=True)
-        await self._clear(container, gone)
+        with self.volumes.leaving(container) if volumes else nullcontext(()) as gone:
+            events = [*(of_volume(self.records.volumes[name], "destroy") for name in gone)]
+            change = Change(
+                remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy"))
+            )
+            await self.records.commit(change, durable=True)
+            await self._clear(container, gone)
         self.waiters.removed(container_id, container.exit_code)
 
     async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ _EVENT_KEYS = "container daemon event image label network node plugin scope secr
 LIST_KEYS = frozenset(_LIST_KEYS.split())
 PRUNE_KEYS = frozenset(("until", "label", "label!"))
 EVENT_KEYS = frozenset(_EVENT_KEYS.split())
+_TRUE, _FALSE = frozenset(("1", "true")), frozenset(("0", "false"))
 _STATUSES = frozenset(phase.value for phase in Phase)
 _HEALTH = frozenset(("none", "starting", "healthy", "unhealthy"))
 
@@ -31,6 +32,24 @@ def check_keys(filters: Filters, allowed: frozenset[str]) -> None:
     for key in filters:
         if key not in allowed:
             raise InvalidArgument(f"invalid filter '{key}'")
+
+
+def boolean(filters: Filters, key: str) -> bool | None:
+    """A filter that is true or false, None when it was not given. Raises InvalidArgument for another value."""
+    values = {value.lower() for value in filters.get(key, ())}
+    if not values:
+        return None
+    if values <= _TRUE:
+        return True
+    if values <= _FALSE:
+        return False
+    raise InvalidArgument(f"invalid filter '{key}={next(iter(filters[key]))}'")
+
+
+def fits_labels(labels: Mapping[str, str], filters: Filters) -> bool:
+    """Whether `label` of a prune lets these through, and `label!` does not hold them back."""
+    held_back = any(matches_labels(labels, [unwanted]) for unwanted in filters.get("label!", ()))
+    return not held_back and matches_labels(labels, filters.get("label", ()))
 
 
 def matches_labels(labels: Mapping[str, str], wanted: Iterable[str]) -> bool:

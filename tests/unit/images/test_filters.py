@@ -8,6 +8,7 @@ import pytest
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.manager.images import filters
+from bulkhead.model.filters import boolean, check_keys
 from bulkhead.model.reference import parse_reference
 
 
@@ -96,14 +97,14 @@ def test_time_of_an_image_is_never_an_error(text: str, created: int) -> None:
 
 @pytest.mark.parametrize(("value", "meaning"), [("1", True), ("true", True), ("0", False), ("FALSE", False)])
 def test_booleans_have_dockers_forms(value: str, meaning: bool) -> None:
-    assert filters.boolean({"dangling": [value]}, "dangling") is meaning
+    assert boolean({"dangling": [value]}, "dangling") is meaning
 
 
 def test_unknown_filters_and_values_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="invalid filter 'x'"):
-        filters.check_known({"x": ["1"]}, filters.OF_LIST)
+        check_keys({"x": ["1"]}, filters.OF_LIST)
     with pytest.raises(InvalidArgument, match="invalid filter 'dangling=maybe'"):
-        filters.boolean({"dangling": ["maybe"]}, "dangling")
+        boolean({"dangling": ["maybe"]}, "dangling")
     with pytest.raises(InvalidArgument):
         filters.until({"until": ["1h", "2h"]})
-    assert filters.boolean({}, "dangling") is None
+    assert boolean({}, "dangling") is None

@@ -16,8 +16,6 @@ Filters = Mapping[str, Sequence[str]]
 OF_LIST = frozenset({"dangling", "label", "before", "since", "reference", "until"})
 OF_PRUNE = frozenset({"dangling", "label", "label!", "until"})
 LATEST = 2**63 - 1
-_TRUE = frozenset({"1", "true"})
-_FALSE = frozenset({"0", "false"})
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
@@ -38,25 +36,6 @@ class LabelFilter:
 
     def fits(self, labels: Mapping[str, str]) -> bool:
         return self.key in labels and (self.value is None or labels[self.key] == self.value)
-
-
-def check_known(filters: Filters, known: frozenset[str]) -> None:
-    """Raise InvalidArgument for the first filter that is not known."""
-    for name in filters:
-        if name not in known:
-            raise InvalidArgument(f"invalid filter '{name}'")
-
-
-def boolean(filters: Filters, name: str) -> bool | None:
-    """A filter that is true or false; None when it was not given."""
-    values = {value.lower() for value in filters.get(name, ())}
-    if not values:
-        return None
-    if values <= _TRUE:
-        return True
-    if values <= _FALSE:
-        return False
-    raise InvalidArgument(f"invalid filter '{name}={next(iter(filters[name]))}'")
 
 
 def labels(filters: Filters, name: str = "label") -> tuple[LabelFilter, ...]:

@@ -15,8 +15,8 @@ import structlog
 from bulkhead.content.auth import Credentials
 from bulkhead.content.hub import HubResult
 from bulkhead.errors import BulkheadError, InvalidArgument, Unavailable
-from bulkhead.manager.images.filters import boolean, check_known
 from bulkhead.manager.images.ports import Registries
+from bulkhead.model.filters import boolean, check_keys
 from bulkhead.model.reference import OFFICIAL_PREFIX
 
 log = structlog.get_logger()
@@ -83,7 +83,7 @@ class _Wanted:
 
     @staticmethod
     def of(filters: Mapping[str, Sequence[str]]) -> _Wanted:
-        check_known(filters, _FILTERS)
+        check_keys(filters, _FILTERS)
         stars = 0
         for value in filters.get("stars", ()):
             if not value.isdecimal() or len(value) > 9:

@@ -20,6 +20,7 @@ from bulkhead.manager.images.ports import ImageUsers, Publish
 from bulkhead.manager.images.records import ImageRecord, ResolvedImage
 from bulkhead.manager.images.removal import Users, Verdict, decide
 from bulkhead.model.digest import Digest
+from bulkhead.model.filters import boolean, check_keys
 from bulkhead.model.image import ImageHistory
 from bulkhead.model.reference import Reference, parse_tag_target
 
@@ -113,7 +114,7 @@ class ImageStore:
 
     def select(self, wanted: Filters) -> list[Named]:
         """Images that fit, newest first. Raises InvalidArgument for filters that are not Docker's."""
-        filters.check_known(wanted, filters.OF_LIST)
+        check_keys(wanted, filters.OF_LIST)
         selection = _Selection.of(wanted, self._books.find)
         users = self._users()
         found = [
@@ -158,8 +159,8 @@ class ImageStore:
 
     async def prune(self, wanted: Filters) -> tuple[list[Removed], int]:
         """Remove images that nobody uses: nameless ones, with `dangling=false` all; what, and bytes freed."""
-        filters.check_known(wanted, filters.OF_PRUNE)
-        dangling_only = filters.boolean(wanted, "dangling") is not False
+        check_keys(wanted, filters.OF_PRUNE)
+        dangling_only = boolean(wanted, "dangling") is not False
         selection = _Selection.of({name: values for name, values in wanted.items() if name != "dangling"}, None)
         removed: list[Removed] = []
         freed = 0
@@ -283,7 +284,7 @@ class _Selection:
     @staticmethod
     def of(wanted: Filters, find: Find | None) -> _Selection:
         return _Selection(
-            dangling=filters.boolean(wanted, "dangling"),
+            dangling=boolean(wanted, "dangling"),
             labels=filters.labels(wanted),
             unwanted_labels=filters.labels(wanted, "label!"),
             patterns=tuple(wanted.get("reference", ())),

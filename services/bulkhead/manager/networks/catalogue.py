@@ -21,7 +21,7 @@ from bulkhead.manager.ports import Change, Records
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, NetworkEndpoint
-from bulkhead.model.filters import Filters, check_keys, matches_labels
+from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.moments import parse_moment
 from bulkhead.model.network import NetworkRecord
 
@@ -67,8 +67,15 @@ class Networks:
     def select(self, filters: Filters) -> list[NetworkRecord]:
         """The networks that match. Raises InvalidArgument for a bad filter."""
         check_keys(filters, LIST_KEYS)
-        used = {each.network_id for container in self.records.index for each in container.endpoints}
-        return [network for network in self.networking.known if self._matches(network, filters, used)]
+        dangling = boolean(filters, "dangling")
+        for kind in filters.get("type", ()):
+            if kind not in ("custom", "builtin"):
+                raise InvalidArgument(f"invalid filter: 'type'='{kind}'")
+        found = [network for network in self.networking.known if self._matches(network, filters)]
+        if dangling is None:
+            return found
+        unused = {network.id for network in self._unused({}, ())}
+        return [network for network in found if (network.id in unused) is dangling]
 
     def find(self, ref: str) -> NetworkRecord:
         return self.networking.known.find(ref)
@@ -191,24 +198,16 @@ class Networks:
             raise Forbidden(f"networks have same bridge name: {plan_of(network).bridge} is in use")
         return network
 
-    def _matches(self, network: NetworkRecord, filters: Filters, used: set[str]) -> bool:
+    def _matches(self, network: NetworkRecord, filters: Filters) -> bool:
         if not matches_labels(network.labels, filters.get("label", ())):
             return False
-        facts: Mapping[str, bool] = {"dangling": network.id not in used and self.networking.known.is_users(network)}
-        for value in filters.get("dangling", ()):
-            if value.lower() not in ("true", "1", "false", "0"):
-                raise InvalidArgument(f"invalid filter 'dangling={value}'")
-            if facts["dangling"] is not (value.lower() in ("true", "1")):
-                return False
-        for value in filters.get("type", ()):
-            if value not in ("custom", "builtin"):
-                raise InvalidArgument(f"invalid filter: 'type'='{value}'")
+        users = self.networking.known.is_users(network)
         tests: Mapping[str, Callable[[str], bool]] = {
             "driver": lambda value: network.driver == value,
             "id": lambda value: network.id.startswith(value),
             "name": lambda value: value in network.name,
             "scope": lambda value: value == "local",
-            "type": lambda value: value == ("custom" if self.networking.known.is_users(network) else "builtin"),
+            "type": lambda value: value == ("custom" if users else "builtin"),
         }
         return all(any(test(value) for value in filters[key]) for key, test in tests.items() if filters.get(key))
 
@@ -219,8 +218,7 @@ class Networks:
             for network in self.records.networks.values()
             if network.id not in used
             and not any(network.created_at > moment for moment in before)
-            and matches_labels(network.labels, filters.get("label", ()))
-            and not any(matches_labels(network.labels, [label]) for label in filters.get("label!", ()))
+            and fits_labels(network.labels, filters)
         ]
 
     async def _removed(self, network: NetworkRecord) -> bool:

@@ -21,7 +21,7 @@ from bulkhead.linux import resolve
 from bulkhead.manager import announcements
 from bulkhead.manager.ports import Change, Records
 from bulkhead.manager.turns import Turns
-from bulkhead.manager.volumes.filling import fill, image_has
+from bulkhead.manager.volumes.filling import fill
 from bulkhead.manager.volumes.mounting import Mounting
 from bulkhead.manager.volumes.places import Places
 from bulkhead.model.container import Container, Mount
@@ -40,6 +40,7 @@ class Volumes:
     mounting: Mounting
     _turns: Turns = field(default_factory=Turns)
     _held: Counter[str] = field(default_factory=Counter)
+    _leaving: set[str] = field(default_factory=set)
 
     # ---- what users ask for ----
 
@@ -106,6 +107,8 @@ class Volumes:
         The caller commits their records with the container's; if it fails, what was made is gone again.
         """
         wanted = {mount.source: _for_mount(mount, mount.source in anonymous) for mount in _volumes(mounts)}
+        for name in self._leaving.intersection(wanted):
+            raise Conflict(f"cannot use volume {name}: it is being removed with its container")
         new: list[Volume] = []
         made: list[str] = []
         with self._hold(wanted):
@@ -130,9 +133,8 @@ class Volumes:
             if mount.no_copy or mount.subpath or volume is None or volume.is_mounted or volume.bound_directory:
                 continue
             async with self._turns.of(volume.name):
-                if await asyncio.to_thread(image_has, lower, mount.target):
-                    in_place = self._runs_with(volume.name)
-                    await asyncio.to_thread(fill, self.places, volume.name, lower, mount.target, in_place=in_place)
+                in_place = self._runs_with(volume.name)
+                await asyncio.to_thread(fill, self.places, volume.name, lower, mount.target, in_place=in_place)
 
     @contextlib.asynccontextmanager
     async def used_by(self, container: Container) -> AsyncIterator[None]:
@@ -181,8 +183,17 @@ class Volumes:
             self.places.remove(name)
         await self.records.commit(Change(forget_volumes=tuple(names)))
 
-    def only_of(self, container: Container) -> tuple[str, ...]:
-        """The container's anonymous volumes that nobody else uses or holds."""
+    @contextlib.contextmanager
+    def leaving(self, container: Container) -> Iterator[tuple[str, ...]]:
+        """The container's anonymous volumes that nobody else uses; nobody can begin to use them meanwhile."""
+        gone = self._only_of(container)
+        self._leaving.update(gone)
+        try:
+            yield gone
+        finally:
+            self._leaving.difference_update(gone)
+
+    def _only_of(self, container: Container) -> tuple[str, ...]:
         if not container.anonymous_volumes:
             return ()
         others = {name for each in self.records.index if each.id != container.id for name in _names(each.spec.mounts)}
@@ -206,7 +217,7 @@ class Volumes:
 
     @contextlib.contextmanager
     def _hold(self, names: Iterable[str]) -> Iterator[None]:
-        held = list(names)
+        held = list(dict.fromkeys(names))
         self._held.update(held)
         try:
             yield

@@ -13,7 +13,7 @@ from bulkhead.linux.treecopy import copy_tree
 from bulkhead.manager.volumes.places import Places
 
 
-def image_has(lower: Sequence[str], target: str) -> bool:
+def _image_has(lower: Sequence[str], target: str) -> bool:
     """Whether `target` may be in one of the layers. Cheap: a symlink on the way counts as yes. Blocks."""
     path = ""
     for part in target.strip("/").split("/"):
@@ -32,7 +32,7 @@ def fill(places: Places, name: str, lower: Sequence[str], target: str, *, in_pla
     The volume is exchanged whole, unless it is mounted somewhere (`in_place`). Nothing is done when the image has no
     such directory. Raises Internal, ResourceExhausted: then the volume is as it was, or partly filled in place.
     """
-    if not places.is_empty(name):
+    if not places.is_empty(name) or not _image_has(lower, target):
         return
     with disk_errors(f"copy {target} of the image into volume {name}"):
         source = _open(lower, target)

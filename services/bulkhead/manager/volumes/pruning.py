@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bulkhead.errors import BulkheadError, Conflict, InvalidArgument
+from bulkhead.errors import BulkheadError, Conflict
 from bulkhead.manager.volumes.catalogue import Volumes
-from bulkhead.model.filters import Filters, check_keys, matches_labels
+from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.volume import Volume
 
 LIST_KEYS = frozenset(("dangling", "driver", "label", "name"))
 PRUNE_KEYS = frozenset(("label", "label!", "all"))
-_FLAGS = {"1": True, "true": True, "t": True, "0": False, "false": False, "f": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class VolumePruning:
     def select(self, filters: Filters) -> list[Volume]:
         """The volumes that match, by name. Raises InvalidArgument for a bad filter."""
         check_keys(filters, LIST_KEYS)
-        dangling = _flag(filters, "dangling")
+        dangling = boolean(filters, "dangling")
         users = self.volumes.users()
         found = sorted(self.volumes.records.volumes.values(), key=lambda each: each.name)
         return [each for each in found if _matches(each, filters) and dangling in (None, each.name not in users)]
@@ -45,7 +44,7 @@ class VolumePruning:
         Raises Conflict while another prune runs, InvalidArgument for a bad filter.
         """
         check_keys(filters, PRUNE_KEYS)
-        every = _flag(filters, "all") or False
+        every = boolean(filters, "all") or False
         if self._running:
             raise Conflict("a prune operation is already running")
         self._running = True
@@ -59,10 +58,7 @@ class VolumePruning:
         return [
             volume
             for volume in self.volumes.records.volumes.values()
-            if volume.name not in users
-            and (every or volume.anonymous)
-            and matches_labels(volume.labels, filters.get("label", ()))
-            and not any(matches_labels(volume.labels, [label]) for label in filters.get("label!", ()))
+            if volume.name not in users and (every or volume.anonymous) and fits_labels(volume.labels, filters)
         ]
 
     async def _remove_each(self, volumes: Sequence[Volume]) -> Pruned:
@@ -76,16 +72,6 @@ class VolumePruning:
             gone.append(volume.name)
             space += size
         return Pruned(names=tuple(gone), space_reclaimed=space)
-
-
-def _flag(filters: Filters, name: str) -> bool | None:
-    values = filters.get(name, ())
-    meant = {_FLAGS.get(value.lower()) for value in values}
-    if not values:
-        return None
-    if len(meant) != 1 or None in meant:
-        raise InvalidArgument(f"invalid filter '{name}={list(values)}'")
-    return meant.pop()
 
 
 def _matches(volume: Volume, filters: Filters) -> bool:

@@ -15,7 +15,6 @@ under way is in memory (`_arriving`): an object that is neither there nor in a r
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -29,7 +28,7 @@ from typing import TypeVar
 import msgspec
 
 from bulkhead.content.blocking import Blocking
-from bulkhead.content.durable import disk_errors, make_directories, sync_directory, write_file
+from bulkhead.content.durable import disk_errors, make_directories, sync_directory, take_lock, write_file
 from bulkhead.content.manifests import MAX_MANIFEST, Descriptor
 from bulkhead.errors import BulkheadError, Conflict, DataLoss, NotFound
 from bulkhead.model.digest import Digest
@@ -366,13 +365,7 @@ class DurableStorage:
             sync_directory(self._root)
 
     def _take_lock(self) -> int:
-        fd = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise Conflict(f"cannot open registry {self._root}: another process uses it") from None
-        return fd
+        return take_lock(self._root / "lock", f"cannot open registry {self._root}: another process uses it")
 
     def _check_format(self) -> None:
         wanted, path = {"version": FORMAT_VERSION}, self._root / "format"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
+from bulkhead.linux.hostmounts import mounted_below
 from bulkhead.manager.ports import Change
 from bulkhead.model.container import Mount
 from bulkhead.model.volume import ANONYMOUS_LABEL, Volume
@@ -156,3 +157,32 @@ async def test_create_and_remove_at_the_same_time(tmp_path: Path) -> None:
             assert isinstance(results[1], Conflict | None)
             assert ("race" in core.records.volumes) and place(core, "race").is_dir()
             await core.core.containers.remove(results[0], force=True, volumes=False)
+
+
+async def test_nobody_begins_to_use_what_is_leaving(tmp_path: Path) -> None:
+    """`rm -v` of the one container, `--volumes-from` it by another: the newcomer is refused, or keeps the volume."""
+    async with fake_core(tmp_path) as core:
+        owner = await core.create(volumes=("/a",))
+        (name,) = core.get(owner).anonymous_volumes
+        with core.core.volumes.leaving(core.get(owner)) as gone:
+            assert gone == (name,)
+            with pytest.raises(Conflict, match=f"cannot use volume {name}: it is being removed"):
+                await core.create(volumes_from=(owner,))
+        other = await core.create(volumes_from=(owner,))
+        with core.core.volumes.leaving(core.get(owner)) as gone:
+            assert gone == ()
+        assert core.get(other).spec.mounts[0].source == name
+
+
+async def test_a_volume_mounted_twice_is_held_once(tmp_path: Path) -> None:
+    """A start that fails unmounts it, wherever and how often the container wanted it."""
+    async with fake_core(tmp_path) as core:
+        wanted = Volume(name="mem", options={"type": "tmpfs", "device": "tmpfs"})
+        await core.core.volumes.create(wanted)
+        mounts = tuple(Mount(type="volume", source="mem", target=target) for target in ("/a", "/b"))
+        container = core.get(await core.create(mounts=mounts))
+        with pytest.raises(KeyError):
+            async with core.core.volumes.used_by(container):
+                assert place(core, "mem") in mounted_below(tmp_path)
+                raise KeyError
+        assert not mounted_below(tmp_path)
