@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from bulkhead.model.instance import SERVICES, Instance
 from bulkhead.settings import Settings
 
 COMMAND_SECONDS = 60
-_REMOVALS = 50
 
 
 class Engine:
@@ -120,15 +118,10 @@ class Engine:
     # --- the end
 
     def remove_containers(self) -> None:
-        """Remove what a test left, so that the next one starts from nothing; a few times: others may be removing it."""
+        """Remove what a test left, so that the next one starts from nothing."""
         with contextlib.suppress(Unavailable):
-            for _ in range(_REMOVALS):
-                left = self.api("GET", "/containers/json?all=1").json or []
-                for container in left:
-                    self.api("DELETE", f"/containers/{container['Id']}?force=1&v=1")
-                if not left:
-                    return
-                time.sleep(0.1)
+            for container in self.api("GET", "/containers/json?all=1").json or []:
+                self.api("DELETE", f"/containers/{container['Id']}?force=1&v=1")
 
     def purge(self) -> list[str]:
         """Remove the installation; what was removed."""

@@ -136,8 +136,10 @@ class Containers:
         await self._queue_removal(container_id, volumes=False)
 
     async def _remove(self, container_id: str, *, force: bool, volumes: bool) -> None:
-        with contextlib.suppress(NotFound):  # a container that removes itself was faster
+        with contextlib.suppress(NotFound), contextlib.ExitStack() as doom:  # one that removes itself was faster
             if force:
+                # A restart under way waits for the very end that this brings about.
+                doom.enter_context(self.exits.doomed(container_id))
                 await self.stopping.end_for_removal(container_id)
             await self._queue_removal(container_id, volumes=volumes)
 

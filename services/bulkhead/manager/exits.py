@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from enum import Enum
 
 import structlog
 
-from bulkhead.errors import BulkheadError, NotFound, Unavailable
+from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
 from bulkhead.linux import process
 from bulkhead.manager import announcements, health
 from bulkhead.manager.actors import Actors
@@ -79,6 +80,7 @@ class Exits:
     boot_order: BootOrder
     _intents: dict[str, Intent] = field(default_factory=dict)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _doomed: Counter[str] = field(default_factory=Counter)
     _causes: dict[str, Cause] = field(default_factory=dict)
     _followers: list[Callable[[Container], None]] = field(default_factory=list)
 
@@ -111,8 +113,21 @@ class Exits:
             else:
                 self._intents[container_id] = before
 
+    @contextmanager
+    def doomed(self, container_id: str) -> Iterator[None]:
+        """Nothing starts the container meanwhile: it is being ended to be removed."""
+        self._doomed[container_id] += 1
+        try:
+            yield
+        finally:
+            self._doomed[container_id] -= 1
+            if not self._doomed[container_id]:
+                del self._doomed[container_id]
+
     async def start(self, container_id: str, *, by_user: bool) -> None:
-        """Start, and watch what was started. In the container's actor."""
+        """Start, and watch what was started. In the container's actor. Raises Conflict for one that is doomed."""
+        if container_id in self._doomed:
+            raise Conflict("container is marked for removal and cannot be started")
         container, shim = await self.starting.start(container_id, by_user=by_user)
         self.watch(container, shim)
 

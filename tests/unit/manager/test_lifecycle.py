@@ -392,6 +392,20 @@ async def test_restart_is_stop_and_start_without_policy_or_removal(core: Running
     assert await core.actions() == ["create", "start", "kill", "die", "stop", "start", "restart"]
 
 
+async def test_forced_removal_wins_over_a_restart_under_way(core: Running) -> None:
+    """The end that it brings about is the one that the restart has waited for."""
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.ignored_signals = {signal.SIGTERM}
+    restarting = asyncio.create_task(core.core.containers.restart(container_id, "", -1))
+    await eventually(lambda: shim.signals != [])
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    with pytest.raises((Conflict, NotFound)):
+        await restarting
+    with pytest.raises(NotFound):
+        core.get(container_id)
+
+
 async def test_remove_of_a_running_container(core: Running) -> None:
     container_id = await core.run("sleep", "9", name="web")
     with pytest.raises(Conflict, match='cannot remove container "web": container is running: stop the container'):
