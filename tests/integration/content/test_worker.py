@@ -1,0 +1,25 @@
+"""Workers are not left behind by a caller that goes while it tells them what to do."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bulkhead.content import worker
+
+
+async def test_who_is_cancelled_while_telling_leaves_no_worker() -> None:
+    # A program that never reads its input; a document that no pipe holds.
+    listener = await worker.start("http.server", "test", ["--bind", "127.0.0.1", "0"])
+    telling = asyncio.create_task(worker.tell(listener, bytes(8 << 20)))
+    await asyncio.wait([telling], timeout=0.1)
+    assert not telling.done() and listener.returncode is None
+    telling.cancel()
+    await asyncio.wait([telling])
+    assert telling.cancelled() and listener.returncode is not None
+
+
+async def test_who_died_before_it_was_told_is_no_error() -> None:
+    gone = await worker.start("this", "test")
+    await gone.wait()
+    await worker.tell(gone, bytes(8 << 20))
+    assert gone.returncode == 0
