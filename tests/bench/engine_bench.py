@@ -233,6 +233,9 @@ def bulkhead(given: str | None) -> Iterator[Engine]:
     from tests.support.engine import private_engine
 
     with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
         yield Engine("bulkhead", engine.instance.docker_socket, lambda: _processes_matching("bulkhead"))
 
 
