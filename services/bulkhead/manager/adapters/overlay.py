@@ -29,6 +29,7 @@ from bulkhead.content.arriving import Arriving
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.unpack import UnpackResult, sync_file_system
 from bulkhead.errors import BulkheadError, NotFound
+from bulkhead.linux.inode_groups import spread_children
 from bulkhead.linux.resolve import open_directory_beneath
 from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.model.digest import Digest
@@ -69,6 +70,8 @@ class LayerDirectories:
             for directory in (self._root, self._root / "layers", self._root / "ingest"):
                 make_private(directory)
             self.empty.mkdir(mode=0o755, exist_ok=True)
+            # A pull after a removal would have to step over every inode that the removal freed.
+            spread_children(self._root / "ingest")
 
     @property
     def empty(self) -> Path:
