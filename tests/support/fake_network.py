@@ -65,7 +65,7 @@ class FakeKernel:
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
         self.tables: dict[str, FakeTable] = {}  # by "family name"
-        self.foreign_drops: list[str] = []
+        self.legacy_drops = False
         self.calls: list[str] = []
         self.failures: dict[str, BulkheadError] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -163,10 +163,14 @@ class FakeKernel:
         self.tables = tables
 
     @_kernel_call
-    def forward_drops(self) -> Sequence[str]:
-        return list(self.foreign_drops)
+    def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+        return []
 
-    async def disturbed(self, table: str, bridges: Container[str]) -> None:
+    @_kernel_call
+    def legacy_forward_drop(self) -> bool:
+        return self.legacy_drops
+
+    async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
         await self.disturbance.wait()
         self.disturbance.clear()
 

@@ -134,7 +134,7 @@ def remove_network(instance: Instance) -> Iterator[str]:
     Raises Internal when the kernel refuses.
     """
     try:
-        found = [*_remove_tables(instance.nft_table), *_remove_links(instance)]
+        found = [*_remove_rules(instance), *_remove_links(instance)]
     except OSError as error:
         raise Internal(f"cannot remove the network of {instance.label}: {error}") from error
     yield from (f"{what} removed" for what in found)
@@ -151,18 +151,31 @@ def _unmount_volumes(instance: Instance) -> Iterator[str]:
         yield f"{target.parent.name} unmounted"
 
 
-def _remove_tables(name: str) -> list[str]:
+def _remove_rules(instance: Instance) -> list[str]:
     try:
         rules = nftables.Nftables()
-    except nftables.LibraryMissing:
-        return []  # without the library no service made a table either
+    except nftables.NftablesMissing:
+        return []  # without it no service made a table either
     try:
-        families = [family for family in NFT_FAMILIES if rules.table(name, family) is not None]
-        for family in families:
-            rules.run(f"delete table {family} {name}")
-        return [f"nft table {family} {name}" for family in families]
+        return [*_remove_openings(rules, instance.forward_mark), *_remove_tables(rules, instance.nft_table)]
     finally:
         rules.close()
+
+
+def _remove_openings(rules: nftables.Nftables, mark: str) -> list[str]:
+    """Delete what lets this instance's bridges through other firewalls."""
+    listed = [item["rule"] for item in rules.forward_chains("DOCKER-USER") if "rule" in item]
+    ours = [rule for rule in listed if str(rule.get("comment", "")).startswith(mark)]
+    for rule in ours:
+        rules.run(f"delete rule {rule['family']} {rule['table']} {rule['chain']} handle {rule['handle']}")
+    return [f"nft rule of {rule['family']} {rule['table']} {rule['chain']}" for rule in ours]
+
+
+def _remove_tables(rules: nftables.Nftables, name: str) -> list[str]:
+    families = [family for family in NFT_FAMILIES if rules.table(name, family) is not None]
+    for family in families:
+        rules.run(f"delete table {family} {name}")
+    return [f"nft table {family} {name}" for family in families]
 
 
 def _remove_links(instance: Instance) -> list[str]:

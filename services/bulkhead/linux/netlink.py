@@ -189,7 +189,7 @@ class Netlink:
 class Deletions:
     """News of what anyone deletes in the network namespace in which the calling thread stands.
 
-    A kernel-side filter lets nothing but deletions through, so a busy host does not wake the reader.
+    A kernel-side filter lets nothing but the wanted kinds through, so a busy host does not wake the reader.
     """
 
     def __init__(self, protocol: int, group: int, kinds: Sequence[int]) -> None:
@@ -205,14 +205,14 @@ class Deletions:
         """Readable when there is news."""
         return self._socket.fileno()
 
-    def read(self) -> list[bytes] | None:
-        """The bodies of the messages that wait, or None when some were lost."""
-        bodies: list[bytes] = []
+    def read(self) -> list[tuple[int, bytes]] | None:
+        """Kinds and bodies of the messages that wait, or None when some were lost."""
+        found: list[tuple[int, bytes]] = []
         while True:
             try:
-                bodies += [body for _, _, _, body in _messages(self._socket.recv(_RECEIVE))]
+                found += [(kind, body) for kind, _, _, body in _messages(self._socket.recv(_RECEIVE))]
             except BlockingIOError:
-                return bodies
+                return found
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     return None

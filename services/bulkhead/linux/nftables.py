@@ -3,7 +3,7 @@
 `Nftables` takes command text, one call one transaction, and answers in JSON. `change_elements`
 makes netlink requests (linux/netfilter/nf_tables.h) for what is done for every container: it takes
 the kernel a fifth of the time that the library's parsing and looking up takes. Everything raises
-OSError; `LibraryMissing` names what to install.
+OSError; `NftablesMissing` names what to install.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from bulkhead.linux.netlink import Deletions, attribute, attributes, message, nest
+from bulkhead.linux.netlink import Deletions, Netlink, attribute, attributes, message, nest
 
 _LIBRARY = "libnftables.so.1"
 _JSON, _NUMERIC_PROTOCOL = 1 << 4, 1 << 7
@@ -31,11 +32,15 @@ _REASONS = {
 }
 # linux/netfilter/nfnetlink.h, nf_tables.h: the subsystem in the upper byte, DELTABLE, DELCHAIN, DELRULE in the lower.
 NETFILTER, _GROUP_NFTABLES = 12, 7
-_DELETED = (0x0A02, 0x0A05, 0x0A08)
-_TABLE_NAME = 1
+# Several messages may come as one datagram, known by the first: a new chain's may begin with NEWTABLE.
+_NEWTABLE, _NEWCHAIN, _DELTABLE, _DELCHAIN, _DELRULE = 0x0A00, 0x0A03, 0x0A02, 0x0A05, 0x0A08
+_HEARD = (_NEWTABLE, _NEWCHAIN, _DELTABLE, _DELCHAIN, _DELRULE)
+_TABLE_NAME, _RULE_CHAIN, _CHAIN_HOOK, _HOOK_NUMBER, _FORWARD = 1, 2, 4, 1, 2
 _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
 _SUBSYSTEM = 10
 _BATCH = (0x10, 0x11)  # begin, end
+# What a kernel without the netlink family, nfnetlink or nf_tables answers.
+_GETGEN, _NO_SUCH_PART = 0x0A10, (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
 _NEWSETELEM, _DELSETELEM, _F_CREATE = 0x0A0C, 0x0A0E, 0x400
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
@@ -46,7 +51,11 @@ _IFNAMSIZ = 16
 Elements = Mapping[tuple[str, ...], str]
 
 
-class LibraryMissing(OSError):
+class NftablesMissing(OSError):
+    """This machine has no nftables."""
+
+
+class LibraryMissing(NftablesMissing):
     """libnftables is not installed."""
 
     def __init__(self) -> None:
@@ -54,6 +63,17 @@ class LibraryMissing(OSError):
             errno.ENOSYS,
             f"{_LIBRARY} is not installed (Debian, Ubuntu: apt install libnftables1; Fedora: dnf install "
             "nftables-libs; Alpine: apk add nftables)",
+        )
+
+
+class KernelPartMissing(NftablesMissing):
+    """The kernel has no nf_tables: a machine that has the legacy iptables only."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            errno.EPROTONOSUPPORT,
+            "this kernel has no nf_tables (CONFIG_NF_TABLES, module nf_tables), which published ports and isolation "
+            "are made of; the legacy iptables alone will not do; containers with --network none or host need none",
         )
 
 
@@ -65,6 +85,7 @@ class Nftables:
 
     def __init__(self) -> None:
         self._library = _load()
+        _require_kernel_part()
         self._context = self._library.nft_ctx_new(0)
         if not self._context:
             raise OSError(errno.ENOMEM, "nft_ctx_new failed")
@@ -101,18 +122,27 @@ class Nftables:
         objects: list[dict[str, Any]] = answer["nftables"]
         return objects
 
-    def forward_drops(self) -> list[str]:
-        """The chains ("family table chain") that drop forwarded packets unless a rule of theirs accepts them.
+    def forward_chains(self, further: str) -> list[dict[str, Any]]:
+        """All base chains at the hook forward with their rules, and the chain `further` of their tables if there.
 
-        What one table accepts another may still drop. Rules of the legacy iptables are not seen.
+        Rules of the legacy iptables are not seen.
         """
         listed = json.loads(self.run("list chains"))["nftables"]
         chains = [item["chain"] for item in listed if "chain" in item]
-        return [
-            f"{chain['family']} {chain['table']} {chain['name']}"
-            for chain in chains
-            if chain.get("hook") == "forward" and chain.get("policy") == "drop"
-        ]
+        bases = [chain for chain in chains if chain.get("hook") == "forward"]
+        tables = {(chain["family"], chain["table"]) for chain in bases}
+        others = [chain for chain in chains if chain["name"] == further and (chain["family"], chain["table"]) in tables]
+        return [item for chain in (*bases, *others) for item in self._chain(chain)]
+
+    def _chain(self, chain: Mapping[str, str]) -> list[dict[str, Any]]:
+        try:
+            answer = json.loads(self.run(f"list chain {chain['family']} {chain['table']} {chain['name']}"))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise
+        objects: list[dict[str, Any]] = answer["nftables"]
+        return objects
 
 
 def transaction(requests: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -163,13 +193,45 @@ _PACKERS: Mapping[str, Callable[[str], bytes]] = {
 
 
 def deletions() -> Deletions:
-    """News of deleted tables, chains and rules; see `deleted_from`. Elements come and go unheard."""
-    return Deletions(NETFILTER, _GROUP_NFTABLES, _DELETED)
+    """News of deleted tables, chains and rules, and of new chains; see `told`. Elements come and go unheard."""
+    return Deletions(NETFILTER, _GROUP_NFTABLES, _HEARD)
 
 
-def deleted_from(body: bytes) -> str:
-    """The table that a message of `deletions` is about (or the one it deletes)."""
-    return attributes(body[_NFGENMSG.size :]).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a message of `deletions` is about: `chain` is that of a deleted rule, `forwards` a chain of that hook."""
+
+    table: str
+    deleted: bool = False
+    chain: str = ""
+    forwards: bool = False
+
+
+def told(kind: int, body: bytes) -> Told:
+    """What a message of `deletions` says."""
+    found = attributes(body[_NFGENMSG.size :])
+    deleted = kind in (_DELTABLE, _DELCHAIN, _DELRULE)
+    hook = attributes(found.get(_CHAIN_HOOK, b"")).get(_HOOK_NUMBER, b"") if kind == _NEWCHAIN else b""
+    return Told(
+        table=_text(found.get(_TABLE_NAME, b"")),
+        deleted=deleted,
+        chain=_text(found.get(_RULE_CHAIN, b"")) if kind == _DELRULE else "",
+        forwards=int.from_bytes(hook, "big") == _FORWARD if hook else False,
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _require_kernel_part() -> None:
+    try:
+        with Netlink(NETFILTER) as kernel:
+            kernel.request(message(_GETGEN, 0, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)))
+    except OSError as error:
+        if error.errno in _NO_SUCH_PART:
+            raise KernelPartMissing from error
+        raise
 
 
 def _failure(complaint: str) -> OSError:

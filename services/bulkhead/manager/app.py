@@ -64,7 +64,7 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         records = await SqliteRecords.open(database, events.announce)
         actors = await stack.enter_async_context(Actors())
         images = await stack.enter_async_context(_images(database, instance, config, events, records))
-        ports = await _ports(stack, instance, records, images, runtimes.configured(config))
+        ports = await _ports(stack, instance, config, records, images)
         core = assemble(instance, config, ports, actors)
         await _recover(core, records, images)
         _begin_upkeep(core, actors, events)
@@ -91,12 +91,16 @@ def _images(
 
 
 async def _ports(
-    stack: AsyncExitStack, instance: Instance, records: SqliteRecords, images: ImageService, known: runtimes.Runtimes
+    stack: AsyncExitStack,
+    instance: Instance,
+    config: ManagerConfig,
+    records: SqliteRecords,
+    images: ImageService,
 ) -> Ports:
-    network = BridgeNetwork(instance, NetlinkKernel())
+    network = BridgeNetwork(instance, NetlinkKernel(), open_forward=config.open_forward)
     stack.callback(network.close)
     return Ports(
-        runtimes=known,
+        runtimes=runtimes.configured(config),
         records=records,
         shims=await stack.enter_async_context(SupervisedShims(instance)),
         images=images.store,

@@ -27,6 +27,8 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     `events_keep`, `events_keep_hours`: how much of the journal is kept. `runtimes`, `default_runtime`: see `runtimes`.
     `health_action`, `health_budget`: what becomes of unhealthy containers without labels of their own, and how often in
     an hour at most (`model.directives`).
+    `open_forward`: where another firewall (dockerd's, ufw) drops forwarded packets by default, have it accept the
+    bridges of containers (`networks.opening`).
     """
 
     mirrors: list[str] | None = None
@@ -50,6 +52,7 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     default_runtime: str = "bulkhead"
     health_action: Literal["", "restart", "stop", "kill"] = ""
     health_budget: int = 5
+    open_forward: bool = True
     journald_socket: str = "/run/systemd/journal/socket"
 
     def images(self) -> ImagesConfig:

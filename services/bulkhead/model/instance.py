@@ -58,6 +58,11 @@ class Instance:
         return self.label.replace("-", "_")
 
     @property
+    def forward_mark(self) -> str:
+        """How comments of rules begin that this instance has in other firewalls' chains."""
+        return f"{self.nft_table}: "
+
+    @property
     def veth_prefix(self) -> str:
         """Host ends of this instance's veths start so (interface names hold 15 characters)."""
         return f"bh{self.suffix[:4]}"

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable
 
 import pytest
-import structlog
-import structlog.testing
 
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
@@ -119,12 +117,3 @@ def _answers(host: Host) -> bool:
     except OSError:
         return False
     return True
-
-
-@on_private_host
-async def test_a_firewall_that_drops_what_is_forwarded_is_told_of(host: Host) -> None:
-    """dockerd's does: nothing of ours can overrule it, so the operator must know whom to ask."""
-    host.nft("add table ip theirs\nadd chain ip theirs FORWARD { type filter hook forward priority 0; policy drop; }")
-    with structlog.testing.capture_logs() as logs:
-        await _booted(host)
-    assert [(line["chain"], line["bridges"]) for line in logs] == [("ip theirs FORWARD", [BRIDGE])]

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
-from bulkhead.linux import conntrack, netlink, nftables
+from bulkhead.linux import conntrack, netlink, nftables, xtables
 from bulkhead.linux.netlink import Deletions, Netlink
-from bulkhead.linux.nftables import LibraryMissing, Nftables
+from bulkhead.linux.nftables import Nftables, NftablesMissing
+from bulkhead.manager.networks.opening import USERS_CHAIN
 from bulkhead.manager.networks.ports import Bridge, EndpointChange, Interface, Survey, Wire
 from bulkhead.model.network import Netns, ProcessNetns
 
@@ -92,10 +93,13 @@ class NetlinkKernel:
     async def apply(self, commands: Sequence[str]) -> None:
         await self._run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
 
-    async def forward_drops(self) -> Sequence[str]:
-        return await self._run("cannot list nftables chains", lambda: self._nft().forward_drops())
+    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+        return await self._run("cannot list nftables chains", lambda: self._nft().forward_chains(USERS_CHAIN))
 
-    async def disturbed(self, table: str, bridges: Container[str]) -> None:
+    async def legacy_forward_drop(self) -> bool:
+        return await self._run("cannot ask the legacy iptables", xtables.forward_drops)
+
+    async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
         if self._deletions is None:
             with _translated("cannot watch the host's network"):
                 self._deletions = (nftables.deletions(), netlink.link_deletions())
@@ -103,10 +107,10 @@ class NetlinkKernel:
         rules, links = self._deletions
         while True:
             await _readable(rules, links)
-            tables, names = rules.read(), links.read()
-            if tables is None or any(nftables.deleted_from(body) == table for body in tables):
+            heard, gone = rules.read(), links.read()
+            if heard is None or any(_concerns(nftables.told(*news), table, opened) for news in heard):
                 return
-            if names is None or any(netlink.deleted_link(body) in bridges for body in names):
+            if gone is None or any(netlink.deleted_link(body) in bridges for _, body in gone):
                 return
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
@@ -199,6 +203,12 @@ async def _on_thread(body: Callable[[], T]) -> T:
     return done.result()
 
 
+def _concerns(news: nftables.Told, table: str, opened: Container[tuple[str, str]]) -> bool:
+    if news.deleted:
+        return news.table == table or (news.table, news.chain) in opened
+    return news.forwards and news.table != table
+
+
 async def _readable(*sources: Deletions) -> None:
     """Return when one of them has news."""
     loop = asyncio.get_running_loop()
@@ -216,7 +226,7 @@ async def _readable(*sources: Deletions) -> None:
 def _translated(deed: str) -> Iterator[None]:
     try:
         yield
-    except LibraryMissing as error:
+    except NftablesMissing as error:
         raise Unavailable(f"{deed}: {error.strerror}") from error
     except ProcessLookupError as error:
         raise NotFound(f"{deed}: {error}") from error

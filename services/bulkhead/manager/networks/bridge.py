@@ -49,7 +49,7 @@ class _Net:
 class BridgeNetwork:
     """`bulkhead.manager.networks.ports.Network` on bridges of the host: the default one, and those planned."""
 
-    def __init__(self, instance: Instance, kernel: Kernel) -> None:
+    def __init__(self, instance: Instance, kernel: Kernel, *, open_forward: bool = True) -> None:
         self._kernel = kernel
         self._ports = HostPorts(kernel.bindable, kernel.ephemeral_ports)
         self._table = instance.nft_table
@@ -62,7 +62,14 @@ class BridgeNetwork:
         self._live: dict[str, Endpoint] = {}
         self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
-        self._firewall = Firewall(kernel, instance.nft_table, self._bridges, lambda: self._live.values())
+        self._firewall = Firewall(
+            kernel,
+            instance.nft_table,
+            self._bridges,
+            lambda: self._live.values(),
+            mark=instance.forward_mark,
+            opens=open_forward,
+        )
 
     def plan(self, wanted: BridgePlan) -> None:
         if not INTERFACE_NAME.fullmatch(wanted.bridge):
@@ -155,7 +162,8 @@ class BridgeNetwork:
         healthy = True
         while True:
             if healthy:
-                await self._kernel.disturbed(self._table, frozenset(bridge.name for bridge in self._bridges()))
+                bridges = frozenset(bridge.name for bridge in self._bridges())
+                await self._kernel.disturbed(self._table, bridges, self._firewall.opened)
             # A firewall's reload deletes much in one go; and whoever fights us gets no faster.
             await asyncio.sleep(_SETTLE_SECONDS if healthy else _RETRY_SECONDS)
             healthy = await self._mended()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from bulkhead.errors import Conflict, Internal
-from bulkhead.manager.networks import antispoof, publish, tables
+from bulkhead.errors import BulkheadError, Conflict, Internal
+from bulkhead.manager.networks import antispoof, opening, publish, tables
+from bulkhead.manager.networks.opening import ForwardChain
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Kernel
 from bulkhead.manager.networks.tables import Table
 from bulkhead.model.network import Endpoint
@@ -20,6 +22,8 @@ class Firewall:
     """The tables `inet <name>` and, where the kernel can, `bridge <name>`.
 
     `bridges` and `live` give all bridges and live endpoints: what the tables are made of when they must be mended.
+    With `opens` other firewalls that drop forwarded packets by default are told to let our bridges through, by rules
+    whose comments begin with `mark`.
     """
 
     def __init__(
@@ -28,11 +32,16 @@ class Firewall:
         name: str,
         bridges: Callable[[], Sequence[Bridge]],
         live: Callable[[], Iterable[Endpoint]],
+        *,
+        mark: str,
+        opens: bool = True,
     ) -> None:
         self._kernel = kernel
         self._name = name
         self._bridges = bridges
         self._live = live
+        self._mark, self._opens = mark, opens
+        self.opened: frozenset[tuple[str, str]] = frozenset()  # (table, chain) of others with rules of ours
         self._guards_bridges: bool | None = None
         self._begun = 0  # admissions and dismissals so far
         self._writer = asyncio.Lock()
@@ -63,7 +72,7 @@ class Firewall:
             while True:
                 begun = self._begun
                 try:
-                    done += await self._mend(prune=prune)
+                    done += await self._mend(prune=prune) + await self._open()
                 except (Conflict, Internal):
                     if self._begun == begun:
                         raise
@@ -72,9 +81,14 @@ class Firewall:
                     return done
 
     async def warn_of_others(self) -> None:
-        """Tell the operator of firewalls that will drop what ours lets through (dockerd's is one)."""
+        """Tell the operator of firewalls that will drop what ours lets through, and that we do not open."""
         async with self._writer:
-            drops = await self._kernel.forward_drops()
+            chains = opening.chains(await self._kernel.forward_chains(), besides=self._name)
+            drops = [str(each) for each in chains if each.drops and not (self._opens and each.can_open)]
+            # Nothing hangs on the answer.
+            with contextlib.suppress(BulkheadError):
+                if await self._kernel.legacy_forward_drop():
+                    drops.append("legacy iptables filter FORWARD")
         for chain in drops:
             _log.warning(
                 "another firewall drops forwarded packets by default: containers reach each other, the world and are "
@@ -89,6 +103,40 @@ class Firewall:
             for family in ("inet", "bridge"):
                 if await self._kernel.table(family, self._name) is not None:
                     await self._kernel.apply([f"delete table {family} {self._name}"])
+            for chain in opening.chains(await self._kernel.forward_chains(), besides=self._name):
+                await self._change_other(chain, opening.changes(chain, self._mark, []))
+
+    async def _open(self) -> int:
+        """Have other firewalls that drop by default accept our bridges, and no others keep rules of ours."""
+        bridges = [bridge.name for bridge in self._bridges()]
+        done, opened = 0, set()
+        for chain in opening.chains(await self._kernel.forward_chains(), besides=self._name):
+            accepted = bridges if self._opens and chain.drops and chain.can_open else []
+            commands = opening.changes(chain, self._mark, accepted)
+            done += await self._change_other(chain, commands)
+            if accepted:
+                opened.add((chain.table, chain.place))
+        self.opened = frozenset(opened)
+        return done
+
+    async def _change_other(self, chain: ForwardChain, commands: Sequence[str]) -> int:
+        """Change another's chain; it has the right to refuse, or to change under our hands: then it is told."""
+        if not commands:
+            return 0
+        try:
+            await self._kernel.apply(commands)
+        except BulkheadError as error:
+            _log.warning("cannot open another firewall for containers", chain=str(chain), reason=str(error))
+            return 0
+        added = [command for command in commands if not command.startswith("delete")]
+        if added:
+            _log.warning(
+                "another firewall drops forwarded packets by default: it was told to accept containers' bridges, "
+                "open_forward in [manager] says whether",
+                chain=str(chain),
+                rules=added,
+            )
+        return len(commands)
 
     async def _mend(self, *, prune: bool) -> int:
         commands: list[str] = []
@@ -103,9 +151,20 @@ class Firewall:
     async def _wanted(self) -> list[Table]:
         # The question comes first: the books may change while it is asked.
         guards = await self._can_guard_bridges()
+        uplinks = await self._fenced()
         live, bridges = list(self._live()), self._bridges()
-        wanted = [publish.desired(self._name, bridges, live)]
+        wanted = [publish.desired(self._name, bridges, live, uplinks)]
         return [*wanted, antispoof.desired(self._name, bridges, live)] if guards else wanted
+
+    async def _fenced(self) -> Sequence[str] | None:
+        """The host's own ways out, when we open a firewall that keeps strangers from bridges of others."""
+        if not self._opens:
+            return None
+        chains = opening.chains(await self._kernel.forward_chains(), besides=self._name)
+        if not any(chain.drops and chain.can_open for chain in chains):
+            return None
+        survey = await self._kernel.survey()
+        return sorted({name for destination, name in survey.routes if name and destination.prefixlen <= 1})
 
     async def _can_guard_bridges(self) -> bool:
         if self._guards_bridges is None:

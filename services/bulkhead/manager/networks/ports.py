@@ -221,12 +221,17 @@ class Kernel(Protocol):
     async def apply(self, commands: Sequence[str]) -> None:
         """Carry out nft(8) commands as one transaction."""
 
-    async def forward_drops(self) -> Sequence[str]:
-        """The chains of other firewalls that drop forwarded packets by default."""
+    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+        """All base chains at the hook forward, DOCKER-USER beside them, and their rules (libnftables-json(5))."""
 
-    async def disturbed(self, table: str, bridges: Container[str]) -> None:
-        """Return once something was deleted from a table of that name, or one of the bridges is gone.
+    async def legacy_forward_drop(self) -> bool:
+        """Whether the legacy iptables, where their tables are loaded, drop forwarded packets by default."""
 
+    async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
+        """Return once our network may need mending.
+
+        That is when something was deleted from a table of that name, or a rule from one of the chains `opened` (table,
+        chain); when a chain appeared or changed that filters what is forwarded; when one of the bridges is gone.
         The first call returns at once: what happened before it nobody saw.
         """
 

@@ -9,6 +9,7 @@ table inet <name>
   postrouting    containers leave under the host's address; loopback clients get the gateway's
   forward        into a bridge: answers, its own containers, published ports; nothing else
                  out of an internal one: nothing
+                 into others' bridges: published ports, where another firewall was opened for us
 """
 
 from __future__ import annotations
@@ -41,9 +42,18 @@ _DNAT = (
 _TO_LOOPBACK = "ip daddr 127.0.0.0/8"
 
 
-def desired(name: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint]) -> Table:
-    """The table as it should be for these bridges and live endpoints."""
-    return LAYOUT.table(name, _rules(bridges), (elements_of(endpoint) for endpoint in endpoints))
+def desired(
+    name: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], uplinks: Sequence[str] | None = None
+) -> Table:
+    """The table as it should be for these bridges and live endpoints.
+
+    `uplinks` are the host's ways out when another firewall, which drops by default, accepts our bridges: what it kept
+    from the networks of others (their bridges, dockerd's say) we keep from them ourselves. None without one.
+    """
+    rules = _rules(bridges)
+    if uplinks is not None and bridges:
+        rules["forward"] += [_fence(bridges, uplinks)]
+    return LAYOUT.table(name, rules, (elements_of(endpoint) for endpoint in endpoints))
 
 
 def elements_of(endpoint: Endpoint) -> Elements:
@@ -59,6 +69,17 @@ def elements_of(endpoint: Endpoint) -> Elements:
         else:
             held["published"][(str(host), *key)] = target
     return held
+
+
+def _fence(bridges: Sequence[Bridge], uplinks: Sequence[str]) -> str:
+    ours, ways_out = _interfaces(bridge.name for bridge in bridges), _interfaces(uplinks)
+    besides = f"oifname != {ways_out} " if uplinks else ""
+    return f'iifname {ours} {besides}meta oifkind "bridge" ct status & dnat == 0 drop'
+
+
+def _interfaces(names: Iterable[str]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f"{{ {quoted} }}"
 
 
 def _rules(bridges: Sequence[Bridge]) -> dict[str, list[str]]:
