@@ -601,13 +601,21 @@ class EngineOperation:
     request_id: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineActivity:
+    """What the manager does now, and how often it has done what costs since it was started."""
+
+    operations: Sequence[EngineOperation] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
 class System(Protocol):
     async def info(self) -> EngineInfo: ...
 
     def events(self, *, since: int | None, until: int | None, filters: Filters) -> AsyncGenerator[EngineEvent | None]:
         """First None: subscribed. Then the journal from `since`, then what happens, until `until`."""
 
-    async def operations(self) -> Sequence[EngineOperation]:
+    async def activity(self) -> EngineActivity:
         """What the manager does right now; answered within seconds, or not at all."""
 
     async def layers_size(self) -> int:

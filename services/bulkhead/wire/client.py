@@ -16,6 +16,7 @@ from grpclib.client import Channel
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from bulkhead import telemetry
+from bulkhead.counting import count_call
 from bulkhead.errors import DeadlineExceeded, Unavailable
 from bulkhead.wire.status import error_of
 
@@ -57,10 +58,12 @@ class _Translating(ServiceStub):
 
     async def _unary_unary(self, *args: Any, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
         seconds = CALL_SECONDS if timeout is None else timeout
+        count_call(self.peer, args[0])
         with translated(self.peer):
             return await super()._unary_unary(*args, timeout=seconds, metadata=self._metadata(metadata), **kwargs)
 
     async def _unary_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+        count_call(self.peer, args[0])
         with translated(self.peer):
             answers = cast(Messages, super()._unary_stream(*args, metadata=self._metadata(metadata), **kwargs))
             async with aclosing(answers):
@@ -68,10 +71,12 @@ class _Translating(ServiceStub):
                     yield message
 
     async def _stream_unary(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
+        count_call(self.peer, args[0])
         with translated(self.peer):
             return await super()._stream_unary(*args, metadata=self._metadata(metadata), **kwargs)
 
     async def _stream_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+        count_call(self.peer, args[0])
         with translated(self.peer):
             answers = cast(Messages, super()._stream_stream(*args, metadata=self._metadata(metadata), **kwargs))
             async with aclosing(answers):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
 from bulkhead import telemetry
+from bulkhead.counting import count_call
 from bulkhead.errors import BulkheadError, DeadlineExceeded, InvalidArgument, Unavailable
 from bulkhead.wire.gen.bulkhead.shim import v1 as shim
 from bulkhead.wire.status import error_of
@@ -87,6 +88,7 @@ class TtrpcClient:
         the time is over (the server may still be at it).
         """
         link = self._connected()
+        count_call("shim", method)
         envelope = Request(service=service, method=method, payload=bytes(request), metadata=_metadata())
         if timeout is not None:
             envelope.timeout_nano = int(timeout * 1e9)

@@ -17,6 +17,7 @@ from bulkhead.api.ports import (
     Commit,
     Created,
     DistributedImage,
+    EngineActivity,
     EngineEvent,
     EngineInfo,
     EngineOperation,
@@ -385,9 +386,10 @@ class ManagerSystem:
         async for event in self._stub.events(request):
             yield None if event.ready else to_model(EngineEvent, event)
 
-    async def operations(self) -> Sequence[EngineOperation]:
+    async def activity(self) -> EngineActivity:
         answer = await self._stub.operations(wire.OperationsRequest(), timeout=LOOK_SECONDS)
-        return [to_model(EngineOperation, each) for each in answer.operations]
+        operations = [to_model(EngineOperation, each) for each in answer.operations]
+        return EngineActivity(operations=operations, counts=answer.counts)
 
     async def layers_size(self) -> int:
         return (await self._stub.disk_usage(wire.DiskUsageRequest())).layers_size

@@ -11,8 +11,9 @@ from aiohttp import web
 from bulkhead.api import answers
 from bulkhead.api.call import Call
 from bulkhead.api.metrics import CONTENT_TYPE, Metrics
-from bulkhead.api.ports import EngineOperation, Statistics, System
+from bulkhead.api.ports import EngineActivity, EngineOperation, Statistics, System
 from bulkhead.api.versions import HEADERS
+from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable
 from bulkhead.wire.inflight import InFlight
 
@@ -33,7 +34,7 @@ class DiagnosticRoutes:
         """200 when the API and the manager answer, else 503 with the reason."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
-                await self._system.operations()
+                await self._system.activity()
         except TimeoutError:
             raise Unavailable("the manager service does not answer") from None
         except DeadlineExceeded as error:
@@ -48,7 +49,7 @@ class DiagnosticRoutes:
         )
 
     async def operations(self, call: Call) -> web.StreamResponse:
-        """Everything that API and manager have begun and not ended, oldest first in each."""
+        """Everything that API and manager have begun and not ended, oldest first in each; what they have done so far."""
         own = [
             EngineOperation(
                 name=each.name,
@@ -61,13 +62,14 @@ class DiagnosticRoutes:
             for each in self._in_flight
         ]
         missing = ""
-        managed: tuple[EngineOperation, ...] = ()
+        managed = EngineActivity()
         try:
-            managed = tuple(await self._system.operations())
+            managed = await self._system.activity()
         except BulkheadError as error:
             missing = str(error)
-        rows = [*(_shown("api", each) for each in own), *(_shown("manager", each) for each in managed)]
-        return answers.json({"Operations": rows, "Error": missing})
+        rows = [*(_shown("api", each) for each in own), *(_shown("manager", each) for each in managed.operations)]
+        counted = {"api": dict(counts), "manager": dict(managed.counts)}
+        return answers.json({"Operations": rows, "Counts": counted, "Error": missing})
 
 
 async def _if_told(question: Awaitable[T]) -> T | None:

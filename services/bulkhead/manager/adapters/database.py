@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
 from bulkhead.manager.adapters.schema import MIGRATIONS
 
@@ -100,6 +101,7 @@ class Database:
 
     def _commit(self, batch: list[_Write]) -> None:
         durable = any(write.durable for write in batch)
+        counts["sql transactions"] += len(batch)
         try:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
@@ -151,8 +153,20 @@ def _translated(error: sqlite3.Error) -> BulkheadError:
     return Internal(f"cannot write records: {error}")
 
 
+class _Counting(sqlite3.Connection):
+    """A connection that counts statements; those of the shell around a transaction too."""
+
+    def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        counts["sql statements"] += 1
+        return super().execute(statement, parameters)
+
+    def executemany(self, statement: str, parameters: Any, /) -> sqlite3.Cursor:
+        counts["sql statements"] += 1
+        return super().executemany(statement, parameters)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=_Counting)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA foreign_keys=ON")
     version = connection.execute("PRAGMA user_version").fetchone()[0]

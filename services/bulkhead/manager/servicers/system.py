@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from bulkhead.counting import counts
 from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.index import Index
 from bulkhead.manager.runtimes import Runtimes
@@ -86,7 +87,8 @@ class SystemServicer(api.SystemBase):
                     request_id=each.request_id,
                 )
                 for each in found
-            ]
+            ],
+            counts=dict(counts),
         )
 
 

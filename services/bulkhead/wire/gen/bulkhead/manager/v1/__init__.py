@@ -1079,6 +1079,13 @@ default_message_pool.register_message("bulkhead.manager.v1", "OperationsRequest"
 class OperationsResponse(betterproto2.Message):
     operations: "list[Operation]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    counts: "dict[str, int]" = betterproto2.field(
+        2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_UINT64)
+    )
+    """
+    of calls, transactions and the like since the manager started
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "OperationsResponse", OperationsResponse)
 
