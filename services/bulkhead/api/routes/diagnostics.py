@@ -49,7 +49,7 @@ class DiagnosticRoutes:
         )
 
     async def operations(self, call: Call) -> web.StreamResponse:
-        """Everything that API and manager have begun and not ended, oldest first in each; what they have done so far."""
+        """Everything that API and manager have begun and not ended, oldest first in each, and their counts."""
         own = [
             EngineOperation(
                 name=each.name,
