@@ -49,6 +49,10 @@ logs: $(RUN_STAMP) ## Follow the services' logs
 fsck: $(RUN_STAMP) ## Check every blob, layer and record of images; make fsck REPAIR=1 mends them
 	@$(CTL) fsck $(if $(REPAIR),--repair)
 
+.PHONY: doctor
+doctor: $(RUN_STAMP) ## Check this machine and the installation, and what to do; make doctor REPAIR=1 mends what is safe
+	@$(CTL) doctor $(if $(REPAIR),--repair)
+
 .PHONY: demo
 demo: $(RUN_STAMP) ## Kill every daemon under a running container and show that it did not notice
 	@$(CTL) demo

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bulkhead import __version__, settings
 from bulkhead.ctl import commands, demo, fsck
+from bulkhead.ctl.doctor import doctor
 from bulkhead.errors import BulkheadError
 from bulkhead.model.instance import SERVICES
 from bulkhead.settings import Settings
@@ -45,8 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     command = verbs.add_parser("fsck", help=_first_line(fsck.fsck), description=_first_line(fsck.fsck))
     command.add_argument("--repair", action="store_true", help="fetch or unpack again what is bad, drop what cannot be")
     command.set_defaults(verb=lambda told: fsck.fsck(told, told.arguments.repair))
+    _add_doctor(verbs.add_parser("doctor", help=_first_line(doctor), description=_first_line(doctor)))
     _add_logs(verbs.add_parser("logs", help="Show the services' logs.", description="Show the services' logs."))
     return parser
+
+
+def _add_doctor(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--repair", action="store_true", help="remove what no record owns, close what is open to others"
+    )
+    command.add_argument("--json", action="store_true", help="the report as one JSON object")
+    command.set_defaults(verb=lambda told: doctor(told, repair=told.arguments.repair, as_json=told.arguments.json))
 
 
 def _add_logs(command: argparse.ArgumentParser) -> None:

@@ -83,13 +83,13 @@ def kill_all(instance: Instance) -> None:
         pids = pids or set(remains.processes(instance))
         if not pids:
             break
-        _kill(pids, deadline)
+        kill_processes(pids, deadline)
     else:
         raise Internal(f"cannot purge: processes outlive SIGKILL for {DEATH_SECONDS:g} s")
     _remove_cgroups(instance, deadline)
 
 
-def _kill(pids: set[int], deadline: float) -> None:
+def kill_processes(pids: set[int], deadline: float) -> None:
     """SIGKILL each and wait for its end, by pidfd."""
     poll = select.poll()
     pidfds = set()
@@ -112,10 +112,10 @@ def _kill(pids: set[int], deadline: float) -> None:
 def _remove_cgroups(instance: Instance, deadline: float) -> None:
     for parent in remains.cgroup_parents(instance):
         for directory, _, _ in os.walk(parent, topdown=False):
-            _remove_cgroup(Path(directory), deadline)
+            remove_cgroup(Path(directory), deadline)
 
 
-def _remove_cgroup(cgroup: Path, deadline: float) -> None:
+def remove_cgroup(cgroup: Path, deadline: float) -> None:
     """rmdir answers EBUSY for a moment after the last process died."""
     while True:
         try:
