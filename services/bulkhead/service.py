@@ -26,7 +26,7 @@ import setproctitle
 import structlog
 import uvloop
 
-from bulkhead import __version__, logfile, settings, telemetry
+from bulkhead import __version__, failpoints, logfile, settings, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
@@ -57,6 +57,7 @@ def run_service(
         told = replace(settings.load(path=options.config), arguments=options)
         prepare_directories(told.instance)
         _prepare_process(name, told.instance)
+        failpoints.listen(str(told.instance.run))
         with _PidFile(options.pid_file or told.instance.pid_file(name)).held() as pid_file:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_until_told(told, serve, pid_file))

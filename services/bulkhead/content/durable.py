@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
 
 _LIBC = ctypes.CDLL(None)
@@ -41,11 +42,15 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
+            failpoints.hit("disk.blob.write")
             write_all(fd, data)
+            failpoints.hit("disk.blob.sync")
             os.fsync(fd)
         finally:
             os.close(fd)
+        failpoints.hit("disk.blob.rename")
         temporary.rename(path)
+        failpoints.hit("disk.blob.renamed")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -71,6 +76,7 @@ def sync_directory(path: Path) -> None:
     """Make the names in a directory survive power loss. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        failpoints.hit("disk.directory.sync")
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bulkhead import __version__, settings
-from bulkhead.ctl import commands, demo, fsck
+from bulkhead.ctl import commands, demo, failpoints, fsck
 from bulkhead.ctl.doctor import doctor
 from bulkhead.errors import BulkheadError
 from bulkhead.model.instance import SERVICES
@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--repair", action="store_true", help="fetch or unpack again what is bad, drop what cannot be")
     command.set_defaults(verb=lambda told: fsck.fsck(told, told.arguments.repair))
     _add_doctor(verbs.add_parser("doctor", help=_first_line(doctor), description=_first_line(doctor)))
+    _add_failpoints(
+        verbs.add_parser("failpoints", help="List failpoints, or set them.", description=failpoints.__doc__)
+    )
     _add_logs(verbs.add_parser("logs", help="Show the services' logs.", description="Show the services' logs."))
     return parser
 
@@ -57,6 +60,16 @@ def _add_doctor(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", action="store_true", help="the report as one JSON object")
     command.set_defaults(verb=lambda told: doctor(told, repair=told.arguments.repair, as_json=told.arguments.json))
+
+
+def _add_failpoints(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--set", metavar="SETTING", help="such as manager.start.plugged=1*kill; empty sets none")
+    command.set_defaults(verb=_failpoints)
+
+
+def _failpoints(told: Settings) -> int:
+    text: str | None = told.arguments.set
+    return failpoints.show(told) if text is None else failpoints.put(told, text)
 
 
 def _add_logs(command: argparse.ArgumentParser) -> None:

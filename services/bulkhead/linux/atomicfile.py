@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from bulkhead import failpoints
+
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -24,12 +26,16 @@ def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600, du
     try:
         fd = os.open(temporary, _WRITE | os.O_TRUNC, mode)
         try:
+            failpoints.hit("disk.file.write")
             write_all(fd, content)
             if durable:
+                failpoints.hit("disk.file.sync")
                 os.fsync(fd)
         finally:
             os.close(fd)
+        failpoints.hit("disk.file.rename")
         os.rename(temporary, path)
+        failpoints.hit("disk.file.renamed")
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -91,6 +97,7 @@ class Reserved:
         """Take the blocks; OSError (ENOSPC) when the disk has none."""
         fd = os.open(self._place, _WRITE | os.O_TRUNC, mode)
         try:
+            failpoints.hit("disk.reserved.allocate")
             os.posix_fallocate(fd, 0, self.SIZE)
         except OSError:
             self.release()
@@ -106,10 +113,12 @@ class Reserved:
         try:
             write_all(fd, content)
             os.ftruncate(fd, len(content))
+            failpoints.hit("disk.reserved.sync")
             os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(self._place, self.path)
+        failpoints.hit("disk.reserved.renamed")
         sync_directory(self._directory)
 
     def release(self) -> None:

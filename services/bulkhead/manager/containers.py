@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.manager import links, processes
 from bulkhead.manager.actors import Actors
@@ -190,6 +191,7 @@ class Containers:
             renamed = replace(container, name=name)
             event = of_container(renamed, "rename", {"oldName": f"/{container.name}"})
             await self.records.commit(Change(update=renamed, events=(event,)), durable=True)
+            failpoints.hit("manager.rename.recorded")
             if renamed.phase.alive:
                 self.exits.networking.rename(renamed)
         except BaseException:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
 from bulkhead.manager import links, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
@@ -93,21 +94,26 @@ class Creation:
             named = replace(draft, name=draft.name or self._free_name(draft.id))
             self.records.index.reserve(named.name, named.id)
             undo.callback(self.records.index.free, named.name, named.id)
+            failpoints.hit("manager.create.named")
             container = self._with_mounts(self._with_networks(named))
             _check_mounts(container.spec.mounts)
             async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
                 container = await self._make_files(container, new, undo)
                 events = (*(of_volume(volume, "create") for volume in new), of_container(container, "create"))
                 await self.records.commit(Change(create=container, volumes=new, events=events), durable=True)
+                failpoints.hit("manager.create.recorded")
             undo.pop_all()
         return container
 
     async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
         undo.push_async_callback(self._throw, self.bundles.instance.container_data(container.id))
         await asyncio.to_thread(self._make_directories, container)
+        failpoints.hit("manager.create.directory")
         dirs = await self.snapshots.prepare(container.id, container.image_id)
         undo.push_async_callback(self._forget_layer, container.id)
+        failpoints.hit("manager.create.layer")
         await self.volumes.fill(container.spec.mounts, new, dirs.lower)
+        failpoints.hit("manager.create.filled")
         return replace(container, lower_dirs=dirs.lower)
 
     async def _throw(self, place: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.manager import links, oci
 from bulkhead.manager.actors import Actors
@@ -65,6 +66,7 @@ class Execs:
         taken = {each.id[:12] for each in self.records.execs()}
         record = Exec(id=new_id(taken), container_id=container.id, spec=spec, created_at=time.time_ns())
         await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
+        failpoints.hit("manager.exec.created")
         return record
 
     async def start(self, exec_id: str, *, detach: bool, size: tuple[int, int]) -> Started:
@@ -141,6 +143,8 @@ class Execs:
         wanted = size if any(size) else (record.spec.height, record.spec.width)
         process = exec_process(container, record.spec, links.environment(container, self.records.index))
         await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted)
+        failpoints.hit("manager.exec.registered")
+        failpoints.hit("manager.exec.running")
         running = replace(record, phase=ExecPhase.RUNNING)
         await self.records.save_exec(
             running, of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
@@ -152,6 +156,7 @@ class Execs:
     async def _run_detached(self, shim: Shim, record: Exec) -> None:
         try:
             pid = await shim.start_exec(record.id)
+            failpoints.hit("manager.exec.started")
         except LaunchFailed as failure:
             await self._record_end(record, failure.exit_code)
             raise
@@ -185,6 +190,7 @@ class Execs:
         if self.records.index.knows(record.container_id):
             container = self.records.index.get(record.container_id)
             events.append(of_container(container, "exec_die", {**_of(record), "exitCode": str(code)}))
+            failpoints.hit("manager.exec.ended")
             await self.records.save_exec(ended, *events)
 
     def _find(self, exec_id: str) -> Exec:

@@ -18,6 +18,7 @@ from enum import Enum
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
 from bulkhead.linux import process
 from bulkhead.manager import announcements, health
@@ -144,6 +145,7 @@ class Exits:
             return
         intent = self._intents.get(container_id)
         # What the last probes found, if nobody has heard of it yet.
+        failpoints.hit("manager.finish.begun")
         container, news = health.noted(container, health.read(self.instance.container_data(container_id)))
         exited, delay = _after(container, ended, intent, self._causes.get(container_id))
         # The port a container published is free, and its end is on record, before anyone hears of it.
@@ -151,11 +153,15 @@ class Exits:
             self.records.commit(Change(update=exited, events=(*news, *_events(container, exited, intent)))),
             self.networking.unplug(container.attachments),
         )
+        failpoints.hit("manager.finish.recorded")
         self.waiters.exited(container_id, exited.exit_code)
         await self._let_shim_go(container_id)
+        failpoints.hit("manager.finish.discarded")
         await asyncio.to_thread(self.starting.bundles.release, exited)
+        failpoints.hit("manager.finish.released")
         await self.volumes.let_go(exited)
         self.resolving.end(exited)
+        failpoints.hit("manager.finish.let_go")
         if delay is not None:
             self.restart_later(container_id, delay)
         elif exited.spec.auto_remove and intent is not Intent.RESTART:

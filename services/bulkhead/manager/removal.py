@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.networking import Networking
@@ -46,27 +47,34 @@ class Removal:
         """
         container = self.records.index.get(container_id)
         removing = apply(container.phase, Event.REMOVAL_BEGUN)
+        failpoints.hit("manager.remove.begun")
         try:
             await self.shims.discard(container_id)
         except BulkheadError as error:
             dead = replace(container, phase=apply(removing, Event.REMOVAL_FAILED), error=str(error))
             await self.records.commit(Change(update=dead))
             raise
+        failpoints.hit("manager.remove.discarded")
         await self.networking.unplug(container.attachments)
+        failpoints.hit("manager.remove.unplugged")
         with self.volumes.leaving(container) if volumes else nullcontext(()) as gone:
             events = [*(of_volume(self.records.volumes[name], "destroy") for name in gone)]
             change = Change(
                 remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy"))
             )
             await self.records.commit(change, durable=True)
+            failpoints.hit("manager.remove.recorded")
             await self._clear(container, gone)
+        failpoints.hit("manager.remove.cleared")
         self.waiters.removed(container_id, container.exit_code)
 
     async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:
         """Move the files out of the way; what fails is left to the sweep of the next start."""
         try:
             await asyncio.to_thread(self.trash.throw, self.instance.container_data(container.id))
+            failpoints.hit("manager.remove.thrown")
             await self.snapshots.remove(container.id)
+            failpoints.hit("manager.remove.layer")
             if volumes:
                 await self.volumes.clear(volumes)
         except BulkheadError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, Unavailable
 from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
@@ -62,12 +63,16 @@ class Starting:
             undo.push_async_callback(_quietly, self.shims.discard, container.id)
             undo.push_async_callback(asyncio.to_thread, self.bundles.release, container)
             shim, created = await self._create(container)
+            failpoints.hit("manager.start.created")
             plugged = await self.networking.plug(container, created)
             undo.push_async_callback(self.networking.unplug, plugged.attachments)
+            failpoints.hit("manager.start.plugged")
             if plugged.attachments:
                 await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
             await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
+            failpoints.hit("manager.start.named")
             started_at = await shim.start()
+            failpoints.hit("manager.start.started")
             running = replace(
                 container,
                 phase=apply(container.phase, Event.STARTED),
@@ -85,6 +90,7 @@ class Starting:
                 health=health.initial(container, started_at),
             )
             await self._commit(running)
+            failpoints.hit("manager.start.recorded")
             undo.pop_all()
         for warning in created.warnings:
             log.warning("container started with a warning", container=container.id, warning=warning)
@@ -93,6 +99,7 @@ class Starting:
     async def _create(self, container: Container) -> tuple[Shim, Created]:
         """The process parked before its exec. The shim is launched while the bundle is written."""
         await self.bundles.find_directory(container.id)
+        failpoints.hit("manager.start.begun")
         with ExitStack() as pinned:
             shim, bundle, _ = await _all(
                 self.shims.ensure(container.id),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import (
     BulkheadError,
     Conflict,
@@ -116,6 +117,7 @@ class Stopping:
             _check_pausable(container)
             shim = await self.shims.ensure(container_id)
             await shim.pause()
+            failpoints.hit("manager.pause.frozen")
             await self._move(container, Event.PAUSED, "pause")
 
         await self.actors.perform(container_id, "pause", work, seconds=SIGNAL_SECONDS)
@@ -129,6 +131,7 @@ class Stopping:
                 raise Internal(f"Container {container_id} is not paused")
             shim = await self.shims.ensure(container_id)
             await shim.resume()
+            failpoints.hit("manager.unpause.thawed")
             await self._move(container, Event.RESUMED, "unpause")
 
         await self.actors.perform(container_id, "unpause", work, seconds=SIGNAL_SECONDS)
@@ -138,6 +141,7 @@ class Stopping:
         health = container.health.stopped() if container.health is not None else None
         moved = replace(container, phase=apply(container.phase, event), health=health)
         await self.records.commit(Change(update=moved, events=(of_container(moved, action),)))
+        failpoints.hit("manager.pause.recorded")
 
     async def _end(self, container: Container, number: int, seconds: float | None, intent: Intent) -> None:
         """Bring a run to its end: `number`, then KILL, then force."""
@@ -210,7 +214,9 @@ class Stopping:
             if not container.phase.alive:
                 return
             await self._mark(container, number, manual=manual)
+            failpoints.hit("manager.stop.marked")
             await self._deliver(container, number, everyone)
+            failpoints.hit("manager.stop.signalled")
 
         await self.actors.perform(container_id, "signal", work, seconds=SIGNAL_SECONDS)
 

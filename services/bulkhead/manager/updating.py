@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bulkhead import failpoints
 from bulkhead.errors import Conflict, Internal, InvalidArgument
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
@@ -61,8 +62,10 @@ class Updating:
         limits = _limits(update.resources)
         updated = replace(container, spec=_updated(container.spec, update))
         await self.records.commit(Change(update=updated), durable=True)
+        failpoints.hit("manager.update.recorded")
         if limits and container.phase.alive:
             await self._apply(container, limits)
+            failpoints.hit("manager.update.applied")
         await self.records.commit(Change(events=(of_container(updated, "update"),)))
 
     async def _apply(self, container: Container, limits: Mapping[str, Any]) -> None:

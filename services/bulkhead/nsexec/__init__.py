@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bulkhead import failpoints
 from bulkhead.nsexec import _nsexec
 from bulkhead.nsexec._nsexec import STEPS, SpawnError, check_plan, prepare
 
@@ -105,6 +106,7 @@ class Launch:
 
     def proceed(self) -> None:
         """Let the stage go on from where it waits. BrokenPipeError when it is gone."""
+        failpoints.hit("nsexec.proceed.begun")
         self._socket.send(b"g", socket.MSG_NOSIGNAL)
 
     @property
@@ -161,4 +163,7 @@ def spawn(
 ) -> Launch:
     """Start the stage with this plan, born in the v2 group `cgroup_fd` and a member of the v1 groups whose `tasks`
     files are `task_fds`. SpawnError (errno, text, index into STEPS) leaves nothing behind."""
-    return Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds, task_fds))
+    failpoints.hit("nsexec.spawn.begun", lambda error: SpawnError(error.errno, error.strerror, STEPS.index("clone")))
+    launch = Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds, task_fds))
+    failpoints.hit("nsexec.spawn.cloned")
+    return launch

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bulkhead import plainlog
+from bulkhead import failpoints, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.shim import messages
@@ -151,6 +151,7 @@ class Shim:
         """
         process.set_title(f"bulkhead-shim: {identity.short_id}")
         self._journal.claim(identity)
+        failpoints.refresh()
         try:
             self._open(identity, estate)
         except Exception as error:
@@ -166,8 +167,11 @@ class Shim:
         """Raises Conflict when another shim has the container, Unavailable when the sockets cannot be made."""
         self._identity = identity
         self._lock = _lock(identity.data_dir)
+        failpoints.hit("shim.claim.locked")
         self._write_record()
+        failpoints.hit("shim.claim.recorded")
         self._container.claim(identity, estate)
+        failpoints.hit("shim.claim.claimed")
         self._listen()
 
     def _listen(self) -> None:
@@ -213,12 +217,15 @@ class Shim:
     def _clear(self) -> None:
         if not self._left:
             self._left = True
+            failpoints.hit("shim.leave.begun")
             self._container.remove()
+            failpoints.hit("shim.leave.removed")
             self._server.stop_listening()
             self._door.stop_listening()
             _remove_run_dir(self._identity.run_dir)
             atomicfile.remove(f"{self._identity.data_dir}/{SHIM_RECORD}", durable=False)
             # A successor may take the container from here on.
+            failpoints.hit("shim.leave.cleared")
             os.close(self._lock)
             self._linger()
         waiting, self._leaving = self._leaving, []

@@ -17,6 +17,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.linux import process
 from bulkhead.shim import bundle, custody, inheritance
@@ -174,11 +175,15 @@ class Container:
             self.remove()
         with ExitStack() as undo:
             self._begin(undo)
+            failpoints.hit("shim.create.reserved")
             log = self._open_logs(options)
             undo.callback(log.close)
+            failpoints.hit("shim.create.logging")
             task = self._launch(terminal, options, log, undo)
+            failpoints.hit("shim.create.launched")
             record = _record(task, options, self.streams.pipes())
             self._write_record(record)
+            failpoints.hit("shim.create.recorded")
             undo.pop_all()
         self._task, self._log, self._record = task, log, record
         self.phase, self.exit, self._from_disk = created, None, False
@@ -190,14 +195,17 @@ class Container:
         """Let it exec; when it did, in Unix nanoseconds. After LaunchFailed the container has exited."""
         running = self._after(Move.START)
         assert self._task is not None and self._record is not None
+        failpoints.hit("shim.start.begun")
         record = replace(self._record, started_at=time.time_ns())
         # Written before the go: a parked process dies with its shim, so one that lives has been started.
         self._write_record(record)
         try:
+            failpoints.hit("shim.start.recorded")
             self._task.start()
         except LaunchFailed as failure:
             self._fail_start(failure)
             raise
+        failpoints.hit("shim.start.started")
         self.phase, self._record = running, record
         self._check_health()
         return record.started_at
@@ -219,6 +227,7 @@ class Container:
         if not 1 <= number <= signal.SIGRTMAX:
             raise InvalidArgument(f"cannot kill container {self.identity.short_id}: invalid signal {number}")
         if everyone:
+            failpoints.hit("shim.kill.begun")
             self._kill_everyone(task, number)
         else:
             try:
@@ -424,9 +433,11 @@ class Container:
     def _set_frozen(self, move: Move, *, frozen: bool) -> None:
         then = self._after(move)
         assert self._task is not None and self._record is not None
+        failpoints.hit("shim.pause.begun")
         record = replace(self._record, paused=frozen)
         self._write_record(record)
         try:
+            failpoints.hit("shim.pause.recorded")
             if frozen:
                 self._task.cgroup.freeze()
             else:
@@ -434,6 +445,7 @@ class Container:
         except BaseException:
             self._write_record(self._record)
             raise
+        failpoints.hit("shim.pause.frozen")
         self.phase, self._record = then, record
 
     def _alive(self) -> Task:
@@ -476,10 +488,12 @@ class Container:
         self._stop_names()
         if self.health is not None:
             self.health.end()
+        failpoints.hit("shim.exit.ended")
         code = self._exit_code(self._task)
         if code is None and tries:
             self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))
             return
+        failpoints.hit("shim.exit.reaped")
         self._end_the_rest(self._task)
         self.streams.drain(lambda: self._conclude(UNKNOWN_EXIT if code is None else code))
 
@@ -514,6 +528,7 @@ class Container:
             oom_killed=self._was_oom_killed(),
             pid=self.pid,
         )
+        failpoints.hit("shim.exit.drained")
         self._log.finish(lambda: self._persist(record))
 
     def _was_oom_killed(self) -> bool:
@@ -529,6 +544,7 @@ class Container:
             # Not announced before it is durable, except that a broken disk must not hide an exit for ever.
             self._report("cannot write the exit record", error)
             self._loop.later(_RETRY, lambda: self._retry_exit(record))
+        failpoints.hit("shim.exit.recorded")
         self._announce(record)
 
     def _retry_exit(self, record: ExitRecord) -> None:
@@ -542,6 +558,7 @@ class Container:
         hearers, self._on_exit = self._on_exit, []
         for hear in hearers:
             hear(record)
+        failpoints.hit("shim.exit.announced")
         self._log.close()
         self.custody.changed()
         self.followers.complete()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from bulkhead import failpoints
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.shim.container import Container
 from bulkhead.shim.logs import NoLog
@@ -107,6 +108,7 @@ class Execs:
         """Run it; streams that are not wanted are /dev/null. LaunchFailed is kept as its exit code."""
         task = self._container.running_task()
         streams = one.streams
+        failpoints.hit("shim.exec.begun")
         stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, log=NoLog())
         try:
             running = self._launcher.exec(
@@ -118,6 +120,7 @@ class Execs:
             streams.say(f"{error}\r\n".encode())
             self._conclude(one, error.exit_code if isinstance(error, LaunchFailed) else 128)
             raise
+        failpoints.hit("shim.exec.launched")
         streams.launched(running.console)
         one.running, one.pid = running, running.pid
         one.phase, one.started_at = ExecPhase.RUNNING, time.time_ns()
@@ -167,6 +170,7 @@ class Execs:
         if one.running is not None:
             os.close(one.running.pidfd)
             one.running = None
+        failpoints.hit("shim.exec.ended")
         waiting, one.waiting = one.waiting, []
         for hear in waiting:
             hear(one)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import Conflict, DeadlineExceeded, InvalidArgument, Unavailable
 from bulkhead.linux import process
 from bulkhead.shim.app import SHIM_RECORD
@@ -50,6 +51,7 @@ class Launches:
         async with self._alone(identity.container_id):
             shim = await self._found_or_made(identity)
             self._keeping.follow(_stdio_socket(identity))
+            failpoints.hit("supervisor.launch.kept")
             return shim
 
     async def _found_or_made(self, identity: Identity) -> Shim:
@@ -70,7 +72,9 @@ class Launches:
             spare = await self._pool.take(timeout=_LAUNCH_TIMEOUT)
             try:
                 estate = self._keeping.estate(identity.container_id)
+                failpoints.hit("supervisor.launch.taken")
                 shim = await spare.become(identity, estate, timeout=_LAUNCH_TIMEOUT)
+                failpoints.hit("supervisor.launch.given")
             except Unavailable as error:
                 failure = error
                 continue

@@ -18,7 +18,7 @@ import socket
 import sys
 from pathlib import Path
 
-from bulkhead import plainlog
+from bulkhead import failpoints, plainlog
 from bulkhead.linux import fdpass, process
 from bulkhead.shim import app
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
@@ -32,6 +32,7 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     """Fork a spare per request until the supervisor goes away. `shim` is what each has inherited."""
     process.set_title("bulkhead-zygote")
     app.prepare_process()
+    failpoints.listen(str(cache.parent))
     control = socket.socket(fileno=control_fd)
     gc.collect()
     # Without this the first collection in a child would write to, and so copy, every page with an object.

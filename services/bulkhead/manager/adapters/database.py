@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import queue
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bulkhead import failpoints
 from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
 from bulkhead.manager.adapters.schema import MIGRATIONS
@@ -107,7 +109,9 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             for write in batch:
                 self._perform(write)
+            failpoints.hit("manager.records.written", _refused)
             self._connection.execute("COMMIT")
+            failpoints.hit("manager.records.committed")
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
@@ -143,6 +147,14 @@ def _answer(writes: list[_Write]) -> None:
             write.future.set_exception(write.error)
         else:
             write.future.set_result(write.result)
+
+
+def _refused(error: OSError) -> sqlite3.Error:
+    """What SQLite says when the kernel says `error`."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    refused = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
+    refused.sqlite_errorname = "SQLITE_FULL" if full else "SQLITE_IOERR"
+    return refused
 
 
 def _translated(error: sqlite3.Error) -> BulkheadError:

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from grpclib.client import Channel
 
+from bulkhead import failpoints
 from bulkhead.errors import DeadlineExceeded, Internal, LaunchFailed, Unavailable
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup
@@ -134,6 +135,7 @@ class SupervisedShims:
         if found is not None:
             return found
         await self._launch(container_id)
+        failpoints.hit("manager.shim.launched")
         try:
             return await self._connect(container_id)
         except FileNotFoundError as error:

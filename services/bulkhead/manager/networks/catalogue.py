@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedYet
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import about_network, of_network
@@ -59,6 +60,7 @@ class Networks:
             try:
                 event = about_network(network, "create")
                 await self.records.commit(Change(network=network, events=(event,)), durable=True)
+                failpoints.hit("manager.network.recorded")
             except BaseException:
                 await self.networking.drop(network)
                 raise
@@ -103,7 +105,9 @@ class Networks:
             # The record goes first: a crash after it leaves a bridge that the next start sweeps.
             event = about_network(network, "destroy")
             await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
+            failpoints.hit("manager.network.forgotten")
             await self.networking.drop(network)
+            failpoints.hit("manager.network.dropped")
 
     async def prune(self, filters: Filters) -> list[str]:
         """Remove the users' networks that no container is configured for; their names."""
@@ -153,6 +157,7 @@ class Networks:
             await self.records.commit(Change(update=change), durable=True)
             return
         plugged = await self.networking.plug_live(container, wish, network)
+        failpoints.hit("manager.connect.plugged")
         try:
             await self._replugged(container, plugged, network, "connect")
         except BaseException:
@@ -175,9 +180,11 @@ class Networks:
         changed = replace(container, endpoints=now.endpoints, attachments=now.attachments)
         await asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints)
         await self.resolving.renew(changed)
+        failpoints.hit("manager.connect.named")
         shown = next(each for each in (*now.endpoints, *container.endpoints) if each.network_id == network.id)
         event = of_network(changed, shown, action)
         await self.records.commit(Change(update=changed, events=(event,)), durable=True)
+        failpoints.hit("manager.connect.recorded")
 
     # ---- inside ----
 

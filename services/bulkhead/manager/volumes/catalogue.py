@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.linux import resolve
 from bulkhead.manager import announcements
@@ -173,6 +174,7 @@ class Volumes:
         if gone:
             events = tuple(announcements.of_volume(volume, "destroy") for volume in gone)
             await self.records.commit(Change(drop_volumes=_of(gone), events=events), durable=True)
+            failpoints.hit("manager.volume.marked")
             await self.clear(_of(gone))
 
     async def clear(self, names: Sequence[str]) -> None:
@@ -181,6 +183,7 @@ class Volumes:
             with contextlib.suppress(BulkheadError):
                 await self.mounting.unmount(self.places.data(name))
             self.places.remove(name)
+            failpoints.hit("manager.volume.thrown")
         await self.records.commit(Change(forget_volumes=tuple(names)))
 
     @contextlib.contextmanager

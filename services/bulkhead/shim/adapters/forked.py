@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Internal, LaunchFailed
 from bulkhead.linux import fdpass, process
 from bulkhead.wire.status import error_named
@@ -47,6 +48,7 @@ class Child:
             message, descriptors = fdpass.receive(link, _MESSAGE_LIMIT, 3)
             if not message:
                 os._exit(0)
+            failpoints.refresh()
             _work_and_leave(lambda: work(json.loads(message), descriptors), link)
         return cls(child or 0, link)
 
