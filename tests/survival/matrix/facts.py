@@ -117,10 +117,9 @@ def _directories(instance: Instance, ids: set[str]) -> Iterator[str]:
     short = {each[:12] for each in ids}
     sockets = {name for name in _names(instance.run / "containers") if name not in ids and name not in short}
     yield from (f"sockets of nobody: {name}" for name in sockets)
-    for place in ("trash", "snapshots/ingest", "snapshots/trash", "content/ingest"):
-        yield from (f"left in {place}: {name}" for name in _names(instance.data / place))
-    for where in (instance.data / "containers").glob("*"):
-        yield from (f"left: {path}" for path in where.glob(".*.tmp"))
+    for passing in ("trash", "snapshots/ingest", "snapshots/trash", "content/ingest"):
+        yield from (f"left in {passing}: {name}" for name in _names(instance.data / passing))
+    yield from (f"left: {path}" for path in (instance.data / "containers").glob("*/.*.tmp"))
 
 
 def _volumes(engine: Engine, instance: Instance) -> Iterator[str]:
