@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-from bulkhead.ctl.engine_client import unframe
 from tests.support.engine import Engine
 
 pytestmark = [pytest.mark.root]
@@ -18,6 +17,8 @@ SECONDS = 30.0
 LINES = 10_000
 # Bursts, so that a kill meets the shim in the middle of its work as well as asleep.
 COUNT = f"i=1; while [ $i -le {LINES} ]; do echo $i; [ $((i % 25)) = 0 ] && usleep 1000; i=$((i+1)); done; exit 7"
+# The shim is never asleep.
+FLOOD = f"seq 1 {60 * LINES}; exit 7"
 EXIT_7 = "trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
 
 
@@ -65,11 +66,23 @@ def replaced(engine: Engine, container_id: str) -> None:
 
 
 def numbers(engine: Engine, name: str) -> list[int]:
-    return [int(line) for line in unframe(engine.api("GET", f"/containers/{name}/logs?stdout=1").body).split()]
+    return [int(line) for line in engine.docker_ok("logs", name).split()]
 
 
-def test_no_line_is_missing_and_the_exit_code_is_true(fresh_engine: Engine) -> None:
-    container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sh", "-c", COUNT)
+@pytest.mark.parametrize(
+    ("script", "lines", "options"),
+    [
+        (COUNT, LINES, ()),
+        (COUNT, LINES, ("--log-driver", "local", "--log-opt", "max-size=100k", "--log-opt", "max-file=20")),
+        (COUNT, LINES, ("-t",)),
+        (FLOOD, 60 * LINES, ()),
+    ],
+    ids=["bursts", "local", "terminal", "flood"],
+)
+def test_no_line_is_missing_and_the_exit_code_is_true(
+    fresh_engine: Engine, script: str, lines: int, options: tuple[str, ...]
+) -> None:
+    container = fresh_engine.docker_ok("run", "-d", *options, "--name", "subject", "busybox", "sh", "-c", script)
     kills = 0
     while inspect(fresh_engine, "subject", ".State.Running") == "true" and shim_of(fresh_engine, container):
         before = shim_of(fresh_engine, container)
@@ -82,7 +95,8 @@ def test_no_line_is_missing_and_the_exit_code_is_true(fresh_engine: Engine) -> N
     assert fresh_engine.docker_ok("wait", "subject") == "7"
     assert kills
     found = numbers(fresh_engine, "subject")
-    assert (len(found), found) == (LINES, list(range(1, LINES + 1)))
+    assert sorted(set(range(1, lines + 1)) - set(found)) == []
+    assert found == list(range(1, lines + 1))
 
 
 def test_exec_and_attach_work_again(fresh_engine: Engine) -> None:

@@ -25,6 +25,7 @@ from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
 from bulkhead.shim.identity import Identity
+from bulkhead.shim.journal import Journal
 from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher, Rootfs, Task
@@ -113,6 +114,8 @@ class Container:
         self._from_disk = False
         self._ending = False
         self._on_exit: list[Callable[[ExitRecord], None]] = []
+        # The pidfd of a process that has ended while nobody was its shim.
+        self._remains = -1
         self._names: NameServer | None = None
         self.health: HealthMonitor | None = None
 
@@ -176,7 +179,7 @@ class Container:
         with ExitStack() as undo:
             self._begin(undo)
             failpoints.hit("shim.create.reserved")
-            log = self._open_logs(options)
+            log = self._open_logs(options, {}, terminal=terminal)
             undo.callback(log.close)
             failpoints.hit("shim.create.logging")
             task = self._launch(terminal, options, log, undo)
@@ -304,6 +307,8 @@ class Container:
             if legacy.pidfd >= 0:
                 os.close(legacy.pidfd)
             return
+        # Kept until the end is told: this shim may die, too.
+        self._remains = legacy.pidfd
         code = inheritance.exit_code(legacy.pidfd)
         # A run that was never started has nothing else to tell either.
         self.phase, self._from_disk, self._ending = Phase.RUNNING, True, True
@@ -319,15 +324,16 @@ class Container:
         if record.log_driver != "none":
             target = LogTarget(path=record.log_path, max_size=record.log_max_size, max_file=record.log_max_file)
         try:
-            self._log = self._open_log(target)
+            self._log = self._open_log(target, streams, terminal=custody.CONSOLE in streams)
         except ResourceExhausted as error:
             self._report("cannot go on with the log", error)
         self.streams.inherit(streams, stdin_once=record.stdin_once, log=self._log)
 
     def _estate(self) -> Estate:
-        if self._task is None or self._ending or self.phase in (Phase.NEW, Phase.EXITED):
+        pidfd = self._remains if self._task is None else self._task.pidfd
+        if pidfd < 0 or self.phase in (Phase.NEW, Phase.EXITED):
             return Estate()
-        kept = {custody.PID: self._task.pidfd} | self.streams.to_keep(self.custody.changed)
+        kept = {custody.PID: pidfd} | self.streams.to_keep(self.custody.changed)
         return Estate(pid=self.pid, start_time=self.start_time, descriptors=kept)
 
     def _adopt(self, record: TaskRecord) -> bool:
@@ -373,25 +379,30 @@ class Container:
             raise ResourceExhausted(f"cannot reserve the exit record: {error.strerror}") from error
         undo.callback(self._facts.abandon)
 
-    def _open_logs(self, options: CreateOptions) -> LogSink:
+    def _open_logs(self, options: CreateOptions, kept: Mapping[str, int], *, terminal: bool) -> LogSink:
         if not options.destination:
-            return self._open_log(options.log)
+            return self._open_log(options.log, kept, terminal=terminal)
         from bulkhead.shim.shipping import BUFFER, Shipped, sender
 
         receiver = sender(options.destination)
         with ExitStack() as undo:
-            cache = self._open_log(options.log)
+            cache = self._open_log(options.log, kept, terminal=terminal)
             undo.callback(cache.close)
             shipped = Shipped(receiver, cache, self._loop, options.log_buffer or BUFFER)
             undo.pop_all()
         return shipped
 
-    def _open_log(self, target: LogTarget | None) -> LogSink:
+    def _open_log(self, target: LogTarget | None, kept: Mapping[str, int], *, terminal: bool) -> LogSink:
+        """With the journal among the descriptors `kept`, else a new one."""
         if target is None:
             return NoLog()
+        journal: Journal | None = None
         try:
-            return JsonFile(target, self._loop, self.streams, self.followers.grown)
+            journal, left = Journal.inherited(kept) or (Journal.make(terminal=terminal), None)
+            return JsonFile(target, self._loop, self.streams, self.followers.grown, journal, left)
         except OSError as error:
+            if journal is not None:
+                journal.close()
             raise ResourceExhausted(f"cannot open log {target.path}: {error.strerror}") from error
 
     def _launch(self, terminal: bool, options: CreateOptions, log: LogSink, undo: ExitStack) -> Task:
@@ -561,6 +572,9 @@ class Container:
         failpoints.hit("shim.exit.announced")
         self._log.close()
         self.custody.changed()
+        if self._remains >= 0:
+            os.close(self._remains)
+            self._remains = -1
         self.followers.complete()
         self.streams.finish()
 

@@ -29,6 +29,7 @@ from bulkhead.model.health import (
     judged,
     shown_duration,
 )
+from bulkhead.shim.logs import LogSink
 from bulkhead.shim.loop import Loop, Signals, Timer
 from bulkhead.shim.ports import Launcher, Process, Task
 from bulkhead.shim.stdio import Streams
@@ -140,8 +141,8 @@ class HealthMonitor:
             hear(self._health)
 
 
-class _Output:
-    """The first bytes that a probe says (`logs.LogSink`)."""
+class _Output(LogSink):
+    """The first bytes that a probe says."""
 
     def __init__(self) -> None:
         self._kept = b""

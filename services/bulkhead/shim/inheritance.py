@@ -33,15 +33,13 @@ def claim(record: TaskRecord, estate: Estate | None) -> Legacy:
 
 
 def exit_code(descriptor: int) -> int | None:
-    """How a process ended that is not our child, by its pidfd, which is closed; None when nobody can tell."""
+    """How a process ended that is not our child, by its pidfd; None when nobody can tell."""
     if descriptor < 0:
         return None
     try:
         status = pidfd.reap(descriptor)
     except ChildProcessError:
         return None
-    finally:
-        os.close(descriptor)
     return None if status is None else status.code
 
 

@@ -78,6 +78,15 @@ class Encoder:
         self._stream = stream.encode() + b'",' + (b'"attrs":' + attributes + b"," if attributes else b"")
         self._carry = b""
 
+    @property
+    def line(self) -> bytes:
+        """What was fed and is no record yet."""
+        return self._carry
+
+    def resume(self, line: bytes) -> None:
+        """Go on as the encoder whose `line` this was."""
+        self._carry = line
+
     def feed(self, chunk: bytes, now: int) -> bytes:
         """The records that `chunk`, read at `now` (Unix nanoseconds), completes."""
         data = self._carry + chunk if self._carry else chunk

@@ -6,13 +6,15 @@ A write that fails (full disk) is tried again every half second. Meanwhile up to
 memory, the rest is dropped and counted, and when writing works again a line says how much is missing.
 A disk that is slow holds the container for at most five seconds at a time; then lines are dropped, too.
 Writes are made by a thread, which comes with the first of them: the shim itself never waits for the disk.
+What waits is in a journal that outlives the shim: its successor logs the rest, every line once.
 """
-# ruff: noqa: PTH104, PTH108, PTH110 -- see linux.atomicfile
+# ruff: noqa: PTH104, PTH108, PTH110, PTH116 -- see linux.atomicfile
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import os
 import select
 import time
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bulkhead.linux import atomicfile
+from bulkhead.shim.journal import Entry, Journal, Kind, Left, Place
 from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.loop import Loop, Timer
 
@@ -32,6 +35,9 @@ PATIENCE = 5.0
 _GZIP = 31
 _PACK_BLOCK = 256 << 10
 _STREAMS = {1: "stdout", 2: "stderr"}
+_READ = 256 << 10
+_CHUNK = 256 << 10
+_NEWLINE = 0x0A
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,14 @@ class LogTarget:
 class LogSink(Protocol):
     """Takes what a container's streams say."""
 
+    def take(self, stream: int, source: int, *, terminal: bool) -> bytes:
+        """As read(2), from a descriptor of stream 1 or 2; `write` comes next, for the same stream."""
+        return os.read(source, _CHUNK)
+
+    def to_keep(self) -> dict[str, int]:
+        """Descriptors that a successor needs, by name."""
+        return {}
+
     def write(self, stream: int, chunk: bytes) -> None:
         """`chunk` was read from stream 1 or 2."""
 
@@ -66,7 +80,7 @@ class LogSink(Protocol):
     def close(self) -> None: ...
 
 
-class NoLog:
+class NoLog(LogSink):
     """The driver `none`."""
 
     def write(self, stream: int, chunk: bytes) -> None:
@@ -90,13 +104,30 @@ class Brake(Protocol):
     def unhold(self, holder: object) -> None: ...
 
 
-class JsonFile:
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Records for the file; then their stream is unfinished from position `unfinished` on."""
+
+    records: bytes
+    stream: int = 0
+    unfinished: int = 0
+
+
+class JsonFile(LogSink):
     """The drivers `json-file` and `local`, and the cache of those that write elsewhere.
 
-    `grown` is called whenever readers can find more.
+    `grown` is called whenever readers can find more. `left` is what is in a journal that an earlier shim had.
     """
 
-    def __init__(self, target: LogTarget, loop: Loop, brake: Brake, grown: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        target: LogTarget,
+        loop: Loop,
+        brake: Brake,
+        grown: Callable[[], None],
+        journal: Journal | None = None,
+        left: Left | None = None,
+    ) -> None:
         self._file = RotatingFile(target)
         self._loop = loop
         self._brake = brake
@@ -104,7 +135,7 @@ class JsonFile:
         self._encoders = {number: Encoder(name, target.attributes) for number, name in _STREAMS.items()}
         self._non_blocking = target.non_blocking
         self._limit = target.max_buffer or _BACKLOG
-        self._backlog: deque[bytes] = deque()
+        self._backlog: deque[Waiting] = deque()
         self._waiting = 0
         self._lost = Lost()
         self._retry: Timer | None = None
@@ -113,12 +144,31 @@ class JsonFile:
         self._hand: Hand | None = None
         self._done: Callable[[], None] | None = None
         self._closed = False
+        self._journal = journal or Journal.make()
+        if left is None:
+            self._journal.begin(self._file.place())
+        else:
+            self._resume(left)
+        if not self._backlog and not self._file.whole:
+            # Nobody knows how the torn record would go on: it must not spoil the next one.
+            self._journal.add_entry(Entry(kind=Kind.TORN, stream=0, start=0, end=0, time=time.time_ns()))
+            self._wait(Waiting(b"\n"))
+
+    def take(self, stream: int, source: int, *, terminal: bool) -> bytes:
+        return self._journal.take(stream, source, terminal=terminal)
+
+    def to_keep(self) -> dict[str, int]:
+        return self._journal.descriptors
 
     def write(self, stream: int, chunk: bytes) -> None:
-        self._append(self._encoders[stream].feed(chunk, time.time_ns()))
+        encoder, now = self._encoders[stream], time.time_ns()
+        size = len(encoder.line) + len(chunk)
+        self._append(Kind.CHUNK, stream, size, encoder.feed(chunk, now), now)
 
     def end(self, stream: int) -> None:
-        self._append(self._encoders[stream].finish(time.time_ns()))
+        encoder, now = self._encoders[stream], time.time_ns()
+        size = len(encoder.line)
+        self._append(Kind.END, stream, size, encoder.finish(now), now)
 
     def finish(self, done: Callable[[], None]) -> None:
         if not self._waiting:
@@ -137,16 +187,25 @@ class JsonFile:
             self._hand.close()
         else:
             self._file.close()
+        self._journal.close()
 
-    def _append(self, records: bytes) -> None:
+    def _append(self, kind: Kind, stream: int, size: int, records: bytes, now: int) -> None:
+        """`records` of the stream's last `size` bytes."""
         if not records:
             return
+        unfinished = self._journal.position(stream) - len(self._encoders[stream].line)
         unheld = self._dropping or self._retry is not None or self._non_blocking
-        if self._dropping or (unheld and self._waiting and self._waiting + len(records) > self._limit):
+        full = self._journal.crowded or (self._waiting and self._waiting + len(records) > self._limit)
+        if self._dropping or (unheld and full):
             self._lost.add(records)
+            self._journal.dropped(stream, size, unfinished, self._lost.counts)
             return
-        self._backlog.append(records)
-        self._waiting += len(records)
+        self._journal.add(kind, stream, now, size=size)
+        self._wait(Waiting(records, stream, unfinished))
+
+    def _wait(self, waiting: Waiting) -> None:
+        self._backlog.append(waiting)
+        self._waiting += len(waiting.records)
         if self._hand is None:
             self._hand = Hand(self._file, self._loop, self._hand_done)
         if self._retry is None:
@@ -157,10 +216,51 @@ class JsonFile:
         """What is to be written now: records, then the marker of a gap; None when there is nothing."""
         if not self._backlog and self._lost.lines:
             # It joins the backlog, since a write that fails must be repeated with the same bytes.
-            marker, self._lost = self._lost.marker(time.time_ns()), Lost()
-            self._backlog.append(marker)
-            self._waiting += len(marker)
-        return self._backlog[0] if self._backlog else None
+            lost, self._lost = self._lost, Lost()
+            entry = lost.entry(time.time_ns())
+            self._journal.add_entry(entry)
+            self._journal.told()
+            self._backlog.append(Waiting(marker(entry)))
+            self._waiting += len(self._backlog[0].records)
+        return self._backlog[0].records if self._backlog else None
+
+    # After an earlier shim's death
+
+    def _resume(self, left: Left) -> None:
+        """Log what an earlier shim has taken and has not, or not wholly, logged."""
+        for waiting in self._rest([self._again(entry) for entry in left.entries], left.place):
+            self._wait(waiting)
+        if not _is_told(left):
+            self._lost = Lost(left.lost_lines, left.lost_size, left.lost_errno)
+        for stream, encoder in self._encoders.items():
+            covered = [each.unfinished for each in self._backlog if each.stream == stream]
+            encoder.resume(b"")
+            rest = self._journal.unfinished(stream, max(covered, default=0))
+            if rest:
+                now = time.time_ns()
+                self._append(Kind.CHUNK, stream, len(rest), encoder.feed(rest, now), now)
+
+    def _again(self, entry: Entry) -> Waiting:
+        """The same records as the earlier shim's."""
+        if entry.kind is Kind.GAP:
+            return Waiting(marker(entry))
+        if entry.kind is Kind.TORN:
+            return Waiting(b"\n")
+        encoder = self._encoders[entry.stream]
+        encoder.resume(b"")
+        records = encoder.feed(self._journal.read(entry.stream, entry.start, entry.end), entry.time)
+        if entry.kind is Kind.END:
+            records += encoder.finish(entry.time)
+        return Waiting(records, entry.stream, entry.end - len(encoder.line))
+
+    def _rest(self, all_of_it: list[Waiting], place: Place) -> list[Waiting]:
+        """Without what is in the file already. Nothing is left out of the list: each must be ticked off."""
+        done = self._file.begun(b"".join(each.records for each in all_of_it), place)
+        rest = []
+        for each in all_of_it:
+            rest.append(Waiting(each.records[done:], each.stream, each.unfinished))
+            done = max(done - len(each.records), 0)
+        return rest
 
     def _hand_done(self, error: OSError | None) -> None:
         """The other thread has written, or failed to."""
@@ -174,14 +274,16 @@ class JsonFile:
         self._finished_if_empty()
 
     def _written(self) -> None:
-        self._waiting -= len(self._backlog.popleft())
+        waiting = self._backlog.popleft()
+        self._waiting -= len(waiting.records)
+        self._journal.logged(waiting.stream, waiting.unfinished, self._file.place())
         self._grown()
         if self._waiting <= self._limit // 2:
             self._release()
 
     def _failed(self, error: OSError) -> None:
         """The disk refuses. What waits goes on waiting; what does not fit is dropped, nobody is held for it."""
-        self._lost.reason = error.strerror or str(error)
+        self._lost.errno = error.errno or errno.EIO
         self._release()
         self._retry = self._loop.later(RETRY, self._try_again)
 
@@ -194,13 +296,14 @@ class JsonFile:
         """A slow disk holds the container, but not for ever."""
         if self._non_blocking:
             return
-        if self._waiting > self._limit and self._patience is None and self._retry is None:
+        full = self._waiting > self._limit or self._journal.crowded
+        if full and self._patience is None and self._retry is None:
             self._brake.hold(self)
             self._patience = self._loop.later(PATIENCE, self._start_dropping)
 
     def _start_dropping(self) -> None:
         self._dropping = True
-        self._lost.reason = "the disk is too slow"
+        self._lost.errno = 0
         self._brake.unhold(self)
 
     def _release(self) -> None:
@@ -274,16 +377,34 @@ class Lost:
 
     lines: int = 0
     size: int = 0
-    reason: str = ""
+    # Why; 0 is a disk that is too slow.
+    errno: int = 0
 
     def add(self, records: bytes) -> None:
         self.lines += records.count(b"\n")
         self.size += len(records)
 
-    def marker(self, now: int) -> bytes:
-        """A record that tells readers of the gap."""
-        text = f"[bulkhead: {self.lines} lines ({self.size} bytes) of log were lost: {self.reason}]\n"
-        return Encoder("stderr").feed(text.encode(), now)
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.lines, self.size, self.errno
+
+    def entry(self, now: int) -> Entry:
+        """Of the marker that tells of it."""
+        return Entry(kind=Kind.GAP, stream=self.errno, start=self.lines, end=self.size, time=now)
+
+
+def marker(gap: Entry) -> bytes:
+    """A record that tells readers of the gap."""
+    reason = os.strerror(gap.stream) if gap.stream else "the disk is too slow"
+    text = f"[bulkhead: {gap.start} lines ({gap.end} bytes) of log were lost: {reason}]\n"
+    return Encoder("stderr").feed(text.encode(), gap.time)
+
+
+def _is_told(left: Left) -> bool:
+    """Whether the earlier shim died between the gap's entry and forgetting the gap."""
+    last = left.entries[-1] if left.entries else None
+    counts = (left.lost_errno, left.lost_lines, left.lost_size)
+    return last is not None and last.kind is Kind.GAP and (last.stream, last.start, last.end) == counts
 
 
 class RotatingFile:
@@ -292,7 +413,9 @@ class RotatingFile:
     def __init__(self, target: LogTarget) -> None:
         self._target = target
         self._fd = self._open()
-        self._size = os.fstat(self._fd).st_size
+        self._inode, self._size = _inode_and_size(self._fd)
+        # Whether it ends with a whole record, unless somebody died while writing.
+        self.whole = not self._size or os.pread(self._fd, 1, self._size - 1) == b"\n"
         self._torn: memoryview | None = None
         self._packing = _thread.allocate_lock()
 
@@ -301,14 +424,38 @@ class RotatingFile:
         rest = self._torn if self._torn is not None else memoryview(records)
         self._torn = rest
         while rest:
-            if self._full():
+            # A record that was cut short belongs to the file that has its beginning.
+            if self._full() and self.whole:
                 self._rotate()
             room = self._room(records, len(records) - len(rest))
             written = os.write(self._fd, rest[:room])
             self._size += written
+            self.whole = rest[written - 1] == _NEWLINE
             rest = rest[written:]
             self._torn = rest
         self._torn = None
+
+    def place(self) -> Place:
+        """Where the next record goes; not to be asked during a write."""
+        return Place(inode=self._inode, size=self._size)
+
+    def begun(self, records: bytes, place: Place) -> int:
+        """How many bytes of `records` are in the file, which were to be written behind `place`."""
+        if not records:
+            return 0
+        for number in range(self._target.max_file):
+            if _inode(_numbered(self._target.path, number)) == place.inode:
+                return self._found(records, place.size, number)
+        # Rotated away and packed or gone: what is in the newest file stands somewhere in them.
+        newest = _tail(self._target.path, 0, len(records))
+        at = records.find(newest) if newest else -1
+        return at + len(newest) if at >= 0 else 0
+
+    def _found(self, records: bytes, start: int, number: int) -> int:
+        found = _tail(_numbered(self._target.path, number), start, len(records))
+        for newer in range(number - 1, -1, -1):
+            found += _tail(_numbered(self._target.path, newer), 0, len(records))
+        return min(len(found), len(records)) if records.startswith(found[: len(records)]) else 0
 
     def close(self) -> None:
         os.close(self._fd)
@@ -334,7 +481,7 @@ class RotatingFile:
         fresh = self._open()
         os.close(self._fd)
         self._fd = fresh
-        self._size = os.fstat(fresh).st_size
+        self._inode, self._size = _inode_and_size(fresh)
 
         if self._target.compress and self._target.max_file > 1:
             self._packing.acquire()
@@ -360,8 +507,34 @@ class RotatingFile:
             self._packing.release()
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(self._target.path, flags, 0o640)
+
+
+def _inode_and_size(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_ino, found.st_size
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+def _tail(path: str, start: int, most: int) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return b""
+    try:
+        found = b""
+        while len(found) < most and (piece := os.pread(fd, _READ, start + len(found))):
+            found += piece
+        return found
+    finally:
+        os.close(fd)
 
 
 def _compress(path: str) -> None:

@@ -44,8 +44,8 @@ class Sender(Protocol):
     def close(self) -> None: ...
 
 
-class Shipped:
-    """`logs.LogSink`: what goes to `cache` goes to `sender` too. Raises Internal when the receiver is not there."""
+class Shipped(LogSink):
+    """What goes to `cache` goes to `sender` too. Raises Internal when the receiver is not there."""
 
     def __init__(self, sender: Sender, cache: LogSink, loop: Loop, limit: int) -> None:
         self._sender = sender
@@ -64,6 +64,12 @@ class Shipped:
         except OSError as error:
             raise Internal(f"failed to initialize logging driver: {error}") from error
         _thread.start_new_thread(self._run, ())
+
+    def take(self, stream: int, source: int, *, terminal: bool) -> bytes:
+        return self._cache.take(stream, source, terminal=terminal)
+
+    def to_keep(self) -> dict[str, int]:
+        return self._cache.to_keep()
 
     def write(self, stream: int, chunk: bytes) -> None:
         self._cache.write(stream, chunk)

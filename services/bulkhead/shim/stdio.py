@@ -108,8 +108,8 @@ class Streams:
     def inherit(self, descriptors: Mapping[str, int], *, stdin_once: bool, log: LogSink) -> None:
         """Go on with what an earlier shim's streams were; they are ours from now on."""
         self._log, self.stdin_once = log, stdin_once
-        for descriptor in descriptors.values():
-            os.set_blocking(descriptor, False)
+        for name in descriptors.keys() & {custody.STDIN, custody.STDOUT, custody.STDERR}:
+            os.set_blocking(descriptors[name], False)
         for name, stream in ((custody.STDOUT, STDOUT), (custody.STDERR, STDERR)):
             if name in descriptors:
                 self._sources[descriptors[name]] = stream
@@ -125,9 +125,9 @@ class Streams:
         """
         self._stdin_gone = stdin_gone
         if self._console >= 0:
-            return {custody.CONSOLE: self._console}
+            return {custody.CONSOLE: self._console} | self._log.to_keep()
         names = {STDOUT: custody.STDOUT, STDERR: custody.STDERR}
-        kept = {names[stream]: fd for fd, stream in self._sources.items()}
+        kept = {names[stream]: fd for fd, stream in self._sources.items()} | self._log.to_keep()
         if self._stdin >= 0 and not self.stdin_once:
             kept[custody.STDIN] = self._stdin
         return kept
@@ -274,8 +274,9 @@ class Streams:
 
     def _read(self, fd: int) -> bool:
         """Read once; whether there was something."""
+        stream = self._sources[fd]
         try:
-            chunk = os.read(fd, _CHUNK)
+            chunk = self._log.take(stream, fd, terminal=fd == self._console)
         except BlockingIOError:
             return False
         except OSError:
@@ -283,7 +284,6 @@ class Streams:
         if not chunk:
             self._source_ended(fd)
             return False
-        stream = self._sources[fd]
         self._log.write(stream, chunk)
         for peer in tuple(self._peers):
             peer.offer(stream, chunk)
