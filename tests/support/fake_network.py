@@ -10,14 +10,14 @@ import asyncio
 import re
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Interface, Survey, Wire
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import Netns, ProcessNetns
+from bulkhead.model.network import IPAddress, IPInterface, IPNetwork, Netns, ProcessNetns
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.interfaces: dict[str, Interface] = {}
-        self.routes: list[tuple[IPv4Network, str]] = []
+        self.routes: list[tuple[IPNetwork, str]] = []
         self.settings: dict[str, str] = {}
         self.wires: dict[Netns, Wire] = {}  # of eth0
         self.further_wires: dict[tuple[Netns, str], Wire] = {}
@@ -73,7 +73,7 @@ class FakeKernel:
         self.add_interface("eth0", IPv4Interface("192.0.2.2/24"))
         self.routes.append((IPv4Network("0.0.0.0/0"), "eth0"))
 
-    def add_interface(self, name: str, *addresses: IPv4Interface, kind: str = "", master: str = "") -> None:
+    def add_interface(self, name: str, *addresses: IPInterface, kind: str = "", master: str = "") -> None:
         self.interfaces[name] = Interface(
             name=name, kind=kind, master=master, mtu=1500, up=True, addresses=tuple(addresses)
         )
@@ -98,9 +98,14 @@ class FakeKernel:
         return changed
 
     @_kernel_call
+    def forward_ipv6(self) -> tuple[str, ...]:
+        path = "net/ipv6/conf/all/forwarding"
+        return () if self.settings.setdefault(path, "1") == "1" else (path,)
+
+    @_kernel_call
     def make_bridge(self, bridge: Bridge) -> None:
         if self.interfaces.get(bridge.name) is None:
-            self.add_interface(bridge.name, bridge.address, kind="bridge")
+            self.add_interface(bridge.name, *bridge.addresses, kind="bridge")
 
     @_kernel_call
     def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
@@ -114,7 +119,7 @@ class FakeKernel:
             self.wires[netns] = wire
         else:
             self.further_wires[netns, wire.interface] = wire
-        if wire.gateway is not None:
+        if wire.gateways:
             self.default_routes[netns] = wire.interface
         self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
         return self.change_elements(change.elements)
@@ -125,7 +130,7 @@ class FakeKernel:
         self.loopbacks.add(netns)
 
     @_kernel_call
-    def route(self, netns: Netns, interface: str, gateway: IPv4Address) -> None:
+    def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
         self._check_netns(netns)
         self.default_routes[netns] = interface
 
@@ -261,6 +266,13 @@ def _apply(tables: dict[str, FakeTable], command: str) -> None:
     _change(tables[name], verb, what, rest[0], rest[1] if len(rest) > 1 else "")
 
 
+# Types that are spelled by an expression, as they are listed.
+_UNNAMED = {
+    "{ typeof iifname . ether saddr . @th,64,128": "ifname . ether_addr . integer",
+    "{ typeof @th,64,128": "integer",
+}
+
+
 def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> None:
     match verb, what:
         case "add", "map":
@@ -268,7 +280,8 @@ def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> Non
             table.maps[name] = parts
             table.elements.setdefault(name, {})
         case "add", "set":
-            table.maps[name] = (body.removeprefix("{ type ").removesuffix("; }"), "")
+            kind = body.removeprefix("{ type ").removesuffix("; }")
+            table.maps[name] = (_UNNAMED.get(kind, kind), "")
             table.elements.setdefault(name, {})
         case "add", "chain":
             ((kind, hook, priority),) = re.findall(r"type (\w+) hook (\w+) priority (-?\d+); policy accept;", body)

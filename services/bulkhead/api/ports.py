@@ -488,6 +488,8 @@ class NetworkMember:
     mac: str = ""
     address: str = ""
     prefix_len: int = 0
+    address6: str = ""
+    prefix_len6: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -500,6 +502,7 @@ class InspectedNetwork:
     blocks: tuple[AddressBlock, ...] = ()
     internal: bool = False
     attachable: bool = False
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     ipam_options: Mapping[str, str] = field(default_factory=dict)

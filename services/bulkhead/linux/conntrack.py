@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from bulkhead.linux.netlink import Netlink, attribute, attributes, message, nest
 
@@ -19,7 +19,7 @@ _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
 _GET, _DELETE = 0x0101, 0x0102
 _TUPLE_ORIGINAL, _ZONE, _FILTER = 1, 18, 25
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
-_DESTINATION = 2
+_DESTINATIONS = {2: socket.AF_INET, 4: socket.AF_INET6}
 _PROTOCOL_NUMBER, _DESTINATION_PORT = 1, 3
 _FILTER_ORIGINAL = 1
 # Compare the protocol's number and the destination port; Linux before 5.8 compares nothing.
@@ -30,28 +30,30 @@ _FILTER_FLAGS = 1 << 3 | 1 << 5
 class Flow:
     """A UDP flow, by the address and port that its client sends to."""
 
-    destination: IPv4Address
+    destination: IPv4Address | IPv6Address
     port: int
     original: bytes  # how the kernel names it
     zone: bytes | None
 
 
 def udp_flows(kernel: Netlink, port: int) -> Iterator[Flow]:
-    """The IPv4 UDP flows to a destination port. `kernel` is a netfilter socket."""
+    """The UDP flows to a destination port. `kernel` is a netfilter socket."""
     wanted = attribute(_PROTOCOL_NUMBER, bytes((socket.IPPROTO_UDP,))) + attribute(
         _DESTINATION_PORT, struct.pack("!H", port)
     )
-    body = _NFGENMSG.pack(socket.AF_INET, 0, 0) + nest(_TUPLE_ORIGINAL, nest(_TUPLE_PROTOCOL, wanted))
-    body += nest(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _FILTER_FLAGS)))
-    for answer in kernel.dump(_GET, body):
-        flow = _flow(answer)
-        if flow is not None and flow.port == port:
-            yield flow
+    asked = nest(_TUPLE_ORIGINAL, nest(_TUPLE_PROTOCOL, wanted))
+    asked += nest(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _FILTER_FLAGS)))
+    for family in _DESTINATIONS.values():
+        for answer in kernel.dump(_GET, _NFGENMSG.pack(family, 0, 0) + asked):
+            flow = _flow(answer)
+            if flow is not None and flow.port == port:
+                yield flow
 
 
 def forget(kernel: Netlink, flow: Flow) -> None:
     """Delete a flow; no error if it is gone. Its next packet is judged anew."""
-    body = _NFGENMSG.pack(socket.AF_INET, 0, 0) + nest(_TUPLE_ORIGINAL, flow.original)
+    family = socket.AF_INET if flow.destination.version == 4 else socket.AF_INET6
+    body = _NFGENMSG.pack(family, 0, 0) + nest(_TUPLE_ORIGINAL, flow.original)
     if flow.zone is not None:
         body += attribute(_ZONE, flow.zone)
     try:
@@ -70,7 +72,7 @@ def _flow(answer: bytes) -> Flow | None:
         return None
     addresses = attributes(original[_TUPLE_IP])
     return Flow(
-        destination=IPv4Address(addresses[_DESTINATION]),
+        destination=next(ip_address(addresses[which]) for which in _DESTINATIONS if which in addresses),
         port=int.from_bytes(protocol[_DESTINATION_PORT], "big"),
         original=found[_TUPLE_ORIGINAL],
         zone=found.get(_ZONE),

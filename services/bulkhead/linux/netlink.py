@@ -16,7 +16,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,6 +60,8 @@ _BRPORT_TRAFFIC = (8, 9, 27, 30)
 _BR_STATE_DISABLED = 0
 _SKIP_STATISTICS = 1 << 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD = 0x02
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _RTNLGRP_LINK = 1
@@ -80,9 +91,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An IPv4 unicast route; `index` is 0 for one through several interfaces."""
+    """A unicast route; `index` is 0 for one through several interfaces."""
 
-    destination: IPv4Network
+    destination: IPv4Network | IPv6Network
     index: int
     table: int
 
@@ -139,17 +150,17 @@ class Netlink:
         )
         return tuple(_link(message) for message in self.dump(_GETLINK, body))
 
-    def addresses(self) -> tuple[tuple[int, IPv4Interface], ...]:
-        """All IPv4 addresses, each with the index of its interface."""
-        body = _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)
-        found = (_address(message) for message in self.dump(_GETADDR, body))
+    def addresses(self) -> tuple[tuple[int, IPv4Interface | IPv6Interface], ...]:
+        """All addresses, IPv4's first, each with the index of its interface."""
+        bodies = [_IFADDR.pack(family, 0, 0, 0, 0) for family in _FAMILIES.values()]
+        found = (_address(message) for body in bodies for message in self.dump(_GETADDR, body))
         return tuple(address for address in found if address is not None)
 
     def routes(self) -> tuple[Route, ...]:
-        """All IPv4 unicast routes of all tables."""
-        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-        found = (_route(message) for message in self.dump(_GETROUTE, body))
-        return tuple(route for route in found if route is not None)
+        """All unicast routes of all tables, IPv4's first; no link-local ones, which every interface has."""
+        bodies = [_RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) for family in _FAMILIES.values()]
+        found = (_route(message) for body in bodies for message in self.dump(_GETROUTE, body))
+        return tuple(route for route in found if route is not None and not route.destination.is_link_local)
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The bodies of all answers to a question; asked anew when the tables changed under the kernel's hand."""
@@ -232,14 +243,14 @@ def deleted_link(body: bytes) -> str:
     return _link(body).name
 
 
-def bridge(name: str, mac: str) -> bytes:
-    """Create a bridge, up, if there is no such link (else bring that up).
+def bridge(name: str, mac: str, *, up: bool = True) -> bytes:
+    """Create a bridge if there is no such link; bring it up unless told not to.
 
     With a MAC of its own: one that is left to the kernel changes as ports come and go.
     """
     info = _text(_IFLA_INFO_KIND, "bridge")
     settings = _text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, _mac(mac)) + nest(_IFLA_LINKINFO, info)
-    return _link_request(_NEWLINK, _F_CREATE, settings)
+    return _link_request(_NEWLINK, _F_CREATE, settings, up=up)
 
 
 def link_alias(name: str, alias: str) -> bytes:
@@ -299,17 +310,23 @@ def isolated_port(name: str) -> bytes:
     return _port_request(name, attribute(_IFLA_BRPORT_ISOLATED, b"\1"))
 
 
-def add_address(index: int, address: IPv4Interface) -> bytes:
-    """Give an interface an address with its on-link route; no error if it has it."""
-    body = _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
+def add_address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
+    """Give an interface an address with its on-link route; no error if it has it.
+
+    An IPv6 address serves at once: who gives it knows that nobody else has it.
+    """
+    six = address.version == 6
+    body = _IFADDR.pack(_FAMILIES[address.version], address.network.prefixlen, _IFA_F_NODAD if six else 0, 0, index)
     body += attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
-    body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    if not six:
+        body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     return message(_NEWADDR, _F_CREATE | _F_REPLACE, body)
 
 
-def set_default_route(index: int, gateway: IPv4Address) -> bytes:
-    """Route everything else through `gateway` on the interface `index`, whatever the route was before."""
-    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
+def set_default_route(index: int, gateway: IPv4Address | IPv6Address) -> bytes:
+    """Route everything else of the gateway's family through it on the interface `index`, whatever the route was."""
+    family = _FAMILIES[gateway.version]
+    body = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
     body += attribute(_RTA_GATEWAY, gateway.packed) + _number(_RTA_OIF, index)
     return message(_NEWROUTE, _F_CREATE | _F_REPLACE, body)
 
@@ -500,19 +517,19 @@ def _link(message: bytes) -> Link:
     )
 
 
-def _address(message: bytes) -> tuple[int, IPv4Interface] | None:
+def _address(message: bytes) -> tuple[int, IPv4Interface | IPv6Interface] | None:
     _, prefix, _, _, index = _IFADDR.unpack_from(message)
     found = attributes(message[_IFADDR.size :])
     local = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
-    return None if local is None else (index, IPv4Interface((local, prefix)))
+    return None if local is None else (index, ip_interface((local, prefix)))
 
 
 def _route(message: bytes) -> Route | None:
-    _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message)
+    family, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message)
     found = attributes(message[_RTMSG.size :])
     if kind != _RTN_UNICAST:
         return None
-    destination = IPv4Network((found.get(_RTA_DST, bytes(4)), prefix))
+    destination = ip_network((found.get(_RTA_DST, bytes(4 if family == socket.AF_INET else 16)), prefix))
     table = _integer(found.get(_RTA_TABLE)) or table
     return Route(destination=destination, index=_integer(found.get(_RTA_OIF)), table=table)
 

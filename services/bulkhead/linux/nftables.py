@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from bulkhead.linux.netlink import Deletions, Netlink, attribute, attributes, message, nest
@@ -46,6 +46,7 @@ _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
 _FAMILIES = {"inet": 1, "bridge": 7}
 _IFNAMSIZ = 16
+_LARGEST_INTEGER = 16  # bytes; those of a payload that is compared as it comes
 
 
 Elements = Mapping[tuple[str, ...], str]
@@ -185,6 +186,8 @@ def _packed(kinds: str, parts: Sequence[str]) -> bytes:
 
 _PACKERS: Mapping[str, Callable[[str], bytes]] = {
     "ipv4_addr": lambda text: IPv4Address(text).packed,
+    "ipv6_addr": lambda text: IPv6Address(text).packed,
+    "integer": lambda text: int(text, 16).to_bytes(_LARGEST_INTEGER, "big"),
     "ether_addr": lambda text: bytes.fromhex(text.replace(":", "")),
     "ifname": lambda text: text.encode().ljust(_IFNAMSIZ, b"\0"),
     "inet_proto": lambda text: int(text).to_bytes(1, "big"),

@@ -109,6 +109,7 @@ async def _ports(
         trash=await stack.enter_async_context(Trash(instance.data / "trash")),
         image_size=lambda image_id: images.store.inspect(image_id).record.size,
         boot_id=process.boot_id(),
+        engine_id=await _engine_id(records),
         sweep_groups=lambda alive: sweep_groups(instance.label, alive),
         figures=read_figures,
         limit=lambda group, limits: Cgroup(group).update(limits),

@@ -239,7 +239,7 @@ def _hosts(container: Container, endpoints: Sequence[NetworkEndpoint], linked: S
     return files.hosts_file(
         hostname=hostname(container),
         domainname=container.spec.domainname,
-        addresses=[each.address for each in endpoints if each.address],
+        addresses=[address for each in endpoints for address in (each.address, each.address6) if address],
         extra_hosts=container.spec.extra_hosts,
         host_gateway=next((each.gateway for each in endpoints if each.gateway), None),
         linked=linked,

@@ -18,6 +18,7 @@ from bulkhead.manager.execs import Execs
 from bulkhead.manager.exits import Exits
 from bulkhead.manager.health_watch import HealthWatch
 from bulkhead.manager.networking import Networking
+from bulkhead.manager.networks.blocks import unique_local
 from bulkhead.manager.networks.catalogue import Networks
 from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.names import NameFiles
@@ -60,6 +61,7 @@ class Ports:
     figures: Callable[[Container, str], Sample]
     limit: Limit
     runtimes: Runtimes = field(default_factory=Runtimes)
+    engine_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +169,14 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         sampler=Sampler(index=index, actors=actors, read=lambda each: ports.figures(each, bundles.cgroups_path(each))),
         updating=Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit),
         networking=networking,
-        networks=Networks(records=records, networking=networking, bundles=bundles, actors=actors, resolving=resolving),
+        networks=Networks(
+            records=records,
+            networking=networking,
+            bundles=bundles,
+            actors=actors,
+            resolving=resolving,
+            unique_local=unique_local(ports.engine_id),
+        ),
         volumes=volumes,
         volume_pruning=VolumePruning(volumes=volumes),
         recovery=Recovery(

@@ -10,16 +10,16 @@ import asyncio
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, ip_network
 
 import structlog
 
 from bulkhead.errors import BulkheadError, InvalidArgument
 from bulkhead.manager.index import Index
-from bulkhead.manager.networks.blocks import pool_of
+from bulkhead.manager.networks.blocks import plan_of_block, version_of
 from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.names import NamedHost, NameFiles
-from bulkhead.manager.networks.ports import Network, Survey
+from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
 from bulkhead.manager.ports import Created
 from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, ContainerSpec, NetworkEndpoint, PublishedPort
@@ -27,8 +27,11 @@ from bulkhead.model.filters import port_range
 from bulkhead.model.ids import short
 from bulkhead.model.network import (
     DEFAULT_NETWORK,
+    AddressPlan,
     BridgePlan,
     Endpoint,
+    GatewayMode,
+    IPNetwork,
     NetworkRecord,
     PortBinding,
     ProcessNetns,
@@ -121,11 +124,13 @@ class Networking:
             return Plugged(endpoints=tuple(self._shown(wish) for wish in container.endpoints))
         wishes = [(wish, self.known.find(wish.network_id or wish.network_name)) for wish in container.endpoints]
         await self._ensure()
-        routed = gateway_of(wishes)
+        ways = gateways_of(wishes)
         done = Plugged()
         try:
             for number, (wish, network) in enumerate(wishes):
-                done = await self._plug_one(container, created, done, wish, network, number, routed=number == routed)
+                done = await self._plug_one(
+                    container, created, done, wish, network, number, routed=_through(ways, number)
+                )
         except BaseException:
             await self.unplug(done.attachments)
             raise
@@ -139,7 +144,7 @@ class Networking:
         done = Plugged(endpoints=container.endpoints, attachments=container.attachments)
         others = [(each, self.known.find(each.network_id or each.network_name)) for each in container.endpoints]
         wishes = [*others, (wish, network)]
-        routed = gateway_of(wishes) == len(wishes) - 1
+        routed = _through(gateways_of(wishes), len(wishes) - 1)
         return await self._plug_one(container, created, done, wish, network, number, routed=routed)
 
     async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
@@ -150,10 +155,11 @@ class Networking:
         for endpoint in gone:
             await self._network.unplug(endpoint)
         self.names.leave(network.id, container.id)
-        routed = gateway_of([(each, self.known.find(each.network_id)) for each in left])
+        ways = gateways_of([(each, self.known.find(each.network_id)) for each in left])
         netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
-        if routed is not None and routed < len(kept):
-            await self._network.route(netns, kept[routed])
+        for number, endpoint in enumerate(kept):
+            if families := _through(ways, number):
+                await self._network.route(netns, endpoint, families)
         return Plugged(endpoints=left, attachments=kept)
 
     async def unplug(self, endpoints: Iterable[Endpoint]) -> None:
@@ -184,7 +190,7 @@ class Networking:
         network: NetworkRecord,
         number: int,
         *,
-        routed: bool,
+        routed: Sequence[int],
     ) -> Plugged:
         key = _key(self.known, network)
         endpoint = await self._network.attach(
@@ -193,8 +199,7 @@ class Networking:
             network=key,
             interface=f"eth{number}",
             routed=routed,
-            fixed=bool(wish.fixed_address),
-            address=wish.fixed_address or wish.last_address or None,
+            wishes=_address_wishes(wish),
             mac=wish.fixed_mac or None,
             ports=_bindings(container.spec) if routed else (),
             name=container.name,
@@ -216,6 +221,9 @@ class Networking:
             address=endpoint.address,
             prefix_len=endpoint.prefix_len,
             gateway=endpoint.gateway,
+            address6=endpoint.address6,
+            prefix_len6=endpoint.prefix_len6,
+            gateway6=endpoint.gateway6,
             mac=endpoint.mac,
             ports=tuple(_published(each) for each in endpoint.ports),
         )
@@ -243,21 +251,19 @@ class Networking:
         return [named for each in self._index if each.phase.alive for named in self._named_of(each)]
 
     def _named_of(self, container: Container) -> list[tuple[str, NamedHost]]:
-        on = [each for each in container.endpoints if each.address and self.needs_names([each])]
+        on = [each for each in container.endpoints if (each.address or each.address6) and self.needs_names([each])]
         return [(each.network_id, _host(container, each)) for each in on]
 
 
 def plan_of(network: NetworkRecord) -> BridgePlan:
     """The bridge of a user's network. Raises InvalidArgument for options that cannot be."""
-    subnet, gateway, pool, reserved = pool_of(network.blocks[0])
     options = network.options
+    v4, v6 = (_addresses(network, version) for version in FAMILIES)
     return BridgePlan(
         key=network.id,
         bridge=options.get(f"{_BRIDGE}name") or f"br-{short(network.id)}",
-        subnet=subnet,
-        gateway=gateway,
-        pool=pool,
-        reserved=reserved,
+        v4=v4,
+        v6=v6,
         internal=network.internal,
         interconnected=_flag(options, f"{_BRIDGE}enable_icc"),
         masquerade=_flag(options, f"{_BRIDGE}enable_ip_masquerade"),
@@ -266,15 +272,60 @@ def plan_of(network: NetworkRecord) -> BridgePlan:
     )
 
 
-def gateway_of(wishes: Sequence[tuple[NetworkEndpoint, NetworkRecord]]) -> int | None:
-    """Which of the networks leads to everywhere else: by priority, internal ones never, then the first."""
-    able = [number for number, (_, network) in enumerate(wishes) if not network.internal]
-    return min(able, key=lambda number: (-wishes[number][0].gateway_priority, number), default=None)
+def gateways_of(wishes: Sequence[tuple[NetworkEndpoint, NetworkRecord]]) -> dict[int, int]:
+    """Which of the networks leads to everywhere else, by family.
+
+    By priority, internal ones never, those of both families before others, then the first.
+    """
+    found: dict[int, int] = {}
+    for version in FAMILIES:
+        able = [number for number, (_, network) in enumerate(wishes) if _leads_out(network, version)]
+        ranks = {number: _rank(*wishes[number]) for number in able}
+        if able:
+            found[version] = min(able, key=lambda number: (*ranks[number], number))
+    return found
 
 
-def subnets_of(networks: Iterable[NetworkRecord]) -> list[IPv4Network]:
-    """The IPv4 subnets that networks have."""
-    return [IPv4Network(block.subnet) for network in networks for block in network.blocks if ":" not in block.subnet]
+def _leads_out(network: NetworkRecord, version: int) -> bool:
+    return not network.internal and any(version_of(block) == version for block in network.blocks)
+
+
+def _rank(wish: NetworkEndpoint, network: NetworkRecord) -> tuple[int, int]:
+    return (-wish.gateway_priority, -len(network.blocks))
+
+
+def _through(ways: Mapping[int, int], number: int) -> tuple[int, ...]:
+    """The families whose way to everywhere else is the network of that number."""
+    return tuple(version for version, chosen in ways.items() if chosen == number)
+
+
+def _address_wishes(wish: NetworkEndpoint) -> list[AddressWish]:
+    """What a container must have, else what it had."""
+    fixed = [AddressWish(address=text, fixed=True) for text in (wish.fixed_address, wish.fixed_address6) if text]
+    last = ((wish.last_address, wish.fixed_address), (wish.last_address6, wish.fixed_address6))
+    return [*fixed, *(AddressWish(address=text) for text, instead in last if text and not instead)]
+
+
+def _addresses(network: NetworkRecord, version: int) -> AddressPlan | None:
+    block = next((block for block in network.blocks if version_of(block) == version), None)
+    return None if block is None else plan_of_block(block, _gateway_mode(network, version))
+
+
+def _gateway_mode(network: NetworkRecord, version: int) -> GatewayMode:
+    name = f"{_BRIDGE}gateway_mode_ipv{version}"
+    text = network.options.get(name, "") or GatewayMode.NAT.value
+    try:
+        mode = GatewayMode(text)
+    except ValueError:
+        raise InvalidArgument(f"unknown gateway mode {text}") from None
+    if mode is GatewayMode.ISOLATED and not network.internal:
+        raise InvalidArgument(f"gateway mode 'isolated' can only be used for an internal network ({name})")
+    return mode
+
+
+def subnets_of(networks: Iterable[NetworkRecord]) -> list[IPNetwork]:
+    """The subnets that networks have."""
+    return [ip_network(block.subnet) for network in networks for block in network.blocks]
 
 
 def _flag(options: Mapping[str, str], name: str) -> bool:
@@ -320,7 +371,12 @@ def names_of(container: Container, endpoint: NetworkEndpoint) -> tuple[str, ...]
 
 
 def _host(container: Container, endpoint: NetworkEndpoint) -> NamedHost:
-    return NamedHost(container=container.id, names=names_of(container, endpoint), address=endpoint.address)
+    return NamedHost(
+        container=container.id,
+        names=names_of(container, endpoint),
+        address=endpoint.address,
+        address6=endpoint.address6,
+    )
 
 
 def _bindings(spec: ContainerSpec) -> list[PortBinding]:

@@ -124,7 +124,7 @@ class NetworkEndpoint:
     """Where a container is plugged in, or is to be: the wish of a user, and while it runs what came of it.
 
     A wish names a network as its user did until that is known. `fixed_address` and `fixed_mac` are asked for;
-    `last_address` is given again if it is free. `ports` are those the host answers.
+    `last_address` is given again if it is free. `ports` are those the host answers. What ends in 6 is IPv6's.
     """
 
     network_id: str = ""
@@ -142,6 +142,12 @@ class NetworkEndpoint:
     fixed_address: str = ""
     fixed_mac: str = ""
     last_address: str = ""
+    address6: str = ""
+    prefix_len6: int = 0
+    gateway6: str = ""
+    fixed_address6: str = ""
+    last_address6: str = ""
+    link_local_addresses: tuple[str, ...] = ()
 
     def unplugged(self) -> NetworkEndpoint:
         """The wish alone, with the address to be given again."""
@@ -151,9 +157,13 @@ class NetworkEndpoint:
             address="",
             prefix_len=0,
             gateway="",
+            address6="",
+            prefix_len6=0,
+            gateway6="",
             mac="",
             ports=(),
             last_address=self.address or self.last_address,
+            last_address6=self.address6 or self.last_address6,
         )
 
 

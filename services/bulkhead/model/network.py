@@ -5,13 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from enum import Enum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
 
 from bulkhead.errors import InvalidArgument
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-WILDCARD = IPv4Address("0.0.0.0")
+IPAddress = IPv4Address | IPv6Address
+IPInterface = IPv4Interface | IPv6Interface
+IPNetwork = IPv4Network | IPv6Network
+# What stands for every address of the host.
+ANY, ANY6 = "0.0.0.0", "::"
 # IP protocol numbers: /etc/protocols, which could spell them, is missing on minimal systems.
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 
@@ -40,9 +54,14 @@ class PortBinding:
         if not 0 <= self.host_port <= last <= 65535 or (self.host_port_end and not self.host_port):
             raise InvalidArgument(f"invalid hostPort: {self.host_port}-{last}")
         try:
-            ip_address(self.host_ip or "0.0.0.0")
+            ip_address(self.host_ip or ANY)
         except ValueError:
             raise InvalidArgument(f"invalid IP address: {self.host_ip}") from None
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether the host answers it over IPv6; an address that is not named yet is not."""
+        return ":" in self.host_ip
 
     @property
     def candidates(self) -> range:
@@ -53,25 +72,62 @@ class PortBinding:
 DEFAULT_NETWORK = "bridge"
 
 
+class GatewayMode(Enum):
+    """How a network's addresses meet the world (Docker's option gateway_mode_ipv4 or _ipv6).
+
+    NAT: hidden behind the host's, only published ports reached. ROUTED: neither hidden nor translated, published ports
+    reached at the container's own address. UNPROTECTED: as NAT, and every port reached there. ISOLATED: internal, and
+    the host itself has no address in it.
+    """
+
+    NAT = "nat"
+    ROUTED = "routed"
+    UNPROTECTED = "nat-unprotected"
+    ISOLATED = "isolated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressPlan:
+    """A network's addresses of one family.
+
+    Containers get those of `pool` (a part of `subnet`), never the gateway's or a reserved one.
+    """
+
+    subnet: IPNetwork
+    gateway: IPAddress
+    pool: IPNetwork | None = None
+    reserved: tuple[IPAddress, ...] = ()
+    mode: GatewayMode = GatewayMode.NAT
+
+    @property
+    def interface(self) -> IPInterface:
+        """The gateway's address with its prefix."""
+        return ip_interface((self.gateway, self.subnet.prefixlen))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgePlan:
     """A network on a bridge of the host, as it should be. `key` is the network's id, or "bridge" for the default one.
 
-    Containers get addresses of `pool` (a part of `subnet`), never the gateway's or a reserved one. Without
-    `interconnected` they do not reach each other; an `internal` network reaches nothing else and is reached by nothing.
+    It has addresses of one family or of both. Without `interconnected` containers do not reach each other; an
+    `internal` network reaches nothing else and is reached by nothing.
     """
 
     key: str
     bridge: str
-    subnet: IPv4Network
-    gateway: IPv4Address
-    pool: IPv4Network | None = None
-    reserved: tuple[IPv4Address, ...] = ()
+    v4: AddressPlan | None = None
+    v6: AddressPlan | None = None
     internal: bool = False
     interconnected: bool = True
     masquerade: bool = True
     mtu: int = 0
     host_binding: str = ""
+    interface_prefix: str = ""
+
+    @property
+    def families(self) -> tuple[AddressPlan, ...]:
+        """IPv4 first."""
+        return tuple(plan for plan in (self.v4, self.v6) if plan is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +151,7 @@ class NetworkRecord:
     chosen_subnet: bool = False
     internal: bool = False
     attachable: bool = False
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     ipam_options: Mapping[str, str] = field(default_factory=dict)
@@ -106,25 +163,43 @@ class NetworkRecord:
 class Endpoint:
     """A container plugged into a network. The manager's record keeps it; the network keeps nothing else.
 
+    `address`, `prefix_len` and `gateway` are IPv4's and empty without it, those with a 6 are IPv6's.
+
     `host_interface` names the host's end of the veth pair: it is new for each attachment, because
     the kernel may still be burying the last one. Raises InvalidArgument for what no network gave:
     addresses and names of endpoints become firewall rules.
     """
 
     container_id: str
-    address: str
-    prefix_len: int
-    gateway: str
     mac: str
     host_interface: str
+    address: str = ""
+    prefix_len: int = 0
+    gateway: str = ""
+    address6: str = ""
+    prefix_len6: int = 0
+    gateway6: str = ""
     ports: tuple[PortBinding, ...] = ()
     network: str = DEFAULT_NETWORK
     interface: str = "eth0"
 
     def __post_init__(self) -> None:
         fits = MAC.fullmatch(self.mac) and INTERFACE_NAME.fullmatch(self.host_interface)
-        if not fits or not _is_ipv4(self.address) or not _is_ipv4(self.gateway):
+        v4, v6 = (self.address, self.gateway), (self.address6, self.gateway6)
+        plain = all(_is(4, text) for text in v4) or v4 == ("", "")
+        if not fits or not plain or not (all(_is(6, text) for text in v6) or v6 == ("", "")):
             raise InvalidArgument(f"cannot use endpoint of container {self.container_id}: it is malformed: {self!r}")
+
+    @property
+    def addresses(self) -> tuple[IPInterface, ...]:
+        """Those it has, IPv4's first."""
+        both = ((self.address, self.prefix_len), (self.address6, self.prefix_len6))
+        return tuple(ip_interface((address, length)) for address, length in both if address)
+
+    @property
+    def gateways(self) -> tuple[IPAddress, ...]:
+        """By family, as `addresses` are."""
+        return tuple(ip_address(gateway) for gateway in (self.gateway, self.gateway6) if gateway)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +233,14 @@ class Reconciled:
         return replace(self, lost=()) != Reconciled()
 
 
-def _is_ipv4(text: str) -> bool:
+def link_local(mac: str) -> IPv6Address:
+    """The address that an interface with this MAC gives itself (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes((octets[0] ^ 2,)) + octets[1:3] + b"\xff\xfe" + octets[3:])
+
+
+def _is(version: int, text: str) -> bool:
     try:
-        IPv4Address(text)
+        return ip_address(text).version == version
     except ValueError:
         return False
-    return True

@@ -24,6 +24,7 @@ from bulkhead.shim.redirect import redirect
 ADDRESS, PORT = "127.0.0.11", 53
 TTL = 600
 _A, _PTR, _AAAA, _ANY = 1, 12, 28, 255
+_REVERSE, _REVERSE6 = ".in-addr.arpa", ".ip6.arpa"
 _IN = 1
 _HEADER = struct.Struct("!HHHHHH")
 _QUESTION = struct.Struct("!HH")
@@ -180,8 +181,8 @@ class NameServer:
     def _known(self, asked: bytes, name: str, kind: int) -> bytes | None:
         """The answer to what the files know, None for what has to be asked upstream."""
         assert self._zone is not None
-        if kind == _PTR and name.endswith(".in-addr.arpa"):
-            owner = self._zone.name_of(".".join(reversed(name.removesuffix(".in-addr.arpa").split("."))))
+        if kind == _PTR and name.endswith((_REVERSE, _REVERSE6)):
+            owner = self._zone.name_of(_address_of(name))
             return None if owner is None else reply(asked, [(_PTR, encode_name(owner))])
         addresses = self._zone.addresses(name)
         if addresses is None:
@@ -465,10 +466,22 @@ def _texts(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
 
 
+def _address_of(name: str) -> str:
+    """The address that a name of the reverse zones stands for (RFC 1035, 3596), empty for nonsense."""
+    parts = name.removesuffix(_REVERSE).removesuffix(_REVERSE6).split(".")[::-1]
+    if name.endswith(_REVERSE):
+        return ".".join(parts)
+    try:
+        return socket.inet_ntop(socket.AF_INET6, bytes.fromhex("".join(parts)))
+    except ValueError:
+        return ""
+
+
 def _hosts(network: Mapping[str, object]) -> Iterable[tuple[list[str], str]]:
     hosts = network.get("hosts")
     for host in hosts if isinstance(hosts, list) else ():
-        yield [str(name).lower() for name in host.get("names", ())], str(host.get("address", ""))
+        names = [str(name).lower() for name in host.get("names", ())]
+        yield from ((names, str(host[key])) for key in ("address", "address6") if host.get(key))
 
 
 def _scope(name: str) -> int:

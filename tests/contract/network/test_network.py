@@ -14,6 +14,7 @@ import pytest
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplementedYet
 from bulkhead.linux.netlink import own_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Endpoint, Netns, PortBinding, ProcessNetns
 from tests.integration.network.private_host import Host, run_on_private_host
@@ -151,9 +152,9 @@ def test_a_container_keeps_its_address_unless_another_has_it(examine: Callable[[
         async with _serving(site) as network:
             old = await network.attach(ID, site.netns())
             await network.detach(old)
-            again = await network.attach(ID, site.netns(), address=old.address)
-            other = await network.attach(ID2, site.netns(), address=old.address)
-            outside = await network.attach(ID3, site.netns(), address="203.0.113.9")
+            again = await network.attach(ID, site.netns(), wishes=[AddressWish(address=old.address)])
+            other = await network.attach(ID2, site.netns(), wishes=[AddressWish(address=old.address)])
+            outside = await network.attach(ID3, site.netns(), wishes=[AddressWish(address="203.0.113.9")])
         assert again.address == old.address
         assert other.address not in (old.address, outside.address)
         assert outside.address.startswith("10.90.0.")
@@ -282,7 +283,9 @@ def test_reconcile_keeps_what_lives_and_removes_the_rest(examine: Callable[[Exam
         assert not await successor.reconcile([lives])
         with pytest.raises(Internal, match="port is already allocated"):
             await successor.attach(ID3, site.netns(), ports=[WEB])
-        assert (await successor.attach(ID3, site.netns(), address=lives.address)).address != lives.address
+        assert (
+            await successor.attach(ID3, site.netns(), wishes=[AddressWish(address=lives.address)])
+        ).address != lives.address
 
     examine(exam)
 

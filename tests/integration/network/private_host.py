@@ -12,9 +12,9 @@ import inspect
 import os
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,12 +25,14 @@ from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.tables import Table, actual
 from bulkhead.model.instance import Instance
+from bulkhead.model.network import IPAddress, IPInterface
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 WORLD = IPv4Interface("198.51.100.2/24")  # a neighbour of the host, beyond no bridge of ours
 UPLINK = IPv4Interface("198.51.100.1/24")  # the host's own address on that side
+WORLD6, UPLINK6 = IPv6Interface("2001:db8::2/64"), IPv6Interface("2001:db8::1/64")
 PATIENCE = 5.0
 
 
@@ -45,6 +47,7 @@ def run_on_private_host(body: Callable[[], Awaitable[T]]) -> T:
             host.request(netlink.link_up(1))
         # A new namespace may inherit this from the machine.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("0")
         return asyncio.run(main())
 
     namespace = netlink.new_netns()
@@ -80,16 +83,17 @@ class Host:
     def world(self) -> int:
         """A machine beside the host, on a cable of its own; the host's default route leads there."""
         namespace = self.netns()
-        self.cable(namespace, UPLINK, WORLD)
-        self.default_route("uplink", WORLD.ip)
+        self.cable(namespace, (UPLINK, UPLINK6), (WORLD, WORLD6))
+        for neighbour in (WORLD, WORLD6):
+            self.default_route("uplink", neighbour.ip)
         return namespace
 
-    def cable(self, namespace: int, near: IPv4Interface, far: IPv4Interface) -> None:
+    def cable(self, namespace: int, near: Sequence[IPInterface], far: Sequence[IPInterface]) -> None:
         """A veth pair `uplink` .. `eth0`; it passes through a bridge only because `netlink.veth` has no other."""
         with Netlink() as host:
             host.request(netlink.bridge("uplink", "02:00:00:00:00:01"))
             index = socket.if_nametoindex("uplink")
-            host.request(netlink.add_address(index, near))
+            host.request(*(netlink.add_address(index, each) for each in near))
             host.request(
                 netlink.veth(
                     host="uplink0", peer="eth0", peer_mac="02:00:00:00:00:02", netns=namespace, master=index, mtu=1500
@@ -99,11 +103,12 @@ class Host:
         def configure() -> None:
             with Netlink() as inside:
                 index = socket.if_nametoindex("eth0")
-                inside.request(netlink.link_up(1), netlink.link_up(index), netlink.add_address(index, far))
+                inside.request(netlink.link_up(1), netlink.link_up(index))
+                inside.request(*(netlink.add_address(index, each) for each in far))
 
         netlink.in_netns(namespace, configure)
 
-    def default_route(self, interface: str, gateway: IPv4Address) -> None:
+    def default_route(self, interface: str, gateway: IPAddress) -> None:
         with Netlink() as host:
             host.request(netlink.set_default_route(socket.if_nametoindex(interface), gateway))
 

@@ -19,6 +19,7 @@ from bulkhead.errors import Conflict, Internal, NotFound
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Endpoint, PortBinding, ProcessNetns
 from tests.integration.network.private_host import (
@@ -363,7 +364,7 @@ def own_namespace() -> Iterator[Child]:
 
 @on_private_host
 async def test_a_subnet_that_is_in_use_is_refused_with_the_key_to_change(host: Host) -> None:
-    host.cable(host.netns(), IPv4Interface("172.30.4.1/24"), IPv4Interface("172.30.4.2/24"))
+    host.cable(host.netns(), (IPv4Interface("172.30.4.1/24"),), (IPv4Interface("172.30.4.2/24"),))
     with pytest.raises(
         Conflict, match=r"it overlaps the route to 172\.30\.4\.0/24 by interface uplink;.*BULKHEAD_SUBNET"
     ):
@@ -375,7 +376,7 @@ async def test_a_subnet_that_is_in_use_is_refused_with_the_key_to_change(host: H
 @on_private_host
 async def test_a_subnet_that_comes_into_use_later_does_not_stop_a_restarted_manager(host: Host) -> None:
     await _booted(host)
-    host.cable(host.netns(), IPv4Interface("172.30.4.1/24"), IPv4Interface("172.30.4.2/24"))
+    host.cable(host.netns(), (IPv4Interface("172.30.4.1/24"),), (IPv4Interface("172.30.4.2/24"),))
     await host.network().ensure()
 
 
@@ -424,7 +425,7 @@ async def test_a_restarted_container_is_reached_at_once_at_its_old_address(host:
     first = await network.attach(ID, old)
     host.caller(host.listen(old, "0.0.0.0", 80), None, first.address, 80)
     await network.detach(first)
-    second: Endpoint = await network.attach(ID, new, address=first.address)
+    second: Endpoint = await network.attach(ID, new, wishes=[AddressWish(address=first.address)])
     assert second.address == first.address
     server = host.listen(new, "0.0.0.0", 80)
     assert host.caller(server, None, second.address, 80) == GATEWAY

@@ -1,23 +1,33 @@
-"""Who reaches whom, over TCP and UDP: the whole matrix as declared, before and after what may happen to it."""
+"""Who reaches whom, over TCP and UDP, IPv4 and IPv6: the whole matrix as declared, before and after what may happen to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import select
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_network
 
 import pytest
 
 from bulkhead.linux import netlink
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import BridgePlan, Endpoint, PortBinding
-from tests.integration.network.private_host import UPLINK, WORLD, Host, eventually, on_private_host, run_inside
+from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, PortBinding
+from tests.integration.network.private_host import (
+    UPLINK,
+    UPLINK6,
+    WORLD,
+    WORLD6,
+    Host,
+    eventually,
+    on_private_host,
+    run_inside,
+)
 
 pytestmark = pytest.mark.root
 
@@ -38,24 +48,39 @@ HOMES = {
     "left": ["apart"],
     "right": ["apart"],
     "old": ["bridge"],
+    "new": ["six", "bridge"],
 }
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+# Networks that lack a family.
+LACKS = {"bridge": 6, "six": 4}
 QUIET = 0.6
 
 Reach = set[tuple[str, str, str]]
 
 
 def plan(number: int, key: str, *, internal: bool = False, interconnected: bool = True) -> BridgePlan:
+    subnets = {4: ip_network(f"10.{number}.0.0/24"), 6: ip_network(f"fd00:{number}::/64")}
+    plans = {
+        version: None if LACKS.get(key) == version else AddressPlan(subnet=subnet, gateway=subnet[1])
+        for version, subnet in subnets.items()
+    }
     return BridgePlan(
         key=key,
         bridge=f"br-{key}",
-        subnet=IPv4Network(f"10.{number}.0.0/24"),
-        gateway=IPv4Address(f"10.{number}.0.1"),
+        v4=plans[4],
+        v6=plans[6],
         internal=internal,
         interconnected=interconnected,
     )
 
 
-PLANS = (plan(1, "app"), plan(2, "other"), plan(3, "inner", internal=True), plan(4, "apart", interconnected=False))
+PLANS = (
+    plan(1, "app"),
+    plan(2, "other"),
+    plan(3, "inner", internal=True),
+    plan(4, "apart", interconnected=False),
+    plan(5, "six"),
+)
 
 
 @dataclass
@@ -69,15 +94,20 @@ class Site:
     endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
 
     async def plug(self, name: str, key: str) -> None:
-        first = self.homes[name][0] == key
+        routed = [version for version in FAMILIES if self.way(name, version) == key]
         self.endpoints[name, key] = await self.network.attach(
             name.ljust(64, "0"),
             self.namespaces[name],
             network=key,
             interface=f"eth{self.homes[name].index(key)}",
-            routed=first,
-            ports=PUBLISHED if name == "web" and first else (),
+            routed=routed,
+            ports=PUBLISHED if name == "web" and routed else (),
         )
+
+    def way(self, name: str, version: int) -> str | None:
+        """The network that leads a container to everywhere else."""
+        able = [key for key in self.homes[name] if LACKS.get(key) != version]
+        return able[0] if able else None
 
     async def connect(self, name: str, key: str) -> None:
         self.homes[name].append(key)
@@ -94,55 +124,64 @@ class Site:
         for key in self.homes[name]:
             await self.plug(name, key)
 
-    @property
-    def targets(self) -> dict[str, tuple[str, int]]:
+    def targets(self, version: int) -> dict[str, tuple[str, int]]:
         """All that may be called."""
-        own = {f"{name}@{key}": (end.address, PORT) for (name, key), end in self.endpoints.items()}
+        own = {
+            f"{name}@{key}": (str(address.ip), PORT)
+            for (name, key), end in self.endpoints.items()
+            for address in end.addresses
+            if address.version == version
+        }
+        if version == 6:
+            return {**own, "open": (str(UPLINK6.ip), OPEN), "world": (str(WORLD6.ip), PORT)}
         return {**own, "open": (str(UPLINK.ip), OPEN), "local": ("127.0.0.1", LOCAL), "world": (str(WORLD.ip), PORT)}
 
-    def declared(self) -> Reach:
+    def declared(self, version: int) -> Reach:
         """Who reaches what, and who answers there."""
         found: Reach = {("world", "open", "web"), ("world", "world", "world")}
         public = {("open", "web"), ("world", "world")}
-        members = {(f"{name}@{key}", name) for name, key in self.endpoints}
-        found |= {("host", *each) for each in {*members, *public, ("local", "web")}}
+        ends = [(name, key) for name, key in self.endpoints if LACKS.get(key) != version]
+        members = {(f"{name}@{key}", name) for name, key in ends}
+        local = {("local", "web")} if version == 4 else set()
+        found |= {("host", *each) for each in {*members, *public, *local}}
         for name, mine in self.homes.items():
-            near = {(other, key) for other, key in self.endpoints if key in mine and key != "apart"}
-            near |= {(name, key) for key in mine}
+            near = {(other, key) for other, key in ends if key in mine and key != "apart"}
+            near |= {(name, key) for key in mine if (name, key) in ends}
             found |= {(name, f"{other}@{key}", other) for other, key in near}
-            if mine[0] != "inner":
+            if self.way(name, version) not in ("inner", None):
                 found |= {(name, *each) for each in public}
         return found
 
-    def reached(self, protocol: str) -> Reach:
+    def reached(self, protocol: str, version: int) -> Reach:
         """The same, tried."""
         with contextlib.ExitStack() as stack:
-            exchange = Exchange(stack)
+            exchange = Exchange(stack, version)
             for name, namespace in self.namespaces.items():
                 exchange.serve(name, namespace, protocol)
-            exchange.call("host", None, protocol, self.targets)
+            exchange.call("host", None, protocol, self.targets(version))
             for name, namespace in self.namespaces.items():
-                exchange.call(name, namespace, protocol, self.targets)
+                exchange.call(name, namespace, protocol, self.targets(version))
             return exchange.answers()
 
     async def holds(self) -> None:
-        for protocol in KINDS:
-            found, wanted = await asyncio.to_thread(self.reached, protocol), self.declared()
-            assert found == wanted, (protocol, {"lacking": wanted - found, "leaking": found - wanted})
+        for protocol, version in itertools.product(KINDS, FAMILIES):
+            found, wanted = await asyncio.to_thread(self.reached, protocol, version), self.declared(version)
+            assert found == wanted, (protocol, version, {"lacking": wanted - found, "leaking": found - wanted})
 
 
 class Exchange:
     """Servers that answer with their name, and callers that ask all at once."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    def __init__(self, stack: contextlib.ExitStack, version: int) -> None:
         self._stack = stack
+        self._family = FAMILIES[version]
         self._servers: dict[int, tuple[socket.socket, str]] = {}
         self._calls: dict[int, tuple[socket.socket, str, str]] = {}
         self._poll = select.poll()
 
     def serve(self, name: str, namespace: int, protocol: str) -> None:
         def listen() -> socket.socket:
-            server = socket.socket(socket.AF_INET, KINDS[protocol])
+            server = socket.socket(self._family, KINDS[protocol])
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(("", PORT))
             if protocol == "tcp":
@@ -156,7 +195,7 @@ class Exchange:
     def call(self, caller: str, namespace: int | None, protocol: str, targets: dict[str, tuple[str, int]]) -> None:
         def make() -> Iterator[tuple[str, socket.socket]]:
             for target, where in targets.items():
-                client = socket.socket(socket.AF_INET, KINDS[protocol] | socket.SOCK_NONBLOCK)
+                client = socket.socket(self._family, KINDS[protocol] | socket.SOCK_NONBLOCK)
                 with contextlib.suppress(BlockingIOError):
                     try:
                         client.connect(where)
@@ -202,7 +241,8 @@ class Exchange:
 
 async def build(host: Host) -> Site:
     outside = host.world()
-    run_inside(outside, "ip", "route", "add", "default", "via", str(UPLINK.ip))
+    for near in (UPLINK, UPLINK6):
+        run_inside(outside, "ip", f"-{near.version}", "route", "add", "default", "via", str(near.ip))
     site = Site(host, network(host), {"world": outside, **{name: host.netns() for name in HOMES}})
     await site.network.ensure()
     await site.network.reconcile([])

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Endpoint
 from tests.integration.network.private_host import PATIENCE, Host, inside, on_private_host
@@ -175,7 +176,7 @@ async def test_a_freed_address_is_nobodys_and_a_new_holders_at_once(host: Host) 
     first = await network.attach("a" * 64, old)
     await network.detach(first)
     assert host.table(family="bridge") == guard
-    second = await network.attach("b" * 64, new, address=first.address)
+    second = await network.attach("b" * 64, new, wishes=[AddressWish(address=first.address)])
     held = host.table(family="bridge")
     assert held is not None
     assert set(held.elements["holders"]) == {(second.host_interface, second.mac, second.address)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 import pytest
 
 from bulkhead.errors import InvalidArgument, ResourceExhausted
 from bulkhead.manager.networks.ipam import AddressPool
+from bulkhead.model.network import IPAddress
 
 
 def _pool(subnet: str = "10.0.0.0/29") -> AddressPool:
@@ -72,11 +73,21 @@ def test_a_subnet_without_room_is_refused(subnet: str) -> None:
         _pool(subnet)
 
 
+def test_an_ipv6_subnet_has_no_broadcast_address_and_any_number_of_others() -> None:
+    pool = AddressPool(ip_network("fd00::/64"))
+    assert [str(pool.lease(owner)) for owner in "ab"] == ["fd00::2", "fd00::3"]
+    assert pool.lease("c", ip_address("fd00::ffff:ffff:ffff:ffff"), fixed=True) == ip_network("fd00::/64")[-1]
+    small = AddressPool(ip_network("fd00::/126"))
+    assert [str(small.lease(owner)) for owner in "ab"] == ["fd00::2", "fd00::3"]
+    with pytest.raises(ResourceExhausted, match="no available IPv6 addresses on this network's address pools"):
+        small.lease("c")
+
+
 def test_seventy_thousand_comings_and_goings_lose_and_double_nothing() -> None:
     """M19: a leak of one address in a thousand stops every start within a day."""
     pool = _pool("10.0.0.0/24")
     luck = random.Random(1)
-    held: dict[IPv4Address, str] = {}
+    held: dict[IPAddress, str] = {}
     for number in range(70_000):
         if held and (len(held) == 253 or luck.random() < 0.5):
             address = luck.choice(list(held)) if number % 100 == 0 else next(iter(held))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Interface
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from bulkhead.manager.networks import publish, tables
 from bulkhead.manager.networks.ports import Bridge
-from bulkhead.model.network import Endpoint, PortBinding
+from bulkhead.model.network import AddressPlan, Endpoint, PortBinding
 from tests.support.fake_network import FakeKernel
 
-BRIDGE = Bridge(name="br0", address=IPv4Interface("10.0.0.1/24"), mac="02:42:0a:00:00:01")
-OTHER = Bridge(name="br1", address=IPv4Interface("10.1.0.1/24"), mac="02:42:0a:01:00:01")
+
+def _plan(subnet: str) -> AddressPlan:
+    return AddressPlan(subnet=ip_network(subnet), gateway=ip_network(subnet)[1])
+
+
+BRIDGE = Bridge(name="br0", v4=_plan("10.0.0.0/24"), mac="02:42:0a:00:00:01")
+OTHER = Bridge(name="br1", v4=_plan("10.1.0.0/24"), v6=_plan("fd00::/64"), mac="02:42:0a:01:00:01")
 
 
 def _endpoint(address: str, *ports: tuple[str, int]) -> Endpoint:
@@ -115,7 +120,7 @@ async def test_a_table_of_another_shape_is_replaced_in_one_transaction_with_its_
     assert commands[:2] == ["delete table inet t", "add table inet t"]
     assert (await _table(MAKE, commands)).elements == WANTED.elements
     pruned = tables.changes(nobody, tables.actual("inet", "t", objects), prune=True)
-    assert (await _table(MAKE, pruned)).elements == {"published": {}, "published_any": {}}
+    assert (await _table(MAKE, pruned)).elements == dict.fromkeys(publish.LAYOUT.types, {})
 
 
 async def test_removals_do_not_mind_what_is_gone_already() -> None:

@@ -210,11 +210,11 @@ def _network_settings(container: InspectedContainer) -> dict[str, Any]:
         "SecondaryIPv6Addresses": None,
         "EndpointID": on_bridge.endpoint_id if on_bridge else "",
         "Gateway": on_bridge.gateway if on_bridge else "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": on_bridge.address6 if on_bridge else "",
+        "GlobalIPv6PrefixLen": on_bridge.prefix_len6 if on_bridge else 0,
         "IPAddress": on_bridge.address if on_bridge else "",
         "IPPrefixLen": on_bridge.prefix_len if on_bridge else 0,
-        "IPv6Gateway": "",
+        "IPv6Gateway": on_bridge.gateway6 if on_bridge else "",
         "MacAddress": on_bridge.mac if on_bridge else "",
         "Networks": networks(container.endpoints, container),
     }
@@ -233,7 +233,7 @@ def _endpoint(endpoint: NetworkEndpoint, container: InspectedContainer | None) -
     if container and container.spec.hostname and on_users:
         names.append(container.spec.hostname)
     return {
-        "IPAMConfig": {"IPv4Address": endpoint.fixed_address} if endpoint.fixed_address else ({} if on_users else None),
+        "IPAMConfig": _asked_addresses(endpoint) or ({} if on_users else None),
         "Links": list(endpoint.links) or None,
         "Aliases": list(endpoint.aliases) or None,
         "MacAddress": endpoint.mac,
@@ -244,11 +244,20 @@ def _endpoint(endpoint: NetworkEndpoint, container: InspectedContainer | None) -
         "Gateway": endpoint.gateway,
         "IPAddress": endpoint.address,
         "IPPrefixLen": endpoint.prefix_len,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": endpoint.gateway6,
+        "GlobalIPv6Address": endpoint.address6,
+        "GlobalIPv6PrefixLen": endpoint.prefix_len6,
         "DNSNames": list(dict.fromkeys(names)) or None,
     }
+
+
+def _asked_addresses(endpoint: NetworkEndpoint) -> dict[str, Any]:
+    asked = {
+        "IPv4Address": endpoint.fixed_address,
+        "IPv6Address": endpoint.fixed_address6,
+        "LinkLocalIPs": list(endpoint.link_local_addresses),
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def listed(container: ListedContainer, *, data: Path, now: int) -> dict[str, Any]:

@@ -52,8 +52,6 @@ class CreateNetwork(wire.Part):
         ipam = self.IPAM or AddressManagement()
         if ipam.Driver not in (None, "", "default"):
             raise NotFound(f'plugin "{ipam.Driver}" not found')
-        if self.EnableIPv4 is False:
-            raise InvalidArgument("IPv4 cannot be disabled in this engine's networks")
         if self.ConfigOnly or (self.ConfigFrom is not None and self.ConfigFrom.Network):
             raise InvalidArgument("configuration-only networks are not supported by this engine")
         return NetworkRecord(
@@ -63,6 +61,7 @@ class CreateNetwork(wire.Part):
             blocks=tuple(_block(each) for each in ipam.Config or ()),
             internal=bool(self.Internal),
             attachable=bool(self.Attachable),
+            enable_ipv4=self.EnableIPv4 is not False,
             enable_ipv6=bool(self.EnableIPv6),
             options=self.Options or {},
             ipam_options=ipam.Options or {},
@@ -98,13 +97,16 @@ class Disconnect(wire.Part):
 def wish(name: str, told: Endpoint | None) -> NetworkEndpoint:
     """What a client wants of one network."""
     told = told or Endpoint()
+    addresses = told.IPAMConfig or EndpointAddresses()
     return NetworkEndpoint(
         network_name=name,
         aliases=tuple(dict.fromkeys(told.Aliases or ())),
         links=tuple(told.Links or ()),
         driver_options=told.DriverOpts or {},
         gateway_priority=told.GwPriority or 0,
-        fixed_address=(told.IPAMConfig.IPv4Address if told.IPAMConfig else None) or "",
+        fixed_address=addresses.IPv4Address or "",
+        fixed_address6=addresses.IPv6Address or "",
+        link_local_addresses=tuple(addresses.LinkLocalIPs or ()),
         fixed_mac=told.MacAddress or "",
     )
 
@@ -117,7 +119,7 @@ def shown(network: InspectedNetwork) -> dict[str, Any]:
         "Created": rfc3339(network.created_at) if network.created_at else ZERO,
         "Scope": "local",
         "Driver": network.driver,
-        "EnableIPv4": True,
+        "EnableIPv4": network.enable_ipv4,
         "EnableIPv6": network.enable_ipv6,
         "IPAM": {
             "Driver": "default",
@@ -151,7 +153,7 @@ def _shown_member(member: NetworkMember) -> dict[str, Any]:
         "EndpointID": member.endpoint_id,
         "MacAddress": member.mac,
         "IPv4Address": f"{member.address}/{member.prefix_len}" if member.address else "",
-        "IPv6Address": "",
+        "IPv6Address": f"{member.address6}/{member.prefix_len6}" if member.address6 else "",
     }
 
 

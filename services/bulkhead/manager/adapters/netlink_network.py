@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,15 +21,24 @@ from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks.opening import USERS_CHAIN
 from bulkhead.manager.networks.ports import Bridge, EndpointChange, Interface, Survey, Wire
-from bulkhead.model.network import Netns, ProcessNetns
+from bulkhead.model.network import IPAddress, Netns, ProcessNetns
 
 T = TypeVar("T")
 
 _LOOPBACK_INDEX = 1  # of every network namespace
 _SYSCTL = Path("/proc/sys")
 _OWN_NETNS = Path("/proc/thread-self/ns/net")
-# Set before the interface is born, so there is no moment in which it believes a router or has an address.
-_NO_IPV6 = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/default/disable_ipv6": "1"}
+# Set before the interface is born, so there is no moment in which it believes a router or has an address; and with
+# IPv6 its own link-local one serves at once.
+_NEWBORN = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/default/accept_dad": "0"}
+_DISABLE_IPV6 = "net/ipv6/conf/default/disable_ipv6"
+_IPV6 = _SYSCTL / "net/ipv6/conf"
+_BRIDGE_IPV6 = {
+    True: {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0"},
+    False: {"accept_ra": "0", "disable_ipv6": "1"},
+}
+# What a router is called on every link (Docker's choice): with it the bridge asks neighbours from the first moment.
+_LINK_GATEWAY = IPv6Interface("fe80::1/64")
 # More would only queue at the kernel's one network lock.
 _THREADS = 4
 _GONE = (errno.ENODEV, errno.ENXIO)
@@ -66,6 +75,9 @@ class NetlinkKernel:
     async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         return await self._run("cannot configure the host's network", lambda: _configure(settings))
 
+    async def forward_ipv6(self) -> tuple[str, ...]:
+        return await self._run("cannot forward IPv6", _forward_ipv6)
+
     async def make_bridge(self, bridge: Bridge) -> None:
         await self._run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
 
@@ -75,8 +87,8 @@ class NetlinkKernel:
     async def loopback(self, netns: Netns) -> None:
         await self._run("cannot bring up a loopback interface", lambda: _loopback(netns))
 
-    async def route(self, netns: Netns, interface: str, gateway: IPv4Address) -> None:
-        await self._run("cannot set the default route", lambda: _route(netns, interface, gateway))
+    async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
+        await self._run("cannot set the default route", lambda: _route(netns, interface, gateways))
 
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         await self._run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
@@ -289,12 +301,30 @@ def _write(path: str, value: str) -> None:
         raise OSError(error.errno, f"{error.strerror}: {_SYSCTL}/{path} = {value}") from error
 
 
+def _forward_ipv6() -> tuple[str, ...]:
+    """A host that forwards believes no router any more, unless an interface is told to: whoever does, is."""
+    if not _IPV6.is_dir() or (_IPV6 / "all/disable_ipv6").read_text().strip() == "1":
+        raise Unavailable("cannot forward IPv6: this host has it disabled (net.ipv6.conf.all.disable_ipv6)")
+    if (_IPV6 / "all/forwarding").read_text().strip() == "1":
+        return ()
+    believers = [place for place in _IPV6.glob("*/accept_ra") if place.read_text().strip() == "1"]
+    kept = _configure({str(place.relative_to(_SYSCTL)): "2" for place in believers})
+    return (*kept, *_configure({"net/ipv6/conf/all/forwarding": "1"}))
+
+
 def _make_bridge(bridge: Bridge) -> None:
     with Netlink() as host:
-        host.request(netlink.bridge(bridge.name, bridge.mac))
+        # Down at first: its IPv6 cannot be told anything before it exists.
+        host.request(netlink.bridge(bridge.name, bridge.mac, up=False))
+        for setting, value in _BRIDGE_IPV6[bridge.v6 is not None].items():
+            _write(f"net/ipv6/conf/{bridge.name}/{setting}", value)
         if bridge.alias:
             host.request(netlink.link_alias(bridge.name, bridge.alias))
-        host.request(netlink.add_address(socket.if_nametoindex(bridge.name), bridge.address))
+        index = socket.if_nametoindex(bridge.name)
+        host.request(netlink.link_up(index))
+        own = (*bridge.addresses, _LINK_GATEWAY) if bridge.v6 else bridge.addresses
+        for address in own:
+            host.request(netlink.add_address(index, address))
 
 
 def _plug(netns: Netns, wire: Wire) -> None:
@@ -302,8 +332,9 @@ def _plug(netns: Netns, wire: Wire) -> None:
     with _opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
         netlink.enter_netns(target)
-        for path, value in _NO_IPV6.items():
+        for path, value in _NEWBORN.items():
             _write(path, value)
+        _write(_DISABLE_IPV6, "0" if any(each.version == 6 for each in wire.addresses) else "1")
         with Netlink() as inside:
             host.request(_pair(wire, target, bridge))
             try:
@@ -337,15 +368,20 @@ def _pair(wire: Wire, netns: int, bridge: int) -> bytes:
 def _container_side(wire: Wire) -> tuple[bytes, ...]:
     """What is left to do inside: the calling thread stands in the container's namespace."""
     index = socket.if_nametoindex(wire.interface)
-    address = (netlink.link_up(_LOOPBACK_INDEX), netlink.link_up(index), netlink.add_address(index, wire.address))
-    return address if wire.gateway is None else (*address, netlink.set_default_route(index, wire.gateway))
+    return (
+        netlink.link_up(_LOOPBACK_INDEX),
+        netlink.link_up(index),
+        *(netlink.add_address(index, address) for address in wire.addresses),
+        *(netlink.set_default_route(index, gateway) for gateway in wire.gateways),
+    )
 
 
-def _route(netns: Netns, interface: str, gateway: IPv4Address) -> None:
+def _route(netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
     with _opened(netns) as target:
         netlink.enter_netns(target)
         with Netlink() as inside:
-            inside.request(netlink.set_default_route(socket.if_nametoindex(interface), gateway))
+            index = socket.if_nametoindex(interface)
+            inside.request(*(netlink.set_default_route(index, gateway) for gateway in gateways))
 
 
 def _loopback(netns: Netns) -> None:
@@ -405,8 +441,11 @@ def _unless_gone() -> Iterator[None]:
 def _obstacle(protocol: str, address: str, port: int) -> str | None:
     """Why a socket cannot be bound; an address that TIME_WAIT alone holds is free."""
     kind, number = _SOCKET_TYPES[protocol]
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC, number) as probe:
+        with socket.socket(family, kind | socket.SOCK_CLOEXEC, number) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if protocol != "udp":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))

@@ -6,7 +6,11 @@
       macs        likewise
       holders     interface . MAC . address   who may use such an address, in IP and in ARP
       seats       interface . MAC             who may use such a MAC at all
-      ingress     drops the rest; and IPv6, which these networks do not have
+      addresses6, holders6                    the same of IPv6, link-local ones included
+      targets6    interface . MAC . address   who may answer neighbours that ask for it
+      claimed6    addresses6 once more, as such answers have them
+      without6    interfaces on networks without IPv6: no such packet passes
+      ingress     drops the rest; and who plays the IPv6 router
 
 An address of nobody is let through: containers that route for others (kind's nodes do) are no thieves.
 """
@@ -14,12 +18,13 @@ An address of nobody is let through: containers that route for others (kind's no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from bulkhead.manager.networks.ports import Bridge
-from bulkhead.manager.networks.tables import Elements, Layout, Table
-from bulkhead.model.network import Endpoint
+from bulkhead.manager.networks.tables import Elements, Key, Layout, Table
+from bulkhead.model.network import Endpoint, link_local
 
+_TARGET = "@th,64,128"
 LAYOUT = Layout(
     family="bridge",
     # Before br_netfilter's own hook (0) hands the frame to the IP layer's.
@@ -30,14 +35,24 @@ LAYOUT = Layout(
         "macs": ("ether_addr", ""),
         "holders": ("ifname . ether_addr . ipv4_addr", ""),
         "seats": ("ifname . ether_addr", ""),
+        "addresses6": ("ipv6_addr", ""),
+        "holders6": ("ifname . ether_addr . ipv6_addr", ""),
+        "targets6": ("ifname . ether_addr . integer", ""),
+        "claimed6": ("integer", ""),
+        "without6": ("ifname", ""),
     },
+    # What a neighbour advertisement is about has no name in older nft versions.
+    spelled={"targets6": f"typeof iifname . ether saddr . {_TARGET}", "claimed6": f"typeof {_TARGET}"},
 )
 _RULES = {
     "ingress": (
-        "iifname @interfaces ether type ip6 drop",
+        "iifname @without6 ether type ip6 drop",
         "iifname @interfaces ether saddr @macs iifname . ether saddr != @seats drop",
         "iifname @interfaces ip saddr @addresses iifname . ether saddr . ip saddr != @holders drop",
         "iifname @interfaces arp saddr ip @addresses iifname . arp saddr ether . arp saddr ip != @holders drop",
+        "iifname @interfaces icmpv6 type { nd-router-advert, nd-redirect } drop",
+        "iifname @interfaces ip6 saddr @addresses6 iifname . ether saddr . ip6 saddr != @holders6 drop",
+        f"iifname @interfaces icmpv6 type nd-neighbor-advert {_TARGET} @claimed6 iifname . ether saddr . {_TARGET} != @targets6 drop",
     )
 }
 
@@ -45,21 +60,47 @@ _RULES = {
 def desired(name: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint]) -> Table:
     """The table as it should be for these bridges and live endpoints."""
     gateways: list[Elements] = [
-        {"addresses": {(str(bridge.address.ip),): ""}, "macs": {(bridge.mac,): ""}} for bridge in bridges
+        {
+            "addresses": _keys(bridge, 4),
+            "addresses6": _keys(bridge, 6),
+            "claimed6": _claims(bridge),
+            "macs": {(bridge.mac,): ""},
+        }
+        for bridge in bridges
     ]
     return LAYOUT.table(name, _RULES, [*gateways, *(elements_of(endpoint) for endpoint in endpoints)])
 
 
 def elements_of(endpoint: Endpoint) -> Elements:
     """The set elements that seat an endpoint."""
-    interface, mac, address = endpoint.host_interface, endpoint.mac, str(IPv4Address(endpoint.address))
-    return {
+    interface, mac = endpoint.host_interface, endpoint.mac
+    held: dict[str, dict[Key, str]] = {
         "interfaces": {(interface,): ""},
-        "addresses": {(address,): ""},
         "macs": {(mac,): ""},
-        "holders": {(interface, mac, address): ""},
         "seats": {(interface, mac): ""},
     }
+    if endpoint.address:
+        address = str(IPv4Address(endpoint.address))
+        held |= {"addresses": {(address,): ""}, "holders": {(interface, mac, address): ""}}
+    if not endpoint.address6:
+        return held | {"without6": {(interface,): ""}}
+    own = (IPv6Address(endpoint.address6), link_local(mac))
+    held["addresses6"] = {(str(address),): "" for address in own}
+    held["holders6"] = {(interface, mac, str(address)): "" for address in own}
+    held["targets6"] = {(interface, mac, f"{int(address):#x}"): "" for address in own}
+    held["claimed6"] = {(f"{int(address):#x}",): "" for address in own}
+    return held
+
+
+def _keys(bridge: Bridge, version: int) -> dict[Key, str]:
+    """What the host is called on a bridge."""
+    own = [each.ip for each in bridge.addresses if each.version == version]
+    own += [link_local(bridge.mac)] if bridge.v6 and version == 6 else []
+    return {(str(address),): "" for address in own}
+
+
+def _claims(bridge: Bridge) -> dict[Key, str]:
+    return {(f"{int(IPv6Address(address)):#x}",): "" for (address,) in _keys(bridge, 6)}
 
 
 def probe(name: str) -> list[str]:
@@ -70,5 +111,6 @@ def probe(name: str) -> list[str]:
         f"add table {table}",
         f"add chain {table} {chain} {{ type {kind} hook {hook} priority {priority}; policy accept; }}",
         f"add rule {table} {chain} ether type arp arp saddr ip 0.0.0.0 accept",
+        f"add rule {table} {chain} icmpv6 type nd-neighbor-advert {_TARGET} 0 accept",
         f"delete table {table}",
     ]

@@ -4,74 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from bulkhead.errors import Forbidden, InvalidArgument, NotFound, NotImplementedYet
-from bulkhead.model.network import AddressBlock
+from bulkhead.manager.networks.leases import overlap
+from bulkhead.model.network import AddressBlock, AddressPlan, GatewayMode, IPAddress, IPNetwork
 
-# Docker's: (pool, prefix length of the networks cut from it).
-DEFAULT_POOLS = (
+Pool = tuple[IPNetwork, int]
+"""Addresses, and the prefix length of the networks cut from them."""
+# Docker's.
+DEFAULT_POOLS: tuple[Pool, ...] = (
     *((IPv4Network(f"172.{second}.0.0/16"), 16) for second in range(17, 32)),
     (IPv4Network("192.168.0.0/16"), 20),
 )
-_LONGEST_PREFIX = 30
+_ULA_PREFIX, _ULA_NETWORK = 48, 64
+# Room for a gateway and a container, and what IPv4 needs besides.
+_LEAST_HOST_BITS = 2
+
+
+def unique_local(seed: str) -> tuple[Pool, ...]:
+    """IPv6 addresses of an installation's own (RFC 4193): the same for the same `seed`, another's hardly ever."""
+    prefix = b"\xfd" + sha256(seed.encode()).digest()[:5] + bytes(10)
+    return ((IPv6Network((prefix, _ULA_PREFIX)), _ULA_NETWORK),)
 
 
 def choose(
     wanted: Sequence[AddressBlock],
-    taken: Sequence[IPv4Network],
-    routed: Sequence[IPv4Network],
-    pools: Iterable[tuple[IPv4Network, int]] = DEFAULT_POOLS,
+    taken: Sequence[IPNetwork],
+    routed: Sequence[IPNetwork],
+    pools: Iterable[Pool] = DEFAULT_POOLS,
+    *,
+    version: int = 4,
 ) -> AddressBlock:
-    """The IPv4 block of a new network, its gateway named.
+    """The block of a new network for one family (`version` 4 or 6), its gateway named.
 
     `taken` are the subnets of networks, `routed` what the host has routes to: users may have that, defaults avoid it.
     Raises InvalidArgument, Forbidden (an overlap), NotFound (no pool left) with Docker's texts.
     """
-    v4 = [block for block in wanted if not _is_ipv6(block)]
-    if len(v4) > 1:
-        raise NotImplementedYet("a network of several IPv4 subnets is not supported by this engine")
-    if not v4 or not v4[0].subnet:
-        return _default(v4[0] if v4 else AddressBlock(subnet=""), [*taken, *routed], pools)
-    return _checked(v4[0], taken)
+    own = [block for block in wanted if version_of(block) == version]
+    if len(own) > 1:
+        raise NotImplementedYet(f"a network of several IPv{version} subnets is not supported by this engine")
+    if not own or not own[0].subnet:
+        return _default(own[0] if own else AddressBlock(subnet=""), [*taken, *routed], pools, version)
+    return _checked(own[0], taken)
 
 
-def pool_of(block: AddressBlock) -> tuple[IPv4Network, IPv4Address, IPv4Network | None, tuple[IPv4Address, ...]]:
-    """Subnet, gateway, the part that is given out, reserved addresses."""
-    ip_range = IPv4Network(block.ip_range) if block.ip_range else None
-    reserved = tuple(IPv4Address(address) for address in block.reserved.values())
-    return IPv4Network(block.subnet), IPv4Address(block.gateway), ip_range, reserved
-
-
-def _is_ipv6(block: AddressBlock) -> bool:
-    return ":" in (block.subnet or block.gateway)
-
-
-def _default(
-    block: AddressBlock, avoid: Sequence[IPv4Network], pools: Iterable[tuple[IPv4Network, int]]
-) -> AddressBlock:
-    if block.gateway or block.ip_range or block.reserved:
-        raise InvalidArgument("invalid ipam config: a gateway, an ip-range or addresses need a subnet")
-    for subnet in _cut(pools):
-        if not any(subnet.overlaps(other) for other in avoid):
-            return AddressBlock(subnet=str(subnet), gateway=str(subnet[1]))
-    raise NotFound(
-        "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network"
+def plan_of_block(block: AddressBlock, mode: GatewayMode = GatewayMode.NAT) -> AddressPlan:
+    """A checked block, read."""
+    return AddressPlan(
+        subnet=ip_network(block.subnet),
+        gateway=ip_address(block.gateway),
+        pool=ip_network(block.ip_range) if block.ip_range else None,
+        reserved=tuple(ip_address(address) for address in block.reserved.values()),
+        mode=mode,
     )
 
 
-def _cut(pools: Iterable[tuple[IPv4Network, int]]) -> Iterator[IPv4Network]:
+def version_of(block: AddressBlock) -> int:
+    """The family that a block speaks of; one that is silent means IPv4."""
+    return 6 if ":" in (block.subnet or block.gateway or block.ip_range) else 4
+
+
+def _default(block: AddressBlock, avoid: Sequence[IPNetwork], pools: Iterable[Pool], version: int) -> AddressBlock:
+    if block.gateway or block.ip_range or block.reserved:
+        raise InvalidArgument("invalid ipam config: a gateway, an ip-range or addresses need a subnet")
+    for subnet in _cut(pools):
+        if not any(overlap(subnet, other) for other in avoid):
+            return AddressBlock(subnet=str(subnet), gateway=str(subnet[1]))
+    raise NotFound(
+        f"could not find an available, non-overlapping IPv{version} address pool among the defaults to assign to the "
+        "network"
+    )
+
+
+def _cut(pools: Iterable[Pool]) -> Iterator[IPNetwork]:
     for pool, prefix in pools:
         yield from pool.subnets(new_prefix=prefix)
 
 
-def _checked(block: AddressBlock, taken: Sequence[IPv4Network]) -> AddressBlock:
+def _checked(block: AddressBlock, taken: Sequence[IPNetwork]) -> AddressBlock:
     subnet = _network(block.subnet, "subnet")
-    if subnet.prefixlen > _LONGEST_PREFIX:
+    if subnet.max_prefixlen - subnet.prefixlen < _LEAST_HOST_BITS:
         raise InvalidArgument("failed to allocate gateway (): No available addresses on this pool")
-    if any(subnet.overlaps(other) for other in taken):
+    if any(overlap(subnet, other) for other in taken):
         raise Forbidden("Pool overlaps with other one on this address space")
-    if block.ip_range and not _network(block.ip_range, "ip-range").subnet_of(subnet):
+    if block.ip_range and not _is_part(_network(block.ip_range, "ip-range"), subnet):
         raise InvalidArgument(f"invalid ip-range {block.ip_range}: no matching subnet")
     for address in (block.gateway, *block.reserved.values()):
         if address and _address(address) not in subnet:
@@ -79,25 +97,35 @@ def _checked(block: AddressBlock, taken: Sequence[IPv4Network]) -> AddressBlock:
     return replace(block, subnet=str(subnet), gateway=block.gateway or str(_gateway(subnet, block)))
 
 
-def _gateway(subnet: IPv4Network, block: AddressBlock) -> IPv4Address:
-    others = {IPv4Address(address) for address in block.reserved.values()}
-    return next(address for address in subnet.hosts() if address not in others)
+def _gateway(subnet: IPNetwork, block: AddressBlock) -> IPAddress:
+    others = {_address(address) for address in block.reserved.values()}
+    return next(address for address in subnet.hosts() if address not in others and address != subnet[0])
 
 
-def _network(text: str, what: str) -> IPv4Network:
+def _is_part(one: IPNetwork, whole: IPNetwork) -> bool:
+    return one.version == whole.version and one[0] in whole and one[-1] in whole
+
+
+def _network(text: str, what: str) -> IPNetwork:
     try:
         network = ip_network(text if "/" in text else "", strict=False)
     except ValueError:
         raise InvalidArgument(f"invalid {what} {text}: invalid CIDR address: {text}") from None
-    if not isinstance(network, IPv4Network):
-        raise InvalidArgument(f"invalid {what} {text}: it is not IPv4")
-    if what == "subnet" and str(network) != text:
+    if what == "subnet" and network != _as_written(text):
         raise InvalidArgument(f"invalid subnet {text}: it should be {network}")
     return network
 
 
-def _address(text: str) -> IPv4Address:
+def _as_written(text: str) -> IPNetwork | None:
+    """None for an address inside the network in place of its first one."""
     try:
-        return IPv4Address(text)
+        return ip_network(text)
+    except ValueError:
+        return None
+
+
+def _address(text: str) -> IPAddress:
+    try:
+        return ip_address(text)
     except ValueError:
         raise InvalidArgument(f"invalid IP address: {text}") from None

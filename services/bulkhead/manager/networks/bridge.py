@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 import structlog
 
-from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, NotImplementedYet
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.manager.networks.firewall import Firewall
 from bulkhead.manager.networks.hostports import HostPorts
-from bulkhead.manager.networks.ipam import AddressPool
-from bulkhead.manager.networks.ports import Bridge, Kernel, Survey, Wire
+from bulkhead.manager.networks.leases import Leases, overlap
+from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Bridge, Interface, Kernel, Survey, Wire
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import (
+    ANY,
+    ANY6,
     DEFAULT_NETWORK,
     INTERFACE_NAME,
     MAC,
+    AddressPlan,
     BridgePlan,
     Endpoint,
+    GatewayMode,
+    IPAddress,
+    IPNetwork,
     Netns,
     PortBinding,
     Reconciled,
@@ -43,7 +50,7 @@ class _Net:
 
     plan: BridgePlan
     bridge: Bridge
-    pool: AddressPool
+    leases: Leases
 
 
 class BridgeNetwork:
@@ -77,17 +84,18 @@ class BridgeNetwork:
                 f"cannot use bridge name {wanted.bridge!r}: an interface name has 1 to 15 characters of "
                 "A-Z a-z 0-9 _ . - (BULKHEAD_BRIDGE)"
             )
-        pool = AddressPool(wanted.subnet, gateway=wanted.gateway, pool=wanted.pool, reserved=wanted.reserved)
+        leases = Leases(wanted.families)
         bridge = Bridge(
             name=wanted.bridge,
-            address=IPv4Interface((wanted.gateway, wanted.subnet.prefixlen)),
-            mac=_mac_of(wanted.gateway),
+            mac=mac_of(wanted.families[0].gateway),
+            v4=wanted.v4,
+            v6=wanted.v6,
             internal=wanted.internal,
             interconnected=wanted.interconnected,
             masquerade=wanted.masquerade,
             alias=self._alias if wanted.key != DEFAULT_NETWORK else "",
         )
-        self._nets[wanted.key] = _Net(plan=wanted, bridge=bridge, pool=pool)
+        self._nets[wanted.key] = _Net(plan=wanted, bridge=bridge, leases=leases)
 
     async def forget(self, key: str) -> None:
         if any(endpoint.network == key for endpoint in self._live.values()):
@@ -119,17 +127,15 @@ class BridgeNetwork:
         *,
         network: str = DEFAULT_NETWORK,
         interface: str = "eth0",
-        routed: bool = True,
-        fixed: bool = False,
-        address: str | None = None,
+        routed: Collection[int] = FAMILIES,
+        wishes: Sequence[AddressWish] = (),
         mac: str | None = None,
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
         net = self._net(network)
-        wish = None if address is None else _parse_address(address)
-        given = self._lease(net, container_id, wish, fixed=fixed)
-        endpoint = self._reserve(net, container_id, given, interface, mac, ports, name)
+        given = net.leases.take(container_id, wishes)
+        endpoint = self._reserve(net, container_id, given, interface, routed, mac, ports, name)
         try:
             await self._plug(net, endpoint, netns, routed=routed)
         except BaseException:
@@ -142,8 +148,9 @@ class BridgeNetwork:
     async def attach_loopback(self, netns: Netns) -> None:
         await self._kernel.loopback(netns)
 
-    async def route(self, netns: Netns, endpoint: Endpoint) -> None:
-        await self._kernel.route(netns, endpoint.interface, IPv4Address(endpoint.gateway))
+    async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
+        ways = [gateway for gateway in endpoint.gateways if gateway.version in families]
+        await self._kernel.route(netns, endpoint.interface, ways)
 
     async def unplug(self, endpoint: Endpoint) -> None:
         await self.detach(endpoint)
@@ -203,56 +210,54 @@ class BridgeNetwork:
     def _bridges(self) -> list[Bridge]:
         return [net.bridge for net in self._nets.values()]
 
-    def _lease(self, net: _Net, owner: str, wish: IPv4Address | None, *, fixed: bool) -> IPv4Address:
-        if fixed and wish is not None and wish not in net.plan.subnet:
-            raise InvalidArgument(f"invalid address {wish}: It does not belong to any of this network's subnets")
-        return net.pool.lease(owner, wish, fixed=fixed)
-
     def _reserve(
         self,
         net: _Net,
         container_id: str,
-        given: IPv4Address,
+        given: Sequence[IPAddress],
         interface: str,
+        routed: Collection[int],
         mac: str | None,
         ports: Sequence[PortBinding],
         name: str | None,
     ) -> Endpoint:
-        """Book the host ports, or give the address back; from here on the endpoint counts as live."""
+        """Book the host ports, or give the addresses back; from here on the endpoint counts as live."""
         try:
-            chosen_mac = None if mac is None else _parse_mac(mac)
-            published = self._published(net, container_id, ports, name)
+            chosen_mac = None if mac is None else parse_mac(mac)
+            published = self._published(net, container_id, routed, ports, name)
         except BulkheadError:
-            net.pool.release(given, container_id)
+            net.leases.release(container_id, given)
             raise
         endpoint = Endpoint(
             container_id=container_id,
-            address=str(given),
-            prefix_len=net.plan.subnet.prefixlen,
-            gateway=str(net.plan.gateway),
-            mac=chosen_mac or _mac_of(given),
+            mac=chosen_mac or mac_of(given[0]),
             host_interface=self._interface_name(),
             ports=published,
             network=net.plan.key,
             interface=interface,
+            **net.leases.fields(given),
         )
         self._live[endpoint.host_interface] = endpoint
         self._plugging.add(endpoint.host_interface)
         return endpoint
 
     def _published(
-        self, net: _Net, container_id: str, ports: Sequence[PortBinding], name: str | None
+        self, net: _Net, container_id: str, routed: Collection[int], ports: Sequence[PortBinding], name: str | None
     ) -> tuple[PortBinding, ...]:
-        """Host ports for the bindings; an internal network publishes nothing."""
-        if net.plan.internal:
-            return ()
-        for port in ports:
-            _refuse_ipv6(port)
-        bound = [replace(port, host_ip=port.host_ip or net.plan.host_binding) for port in ports]
+        """Host ports for the bindings of routed families; an internal network publishes nothing."""
+        plan = net.plan
+        open_to = [each for each in plan.families if each.subnet.version in routed and not plan.internal]
+        wildcards = {4: plan.host_binding or ANY, 6: ANY6}
         try:
-            return self._ports.allocate(container_id, bound)
+            kept = [port for port in ports if _is_answered(port, plan, open_to)]
+            hidden = [each for each in open_to if each.mode is not GatewayMode.ROUTED]
+            at = [
+                wildcards[each.subnet.version] for each in hidden if each.subnet.version == 4 or not plan.host_binding
+            ]
+            booked = self._ports.allocate(container_id, [port for port in kept if port.host_ip or at], at)
         except BulkheadError as error:
             raise type(error)(_docker_text(name, container_id, error)) from error
+        return (*booked, *_reached_directly(kept, open_to))
 
     def _interface_name(self) -> str:
         """A new name for a veth's host end, such that instances recognise their own (`_is_ours`)."""
@@ -275,8 +280,8 @@ class BridgeNetwork:
             and re.fullmatch(rf"{self._prefix}[0-9a-f]{{{self._digits}}}", name) is not None
         )
 
-    async def _plug(self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: bool) -> None:
-        wire = self._wire(net, endpoint, routed=routed and not net.plan.internal)
+    async def _plug(self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: Collection[int]) -> None:
+        wire = self._wire(net, endpoint, routed=() if net.plan.internal else routed)
         if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
@@ -284,13 +289,13 @@ class BridgeNetwork:
         if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissal(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
-    def _wire(self, net: _Net, endpoint: Endpoint, *, routed: bool) -> Wire:
+    def _wire(self, net: _Net, endpoint: Endpoint, *, routed: Collection[int]) -> Wire:
         return Wire(
             host_interface=endpoint.host_interface,
             bridge=net.bridge.name,
             mac=endpoint.mac,
-            address=IPv4Interface((endpoint.address, endpoint.prefix_len)),
-            gateway=net.plan.gateway if routed else None,
+            addresses=endpoint.addresses,
+            gateways=tuple(gateway for gateway in endpoint.gateways if gateway.version in routed),
             mtu=net.plan.mtu or self._mtu,
             hairpin=bool(endpoint.ports),
             isolated=not net.plan.interconnected,
@@ -311,7 +316,7 @@ class BridgeNetwork:
     def _release(self, endpoint: Endpoint) -> None:
         net = self._nets.get(endpoint.network)
         if net is not None:
-            net.pool.release(IPv4Address(endpoint.address), endpoint.container_id)
+            net.leases.release(endpoint.container_id, [each.ip for each in endpoint.addresses])
         self._ports.release(endpoint.container_id, endpoint.ports)
 
     def _adopt(self, live: Iterable[Endpoint]) -> None:
@@ -320,11 +325,11 @@ class BridgeNetwork:
         pending = {name: endpoint for name, endpoint in self._live.items() if name in self._plugging}
         self._live = {**{endpoint.host_interface: endpoint for endpoint in live}, **pending}
         for net in self._nets.values():
-            net.pool.forget()
+            net.leases.forget()
         self._ports.forget()
         for endpoint in self._live.values():
             found = self._nets.get(endpoint.network)
-            if found is not None and not found.pool.claim(IPv4Address(endpoint.address), endpoint.container_id):
+            if found is not None and not found.leases.claim(endpoint):
                 _log.error("two live containers have one address", address=endpoint.address, id=endpoint.container_id)
             self._ports.claim(endpoint.container_id, endpoint.ports)
 
@@ -335,10 +340,12 @@ class BridgeNetwork:
         self._mtu = survey.default_mtu
         # Before a bridge comes up: an interface inherits what is set for all.
         settings = await self._kernel.configure(_FORWARDING)
+        if any(bridge.v6 is not None for bridge in self._bridges()):
+            settings += await self._kernel.forward_ipv6()
         for bridge in missing:
             await self._kernel.make_bridge(bridge)
         for bridge in self._bridges():
-            settings += await self._kernel.configure(_bridge_settings(bridge.name))
+            settings += await self._kernel.configure(_bridge_settings(bridge))
         stale = self._stale(survey) if self._adopted else ()
         loose = self._loose(survey)
         for name, veths in loose.items():
@@ -374,17 +381,13 @@ class BridgeNetwork:
                 f"cannot use {bridge.name} as bridge: an interface of that name exists and is no bridge; "
                 "set another with BULKHEAD_BRIDGE"
             )
-        if found is not None and bridge.address in found.addresses:
+        if found is not None and set(bridge.addresses) <= set(found.addresses):
             return not found.up
-        if found is not None and found.addresses:
-            raise Conflict(
-                f"cannot use bridge {bridge.name}: it has the address {found.addresses[0]}, not "
-                f"{bridge.address}; delete it, or set BULKHEAD_BRIDGE or BULKHEAD_SUBNET"
-            )
+        _refuse_strangers(bridge, found)
         clash = _clash(bridge, survey)
         if clash is not None:
             raise Conflict(
-                f"cannot use subnet {bridge.subnet} for bridge {bridge.name}: it overlaps {clash}; "
+                f"cannot use subnet {clash[0]} for bridge {bridge.name}: it overlaps {clash[1]}; "
                 "set another with BULKHEAD_SUBNET"
             )
         return True
@@ -416,26 +419,69 @@ class BridgeNetwork:
 _FORWARDING = {"net/ipv4/ip_forward": "1"}
 
 
-def _bridge_settings(name: str) -> dict[str, str]:
-    return {
-        # Clients on the host's 127.0.0.1 reach published ports; the firewall's guard closes the way back.
-        f"net/ipv4/conf/{name}/route_localnet": "1",
-        # An IPv4 network: no router of a container's making is believed, no link-local address answers it.
+def _bridge_settings(bridge: Bridge) -> dict[str, str]:
+    name = bridge.name
+    settings = {
+        # No router of a container's making is believed.
         f"net/ipv6/conf/{name}/accept_ra": "0",
-        f"net/ipv6/conf/{name}/disable_ipv6": "1",
+        # Without IPv6 no link-local address answers it.
+        f"net/ipv6/conf/{name}/disable_ipv6": "0" if bridge.v6 else "1",
     }
+    if bridge.v4:
+        # Clients on the host's 127.0.0.1 reach published ports; the firewall's guard closes the way back.
+        settings[f"net/ipv4/conf/{name}/route_localnet"] = "1"
+    return settings
 
 
-def _clash(bridge: Bridge, survey: Survey) -> str | None:
-    """A route or address of another interface inside the bridge's subnet, in words."""
-    for destination, name in survey.routes:
-        if name != bridge.name and destination.prefixlen >= _SHORTEST_CLASH and destination.overlaps(bridge.subnet):
-            return f"the route to {destination} by interface {name or '(several)'}"
-    for interface in survey.interfaces.values():
-        for address in interface.addresses:
-            if interface.name != bridge.name and address.ip in bridge.subnet:
-                return f"the address {address} of interface {interface.name}"
+def _refuse_strangers(bridge: Bridge, found: Interface | None) -> None:
+    """Raise Conflict for a bridge with addresses that are not ours; IPv6's own link-local ones are no matter."""
+    strange = [each for each in found.addresses if each not in bridge.addresses] if found is not None else []
+    strange = [each for each in strange if not each.ip.is_link_local]
+    if strange:
+        raise Conflict(
+            f"cannot use bridge {bridge.name}: it has the address {strange[0]}, not "
+            f"{bridge.addresses[0]}; delete it, or set BULKHEAD_BRIDGE or BULKHEAD_SUBNET"
+        )
+
+
+def _clash(bridge: Bridge, survey: Survey) -> tuple[IPNetwork, str] | None:
+    """A subnet of the bridge and, in words, a route or address of another interface inside it."""
+    for subnet in (plan.subnet for plan, _ in bridge.families):
+        for destination, name in survey.routes:
+            if name != bridge.name and destination.prefixlen >= _SHORTEST_CLASH and overlap(destination, subnet):
+                return subnet, f"the route to {destination} by interface {name or '(several)'}"
+        for interface in survey.interfaces.values():
+            for address in interface.addresses:
+                if interface.name != bridge.name and address.ip in subnet:
+                    return subnet, f"the address {address} of interface {interface.name}"
     return None
+
+
+def _is_answered(port: PortBinding, plan: BridgePlan, open_to: Sequence[AddressPlan]) -> bool:
+    """Whether the host can answer there for a container with these families.
+
+    Raises InvalidArgument for an address of a family that the network lacks altogether.
+    """
+    version = 6 if port.is_ipv6 else 4
+    if not port.host_ip or any(each.subnet.version == version for each in open_to):
+        return bool(open_to)
+    if open_to and not any(each.subnet.version == version for each in plan.families):
+        raise InvalidArgument(
+            f"cannot publish port {port.container_port}/{port.protocol} on {port.host_ip}: "
+            f"the container's network has no IPv{version}"
+        )
+    return False
+
+
+def _reached_directly(ports: Sequence[PortBinding], open_to: Sequence[AddressPlan]) -> tuple[PortBinding, ...]:
+    """The bindings of routed families: without a port of the host."""
+    routed = [ANY if each.subnet.version == 4 else ANY6 for each in open_to if each.mode is GatewayMode.ROUTED]
+    return tuple(
+        replace(port, host_ip=wildcard, host_port=0, host_port_end=0)
+        for port in ports
+        for wildcard in routed
+        if not port.host_ip or (":" in port.host_ip) is (":" in wildcard)
+    )
 
 
 def _docker_text(name: str | None, container_id: str, reason: BulkheadError) -> str:
@@ -445,9 +491,10 @@ def _docker_text(name: str | None, container_id: str, reason: BulkheadError) -> 
     )
 
 
-def _mac_of(address: IPv4Address) -> str:
+def mac_of(address: IPAddress) -> str:
     """The MAC that goes with an address: whoever has it cached stays right when the address moves on."""
-    return bytes((0x02, 0x42, *address.packed)).hex(":")
+    tail = address.packed if address.version == 4 else hashlib.sha256(address.packed).digest()[:4]
+    return bytes((0x02, 0x42, *tail)).hex(":")
 
 
 def _default_plan(instance: Instance) -> BridgePlan:
@@ -455,8 +502,7 @@ def _default_plan(instance: Instance) -> BridgePlan:
     return BridgePlan(
         key=DEFAULT_NETWORK,
         bridge=instance.bridge,
-        subnet=subnet,
-        gateway=subnet[1] if subnet.prefixlen < 31 else subnet[0],
+        v4=AddressPlan(subnet=subnet, gateway=subnet[1] if subnet.prefixlen < 31 else subnet[0]),
     )
 
 
@@ -467,21 +513,9 @@ def _parse_subnet(text: str) -> IPv4Network:
         raise InvalidArgument(f"cannot use subnet {text!r}: {error} (BULKHEAD_SUBNET)") from None
 
 
-def _parse_address(text: str) -> IPv4Address:
-    try:
-        return IPv4Address(text)
-    except AddressValueError as error:
-        raise InvalidArgument(f"invalid IPv4 address: {text}") from error
-
-
-def _parse_mac(text: str) -> str:
+def parse_mac(text: str) -> str:
     """A unicast MAC in lower case with colons."""
     mac = text.lower().replace("-", ":")
     if not MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise InvalidArgument(f"invalid MAC address: {text}")
     return mac
-
-
-def _refuse_ipv6(port: PortBinding) -> None:
-    if ":" in port.host_ip:
-        raise NotImplementedYet(f"cannot publish a port on [{port.host_ip}]: networks have no IPv6 yet")

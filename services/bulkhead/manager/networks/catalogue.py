@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedYet
@@ -44,6 +44,7 @@ class Networks:
     bundles: Bundles
     actors: Actors
     resolving: Resolving
+    unique_local: Sequence[blocks.Pool] = blocks.unique_local("")
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
     _pruning: bool = False
 
@@ -193,11 +194,15 @@ class Networks:
         survey = await self.networking.survey()
         taken = subnets_of(self.networking.known)
         routed = [destination for destination, _ in survey.routes if destination.prefixlen > 1]
-        block = blocks.choose(wanted.blocks, taken, routed)
+        asked = ((4, wanted.enable_ipv4, blocks.DEFAULT_POOLS), (6, wanted.enable_ipv6, self.unique_local))
         network = replace(
             wanted,
             id=secrets.token_hex(32),
-            blocks=(block,),
+            blocks=tuple(
+                blocks.choose(wanted.blocks, taken, routed, pools, version=version)
+                for version, enabled, pools in asked
+                if enabled
+            ),
             chosen_subnet=any(each.subnet for each in wanted.blocks),
             created_at=time.time_ns(),
         )
@@ -241,22 +246,24 @@ def check_wish(wish: NetworkEndpoint, network: NetworkRecord, networking: Networ
     users = networking.known.is_users(network)
     if wish.aliases and not users:
         raise InvalidArgument("network-scoped alias is supported only for containers in user defined networks")
-    if wish.fixed_address and not _is_ipv4(wish.fixed_address):
-        raise InvalidArgument(f"invalid IPv4 address: {wish.fixed_address}")
-    if wish.fixed_address and not users:
-        raise InvalidArgument("user specified IP address is supported on user defined networks only")
-    if wish.fixed_address and not network.chosen_subnet:
-        raise InvalidArgument(
-            "user specified IP address is supported only when connecting to networks with user configured subnets"
-        )
+    for version, fixed in ((4, wish.fixed_address), (6, wish.fixed_address6)):
+        if not fixed:
+            continue
+        if not _is_address(fixed, version):
+            raise InvalidArgument(f"invalid IPv{version} address: {fixed}")
+        if not users:
+            raise InvalidArgument("user specified IP address is supported on user defined networks only")
+        if not network.chosen_subnet or not any(blocks.version_of(block) == version for block in network.blocks):
+            raise InvalidArgument(
+                "user specified IP address is supported only when connecting to networks with user configured subnets"
+            )
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_address(text: str, version: int) -> bool:
     try:
-        IPv4Address(text)
+        return ip_address(text).version == version
     except ValueError:
         return False
-    return True
 
 
 def _check_connection(container: Container, network: NetworkRecord) -> None:
@@ -279,8 +286,8 @@ def _check(wanted: NetworkRecord) -> None:
             f"invalid network name: {wanted.name}: it must begin with a letter or digit and hold only [a-zA-Z0-9_.-]"
         )
     _check_driver(wanted.driver)
-    if wanted.enable_ipv6:
-        raise NotImplementedYet("networks have no IPv6 yet")
+    if not wanted.enable_ipv4 and not wanted.enable_ipv6:
+        raise InvalidArgument("IPv4 or IPv6 must be enabled")
 
 
 def _check_driver(driver: str) -> None:

@@ -7,15 +7,15 @@ from dataclasses import replace
 from itertools import chain
 
 from bulkhead.errors import Internal, ResourceExhausted
-from bulkhead.model.network import PortBinding
+from bulkhead.model.network import ANY, ANY6, PortBinding
 
-ANY = "0.0.0.0"
+_WILDCARDS = frozenset((ANY, ANY6))
 # (protocol, address, port) -> why the host could not listen there, None if it could.
 Bindable = Callable[[str, str, int], str | None]
 
 
 class HostPorts:
-    """The host's published ports. A port of the wildcard address excludes the same port of any other."""
+    """The host's published ports. A port of a family's wildcard address excludes the same port of its others."""
 
     def __init__(self, bindable: Bindable, ephemeral: Callable[[], range]) -> None:
         self._bindable = bindable
@@ -26,16 +26,19 @@ class HostPorts:
     def __len__(self) -> int:
         return sum(len(holders) for holders in self._held.values())
 
-    def allocate(self, owner: str, asked: Sequence[PortBinding]) -> tuple[PortBinding, ...]:
-        """A host port for each binding, or none at all.
+    def allocate(
+        self, owner: str, asked: Sequence[PortBinding], wildcards: Sequence[str] = (ANY,)
+    ) -> tuple[PortBinding, ...]:
+        """A host port for each binding, or none at all; without an address of its own it is one at all `wildcards`.
 
         Raises Internal with Docker's text when what was asked for is taken, ResourceExhausted when
         the host has no port of its own choice left.
         """
         given: list[PortBinding] = []
         try:
-            # One by one into the list, so that those before a failure are in it.
-            given.extend(self._one(owner, replace(binding, host_ip=binding.host_ip or ANY)) for binding in asked)
+            for binding in asked:
+                # One by one into the list, so that those before a failure are in it.
+                given.extend(self._one(owner, binding, (binding.host_ip,) if binding.host_ip else wildcards))
         except BaseException:
             self.release(owner, given)
             raise
@@ -44,7 +47,8 @@ class HostPorts:
     def claim(self, owner: str, held: Iterable[PortBinding]) -> None:
         """Note ports that `owner` holds already."""
         for binding in held:
-            self._take(owner, binding)
+            if binding.host_port:
+                self._take(owner, binding)
 
     def release(self, owner: str, held: Iterable[PortBinding]) -> None:
         """Free those ports that `owner` holds."""
@@ -60,37 +64,45 @@ class HostPorts:
         """Free every port."""
         self._held.clear()
 
-    def _one(self, owner: str, asked: PortBinding) -> PortBinding:
-        given = self._first_free(asked) if asked.candidates else self._of_our_choice(asked)
-        self._take(owner, given)
+    def _one(self, owner: str, asked: PortBinding, addresses: Sequence[str]) -> list[PortBinding]:
+        port = self._first_free(asked, addresses) if asked.candidates else self._of_our_choice(asked, addresses)
+        given = [replace(asked, host_ip=address, host_port=port, host_port_end=0) for address in addresses]
+        for binding in given:
+            self._take(owner, binding)
         return given
 
-    def _first_free(self, asked: PortBinding) -> PortBinding:
+    def _first_free(self, asked: PortBinding, addresses: Sequence[str]) -> int:
         reasons = [""]
         for port in asked.candidates:
-            reason = self._obstacle(asked, port)
+            reason = self._obstacles(asked.protocol, addresses, port)
             if reason is None:
-                return replace(asked, host_port=port, host_port_end=0)
+                return port
             reasons.append(reason)
         raise Internal(reasons[-1])
 
-    def _of_our_choice(self, asked: PortBinding) -> PortBinding:
+    def _of_our_choice(self, asked: PortBinding, addresses: Sequence[str]) -> int:
         ports = self._ephemeral()
         start = self._given + 1 if self._given + 1 in ports else ports.start
         for port in chain(range(start, ports.stop), range(ports.start, start)):
-            if self._obstacle(asked, port) is None:
+            if self._obstacles(asked.protocol, addresses, port) is None:
                 self._given = port
-                return replace(asked, host_port=port, host_port_end=0)
+                return port
         raise ResourceExhausted(f"no free {asked.protocol} port on the host in {ports.start}-{ports.stop - 1}")
 
-    def _obstacle(self, asked: PortBinding, port: int) -> str | None:
-        holders = self._held.get((asked.protocol, port), {})
-        if holders and (asked.host_ip in holders or asked.host_ip == ANY or ANY in holders):
-            return f"Bind for {asked.host_ip}:{port} failed: port is already allocated"
-        reason = self._bindable(asked.protocol, asked.host_ip, port)
+    def _obstacles(self, protocol: str, addresses: Sequence[str], port: int) -> str | None:
+        found = (self._obstacle(protocol, address, port) for address in addresses)
+        return next((reason for reason in found if reason is not None), None)
+
+    def _obstacle(self, protocol: str, address: str, port: int) -> str | None:
+        holders = self._held.get((protocol, port), {})
+        rivals = [other for other in holders if (":" in other) is (":" in address)]
+        shown = f"[{address}]" if ":" in address else address
+        if rivals and (address in rivals or address in _WILDCARDS or not _WILDCARDS.isdisjoint(rivals)):
+            return f"Bind for {shown}:{port} failed: port is already allocated"
+        reason = self._bindable(protocol, address, port)
         if reason is None:
             return None
-        return f"failed to bind host port for {asked.host_ip}:{port}/{asked.protocol}: {reason}"
+        return f"failed to bind host port for {shown}:{port}/{protocol}: {reason}"
 
     def _take(self, owner: str, binding: PortBinding) -> None:
         self._held.setdefault((binding.protocol, binding.host_port), {})[binding.host_ip] = owner

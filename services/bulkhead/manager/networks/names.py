@@ -1,6 +1,7 @@
 """What DNS in containers answers from: a file for each network of a user, read by the shims of its containers.
 
-    <run>/names/<network id>   {"name": ..., "hosts": [{"container": id, "names": [...], "address": ...}]}
+    <run>/names/<network id>   {"name": ..., "hosts": [{"container": id, "names": [...], "address": ...,
+                                                "address6": ...}]}
     <run>/names/<container id> {"networks": [ids], "servers": [...], "links": {alias: name}, "internal": bool}
 
 Each is replaced by rename, so that a reader sees a whole one, and names resolve while the manager is away.
@@ -27,6 +28,7 @@ class NamedHost:
     container: str
     names: tuple[str, ...]
     address: str
+    address6: str = ""
 
 
 class NameFiles:
@@ -101,7 +103,12 @@ class NameFiles:
 
     def _write(self, network: str) -> None:
         hosts = [
-            {"container": host.container, "names": list(host.names), "address": host.address}
+            {
+                "container": host.container,
+                "names": list(host.names),
+                "address": host.address,
+                "address6": host.address6,
+            }
             for host in self._hosts[network].values()
         ]
         self._replace(network, _encode({"name": self._called.get(network, ""), "hosts": hosts}))

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
-from bulkhead.model.network import DEFAULT_NETWORK, BridgePlan, Endpoint, Netns, PortBinding, Reconciled
+from bulkhead.model.network import (
+    DEFAULT_NETWORK,
+    AddressPlan,
+    BridgePlan,
+    Endpoint,
+    GatewayMode,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Netns,
+    PortBinding,
+    Reconciled,
+)
+
+FAMILIES = (4, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressWish:
+    """An address that an endpoint should have, or must have when it is `fixed`."""
+
+    address: str
+    fixed: bool = False
 
 
 class Network(Protocol):
@@ -40,18 +61,17 @@ class Network(Protocol):
         *,
         network: str = DEFAULT_NETWORK,
         interface: str = "eth0",
-        routed: bool = True,
-        fixed: bool = False,
-        address: str | None = None,
+        routed: Collection[int] = FAMILIES,
+        wishes: Sequence[AddressWish] = (),
         mac: str | None = None,
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
         """Give a network namespace an interface on the network, and have the host answer its ports.
 
-        With `routed` the network's gateway is the namespace's way to everywhere else. `address` is a wish (that of
-        the container's last endpoint): when it is taken the container gets another, unless it is `fixed`: then
-        Forbidden. `name` is the container's, for the error texts. On any failure, cancellation
+        For the families (4, 6) in `routed` the network's gateway is the namespace's way to everywhere else, and there
+        ports are published. Of `wishes` there is one per family at most; one that is taken brings another address,
+        unless it is fixed: then Forbidden. `name` is the container's, for the error texts. On any failure, cancellation
         included, nothing stays. Raises Internal with Docker's text when a host port is taken,
         ResourceExhausted without a free address or port, NotFound when the process is gone,
         InvalidArgument for what can never work.
@@ -69,8 +89,8 @@ class Network(Protocol):
     async def unplug(self, endpoint: Endpoint) -> None:
         """`detach` from a namespace that lives on: the veth goes too."""
 
-    async def route(self, netns: Netns, endpoint: Endpoint) -> None:
-        """Make the endpoint's gateway the namespace's way to everywhere else."""
+    async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
+        """Make the endpoint's gateways the namespace's way to everywhere else."""
 
     async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
         """Make the kernel hold what `live` says and nothing else of ours; what that took.
@@ -90,19 +110,27 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
-    """A bridge as it should be: `address` is the containers' gateway with its prefix."""
+    """A bridge as it should be: the gateways of its plans are its addresses."""
 
     name: str
-    address: IPv4Interface
     mac: str
+    v4: AddressPlan | None = None
+    v6: AddressPlan | None = None
     internal: bool = False
     interconnected: bool = True
     masquerade: bool = True
     alias: str = ""
 
     @property
-    def subnet(self) -> IPv4Network:
-        return self.address.network
+    def families(self) -> tuple[tuple[AddressPlan, str], ...]:
+        """The plans it has, each with nft(8)'s word for its packets."""
+        both = ((self.v4, "ip"), (self.v6, "ip6"))
+        return tuple((plan, word) for plan, word in both if plan is not None)
+
+    @property
+    def addresses(self) -> tuple[IPInterface, ...]:
+        """What the host is called on it."""
+        return tuple(plan.interface for plan, _ in self.families if plan.mode is not GatewayMode.ISOLATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +163,13 @@ class EndpointChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """What `plug` makes: a veth from `bridge` to `interface`, with an address and, by `gateway`, a default route."""
+    """What `plug` makes: a veth from `bridge` to `interface`, with `addresses` and, by `gateways`, default routes."""
 
     host_interface: str
     bridge: str
     mac: str
-    address: IPv4Interface
-    gateway: IPv4Address | None
+    addresses: tuple[IPInterface, ...]
+    gateways: tuple[IPAddress, ...]
     mtu: int
     hairpin: bool
     isolated: bool = False
@@ -157,7 +185,7 @@ class Interface:
     master: str
     mtu: int
     up: bool
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[IPInterface, ...]
     alias: str = ""
 
 
@@ -166,13 +194,13 @@ class Survey:
     """The host's interfaces by name, and where its routes lead (interface names, empty = several)."""
 
     interfaces: Mapping[str, Interface]
-    routes: tuple[tuple[IPv4Network, str], ...]
+    routes: tuple[tuple[IPNetwork, str], ...]
 
     @property
     def default_mtu(self) -> int:
         """The MTU of the interface that leads to the world; Ethernet's when there is none."""
         for destination, name in self.routes:
-            if destination.prefixlen == 0 and name in self.interfaces:
+            if destination.version == 4 and destination.prefixlen == 0 and name in self.interfaces:
                 return min(self.interfaces[name].mtu, 1500)
         return 1500
 
@@ -189,6 +217,12 @@ class Kernel(Protocol):
     async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         """Write the sysctls (paths under /proc/sys) that differ; those that were written."""
 
+    async def forward_ipv6(self) -> tuple[str, ...]:
+        """Have the host forward IPv6, as `configure` answers; interfaces that live by their router's word go on to.
+
+        Raises Unavailable when the host has no IPv6.
+        """
+
     async def make_bridge(self, bridge: Bridge) -> None:
         """Create the bridge, up, with its address; no error for what is there."""
 
@@ -203,8 +237,8 @@ class Kernel(Protocol):
     async def loopback(self, netns: Netns) -> None:
         """Bring up `lo` in a network namespace."""
 
-    async def route(self, netns: Netns, interface: str, gateway: IPv4Address) -> None:
-        """Set the default route of a network namespace."""
+    async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
+        """Set the default routes of a network namespace, one per family."""
 
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         """Make interfaces ports of the bridge again."""

@@ -26,7 +26,7 @@ class Table:
     """What a table holds: rules by chain as digests in order, elements by map or set.
 
     `hooks` are (type, hook, priority) by chain, `types` (key, value or "" for a set) by collection.
-    `text` spells the rules by digest, in a table as it should be.
+    `text` spells the rules by digest, `spelled` types that have no name, in a table as it should be.
     """
 
     family: str
@@ -36,6 +36,7 @@ class Table:
     rules: Mapping[str, tuple[str, ...]]
     elements: Elements
     text: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -49,6 +50,7 @@ class Layout:
     family: str
     hooks: Mapping[str, tuple[str, str, int]]
     types: Mapping[str, tuple[str, str]]
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def table(self, name: str, rules: Mapping[str, Sequence[str]], elements: Iterable[Elements]) -> Table:
         """A table of this kind as it should be, with all of `elements`."""
@@ -64,6 +66,7 @@ class Layout:
             rules={chain: tuple(_digest(rule) for rule in rules[chain]) for chain in self.hooks},
             elements=held,
             text={_digest(rule): rule for chain in rules.values() for rule in chain},
+            spelled=self.spelled,
         )
 
     def additions(self, name: str, elements: Elements) -> list[ElementChange]:
@@ -118,12 +121,20 @@ def changes(wanted: Table, found: Table | None, *, prune: bool) -> list[str]:
     """
     if found is None:
         return [*_frame(wanted), *_fill(wanted, wanted.elements)]
-    if found.hooks != wanted.hooks or found.types != wanted.types:
+    if found.hooks != wanted.hooks or _types_differ(wanted, found):
         # Another version's table: replaced as one, so no packet sees a moment without it.
         kept = {} if prune else {name: held for name, held in found.elements.items() if name in wanted.types}
         elements = {name: {**kept.get(name, {}), **held} for name, held in wanted.elements.items()}
         return [f"delete table {wanted.path}", *_frame(wanted), *_fill(wanted, elements)]
     return [*_rule_changes(wanted, found), *_element_changes(wanted, found, prune=prune)]
+
+
+def _types_differ(wanted: Table, found: Table) -> bool:
+    """Types without a name of their own are listed in other ways by other versions."""
+    unnamed = wanted.spelled if wanted.types.keys() == found.types.keys() else {}
+    return any(found.types.get(name) != kind for name, kind in wanted.types.items() if name not in unnamed) or (
+        wanted.types.keys() != found.types.keys()
+    )
 
 
 def _frame(wanted: Table) -> list[str]:
@@ -132,7 +143,7 @@ def _frame(wanted: Table) -> list[str]:
         if value:
             commands.append(f"add map {wanted.path} {name} {{ type {key} : {value}; }}")
         else:
-            commands.append(f"add set {wanted.path} {name} {{ type {key}; }}")
+            commands.append(f"add set {wanted.path} {name} {{ {wanted.spelled.get(name, f'type {key}')}; }}")
     for name, (kind, hook, priority) in wanted.hooks.items():
         commands.append(
             f"add chain {wanted.path} {name} {{ type {kind} hook {hook} priority {priority}; policy accept; }}"

@@ -40,6 +40,8 @@ class NetworksServicer(api.NetworksBase):
                 mac=endpoint.mac,
                 address=endpoint.address,
                 prefix_len=endpoint.prefix_len,
+                address6=endpoint.address6,
+                prefix_len6=endpoint.prefix_len6,
             )
             for container, endpoint in self._networks.members(network)
         ]

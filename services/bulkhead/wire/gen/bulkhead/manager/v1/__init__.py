@@ -1010,6 +1010,8 @@ class Network(betterproto2.Message):
 
     members: "list[NetworkMember]" = betterproto2.field(12, betterproto2.TYPE_MESSAGE, repeated=True)
 
+    enable_ipv4: "bool" = betterproto2.field(13, betterproto2.TYPE_BOOL)
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "Network", Network)
 
@@ -1031,6 +1033,10 @@ class NetworkMember(betterproto2.Message):
     address: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
 
     prefix_len: "int" = betterproto2.field(6, betterproto2.TYPE_UINT32)
+
+    address6: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+
+    prefix_len6: "int" = betterproto2.field(8, betterproto2.TYPE_UINT32)
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "NetworkMember", NetworkMember)

@@ -502,6 +502,16 @@ class NetworkEndpoint(betterproto2.Message):
 
     fixed_mac: "str" = betterproto2.field(14, betterproto2.TYPE_STRING)
 
+    address6: "str" = betterproto2.field(15, betterproto2.TYPE_STRING)
+
+    prefix_len6: "int" = betterproto2.field(16, betterproto2.TYPE_UINT32)
+
+    gateway6: "str" = betterproto2.field(17, betterproto2.TYPE_STRING)
+
+    fixed_address6: "str" = betterproto2.field(18, betterproto2.TYPE_STRING)
+
+    link_local_addresses: "list[str]" = betterproto2.field(19, betterproto2.TYPE_STRING, repeated=True)
+
 
 default_message_pool.register_message("bulkhead.types.v1", "NetworkEndpoint", NetworkEndpoint)
 
