@@ -24,22 +24,22 @@ WEB = "mkdir -p /w; echo $NAME > /w/index.html; exec httpd -f -p 80 -h /w"
 def either(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The whole engine, and dockerd as the control; containers and networks of a test are removed."""
     if request.param == "dockerd":
-        yield from _cleaned(request.getfixturevalue("dockerd_target"))
+        yield from cleaned(request.getfixturevalue("dockerd_target"))
     else:
-        yield from _cleaned(_real(request.getfixturevalue("engine")))
+        yield from cleaned(real(request.getfixturevalue("engine")))
 
 
 @pytest.fixture
 def target(engine: Engine) -> Iterator[Target]:
     """The whole engine alone: for what dockerd 20.10 without a firewall cannot do."""
-    yield from _cleaned(_real(engine))
+    yield from cleaned(real(engine))
 
 
-def _real(engine: Engine) -> Target:
+def real(engine: Engine) -> Target:
     return Target("real", f"unix://{engine.instance.docker_socket}", engine.base)
 
 
-def _cleaned(found: Target) -> Iterator[Target]:
+def cleaned(found: Target) -> Iterator[Target]:
     yield found
     left = found.docker("ps", "-aq").stdout.split()
     if left:

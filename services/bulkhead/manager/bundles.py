@@ -35,6 +35,7 @@ from bulkhead.runtime.init import INIT_PROGRAM
 
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
+_HOST_IPV6 = Path("/proc/net/if_inet6")
 _HOST_RESOLV = Path("/etc/resolv.conf")
 _WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
 _encode = msgspec.json.Encoder().encode
@@ -209,7 +210,7 @@ def _contents(container: Container, way: Attachment) -> Mapping[str, str]:
         extra = files.hosts_file(hostname="x", extra_hosts=spec.extra_hosts) if spec.extra_hosts else ""
         hosts += "".join(f"{line}\n" for line in extra.splitlines()[-len(spec.extra_hosts) :] if spec.extra_hosts)
     else:
-        hosts = files.hosts_file(hostname=hostname(container), extra_hosts=_plain_hosts(spec))
+        hosts = files.hosts_file(hostname=hostname(container), extra_hosts=_plain_hosts(spec), ipv6=_has_ipv6(spec))
         resolv = _resolv(container)
     return {_HOSTS: hosts, _HOSTNAME: files.hostname_file(hostname(container)), _RESOLV: resolv}
 
@@ -243,7 +244,14 @@ def _hosts(container: Container, endpoints: Sequence[NetworkEndpoint], linked: S
         extra_hosts=container.spec.extra_hosts,
         host_gateway=next((each.gateway for each in endpoints if each.gateway), None),
         linked=linked,
+        ipv6=_has_ipv6(container.spec),
     )
+
+
+def _has_ipv6(spec: ContainerSpec) -> bool:
+    """Whether ::1 answers inside: not where the host has no IPv6, or the user switched it off."""
+    off = any(spec.sysctls.get(f"net.ipv6.conf.{which}.disable_ipv6") == "1" for which in ("all", "lo"))
+    return not off and _HOST_IPV6.exists()
 
 
 def _read(path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, NotImplementedYet
+from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.linux.netlink import own_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import AddressWish
@@ -238,10 +238,10 @@ def test_a_published_port_is_free_again_after_detach(examine: Callable[[Exam], N
     examine(exam)
 
 
-def test_ports_on_ipv6_addresses_wait_for_ipv6(examine: Callable[[Exam], None]) -> None:
+def test_ports_on_ipv6_addresses_need_a_network_with_ipv6(examine: Callable[[Exam], None]) -> None:
     async def exam(site: Site) -> None:
         async with _serving(site) as network:
-            with pytest.raises(NotImplementedYet):
+            with pytest.raises(InvalidArgument, match="network has no IPv6"):
                 await network.attach(ID, site.netns(), ports=[PortBinding(container_port=80, host_ip="::1")])
 
     examine(exam)

@@ -97,7 +97,7 @@ async def test_the_container_side_is_what_docker_gives(host: Host) -> None:
     assert links["lo"].up
     assert links["eth0"].up
     assert links["eth0"].mac == endpoint.mac
-    assert addresses == {"127.0.0.1/8", f"{endpoint.address}/16"}
+    assert addresses == {"127.0.0.1/8", "::1/128", f"{endpoint.address}/16"}
     assert routes == {"0.0.0.0/0", "172.30.0.0/16"}
 
 

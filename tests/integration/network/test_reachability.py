@@ -1,4 +1,4 @@
-"""Who reaches whom, over TCP and UDP, IPv4 and IPv6: the whole matrix as declared, before and after what may happen to it."""
+"""Who reaches whom, over TCP and UDP, IPv4 and IPv6: the whole matrix as declared, whatever may happen to it."""
 
 from __future__ import annotations
 

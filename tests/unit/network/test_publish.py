@@ -120,7 +120,7 @@ async def test_a_table_of_another_shape_is_replaced_in_one_transaction_with_its_
     assert commands[:2] == ["delete table inet t", "add table inet t"]
     assert (await _table(MAKE, commands)).elements == WANTED.elements
     pruned = tables.changes(nobody, tables.actual("inet", "t", objects), prune=True)
-    assert (await _table(MAKE, pruned)).elements == dict.fromkeys(publish.LAYOUT.types, {})
+    assert (await _table(MAKE, pruned)).elements == {name: {} for name in publish.LAYOUT.types}
 
 
 async def test_removals_do_not_mind_what_is_gone_already() -> None:

@@ -52,7 +52,8 @@ _RULES = {
         "iifname @interfaces arp saddr ip @addresses iifname . arp saddr ether . arp saddr ip != @holders drop",
         "iifname @interfaces icmpv6 type { nd-router-advert, nd-redirect } drop",
         "iifname @interfaces ip6 saddr @addresses6 iifname . ether saddr . ip6 saddr != @holders6 drop",
-        f"iifname @interfaces icmpv6 type nd-neighbor-advert {_TARGET} @claimed6 iifname . ether saddr . {_TARGET} != @targets6 drop",
+        f"iifname @interfaces icmpv6 type nd-neighbor-advert {_TARGET} @claimed6 "
+        f"iifname . ether saddr . {_TARGET} != @targets6 drop",
     )
 }
 

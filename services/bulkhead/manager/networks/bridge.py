@@ -247,17 +247,15 @@ class BridgeNetwork:
         """Host ports for the bindings of routed families; an internal network publishes nothing."""
         plan = net.plan
         open_to = [each for each in plan.families if each.subnet.version in routed and not plan.internal]
-        wildcards = {4: plan.host_binding or ANY, 6: ANY6}
+        translated = [each.subnet.version for each in open_to if each.mode is not GatewayMode.ROUTED]
         try:
             kept = [port for port in ports if _is_answered(port, plan, open_to)]
-            hidden = [each for each in open_to if each.mode is not GatewayMode.ROUTED]
-            at = [
-                wildcards[each.subnet.version] for each in hidden if each.subnet.version == 4 or not plan.host_binding
-            ]
-            booked = self._ports.allocate(container_id, [port for port in kept if port.host_ip or at], at)
+            wildcards = _wildcards(plan, translated)
+            booked = [port for port in kept if (_version(port) in translated if port.host_ip else wildcards)]
+            given = self._ports.allocate(container_id, booked, wildcards)
         except BulkheadError as error:
             raise type(error)(_docker_text(name, container_id, error)) from error
-        return (*booked, *_reached_directly(kept, open_to))
+        return (*given, *_reached_directly(kept, open_to))
 
     def _interface_name(self) -> str:
         """A new name for a veth's host end, such that instances recognise their own (`_is_ours`)."""
@@ -457,12 +455,22 @@ def _clash(bridge: Bridge, survey: Survey) -> tuple[IPNetwork, str] | None:
     return None
 
 
+def _wildcards(plan: BridgePlan, translated: Collection[int]) -> list[str]:
+    """Where the host answers ports that name no address of it."""
+    found = {4: plan.host_binding} if plan.host_binding else {4: ANY, 6: ANY6}
+    return [address for version, address in found.items() if version in translated]
+
+
+def _version(port: PortBinding) -> int:
+    return 6 if port.is_ipv6 else 4
+
+
 def _is_answered(port: PortBinding, plan: BridgePlan, open_to: Sequence[AddressPlan]) -> bool:
     """Whether the host can answer there for a container with these families.
 
     Raises InvalidArgument for an address of a family that the network lacks altogether.
     """
-    version = 6 if port.is_ipv6 else 4
+    version = _version(port)
     if not port.host_ip or any(each.subnet.version == version for each in open_to):
         return bool(open_to)
     if open_to and not any(each.subnet.version == version for each in plan.families):

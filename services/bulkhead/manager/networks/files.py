@@ -14,8 +14,8 @@ from bulkhead.errors import InvalidArgument
 
 OWN_SERVER = "127.0.0.11"  # answered by the container's shim
 FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
-_LOCAL_LINES = (
-    "127.0.0.1\tlocalhost",
+_LOCAL_LINE = "127.0.0.1\tlocalhost"
+_LOCAL_LINES6 = (
     "::1\tlocalhost ip6-localhost ip6-loopback",
     "fe00::\tip6-localnet",
     "ff00::\tip6-mcastprefix",
@@ -39,13 +39,16 @@ def hosts_file(
     extra_hosts: Iterable[str] = (),
     host_gateway: str | None = None,
     linked: Iterable[tuple[str, str]] = (),
+    ipv6: bool = True,
 ) -> str:
     """/etc/hosts: the local names, `extra_hosts` ("name:address"), `linked` (an address and its
     names), then the container's own addresses.
 
-    `host-gateway` as an address stands for `host_gateway`. Raises InvalidArgument with Docker's texts.
+    Without `ipv6` the local names are IPv4's alone. `host-gateway` as an address stands for `host_gateway`. Raises
+    InvalidArgument with Docker's texts.
     """
-    lines = [*_LOCAL_LINES, *(_extra_host(entry, host_gateway) for entry in extra_hosts)]
+    local = (_LOCAL_LINE, *_LOCAL_LINES6) if ipv6 else (_LOCAL_LINE,)
+    lines = [*local, *(_extra_host(entry, host_gateway) for entry in extra_hosts)]
     lines += [f"{ip_address(address)}\t{' '.join(map(_one_word, known.split()))}" for address, known in linked]
     names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
     shown = " ".join(_one_word(name) for name in names.split(" "))

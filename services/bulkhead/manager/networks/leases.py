@@ -34,7 +34,10 @@ class Leases:
         )
 
     def take(self, owner: str, wishes: Sequence[AddressWish] = ()) -> tuple[IPAddress, ...]:
-        """One address of each family, or none. Raises what `AddressPool.lease` does, InvalidArgument for others' ones."""
+        """One address of each family, or none.
+
+        Raises what `AddressPool.lease` does, InvalidArgument for a fixed one of another subnet.
+        """
         wished = {parsed.version: (parsed, wish.fixed) for wish in wishes for parsed in (_parsed(wish.address),)}
         given: list[IPAddress] = []
         try:
@@ -64,7 +67,8 @@ class Leases:
     def claim(self, endpoint: Endpoint) -> bool:
         """Note addresses that an endpoint holds already; False when another holds one of them."""
         held = [(pool, each.ip) for pool in self._pools for each in endpoint.addresses if each.version == pool.version]
-        return all([pool.claim(address, endpoint.container_id) for pool, address in held])
+        claims = [pool.claim(address, endpoint.container_id) for pool, address in held]
+        return all(claims)
 
     def release(self, owner: str, addresses: Iterable[IPAddress]) -> None:
         """Free those addresses that `owner` holds."""
