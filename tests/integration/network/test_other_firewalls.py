@@ -19,7 +19,7 @@ from bulkhead.linux.netlink import Netlink
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import BridgePlan, Endpoint, PortBinding
+from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, PortBinding
 from tests.integration.network.private_host import UPLINK, WORLD, Host, eventually, inside, on_private_host, run
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(shutil.which("iptables-nft") is None, reason="no iptables-nft")]
@@ -158,7 +158,8 @@ async def test_a_removed_network_s_rules_go(host: Host) -> None:
     network = await booted(host)
     before = rules()
     gateway = IPv4Interface("10.77.0.1/24")
-    network.plan(BridgePlan(key="b" * 64, bridge="br-other", subnet=gateway.network, gateway=gateway.ip))
+    addresses = AddressPlan(subnet=gateway.network, gateway=gateway.ip)
+    network.plan(BridgePlan(key="b" * 64, bridge="br-other", v4=addresses))
     await network.ensure("b" * 64)
     assert len(rules() - before) == 2
     await network.forget("b" * 64)
