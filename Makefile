@@ -156,9 +156,8 @@ test-v2: $(DEV_STAMP) ## Tests of cgroup v2 on a kernel with all its controllers
 	@$(PY) -m tests.v2.machine $(V2)
 
 .PHONY: bench
-bench: $(DEV_STAMP) ## Measure the engine, beside dockerd where it is installed
-	@$(PY) -m tests.bench.engine_bench
-	@$(PY) -m tests.bench.image_bench
+bench: $(DEV_STAMP) ## Measure the engine beside dockerd, docker-registry, runc, crun (BENCH='--quick --rows life,exec', --help)
+	@$(PY) -m tests.bench $(BENCH)
 
 .PHONY: clean
 clean: ## Remove build products and caches, not the installation

@@ -27,10 +27,12 @@ class EngineClient:
         self.path = path
         self._connection = _UnixConnection(path)
 
-    def call(self, method: str, route: str, body: Any = None) -> tuple[int, bytes]:
-        """Status and whole body of one request."""
+    def call(self, method: str, route: str, body: Any = None, *, login: str = "") -> tuple[int, bytes]:
+        """Status and whole body of one request; `login` is what X-Registry-Auth says."""
         payload = json.dumps(body) if body is not None else None
         headers = {"Content-Type": "application/json"} if payload else {}
+        if login:
+            headers["X-Registry-Auth"] = login
         self._connection.request(method, f"/v1.41{route}", payload, headers)
         answer = self._connection.getresponse()
         return answer.status, answer.read()

@@ -1,35 +1,30 @@
-"""Pull and unpack beside dockerd, from one registry, interleaved in one sitting.
-
-    python -m tests.bench.image_bench [--rounds 5] [--socket PATH --registry HOST:PORT] [--dockerd PATH|none]
+"""Pull and unpack, commit and push, from and to one registry, turn by turn.
 
 Two images of one layer each: a debootstrap tree (about 90 MB packed, 200 MB unpacked), and 20,000 files of 4 KB.
 Every pull is of a layer that neither engine has seen (the archive's padding differs), so that nothing has to be
-removed between rounds: ext4 creates slowly where much was just deleted (limits.md section 5).
+removed between rounds: ext4 creates slowly where much was just deleted.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import gzip
 import hashlib
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead.ctl.seed.images import Image, Tree, digest_of
 from bulkhead.ctl.seed.push import push
-from tests.bench.engine_bench import Engine, private_dockerd, report
-from tests.bench.engine_client import EngineClient
+from tests.bench.engines import IMAGE, Engine
+from tests.bench.sitting import Bench, Sitting
 from tests.support.images import debian_layout
 
 SMALL_FILES = 20_000
 SMALL_SIZE = 4096
 BLOCK = 512
+COMMIT_MEGABYTES = 64
 
 
 @dataclass(frozen=True)
@@ -84,21 +79,59 @@ def small_files() -> Layer:
     return Layer("20,000 files", gzip.compress(tar, 6), hashlib.sha256(tar))
 
 
-def measure(engines: list[Engine], registry: str, layers: list[Layer], rounds: int) -> None:
+def pulls(sitting: Sitting) -> None:
     """Each layer on each engine, turn by turn."""
-    for number in range(1, rounds + 1):
+    layers = [debian(), small_files()]
+    registry = _registry(sitting)
+    for number in sitting.rounds(5, 1):
         for layer in layers:
-            push(registry, "bench", f"{layer.name[:3].strip(', ')}{number}", layer.image(number))
-            for engine in engines:
+            tag = f"{layer.name[:3].strip(', ')}{number}"
+            push(registry, "bench", tag, layer.image(number + 1))
+            for engine in sitting.engines:
                 os.sync()
-                seconds = _pull(engine, f"{registry}/bench", f"{layer.name[:3].strip(', ')}{number}")
-                engine.record(f"pull+unpack, {layer.name} [s]", seconds)
+                with sitting.cpu(f"pull+unpack, {layer.name}, CPU of the engine [ms]", engine):
+                    sitting.record(
+                        f"pull+unpack, {layer.name} [s]", engine.name, _pull(engine, f"{registry}/bench", tag)
+                    )
+
+
+def commits(sitting: Sitting) -> None:
+    """A container that has written half compressible 64 MB: commit, and push of the new image."""
+    registry = _registry(sitting)
+    for number in sitting.rounds(5, 2):
+        for engine in sitting.engines:
+            _commit_and_push(sitting, engine, registry, f"{engine.name}{number}")
+
+
+def _commit_and_push(sitting: Sitting, engine: Engine, registry: str, tag: str) -> None:
+    client = engine.client()
+    half = COMMIT_MEGABYTES // 2
+    script = f"head -c {half}m /dev/urandom >/random; head -c {half}m /dev/zero >/zero"
+    container = client.create(IMAGE, ["sh", "-c", script], NetworkMode="none")
+    try:
+        client.start(container)
+        client.wait(container)
+        begun = time.perf_counter()
+        client.json("POST", f"/commit?container={container}&repo={registry}/commits&tag={tag}", {})
+        sitting.record(f"commit, {COMMIT_MEGABYTES} MB [s]", engine.name, time.perf_counter() - begun)
+        begun = time.perf_counter()
+        status, body = client.call("POST", f"/images/{registry}/commits/push?tag={tag}", login="e30=")
+        if status != 200 or b"errorDetail" in body:
+            raise RuntimeError(f"{engine.name}: {status} {body[-300:]!r}")
+        sitting.record(f"push, {COMMIT_MEGABYTES} MB [s]", engine.name, time.perf_counter() - begun)
+    finally:
+        client.remove(container)
+
+
+def _registry(sitting: Sitting) -> str:
+    installation = sitting.engines[0].installation
+    assert installation is not None
+    return installation.instance.registry
 
 
 def _pull(engine: Engine, name: str, tag: str) -> float:
-    client = EngineClient(engine.socket)
     begun = time.perf_counter()
-    status, body = client.call("POST", f"/images/create?fromImage={name}&tag={tag}")
+    status, body = engine.client().call("POST", f"/images/create?fromImage={name}&tag={tag}")
     seconds = time.perf_counter() - begun
     if status != 200 or b"Downloaded newer image" not in body:
         raise RuntimeError(f"{engine.name}: {status} {body[-300:]!r}")
@@ -113,34 +146,7 @@ def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
     return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
 
-@contextlib.contextmanager
-def _bulkhead(socket: str | None, registry: str | None) -> Iterator[tuple[Engine, str]]:
-    if socket and registry:
-        yield Engine("bulkhead", Path(socket), set), registry
-        return
-    from tests.support.engine import private_engine
-
-    with private_engine() as engine:
-        engine.start()
-        yield Engine("bulkhead", engine.instance.docker_socket, set), engine.instance.registry
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--socket", help="docker.sock of a running Bulkhead; needs --registry")
-    parser.add_argument("--registry", help="host:port of the registry to push to and pull from")
-    parser.add_argument("--dockerd", help="socket of a running dockerd, or none")
-    options = parser.parse_args()
-    layers = [debian(), small_files()]
-    with _bulkhead(options.socket, options.registry) as (ours, registry), private_dockerd(options.dockerd) as theirs:
-        engines = [ours, *([theirs] if theirs else [])]
-        measure(engines, registry, layers, options.rounds)
-        sys.stdout.write(report(engines) + "\n")
-        load = os.getloadavg()[0]
-        sys.stdout.write(f"\n{os.cpu_count()} cores, load {load:.1f}, {time.strftime('%Y-%m-%d %H:%M')}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+BENCHES = (
+    Bench(name="pull", about="pull and unpack", run=pulls),
+    Bench(name="commit", about="commit and push", run=commits),
+)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Sequence
-from statistics import median, quantiles
 
 import uvloop
 
 from bulkhead.linux import netlink
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.network import PortBinding
+from tests.bench.sitting import Bench, Samples, apart
+from tests.bench.standalone import run
 from tests.integration.network.private_host import Host, run_on_private_host
 
 WEB = (PortBinding(container_port=80),)
@@ -40,27 +40,26 @@ async def _rounds(network: BridgeNetwork, rounds: int, ports: Sequence[PortBindi
     return attached, detached
 
 
-def _report(name: str, samples: list[float]) -> None:
-    print(f"{name:24} {median(samples):8.0f} {quantiles(samples, n=10)[8]:8.0f}")
-
-
-async def _bench(rounds: int) -> None:
+async def _bench(rounds: int, samples: Samples) -> None:
     with Host() as host:
         network = host.network()
         await network.ensure()
         await network.reconcile([])
-        print(f"{'microseconds':24} {'median':>8} {'p90':>8}   n={rounds}")
         for name, ports in (("without ports", ()), ("one published port", WEB)):
             attached, detached = await _rounds(network, rounds, ports)
-            _report(f"attach {name}", attached)
-            _report(f"detach {name}", detached)
+            samples[f"network attach, {name} [us]"] = {"bulkhead": attached}
+            samples[f"network detach, {name} [us]"] = {"bulkhead": detached}
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    uvloop.install()
-    run_on_private_host(lambda: _bench(rounds))
+def measure(rounds: int) -> Samples:
+    """On a private host."""
+    samples: Samples = {}
+    run_on_private_host(lambda: _bench(rounds, samples))
+    return samples
 
+
+BENCHES = (Bench(name="network", about="attach to and detach from a bridge", run=apart("network_bench", 200, 50)),)
 
 if __name__ == "__main__":
-    main()
+    uvloop.install()
+    run(measure, __doc__, 200)

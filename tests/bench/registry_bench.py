@@ -1,13 +1,10 @@
-"""The registry beside Debian's docker-registry in one run, over loopback: blobs, manifests, uploads.
+"""The registry beside Debian's docker-registry, over loopback: blobs, manifests, uploads; the two take turns.
 
-    python -m tests.bench.registry_bench [--megabytes 256] [--seconds 2] [--rounds 3]
-
-The two take turns. Clients are bare sockets in processes of their own, the same for both.
+Clients are bare sockets in processes of their own, the same for both.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -24,7 +21,8 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from multiprocessing.synchronize import Barrier as BarrierType
 from pathlib import Path
-from statistics import median
+
+from tests.bench.sitting import Bench, Sitting
 
 SOURCE = Path(__file__).resolve().parents[2] / "services"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -35,34 +33,20 @@ http: {{addr: 127.0.0.1:{port}}}
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=256, help="size of the blob")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement of manifests")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many is told")
-    options = parser.parse_args()
+def registries(sitting: Sitting) -> None:
+    """Both started, every figure of each, turn by turn."""
     with tempfile.TemporaryDirectory(prefix="bh-rbench-") as directory, ExitStack() as stack:
         names = ["bulkhead"] + ["docker-registry"] * (shutil.which("docker-registry") is not None)
         ports = {name: stack.enter_context(serving(name, Path(directory))) for name in names}
-        show(measured(ports, options))
+        data = os.urandom(1 << 20) * sitting.size(256, 64)
+        pushed = {name: push_image(port, data) for name, port in ports.items()}
+        for row, work in works(data, sitting.size(2, 1)).items():
+            for number in sitting.rounds(9, 3):
+                for name, port in ports.items():
+                    sitting.record(f"registry {row}", name, work(port, pushed[name], number))
 
 
-def measured(ports: dict[str, int], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Each figure of each registry; they take turns, so that what else the machine does meets both."""
-    data = os.urandom(1 << 20) * options.megabytes
-    pushed = {name: push_image(port, data) for name, port in ports.items()}
-    figures: dict[str, dict[str, float]] = {name: {} for name in ports}
-    for figure, work in works(data, options).items():
-        rates: dict[str, list[float]] = {name: [] for name in ports}
-        for number in range(options.rounds):
-            for name, port in ports.items():
-                rates[name].append(work(port, pushed[name], number))
-        for name, found in rates.items():
-            figures[name][figure] = median(found)
-    return figures
-
-
-def works(data: bytes, options: argparse.Namespace) -> dict[str, Callable[[int, Image, int], float]]:
+def works(data: bytes, seconds: float) -> dict[str, Callable[[int, Image, int], float]]:
     """What is measured: (port, image, number of the round) -> figure."""
 
     def get(clients: int) -> Callable[[int, Image, int], float]:
@@ -71,17 +55,17 @@ def works(data: bytes, options: argparse.Namespace) -> dict[str, Callable[[int, 
     def manifests(clients: int, *, by_tag: bool) -> Callable[[int, Image, int], float]:
         def work(port: int, image: Image, _: int) -> float:
             reference = "v1" if by_tag else image.manifest
-            return crowd(port, clients, ask, f"/v2/bench/app/manifests/{reference}", options.seconds)
+            return crowd(port, clients, ask, f"/v2/bench/app/manifests/{reference}", seconds)
 
         return work
 
     return {
-        "blob PUT MB/s, 1 client": lambda port, _, number: upload(port, data, number),
-        "blob GET MB/s, 1 client": get(1),
-        "blob GET MB/s, 8 clients": get(8),
-        "manifest GET by tag req/s, 1 client": manifests(1, by_tag=True),
-        "manifest GET by tag req/s, 32 clients": manifests(32, by_tag=True),
-        "manifest GET by digest req/s, 32 clients": manifests(32, by_tag=False),
+        "blob PUT, 1 client [MB/s]": lambda port, _, number: upload(port, data, number),
+        "blob GET, 1 client [MB/s]": get(1),
+        "blob GET, 8 clients [MB/s]": get(8),
+        "manifest GET by tag, 1 client [req/s]": manifests(1, by_tag=True),
+        "manifest GET by tag, 32 clients [req/s]": manifests(32, by_tag=True),
+        "manifest GET by digest, 32 clients [req/s]": manifests(32, by_tag=False),
     }
 
 
@@ -265,14 +249,4 @@ def wait_for(port: int) -> None:
     raise SystemExit("the registry did not start")
 
 
-def show(peers: dict[str, dict[str, float]]) -> None:
-    names = list(peers)
-    print(f"{'':42}" + "".join(f"{name:>18}" for name in names) + (f"{'ratio':>8}" if len(names) > 1 else ""))
-    for figure, ours in peers["bulkhead"].items():
-        row = "".join(f"{peers[name][figure]:18,.0f}" for name in names)
-        ratio = f"{ours / peers['docker-registry'][figure]:8.2f}" if len(names) > 1 else ""
-        print(f"{figure:42}{row}{ratio}")
-
-
-if __name__ == "__main__":
-    main()
+BENCHES = (Bench(name="registry", about="the registry beside docker-registry", run=registries),)

@@ -5,14 +5,14 @@ python -m tests.bench.runtime_bench [rounds]
 
 from __future__ import annotations
 
-import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bulkhead.runtime import launch
 from bulkhead.runtime.rootfs import StdioFds
+from tests.bench.sitting import Bench, Samples, apart
+from tests.bench.standalone import run
 from tests.support.containers import Box, ended, wait
 
 
@@ -43,8 +43,9 @@ def further(box: Box, rounds: int, figures: dict[str, list[float]]) -> None:
     box.kill(task)
 
 
-def main() -> None:
-    rounds, figures = int(sys.argv[1]) if len(sys.argv) > 1 else 60, dict[str, list[float]]()
+def measure(rounds: int) -> Samples:
+    """So many lives, as many execs."""
+    figures = dict[str, list[float]]()
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as base:
         box = Box(Path(base))
         launch.prepare()
@@ -52,10 +53,10 @@ def main() -> None:
             lifecycle(box, figures)
         further(box, rounds, figures)
         box.close()
-    for name, values in figures.items():
-        deciles = statistics.quantiles(values, n=10)
-        print(f"{name:18} median {statistics.median(values):6.2f} ms   p10 {deciles[0]:6.2f}   p90 {deciles[8]:6.2f}")
+    return {f"runtime core, {name} [ms]": {"bulkhead": values} for name, values in figures.items()}
 
+
+BENCHES = (Bench(name="core", about="the runtime core in process", run=apart("runtime_bench", 60, 30)),)
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__, 60)

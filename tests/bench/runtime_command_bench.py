@@ -1,6 +1,6 @@
 """`run` of busybox true as a command: ours beside runc and crun, one bundle, interleaved (budget 25 ms).
 
-python -m tests.bench.runtime_command_bench [rounds]
+python -m tests.bench.runtime_command_bench [rounds] [--json]
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from pathlib import Path
 
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import defaults
+from tests.bench.sitting import Bench, Samples, apart
+from tests.bench.standalone import run as run_standalone
 from tests.support.containers import docker_config, make_image
 
 RUNTIMES = {
@@ -69,37 +70,36 @@ def in_unified() -> None:
     os.execvpe("unshare", ["unshare", "--mount", "sh", "-c", again], {**os.environ, _INSIDE: "1"})
 
 
-def main() -> None:
-    if _INSIDE not in os.environ:
-        in_unified()
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+def measure(rounds: int) -> Samples:
+    """Both configurations, the commands turn by turn."""
     present = {name: command for name, command in RUNTIMES.items() if shutil.which(command[0])}
-    parent = f"/bh-bench-{secrets.token_hex(3)}"
+    parent, samples = f"/bh-bench-{secrets.token_hex(3)}", Samples()
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as directory:
         base = Path(directory)
         make_image(base / "image")
         try:
             for confined in (False, True):
+                name = "seccomp" if confined else "no seccomp"
                 place = bundle(base, "confined" if confined else "plain", parent, confined=confined)
-                figures = dict[str, list[tuple[float, float]]]()
                 for _ in range(rounds):
-                    for name, command in present.items():
-                        figures.setdefault(name, []).append(
-                            once(command, place, base / "state" / command[0].strip("/"))
+                    for who, command in present.items():
+                        wall, used = once(command, place, base / "state" / command[0].strip("/"))
+                        samples.setdefault(f"runtime command, run, {name} [ms]", {}).setdefault(who, []).append(wall)
+                        samples.setdefault(f"runtime command, run, {name}, CPU [ms]", {}).setdefault(who, []).append(
+                            used
                         )
-                report("with Docker's seccomp profile" if confined else "without seccomp", figures)
         finally:
             Cgroup(parent).remove()
+    return samples
 
 
-def report(title: str, figures: dict[str, list[tuple[float, float]]]) -> None:
-    ours = statistics.median(wall for wall, _ in figures["bulkhead"])
-    print(f"\n{title}: median wall ms, best wall ms, median CPU ms, ours/theirs")
-    for name, values in figures.items():
-        walls = [wall for wall, _ in values]
-        median, cpu = statistics.median(walls), statistics.median(used for _, used in values)
-        print(f"{name:18} {median:7.1f} {min(walls):7.1f} {cpu:7.1f} {ours / median:6.2f}")
-
+BENCHES = (
+    Bench(
+        name="command", about="bulkhead-runtime run, beside runc and crun", run=apart("runtime_command_bench", 30, 10)
+    ),
+)
 
 if __name__ == "__main__":
-    main()
+    if _INSIDE not in os.environ:
+        in_unified()
+    run_standalone(measure, __doc__, 30)

@@ -1,6 +1,6 @@
 """The shim: launch, a container's way through it, calls, memory, log and attach throughput.
 
-python -m tests.bench.shim_bench [containers]
+python -m tests.bench.shim_bench [containers] [--json]
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 import os
 import re
 import signal
-import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +22,9 @@ from bulkhead.supervisor.launches import Launches
 from bulkhead.supervisor.spares import SparePool, zygote_command
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
+from tests.bench import sitting
+from tests.bench.sitting import Samples, apart
+from tests.bench.standalone import run
 from tests.integration.shim import bundles
 
 MEGABYTE = 1_000_000
@@ -101,7 +102,7 @@ async def lives(bench: Bench, count: int) -> None:
         bench.note("exec true", begun)
     shares = [memory(pid) for _, _, pid in running]
     for name in ("Pss", "Private_Dirty"):
-        print(f"{name:18} median {statistics.median(share[name] for share in shares):6.0f} KiB per shim of {count}")
+        bench.figures[f"{name} of each of {count} [KiB]"] = [float(share[name]) for share in shares]
     for calls, _, _ in running:
         await bench.stop(calls)
 
@@ -115,7 +116,7 @@ async def throughput(bench: Bench, name: str, *, driver: str, attach: bool) -> N
     await calls.wait()
     seconds = time.perf_counter() - begun - 0.2
     assert not attach or received >= LOG_BYTES
-    print(f"{name:18} {LOG_BYTES / MEGABYTE / seconds:6.0f} MB/s")
+    bench.figures.setdefault(f"{name} [MB/s]", []).append(LOG_BYTES / MEGABYTE / seconds)
     await calls.shutdown()
     await calls.client.close()
 
@@ -137,29 +138,29 @@ def memory(pid: int) -> dict[str, int]:
     return {name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE)}
 
 
-async def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+async def bench(count: int) -> Figures:
+    """All of it, with so many containers."""
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as directory:
         pool = SparePool(2, zygote_command(Path(directory) / "cache"))
         async with pool.running():
-            bench = Bench(Path(directory), Launches(pool, Keeping(Path(directory))))
-            await lives(bench, count)
-            await throughput(bench, "log", driver="json-file", attach=False)
-            await throughput(bench, "attach, no log", driver="none", attach=True)
-            await throughput(bench, "attach and log", driver="json-file", attach=True)
-    report(bench.figures)
+            made = Bench(Path(directory), Launches(pool, Keeping(Path(directory))))
+            await lives(made, count)
+            for _ in range(3):
+                await throughput(made, "log", driver="json-file", attach=False)
+                await throughput(made, "attach, no log", driver="none", attach=True)
+                await throughput(made, "attach and log", driver="json-file", attach=True)
+    return made.figures
 
 
-def report(figures: Figures) -> None:
+def measure(count: int) -> Samples:
+    """Milliseconds where the name says nothing else."""
+    figures = uvloop.run(bench(count))
     for group in Path("/sys/fs/cgroup").glob(f"*/bh-bench-{os.getpid()}"):
         group.rmdir()
-    for name, values in figures.items():
-        if len(values) > 1:
-            deciles = statistics.quantiles(values, n=10)
-            print(
-                f"{name:18} median {statistics.median(values):7.3f} ms   p10 {deciles[0]:7.3f}   p90 {deciles[8]:7.3f}"
-            )
+    return {f"shim {name}" + ("" if "[" in name else " [ms]"): {"bulkhead": each} for name, each in figures.items()}
 
+
+BENCHES = (sitting.Bench(name="shim", about="a shim's calls, memory and throughput", run=apart("shim_bench", 30, 10)),)
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    run(measure, __doc__, 20)

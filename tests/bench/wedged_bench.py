@@ -1,6 +1,6 @@
-"""List and inspect while containers are wedged: `python -m tests.bench.wedged_bench [containers [running]]`.
+"""List, inspect and forced removal while containers are wedged.
 
-Of the running ones half have a stopped shim (SIGSTOP), half a frozen cgroup (pause by the kernel, not by the engine).
+Half of them have a stopped shim (SIGSTOP), half a frozen cgroup (pause by the kernel, not by the engine).
 """
 
 from __future__ import annotations
@@ -9,16 +9,41 @@ import contextlib
 import json
 import os
 import signal
-import statistics
-import sys
 import time
 from collections.abc import Iterator
 
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.linux.process import start_time
-from tests.support.engine import Engine, private_engine
+from tests.bench.engine_bench import running
+from tests.bench.many_bench import fill
+from tests.bench.sitting import Bench, Sitting
+from tests.support.engine import Engine
 
-ROUNDS = 200
+STUCK = 10
+
+
+def beside_wedged(sitting: Sitting) -> None:
+    """Ours alone: what is stopped here is a process of ours."""
+    engine = sitting.engines[0]
+    assert engine.installation is not None
+    client = engine.client()
+    with running(sitting, STUCK) as containers:
+        stuck = containers[engine.name]
+        fill(engine, sitting.size(500, 100))
+        with wedged(engine.installation, stuck):
+            for _ in sitting.rounds(100, 30):
+                for what, path in (("ps", "/containers/json?all=1"), ("inspect", f"/containers/{stuck[0]}/json")):
+                    begun = time.perf_counter()
+                    client.json("GET", path)
+                    sitting.record(
+                        f"{what} while {STUCK} are wedged [ms]", engine.name, (time.perf_counter() - begun) * 1e3
+                    )
+            for kind, container in (("whose shim is stopped", stuck[0]), ("that is frozen", stuck[-1])):
+                begun = time.perf_counter()
+                client.remove(container)
+                sitting.record(f"forced removal of one {kind} [s]", engine.name, time.perf_counter() - begun)
+                stuck.remove(container)
+    engine.remove_containers()
 
 
 @contextlib.contextmanager
@@ -42,6 +67,17 @@ def wedged(engine: Engine, containers: list[str]) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
+def create(engine: Engine, count: int, *, started: bool) -> list[str]:
+    """So many containers."""
+    made = []
+    for _ in range(count):
+        answer = engine.api("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "9999"]})
+        made.append(answer.json["Id"])
+        if started:
+            assert engine.api("POST", f"/containers/{made[-1]}/start").status == 204
+    return made
+
+
 def _shim(engine: Engine, container: str) -> int:
     pid: int = json.loads((engine.instance.container_data(container) / "shim.json").read_text())["pid"]
     return pid
@@ -52,43 +88,4 @@ def _group(engine: Engine, container: str) -> Cgroup:
     return Cgroup(config["linux"]["cgroupsPath"])
 
 
-def create(engine: Engine, count: int, *, started: bool) -> list[str]:
-    made = []
-    for _ in range(count):
-        answer = engine.api("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "9999"]})
-        made.append(answer.json["Id"])
-        if started:
-            assert engine.api("POST", f"/containers/{made[-1]}/start").status == 204
-    return made
-
-
-def timed(engine: Engine, path: str, rounds: int = ROUNDS) -> list[float]:
-    """Milliseconds of each request, sorted."""
-    taken = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        assert engine.api("GET", path).status == 200
-        taken.append((time.perf_counter() - began) * 1000)
-    return sorted(taken)
-
-
-def main(containers: int, running: int) -> None:
-    with private_engine() as engine:
-        engine.start()
-        engine.seed()
-        engine.pulled("busybox")
-        stuck = create(engine, running, started=True)
-        create(engine, containers - running, started=False)
-        with wedged(engine, stuck):
-            for path in ("/containers/json?all=1", f"/containers/{stuck[0]}/json", f"/containers/{stuck[-1]}/json"):
-                taken = timed(engine, path)
-                p99 = taken[int(len(taken) * 0.99) - 1]
-                print(f"GET {path[:32]:32} p50 {statistics.median(taken):6.1f} ms  p99 {p99:6.1f} ms")
-            for container in (stuck[0], stuck[-1]):
-                began = time.perf_counter()
-                answer = engine.api("DELETE", f"/containers/{container}?force=1")
-                print(f"forced removal: {answer.status} after {time.perf_counter() - began:.1f} s")
-
-
-if __name__ == "__main__":
-    main(*(int(each) for each in (*sys.argv[1:], "500", "10")[:2]))
+BENCHES = (Bench(name="wedged", about="ps, inspect and rm -f beside wedged containers", run=beside_wedged),)

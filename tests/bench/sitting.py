@@ -1,0 +1,78 @@
+"""One sitting: the engines that take turns, and every sample that was taken of each row."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tests.bench.engines import Engine, bulkhead, dockerd
+
+# Row -> who -> samples in the order of their rounds. The unit stands at the row's end, in brackets.
+Samples = dict[str, dict[str, list[float]]]
+
+
+@dataclass(kw_only=True)
+class Sitting:
+    """`quick` asks for fewer rounds and smaller sizes."""
+
+    quick: bool
+    peers: bool
+    stack: contextlib.ExitStack
+    samples: Samples = field(default_factory=dict)
+
+    @cached_property
+    def engines(self) -> list[Engine]:
+        """Bulkhead first; started when they are first asked for."""
+        found = [self.stack.enter_context(bulkhead())]
+        if self.peers and shutil.which("dockerd"):
+            found.append(self.stack.enter_context(dockerd()))
+        return found
+
+    def rounds(self, full: int, quick: int) -> range:
+        return range(quick if self.quick else full)
+
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    def record(self, row: str, who: str, value: float) -> None:
+        self.samples.setdefault(row, {}).setdefault(who, []).append(value)
+
+    @contextlib.contextmanager
+    def cpu(self, row: str, engine: Engine, times: int = 1) -> Iterator[None]:
+        """Record the engine's CPU time of what is done meanwhile `times` times, milliseconds each."""
+        before = engine.group.milliseconds
+        yield
+        self.record(row, engine.name, (engine.group.milliseconds - before) / times)
+
+    def merge(self, samples: Samples) -> None:
+        for row, by_who in samples.items():
+            for who, values in by_who.items():
+                self.samples.setdefault(row, {}).setdefault(who, []).extend(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Some rows that are measured together."""
+
+    name: str
+    about: str
+    run: Callable[[Sitting], None]
+
+
+def apart(module: str, full: int, quick: int) -> Callable[[Sitting], None]:
+    """A bench in a process of its own, which prints its samples as JSON; its arguments: how many rounds, --json."""
+
+    def run(sitting: Sitting) -> None:
+        command = [sys.executable, "-m", f"tests.bench.{module}", str(sitting.size(full, quick)), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{module}: {done.stdout}{done.stderr}")
+        sitting.merge(json.loads(done.stdout.splitlines()[-1]))  # before it: what the services log
+
+    return run
