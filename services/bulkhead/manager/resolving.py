@@ -54,6 +54,8 @@ class Resolving:
             networks=[each.network_id for each in on],
             servers=self.bundles.upstream_servers(container),
             links=dict(_link(text) for each in on for text in each.links),
+            # As Docker does: the user may name a server that only the container reaches, itself included.
+            inside=bool(container.spec.dns),
             internal=bool(on) and all(find(each.network_id).internal for each in on),
         )
 

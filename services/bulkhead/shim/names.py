@@ -16,26 +16,31 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from bulkhead.errors import Unavailable
-from bulkhead.shim.loop import Loop, Timer
+from bulkhead.shim.loop import Loop
 from bulkhead.shim.redirect import redirect
+from bulkhead.shim.upstream import Servers, Upstream
+
+T = TypeVar("T")
 
 ADDRESS, PORT = "127.0.0.11", 53
 TTL = 600
-_A, _PTR, _AAAA, _ANY = 1, 12, 28, 255
+_A, _PTR, _AAAA, _OPT, _ANY = 1, 12, 28, 41, 255
 _REVERSE, _REVERSE6 = ".in-addr.arpa", ".ip6.arpa"
 _IN = 1
 _HEADER = struct.Struct("!HHHHHH")
 _QUESTION = struct.Struct("!HH")
 _ANSWER = struct.Struct("!HHIH")
+_RECORD = struct.Struct("!BHHIH")  # of the root: name, type, class, TTL, length
 _RESPONSE, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x0100, 0x0080
-_NO_ERROR, _SERVER_FAILURE, _NO_NAME, _NOT_IMPLEMENTED = 0, 2, 3, 4
+_FORMAT_ERROR, _SERVER_FAILURE, _NO_NAME, _NOT_IMPLEMENTED = 1, 2, 3, 4
 _NAME_AT_QUESTION = b"\xc0\x0c"
 _LARGEST_UDP, _LARGEST = 4096, 65535
 _PLAIN_UDP = 512
 _CLONE_NEWNET = 0x40000000
-_PATIENCE, _HEDGE = 4.0, 0.4
+_LONGEST_NAME, _LONGEST_LABEL = 255, 63
 _AT_ONCE = 256
 _NEGATIVE_SECONDS, _REMEMBERED = 5.0, 256
 _TCP_IDLE = 10.0
@@ -57,6 +62,11 @@ class Zone:
         return [] if about.get("internal") else _texts(about.get("servers"))
 
     @property
+    def asks_from_inside(self) -> bool:
+        """Whether the servers are the user's choice, to be asked from the container's network."""
+        return bool(self._file(self._container).get("inside"))
+
+    @property
     def internal(self) -> bool:
         return bool(self._file(self._container).get("internal"))
 
@@ -76,8 +86,10 @@ class Zone:
         """Who has an address, as `name.network`."""
         for network in self._networks(self._file(self._container)):
             for names, its in _hosts(network):
-                if its == address and names:
-                    return f"{names[0]}.{network.get('name', '')}"
+                if its == address:
+                    fits = (name for name in names if all(len(label) <= _LONGEST_LABEL for label in name.split(".")))
+                    name = next(fits, None)
+                    return None if name is None else f"{name}.{network.get('name', '')}"
         return None
 
     def _networks(self, about: Mapping[str, object]) -> Iterable[dict[str, object]]:
@@ -111,6 +123,8 @@ class NameServer:
         self._asking = 0
         self._clients = 0
         self._negative: dict[bytes, tuple[float, bytes]] = {}
+        self._servers = Servers()
+        self._netns = -1
 
     def serve(self, directory: str, container: str, pid: int) -> None:
         """Answer in the network namespace of `pid` from the files in `directory`. Raises Unavailable."""
@@ -118,8 +132,10 @@ class NameServer:
         if self._udp is not None:
             return
         try:
-            self._udp, self._tcp = _listeners(pid)
+            self._netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self._udp, self._tcp = _in_netns(self._netns, _redirected)
         except OSError as error:
+            self.close()
             raise Unavailable(f"cannot answer names at {ADDRESS}: {error.strerror}") from error
         self._loop.add(self._udp.fileno(), select.EPOLLIN, self._datagram)
         self._loop.add(self._tcp.fileno(), select.EPOLLIN, self._accept)
@@ -131,6 +147,9 @@ class NameServer:
                 self._loop.remove(listener.fileno())
                 listener.close()
         self._udp = self._tcp = None
+        if self._netns >= 0:
+            os.close(self._netns)
+            self._netns = -1
 
     def _datagram(self, _events: int) -> None:
         udp = self._udp
@@ -168,13 +187,14 @@ class NameServer:
     def _handle(self, query: bytes, answer: Callable[[bytes], None], *, tcp: bool) -> None:
         question = parse(query)
         if question is None:
-            if len(query) >= _HEADER.size:
-                answer(_refusal(query, _NOT_IMPLEMENTED))
+            refusal = _unanswerable(query)
+            if refusal is not None:
+                answer(refusal)
             return
         name, kind, end = question
         known = self._known(query[:end], name, kind)
         if known is not None:
-            answer(known)
+            answer(known if _payload(query) is None else _with_edns(known))
             return
         self._forward(query, end, answer, tcp=tcp)
 
@@ -216,7 +236,12 @@ class NameServer:
                 self._remember(key, got[2:])
             answer(query[:2] + got[2:])
 
-        _Upstream(self._loop, servers, query, done, tcp=tcp)
+        opener = self._open_inside if self._zone.asks_from_inside else socket.socket
+        Upstream(self._loop, opener, self._servers, servers, query, end, done, tcp=tcp)
+
+    def _open_inside(self, family: int, kind: int) -> socket.socket:
+        """A socket in the container's network namespace: servers that its user named are asked as it would itself."""
+        return _in_netns(self._netns, lambda: socket.socket(family, kind))
 
     def _remember(self, key: bytes, reply: bytes) -> None:
         if len(self._negative) >= _REMEMBERED:
@@ -225,7 +250,7 @@ class NameServer:
 
 
 class _Stream:
-    """A client over TCP: queries with two bytes of length before each, answered in turn (RFC 7766)."""
+    """A client over TCP: queries with two bytes of length before each, answered as answers come (RFC 7766)."""
 
     def __init__(
         self,
@@ -235,21 +260,30 @@ class _Stream:
         left: Callable[[], None],
     ) -> None:
         self._loop, self._client, self._handle, self._left = loop, client, handle, left
-        self._got = bytearray()
+        self._got, self._unsent = bytearray(), bytearray()
         client.setblocking(False)
-        loop.add(client.fileno(), select.EPOLLIN, self._readable)
+        loop.add(client.fileno(), select.EPOLLIN, self._ready)
         self._timer = loop.later(_TCP_IDLE, self._close)
 
-    def _readable(self, _events: int) -> None:
+    def _ready(self, events: int) -> None:
+        if self._client.fileno() < 0:
+            return
         try:
-            piece = self._client.recv(_LARGEST)
+            if events & select.EPOLLOUT:
+                self._send()
+            if events & ~select.EPOLLOUT:
+                self._receive()
         except BlockingIOError:
             return
         except OSError:
-            piece = b""
+            self._close()
+
+    def _receive(self) -> None:
+        piece = self._client.recv(_LARGEST)
         if not piece:
             self._close()
             return
+        self._renew()
         self._got += piece
         while len(self._got) >= 2 and len(self._got) >= 2 + (length := self._got[0] << 8 | self._got[1]):
             query = bytes(self._got[2 : 2 + length])
@@ -259,10 +293,17 @@ class _Stream:
     def _answer(self, reply: bytes) -> None:
         if self._client.fileno() < 0:
             return
-        try:
-            self._client.send(struct.pack("!H", len(reply)) + reply)
-        except OSError:
-            self._close()
+        self._unsent += struct.pack("!H", len(reply)) + reply
+        self._ready(select.EPOLLOUT)
+
+    def _send(self) -> None:
+        del self._unsent[: self._client.send(self._unsent)]
+        # Who asks and does not read is read from no more: what waits for it stays bounded.
+        self._loop.change(self._client.fileno(), select.EPOLLOUT if self._unsent else select.EPOLLIN)
+
+    def _renew(self) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.later(_TCP_IDLE, self._close)
 
     def _close(self) -> None:
         if self._client.fileno() >= 0:
@@ -270,90 +311,6 @@ class _Stream:
             self._loop.remove(self._client.fileno())
             self._client.close()
             self._left()
-
-
-class _Upstream:
-    """One query on its way to the host's servers; `done` is told the answer, or None, once."""
-
-    def __init__(
-        self, loop: Loop, servers: Sequence[str], query: bytes, done: Callable[[bytes | None], None], *, tcp: bool
-    ) -> None:
-        self._loop, self._done, self._tcp = loop, done, tcp
-        # An id of our own: nobody who guesses the client's can answer in the server's place.
-        self._query = os.urandom(2) + query[2:]
-        self._left = list(servers)
-        self._sockets: list[socket.socket] = []
-        self._timers: list[Timer] = [loop.later(_PATIENCE, self._give_up)]
-        self._next()
-
-    def _next(self) -> None:
-        if not self._left or not self._timers:
-            return
-        server = self._left.pop(0)
-        try:
-            asked = self._ask(server)
-        except OSError:
-            self._next_soon(0)
-            return
-        self._sockets.append(asked)
-        self._loop.add(asked.fileno(), select.EPOLLIN, lambda _events: self._readable(asked))
-        self._next_soon(_HEDGE)
-
-    def _next_soon(self, seconds: float) -> None:
-        if self._left:
-            self._timers.append(self._loop.later(seconds, self._next))
-
-    def _ask(self, server: str) -> socket.socket:
-        host, _, scope = server.partition("%")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        kind = socket.SOCK_STREAM if self._tcp else socket.SOCK_DGRAM
-        asked = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-        try:
-            asked.settimeout(1.0 if self._tcp else 0)
-            address = (host, PORT) if family == socket.AF_INET else (host, PORT, 0, _scope(scope))
-            asked.connect(address)
-            asked.send(struct.pack("!H", len(self._query)) + self._query if self._tcp else self._query)
-            asked.setblocking(False)
-        except OSError:
-            asked.close()
-            raise
-        return asked
-
-    def _readable(self, asked: socket.socket) -> None:
-        if asked.fileno() < 0:
-            return
-        try:
-            got = asked.recv(_LARGEST)
-        except BlockingIOError:
-            return
-        except OSError:
-            got = b""
-        if self._tcp:
-            got = got[2:]
-        if len(got) < _HEADER.size or got[:2] != self._query[:2]:
-            self._drop(asked)
-            if not self._sockets and not self._left:
-                self._end(None)
-            return
-        self._end(got)
-
-    def _give_up(self) -> None:
-        self._end(None)
-
-    def _drop(self, asked: socket.socket) -> None:
-        self._loop.remove(asked.fileno())
-        asked.close()
-        self._sockets.remove(asked)
-
-    def _end(self, got: bytes | None) -> None:
-        if not self._timers:
-            return
-        for timer in self._timers:
-            timer.cancel()
-        self._timers = []
-        for asked in list(self._sockets):
-            self._drop(asked)
-        self._done(got)
 
 
 def parse(query: bytes) -> tuple[str, int, int] | None:
@@ -365,7 +322,7 @@ def parse(query: bytes) -> tuple[str, int, int] | None:
         return None
     labels, at = [], _HEADER.size
     while at < len(query) and (length := query[at]):
-        if length > 63 or at + 1 + length > len(query):
+        if length > _LONGEST_LABEL or at + 1 + length > len(query) or at + 1 + length - _HEADER.size >= _LONGEST_NAME:
             return None
         labels.append(query[at + 1 : at + 1 + length].decode("latin-1").lower())
         at += 1 + length
@@ -395,9 +352,18 @@ def _refusal(asked: bytes, code: int) -> bytes:
     return _HEADER.pack(number, head, questions if len(asked) > _HEADER.size else 0, 0, 0, 0) + asked[_HEADER.size :]
 
 
+def _unanswerable(query: bytes) -> bytes | None:
+    """The answer to what is no question that we know; None to what is no query, lest two servers talk for ever."""
+    if len(query) < _HEADER.size or query[2] & _RESPONSE >> 8:
+        return None
+    # Another operation, or another class than the Internet's; else it could not be read.
+    other = query[2] & 0x78 or (query[-4:-2] != b"\0\1" and query.endswith((b"\0\3", b"\0\4")))
+    return _refusal(query[: _HEADER.size], _NOT_IMPLEMENTED if other else _FORMAT_ERROR)
+
+
 def _fitted(reply: bytes, query: bytes) -> bytes:
     """Cut to what the client can take over UDP; the mark of truncation makes it ask again over TCP."""
-    if len(reply) <= _PLAIN_UDP or _takes(query) >= len(reply):
+    if len(reply) <= _PLAIN_UDP or len(reply) <= (_payload(query) or _PLAIN_UDP):
         return reply
     question = parse(bytes((query[0], query[1], query[2] & 0x79, query[3])) + query[4:])
     end = question[2] if question else _HEADER.size
@@ -405,27 +371,38 @@ def _fitted(reply: bytes, query: bytes) -> bytes:
     return _HEADER.pack(number, flags | 0x0200, questions, 0, 0, 0) + reply[_HEADER.size : end]
 
 
-def _takes(query: bytes) -> int:
-    """What EDNS0 says in the query's last record (RFC 6891), else the plain limit."""
-    if len(query) >= 11 and query[11] and query[-11:-8] == b"\0\0\x29":
-        return int.from_bytes(query[-8:-6])
-    return _PLAIN_UDP
+def _payload(query: bytes) -> int | None:
+    """The size of UDP answers that the client takes, by EDNS0 (RFC 6891); None without that."""
+    question = parse(query)
+    if question is None or query[6:10] != b"\0\0\0\0":
+        return None
+    at = question[2]
+    for _ in range(int.from_bytes(query[10:12])):
+        # OPT belongs to the root, and anything before it would, too (TSIG comes last).
+        if at + _RECORD.size > len(query):
+            return None
+        root, kind, size, _, length = _RECORD.unpack_from(query, at)
+        if root == 0 and kind == _OPT:
+            return max(int(size), _PLAIN_UDP)
+        at += _RECORD.size + int(length)
+    return None
 
 
-def _listeners(pid: int) -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP sockets in the network namespace of `pid`; this process is in its own again after."""
+def _with_edns(reply: bytes) -> bytes:
+    """An answer that says that we know EDNS0, too."""
+    return reply[:10] + b"\0\1" + reply[12:] + _RECORD.pack(0, _OPT, _LARGEST_UDP, 0, 0)
+
+
+def _in_netns(netns: int, body: Callable[[], T]) -> T:
+    """What `body` returns inside a network namespace; this process is in its own again after."""
     libc = ctypes.CDLL(None, use_errno=True)
     own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        _enter(libc, netns)
         try:
-            _enter(libc, there)
-            try:
-                return _redirected()
-            finally:
-                _enter(libc, own)
+            return body()
         finally:
-            os.close(there)
+            _enter(libc, own)
     finally:
         os.close(own)
 
@@ -482,10 +459,3 @@ def _hosts(network: Mapping[str, object]) -> Iterable[tuple[list[str], str]]:
     for host in hosts if isinstance(hosts, list) else ():
         names = [str(name).lower() for name in host.get("names", ())]
         yield from ((names, str(host[key])) for key in ("address", "address6") if host.get(key))
-
-
-def _scope(name: str) -> int:
-    try:
-        return int(name) if name.isdecimal() else socket.if_nametoindex(name)
-    except OSError:
-        return 0

@@ -2,7 +2,8 @@
 
     <run>/names/<network id>   {"name": ..., "hosts": [{"container": id, "names": [...], "address": ...,
                                                 "address6": ...}]}
-    <run>/names/<container id> {"networks": [ids], "servers": [...], "links": {alias: name}, "internal": bool}
+    <run>/names/<container id> {"networks": [ids], "servers": [...], "links": {alias: name}, "internal": bool,
+                                "inside": bool}
 
 Each is replaced by rename, so that a reader sees a whole one, and names resolve while the manager is away.
 """
@@ -88,10 +89,14 @@ class NameFiles:
         servers: Sequence[str],
         links: Mapping[str, str],
         internal: bool,
+        inside: bool = False,
     ) -> None:
-        """Tell the container's shim where to look, and whom to ask about the rest of the world."""
-        content = {"networks": list(networks), "servers": list(servers), "links": dict(links), "internal": internal}
-        self._replace(container, _encode(content))
+        """Tell the container's shim where to look, and whom to ask about the rest of the world.
+
+        With `inside` the servers are asked from the container's own network, else from the host's.
+        """
+        content = {"networks": list(networks), "servers": list(servers), "links": dict(links)}
+        self._replace(container, _encode({**content, "internal": internal, "inside": inside}))
 
     def describes(self, container: str) -> bool:
         """Whether the container's shim has been told anything."""
