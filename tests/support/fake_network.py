@@ -17,7 +17,7 @@ from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, 
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Interface, Survey, Wire
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import IPAddress, IPInterface, IPNetwork, Netns, ProcessNetns
+from bulkhead.model.network import PROTOCOL_NUMBERS, IPAddress, IPInterface, IPNetwork, Netns, ProcessNetns
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -181,6 +181,13 @@ class FakeKernel:
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return "address already in use" if (protocol, port) in self.listening else None
+
+    def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
+        key = f"{PROTOCOL_NUMBERS[protocol]} . {port}"
+        others = [found for name, found in self.tables.items() if name.startswith("inet ") and name != f"inet {table}"]
+        held = {text for found in others for text in (*found.elements["published"], *found.elements["published_any"])}
+        exact = {key, f"{address} . {key}"}
+        return bool(held & exact) or (address == "0.0.0.0" and any(text.endswith(f" . {key}") for text in held))
 
     def ephemeral_ports(self) -> range:
         return range(32768, 32778)

@@ -13,7 +13,8 @@ import errno
 import json
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -41,6 +42,7 @@ _SUBSYSTEM = 10
 _BATCH = (0x10, 0x11)  # begin, end
 # What a kernel without the netlink family, nfnetlink or nf_tables answers.
 _GETGEN, _NO_SUCH_PART = 0x0A10, (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
+_GETTABLE, _GETSETELEM = 0x0A01, 0x0A0D
 _NEWSETELEM, _DELSETELEM, _F_CREATE = 0x0A0C, 0x0A0E, 0x400
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
@@ -165,10 +167,59 @@ def change_elements(
     """
     key_type, value_type = types[0], "" if delete else types[1]
     listed = b"".join(_element(key_type, key, value_type, value) for key, value in entries.items())
-    body = _NFGENMSG.pack(_FAMILIES[family], 0, 0)
-    body += attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, collection.encode() + b"\0")
-    body += nest(_LIST_ELEMENTS, listed)
+    body = _collection(family, table, collection) + nest(_LIST_ELEMENTS, listed)
     return message(_DELSETELEM, 0, body) if delete else message(_NEWSETELEM, _F_CREATE, body)
+
+
+def table_names(kernel: Netlink, family: str) -> list[str]:
+    """The tables of a family. `kernel` is a netfilter socket."""
+    found = kernel.dump(_GETTABLE, _NFGENMSG.pack(_FAMILIES[family], 0, 0))
+    return [_text(attributes(body[_NFGENMSG.size :]).get(_TABLE_NAME, b"")) for body in found]
+
+
+def has_element(kernel: Netlink, family: str, table: str, collection: str, key_type: str, key: Sequence[str]) -> bool:
+    """Whether a map or set holds a key, as `change_elements` spells it; False when there is no such map."""
+    listed = nest(_LIST_ELEM, nest(_ELEM_KEY, attribute(_DATA_VALUE, _packed(key_type, key))))
+    body = _collection(family, table, collection) + nest(_LIST_ELEMENTS, listed)
+    try:
+        kernel.request(message(_GETSETELEM, 0, body))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def has_key_ending(
+    kernel: Netlink, family: str, table: str, collection: str, key_type: str, key: Sequence[str]
+) -> bool:
+    """Whether a map or set holds a key of several parts that ends in these; False when there is no such map."""
+    wanted = _packed(key_type, key)
+    try:
+        answers = kernel.dump(_GETSETELEM, _collection(family, table, collection))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    lists = (attributes(body[_NFGENMSG.size :]).get(_LIST_ELEMENTS, b"") for body in answers)
+    return any(found.endswith(wanted) for listed in lists for found in _keys(listed))
+
+
+def _keys(listed: bytes) -> Iterator[bytes]:
+    """The keys in a list of elements, which are attributes of one kind."""
+    offset = 0
+    while offset + 4 <= len(listed):
+        length = int.from_bytes(listed[offset : offset + 2], sys.byteorder)
+        if length < 4:
+            return
+        element = attributes(listed[offset + 4 : offset + length])
+        yield attributes(element.get(_ELEM_KEY, b"")).get(_DATA_VALUE, b"")
+        offset += (length + 3) & ~3
+
+
+def _collection(family: str, table: str, collection: str) -> bytes:
+    names = attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, collection.encode() + b"\0")
+    return _NFGENMSG.pack(_FAMILIES[family], 0, 0) + names
 
 
 def _element(key_type: str, key: Sequence[str], value_type: str, value: str) -> bytes:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,45 @@ def test_a_port_that_is_taken_is_refused_in_dockers_words_and_nothing_stays(
             # Address and the first, free port went back.
             endpoint = await network.attach(ID3, site.netns(), ports=[PortBinding(container_port=1, host_port=18081)])
             assert endpoint.ports[0].host_port == 18081
+
+    examine(exam)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "fits"),
+    [
+        ("0.0.0.0", "0.0.0.0", False),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1", False),
+        ("127.0.0.1", "127.0.0.2", True),
+    ],
+)
+def test_what_another_installation_publishes_is_allocated(
+    examine: Callable[[Exam], None], theirs: str, ours: str, fits: bool
+) -> None:
+    """By the kernel's word: theirs may have no process that runs."""
+
+    async def exam(site: Site) -> None:
+        async with _serving(site) as network, _serving(site, OTHER) as other:
+            await other.attach(ID, site.netns(), ports=[replace(WEB, host_ip=theirs)])
+            asked = [replace(WEB, host_ip=ours)]
+            if fits:
+                await network.attach(ID2, site.netns(), ports=asked)
+            else:
+                with pytest.raises(Internal, match=rf"Bind for {ours}:18080 failed: port is already allocated"):
+                    await network.attach(ID2, site.netns(), ports=asked)
+
+    examine(exam)
+
+
+def test_a_wildcard_port_clashes_with_one_address_of_another_installation(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        async with _serving(site) as network, _serving(site, OTHER) as other:
+            await other.attach(ID, site.netns(), ports=[replace(WEB, host_ip="127.0.0.1")])
+            with pytest.raises(Internal, match=r"Bind for 0\.0\.0\.0:18080 failed: port is already allocated"):
+                await network.attach(ID2, site.netns(), ports=[WEB])
+            other_port = replace(WEB, host_port=18081)
+            assert (await network.attach(ID2, site.netns(), ports=[other_port])).ports[0].host_port == 18081
 
     examine(exam)
 

@@ -9,10 +9,11 @@ from bulkhead.manager.networks.hostports import HostPorts
 from bulkhead.model.network import Endpoint, PortBinding
 
 BUSY = {("tcp", "0.0.0.0", 22): "address already in use"}
+ELSEWHERE = {("tcp", "0.0.0.0", 40)}
 
 
 def _ports(ephemeral: range = range(40000, 40003)) -> HostPorts:
-    return HostPorts(lambda protocol, address, port: BUSY.get((protocol, address, port)), lambda: ephemeral)
+    return HostPorts(lambda *asked: BUSY.get(asked), lambda *asked: asked in ELSEWHERE, lambda: ephemeral)
 
 
 def _binding(port: int, *, ip: str = "", protocol: str = "tcp", end: int = 0) -> PortBinding:
@@ -120,3 +121,9 @@ def test_an_endpoint_that_no_network_gave_is_refused(wrong: dict[str, str]) -> N
     Endpoint(container_id="c", prefix_len=24, **right)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="malformed"):
         Endpoint(container_id="c", prefix_len=24, **{**right, **wrong})  # type: ignore[arg-type]
+
+
+def test_what_another_installation_publishes_is_taken() -> None:
+    with pytest.raises(Internal, match=r"Bind for 0\.0\.0\.0:40 failed: port is already allocated"):
+        _ports().allocate("a", [_binding(40)])
+    assert _ports().allocate("a", [_binding(40, end=41)])[0].host_port == 41

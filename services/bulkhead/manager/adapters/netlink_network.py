@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -19,9 +20,10 @@ from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unava
 from bulkhead.linux import conntrack, netlink, nftables, xtables
 from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.nftables import Nftables, NftablesMissing
+from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
 from bulkhead.manager.networks.ports import Bridge, EndpointChange, Interface, Survey, Wire
-from bulkhead.model.network import IPAddress, Netns, ProcessNetns
+from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, IPAddress, Netns, ProcessNetns
 
 T = TypeVar("T")
 
@@ -49,6 +51,8 @@ _SOCKET_TYPES = {
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
+# `Instance.nft_table`, of any installation.
+_INSTANCE_TABLE = re.compile("bulkhead(_[0-9a-f]{8})?")
 _UNTESTABLE = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 
 
@@ -65,6 +69,7 @@ class NetlinkKernel:
         self._nftables: Nftables | None = None
         # Kept: closing such a socket waits for the kernel's disposal of deleted elements, milliseconds.
         self._netfilter = Netlink(nftables.NETFILTER)
+        self._asking = Netlink(nftables.NETFILTER)  # in the event loop's own thread
         self._route = Netlink()
         self._kept_sockets = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
@@ -128,6 +133,14 @@ class NetlinkKernel:
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return _obstacle(protocol, address, port)
 
+    def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
+        try:
+            names = nftables.table_names(self._asking, "inet")
+            others = [name for name in names if name != table and _INSTANCE_TABLE.fullmatch(name)]
+            return any(_publishes(self._asking, other, protocol, address, port) for other in others)
+        except OSError:
+            return False  # no worse than not to have asked
+
     def ephemeral_ports(self) -> range:
         try:
             first, last = (_SYSCTL / "net/ipv4/ip_local_port_range").read_text().split()
@@ -137,6 +150,7 @@ class NetlinkKernel:
 
     def close(self) -> None:
         self._netfilter.close()
+        self._asking.close()
         self._route.close()
         if self._nftables is not None:
             self._nftables.close()
@@ -436,6 +450,18 @@ def _unless_gone() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _GONE:
             raise
+
+
+def _publishes(kernel: Netlink, table: str, protocol: str, address: str, port: int) -> bool:
+    """Whether the table of an installation publishes what excludes such a port."""
+    maps = ("published6", "published6_any") if ":" in address else ("published", "published_any")
+    ending = (str(PROTOCOL_NUMBERS[protocol]), str(port))
+    types = publish.LAYOUT.types
+    if nftables.has_element(kernel, "inet", table, maps[1], types[maps[1]][0], ending):
+        return True
+    if address in (ANY, ANY6):
+        return nftables.has_key_ending(kernel, "inet", table, maps[0], types[maps[1]][0], ending)
+    return nftables.has_element(kernel, "inet", table, maps[0], types[maps[0]][0], (address, *ending))
 
 
 def _obstacle(protocol: str, address: str, port: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import re
 import secrets
@@ -58,7 +59,8 @@ class BridgeNetwork:
 
     def __init__(self, instance: Instance, kernel: Kernel, *, open_forward: bool = True) -> None:
         self._kernel = kernel
-        self._ports = HostPorts(kernel.bindable, kernel.ephemeral_ports)
+        elsewhere = functools.partial(kernel.published_elsewhere, instance.nft_table)
+        self._ports = HostPorts(kernel.bindable, elsewhere, kernel.ephemeral_ports)
         self._table = instance.nft_table
         self._prefix = instance.veth_prefix
         self._alias = instance.network_alias

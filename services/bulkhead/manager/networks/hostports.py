@@ -12,13 +12,16 @@ from bulkhead.model.network import ANY, ANY6, PortBinding
 _WILDCARDS = frozenset((ANY, ANY6))
 # (protocol, address, port) -> why the host could not listen there, None if it could.
 Bindable = Callable[[str, str, int], str | None]
+# The same -> whether another installation has published it: no socket tells of that.
+Published = Callable[[str, str, int], bool]
 
 
 class HostPorts:
     """The host's published ports. A port of a family's wildcard address excludes the same port of its others."""
 
-    def __init__(self, bindable: Bindable, ephemeral: Callable[[], range]) -> None:
+    def __init__(self, bindable: Bindable, elsewhere: Published, ephemeral: Callable[[], range]) -> None:
         self._bindable = bindable
+        self._elsewhere = elsewhere
         self._ephemeral = ephemeral
         self._held: dict[tuple[str, int], dict[str, str]] = {}
         self._given = 0
@@ -97,7 +100,8 @@ class HostPorts:
         holders = self._held.get((protocol, port), {})
         rivals = [other for other in holders if (":" in other) is (":" in address)]
         shown = f"[{address}]" if ":" in address else address
-        if rivals and (address in rivals or address in _WILDCARDS or not _WILDCARDS.isdisjoint(rivals)):
+        clashes = address in rivals or address in _WILDCARDS or not _WILDCARDS.isdisjoint(rivals)
+        if (rivals and clashes) or self._elsewhere(protocol, address, port):
             return f"Bind for {shown}:{port} failed: port is already allocated"
         reason = self._bindable(protocol, address, port)
         if reason is None:
