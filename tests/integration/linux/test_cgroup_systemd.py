@@ -1,4 +1,9 @@
-"""The systemd driver where systemd runs: `make test-v2 V2=--systemd` boots a machine with it."""
+"""The systemd driver where systemd runs.
+
+Elsewhere this module is run again below a systemd of its own, in namespaces: `tests/v2/systemd.sh` with the
+hierarchies of cgroup v1, and with v2, which has no controllers where v1 has them. `make test-v2 V2=--systemd` boots
+a machine where it has.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.linux import systemd
+from bulkhead.linux.cgroup_mounts import parse_mountinfo
 from bulkhead.linux.cgroup_systemd import ScopeGroup
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.linux.systemd_properties import parse_scope
@@ -65,18 +71,34 @@ def test_a_scope_is_made_joined_and_stopped(group: ScopeGroup, sleeper: subproce
     assert said(group.unit, "ActiveState") == "inactive"
 
 
+def is_v2() -> bool:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text()).is_v2
+
+
+def has(group: ScopeGroup, controller: str) -> bool:
+    return not is_v2() or controller in Path(str(group.directory("")), "cgroup.controllers").read_text().split()
+
+
 @needs_systemd
 def test_limits_are_systemds_too(group: ScopeGroup, sleeper: subprocess.Popen[bytes]) -> None:
     group.create()
     group.add(sleeper.pid)
     group.settled()
+    if not has(group, "memory"):
+        pytest.skip("cgroup v1 has the controllers here")
     group.apply({"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}, "cpu": {"shares": 512, "quota": 50000}})
-    assert (said(group.unit, "MemoryMax"), said(group.unit, "TasksMax")) == (str(64 * MIB), "20")
+    v2 = is_v2()
+    assert said(group.unit, "MemoryMax" if v2 else "MemoryLimit") == str(64 * MIB)
+    assert said(group.unit, "TasksMax") == "20"
     group.update({"memory": {"limit": 128 * MIB, "swap": 128 * MIB}})
     subprocess.run(["systemctl", "daemon-reload"], check=True)
-    files = {name: Path(str(group.directory("")), name).read_text().strip() for name in ("memory.max", "pids.max")}
-    assert files == {"memory.max": str(128 * MIB), "pids.max": "20"}
-    assert Path(str(group.directory("")), "cpu.weight").read_text().strip() == "59"
+    expected = {
+        "memory": ("memory.max" if v2 else "memory.limit_in_bytes", str(128 * MIB)),
+        "pids": ("pids.max", "20"),
+        "cpu": ("cpu.weight", "59") if v2 else ("cpu.shares", "512"),
+    }
+    for controller, (file, value) in expected.items():
+        assert Path(str(group.directory(controller)), file).read_text().strip() == value
 
 
 @needs_systemd
@@ -86,6 +108,8 @@ def test_another_process_finds_it_by_its_paths(group: ScopeGroup, sleeper: subpr
     group.settled()
     again = ScopeGroup.found(group.paths, "test")
     assert (again.unit, again.path, again.pids()) == (group.unit, group.path, [sleeper.pid])
+    if not has(group, "pids"):
+        pytest.skip("cgroup v1 has the controllers here")
     again.update({"pids": {"limit": 5}})
     assert said(group.unit, "TasksMax") == "5"
 
@@ -132,3 +156,29 @@ def test_the_command_runs_containers_in_scopes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "0::/" in done.stdout
     assert said("bh-run.scope", "ActiveState") == "inactive"
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or systemd.is_running() or not Path("/lib/systemd/systemd").exists(),
+    reason="needs root, and systemd installed and not running",
+)
+@pytest.mark.parametrize("layout", ["legacy", "unified"])
+def test_all_this_below_a_systemd_of_its_own(layout: str) -> None:
+    if layout == "legacy" and not Path("/sys/fs/cgroup/systemd").is_dir():
+        pytest.skip("needs cgroup v1 with the hierarchy name=systemd")
+    script = Path(__file__).parents[2] / "v2/systemd.sh"
+    pytest_here = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--timeout",
+        "60",
+        __file__,
+    ]
+    done = subprocess.run(["bash", str(script), layout, *pytest_here], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
