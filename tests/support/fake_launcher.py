@@ -152,6 +152,9 @@ class FakeLauncher:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
 
+    def group(self, cgroup: str) -> FakeCgroup:
+        raise FileNotFoundError(cgroup)
+
     def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
         """There is nothing."""
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,11 @@ def until(what: Callable[[], bool]) -> None:
 
 def inspect(engine: Engine, name: str, what: str) -> str:
     return engine.docker_ok("inspect", "-f", "{{" + what + "}}", name)
+
+
+def losses(engine: Engine) -> list[dict[str, Any]]:
+    found = json.loads(engine.docker_ok("inspect", "subject"))[0]["State"].get("Losses", [])
+    return list(found)
 
 
 def shim_of(engine: Engine, container_id: str) -> int:
@@ -131,11 +137,28 @@ def test_an_end_that_no_shim_saw_has_its_code(fresh_engine: Engine) -> None:
     until(lambda: not lives(pid))
     fresh_engine.start("manager")
     assert fresh_engine.docker_ok("wait", "subject") == "7"
+    assert losses(fresh_engine) == []
+
+
+def test_the_oom_killer_is_seen_without_a_shim(fresh_engine: Engine) -> None:
+    greedy = "trap 'exec tail /dev/zero' TERM; echo armed; while :; do sleep 0.05; done"
+    container = fresh_engine.docker_ok("run", "-d", "-m", "16m", "--name", "subject", "busybox", "sh", "-c", greedy)
+    until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
+    pid = int(inspect(fresh_engine, "subject", ".State.Pid"))
+    fresh_engine.kill("manager")
+    kill_shim(fresh_engine, container)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not lives(pid))
+    fresh_engine.start("manager")
+    assert fresh_engine.docker_ok("wait", "subject") == "137"
+    assert inspect(fresh_engine, "subject", ".State.OOMKilled") == "true"
 
 
 def test_with_the_supervisor_dead_too_it_runs_and_can_be_stopped(fresh_engine: Engine) -> None:
-    """Its output waits in the pipe, which the process itself keeps: still nothing is lost."""
-    container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sh", "-c", f"echo up; {EXIT_7}")
+    """Its output waits in the pipe, which the process itself keeps. What may be lost is stated."""
+    container = fresh_engine.docker_ok(
+        "run", "-d", "-i", "--name", "subject", "busybox", "sh", "-c", f"echo up; {EXIT_7}"
+    )
     until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
     pid = int(inspect(fresh_engine, "subject", ".State.Pid"))
     fresh_engine.kill()
@@ -145,5 +168,11 @@ def test_with_the_supervisor_dead_too_it_runs_and_can_be_stopped(fresh_engine: E
     until(lambda: lives(shim_of(fresh_engine, container)))
     fresh_engine.docker_ok("exec", "subject", "sh", "-c", "echo again > /proc/1/fd/1")
     until(lambda: fresh_engine.docker_ok("logs", "subject") == "up\narmed\nagain")
+    until(lambda: losses(fresh_engine) != [])
+    stated = losses(fresh_engine)
+    assert [each["What"] for each in stated] == ["log", "stdin"]
+    assert stated[0]["Since"] < stated[0]["Until"]
+    events = fresh_engine.docker_ok("events", "--since", "1", "--until", "0s", "--filter", "event=loss")
+    assert [event.partition("what=")[2][:3] for event in events.splitlines()] == ["log", "std"]
     fresh_engine.docker_ok("stop", "subject")
     assert inspect(fresh_engine, "subject", ".State.ExitCode") == "7"

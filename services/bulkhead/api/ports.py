@@ -15,6 +15,7 @@ from bulkhead.api.connection import End
 from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint, Resources, RestartPolicy
 from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.losses import Loss
 from bulkhead.model.network import AddressBlock, NetworkRecord
 from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume
@@ -48,6 +49,7 @@ class InspectedContainer:
     data_dir: str = ""
     health: Health | None = None
     ended_by: str = ""
+    losses: tuple[Loss, ...] = ()
     upper_dir: str = ""
     lower_dirs: tuple[str, ...] = ()
     size_rw: int = -1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bulkhead.model.container import Container, Mount, NetworkEndpoint
 from bulkhead.model.events import CONTAINER, Event
+from bulkhead.model.losses import Loss
 from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 
@@ -37,6 +38,19 @@ def died(container: Container) -> Event:
     """The end of a run: exit code and whole seconds it lasted."""
     seconds = max(0, container.finished_at - container.started_at) // 1_000_000_000
     return of_container(container, "die", {"exitCode": str(container.exit_code), "execDuration": str(seconds)})
+
+
+def lost(container: Container, losses: Sequence[Loss]) -> list[Event]:
+    """An event "loss" for each; times are seconds, as in Docker's filters, and left out when unknown."""
+    return [of_container(container, "loss", _described(each)) for each in losses]
+
+
+def _described(loss: Loss) -> dict[str, str]:
+    told = {"what": loss.what}
+    for name, moment in (("since", loss.since), ("until", loss.until)):
+        if moment:
+            told[name] = f"{moment // 1_000_000_000}.{moment % 1_000_000_000:09d}"
+    return told | ({"lines": str(loss.lines)} if loss.lines else {})
 
 
 def of_volume(volume: Volume, action: str) -> Event:

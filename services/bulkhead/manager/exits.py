@@ -11,11 +11,13 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
+import msgspec
 import structlog
 
 from bulkhead import failpoints
@@ -36,6 +38,7 @@ from bulkhead.model.container import Container
 from bulkhead.model.events import Event as EngineEvent
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Event, Phase, apply
+from bulkhead.model.losses import Loss, Lost
 from bulkhead.model.restart import LONGEST_DELAY_MS, delay_after_exit
 
 log = structlog.get_logger()
@@ -167,6 +170,23 @@ class Exits:
         elif exited.spec.auto_remove and intent is not Intent.RESTART:
             await self._remove_itself(exited)
 
+    def note_losses(self, container: Container, losses: tuple[Loss, ...]) -> None:
+        """What a shim says that its predecessors' deaths have taken of the run; on record and announced once."""
+        if losses:
+            self.actors.own(self._note_losses(container, losses), f"losses {container.id[:12]}")
+
+    async def _note_losses(self, of: Container, losses: tuple[Loss, ...]) -> None:
+        async def note() -> None:
+            container = self.records.index.get(of.id)
+            news = [loss for loss in losses if loss not in container.losses]
+            if news and container.phase.alive and container.started_at == of.started_at:
+                known = replace(container, losses=(*container.losses, *news))
+                await self.records.commit(Change(update=known, events=tuple(announcements.lost(known, news))))
+
+        with suppress(BulkheadError):
+            # The shim says it again at the end.
+            await self.actors.perform(of.id, "note losses", note, seconds=FINISH_SECONDS)
+
     def restart_later(self, container_id: str, delay_ms: int) -> None:
         """Start again after a while, unless `cancel_restart` comes first."""
         task = self.actors.own(self._restart(container_id, delay_ms), f"restart {container_id[:12]}")
@@ -222,9 +242,10 @@ class Exits:
                     shim = await self.shims.ensure(container.id)
                     state = await shim.state()
                     if state.alive:
+                        self.note_losses(container, state.losses)
                         await self.resolving.begin(container, shim)
                     if not state.alive and state.exit_code is None:
-                        return self._recorded(container) or _unknown()
+                        return self._recorded(container) or unknown_exit(container)
                 return await shim.wait()
             except BulkheadError as error:
                 log.warning("lost a shim", container=container.id, reason=str(error))
@@ -234,7 +255,7 @@ class Exits:
                 return recorded
             tries = 0 if is_alive(container) else tries + 1
             if tries >= _PATIENCE:
-                return _unknown()
+                return unknown_exit(container)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LONGEST)
 
@@ -286,7 +307,14 @@ def exit_record(instance: Instance, container: Container) -> Exit | None:
     code, at = record.get("exit_code"), record.get("exited_at")
     if not isinstance(code, int) or not isinstance(at, int) or at < container.started_at:
         return None
-    return Exit(code=code, at=at, oom_killed=record.get("oom_killed") is True)
+    return Exit(code=code, at=at, oom_killed=record.get("oom_killed") is True, losses=_losses(record))
+
+
+def _losses(record: Mapping[str, Any]) -> tuple[Loss, ...]:
+    try:
+        return msgspec.convert(record.get("losses", ()), tuple[Loss, ...])
+    except msgspec.ValidationError:
+        return ()
 
 
 def is_alive(container: Container) -> bool:
@@ -308,8 +336,11 @@ def send_directly(container: Container, number: int) -> bool:
     return True
 
 
-def _unknown() -> Exit:
-    return Exit(code=UNKNOWN_EXIT, at=time.time_ns())
+def unknown_exit(container: Container) -> Exit:
+    """The end of a run that nobody has seen."""
+    now = time.time_ns()
+    loss = Loss(what=Lost.EXIT_CODE.value, since=container.started_at, until=now)
+    return Exit(code=UNKNOWN_EXIT, at=now, losses=(loss,))
 
 
 def _cause(container: Container, ended: Exit, intent: Intent | None, cause: Cause | None) -> str:
@@ -336,6 +367,7 @@ def _after(
         endpoints=tuple(endpoint.unplugged() for endpoint in container.endpoints),
         health=container.health.stopped() if container.health is not None else None,
         ended_by=_cause(container, ended, intent, cause),
+        losses=(*container.losses, *(loss for loss in ended.losses if loss not in container.losses)),
     )
     delay = delay_after_exit(
         container.spec.restart_policy,
@@ -355,6 +387,7 @@ def _after(
 def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:
     events = [announcements.of_container(exited, "oom")] if exited.oom_killed else []
     events.append(announcements.died(exited))
+    events += announcements.lost(exited, exited.losses[len(before.losses) :])
     plugged = [endpoint for endpoint in before.endpoints if endpoint.address]
     events += [announcements.of_network(before, endpoint, "disconnect") for endpoint in plugged]
     events += announcements.of_mounts(before, "unmount")

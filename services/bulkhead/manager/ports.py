@@ -18,6 +18,7 @@ from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
 from bulkhead.model.health import Health
 from bulkhead.model.image import ImageConfig
+from bulkhead.model.losses import Loss
 from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 
@@ -192,6 +193,7 @@ class Exit:
     code: int
     at: int
     oom_killed: bool = False
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +207,7 @@ class ShimState:
     started_at: int = 0
     exited_at: int = 0
     oom_killed: bool = False
+    losses: tuple[Loss, ...] = ()
 
     @property
     def alive(self) -> bool:

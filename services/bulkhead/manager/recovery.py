@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import structlog
 from bulkhead.errors import BulkheadError
 from bulkhead.manager import shared_memory
 from bulkhead.manager.actors import Actors
-from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive
+from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
 from bulkhead.manager.filesystems import COMMIT
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
@@ -112,6 +111,7 @@ class Recovery:
         if phase is not container.phase:
             container = replace(container, phase=phase)
             await self.records.commit(Change(update=container))
+        self.exits.note_losses(container, state.losses)
         self.exits.watch(container, shim)
 
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:
@@ -178,11 +178,11 @@ class Recovery:
     def _how_it_ended(self, container: Container, state: ShimState | None) -> Exit | None:
         """From the shim, the exit record, or the absence of the process; None while that lives."""
         if state is not None and state.exit_code is not None and state.pid in (0, container.pid):
-            return Exit(code=state.exit_code, at=state.exited_at, oom_killed=state.oom_killed)
+            return Exit(code=state.exit_code, at=state.exited_at, oom_killed=state.oom_killed, losses=state.losses)
         recorded = exit_record(self.instance, container)
         if recorded is not None:
             return recorded
-        return None if is_alive(container) else Exit(code=UNKNOWN_EXIT, at=time.time_ns())
+        return None if is_alive(container) else unknown_exit(container)
 
     async def _sweep(self) -> None:
         """Take away what no record owns: shims, directories, cgroups."""

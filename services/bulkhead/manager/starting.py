@@ -82,6 +82,7 @@ class Starting:
                 exit_code=0,
                 error="",
                 oom_killed=False,
+                losses=(),
                 stopped_by_user=False,
                 restart_count=0 if by_user else container.restart_count,
                 restart_delay_ms=0 if by_user else container.restart_delay_ms,

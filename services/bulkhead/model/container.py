@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.losses import Loss
 from bulkhead.model.network import Endpoint
 
 
@@ -262,8 +263,9 @@ class Container:
     `endpoints` are the networks it is on, also of a stopped container, the first being its own; `attachments` is what
     networks gave to a live one. `restart_delay_ms` is the last delay of the
     restart policy, 0 after a start by a user. `ended_by` is what brought the last run to its end, if it was not its own
-    doing: user, timeout (of a stop), health, oom. `directives` are the labels of the create request that steer the
-    engine (`model.directives`); `health_acted` is when an unhealthy container was acted upon.
+    doing: user, timeout (of a stop), health, oom; `losses` is what deaths and disks have taken of that run.
+    `directives` are the labels of the create request that steer the engine (`model.directives`); `health_acted` is
+    when an unhealthy container was acted upon.
     """
 
     id: str
@@ -290,6 +292,7 @@ class Container:
     anonymous_volumes: tuple[str, ...] = ()
     restart_delay_ms: int = 0
     ended_by: str = ""
+    losses: tuple[Loss, ...] = ()
     directives: Mapping[str, str] = field(default_factory=dict)
     health_acted: tuple[int, ...] = ()
 

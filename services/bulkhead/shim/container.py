@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,8 +18,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
+from bulkhead.errors import (
+    BulkheadError,
+    Conflict,
+    Internal,
+    InvalidArgument,
+    LaunchFailed,
+    NotFound,
+    ResourceExhausted,
+)
 from bulkhead.linux import process
+from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import bundle, custody, inheritance
 from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
@@ -28,7 +37,7 @@ from bulkhead.shim.identity import Identity
 from bulkhead.shim.journal import Journal
 from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
 from bulkhead.shim.loop import Loop, Signals
-from bulkhead.shim.ports import Launcher, Rootfs, Task
+from bulkhead.shim.ports import Cgroup, Launcher, Rootfs, Task
 from bulkhead.shim.stdio import Streams
 
 if TYPE_CHECKING:
@@ -156,6 +165,11 @@ class Container:
         return self._record.started_at if self._record is not None and self.phase is not Phase.CREATED else 0
 
     @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What deaths have taken of this run."""
+        return self._record.losses if self._record is not None else ()
+
+    @property
     def tty(self) -> bool:
         """Whether the container has, or will have, a terminal."""
         if self._task is not None:
@@ -179,12 +193,12 @@ class Container:
         with ExitStack() as undo:
             self._begin(undo)
             failpoints.hit("shim.create.reserved")
-            log = self._open_logs(options, {}, terminal=terminal)
+            log = self._open_logs(options, None, terminal=terminal)
             undo.callback(log.close)
             failpoints.hit("shim.create.logging")
             task = self._launch(terminal, options, log, undo)
             failpoints.hit("shim.create.launched")
-            record = _record(task, options, self.streams.pipes())
+            record = _record(task, options, self.streams.pipes(), terminal=terminal)
             self._write_record(record)
             failpoints.hit("shim.create.recorded")
             undo.pop_all()
@@ -300,8 +314,11 @@ class Container:
 
     def _succeed(self, record: TaskRecord, estate: Estate | None) -> None:
         """Go on where another shim has died."""
-        legacy = inheritance.claim(record, estate)
         lives = self._adopt(record)
+        legacy = inheritance.claim(record, estate, self._pids)
+        lost = inheritance.losses(record, legacy)
+        if lost:
+            self._note_losses(lost)
         self._inherit_streams(record, legacy.streams)
         if lives:
             if legacy.pidfd >= 0:
@@ -312,20 +329,40 @@ class Container:
         code = inheritance.exit_code(legacy.pidfd)
         # A run that was never started has nothing else to tell either.
         self.phase, self._from_disk, self._ending = Phase.RUNNING, True, True
-        self.streams.drain(lambda: self._conclude_inherited(UNKNOWN_EXIT if code is None else code))
+        self._end_the_rest()
+        self.streams.drain(lambda: self._conclude_inherited(code))
 
-    def _conclude_inherited(self, code: int) -> None:
+    def _conclude_inherited(self, code: int | None) -> None:
         # A new life may begin here, unlike after an end that this shim has seen.
         self._ending = False
         self._conclude(code)
 
-    def _inherit_streams(self, record: TaskRecord, streams: Mapping[str, int]) -> None:
-        target = None
-        if record.log_driver != "none":
-            target = LogTarget(path=record.log_path, max_size=record.log_max_size, max_file=record.log_max_file)
+    def _note_losses(self, lost: tuple[Loss, ...]) -> None:
+        """Stated by this shim and by those after it."""
+        assert self._record is not None
+        self._record = replace(self._record, losses=self._record.losses + lost)
         try:
-            self._log = self._open_log(target, streams, terminal=custody.CONSOLE in streams)
-        except ResourceExhausted as error:
+            self._facts.write_task(self._record)
+        except OSError as error:
+            self._report("cannot note what is lost", error)
+
+    def _pids(self) -> Sequence[int]:
+        try:
+            group = self._group()
+            return () if group is None else group.pids()
+        except OSError:
+            return ()
+
+    def _group(self) -> Cgroup | None:
+        """The container's cgroup, also when another shim has made it."""
+        if self._task is not None:
+            return self._task.cgroup
+        return self._launcher.group(self._record.cgroup) if self._record is not None and self._record.cgroup else None
+
+    def _inherit_streams(self, record: TaskRecord, streams: Mapping[str, int]) -> None:
+        try:
+            self._log = self._open_logs(_log_options(record), streams, terminal=custody.CONSOLE in streams)
+        except (ResourceExhausted, Internal) as error:
             self._report("cannot go on with the log", error)
         self.streams.inherit(streams, stdin_once=record.stdin_once, log=self._log)
 
@@ -379,7 +416,7 @@ class Container:
             raise ResourceExhausted(f"cannot reserve the exit record: {error.strerror}") from error
         undo.callback(self._facts.abandon)
 
-    def _open_logs(self, options: CreateOptions, kept: Mapping[str, int], *, terminal: bool) -> LogSink:
+    def _open_logs(self, options: CreateOptions, kept: Mapping[str, int] | None, *, terminal: bool) -> LogSink:
         if not options.destination:
             return self._open_log(options.log, kept, terminal=terminal)
         from bulkhead.shim.shipping import BUFFER, Shipped, sender
@@ -388,17 +425,19 @@ class Container:
         with ExitStack() as undo:
             cache = self._open_log(options.log, kept, terminal=terminal)
             undo.callback(cache.close)
-            shipped = Shipped(receiver, cache, self._loop, options.log_buffer or BUFFER)
+            # An earlier shim has reached the receiver; it may be away just now.
+            known = kept is not None
+            shipped = Shipped(receiver, cache, self._loop, options.log_buffer or BUFFER, known=known)
             undo.pop_all()
         return shipped
 
-    def _open_log(self, target: LogTarget | None, kept: Mapping[str, int], *, terminal: bool) -> LogSink:
+    def _open_log(self, target: LogTarget | None, kept: Mapping[str, int] | None, *, terminal: bool) -> LogSink:
         """With the journal among the descriptors `kept`, else a new one."""
         if target is None:
             return NoLog()
         journal: Journal | None = None
         try:
-            journal, left = Journal.inherited(kept) or (Journal.make(terminal=terminal), None)
+            journal, left = Journal.inherited(kept or {}) or (Journal.make(terminal=terminal), None)
             return JsonFile(target, self._loop, self.streams, self.followers.grown, journal, left)
         except OSError as error:
             if journal is not None:
@@ -505,20 +544,22 @@ class Container:
             self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))
             return
         failpoints.hit("shim.exit.reaped")
-        self._end_the_rest(self._task)
-        self.streams.drain(lambda: self._conclude(UNKNOWN_EXIT if code is None else code))
+        self._end_the_rest()
+        self.streams.drain(lambda: self._conclude(code))
 
     def _stop_names(self) -> None:
         """Its sockets would keep the container's network namespace."""
         if self._names is not None:
             self._names.close()
 
-    def _end_the_rest(self, task: Task) -> None:
+    def _end_the_rest(self) -> None:
         """Without a pid namespace of its own, nobody dies with the first process by the kernel's doing."""
         if self._record is not None and self._record.own_pids:
             return
         try:
-            task.cgroup.kill_all()
+            group = self._group()
+            if group is not None:
+                group.kill_all()
         except OSError as error:
             self._report("cannot kill what is left of the container", error)
 
@@ -530,21 +571,28 @@ class Container:
             code = None
         return process.zombie_exit_code(task.pid) if code is None else code
 
-    def _conclude(self, code: int) -> None:
-        """Output is complete: log it to the end, write the record, tell."""
+    def _conclude(self, code: int | None) -> None:
+        """Output is complete: log it to the end, write the record, tell. The code is None when nobody knows it."""
+        now = time.time_ns()
+        lost = () if code is not None else (Loss(what=Lost.EXIT_CODE.value, since=self.started_at, until=now),)
         record = ExitRecord(
-            exit_code=code,
-            exited_at=time.time_ns(),
+            exit_code=UNKNOWN_EXIT if code is None else code,
+            exited_at=now,
             started_at=self._record.started_at if self._record and self.phase is not Phase.CREATED else 0,
             oom_killed=self._was_oom_killed(),
             pid=self.pid,
+            losses=self.losses + lost,
         )
-        failpoints.hit("shim.exit.drained")
-        self._log.finish(lambda: self._persist(record))
+        self._log.finish(lambda: self._persist(self._with_unlogged(record)))
+
+    def _with_unlogged(self, record: ExitRecord) -> ExitRecord:
+        unlogged = self._log.unlogged()
+        return record if unlogged is None else replace(record, losses=(*record.losses, unlogged))
 
     def _was_oom_killed(self) -> bool:
         try:
-            return self._task is not None and self._task.cgroup.oom_kills() > 0
+            group = self._group()
+            return group is not None and group.oom_kills() > 0
         except OSError:
             return False
 
@@ -579,7 +627,23 @@ class Container:
         self.streams.finish()
 
 
-def _record(task: Task, options: CreateOptions, pipes: tuple[int, ...]) -> TaskRecord:
+def _log_options(record: TaskRecord) -> CreateOptions:
+    """How the earlier shim was told to log."""
+    target = None
+    if record.log_driver != "none":
+        target = LogTarget(
+            path=record.log_path,
+            max_size=record.log_max_size,
+            max_file=record.log_max_file,
+            compress=record.log_compress,
+            attributes=record.log_attributes.encode(),
+            non_blocking=record.log_non_blocking,
+            max_buffer=record.log_max_buffer,
+        )
+    return CreateOptions(log=target, destination=record.log_destination.encode(), log_buffer=record.log_max_buffer)
+
+
+def _record(task: Task, options: CreateOptions, pipes: tuple[int, ...], *, terminal: bool) -> TaskRecord:
     log = options.log
     return TaskRecord(
         pid=task.pid,
@@ -591,6 +655,12 @@ def _record(task: Task, options: CreateOptions, pipes: tuple[int, ...]) -> TaskR
         log_path=log.path if log else "",
         log_max_size=log.max_size if log else 0,
         log_max_file=log.max_file if log else 1,
+        log_compress=log.compress if log else False,
+        log_attributes=log.attributes.decode() if log else "",
+        log_non_blocking=log.non_blocking if log else False,
+        log_max_buffer=options.log_buffer,
+        log_destination=options.destination.decode(),
+        terminal=terminal,
         open_stdin=options.open_stdin,
         stdin_once=options.stdin_once,
         runtime=options.runtime,

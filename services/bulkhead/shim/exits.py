@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from bulkhead.linux import atomicfile
+from bulkhead.model.losses import Loss
 
 # What a container is reported with whose end nobody saw, as Docker does.
 UNKNOWN_EXIT = 255
@@ -29,6 +30,7 @@ class ExitRecord:
     started_at: int = 0
     oom_killed: bool = False
     pid: int = 0
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +49,19 @@ class TaskRecord:
     log_path: str = ""
     log_max_size: int = 0
     log_max_file: int = 1
+    log_compress: bool = False
+    log_attributes: str = ""
+    log_non_blocking: bool = False
+    log_max_buffer: int = 0
+    log_destination: str = ""
     open_stdin: bool = False
     stdin_once: bool = False
     cgroup: str = ""
     own_pids: bool = False
     runtime: tuple[str, ...] = ()
+    terminal: bool = False
     pipes: tuple[int, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
 
 RecordT = TypeVar("RecordT", ExitRecord, TaskRecord)
@@ -93,6 +102,11 @@ class Facts:
         return _read(self._exit.path, ExitRecord)
 
 
+def encode_losses(losses: tuple[Loss, ...]) -> bytes:
+    """As a JSON list; nothing for none."""
+    return json.dumps([asdict(loss) for loss in losses]).encode() if losses else b""
+
+
 def _encode(record: ExitRecord | TaskRecord) -> bytes:
     return json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
 
@@ -101,9 +115,15 @@ def _read(path: str, kind: type[RecordT]) -> RecordT | None:
     try:
         found: Any = json.loads(atomicfile.read(path, _LIMIT))
         known = {field.name for field in fields(kind)}
+        found["losses"] = [_loss(loss) for loss in found.get("losses", ())]
         return kind(**{name: _value(value) for name, value in found.items() if name in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _loss(told: dict[str, Any]) -> Loss:
+    known = {field.name for field in fields(Loss)}
+    return Loss(**{name: value for name, value in told.items() if name in known})
 
 
 def _value(value: Any) -> Any:

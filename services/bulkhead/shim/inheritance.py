@@ -1,14 +1,18 @@
 """What is left of a dead shim's container: descriptors that were kept for it, else what its process still holds."""
 
+# ruff: noqa: PTH116, PTH208 -- see linux.atomicfile
+
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bulkhead.linux import pidfd, process
+from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import custody
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.exits import TaskRecord
@@ -20,16 +24,37 @@ class Legacy:
 
     pidfd: int
     streams: Mapping[str, int]
+    kept: bool = True
 
 
-def claim(record: TaskRecord, estate: Estate | None) -> Legacy:
-    """What there is for the process of `record`; an estate of another run is closed."""
+def claim(record: TaskRecord, estate: Estate | None, pids: Callable[[], Sequence[int]]) -> Legacy:
+    """What there is for the process of `record`, one of `pids`; an estate of another run is closed."""
     if estate is not None and (estate.pid, estate.start_time) == (record.pid, record.start_time):
         found = dict(estate.descriptors)
         return Legacy(pidfd=found.pop(custody.PID, -1), streams=found)
     if estate is not None:
         estate.close()
-    return Legacy(pidfd=-1, streams=_reopened(record))
+    return Legacy(pidfd=-1, streams=_reopened(record, pids), kept=False)
+
+
+def losses(record: TaskRecord, legacy: Legacy) -> tuple[Loss, ...]:
+    """What the earlier shim's death has taken, now that nobody kept its descriptors."""
+    now = time.time_ns()
+    since = _last_written(record)
+    lost: list[Loss] = []
+    if record.log_destination:
+        lost.append(Loss(what=Lost.SHIPPED_LOG.value, since=since, until=now))
+    if legacy.kept:
+        return tuple(lost)
+    if record.log_driver != "none":
+        lost.append(Loss(what=Lost.LOG.value, since=since, until=now))
+    if record.terminal:
+        lost.append(Loss(what=Lost.TERMINAL.value, since=since))
+    elif record.open_stdin:
+        lost.append(Loss(what=Lost.STDIN.value, since=since))
+    if any(inode and name not in legacy.streams for name, inode in _outputs(record)):
+        lost.append(Loss(what=Lost.OUTPUT.value, since=since))
+    return tuple(lost)
 
 
 def exit_code(descriptor: int) -> int | None:
@@ -43,21 +68,51 @@ def exit_code(descriptor: int) -> int | None:
     return None if status is None else status.code
 
 
-def _reopened(record: TaskRecord) -> dict[str, int]:
-    """The pipes that the process still writes to, opened once more for reading (proc(5), fd)."""
+def _last_written(record: TaskRecord) -> int:
+    """When the log last grew, else when the run began: the earlier shim was well then."""
+    try:
+        return max(os.stat(record.log_path).st_mtime_ns, record.started_at)
+    except (OSError, ValueError):
+        return record.started_at
+
+
+def _outputs(record: TaskRecord) -> zip[tuple[str, int]]:
+    return zip((custody.STDOUT, custody.STDERR), record.pipes, strict=False)
+
+
+def _reopened(record: TaskRecord, pids: Callable[[], Sequence[int]]) -> dict[str, int]:
+    """The pipes that the container's processes still write to, opened once more for reading (proc(5), fd)."""
     found: dict[str, int] = {}
     alive = process.open_verified(record.pid, record.start_time) if record.boot_id == process.boot_id() else None
     if alive is None:
         return found
     try:
-        for number, (name, inode) in enumerate(zip((custody.STDOUT, custody.STDERR), record.pipes, strict=False), 1):
-            with contextlib.suppress(OSError):
-                descriptor = _reopen(f"/proc/{record.pid}/fd/{number}", inode)
+        wanted = {inode: name for name, inode in _outputs(record) if inode}
+        for pid in (record.pid, *pids()):
+            for inode, name in tuple(wanted.items()):
+                descriptor = _reopen_any(pid, inode)
                 if descriptor >= 0:
                     found[name] = descriptor
+                    del wanted[inode]
+            if not wanted:
+                break
     finally:
         os.close(alive)
     return found
+
+
+def _reopen_any(pid: int, inode: int) -> int:
+    """-1 when the process has not got the pipe, under whatever number."""
+    try:
+        numbers = sorted(os.listdir(f"/proc/{pid}/fd"), key=int)
+    except OSError:
+        return -1
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            descriptor = _reopen(f"/proc/{pid}/fd/{number}", inode)
+            if descriptor >= 0:
+                return descriptor
+    return -1
 
 
 def _reopen(path: str, inode: int) -> int:

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bulkhead.linux import atomicfile
+from bulkhead.model.losses import Loss
+from bulkhead.model.losses import Lost as Losable
 from bulkhead.shim.journal import Entry, Journal, Kind, Left, Place
 from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.loop import Loop, Timer
@@ -76,6 +78,10 @@ class LogSink(Protocol):
 
     def finish(self, done: Callable[[], None]) -> None:
         """Write what still waits, then call `done`; soon, even if the disk is stuck."""
+
+    def unlogged(self) -> Loss | None:
+        """What has been taken and is not in the log: to be asked when it is finished."""
+        return None
 
     def close(self) -> None: ...
 
@@ -138,6 +144,8 @@ class JsonFile(LogSink):
         self._backlog: deque[Waiting] = deque()
         self._waiting = 0
         self._lost = Lost()
+        # Since when the disk refuses, 0 while it does not.
+        self._trouble = 0
         self._retry: Timer | None = None
         self._patience: Timer | None = None
         self._dropping = False
@@ -177,6 +185,10 @@ class JsonFile(LogSink):
         # An exit must not wait for a broken disk: it is announced without these lines then.
         self._done = done
         self._loop.later(PATIENCE if self._retry is None else 2 * RETRY, self._finished)
+
+    def unlogged(self) -> Loss | None:
+        lines = self._lost.lines + sum(each.records.count(b"\n") for each in self._backlog)
+        return Loss(what=Losable.LOG.value, since=self._trouble, until=time.time_ns(), lines=lines) if lines else None
 
     def close(self) -> None:
         self._closed = True
@@ -275,6 +287,7 @@ class JsonFile(LogSink):
 
     def _written(self) -> None:
         waiting = self._backlog.popleft()
+        self._trouble = 0
         self._waiting -= len(waiting.records)
         self._journal.logged(waiting.stream, waiting.unfinished, self._file.place())
         self._grown()
@@ -284,6 +297,7 @@ class JsonFile(LogSink):
     def _failed(self, error: OSError) -> None:
         """The disk refuses. What waits goes on waiting; what does not fit is dropped, nobody is held for it."""
         self._lost.errno = error.errno or errno.EIO
+        self._trouble = self._trouble or time.time_ns()
         self._release()
         self._retry = self._loop.later(RETRY, self._try_again)
 

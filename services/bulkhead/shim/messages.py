@@ -40,6 +40,7 @@ class StateResponse(Message):
     oom_killed: bool = False
     shim_pid: int = 0
     exec_ids: list[str] = field(default_factory=list)
+    losses: bytes = b""
     FIELDS: ClassVar = (
         Field(1, "phase", STRING),
         Field(2, "pid", SIGNED),
@@ -50,6 +51,7 @@ class StateResponse(Message):
         Field(7, "oom_killed", BOOL),
         Field(8, "shim_pid", SIGNED),
         Field(9, "exec_ids", STRING, repeated=True),
+        Field(10, "losses", BYTES),
     )
 
 
@@ -150,10 +152,12 @@ class WaitResponse(Message):
     exit_code: int = 0
     exited_at: int = 0
     oom_killed: bool = False
+    losses: bytes = b""
     FIELDS: ClassVar = (
         Field(1, "exit_code", SIGNED),
         Field(2, "exited_at", SIGNED),
         Field(3, "oom_killed", BOOL),
+        Field(4, "losses", BYTES),
     )
 
 

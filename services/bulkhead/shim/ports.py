@@ -109,5 +109,8 @@ class Launcher(Protocol):
         ChildProcessError when it is not this process's child, or was reaped already.
         """
 
+    def group(self, cgroup: str) -> Cgroup:
+        """The cgroup of a container that has ended. Raises OSError."""
+
     def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
         """Remove what a container has left, its cgroup above all, after its process is gone. Raises OSError."""

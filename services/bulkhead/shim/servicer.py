@@ -9,7 +9,7 @@ from bulkhead.errors import InvalidArgument, LaunchFailed, NotFound
 from bulkhead.shim import messages
 from bulkhead.shim.container import Container, CreateOptions, Phase
 from bulkhead.shim.execs import Exec, Execs
-from bulkhead.shim.exits import ExitRecord
+from bulkhead.shim.exits import ExitRecord, encode_losses
 from bulkhead.shim.logs import LogTarget
 from bulkhead.shim.messages import Empty
 from bulkhead.shim.ports import Rootfs
@@ -62,6 +62,7 @@ class ShimServicer:
                 oom_killed=bool(ended and ended.oom_killed),
                 shim_pid=os.getpid(),
                 exec_ids=self._execs.ids(),
+                losses=encode_losses(ended.losses if ended else container.losses),
             )
         )
 
@@ -85,7 +86,10 @@ class ShimServicer:
         def container_exited(record: ExitRecord) -> None:
             call.reply(
                 messages.WaitResponse(
-                    exit_code=record.exit_code, exited_at=record.exited_at, oom_killed=record.oom_killed
+                    exit_code=record.exit_code,
+                    exited_at=record.exited_at,
+                    oom_killed=record.oom_killed,
+                    losses=encode_losses(record.losses),
                 )
             )
 

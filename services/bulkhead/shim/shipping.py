@@ -45,9 +45,12 @@ class Sender(Protocol):
 
 
 class Shipped(LogSink):
-    """What goes to `cache` goes to `sender` too. Raises Internal when the receiver is not there."""
+    """What goes to `cache` goes to `sender` too.
 
-    def __init__(self, sender: Sender, cache: LogSink, loop: Loop, limit: int) -> None:
+    Raises Internal when the receiver is not there, unless it is `known` that it was: then it may come back.
+    """
+
+    def __init__(self, sender: Sender, cache: LogSink, loop: Loop, limit: int, *, known: bool = False) -> None:
         self._sender = sender
         self._cache = cache
         self._loop = loop
@@ -60,7 +63,8 @@ class Shipped(LogSink):
         self._news = _thread.allocate_lock()
         self._news.acquire()
         try:
-            sender.connect()
+            if not known:
+                sender.connect()
         except OSError as error:
             raise Internal(f"failed to initialize logging driver: {error}") from error
         _thread.start_new_thread(self._run, ())

@@ -16,6 +16,7 @@ from bulkhead.model.container import ContainerSpec, Healthcheck, Mount, NetworkE
 from bulkhead.model.health import Health
 from bulkhead.model.ids import short
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.losses import Loss
 
 _PREDEFINED = frozenset(("", "bridge", "host", "none"))
 GRAPH_DRIVER = "overlay2"
@@ -80,9 +81,18 @@ def state(container: InspectedContainer) -> dict[str, Any]:
     if container.ended_by:
         # Not Docker's: what brought the last run to its end.
         shown["EndedBy"] = container.ended_by
+    if container.losses:
+        # Not Docker's: what the deaths of processes, or the disk, have taken of the run.
+        shown["Losses"] = [_loss(each) for each in container.losses]
     if container.health is not None:
         shown["Health"] = _health(container.health)
     return shown
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    """A number of lines only where it is known."""
+    shown: dict[str, Any] = {"What": loss.what, "Since": rfc3339(loss.since), "Until": rfc3339(loss.until)}
+    return shown | ({"Lines": loss.lines} if loss.lines else {})
 
 
 def _health(health: Health) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from bulkhead.manager.bundles import read_json
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import Instance
+from bulkhead.model.losses import Loss
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
@@ -38,6 +39,7 @@ KILL_SECONDS = 5.0
 DEATH_SECONDS = 5.0
 SHIM_RECORD = "shim.json"
 _encode = msgspec.json.Encoder().encode
+_decode_losses = msgspec.json.Decoder(tuple[Loss, ...]).decode
 
 
 class RemoteShim:
@@ -57,6 +59,7 @@ class RemoteShim:
             started_at=told.started_at,
             exited_at=told.exited_at,
             oom_killed=told.oom_killed,
+            losses=_losses(told.losses),
         )
 
     async def create(self, bundle: Bundle) -> Created:
@@ -71,7 +74,8 @@ class RemoteShim:
 
     async def wait(self, exec_id: str = "") -> Exit:
         answer = await self.client.wait(exec_id)
-        return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed)
+        losses = _losses(answer.losses)
+        return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed, losses=losses)
 
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
         await self.client.kill(signal, exec_id=exec_id, all=everyone, timeout=KILL_SECONDS)
@@ -288,6 +292,10 @@ def _create_request(bundle: Bundle) -> wire.CreateRequest:
         width=bundle.width,
         runtime=list(bundle.runtime),
     )
+
+
+def _losses(told: bytes) -> tuple[Loss, ...]:
+    return _decode_losses(told) if told else ()
 
 
 def _raise_failure(failure: wire.Launch | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
-from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Cgroup, Process, Rootfs, Stdio, Task
 
 if TYPE_CHECKING:
     from bulkhead.shim.adapters.command_launcher import CommandLauncher
@@ -68,6 +68,9 @@ class Launchers:
 
     def reap(self, pidfd: int) -> int | None:
         return self._own.reap(pidfd)
+
+    def group(self, cgroup: str) -> Cgroup:
+        return self._own.group(cgroup)
 
     def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
         if runtime:

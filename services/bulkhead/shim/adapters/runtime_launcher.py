@@ -103,6 +103,10 @@ class RuntimeLauncher:
             raise ChildProcessError(str(error)) from error
         return None if status is None else status.code
 
+    def group(self, cgroup: str) -> Cgroup:
+        """The cgroup of a container that has ended. Raises OSError."""
+        return Cgroup(cgroup)
+
     def release(self, cgroup: str) -> None:
         """Remove what a container that has ended has left. Raises OSError."""
         Cgroup(cgroup).remove()

@@ -444,6 +444,11 @@ class StateResponse(betterproto2.Message):
 
     exec_ids: "list[str]" = betterproto2.field(9, betterproto2.TYPE_STRING, repeated=True)
 
+    losses: "bytes" = betterproto2.field(10, betterproto2.TYPE_BYTES)
+    """
+    of this run: a JSON list of what, since, until, lines
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "StateResponse", StateResponse)
 
@@ -466,6 +471,11 @@ class WaitResponse(betterproto2.Message):
     exited_at: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
 
     oom_killed: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+    losses: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
+    """
+    as in StateResponse
+    """
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "WaitResponse", WaitResponse)

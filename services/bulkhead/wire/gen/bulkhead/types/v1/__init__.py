@@ -13,6 +13,7 @@ __all__ = (
     "Health",
     "Healthcheck",
     "LogConfig",
+    "Loss",
     "Mount",
     "NetworkEndpoint",
     "ProbeResult",
@@ -90,6 +91,8 @@ class Container(betterproto2.Message):
     health: "Health | None" = betterproto2.field(50, betterproto2.TYPE_MESSAGE, optional=True)
 
     ended_by: "str" = betterproto2.field(51, betterproto2.TYPE_STRING)
+
+    losses: "list[Loss]" = betterproto2.field(52, betterproto2.TYPE_MESSAGE, repeated=True)
 
     upper_dir: "str" = betterproto2.field(21, betterproto2.TYPE_STRING)
 
@@ -404,6 +407,24 @@ class LogConfig(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.types.v1", "LogConfig", LogConfig)
+
+
+@dataclass(eq=False, repr=False)
+class Loss(betterproto2.Message):
+    """
+    What is lost of a run; Unix nanoseconds, 0 = unknown.
+    """
+
+    what: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    since: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    until: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    lines: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+
+
+default_message_pool.register_message("bulkhead.types.v1", "Loss", Loss)
 
 
 @dataclass(eq=False, repr=False)
