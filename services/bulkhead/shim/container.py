@@ -560,6 +560,8 @@ class Container:
             group = self._group()
             if group is not None:
                 group.kill_all()
+        except FileNotFoundError:
+            return
         except OSError as error:
             self._report("cannot kill what is left of the container", error)
 
