@@ -41,7 +41,7 @@ async def test_a_container_runs_and_its_exit_is_known_everywhere(launch: Launch)
             "started_at": after.started_at,
             "oom_killed": False,
             "pid": after.pid,
-                "losses": [],
+            "losses": [],
         }
         assert after.started_at < answer.exited_at
         assert (shim.logged(), shim.logged("stderr")) == ("out\n", "err\n")
