@@ -51,6 +51,8 @@ def _watched(engine: Engine) -> Iterator[Engine]:
     before = leaks.facts(engine.instance)
     yield engine
     engine.start()
+    traces = engine.journals.tracebacks()
     engine.remove_containers()
     left = leaks.left_after(engine.instance, before)
     assert not left, "left behind:\n" + "\n".join(left)
+    assert not traces, "errors that nobody expected:\n" + "\n".join(traces)

@@ -27,6 +27,7 @@ from bulkhead.linux.netlink import Netlink
 from bulkhead.linux.nftables import Nftables
 from bulkhead.model.instance import SERVICES, Instance
 from bulkhead.settings import Settings
+from tests.support.tracebacks import Journals
 
 COMMAND_SECONDS = 60
 
@@ -39,6 +40,7 @@ class Engine:
         self.settings: Settings = settings_module.load({**_private_names(base), **(environ or {})})
         self.instance: Instance = self.settings.instance
         self.daemons = Daemons(self.settings)
+        self.journals = Journals(self.instance)
         self._launched: list[subprocess.Popen[bytes]] = []
 
     # --- processes
@@ -145,10 +147,13 @@ def private_engine(**environ: str) -> Iterator[Engine]:
         with _undertaker(engine):
             yield engine
     finally:
+        engine.stop()  # in good order: what they say at their end is read too
+        traces = engine.journals.tracebacks()
         report = engine.purge()
         left = nothing_left(engine.instance)
         shutil.rmtree(base, ignore_errors=True)
     assert not left, f"purge left {left}: {report}"
+    assert not traces, "errors that nobody expected:\n" + "\n".join(traces)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -58,7 +59,9 @@ from bulkhead.wire.client import channel
 from bulkhead.wire.inflight import InFlight
 
 # How long a stop waits for requests that are under way; streams without an end are dropped at once.
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 8.0
+# And how long their answers may then take to be sent.
+CLOSE_SECONDS = 1.0
 # Filters in the query and X-Registry-Config of many registries are long.
 LONGEST_LINE = 64 << 10
 
@@ -161,18 +164,27 @@ async def _listening_remotely(remote: Remote, engine: EngineServer) -> AsyncIter
 
 
 async def _ended(engine: EngineServer) -> None:
-    engine.drop_endless()
-    await engine.shutdown(DRAIN_SECONDS)
+    await engine.drain()
+    await engine.shutdown(CLOSE_SECONDS)
 
 
 class EngineServer(web.Server):
     """aiohttp's low-level server with connections that can be taken over."""
 
+    def __init__(self, edge: Edge, **settings: Any) -> None:
+        super().__init__(edge, **settings)
+        self._edge = edge
+
     def __call__(self) -> EngineConnection:
         return EngineConnection(self, loop=self._loop, **self._kwargs)
 
-    def drop_endless(self) -> None:
-        """Close the connections whose streams would last until their clients leave."""
+    async def drain(self) -> None:
+        """Answer what was asked, for DRAIN_SECONDS at most; streams without an end are ended at once."""
         for connection in self.connections:
-            if isinstance(connection, EngineConnection) and connection.endless and connection.transport is not None:
-                connection.transport.abort()
+            if isinstance(connection, EngineConnection):
+                connection.leave()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._edge.idle()
+        except TimeoutError:
+            self._edge.cut_off()

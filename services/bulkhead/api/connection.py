@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 _MAY_HIJACK = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exec/[^/? ]+/start)[? ]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
+_LAST_CHUNK = b"0\r\n\r\n"
 _LONGEST_HEAD = 16 << 10
 _MOST_HELD = 64 << 10
 # How long output waits for a client to read the head of the answer, and how often this is looked at.
@@ -77,12 +78,13 @@ class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
     __slots__ = ("_answered", "_expected", "_hangup", "_head", "_held", "_held_paused", "_listener", "_mid_head",
-                 "_peer_ended", "endless", "hijacked")  # fmt: skip
+                 "_peer_ended", "chunked", "endless", "hijacked")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.hijacked = False  # raw bytes were written: no HTTP can follow
         self.endless = False  # the handler streams until the client leaves: a stop of the daemon does not wait for it
+        self.chunked = False  # and what it streams are chunks, the last of which is empty
         self._answered = 0
         self._head = b""  # a head that may be hijacked and is not complete
         self._mid_head = False  # aiohttp has the beginning of a head
@@ -159,10 +161,24 @@ class EngineConnection(RequestHandler):
 
     # -- the end of a request
 
+    def leave(self) -> None:
+        """Take no more requests: one that is under way is answered, a stream without an end is ended, then close."""
+        if not self._request_in_progress and not self._messages:
+            self.force_close()
+            return
+        self._close = True
+        if self.endless and self.transport is not None:
+            # Each chunk is one write, so this comes between two of them, and the client sees a whole answer.
+            if self.chunked and not self.hijacked:
+                self.transport.write(_LAST_CHUNK)
+            self.transport.close()
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         self._answered += 1
+        if self._close and not resp.prepared:
+            resp.force_close()
         answer = await super().finish_response(request, resp, start_time)
         self._release()
         return answer

@@ -6,8 +6,10 @@ here first of all, see `admission`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -20,7 +22,7 @@ from bulkhead.api.errors import body_of, status_of
 from bulkhead.api.metrics import Metrics
 from bulkhead.api.routing import Found, Handler, Table
 from bulkhead.api.versions import HEADERS, NEWEST, OLDEST, Version
-from bulkhead.errors import BulkheadError, Forbidden, InvalidArgument
+from bulkhead.errors import BulkheadError, Forbidden, InvalidArgument, Unavailable
 from bulkhead.wire.inflight import InFlight
 
 log = structlog.get_logger()
@@ -36,8 +38,37 @@ class Edge:
         self._admission = admission
         self._metrics = metrics
         self._in_flight = in_flight
+        self._handling: set[asyncio.Task[Any]] = set()
+        self._cut = False
+
+    async def idle(self) -> None:
+        """Return when no request is being handled."""
+        while self._handling:
+            await asyncio.wait(self._handling)
+
+    def cut_off(self) -> None:
+        """The service leaves now: those whose answer has not begun are told, the others broken off."""
+        self._cut = True
+        for task in self._handling:
+            task.cancel()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handling.add(task)
+        try:
+            return await self._handle(request)
+        except asyncio.CancelledError:
+            if not self._cut or request.writer.output_size > 0:
+                raise
+            task.uncancel()
+            response = failure(Unavailable("the API service is stopping: the operation may go on"))
+            response.force_close()
+            return response
+        finally:
+            self._handling.discard(task)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
         began = time.monotonic()
         path, version = _split(request.path)

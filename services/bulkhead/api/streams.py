@@ -45,7 +45,7 @@ async def begin(
     response = web.StreamResponse(headers={**HEADERS, **headers, "Content-Type": content_type})
     if call.request.version >= (1, 1):
         response.enable_chunked_encoding()
-    call.connection.endless = endless
+    call.connection.endless, call.connection.chunked = endless, bool(response.chunked)
     await response.prepare(call.request)
     return response
 

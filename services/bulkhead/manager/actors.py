@@ -26,7 +26,7 @@ from bulkhead.wire.inflight import InFlight
 log = structlog.get_logger()
 
 T = TypeVar("T")
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,9 +62,10 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         )
         await events.open()
         records = await SqliteRecords.open(database, events.announce)
-        actors = await stack.enter_async_context(Actors())
         images = await stack.enter_async_context(_images(database, instance, config, events, records))
         ports = await _ports(stack, instance, config, records, images)
+        # Last in, first out: operations that a stop lets end still need shims, network and records.
+        actors = await stack.enter_async_context(Actors())
         core = assemble(instance, config, ports, actors)
         await _recover(core, records, images)
         _begin_upkeep(core, actors, events)

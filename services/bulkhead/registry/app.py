@@ -34,7 +34,7 @@ from bulkhead.registry.upstreams.pulls import Pulls
 from bulkhead.settings import Settings
 
 # Requests under way get this long to end once the service is told to stop.
-DRAIN_SECONDS = 30.0
+DRAIN_SECONDS = 10.0
 # Handlers that are left then are cancelled, and get this long to clean up.
 CLOSE_SECONDS = 2.0
 # A refused body is read for so long, so that the client gets to read the refusal.

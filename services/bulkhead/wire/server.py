@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,13 +23,15 @@ from grpclib.health.service import Health
 from grpclib.server import Server, Stream
 
 from bulkhead import telemetry
-from bulkhead.errors import BulkheadError, Conflict
+from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.status import code_of
 
 log = structlog.get_logger()
 
 Handler = Callable[[Stream[Any, Any]], Awaitable[None]]
+# How long a stop waits for calls that are under way; streams are ended at once.
+DRAIN_SECONDS = 8.0
 
 
 class Servicer(Protocol):
@@ -38,12 +40,48 @@ class Servicer(Protocol):
     def __mapping__(self) -> Mapping[str, grpclib.const.Handler]: ...
 
 
+class _Turnstile:
+    """Counts the calls that will end by themselves, and lets no call in once it is closed."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._inside = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.contextmanager
+    def passed(self, cardinality: grpclib.const.Cardinality) -> Iterator[None]:
+        """Raises Unavailable once closed."""
+        if self._closed:
+            raise Unavailable("the service is stopping")
+        counts = cardinality is grpclib.const.Cardinality.UNARY_UNARY
+        self._inside += counts
+        if self._inside:
+            self._idle.clear()
+        try:
+            yield
+        finally:
+            self._inside -= counts
+            if not self._inside:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Wait until all are through, DRAIN_SECONDS at most."""
+        self._closed = True
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("calls cut off", count=self._inside)
+
+
 @dataclass(frozen=True, slots=True)
 class _Guarded:
     """A servicer whose every method maps our errors to gRPC's, and whose streams end with their callers."""
 
     inner: Servicer
     in_flight: InFlight
+    turnstile: _Turnstile
 
     def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
         # The generated base leaves a stream that is broken off to the garbage collector, and grpclib keeps the
@@ -51,7 +89,10 @@ class _Guarded:
         object.__setattr__(self.inner, "_call_rpc_handler_server_stream", _answer_in_parts)  # some are frozen
         return {
             route: grpclib.const.Handler(
-                _guard(route, entry.func, self.in_flight), entry.cardinality, entry.request_type, entry.reply_type
+                _guard(route, entry, self.in_flight, self.turnstile),
+                entry.cardinality,
+                entry.request_type,
+                entry.reply_type,
             )
             for route, entry in self.inner.__mapping__().items()
         }
@@ -66,15 +107,15 @@ async def _answer_in_parts(
             await stream.send_message(answer)
 
 
-def _guard(route: str, handle: Handler, in_flight: InFlight) -> Handler:
+def _guard(route: str, entry: grpclib.const.Handler, in_flight: InFlight, turnstile: _Turnstile) -> Handler:
     name = route.rpartition(".")[2].replace("/", ".")
 
     async def guarded(stream: Stream[Any, Any]) -> None:
         sent = stream.metadata.get(telemetry.REQUEST_ID_HEADER) if stream.metadata else None
         telemetry.bind_request_id(sent if isinstance(sent, str) else None)
         try:
-            with in_flight.tracked(name):
-                await handle(stream)
+            with turnstile.passed(entry.cardinality), in_flight.tracked(name):
+                await entry.func(stream)
         except BulkheadError as error:
             raise GRPCError(grpclib.const.Status(code_of(error)), str(error)) from error
         except GRPCError:
@@ -92,6 +133,11 @@ class _PeerChecked(Server):
     def __init__(self, services: Sequence[Servicer]) -> None:
         super().__init__(services)
         self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    def stop_listening(self) -> None:
+        """Take no more connections; those that are there go on."""
+        if self._server is not None:
+            self._server.close()
 
     def hang_up(self) -> None:
         """Close every connection: a client must not go on talking to a service that has ended."""
@@ -129,12 +175,15 @@ async def serve(services: Sequence[Servicer], path: Path, in_flight: InFlight | 
     Raises Conflict when a live process listens there.
     """
     calls = in_flight if in_flight is not None else InFlight()
-    server = _PeerChecked([*(_Guarded(service, calls) for service in services), Health()])
+    turnstile = _Turnstile()
+    server = _PeerChecked([*(_Guarded(service, calls, turnstile) for service in services), Health()])
     listener = bind(path)
     try:
         await server.start(sock=listener)
         yield
     finally:
+        server.stop_listening()
+        await turnstile.close()
         server.close()
         await server.wait_closed()
         server.hang_up()

@@ -33,6 +33,17 @@ class Flaky(Fake):
         await self.stack.enter_async_context(self.manager.serving())
 
 
+class Held:
+    """An operation that lasts until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *_: object) -> None:
+        self.asked.set()
+        await self.let_go.wait()
+
+
 @pytest.fixture
 async def flaky(tmp_path: Path) -> AsyncIterator[Flaky]:
     settings = fake_settings(tmp_path)
@@ -147,7 +158,7 @@ async def test_logs_go_on_when_the_shim_is_replaced(flaky: Flaky) -> None:
             assert await logs.chunk() == b""
 
 
-async def test_stopping_the_daemon_drops_endless_streams_at_once(tmp_path: Path) -> None:
+async def test_stopping_the_daemon_ends_endless_streams_at_once_and_whole(tmp_path: Path) -> None:
     settings = fake_settings(tmp_path)
     async with FakeManager(settings.instance).serving():
         async with AsyncExitStack() as api:
@@ -157,8 +168,56 @@ async def test_stopping_the_daemon_drops_endless_streams_at_once(tmp_path: Path)
                 await wire.head()
                 async with asyncio.timeout(DRAIN_SECONDS / 2):
                     await api.aclose()
+                assert await wire.chunk() == b""
                 assert await wire.rest() == b""
         assert not settings.instance.docker_socket.exists()
+
+
+async def test_stopping_the_daemon_answers_what_is_under_way_and_takes_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fake_settings(tmp_path)
+    socket = settings.instance.docker_socket
+    async with FakeManager(settings.instance).serving() as manager, AsyncExitStack() as api:
+        await api.enter_async_context(serve(settings))
+        container = await Fake(manager).create("true")
+        held = Held()
+        monkeypatch.setattr(container, "stop", held)
+        async with connected(socket) as idle, connected(socket) as busy:
+            idle.send(request("GET", "/_ping"))
+            assert (await idle.reply()).status == 200
+            busy.send(request("POST", f"/containers/{container.id}/stop?t=60"))
+            await held.asked.wait()
+            leaving = asyncio.create_task(api.aclose())
+            assert await idle.rest() == b""
+            with pytest.raises(OSError, match=r"No such file|refused"):
+                await call(socket, "GET", "/_ping")
+            held.let_go.set()
+            reply = await busy.reply(bodyless=True)
+            assert (reply.status, reply.headers["connection"]) == (204, "close")
+            assert await busy.rest() == b""
+            await leaving
+
+
+async def test_what_takes_too_long_is_told_that_the_daemon_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bulkhead.api.app.DRAIN_SECONDS", 0.05)
+    settings = fake_settings(tmp_path)
+    async with FakeManager(settings.instance).serving() as manager, AsyncExitStack() as api:
+        await api.enter_async_context(serve(settings))
+        container = await Fake(manager).create("true")
+        held = Held()
+        monkeypatch.setattr(container, "stop", held)
+        async with connected(settings.instance.docker_socket) as wire:
+            wire.send(request("POST", f"/containers/{container.id}/stop?t=60"))
+            await held.asked.wait()
+            await api.aclose()
+            reply = await wire.reply()
+            assert (reply.status, reply.headers["connection"]) == (503, "close")
+            assert reply.message.startswith("the API service is stopping")
+            assert await wire.rest() == b""
+        held.let_go.set()
 
 
 async def test_a_stale_socket_is_replaced_and_a_live_one_respected(tmp_path: Path) -> None:

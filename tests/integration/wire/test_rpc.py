@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -86,3 +88,41 @@ async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) 
                 pass
         assert path.stat().st_mode & 0o777 == 0o600
     assert not path.exists()
+
+
+class Slow(SupervisorBase):
+    """Answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def launch(self, message: LaunchRequest) -> LaunchResponse:
+        self.asked.set()
+        await self.let_go.wait()
+        return LaunchResponse(pid=7)
+
+
+async def test_a_stop_lets_a_call_end_and_no_other_begin(tmp_path: Path, over: Channel) -> None:
+    slow = Slow()
+    supervisor = stub(SupervisorStub, over, "supervisor")
+    async with contextlib.AsyncExitStack() as service:
+        await service.enter_async_context(serve([slow], tmp_path / "s.sock"))
+        begun = asyncio.create_task(supervisor.launch(LaunchRequest()))
+        await slow.asked.wait()
+        leaving = asyncio.create_task(service.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(errors.Unavailable, match="stopping"):
+            await supervisor.launch(LaunchRequest())
+        slow.let_go.set()
+        assert (await begun).pid == 7
+        await leaving
+
+
+async def test_a_stop_does_not_wait_for_ever(tmp_path: Path, over: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkhead.wire.server.DRAIN_SECONDS", 0.05)
+    slow = Slow()
+    async with serve([slow], tmp_path / "s.sock"):
+        begun = asyncio.create_task(stub(SupervisorStub, over, "supervisor").launch(LaunchRequest()))
+        await slow.asked.wait()
+    with pytest.raises(errors.Unavailable):
+        await begun
