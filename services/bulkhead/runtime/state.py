@@ -174,11 +174,11 @@ class Container:
         atomicfile.write(f"{self.directory}/{name}", content, durable=False)
 
     def forget(self) -> None:
-        """Remove the directory, in which nothing is deep: the id is free again."""
+        """Remove the directory: the id is free again."""
         with contextlib.suppress(FileNotFoundError):
             with os.scandir(self.directory) as entries:
                 for entry in entries:
-                    os.unlink(entry.path)
+                    _unlink_all(entry)
             os.rmdir(self.directory)
 
     # ---- what the kernel says ----
@@ -240,3 +240,14 @@ def described(record: Record, status: Status) -> dict[str, Any]:
         "created": record.created,
     }
     return found | ({"annotations": dict(record.annotations)} if record.annotations else {}) | {"owner": ""}
+
+
+def _unlink_all(entry: os.DirEntry[str]) -> None:
+    """A file, or a directory of files."""
+    if not entry.is_dir(follow_symlinks=False):
+        os.unlink(entry.path)
+        return
+    with os.scandir(entry.path) as files:
+        for file in files:
+            os.unlink(file.path)
+    os.rmdir(entry.path)

@@ -19,7 +19,7 @@ from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, 
 from bulkhead.linux import pidfd
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import filters, hooks, launch
-from bulkhead.runtime.command import bundles, handles, terminals
+from bulkhead.runtime.command import bundles, handles, notify, terminals
 from bulkhead.runtime.command.arguments import Arguments
 from bulkhead.runtime.command.context import Context
 from bulkhead.runtime.state import Container, Record, Status, filter_cache
@@ -80,9 +80,14 @@ def _launch(container: Container, new: _New, pid_file: str, *, detached: bool) -
             container.save(new.record.launched(task.pid, task.start_time, task.cgroup.paths))
             if detached:
                 new.hand_over_console(task)
+            listener = notify.listen(container.directory)
             task.start()
             new.say("init: closing the pipe to signal completion")
             handles.write_pid(pid_file, task.pid)
+    if listener is not None and detached:
+        listener.pass_on(task.pidfd, task.pid)
+    elif listener is not None:
+        listener.pass_on_meanwhile(task.pidfd)
     return task
 
 
@@ -95,8 +100,12 @@ def start(context: Context, arguments: Arguments) -> int:
             raise Conflict("cannot start a container that has stopped")
         if status is not Status.CREATED:
             raise Conflict("cannot start an already running container")
+        listener = notify.listen(container.directory)
+        process = record.open_process() if listener is not None else None
         _let_go(container, record)
     _after_start(container, record)
+    if listener is not None and process is not None:
+        listener.pass_on(process, record.pid)
     return 0
 
 
@@ -138,6 +147,7 @@ class _New:
     def create(self, *, exec_fifo: str | None = None) -> launch.Task:
         self._container.save_config(self._content)
         self._container.save(self.record)
+        notify.offer(self.config, self._container.directory)
         if bundles.part(self.config, "linux").get("seccomp"):
             filters.use_directory(Path(filter_cache(self._context.root)))
         config, warnings = bundles.tolerated(bundles.with_default_devices(self.config))
