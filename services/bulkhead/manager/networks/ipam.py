@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from bulkhead.errors import Forbidden, InvalidArgument, ResourceExhausted
 from bulkhead.model.network import IPAddress, IPNetwork
+
+
+class Runs:
+    """Numbers that are taken, as runs of neighbours: the next free one is a search among runs, not among numbers."""
+
+    def __init__(self, numbers: Iterable[int] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for number in numbers:
+            self.add(number)
+
+    def __len__(self) -> int:
+        """How many runs there are."""
+        return len(self._starts)
+
+    def free_from(self, number: int) -> int:
+        """The lowest number not below this one that is not taken."""
+        at = self._at(number)
+        return number if at is None else self._ends[at] + 1
+
+    def add(self, number: int) -> None:
+        if self._at(number) is not None:
+            return
+        right = bisect_right(self._starts, number)
+        begins = self._starts[right] if right < len(self) and self._starts[right] == number + 1 else None
+        if right and self._ends[right - 1] == number - 1:
+            self._ends[right - 1] = number
+            if begins is not None:
+                self._ends[right - 1] = self._ends[right]
+                del self._starts[right], self._ends[right]
+        elif begins is not None:
+            self._starts[right] = number
+        else:
+            self._starts.insert(right, number)
+            self._ends.insert(right, number)
+
+    def discard(self, number: int) -> None:
+        at = self._at(number)
+        if at is None:
+            return
+        start, end = self._starts[at], self._ends[at]
+        halves = [(first, last) for first, last in ((start, number - 1), (number + 1, end)) if first <= last]
+        self._starts[at : at + 1] = [first for first, _ in halves]
+        self._ends[at : at + 1] = [last for _, last in halves]
+
+    def _at(self, number: int) -> int | None:
+        """The run that has the number."""
+        at = bisect_right(self._starts, number) - 1
+        return at if at >= 0 and self._ends[at] >= number else None
 
 
 class AddressPool:
@@ -34,6 +84,7 @@ class AddressPool:
         self._last = min(int(given[-1]), self._highest)
         self._given = self._first - 1
         self._owners: dict[int, str] = {}
+        self._taken = Runs(self._nobodys)
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -56,6 +107,7 @@ class AddressPool:
             number = self._next()
             self._given = number
         self._owners[number] = owner
+        self._taken.add(number)
         return self._address(number)
 
     def claim(self, address: IPAddress, owner: str) -> bool:
@@ -68,16 +120,20 @@ class AddressPool:
             return True
         if self._first <= number <= self._last:
             self._given = max(self._given, number)
+        self._taken.add(number)
         return self._owners.setdefault(number, owner) == owner
 
     def release(self, address: IPAddress, owner: str) -> None:
         """Free an address if `owner` holds it."""
         if self._owners.get(int(address)) == owner:
             del self._owners[int(address)]
+            if int(address) not in self._nobodys:
+                self._taken.discard(int(address))
 
     def forget(self) -> None:
         """Free every address."""
         self._owners.clear()
+        self._taken = Runs(self._nobodys)
 
     def _address(self, number: int) -> IPAddress:
         return self.subnet[number - int(self.subnet[0])]
@@ -87,12 +143,11 @@ class AddressPool:
         return within and number not in self._owners and number not in self._nobodys
 
     def _next(self) -> int:
-        if self._given >= self._last:
-            self._given = self._first - 1
-        for start, stop in ((self._given + 1, self._last), (self._first, self._given)):
-            for number in range(start, stop + 1):
-                if number not in self._owners and number not in self._nobodys:
-                    return number
+        after = self._given + 1 if self._given < self._last else self._first
+        for start in (after, self._first):
+            number = self._taken.free_from(start)
+            if number <= self._last:
+                return number
         raise ResourceExhausted(
             f"no available IPv{self.subnet.version} addresses on this network's address pools: {self.subnet}"
         )
