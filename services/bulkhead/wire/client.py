@@ -1,4 +1,6 @@
-"""gRPC over a Unix socket, called: our errors come back as themselves, an absent peer as Unavailable.
+"""Services called over a Unix socket: our errors come back as themselves, an absent peer as Unavailable.
+
+The contract is gRPC; a service of our own is spoken to in frames where that will do (`wire.direct`).
 
 manager = dial(ContainersStub, path, "manager")
 await manager.start(StartContainerRequest(ref="web"))
@@ -6,6 +8,7 @@ await manager.start(StartContainerRequest(ref="web"))
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -18,6 +21,8 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from bulkhead import telemetry
 from bulkhead.counting import count_call
 from bulkhead.errors import DeadlineExceeded, Unavailable
+from bulkhead.wire import direct
+from bulkhead.wire.direct_client import Direct, Link
 from bulkhead.wire.status import error_of
 
 # For calls that name no time of their own: longer than any deadline of the one who is called, shorter than for ever.
@@ -50,23 +55,61 @@ class _Translating(ServiceStub):
 
     peer = ""
 
+    async def _direct(self) -> Link | None:
+        over = self.channel
+        return await over.direct.link() if isinstance(over, ServiceChannel) else None
+
     def _metadata(self, given: Any) -> Any:
         if given is not None:
             return given
         bound = telemetry.request_id()
         return {telemetry.REQUEST_ID_HEADER: bound} if bound else None
 
-    async def _unary_unary(self, *args: Any, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
+    async def _unary_unary(
+        self,
+        route: str,
+        request: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> Any:
         seconds = CALL_SECONDS if timeout is None else timeout
-        count_call(self.peer, args[0])
+        count_call(self.peer, route)
         with translated(self.peer):
-            return await super()._unary_unary(*args, timeout=seconds, metadata=self._metadata(metadata), **kwargs)
+            async with asyncio.timeout(seconds):
+                link = await self._direct()
+                if link is not None:
+                    return response_type.FromString(await link.ask(route, bytes(request), telemetry.request_id()))
+            given = self._metadata(metadata)
+            return await super()._unary_unary(
+                route, request, response_type, timeout=seconds, deadline=deadline, metadata=given
+            )
 
-    async def _unary_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
-        count_call(self.peer, args[0])
+    async def _unary_stream(
+        self,
+        route: str,
+        request: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> AsyncIterator[Any]:
+        count_call(self.peer, route)
         with translated(self.peer):
-            answers = cast(Messages, super()._unary_stream(*args, metadata=self._metadata(metadata), **kwargs))
-            async with aclosing(answers):
+            link = await self._direct() if route in direct.SHORT and timeout is None else None
+            if link is not None:
+                async with aclosing(link.ask_in_parts(route, bytes(request), telemetry.request_id())) as parts:
+                    async for part in parts:
+                        yield response_type.FromString(part)
+                return
+            given = self._metadata(metadata)
+            told = super()._unary_stream(
+                route, request, response_type, timeout=timeout, deadline=deadline, metadata=given
+            )
+            async with aclosing(cast(Messages, told)) as answers:
                 async for message in answers:
                     yield message
 
@@ -84,9 +127,21 @@ class _Translating(ServiceStub):
                     yield message
 
 
+class ServiceChannel(Channel):
+    """A gRPC channel to one of our services, and the direct connection beside it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path=str(path))
+        self.direct = Direct(path)
+
+    def close(self) -> None:
+        self.direct.close()
+        super().close()
+
+
 def channel(path: Path) -> Channel:
     """A channel to the Unix socket `path`; it connects at the first call, and again after the peer was away."""
-    return Channel(path=str(path))
+    return ServiceChannel(path)
 
 
 def stub(kind: type[Stub], over: Channel, peer: str) -> Stub:

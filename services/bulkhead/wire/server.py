@@ -1,5 +1,7 @@
 """gRPC over a Unix socket, served: our errors mapped once, the caller's request id bound, health answered.
 
+Callers of our own come in frames to the same handlers (`wire.direct`).
+
 The peer must run under our own uid (SO_PEERCRED, unix(7)); the directory's mode is the first wall, this the second.
 """
 
@@ -24,6 +26,7 @@ from grpclib.server import Server, Stream
 
 from bulkhead import telemetry
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
+from bulkhead.wire.direct_server import Either, Session
 from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.status import code_of
 
@@ -133,6 +136,16 @@ class _PeerChecked(Server):
     def __init__(self, services: Sequence[Servicer]) -> None:
         super().__init__(services)
         self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        self._sessions: set[Session] = set()
+        self._handlers_by_route = {
+            route: handler for service in services for route, handler in service.__mapping__().items()
+        }
+
+    async def cancel_calls(self) -> None:
+        """End the calls that came in frames, as grpclib ends its own."""
+        calls = [call for session in self._sessions for call in session.cancel()]
+        if calls:
+            await asyncio.wait(calls)
 
     def stop_listening(self) -> None:
         """Take no more connections; those that are there go on."""
@@ -145,7 +158,7 @@ class _PeerChecked(Server):
             transport.close()
 
     def _protocol_factory(self) -> Any:
-        protocol = super()._protocol_factory()
+        protocol = Either(super()._protocol_factory, lambda: Session(self._handlers_by_route, self._sessions))
         accept = protocol.connection_made
 
         def connection_made(transport: asyncio.BaseTransport) -> None:
@@ -185,6 +198,7 @@ async def serve(services: Sequence[Servicer], path: Path, in_flight: InFlight | 
         server.stop_listening()
         await turnstile.close()
         server.close()
+        await server.cancel_calls()
         await server.wait_closed()
         server.hang_up()
         _unlink(path)

@@ -21,7 +21,7 @@ MAX_PAYLOAD = 4 << 20
 TYPE_REQUEST = 1
 TYPE_RESPONSE = 2
 REQUEST_ID_KEY = "x-request-id"
-_HEADER = struct.Struct(">IIBB")
+HEADER = struct.Struct(">IIBB")
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -85,28 +85,29 @@ def frame(stream: int, kind: int, message: Message) -> bytes:
     payload = encode(message)
     if len(payload) > MAX_PAYLOAD:
         raise InvalidArgument(f"cannot send message: {len(payload)} bytes exceed the limit of {MAX_PAYLOAD}")
-    return _HEADER.pack(len(payload), stream, kind, 0) + payload
+    return HEADER.pack(len(payload), stream, kind, 0) + payload
 
 
 class FrameReader:
-    """Cuts a byte stream into frames."""
+    """Cuts a byte stream into frames of at most `limit` bytes."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_PAYLOAD) -> None:
         self._buffer = bytearray()
+        self._limit = limit
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that `data` completes; InvalidArgument when one exceeds the limit."""
         self._buffer += data
-        while len(self._buffer) >= _HEADER.size:
-            length, stream, kind, _ = _HEADER.unpack_from(self._buffer)
-            if length > MAX_PAYLOAD:
-                raise InvalidArgument(f"cannot read frame: {length} bytes exceed the limit of {MAX_PAYLOAD}")
-            end = _HEADER.size + length
+        while len(self._buffer) >= HEADER.size:
+            length, stream, kind, _ = HEADER.unpack_from(self._buffer)
+            if length > self._limit:
+                raise InvalidArgument(f"cannot read frame: {length} bytes exceed the limit of {self._limit}")
+            end = HEADER.size + length
             if len(self._buffer) < end:
                 return
-            payload = bytes(self._buffer[_HEADER.size : end])
+            payload = bytes(self._buffer[HEADER.size : end])
             del self._buffer[:end]
             yield Frame(stream, kind, payload)
 

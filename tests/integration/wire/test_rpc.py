@@ -1,4 +1,7 @@
-"""A call between two services: errors keep their class, an absent peer says who is away and heals by itself."""
+"""A call between two services: errors keep their class, an absent peer says who is away and heals by itself.
+
+In frames, as our own services call each other, and over gRPC, which is the contract.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ class Supervisor(SupervisorBase):
         return LaunchResponse(pid=int(telemetry.request_id(), 16))
 
 
-@pytest.fixture
-async def over(tmp_path: Path) -> AsyncIterator[Channel]:
-    opened = channel(tmp_path / "s.sock")
+@pytest.fixture(params=["frames", "grpc"])
+async def over(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Channel]:
+    path = tmp_path / "s.sock"
+    opened = channel(path) if request.param == "frames" else Channel(path=str(path))
     yield opened
     opened.close()
 

@@ -1,0 +1,67 @@
+"""Calls between services without HTTP/2: ttrpc's frames on the service's own socket; what client and server share.
+
+The services' contract is gRPC, and whoever speaks it is served. A call of one HTTP/2 stream costs either side about a
+millisecond of Python, though, so our own clients say HELLO first, and where that is answered they go on in frames
+(`wire.ttrpc`): the same methods, messages and errors. A server tells the two apart by the first byte, which is "P" for
+HTTP/2 (RFC 9113, 3.4) and 0 for a frame.
+
+Beyond ttrpc: HELLO, asked once per connection and answered with the same; CANCEL, the caller has gone; DATA, one
+message of an answer in parts, which ends with a Response. There is no flow control: see `SHORT`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from bulkhead.errors import InvalidArgument
+from bulkhead.wire.ttrpc import HEADER, REQUEST_ID_KEY
+
+TYPE_DATA = 3
+TYPE_HELLO = 0x10
+TYPE_CANCEL = 0x11
+# A list of ten thousand containers is several megabytes; both ends are the same user's.
+LIMIT = 256 << 20
+# Answers in parts that may come this way: of a few messages, which need no flow control.
+SHORT = frozenset(("/bulkhead.manager.v1.Containers/Wait",))
+
+
+def bare(stream: int, kind: int, payload: bytes = b"") -> bytes:
+    """One whole frame. Raises InvalidArgument when it exceeds the limit."""
+    if len(payload) > LIMIT:
+        raise InvalidArgument(f"cannot send message: {len(payload)} bytes exceed the limit of {LIMIT}")
+    return HEADER.pack(len(payload), stream, kind, 0) + payload
+
+
+def request(route: str, message: bytes, request_id: str) -> bytes:
+    """A `ttrpc.Request` for `/service/method`, encoded."""
+    envelope = _called(route) + b"\x1a" + _varint(len(message)) + message
+    if request_id:
+        entry = _field(b"\x0a", REQUEST_ID_KEY.encode()) + _field(b"\x12", request_id.encode())
+        envelope += _field(b"\x2a", entry)
+    return envelope
+
+
+def response(message: bytes) -> bytes:
+    """A `ttrpc.Response` that says yes, encoded."""
+    return b"\x12" + _varint(len(message)) + message
+
+
+@lru_cache(maxsize=512)
+def _called(route: str) -> bytes:
+    _, service, method = route.split("/")
+    return _field(b"\x0a", service.encode()) + _field(b"\x12", method.encode())
+
+
+def _field(tag: bytes, payload: bytes) -> bytes:
+    return tag + _varint(len(payload)) + payload
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)

@@ -1,0 +1,176 @@
+"""The client's side of `wire.direct`: one connection to a service, made when it is needed, made again after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import cast
+
+from bulkhead.errors import BulkheadError
+from bulkhead.wire import direct
+from bulkhead.wire.status import error_of
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, is_own_user
+from bulkhead.wire.ttrpc_protobuf import decode
+
+# Who speaks gRPC only is asked again after a while: he may have been replaced.
+_ASK_AGAIN_SECONDS = 30.0
+_LAST_STREAM = (1 << 31) - 1
+
+
+class Direct:
+    """The connection to the service that listens at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._link: Link | None = None
+        self._connecting = asyncio.Lock()
+        self._not_before = 0.0
+
+    async def link(self) -> Link | None:
+        """A live connection; None when the service speaks gRPC only. Raises OSError when nobody listens.
+
+        Waits for a service that does not answer: how long is the caller's to say.
+        """
+        link = self._link
+        if link is not None and link.alive:
+            return link
+        async with self._connecting:
+            if self._link is not None and self._link.alive:
+                return self._link
+            if time.monotonic() < self._not_before:
+                return None
+            self._link = await self._connected()
+            if self._link is None:
+                self._not_before = time.monotonic() + _ASK_AGAIN_SECONDS
+            return self._link
+
+    def close(self) -> None:
+        """End the connection; calls in flight fail with OSError."""
+        if self._link is not None:
+            self._link.end()
+
+    async def _connected(self) -> Link | None:
+        _, link = await asyncio.get_running_loop().create_unix_connection(Link, self._path)
+        try:
+            understood = await link.hello()
+        except BaseException:
+            link.end()
+            raise
+        if not understood:
+            link.end()
+        return link if understood else None
+
+
+class Link(asyncio.Protocol):
+    """Who waits for which stream."""
+
+    def __init__(self) -> None:
+        self._reader = FrameReader(direct.LIMIT)
+        self._transport: asyncio.Transport | None = None
+        self._hello: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._parts: dict[int, asyncio.Queue[bytes | Exception | None]] = {}
+        self._next = 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has answered HELLO, and lasts."""
+        return self._transport is not None and not self._transport.is_closing() and self._hello.done()
+
+    async def hello(self) -> bool:
+        """Whether the other end understands. Raises ConnectionResetError when it is not our own user's."""
+        assert self._transport is not None
+        if not is_own_user(self._transport.get_extra_info("socket")):
+            raise ConnectionResetError("it is served by another user")
+        self._transport.write(direct.bare(0, direct.TYPE_HELLO))
+        return await self._hello
+
+    async def ask(self, route: str, message: bytes, request_id: str) -> bytes:
+        """One answer. Raises what the server raised, ConnectionResetError when the connection ends first."""
+        stream = self._begin(route, message, request_id)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[stream] = future
+        try:
+            return await future
+        finally:
+            if self._waiting.pop(stream, None) is not None:
+                self._send(direct.bare(stream, direct.TYPE_CANCEL))
+
+    async def ask_in_parts(self, route: str, message: bytes, request_id: str) -> AsyncGenerator[bytes]:
+        """The messages of an answer. Raises as `ask` does."""
+        stream = self._begin(route, message, request_id)
+        queue = self._parts[stream] = asyncio.Queue()
+        try:
+            while (part := await queue.get()) is not None:
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+        finally:
+            if self._parts.pop(stream, None) is not None:
+                self._send(direct.bare(stream, direct.TYPE_CANCEL))
+
+    def end(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._hello.done():
+            self._hello.set_result(False)
+        gone = ConnectionResetError("the connection ended")
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(gone)
+        parts, self._parts = self._parts, {}
+        for queue in parts.values():
+            queue.put_nowait(gone)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for received in self._reader.feed(data):
+                self._receive(received)
+        except BulkheadError:
+            # A stream that lost its frame borders carries nothing more.
+            self.end()
+
+    def _receive(self, received: Frame) -> None:
+        if received.type == TYPE_RESPONSE:
+            self._settle(received.stream, decode(Response, received.payload))
+        elif received.type == direct.TYPE_DATA:
+            queue = self._parts.get(received.stream)
+            if queue is not None:
+                queue.put_nowait(received.payload)
+        elif received.type == direct.TYPE_HELLO and not self._hello.done():
+            self._hello.set_result(True)
+
+    def _settle(self, stream: int, response: Response) -> None:
+        status = response.status
+        failure = error_of(status.code, status.message) if status is not None and status.code else None
+        future = self._waiting.pop(stream, None)
+        queue = self._parts.pop(stream, None)
+        if queue is not None:
+            queue.put_nowait(failure)
+        if future is None or future.done():
+            return
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(response.payload)
+
+    def _begin(self, route: str, message: bytes, request_id: str) -> int:
+        stream = self._next
+        while stream in self._waiting or stream in self._parts:  # after a wrap a long wait may still hold its number
+            stream = 1 if stream >= _LAST_STREAM else stream + 2
+        self._next = 1 if stream >= _LAST_STREAM else stream + 2
+        self._send(direct.bare(stream, TYPE_REQUEST, direct.request(route, message, request_id)))
+        return stream
+
+    def _send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)

@@ -1,0 +1,136 @@
+"""The server's side of `wire.direct`: the handlers of grpclib, called without grpclib."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import grpclib.const
+from grpclib.exceptions import GRPCError
+
+from bulkhead.errors import InvalidArgument
+from bulkhead.wire import direct
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Request, Response, Status
+from bulkhead.wire.ttrpc_protobuf import decode, encode
+
+Handlers = Mapping[str, grpclib.const.Handler]
+
+
+class Either(asyncio.Protocol):
+    """A connection of whom it is not known yet which protocol he speaks."""
+
+    def __init__(self, http2: Callable[[], asyncio.BaseProtocol], frames: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._http2 = http2
+        self._frames = frames
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        chosen = cast(asyncio.Protocol, self._frames() if data[0] == 0 else self._http2())
+        self._transport.set_protocol(chosen)
+        chosen.connection_made(self._transport)
+        chosen.data_received(data)
+
+
+class Session(asyncio.Protocol):
+    """One caller's connection. Its calls end with it; `sessions` holds it while it lasts."""
+
+    def __init__(self, handlers: Handlers, sessions: set[Session]) -> None:
+        self._handlers = handlers
+        self._sessions = sessions
+        self._reader = FrameReader(direct.LIMIT)
+        self._transport: asyncio.Transport | None = None
+        self._calls: dict[int, asyncio.Task[None]] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._sessions.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._sessions.discard(self)
+        self.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for received in self._reader.feed(data):
+                self._receive(received)
+        except InvalidArgument:
+            # What follows a broken frame cannot be told apart from it.
+            assert self._transport is not None
+            self._transport.abort()
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel every call; those that were under way."""
+        calls = list(self._calls.values())
+        for call in calls:
+            call.cancel()
+        return calls
+
+    def send(self, stream: int, kind: int, payload: bytes) -> None:
+        """One frame, unless the caller has gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(direct.bare(stream, kind, payload))
+
+    def _receive(self, received: Frame) -> None:
+        if received.type == TYPE_REQUEST:
+            task = asyncio.get_running_loop().create_task(self._serve(received))
+            self._calls[received.stream] = task
+            task.add_done_callback(lambda _: self._calls.pop(received.stream, None))
+        elif received.type == direct.TYPE_HELLO:
+            self.send(received.stream, direct.TYPE_HELLO, b"")
+        elif received.type == direct.TYPE_CANCEL:
+            call = self._calls.get(received.stream)
+            if call is not None:
+                call.cancel()
+        else:
+            raise InvalidArgument(f"cannot handle frame: type {received.type} is not one of ours")
+
+    async def _serve(self, received: Frame) -> None:
+        try:
+            asked = decode(Request, received.payload)
+            route = f"/{asked.service}/{asked.method}"
+            handler = self._handlers.get(route)
+            if handler is None:
+                raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"cannot call {route}: no such method")
+            stream = _Stream(self, received.stream, handler, asked)
+            await handler.func(cast(Any, stream))
+            stream.end()
+        except InvalidArgument as error:
+            self._fail(received.stream, grpclib.const.Status.INVALID_ARGUMENT, str(error))
+        except GRPCError as error:
+            self._fail(received.stream, error.status, error.message or error.status.name)
+
+    def _fail(self, stream: int, status: grpclib.const.Status, message: str) -> None:
+        answer = Response(status=Status(code=status.value, message=message))
+        self.send(stream, TYPE_RESPONSE, encode(answer))
+
+
+class _Stream:
+    """As much of `grpclib.server.Stream` as handlers of unary requests use."""
+
+    def __init__(self, session: Session, number: int, handler: grpclib.const.Handler, asked: Request) -> None:
+        self.metadata: Mapping[str, str] = {entry.key: entry.value for entry in asked.metadata}
+        self._session = session
+        self._number = number
+        self._handler = handler
+        self._payload = asked.payload
+        self._in_parts = handler.cardinality is grpclib.const.Cardinality.UNARY_STREAM
+
+    async def recv_message(self) -> Any:
+        return self._handler.request_type.FromString(self._payload)
+
+    async def send_message(self, message: Any) -> None:
+        payload = message.SerializeToString()
+        if self._in_parts:
+            self._session.send(self._number, direct.TYPE_DATA, payload)
+        else:
+            self._session.send(self._number, TYPE_RESPONSE, direct.response(payload))
+
+    def end(self) -> None:
+        """The handler is through."""
+        if self._in_parts:
+            self._session.send(self._number, TYPE_RESPONSE, direct.response(b""))

@@ -1,0 +1,166 @@
+"""Calls in frames: what gRPC's own machinery does for a call must not be lost with it."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import cast
+
+import pytest
+from grpclib.server import Server
+
+from bulkhead import errors
+from bulkhead.wire import direct
+from bulkhead.wire.client import Messages, ServiceChannel, channel, stub
+from bulkhead.wire.gen.bulkhead.manager.v1 import (
+    ContainersBase,
+    ContainersStub,
+    WaitContainerRequest,
+    WaitContainerResponse,
+)
+from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchResponse, SupervisorBase, SupervisorStub
+from bulkhead.wire.server import bind, serve
+
+
+class Patient:
+    """Answers `launch` at once when it is named, else never; yields twice when it is waited for, then never."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def launch(self, message: LaunchRequest) -> LaunchResponse:
+        if message.container_id:
+            return LaunchResponse(pid=len(message.container_id))
+        await self._stay()
+        raise AssertionError
+
+    async def wait(self, message: WaitContainerRequest) -> AsyncIterator[WaitContainerResponse]:
+        yield WaitContainerResponse(registered=True)
+        yield WaitContainerResponse(exit_code=3)
+        if not message.ref:
+            await self._stay()
+
+    async def _stay(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+class Launcher(SupervisorBase):
+    def __init__(self, patient: Patient) -> None:
+        self.launch = patient.launch  # type: ignore[method-assign]
+
+
+class Waiter(ContainersBase):
+    def __init__(self, patient: Patient) -> None:
+        self.wait = patient.wait  # type: ignore[method-assign]
+
+
+@pytest.fixture
+async def patient(tmp_path: Path) -> AsyncIterator[Patient]:
+    found = Patient()
+    async with serve([Launcher(found), Waiter(found)], tmp_path / "s.sock"):
+        yield found
+
+
+@pytest.fixture
+async def over(tmp_path: Path) -> AsyncIterator[ServiceChannel]:
+    opened = cast(ServiceChannel, channel(tmp_path / "s.sock"))
+    yield opened
+    opened.close()
+
+
+async def test_our_own_services_are_spoken_to_in_frames(patient: Patient, over: ServiceChannel) -> None:
+    assert (await stub(SupervisorStub, over, "supervisor").launch(LaunchRequest(container_id="abc"))).pid == 3
+    link = await over.direct.link()
+    assert link is not None and link.alive
+
+
+async def test_a_service_that_knows_only_grpc_is_spoken_to_in_grpc(tmp_path: Path, over: ServiceChannel) -> None:
+    """While an installation is upgraded, old and new services meet."""
+    server = Server([Launcher(Patient())])
+    await server.start(sock=bind(tmp_path / "s.sock"))
+    try:
+        supervisor = stub(SupervisorStub, over, "supervisor")
+        for name in ("a", "ab"):
+            assert (await supervisor.launch(LaunchRequest(container_id=name))).pid == len(name)
+        assert await over.direct.link() is None
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_call_ends_when_its_caller_has_had_enough(patient: Patient, over: ServiceChannel) -> None:
+    supervisor = stub(SupervisorStub, over, "supervisor")
+    with pytest.raises(errors.DeadlineExceeded, match="supervisor service did not answer in time"):
+        await supervisor.launch(LaunchRequest(), timeout=0.05)
+    await patient.left.wait()
+    assert (await supervisor.launch(LaunchRequest(container_id="ab"))).pid == 2
+
+
+async def test_a_call_ends_with_its_connection(patient: Patient, over: ServiceChannel) -> None:
+    call = asyncio.create_task(stub(SupervisorStub, over, "supervisor").launch(LaunchRequest()))
+    await patient.begun.wait()
+    over.direct.close()
+    with pytest.raises(errors.Unavailable, match="the connection ended"):
+        await call
+    await patient.left.wait()
+
+
+async def test_calls_end_with_the_service(tmp_path: Path, over: ServiceChannel) -> None:
+    found = Patient()
+    async with serve([Launcher(found)], tmp_path / "s.sock"):
+        call = asyncio.create_task(stub(SupervisorStub, over, "supervisor").launch(LaunchRequest()))
+        await found.begun.wait()
+    assert found.left.is_set()
+    with pytest.raises(errors.Unavailable, match="the supervisor service is not available"):
+        await call
+
+
+async def test_an_answer_in_parts_comes_part_by_part_and_ends(patient: Patient, over: ServiceChannel) -> None:
+    answers = stub(ContainersStub, over, "manager").wait(WaitContainerRequest(ref="a"))
+    assert [(each.registered, each.exit_code) async for each in answers] == [(True, None), (False, 3)]
+
+
+async def test_an_answer_in_parts_that_nobody_wants_any_more_is_broken_off(
+    patient: Patient, over: ServiceChannel
+) -> None:
+    """Else every client that leaves a wait would leave a waiter behind."""
+    answers = cast(Messages, stub(ContainersStub, over, "manager").wait(WaitContainerRequest()))
+    async with aclosing(answers):
+        await anext(answers)
+        await patient.begun.wait()
+    await patient.left.wait()
+
+
+async def test_whoever_sends_no_frames_is_hung_up_on_and_nobody_else(
+    tmp_path: Path, patient: Patient, over: ServiceChannel
+) -> None:
+    supervisor = stub(SupervisorStub, over, "supervisor")
+    await supervisor.launch(LaunchRequest(container_id="a"))
+    hello = direct.bare(0, direct.TYPE_HELLO)
+    for garbage in (struct.pack(">IIBB", direct.LIMIT + 1, 1, 1, 0), direct.bare(1, 99)):
+        assert await _told_until_the_end(tmp_path / "s.sock", hello + garbage) == hello
+    assert (await supervisor.launch(LaunchRequest(container_id="ab"))).pid == 2
+
+
+async def _told_until_the_end(path: Path, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(data)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_a_call_that_cannot_be_read_is_refused(tmp_path: Path, patient: Patient, over: ServiceChannel) -> None:
+    link = await over.direct.link()
+    assert link is not None
+    with pytest.raises(errors.NotImplementedYet, match="no such method"):
+        await link.ask("/no.such.Service/Method", b"", "")
