@@ -6,7 +6,7 @@ reserved here before a record exists, so that two clients never get the same one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
 from bulkhead.model.container import Container
@@ -28,9 +28,9 @@ class Index:
         return len(self._containers)
 
     @property
-    def short_ids(self) -> frozenset[str]:
-        """The first twelve digits of every id."""
-        return frozenset(self._shorts)
+    def short_ids(self) -> KeysView[str]:
+        """The first twelve digits of every id, as they are now."""
+        return self._shorts.keys()
 
     def owner_of(self, short_id: str) -> Container | None:
         """The container whose id begins with these twelve digits."""

@@ -89,7 +89,7 @@ class ContainerFilter:
             return False
         if not matches_labels(container.spec.labels, self.filters.get("label", ())):
             return False
-        return all(
+        return not self.filters or all(
             any(test(container, value) for value in self.filters[key])
             for key, test in _CONTAINER_TESTS.items()
             if self.filters.get(key)

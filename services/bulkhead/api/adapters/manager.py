@@ -12,6 +12,7 @@ from typing import cast
 
 from grpclib.client import Channel
 
+from bulkhead.api.adapters.remembered import ReadingStub, Remembered
 from bulkhead.api.call import Filters
 from bulkhead.api.ports import (
     Commit,
@@ -50,6 +51,7 @@ from bulkhead.model.volume import Volume
 from bulkhead.wire.client import stub
 from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
+from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.gen.bulkhead.types.v1 import ContainerSpec as WireSpec
 from bulkhead.wire.gen.bulkhead.types.v1 import NetworkEndpoint as WireEndpoint
 from bulkhead.wire.gen.bulkhead.types.v1 import StringList
@@ -61,13 +63,22 @@ LOOK_SECONDS = 2.0
 SNAPSHOT_SECONDS = 10.0
 # A stop waits as long as the container's own timeout says, which may be for ever: a client that leaves ends the call.
 PATIENT_SECONDS = 10.0**7
+# Some 2 KB each: of as many containers as one machine runs; and some 20 KB each: of those that somebody polls.
+REMEMBERED_SUMMARIES = 4096
+REMEMBERED_CONTAINERS = 128
 
 
 class ManagerContainers:
     """`ports.Containers`."""
 
     def __init__(self, channel: Channel) -> None:
-        self._stub = stub(wire.ContainersStub, channel, PEER)
+        self._stub = stub(ReadingStub, channel, PEER)
+        self._listed = Remembered(
+            lambda data: to_model(ListedContainer, types.ContainerSummary.parse(data)), REMEMBERED_SUMMARIES
+        )
+        self._inspected = Remembered(
+            lambda data: to_model(InspectedContainer, types.Container.parse(data)), REMEMBERED_CONTAINERS
+        )
 
     async def create(self, name: str, spec: ContainerSpec) -> Created:
         request = wire.CreateContainerRequest(name=name, spec=to_message(WireSpec, spec))
@@ -75,12 +86,11 @@ class ManagerContainers:
 
     async def list(self, *, all: bool, limit: int, size: bool, filters: Filters) -> Sequence[ListedContainer]:
         request = wire.ListContainersRequest(all=all, limit=limit, size=size, filters=_filters(filters))
-        return [to_model(ListedContainer, each) for each in (await self._stub.list(request)).containers]
+        return self._listed.of(await self._stub.list_parts(request))
 
     async def inspect(self, ref: str, *, size: bool = False) -> InspectedContainer:
-        answer = await self._stub.inspect(wire.InspectContainerRequest(ref=ref, size=size))
-        assert answer.container is not None
-        return to_model(InspectedContainer, answer.container)
+        part = await self._stub.inspect_part(wire.InspectContainerRequest(ref=ref, size=size))
+        return self._inspected.of([part])[0]
 
     async def stdio(self, ref: str) -> StdioAddress:
         return to_model(StdioAddress, await self._stub.stdio(wire.StdioRequest(ref=ref)))

@@ -180,5 +180,9 @@ def _summary(container: Container) -> types.ContainerSummary:
 
 
 def _sizes(measured: Sizes | None) -> bytes:
-    found = measured or Sizes()
-    return bytes(types.ContainerSummary(size_rw=found.writable, size_root=found.whole))
+    if measured is None:
+        return _UNMEASURED
+    return bytes(types.ContainerSummary(size_rw=measured.writable, size_root=measured.whole))
+
+
+_UNMEASURED = _sizes(Sizes())

@@ -1,0 +1,77 @@
+"""Containers decoded once per version of their bytes instead of once per question.
+
+The manager sends a container in the same bytes for as long as nothing of it changes. To decode them takes longer than
+everything else that a `ps` or an inspect does, so what came out is kept beside them. This is no state: any answer is
+the same without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Self, TypeVar, cast
+
+from bulkhead.wire.gen.bulkhead.manager import v1 as wire
+
+T = TypeVar("T")
+# The only field of either answer: number 1, length-delimited.
+_FIELD_1 = 0x0A
+
+
+class Undecoded:
+    """Takes the place of an answer: the bytes of the messages in its only field."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self.parts = parts
+
+    @classmethod
+    def FromString(cls, data: bytes) -> Self:
+        """What the codec calls to parse."""
+        return cls(list(_parts(data)))
+
+
+class ReadingStub(wire.ContainersStub):
+    """The two calls that read, with their answers as bytes; all else is the generated stub's."""
+
+    async def list_parts(self, request: wire.ListContainersRequest) -> Sequence[bytes]:
+        return await self._parts("List", request)
+
+    async def inspect_part(self, request: wire.InspectContainerRequest) -> bytes:
+        return b"".join(await self._parts("Inspect", request))
+
+    async def _parts(self, method: str, request: Any) -> Sequence[bytes]:
+        route = f"/bulkhead.manager.v1.Containers/{method}"
+        answer = await self._unary_unary(route, request, cast(Any, Undecoded))
+        return cast(Undecoded, answer).parts
+
+
+class Remembered(Generic[T]):
+    """What `decode` made of some bytes; between questions the `limit` newest are kept."""
+
+    def __init__(self, decode: Callable[[bytes], T], limit: int) -> None:
+        self._decode = decode
+        self._limit = limit
+        self._known: dict[bytes, T] = {}
+
+    def of(self, parts: Sequence[bytes]) -> list[T]:
+        """Each decoded, in order."""
+        known = self._known
+        found = [known[part] if part in known else known.setdefault(part, self._decode(part)) for part in parts]
+        while len(known) > self._limit:
+            del known[next(iter(known))]
+        return found
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    position = 0
+    while position < len(data):
+        if data[position] != _FIELD_1:
+            raise ValueError("cannot read the manager's answer: it has fields that this version does not know")
+        size, shift, position = 0, 0, position + 1
+        while True:
+            byte = data[position]
+            size |= (byte & 0x7F) << shift
+            shift, position = shift + 7, position + 1
+            if byte < 0x80:
+                break
+        yield data[position : position + size]
+        position += size
