@@ -151,6 +151,10 @@ fuzz-api: $(DEV_STAMP) ## Fuzz every endpoint of the Engine API for TIME seconds
 test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent
 	$(PY) -m tests.bench.spawn_leaks
 
+.PHONY: test-compose
+test-compose: $(DEV_STAMP) ## A shop of nginx, PostgreSQL and redis by Compose, in use while every daemon dies
+	BULKHEAD_TEST_COMPOSE=1 $(PY) -m pytest -q -n 0 tests/e2e/test_shop.py
+
 .PHONY: test-v2
 test-v2: $(DEV_STAMP) ## Tests of cgroup v2 on a kernel with all its controllers, booted in qemu (V2=--systemd: of the systemd driver)
 	@$(PY) -m tests.v2.machine $(V2)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import os
-import shutil
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bulkhead.linux.netlink import Netlink
+from tests.support.compose import Project, reading, until
 from tests.support.engine import Engine
 
-COMPOSE = (["docker", "compose"], ["docker-compose"])
-SECONDS = 60.0
 SERVE = "exec httpd -f -p 80 -h /w"
 ASKED = "until wget -qO /w/index.html http://{0}/ && grep -q database /w/index.html; do usleep 100000; done"
 ASKING = (
@@ -62,85 +53,23 @@ volumes:
 """
 
 
-class Application:
-    """The project `shop`."""
-
-    def __init__(self, engine: Engine, program: list[str], directory: Path) -> None:
-        self.engine = engine
-        self._command = [*program, "-p", "shop", "-f", str(directory / "docker-compose.yml")]
-        (directory / "docker-compose.yml").write_text(FILE)
-        # Compose 1 indexes what newer API versions do not answer.
-        self._environ = {
-            **os.environ,
-            "DOCKER_HOST": f"unix://{engine.instance.docker_socket}",
-            "COMPOSE_API_VERSION": "1.41",
-            "COMPOSE_IGNORE_ORPHANS": "1",
-        }
-
-    def compose(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self._command, *arguments], env=self._environ, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
-
-    def container(self, service: str) -> str:
-        return self.compose("ps", "-q", service)
-
-    def asked(self) -> int:
-        """How many answers the worker has got by name until now."""
-        done = self.engine.docker("exec", self.container("worker"), "cat", "/count")
-        return int(done.stdout or "0") if done.returncode == 0 else 0
+@pytest.fixture(params=["v1", "v2"])
+def shop(request: pytest.FixtureRequest, fresh_engine: Engine, tmp_path: Path) -> Project:
+    return Project(fresh_engine, request.param, tmp_path, FILE)
 
 
-@contextlib.contextmanager
-def reading(port: int) -> Iterator[list[str]]:
-    """A client that reads through a published port without pause; what came back, one after another."""
-    answers: list[str] = []
-    ended = threading.Event()
-
-    def read() -> None:
-        while not ended.is_set():
-            try:
-                client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-                client.request("GET", "/")
-                answers.append(client.getresponse().read().decode())
-                client.close()
-            except OSError as error:
-                answers.append(repr(error))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield answers
-    finally:
-        ended.set()
-        thread.join()
+def _asked(shop: Project) -> int:
+    """How many answers the worker has got by name until now."""
+    done = shop.engine.docker("exec", shop.container("worker"), "cat", "/count")
+    return int(done.stdout or "0") if done.returncode == 0 else 0
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def shop(fresh_engine: Engine, tmp_path: Path) -> Application:
-    for program in COMPOSE:
-        known = shutil.which(program[0])
-        if known and subprocess.run([*program, "version"], capture_output=True, check=False).returncode == 0:
-            fresh_engine.docker_ok("pull", "busybox")
-            return Application(fresh_engine, program, tmp_path)
-    pytest.skip("no Compose on this machine (Debian: apt install docker-compose)")
-
-
-def test_an_application_serves_while_every_daemon_dies(shop: Application) -> None:
+def test_an_application_serves_while_every_daemon_dies(shop: Project) -> None:
     engine = shop.engine
     shop.compose("up", "-d")
-    port = int(shop.compose("port", "web", "80").rpartition(":")[2])
+    port = shop.port("web", 80)
     until(lambda: "LISTEN" in engine.docker_ok("exec", shop.container("web"), "netstat", "-ltn"))
-    until(lambda: shop.asked() > 0)
+    until(lambda: _asked(shop) > 0)
     worker = shop.container("worker")
     with reading(port) as answers:
         for service in ("api", "manager", "supervisor", "registry"):
@@ -154,10 +83,10 @@ def test_an_application_serves_while_every_daemon_dies(shop: Application) -> Non
         engine.start()
         # Before it is scaled: a replica has its name from its start, and serves a moment later.
         assert "failed" not in engine.docker_ok("logs", worker)
-        before = shop.asked()
+        before = _asked(shop)
         shop.compose("up", "-d", "--scale", "api=3")
         shop.compose("up", "-d", "--scale", "api=3", "--force-recreate", "--no-deps", "cache")
-        until(lambda: shop.asked() > before + 5)
+        until(lambda: _asked(shop) > before + 5)
     assert set(answers) == {"database\n"}
     names = engine.docker_ok("exec", worker, "nslookup", "api").partition("Name:")[2]
     assert names.count("Address") == 3

@@ -71,6 +71,33 @@ def _debootstrap() -> Path:
     return part.rename(tree)
 
 
+SHOP_PACKAGES = ("redis-server", "nginx-light", "postgresql", "python3-psycopg2", "python3-redis")
+
+
+def shop_tree() -> Path:
+    """Debian with a web server, a database and a cache; made once, skips where that cannot be."""
+    tree, part = CACHE / "shop", CACHE / "shop.part"
+    if tree.is_dir():
+        return tree
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(_debootstrap(), part, symlinks=True)
+    # Nothing is to be started while it is installed.
+    policy = part / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    install = "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends"
+    done = subprocess.run(
+        ["chroot", str(part), "sh", "-c", f"{install} {' '.join(SHOP_PACKAGES)} && apt-get clean"],
+        capture_output=True,
+        text=True,
+        timeout=DEBOOTSTRAP_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"apt-get in a chroot: {done.stderr.strip().splitlines()[-1:]}")
+    return part.rename(tree)
+
+
 def _write_layout(tree: Path, layout: Path) -> None:
     """One layer, by tar(1) and gzip as an image builder would make it."""
     tar = subprocess.run(["tar", "-C", str(tree), "--sort=name", "-c", "."], capture_output=True, check=True).stdout
@@ -107,4 +134,4 @@ class _Packed(Tree):
         return self._packed
 
 
-__all__ = ["busybox", "busybox_image", "debian_layout", "exit_code_image", "push_image", "save_layout"]
+__all__ = ["busybox", "busybox_image", "debian_layout", "exit_code_image", "push_image", "save_layout", "shop_tree"]
