@@ -73,3 +73,8 @@ class LaunchFailed(BulkheadError):
         self.step = step
         self.errno = errno
         self.exit_code = exit_code
+
+    @property
+    def exec_exit_code(self) -> int:
+        """The same for an exec: Docker tells only what was not found from what could not be run."""
+        return self.exit_code if self.exit_code == 127 else 126

@@ -19,7 +19,7 @@ CREATE = "/containers/create?name=bad"
     [
         ("POST", CREATE, {"Image": "nosuch"}, 404, "No such image: nosuch"),
         ("POST", "/containers/create?name=a/b", {"Image": "busybox"}, 400, "Invalid container name (a/b)"),
-        ("POST", CREATE, {"Image": "busybox", "Cmd": [], "Entrypoint": [""]}, 400, "no command specified"),
+        ("POST", CREATE, {"Image": "busybox", "Cmd": [], "Entrypoint": [""]}, 400, "No command specified"),
         ("POST", CREATE, {"Image": "Upper/Case"}, 400, "must be lowercase"),
         ("POST", CREATE, {"Image": 7}, 400, ""),
         ("POST", CREATE, {"Image": "busybox", "Cmd": {"a": 1}}, 400, ""),

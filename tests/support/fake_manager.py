@@ -27,6 +27,7 @@ from bulkhead.api.schema.times import rfc3339
 from bulkhead.model.container import ContainerSpec, NetworkEndpoint, PublishedPort
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.names import normal
 from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
@@ -280,7 +281,7 @@ class FakeContainer:
         try:
             await one.process.start(tuple(one.spec.command), self._env(one.spec.env), stdin)
         except errors.LaunchFailed as failure:
-            one.exit_code = failure.exit_code
+            one.exit_code = failure.exec_exit_code
             if writer is None:
                 raise
             text = f"{failure}\r\n".encode()
@@ -371,7 +372,7 @@ class FakeContainer:
 
     def kill(self, name: str) -> None:
         if not self.phase.alive:
-            raise errors.Conflict(f"cannot kill container: {self.id}: container {self.id} is not running")
+            raise errors.Conflict(f"Cannot kill container: {self.id}: Container {self.id} is not running")
         number = int(name) if name.isdigit() else signal.Signals["SIG" + name.upper().removeprefix("SIG")].value
         self.process.kill(number)
 
@@ -617,8 +618,9 @@ class _Containers(wire.ContainersBase):
         return wire.ResizeContainerResponse()
 
     async def rename(self, message: wire.RenameContainerRequest) -> wire.RenameContainerResponse:
-        self._engine.check_name(message.name)
-        self._engine.find(message.ref).name = message.name
+        found = self._engine.find(message.ref)
+        self._engine.check_name(normal(message.name))
+        found.name = message.name
         return wire.RenameContainerResponse()
 
     async def remove(self, message: wire.RemoveContainerRequest) -> wire.RemoveContainerResponse:
@@ -626,8 +628,8 @@ class _Containers(wire.ContainersBase):
         if found.phase.alive:
             if not message.force:
                 raise errors.Conflict(
-                    f'cannot remove container "/{found.name}": container is running: stop the container before '
-                    "removing or force remove"
+                    f"You cannot remove a running container {found.id}. Stop the container before attempting removal "
+                    "or force remove"
                 )
             found.kill("KILL")
             await found.process.exited.wait()
@@ -643,7 +645,7 @@ class _Containers(wire.ContainersBase):
     async def top(self, message: wire.TopRequest) -> wire.TopResponse:
         found = self._engine.find(message.ref)
         if not found.phase.alive:
-            raise errors.Conflict(f"container {found.id} is not running")
+            raise errors.Conflict(f"Container {found.id} is not running")
         row = ["root", str(found.process.pid), "1", "0", "00:00", "?", "00:00:00", " ".join(found.argv)]
         titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
         return wire.TopResponse(titles=titles, processes=[types.StringList(items=row)])
@@ -656,7 +658,7 @@ class _Execs(wire.ExecsBase):
     async def create(self, message: wire.CreateExecRequest) -> wire.CreateExecResponse:
         found = self._engine.find(message.ref)
         if not found.phase.alive:
-            raise errors.Conflict(f"container {found.id} is not running")
+            raise errors.Conflict(f"Container {found.id} is not running")
         if found.phase is Phase.PAUSED:
             raise errors.Conflict(f"container {found.id} is paused, unpause the container before exec")
         assert message.spec is not None

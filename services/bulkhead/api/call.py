@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,9 @@ from bulkhead.errors import InvalidArgument
 
 # Docker sets no limit; a seccomp profile and thousands of labels fit in this with room to spare.
 LARGEST_BODY = 8 << 20
+# How much of a body is read, and for how long, only to be polite (256 KiB are Go's).
+MOST_HEARD = 256 << 10
+HEARD_SECONDS = 1.0
 
 T = TypeVar("T")
 Filters = Mapping[str, tuple[str, ...]]
@@ -97,6 +102,19 @@ class Call:
         async for block in self.request.content.iter_chunked(size):
             yield block
 
+    async def hear_out(self) -> None:
+        """Read what is left of a body, within limits, before an answer that does not depend on it.
+
+        Clients whose writing is broken off by the answer report that beside it; Go's server waits as well.
+        """
+        if self.request.headers.get("Expect"):
+            return
+        with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+            async with asyncio.timeout(HEARD_SECONDS):
+                left = MOST_HEARD
+                while left > 0 and (part := await self.request.content.readany()):
+                    left -= len(part)
+
     async def _read(self) -> bytes:
         parts, size = [], 0
         async for part in self.blocks(1 << 16):
@@ -146,7 +164,7 @@ def parse_filters(text: str, known: Collection[str]) -> Filters:
     filters = {name: _filter_values(name, values) for name, values in decoded.items()}
     for name in filters:
         if name not in known:
-            raise InvalidArgument(f"invalid filter '{name}'")
+            raise InvalidArgument(f"Invalid filter '{name}'")
     return filters
 
 
@@ -164,7 +182,7 @@ def filter_flag(filters: Filters, name: str) -> bool | None:
         return None
     meant = {_FILTER_FLAGS.get(value.lower()) for value in filters[name]}
     if len(meant) != 1 or None in meant:
-        raise InvalidArgument(f"invalid filter '{name}={list(filters[name])}'")
+        raise InvalidArgument(f"Invalid filter '{name}=[{' '.join(filters[name])}]'")
     return meant.pop()
 
 

@@ -7,11 +7,11 @@ from bulkhead.errors import InvalidArgument
 _CONTROLS = frozenset("abcdefghijklmnopqrstuvwxyz@[\\]^_")
 
 
-def check_keys(text: str) -> None:
+def check_keys(text: str, kind: str = "detach") -> None:
     """Raise InvalidArgument, in Docker's words, for what is no sequence of keys; empty means the default."""
     for key in text.split(",") if text else ():
         control = key.removeprefix("ctrl-").lower()
         if len(key) == 1 and key.isascii():
             continue
         if not key.startswith("ctrl-") or control not in _CONTROLS:
-            raise InvalidArgument(f"Invalid detach keys ({text}) provided")
+            raise InvalidArgument(f"Invalid {kind} keys ({text}) provided")

@@ -145,6 +145,7 @@ async def _guarded(handler: Handler, call: Call) -> web.StreamResponse:
             log.warning("answer broken off", path=_printable(call.request.path), reason=str(error))
         if call.answered:
             raise ConnectionError("part of the answer is out: it can only be broken off") from error
+        await call.hear_out()
         return failure(error)
 
 

@@ -50,13 +50,20 @@ async def begin(
     return response
 
 
-async def lines(call: Call, items: AsyncIterator[Any]) -> web.StreamResponse:
+async def lines(call: Call, items: AsyncIterator[Any], *, told_in_stream: bool = False) -> web.StreamResponse:
     """Send `items` as JSON lines ended by CR LF, as pull, push and load do.
 
-    The first item is awaited before the headers, so that an error before any output gets its own status;
-    later ones end the stream with Docker's error line.
+    The first item is awaited before the headers, so that an error before any output gets its own status, unless
+    that is to be `told_in_stream`; later ones end the stream with Docker's error line.
     """
-    first = await anext(items, None)
+    try:
+        first = await anext(items, None)
+    except errors.BulkheadError as error:
+        if not told_in_stream:
+            raise
+        response = await begin(call)
+        await response.write(json_line(error_line(str(error))))
+        return response
     response = await begin(call)
     if first is None:
         return response

@@ -120,7 +120,10 @@ class Containers:
         container = self.records.index.find(ref)
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        wanted = normal(name)
+        try:
+            wanted = normal(name)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"Error when allocating new name: {error}") from None
         await self.actors.perform(
             container.id, "rename", lambda: self._rename(container.id, wanted), seconds=QUICK_SECONDS
         )
@@ -186,7 +189,10 @@ class Containers:
             raise InvalidArgument("Renaming a container with the same name as its current name")
         if container.phase in (Phase.REMOVING, Phase.DEAD):
             raise Conflict("Container is marked for removal and cannot be renamed")
-        self.records.index.reserve(name, container_id)
+        try:
+            self.records.index.reserve(name, container_id)
+        except Conflict as error:
+            raise Conflict(f"Error when allocating new name: {error}") from None
         try:
             renamed = replace(container, name=name)
             event = of_container(renamed, "rename", {"oldName": f"/{container.name}"})
@@ -202,7 +208,7 @@ class Containers:
         if container.phase is Phase.RESTARTING:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         if not container.phase.alive:
-            raise Conflict(f"container {container.id} is not running")
+            raise Conflict(f"Container {container.id} is not running")
         return await self.shims.ensure(container.id)
 
 
@@ -225,16 +231,14 @@ def _refuse_attach(container: Container) -> None:
 
 
 def _refuse_removal(container: Container) -> None:
-    name = container.name
+    procedure = "Stop the container before attempting removal or force remove"
     match container.phase:
-        case Phase.RUNNING:
-            reason = "container is running: stop the container before removing or force remove"
+        case Phase.RUNNING | Phase.RESTARTING:
+            pass
         case Phase.PAUSED:
-            reason = "container is paused and must be unpaused first"
-        case Phase.RESTARTING:
-            reason = "container is restarting: stop the container before removing or force remove"
+            procedure = "Unpause and then stop the container before attempting removal or force remove"
         case Phase.REMOVING:
             raise Conflict(f"removal of container {container.id} is already in progress")
         case _:
             return
-    raise Conflict(f'cannot remove container "{name}": {reason}')
+    raise Conflict(f"You cannot remove a {container.phase.value} container {container.id}. {procedure}")

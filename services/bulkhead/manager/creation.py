@@ -208,7 +208,7 @@ class Creation:
 def _command(spec: ContainerSpec) -> list[str]:
     command = [*(spec.entrypoint or ()), *(spec.command or ())]
     if not command or not command[0]:
-        raise InvalidArgument("no command specified")
+        raise InvalidArgument("No command specified")
     return command
 
 

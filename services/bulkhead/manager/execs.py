@@ -158,7 +158,7 @@ class Execs:
             pid = await shim.start_exec(record.id)
             failpoints.hit("manager.exec.started")
         except LaunchFailed as failure:
-            await self._record_end(record, failure.exit_code)
+            await self._record_end(record, failure.exec_exit_code)
             raise
         await self.records.save_exec(replace(record, pid=pid))
 
@@ -241,7 +241,7 @@ def _check_running(container: Container) -> None:
         case Phase.RESTARTING:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         case _:
-            raise Conflict(f"container {container.id} is not running")
+            raise Conflict(f"Container {container.id} is not running")
 
 
 def _shown(spec: ExecSpec) -> str:

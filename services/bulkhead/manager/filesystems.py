@@ -146,13 +146,24 @@ class Filesystems:
             return
         await self.records.commit(Change(about=container.id, intent=COMMIT))
         try:
-            await self.stopping.pause(container.id)
+            paused = await self._pause(container)
             try:
                 yield
             finally:
-                await self._resume(container)
+                if paused:
+                    await self._resume(container)
         finally:
             await self.records.commit(Change(about=container.id, done_of=COMMIT))
+
+    async def _pause(self, container: Container) -> bool:
+        """False for one that has ended meanwhile: it holds still anyway."""
+        try:
+            await self.stopping.pause(container.id)
+        except Conflict:
+            if self.records.index.get(container.id).phase.alive:
+                raise
+            return False
+        return True
 
     async def _resume(self, container: Container) -> None:
         try:

@@ -101,7 +101,7 @@ def _numbers(path: str) -> dict[str, int]:
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        raise InvalidArgument(f"cannot limit device {path}: {error.strerror}") from error
+        raise InvalidArgument(f"stat {path}: {(error.strerror or str(error)).lower()}") from error
     if not stat.S_ISBLK(found.st_mode):
         raise InvalidArgument(f"cannot limit device {path}: it is no block device")
     return {"major": os.major(found.st_rdev), "minor": os.minor(found.st_rdev)}

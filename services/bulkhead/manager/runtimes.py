@@ -45,7 +45,7 @@ class Runtimes:
         """The program and its first arguments. Raises InvalidArgument with Docker's text."""
         found = self.commands.get(name or self.default)
         if found is None:
-            raise InvalidArgument(f"unknown or invalid runtime name: {name}")
+            raise InvalidArgument(f"Unknown runtime specified {name}")
         return found
 
     def programs(self) -> dict[str, str]:

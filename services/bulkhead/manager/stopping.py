@@ -91,7 +91,7 @@ class Stopping:
             await self._perform(container_id, "kill", self.exits.cancel_restart)
             return
         if not container.phase.alive:
-            raise Conflict(f"cannot kill container: {ref}: container {container_id} is not running")
+            raise Conflict(f"Cannot kill container: {ref}: Container {container_id} is not running")
         manual = number in (signal.SIGKILL, parse_signal(container.spec.stop_signal))
         if number != signal.SIGKILL:
             await self._signal(container_id, number, manual=manual)

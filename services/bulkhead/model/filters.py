@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.model.container import Container
+from bulkhead.model.container import Container, PublishedPort
 from bulkhead.model.events import Event
 from bulkhead.model.lifecycle import Phase
 
@@ -31,7 +31,7 @@ def check_keys(filters: Filters, allowed: frozenset[str]) -> None:
     """InvalidArgument when a key is not one of `allowed`."""
     for key in filters:
         if key not in allowed:
-            raise InvalidArgument(f"invalid filter '{key}'")
+            raise InvalidArgument(f"Invalid filter '{key}'")
 
 
 def boolean(filters: Filters, key: str) -> bool | None:
@@ -43,7 +43,7 @@ def boolean(filters: Filters, key: str) -> bool | None:
         return True
     if values <= _FALSE:
         return False
-    raise InvalidArgument(f"invalid filter '{key}={next(iter(filters[key]))}'")
+    raise InvalidArgument(f"Invalid filter '{key}=[{' '.join(filters[key])}]'")
 
 
 def fits_labels(labels: Mapping[str, str], filters: Filters) -> bool:
@@ -106,17 +106,18 @@ def parse_container_filter(
     check_keys(filters, LIST_KEYS)
     for status in filters.get("status", ()):
         if status not in _STATUSES:
-            raise InvalidArgument(f"invalid filter 'status={status}'")
+            raise InvalidArgument(f"Invalid filter 'status={status}'")
     for health in filters.get("health", ()):
         if health not in _HEALTH:
-            raise InvalidArgument(f"invalid filter 'health={health}'")
+            raise InvalidArgument(f"Unrecognised filter value for health: {health}")
     for code in filters.get("exited", ()):
         if re.fullmatch(r"-?[0-9]+", code) is None:
-            raise InvalidArgument(f"invalid filter 'exited={code}'")
+            raise InvalidArgument(f'strconv.Atoi: parsing "{code}": invalid syntax')
     for pattern in (*filters.get("name", ()), *filters.get("id", ())):
         _regex(pattern)
-    for port in (*filters.get("publish", ()), *filters.get("expose", ())):
-        port_range(port)
+    for key in ("publish", "expose"):
+        for port in filters.get(key, ()):
+            _check_ports(key, port)
     before = [created_at(ref) for ref in filters.get("before", ())]
     since = [created_at(ref) for ref in filters.get("since", ())]
     ancestors = {name for ref in filters.get("ancestor", ()) for name in (ref, resolve_image(ref)) if name}
@@ -169,14 +170,23 @@ def _by_network(container: Container, value: str) -> bool:
     return value in names
 
 
+def _published(container: Container) -> list[PublishedPort]:
+    return [port for each in container.endpoints for port in each.ports]
+
+
 def _by_published_port(container: Container, value: str) -> bool:
+    """By the host's port; only what runs has any, as in Docker."""
     protocol, first, last = port_range(value)
-    ports = [*container.spec.ports, *(port for each in container.endpoints for port in each.ports)]
-    return any(each.protocol == protocol and first <= each.container_port <= last for each in ports)
+    return container.phase.alive and any(
+        each.protocol == protocol and first <= each.host_port <= last for each in _published(container)
+    )
 
 
 def _by_exposed_port(container: Container, value: str) -> bool:
+    """By the container's own port, published or not; only of what runs."""
     protocol, first, last = port_range(value)
+    if not container.phase.alive:
+        return False
     for exposed in container.spec.exposed_ports:
         try:
             its_protocol, its_first, its_last = port_range(exposed)
@@ -184,7 +194,17 @@ def _by_exposed_port(container: Container, value: str) -> bool:
             continue
         if its_protocol == protocol and its_first <= last and first <= its_last:
             return True
-    return _by_published_port(container, value)
+    return any(each.protocol == protocol and first <= each.container_port <= last for each in _published(container))
+
+
+def _check_ports(key: str, text: str) -> None:
+    try:
+        port_range(text)
+    except InvalidArgument as error:
+        number = text.partition("/")[0]
+        raise InvalidArgument(
+            f'error while looking up for {key} {text}: strconv.ParseUint: parsing "{number}": invalid syntax'
+        ) from error
 
 
 def port_range(text: str) -> tuple[str, int, int]:

@@ -25,6 +25,6 @@ def parse_moment(text: str, now: int) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidArgument(f"invalid filter 'until={text}'") from None
+        raise InvalidArgument(f'failed to parse value as time or duration: "{text}"') from None
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return int(aware.timestamp()) * 1_000_000_000 + aware.microsecond * 1000

@@ -118,7 +118,7 @@ class Execs:
             streams.abandon()
             # Docker tells an attached client as output of the process that never was.
             streams.say(f"{error}\r\n".encode())
-            self._conclude(one, error.exit_code if isinstance(error, LaunchFailed) else 128)
+            self._conclude(one, error.exec_exit_code if isinstance(error, LaunchFailed) else 126)
             raise
         failpoints.hit("shim.exec.launched")
         streams.launched(running.console)

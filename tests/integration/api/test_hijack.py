@@ -234,7 +234,7 @@ async def test_detached_exec(fake: Fake) -> None:
 async def test_exec_in_a_stopped_container_is_a_conflict(fake: Fake) -> None:
     container = await fake.create("true")
     reply = await fake.call("POST", f"/containers/{container.id}/exec", {"Cmd": ["true"]})
-    assert (reply.status, reply.message) == (409, f"container {container.id} is not running")
+    assert (reply.status, reply.message) == (409, f"Container {container.id} is not running")
     empty = await fake.call("POST", f"/containers/{container.id}/exec", {})
     assert (empty.status, empty.message) == (400, "No exec command specified")
 

@@ -80,7 +80,7 @@ async def test_kill_and_its_errors(manager: ManagerClient) -> None:
         await manager.kill("victim", "FOO")
     await manager.kill("victim")
     assert await manager.wait(container_id) == 137
-    with pytest.raises(Conflict, match=f"cannot kill container: victim: container {container_id} is not running"):
+    with pytest.raises(Conflict, match=f"Cannot kill container: victim: Container {container_id} is not running"):
         await manager.kill("victim")
 
 
@@ -312,7 +312,7 @@ async def test_prune_and_list_filters(manager: ManagerClient) -> None:
     assert [each.id for each in await manager.list(everything=False)] == [kept]
     assert [each.id for each in await manager.list(label=["keep=0"])] == [ended]
     assert [each.id for each in await manager.list(everything=False, status=["exited"])] == [ended]
-    with pytest.raises(InvalidArgument, match="invalid filter 'nosuch'"):
+    with pytest.raises(InvalidArgument, match="Invalid filter 'nosuch'"):
         await manager.list(nosuch=["1"])
     pruned = await manager.containers.prune(api.PruneContainersRequest())
     assert pruned.ids == [ended]

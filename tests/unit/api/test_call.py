@@ -28,7 +28,7 @@ def test_both_forms_of_filters_are_read(text: str, meant: dict[str, tuple[str, .
     "text", ["{", "[]", "1", '{"label":"a"}', '{"label":[1]}', '{"label":{"a":1}}', '{"nosuch":["a"]}']
 )
 def test_bad_filters_are_the_clients_fault(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="invalid filter"):
+    with pytest.raises(InvalidArgument, match="nvalid filter"):
         parse_filters(text, {"label"})
 
 
@@ -43,7 +43,7 @@ def test_absent_boolean_filter_is_none() -> None:
 
 @pytest.mark.parametrize("values", [("yes",), ("true", "false"), ()])
 def test_boolean_filter_refuses_anything_else(values: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidArgument, match="invalid filter 'dangling="):
+    with pytest.raises(InvalidArgument, match="Invalid filter 'dangling="):
         filter_flag({"dangling": values}, "dangling")
 
 

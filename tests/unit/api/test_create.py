@@ -79,7 +79,7 @@ def test_mac_address_comes_from_the_endpoint_or_the_container() -> None:
 def test_host_config_is_echoed_over_dockers_defaults() -> None:
     shown = echo(spec(Memory=64 << 20, Binds=["/a:/b"], ShmSize=0, Runtime="", RestartPolicy={"Name": ""}))
     assert (shown["Memory"], shown["MemorySwap"], shown["Binds"]) == (64 << 20, 128 << 20, ["/a:/b"])
-    assert (shown["ShmSize"], shown["Runtime"], shown["NetworkMode"]) == (64 << 20, "bulkhead", "bridge")
+    assert (shown["ShmSize"], shown["Runtime"], shown["NetworkMode"]) == (64 << 20, "runc", "bridge")
     assert shown["RestartPolicy"] == {"Name": "no", "MaximumRetryCount": 0}
     assert shown["LogConfig"] == {"Type": "json-file", "Config": {}}
     assert shown["PidsLimit"] is None and shown["Dns"] == [] and shown["PortBindings"] == {}

@@ -71,7 +71,7 @@ async def test_end_is_known_as_soon_as_the_shim_knows_it(core: Running) -> None:
 
 async def test_refusals(core: Running) -> None:
     created = await core.create("sleep", "9", name="web")
-    with pytest.raises(Conflict, match=f"container {created} is not running"):
+    with pytest.raises(Conflict, match=f"Container {created} is not running"):
         await _created(core, "web")
     with pytest.raises(NotFound, match="No such container: nosuch"):
         await _created(core, "nosuch")

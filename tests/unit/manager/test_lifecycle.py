@@ -61,8 +61,8 @@ async def test_nameless_container_gets_a_name_of_two_words(core: Running) -> Non
         ("", {"image": "nosuch"}, NotFound, "No such image: nosuch:latest"),
         ("a b", {}, InvalidArgument, "Invalid container name (a b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
         ("a", {}, InvalidArgument, "Invalid container name (a), only"),
-        ("", {"image": "empty"}, InvalidArgument, "no command specified"),
-        ("", {"entrypoint": ("",), "image": "empty"}, InvalidArgument, "no command specified"),
+        ("", {"image": "empty"}, InvalidArgument, "No command specified"),
+        ("", {"entrypoint": ("",), "image": "empty"}, InvalidArgument, "No command specified"),
         ("", {"stop_signal": "FOO"}, InvalidArgument, "Invalid signal: FOO"),
         (
             "",
@@ -368,7 +368,7 @@ async def test_kill_texts(core: Running) -> None:
     container_id = await core.create(name="web")
     with pytest.raises(Conflict) as caught:
         await core.core.containers.kill("web", "")
-    assert str(caught.value) == f"cannot kill container: web: container {container_id} is not running"
+    assert str(caught.value) == f"Cannot kill container: web: Container {container_id} is not running"
     await core.core.containers.start("web")
     with pytest.raises(InvalidArgument, match="Invalid signal: FOO"):
         await core.core.containers.kill("web", "FOO")
@@ -408,7 +408,7 @@ async def test_forced_removal_wins_over_a_restart_under_way(core: Running) -> No
 
 async def test_remove_of_a_running_container(core: Running) -> None:
     container_id = await core.run("sleep", "9", name="web")
-    with pytest.raises(Conflict, match='cannot remove container "web": container is running: stop the container'):
+    with pytest.raises(Conflict, match=f"You cannot remove a running container {container_id}. Stop the container"):
         await core.core.containers.remove("web", force=False, volumes=False)
     await core.core.containers.remove("web", force=True, volumes=False)
     assert not core.records.index.knows(container_id)

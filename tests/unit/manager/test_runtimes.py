@@ -19,7 +19,7 @@ def test_without_runc_its_names_mean_our_own() -> None:
         ("", "bulkhead", "runc", "io.containerd.runc.v2"), ()
     )
     assert known.chosen("") == "bulkhead"
-    with pytest.raises(InvalidArgument, match=r"^unknown or invalid runtime name: crun$"):
+    with pytest.raises(InvalidArgument, match=r"^Unknown runtime specified crun$"):
         known.chosen("crun")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bulkhead.errors import InvalidArgument
@@ -11,6 +13,7 @@ from bulkhead.model.filters import check_keys, matches_event, parse_container_fi
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.moments import parse_moment
 
+_PORT = PublishedPort(container_port=443, host_port=8443)
 CONTAINER = Container(
     id="ab" * 32,
     name="web_1",
@@ -20,22 +23,21 @@ CONTAINER = Container(
         labels={"app": "web", "empty": ""},
         mounts=(Mount(type="volume", source="vol", target="/data"),),
         exposed_ports=("80/tcp", "9000-9010/udp"),
-        ports=(PublishedPort(container_port=443),),
     ),
     phase=Phase.EXITED,
     exit_code=3,
     started_at=1,
     created_at=100,
-    endpoints=(NetworkEndpoint(network_name="bridge", network_id="net1"),),
+    endpoints=(NetworkEndpoint(network_name="bridge", network_id="net1", ports=(_PORT,)),),
 )
 
 
-def _matches(**filters: list[str]) -> bool:
+def _matches(container: Container = CONTAINER, /, **filters: list[str]) -> bool:
     named = {key.replace("_", "-"): values for key, values in filters.items()}
     parsed = parse_container_filter(
         named, resolve_image={"nginx": "sha256:1"}.get, created_at=lambda ref: {"older": 50, "newer": 150}[ref]
     )
-    return parsed.matches(CONTAINER)
+    return parsed.matches(container)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +57,6 @@ def _matches(**filters: list[str]) -> bool:
         ("volume", "/data", "/dat"),
         ("network", "bridge", "host"),
         ("network", "net1", "net"),
-        ("publish", "443", "80"),
-        ("publish", "400-500/tcp", "443/udp"),
-        ("expose", "80", "81"),
-        ("expose", "9005/udp", "9005"),
-        ("expose", "443", "444"),
         ("ancestor", "nginx", "redis"),
         ("ancestor", "nginx:1", "nginx:2"),
         ("before", "newer", "older"),
@@ -76,6 +73,23 @@ def test_values_of_a_key_are_alternatives_but_labels_must_all_hold() -> None:
     assert _matches(status=["running", "exited"])
     assert not _matches(label=["app=web", "nosuch"])
     assert not _matches(status=["exited"], name=["nosuch"])
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("publish", "8443", "443"),
+        ("publish", "8400-8500/tcp", "8443/udp"),
+        ("expose", "80", "81"),
+        ("expose", "9005/udp", "9005"),
+        ("expose", "443", "8443"),
+    ],
+)
+def test_ports_are_those_of_a_running_container(key: str, good: str, bad: str) -> None:
+    running = replace(CONTAINER, phase=Phase.RUNNING)
+    assert _matches(running, **{key: [good]})
+    assert not _matches(running, **{key: [bad]})
+    assert not _matches(CONTAINER, **{key: [good]})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +133,7 @@ def test_events(key: str, good: str, bad: str) -> None:
 
 
 def test_unknown_key() -> None:
-    with pytest.raises(InvalidArgument, match="invalid filter 'x'"):
+    with pytest.raises(InvalidArgument, match="Invalid filter 'x'"):
         check_keys({"x": ["1"]}, frozenset({"y"}))
 
 

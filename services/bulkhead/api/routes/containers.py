@@ -108,7 +108,6 @@ class ContainerRoutes:
         name = call.text("name")
         if not name.removeprefix("/"):
             raise InvalidArgument("Neither old nor new names may be empty")
-        validation.check_name(name)
         await self._containers.rename(call["id"], name.removeprefix("/"))
         return answers.empty()
 

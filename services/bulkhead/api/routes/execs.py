@@ -24,7 +24,7 @@ class ExecRoutes:
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(schema.ExecBody)
-        check_keys(body.DetachKeys or "")
+        check_keys(body.DetachKeys or "", "escape")
         exec_id = await self._execs.create(call["id"], schema.spec_of(body))
         return answers.json({"Id": exec_id}, status=201)
 

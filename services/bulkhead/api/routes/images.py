@@ -127,7 +127,8 @@ class ImageRoutes:
             quiet=call.flag("quiet", default=True),
             platform=schema.platform_text(call.text("platform")),
         )
-        return await _progress(call, loading)
+        # Whatever is wrong with the archive is told in the stream: docker-py looks for it there.
+        return await _progress(call, loading, told_in_stream=True)
 
     async def save(self, call: Call) -> web.StreamResponse:
         return await self._save(call, [call["name"]])
@@ -160,9 +161,11 @@ def joined(name: str, tag: str) -> str:
     return f"{parsed.familiar_name}:{tag}"
 
 
-async def _progress(call: Call, progress: AsyncGenerator[Progress]) -> web.StreamResponse:
+async def _progress(
+    call: Call, progress: AsyncGenerator[Progress], *, told_in_stream: bool = False
+) -> web.StreamResponse:
     async with contextlib.aclosing(_shown(progress)) as shown:
-        return await lines(call, shown)
+        return await lines(call, shown, told_in_stream=told_in_stream)
 
 
 async def _shown(progress: AsyncGenerator[Progress]) -> AsyncGenerator[dict[str, Any]]:

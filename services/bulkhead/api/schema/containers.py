@@ -246,7 +246,7 @@ def _endpoint(endpoint: NetworkEndpoint, container: InspectedContainer | None) -
         "IPAMConfig": _asked_addresses(endpoint) or ({} if on_users else None),
         "Links": list(endpoint.links) or None,
         "Aliases": list(endpoint.aliases) or None,
-        "MacAddress": endpoint.mac,
+        "MacAddress": endpoint.mac or endpoint.fixed_mac,
         "DriverOpts": dict(endpoint.driver_options) or None,
         "GwPriority": endpoint.gateway_priority,
         "NetworkID": endpoint.network_id,

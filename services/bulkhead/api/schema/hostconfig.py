@@ -12,7 +12,8 @@ import msgspec
 from bulkhead.model.container import ContainerSpec
 
 DEFAULT_SHM_SIZE = 64 << 20
-DEFAULT_RUNTIME = "bulkhead"
+OWN_RUNTIME = "bulkhead"
+DEFAULT_RUNTIME = "runc"
 
 MASKED_PATHS = (
     "/proc/asound",
@@ -286,8 +287,9 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
         shown["NetworkMode"] = "bridge"
     if "CgroupnsMode" not in said and cgroup_version == 2:
         shown["CgroupnsMode"] = "private"
-    # The manager chose when the client did not.
-    shown["Runtime"] = spec.runtime or DEFAULT_RUNTIME
+    # The manager chose when the client did not; our own core goes by the name that Docker's users expect.
+    if not said.get("Runtime"):
+        shown["Runtime"] = spec.runtime if spec.runtime not in ("", OWN_RUNTIME) else DEFAULT_RUNTIME
     # Other containers by id, whatever the client called them.
     modes = {"IpcMode": spec.ipc_mode, "PidMode": spec.pid_mode, "NetworkMode": spec.network_mode}
     shown |= {name: mode for name, mode in modes.items() if mode.startswith("container:")}

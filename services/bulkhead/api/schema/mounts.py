@@ -24,15 +24,15 @@ def parse_mounts(config: wire.HostConfig, exists: Callable[[str], bool] = _alway
 
     Raises InvalidArgument in Docker's words, also for two mounts on one target.
     """
-    binds = [parse_bind(text) for text in config.Binds or ()]
+    binds = [parse_bind(text, config.VolumeDriver or "") for text in config.Binds or ()]
     mounts = [_parse_mount(mount, exists) for mount in config.Mounts or ()]
     tmpfs = [_parse_tmpfs(target, options) for target, options in (config.Tmpfs or {}).items()]
     _refuse_duplicates((*binds, *mounts, *tmpfs))
     return (*binds, *mounts, *tmpfs)
 
 
-def parse_bind(text: str) -> Mount:
-    """`source:target[:options]` of `-v`; a source that is no path is the name of a volume."""
+def parse_bind(text: str, driver: str = "") -> Mount:
+    """`source:target[:options]` of `-v`; a source that is no path is the name of a volume of `driver`."""
     parts = text.split(":")
     if len(parts) not in (2, 3) or not all(parts[:2]):
         raise InvalidArgument(f"invalid volume specification: '{text}'")
@@ -55,6 +55,7 @@ def parse_bind(text: str) -> Mount:
         target=posixpath.normpath(target),
         read_only=options.read_only,
         no_copy=options.no_copy,
+        volume_driver=driver,
     )
 
 

@@ -166,7 +166,7 @@ class Archives:
         try:
             return [(books.find(ref).id, None)]
         except NotFound:
-            raise NotFound("reference does not exist") from None
+            raise NotFound(f"No such image: {ref}") from None
 
     def _manifest(self, image: ImageRecord) -> Manifest:
         body = self._store.read(image.manifest, MAX_MANIFEST)

@@ -28,7 +28,7 @@ from bulkhead.model.network import NetworkRecord
 
 LIST_KEYS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
 PRUNE_KEYS = frozenset(("label", "label!", "until"))
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_. -]*[a-zA-Z0-9_.-])?")
 _CONNECT_SECONDS = 30.0
 _SHARED = "container sharing network namespace with another container or host cannot be connected to any other network"
 _HOST = "container cannot be disconnected from host network or connected to host network"
@@ -283,7 +283,7 @@ def _check(wanted: NetworkRecord) -> None:
         raise Forbidden(f"operation is not permitted on predefined {wanted.name} network")
     if _NAME.fullmatch(wanted.name) is None:
         raise InvalidArgument(
-            f"invalid network name: {wanted.name}: it must begin with a letter or digit and hold only [a-zA-Z0-9_.-]"
+            f"invalid network name: {wanted.name}: it must begin with a letter or digit and hold only [a-zA-Z0-9_. -]"
         )
     _check_driver(wanted.driver)
     if not wanted.enable_ipv4 and not wanted.enable_ipv6:

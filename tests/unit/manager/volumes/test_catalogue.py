@@ -97,7 +97,7 @@ async def test_prune_leaves_named_ones_unless_told(tmp_path: Path) -> None:
         assert (await core.core.volume_pruning.prune({"all": ["1"], "label!": ["keep"]})).names == ()
         pruned = await core.core.volume_pruning.prune({"all": ["true"]})
         assert (pruned.names, pruned.space_reclaimed) == (("named",), 5)
-        with pytest.raises(InvalidArgument, match="invalid filter"):
+        with pytest.raises(InvalidArgument, match="Invalid filter"):
             await core.core.volume_pruning.prune({"until": ["1h"]})
 
 
