@@ -84,8 +84,8 @@ async def test_a_detached_exec_that_cannot_run_is_a_failure(shim: Shim) -> None:
     await shim.client.exec_create(wire.ExecCreateRequest(exec_id="e", process=b'{"args":["/etc"]}'))
     failure = (await shim.client.exec_start("e")).failure
     assert failure is not None
-    assert failure.exit_code == 127
-    assert (await shim.client.exec_state("e")).exit_code == 127
+    assert failure.exit_code == 126
+    assert (await shim.client.exec_state("e")).exit_code == 126
 
 
 async def test_an_exec_runs_once(shim: Shim) -> None:
