@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bulkhead import failpoints, plainlog
+from bulkhead import __version__, failpoints, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
+from bulkhead.model.shim_protocol import PROTOCOL
 from bulkhead.shim import messages
 from bulkhead.shim.container import Container, Phase
 from bulkhead.shim.custody import Estate
@@ -39,7 +40,7 @@ _PRACTICE_TURNS = 3
 _PRACTICE_PATIENCE = 0.01
 
 
-# Beside the bundle: (pid, start time) of the shim that holds the container.
+# Beside the bundle: (pid, start time) of the shim that holds the container, and how to speak to it.
 SHIM_RECORD = "shim.json"
 
 
@@ -186,7 +187,8 @@ class Shim:
 
     def _write_record(self) -> None:
         pid = os.getpid()
-        record = f'{{"pid":{pid},"start_time":{process.start_time(pid)}}}\n'
+        who = f'"pid":{pid},"start_time":{process.start_time(pid)}'
+        record = f'{{{who},"protocol":{PROTOCOL},"version":"{__version__}"}}\n'
         try:
             atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False)
         except OSError as error:

@@ -20,9 +20,10 @@ from bulkhead.ctl.doctor.findings import Area, Finding, Level, ok
 from bulkhead.ctl.doctor.orphans import BEING_MADE, orphans
 from bulkhead.ctl.doctor.records import Record, Records, read
 from bulkhead.ctl.engine_client import call
-from bulkhead.errors import Internal, Unavailable
+from bulkhead.errors import Conflict, Internal, Unavailable
 from bulkhead.linux import process
 from bulkhead.model.instance import SERVICES, Instance
+from bulkhead.model.shim_protocol import check_protocol, protocol_of
 from bulkhead.settings import Settings
 
 # Long enough for what is being made or taken away to be done with.
@@ -168,8 +169,13 @@ def _shims(instance: Instance, known: Records) -> Iterator[Finding]:
     counts: Counter[str] = Counter()
     for record in known.alive:
         told = _shim_of(instance, str(record.get("id")))
-        if told is not None:
-            counts[f"protocol {told.get('protocol', 1)} of {told.get('version', 'the first releases')}"] += 1
+        if told is None:
+            continue
+        counts[f"protocol {protocol_of(told)} (Bulkhead {told.get('version', 'without a number')})"] += 1
+        try:
+            check_protocol(str(record.get("id")), told)
+        except Conflict as error:
+            yield _fail(f"container {record.get('name')}", str(error), "start the Bulkhead that started it")
     if counts:
         yield ok(Area.INSTANCE, "shims", ", ".join(f"{count} of {what}" for what, count in sorted(counts.items())))
 

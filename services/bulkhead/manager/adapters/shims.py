@@ -17,7 +17,7 @@ import structlog
 from grpclib.client import Channel
 
 from bulkhead import failpoints
-from bulkhead.errors import DeadlineExceeded, Internal, LaunchFailed, Unavailable
+from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, Unavailable
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
@@ -25,6 +25,7 @@ from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimS
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
+from bulkhead.model.shim_protocol import check_protocol
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
@@ -157,7 +158,13 @@ class SupervisedShims:
             return None
 
     async def discard(self, container_id: str) -> None:
-        shim = await self.live(container_id)
+        try:
+            shim = await self.live(container_id)
+        except Conflict:
+            # Nobody here can ask it to leave. What runs is not harmed for that.
+            if _lives(_cgroup_of(self._instance.container_data(container_id))):
+                raise
+            shim = None
         if isinstance(shim, RemoteShim):
             try:
                 await shim.client.shutdown(timeout=SHUTDOWN_SECONDS)
@@ -191,6 +198,8 @@ class SupervisedShims:
             raise Unavailable("the supervisor service is not available: it does not answer") from error
 
     async def _connect(self, container_id: str) -> RemoteShim:
+        """Raises Conflict when the shim is of a version that this manager does not understand."""
+        check_protocol(container_id, read_json(self._instance.container_data(container_id) / SHIM_RECORD) or {})
         client = TtrpcClient(self._instance.shim_socket(container_id))
         await client.connect(timeout=CONNECT_SECONDS)
         other = self._live.get(container_id)
@@ -240,6 +249,14 @@ def remove_group(path: str) -> None:
         return
     except OSError as error:
         raise Internal(f"cannot remove cgroup {path}: {error.strerror}") from error
+
+
+def _lives(group: str) -> bool:
+    """Whether a process is in the cgroup."""
+    try:
+        return bool(group and Cgroup(group).pids())
+    except FileNotFoundError:
+        return False
 
 
 def _cgroup_of(data: Path) -> str:
