@@ -178,15 +178,38 @@ class _Counting(sqlite3.Connection):
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=_Counting)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise Conflict(f"cannot open {path}: it was written by a newer Bulkhead (schema {version})")
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT")
+    """The file at `path` in this release's schema. Raises Conflict for one of a newer, Internal for one that is broken.
+
+    What is refused stays as it is to the byte; a migration that fails is undone.
+    """
+    try:
+        version = _version(path)
+        if version > len(MIGRATIONS):
+            raise Conflict(
+                f"cannot open {path}: it was written by a newer Bulkhead (schema {version}, this one knows "
+                f"{len(MIGRATIONS)}); start that one again, records do not go back"
+            )
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=_Counting)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+                connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise Internal(f"cannot open {path}: {error}") from error
     return connection
+
+
+def _version(path: Path) -> int:
+    """The schema of a file, 0 without one. Read only: the last one who could write would tidy up as it closes."""
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as reader:
+        version: int = reader.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 @contextlib.contextmanager

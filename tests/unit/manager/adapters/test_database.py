@@ -53,14 +53,6 @@ async def test_a_second_manager_is_refused_and_the_first_goes_on(tmp_path: Path)
         pass
 
 
-async def test_a_file_of_a_newer_bulkhead_is_left_alone(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "b.db") as connection:
-        connection.execute("PRAGMA user_version=9999")
-    with pytest.raises(Conflict, match="written by a newer Bulkhead"):
-        async with Database.open(tmp_path / "b.db"):
-            pass
-
-
 async def test_a_write_whose_caller_was_cancelled_is_committed(tmp_path: Path) -> None:
     async with Database.open(tmp_path / "b.db") as database:
         task = asyncio.ensure_future(database.write(put("a", "1")))
