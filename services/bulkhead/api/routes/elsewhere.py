@@ -19,7 +19,6 @@ _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 _NOT_YET = (
     ("POST", "/build", "building images (build elsewhere, push to a registry, pull here)"),
     ("POST", "/build/cancel", "building images"),
-    ("GET", "/containers/{id}/attach/ws", "attaching by WebSocket"),
     ("POST", "/containers/{id}/checkpoints", "checkpoints"),
     ("DELETE", "/containers/{id}/checkpoints/{name}", "checkpoints"),
     ("GET,POST,DELETE", "/plugins/{name:path}", "plugins"),

@@ -8,6 +8,7 @@ import contextlib
 import msgspec
 from aiohttp import web
 
+from bulkhead.api import websocket
 from bulkhead.api.call import Call
 from bulkhead.api.connection import EngineConnection
 from bulkhead.api.detach import check_keys
@@ -60,6 +61,41 @@ class StreamRoutes:
         finally:
             process.close()
         return Hijacked()
+
+    async def attach_websocket(self, call: Call) -> web.StreamResponse:
+        keys = call.text("detachKeys")
+        check_keys(keys)
+        websocket.check(call)
+        wanted = Streams(
+            stdin=call.flag("stdin"), stdout=call.flag("stdout"), stderr=call.flag("stderr"), detach_keys=keys
+        )
+        found = await self._containers.inspect(call["id"])
+        _check_attachable(call["id"], found)
+        if not call.flag("stream"):
+            return await self._show_log(call, found, wanted)
+        address = await self._containers.stdio(call["id"])
+        process, tty = await self._stdio.attach(address.socket, wanted)
+        try:
+            socket = await websocket.accept(call)
+            if call.flag("logs"):
+                await self._replay_unframed(socket, found, wanted)
+            await websocket.converse(socket, process, framed=not tty)
+        finally:
+            process.close()
+        return socket.response
+
+    async def _show_log(self, call: Call, found: InspectedContainer, wanted: Streams) -> web.StreamResponse:
+        socket = await websocket.accept(call)
+        if call.flag("logs"):
+            await self._replay_unframed(socket, found, wanted)
+        await socket.response.close()
+        return socket.response
+
+    async def _replay_unframed(self, socket: websocket.Socket, found: InspectedContainer, wanted: Streams) -> None:
+        request = LogRequest(stdout=wanted.stdout, stderr=wanted.stderr, framed=False)
+        async with self._logs.opened(found, request) as blocks:
+            async for block in blocks:
+                await socket.say(block)
 
     async def _attach_to_log(self, call: Call, wanted: Streams) -> web.StreamResponse:
         """Without `stream`, attach is the log so far, or nothing."""

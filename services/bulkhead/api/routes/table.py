@@ -56,6 +56,7 @@ def table(
             Route("GET", "/containers/{id}/logs", streams.logs),
             Route("GET", "/containers/{id}/stats", statistics.stats),
             Route("POST", "/containers/{id}/attach", streams.attach),
+            Route("GET", "/containers/{id}/attach/ws", streams.attach_websocket),
             Route("POST", "/containers/{id}/wait", streams.wait),
             Route("POST", "/containers/{id}/start", containers.start),
             Route("POST", "/containers/{id}/stop", containers.stop),
