@@ -118,7 +118,8 @@ class Containers(Protocol):
 
     async def inspect(self, ref: str, *, size: bool = False) -> InspectedContainer: ...
 
-    async def stdio(self, ref: str) -> StdioAddress: ...
+    async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
+        """Where its shim listens; that a client attaches is announced."""
 
     async def start(self, ref: str) -> None:
         """Raises NotModified when it runs already, LaunchFailed when its command cannot be run."""

@@ -6,7 +6,7 @@ What a use-case does is told in its own module (creation, starting, exits, stopp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bulkhead import failpoints
@@ -69,10 +69,12 @@ class Containers:
 
         await self.actors.perform(container.id, "start", work, seconds=START_SECONDS)
 
-    async def stdio(self, ref: str) -> StdioAddress:
-        """The socket of the container's shim, which is brought up when there is none."""
+    async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
+        """The socket of the container's shim, which is brought up when there is none; `attach` is announced."""
         container = self.records.index.find(ref)
         _refuse_attach(container)
+        if attach:
+            self._announce(container, "attach")
         await self.actors.perform(
             container.id, "attach to", lambda: self._listening_shim(container.id), seconds=QUICK_SECONDS
         )
@@ -108,13 +110,21 @@ class Containers:
         container = self.records.index.find(ref)
         shim = await self._shim_of_running(container)
         await shim.resize(height, width)
+        self._announce(container, "resize", {"height": str(height), "width": str(width)})
 
     async def top(self, ref: str, ps_args: str) -> Listing:
         """Its processes. Raises Conflict when it does not run, InvalidArgument for options of ps not known."""
         container = self.records.index.find(ref)
         processes.columns(ps_args)
         shim = await self._shim_of_running(container)
-        return processes.listing(await shim.pids(), ps_args)
+        found = processes.listing(await shim.pids(), ps_args)
+        self._announce(container, "top")
+        return found
+
+    def _announce(self, container: Container, action: str, told: Mapping[str, str] | None = None) -> None:
+        """What changes nothing is announced on its own time: nobody waits for the journal."""
+        work = self.records.commit(Change(events=(of_container(container, action, told),)))
+        self.actors.own(work, f"announce {action} of {container.id[:12]}")
 
     async def rename(self, ref: str, name: str) -> None:
         container = self.records.index.find(ref)

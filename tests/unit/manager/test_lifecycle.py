@@ -392,6 +392,18 @@ async def test_restart_is_stop_and_start_without_policy_or_removal(core: Running
     assert await core.actions() == ["create", "start", "kill", "die", "stop", "start", "restart"]
 
 
+async def test_what_only_looks_is_announced_too(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    await core.core.containers.stdio(container_id)
+    await core.core.containers.stdio(container_id, attach=True)
+    await core.core.containers.resize(container_id, 3, 4)
+
+    async def announced() -> bool:
+        return await core.actions() == ["create", "start", "attach", "resize"]
+
+    await eventually(announced)  # who only follows the log is not
+
+
 async def test_forced_removal_wins_over_a_restart_under_way(core: Running) -> None:
     """The end that it brings about is the one that the restart has waited for."""
     container_id = await core.run("sleep", "9")

@@ -92,8 +92,8 @@ class ManagerContainers:
         part = await self._stub.inspect_part(wire.InspectContainerRequest(ref=ref, size=size))
         return self._inspected.of([part])[0]
 
-    async def stdio(self, ref: str) -> StdioAddress:
-        return to_model(StdioAddress, await self._stub.stdio(wire.StdioRequest(ref=ref)))
+    async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
+        return to_model(StdioAddress, await self._stub.stdio(wire.StdioRequest(ref=ref, attach=attach)))
 
     async def start(self, ref: str) -> None:
         answer = await self._stub.start(wire.StartContainerRequest(ref=ref))

@@ -50,7 +50,9 @@ class StreamRoutes:
         )
         if not call.flag("stream"):
             return await self._attach_to_log(call, wanted)
-        found, address = await asyncio.gather(self._containers.inspect(call["id"]), self._containers.stdio(call["id"]))
+        found, address = await asyncio.gather(
+            self._containers.inspect(call["id"]), self._containers.stdio(call["id"], attach=True)
+        )
         _check_attachable(call["id"], found)
         process, tty = await self._stdio.attach(address.socket, wanted)
         try:
@@ -73,7 +75,7 @@ class StreamRoutes:
         _check_attachable(call["id"], found)
         if not call.flag("stream"):
             return await self._show_log(call, found, wanted)
-        address = await self._containers.stdio(call["id"])
+        address = await self._containers.stdio(call["id"], attach=True)
         process, tty = await self._stdio.attach(address.socket, wanted)
         try:
             socket = await websocket.accept(call)

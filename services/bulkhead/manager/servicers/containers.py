@@ -57,7 +57,7 @@ class ContainersServicer(api.ContainersBase):
         return inspect_answer(self._details.of(container), more)
 
     async def stdio(self, message: api.StdioRequest) -> api.StdioResponse:
-        address = await self._containers.stdio(message.ref)
+        address = await self._containers.stdio(message.ref, attach=message.attach)
         spec = address.container.spec
         return api.StdioResponse(
             id=address.container.id,

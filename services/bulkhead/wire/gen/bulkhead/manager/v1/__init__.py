@@ -1666,6 +1666,11 @@ default_message_pool.register_message("bulkhead.manager.v1", "StatisticsSnapshot
 class StdioRequest(betterproto2.Message):
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
+    attach: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    A client is about to attach, which is announced; else its log is only followed.
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "StdioRequest", StdioRequest)
 
