@@ -268,8 +268,9 @@ def _init_binary() -> str:
 
 
 def _failed(verb: str, place: Path, error: OSError) -> Conflict | Internal | ResourceExhausted:
-    kind = ResourceExhausted if error.errno in (28, 122) else Internal  # ENOSPC, EDQUOT
-    return kind(f"cannot {verb} {place}: {error.strerror}")
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return ResourceExhausted(f"cannot {verb} {place}: {error.strerror}: docker system prune frees what is unused")
+    return Internal(f"cannot {verb} {place}: {error.strerror}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

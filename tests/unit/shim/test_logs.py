@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -146,3 +147,42 @@ def test_a_log_that_must_not_hold_drops_what_does_not_fit(tmp_path: Path) -> Non
     log.close()
     os.close(disk)
     assert len(received) < 400_000
+
+
+def test_a_disk_with_errors_costs_time_and_no_line_until_the_buffer_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(unexpected)
+    loop.open()
+    log = JsonFile(LogTarget(path=str(tmp_path / "log"), max_buffer=20_000), loop, NoBrake(), lambda: None)
+    broken = True
+    write = RotatingFile.write
+
+    def fail(file: RotatingFile, data: bytes) -> None:
+        if broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        write(file, data)
+
+    monkeypatch.setattr(RotatingFile, "write", fail)
+    log.write(1, b"first\n")
+    while log._retry is None:
+        loop.turn(0.05)
+    for number in range(10):
+        log.write(1, b"%d" % number * 5_000 + b"\n")
+    loss = log.unlogged()
+    assert loss is not None
+    assert (loss.what, loss.lines, 0 < loss.since <= loss.until) == ("log", 11, True)
+    broken = False
+    done: list[bool] = []
+    log.finish(lambda: done.append(True))
+    while not done:
+        loop.turn(0.05)
+    lines = logged(tmp_path / "log")
+    assert [line[:1] for line in lines[:4]] == ["f", "0", "1", "2"]
+    while len(lines) < 5:
+        loop.turn(0.05)
+        lines = logged(tmp_path / "log")
+    assert lines[-1].startswith("[bulkhead: 7 lines (")
+    assert lines[-1].endswith("Input/output error]")
+    assert log.unlogged() is None
+    log.close()

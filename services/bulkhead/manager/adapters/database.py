@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from bulkhead import failpoints
 from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
+from bulkhead.manager.adapters.reserve import Reserve
 from bulkhead.manager.adapters.schema import MIGRATIONS
 
 T = TypeVar("T")
@@ -56,7 +57,10 @@ class Database:
     async def open(path: Path) -> AsyncIterator[Database]:
         """Open or make the file at `path`; Conflict when another manager has it."""
         with _locked(path):
+            reserve = Reserve(path)
+            reserve.take_back()
             database = Database(_connect(path))
+            reserve.fill(database._connection)
             writer = threading.Thread(target=database._run, name="records", daemon=True)
             writer.start()
             try:
@@ -64,7 +68,9 @@ class Database:
             finally:
                 database._queue.put(None)
                 await asyncio.to_thread(writer.join)
+                reserve.put_aside()
                 database._connection.close()
+                reserve.close()
 
     async def write(self, work: Work[T], *, durable: bool = True, committed: Callable[[T], None] | None = None) -> T:
         """Run `work` in a transaction; its result once committed. An error in `work` undoes `work` alone.
@@ -159,7 +165,7 @@ def _refused(error: OSError) -> sqlite3.Error:
 
 def _translated(error: sqlite3.Error) -> BulkheadError:
     if error.sqlite_errorname == "SQLITE_FULL" or "disk is full" in str(error):
-        return ResourceExhausted(f"cannot write records: no space left on device ({error})")
+        return ResourceExhausted(f"cannot write records: no space left on device ({error}): remove what is unused")
     if isinstance(error, sqlite3.IntegrityError):
         return Conflict(f"cannot write records: {error}")
     return Internal(f"cannot write records: {error}")

@@ -1,0 +1,81 @@
+"""Room for the records on a full disk: what ends, is removed or pruned is recorded all the same, without new blocks.
+
+The write-ahead log has its blocks in advance, for as many pages as SQLite lets gather there, its index, which is
+mapped memory and would end the process by SIGBUS, too, and the file itself has free pages. SQLite removes log and
+index when the manager stops: second names keep their blocks for the next one.
+
+    <file>-wal, <file>-shm                   log and index
+    <file>-reserve-wal, <file>-reserve-shm   their blocks while no manager runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+# SQLite moves the log into the file every 1,000 pages (wal_autocheckpoint).
+_LOG = 5 << 20
+_INDEX = 32 << 10
+_FREE_PAGES = 64
+_ROOM = 512 << 10
+# A log whose header is no header is an empty log (sqlite.org/walformat.html).
+_HEADER = 32
+
+
+class Reserve:
+    """Of one file of records; for its only writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._log, self._index = (path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm"))
+        self._log_kept, self._index_kept = (path.with_name(f"{path.name}-reserve-{kind}") for kind in ("wal", "shm"))
+        self._held = -1
+
+    def take_back(self) -> None:
+        """Before SQLite opens the file: the reserve becomes its log and index, unless there are some."""
+        with contextlib.suppress(OSError):
+            if self._log_kept.exists() and not self._log.exists():
+                with self._log_kept.open("r+b") as file:
+                    file.write(bytes(_HEADER))
+        for kept, name in ((self._log_kept, self._log), (self._index_kept, self._index)):
+            with contextlib.suppress(OSError):
+                if name.exists():
+                    kept.unlink(missing_ok=True)
+                else:
+                    kept.rename(name)
+
+    def fill(self, connection: sqlite3.Connection) -> None:
+        """Take the blocks that are still wanting. A disk that has none is no reason not to start."""
+        with contextlib.suppress(OSError):
+            # Closing any descriptor of the index would drop SQLite's locks on it (fcntl(2)).
+            self._held = os.open(self._index, os.O_RDWR | os.O_CLOEXEC)
+            # Written, not only allocated: a page of an extent that was never written may still want blocks.
+            os.pwrite(self._held, os.pread(self._held, _INDEX, 0), 0)
+            os.fsync(self._held)
+        with contextlib.suppress(OSError, sqlite3.Error), self._log.open("r+b") as file:
+            _make_room(connection)
+            os.posix_fallocate(file.fileno(), 0, _LOG)
+
+    def put_aside(self) -> None:
+        """Before SQLite closes the file."""
+        for name, kept in ((self._log, self._log_kept), (self._index, self._index_kept)):
+            with contextlib.suppress(OSError):
+                kept.unlink(missing_ok=True)
+                kept.hardlink_to(name)
+
+    def close(self) -> None:
+        """After SQLite has closed the file."""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+
+def _make_room(connection: sqlite3.Connection) -> None:
+    """Pages that are written once and freed are in the file for good, and go to whoever needs some."""
+    if connection.execute("PRAGMA freelist_count").fetchone()[0] >= _FREE_PAGES:
+        return
+    connection.executescript(
+        "DROP TABLE IF EXISTS reserve; BEGIN; CREATE TABLE reserve (bytes BLOB);"
+        f" INSERT INTO reserve VALUES (zeroblob({_ROOM})); COMMIT; DROP TABLE reserve; PRAGMA wal_checkpoint(PASSIVE)"
+    )
