@@ -148,8 +148,9 @@ fuzz-api: $(DEV_STAMP) ## Fuzz every endpoint of the Engine API for TIME seconds
 	$(PY) -m tests.fuzz.api $(TIME)
 
 .PHONY: test-leaks
-test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent
+test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent, and 500 changes of networks on the machine
 	$(PY) -m tests.bench.spawn_leaks
+	BULKHEAD_TEST_CYCLES=500 $(PY) -m pytest -q -n 0 tests/survival/test_network_leaks.py
 
 .PHONY: test-compose
 test-compose: $(DEV_STAMP) ## A shop of nginx, PostgreSQL and redis by Compose, in use while every daemon dies

@@ -18,9 +18,9 @@ from tests.support.engine import Engine
 from tests.support.images import CACHE
 
 # Version 2 as the CLI's plugin or alone (`go build github.com/docker/compose/v2/cmd` makes it), and version 1.
-VERSION_2 = (["docker", "compose"], [str(CACHE / "docker-compose-v2"), "compose"])
+VERSION_2 = (["docker", "compose"], [str(CACHE / "docker-compose-v2")])
 VERSION_1 = (["docker-compose"],)
-VERSIONS = {"v1": VERSION_1, "v2": VERSION_2}
+VERSIONS = {"v1": VERSION_1, "v2": VERSION_2, "any": (*VERSION_2, *VERSION_1)}
 SECONDS = 60.0
 
 

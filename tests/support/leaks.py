@@ -82,7 +82,7 @@ def _cgroups(instance: Instance) -> set[str]:
 def _veths(instance: Instance) -> set[str]:
     with Netlink() as kernel:
         links = kernel.links()
-    bridges = {link.index for link in links if link.name == instance.bridge}
+    bridges = {link.index for link in links if instance.network_alias == link.alias or link.name == instance.bridge}
     return {f"veth {link.name}" for link in links if link.kind == "veth" and link.master in bridges}
 
 
