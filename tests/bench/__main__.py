@@ -28,6 +28,7 @@ from tests.bench import (
     shim_bench,
     slope_bench,
     startup_bench,
+    throughput_bench,
     wedged_bench,
 )
 from tests.bench.sitting import Bench, Sitting
@@ -43,6 +44,7 @@ BENCHES: tuple[Bench, ...] = (
     *runtime_bench.BENCHES,
     *runtime_command_bench.BENCHES,
     *network_bench.BENCHES,
+    *throughput_bench.BENCHES,
     *shim_bench.BENCHES,
 )
 

@@ -83,10 +83,10 @@ def bulkhead() -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def dockerd() -> Iterator[Engine]:
-    """dockerd on its own socket, data root and bridge."""
+def dockerd(*, iptables: bool = False) -> Iterator[Engine]:
+    """dockerd on its own socket, data root and bridge; with `iptables` on a network namespace of its own."""
     root = Path(tempfile.mkdtemp(prefix="bh-dockerd-"))
-    group, bridge, daemon = CpuGroup(accounting()), f"bhd{secrets.token_hex(3)}", _Dockerd(root)
+    group, bridge, daemon = CpuGroup(accounting()), f"bhd{secrets.token_hex(3)}", _Dockerd(root, iptables=iptables)
     subnet = _free_subnet()
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
     try:
@@ -120,15 +120,16 @@ def dockerd() -> Iterator[Engine]:
 
 
 class _Dockerd:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, iptables: bool) -> None:
         self._root = root
+        self._iptables = iptables
         self._process: subprocess.Popen[bytes] | None = None
         self.socket = root / "docker.sock"
 
     def start(self, bridge: str) -> None:
         places = ["--data-root", f"{self._root}/data", "--exec-root", f"{self._root}/exec", "-p", f"{self._root}/pid"]
         # Its rules would outlive it and drop what others forward.
-        network = [f"--bridge={bridge}", "--iptables=false", "--ip6tables=false"]
+        network = [f"--bridge={bridge}", f"--iptables={str(self._iptables).lower()}", "--ip6tables=false"]
         command = ["dockerd", "-H", f"unix://{self.socket}", *places, *network, "--log-level", "error"]
         (self._root / "pid").unlink(missing_ok=True)
         with (self._root / "log").open("ab") as log:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from tests.integration.network.private_host import Host, run_on_private_host
 
 WEB = (PortBinding(container_port=80),)
 SETTLE_SECONDS = 0.02
+MANY = 1000
 
 
 async def _rounds(network: BridgeNetwork, rounds: int, ports: Sequence[PortBinding]) -> tuple[list[float], list[float]]:
@@ -51,10 +53,36 @@ async def _bench(rounds: int, samples: Samples) -> None:
             samples[f"network detach, {name} [us]"] = {"bulkhead": detached}
 
 
+async def _many_ports(rounds: int, samples: Samples) -> None:
+    """What one more port costs, to publish and to connect to, beside no other and beside a thousand."""
+    with Host() as host:
+        network = host.network()
+        await network.ensure()
+        await network.reconcile([])
+        server, container = host.netns(), "f" * 64
+        endpoint = await network.attach(container, server, ports=[PortBinding(container_port=80, host_port=8080)])
+        host.listen(server, "0.0.0.0", 80).listen(1000)
+        for words, more in (("alone", 0), (f"beside {MANY}", MANY)):
+            for number in range(more // 100):
+                ports = [PortBinding(container_port=port) for port in range(1, 101)]
+                await network.attach(f"{number:064x}", host.netns(), ports=ports)
+            attached, _ = await _rounds(network, rounds, WEB)
+            samples[f"network attach, one port {words} [us]"] = {"bulkhead": attached}
+            times = [_connected(endpoint.ports[0].host_port) for _ in range(rounds)]
+            samples[f"connect to a published port {words} [us]"] = {"bulkhead": times}
+
+
+def _connected(port: int) -> float:
+    begun = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)):
+        return (time.perf_counter() - begun) * 1e6
+
+
 def measure(rounds: int) -> Samples:
     """On a private host."""
     samples: Samples = {}
     run_on_private_host(lambda: _bench(rounds, samples))
+    run_on_private_host(lambda: _many_ports(rounds, samples))
     return samples
 
 

@@ -85,7 +85,7 @@ def test_an_application_serves_while_every_daemon_dies(shop: Project) -> None:
         assert "failed" not in engine.docker_ok("logs", worker)
         before = _asked(shop)
         shop.compose("up", "-d", "--scale", "api=3")
-        shop.compose("up", "-d", "--scale", "api=3", "--force-recreate", "--no-deps", "cache")
+        shop.compose("up", "-d", "--force-recreate", "--no-deps", "cache")
         until(lambda: _asked(shop) > before + 5)
     assert set(answers) == {"database\n"}
     names = engine.docker_ok("exec", worker, "nslookup", "api").partition("Name:")[2]
