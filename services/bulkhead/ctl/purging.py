@@ -183,7 +183,7 @@ def _remove_links(instance: Instance) -> list[str]:
     removed = []
     with netlink.Netlink() as kernel:
         links = kernel.links()
-        bridges = {link.index for link in links if link.kind == "bridge" and _is_bridge_of(instance, link)}
+        bridges = {link.index for link in links if _is_made_by(instance, link)}
         for link in links:
             # By their bridge and not by name: the default instance's prefix begins every other's.
             if link.index in bridges or (link.kind == "veth" and link.master in bridges):
@@ -192,8 +192,9 @@ def _remove_links(instance: Instance) -> list[str]:
     return removed
 
 
-def _is_bridge_of(instance: Instance, link: netlink.Link) -> bool:
-    return link.name == instance.bridge or link.alias == instance.network_alias
+def _is_made_by(instance: Instance, link: netlink.Link) -> bool:
+    """Its bridges, and what it made for networks that stand on an interface."""
+    return link.alias == instance.network_alias or (link.kind == "bridge" and link.name == instance.bridge)
 
 
 def _delete_link(kernel: netlink.Netlink, name: str) -> None:

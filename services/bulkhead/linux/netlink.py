@@ -54,6 +54,10 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 20, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
+_IFLA_LINK, _IFLA_MACVLAN_MODE, _IFLA_VLAN_ID, _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS = 5, 1, 1, 1, 2
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
+IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 _IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_FLUSH, _IFLA_BRPORT_ISOLATED = 1, 4, 24, 33
 # Learning of MACs; flooding of unknown unicast, multicast, broadcast.
 _BRPORT_TRAFFIC = (8, 9, 27, 30)
@@ -64,6 +68,7 @@ _IFA_F_NODAD = 0x02
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
+_RT_SCOPE_LINK = 253
 _RTNLGRP_LINK = 1
 _RECEIVE = 1 << 16
 _SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -127,6 +132,8 @@ class Netlink:
         One that fails does not stop those after it; the first failure is raised when all that ask
         for an answer have it.
         """
+        if not requests:
+            return  # the kernel takes no empty datagram
         awaited: set[int] = set()
         first = self._sequence + 1
         self._socket.sendall(b"".join(self._numbered(request, awaited) for request in requests))
@@ -273,6 +280,50 @@ def veth(*, host: str, peer: str, peer_mac: str, netns: int, master: int, mtu: i
     return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, near)
 
 
+def macvlan(name: str, parent: int, *, netns: int, mac: str, mode: str, mtu: int) -> bytes:
+    """Create a macvlan link of the interface `parent` (its index) in the namespace `netns`."""
+    data = _number(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode])
+    return _branch("macvlan", name, parent, netns, mtu, data, attribute(_IFLA_ADDRESS, _mac(mac)))
+
+
+def ipvlan(name: str, parent: int, *, netns: int, mode: str, flag: str, mtu: int) -> bytes:
+    """Create an ipvlan link of the interface `parent` (its index), whose MAC it has, in the namespace `netns`."""
+    data = _short(_IFLA_IPVLAN_MODE, IPVLAN_MODES[mode]) + _short(_IFLA_IPVLAN_FLAGS, IPVLAN_FLAGS[flag])
+    return _branch("ipvlan", name, parent, netns, mtu, data, b"")
+
+
+def vlan(name: str, parent: int, number: int) -> bytes:
+    """Create an 802.1Q link of the interface `parent` (its index), up."""
+    info = _text(_IFLA_INFO_KIND, "vlan") + nest(_IFLA_INFO_DATA, _short(_IFLA_VLAN_ID, number))
+    settings = _text(_IFLA_IFNAME, name) + _number(_IFLA_LINK, parent) + nest(_IFLA_LINKINFO, info)
+    return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, settings)
+
+
+def dummy(name: str) -> bytes:
+    """Create an interface that leads nowhere, up."""
+    info = _text(_IFLA_INFO_KIND, "dummy")
+    return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, _text(_IFLA_IFNAME, name) + nest(_IFLA_LINKINFO, info))
+
+
+def cable(name: str, peer: str) -> bytes:
+    """Create a veth pair with both ends here, both down: one alone does not open."""
+    far = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(_IFLA_IFNAME, peer)
+    info = _text(_IFLA_INFO_KIND, "veth") + nest(_IFLA_INFO_DATA, nest(_VETH_INFO_PEER, far))
+    settings = _text(_IFLA_IFNAME, name) + nest(_IFLA_LINKINFO, info)
+    return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, settings, up=False)
+
+
+def _branch(kind: str, name: str, parent: int, netns: int, mtu: int, data: bytes, settings: bytes) -> bytes:
+    settings += _text(_IFLA_IFNAME, name) + _number(_IFLA_LINK, parent) + _number(_IFLA_NET_NS_FD, netns)
+    settings += _number(_IFLA_MTU, mtu) if mtu else b""
+    settings += nest(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, kind) + nest(_IFLA_INFO_DATA, data))
+    return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, settings, up=False)
+
+
+def _short(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("=H", value))
+
+
 def link_up(index: int) -> bytes:
     """Bring an interface up."""
     return _link_request(_NEWLINK, 0, b"", index=index)
@@ -329,6 +380,13 @@ def set_default_route(index: int, gateway: IPv4Address | IPv6Address) -> bytes:
     body = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
     body += attribute(_RTA_GATEWAY, gateway.packed) + _number(_RTA_OIF, index)
     return message(_NEWROUTE, _F_CREATE | _F_REPLACE, body)
+
+
+def set_direct_route(index: int, version: int) -> bytes:
+    """Route everything else of a family (4 or 6) out of an interface, without a gateway."""
+    scope = _RT_SCOPE_LINK if version == 4 else 0
+    body = _RTMSG.pack(_FAMILIES[version], 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
+    return message(_NEWROUTE, _F_CREATE | _F_REPLACE, body + _number(_RTA_OIF, index))
 
 
 def enter_netns(netns: int) -> None:

@@ -15,6 +15,7 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.adapters.database import Database
 from bulkhead.manager.adapters.groups import sweep_groups
 from bulkhead.manager.adapters.journal_store import SqliteJournalStore
+from bulkhead.manager.adapters.netlink_branches import NetlinkBranches
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.adapters.shims import SupervisedShims
@@ -28,6 +29,8 @@ from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.filesystems import Filesystems
 from bulkhead.manager.images.app import ImageService
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.drivers import DrivenNetwork
+from bulkhead.manager.networks.parents import ParentNetworks
 from bulkhead.manager.servicers.archives import ArchivesServicer
 from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer
@@ -98,7 +101,11 @@ async def _ports(
     records: SqliteRecords,
     images: ImageService,
 ) -> Ports:
-    network = BridgeNetwork(instance, NetlinkKernel(), open_forward=config.open_forward)
+    kernel = NetlinkKernel()
+    network = DrivenNetwork(
+        BridgeNetwork(instance, kernel, open_forward=config.open_forward),
+        ParentNetworks(NetlinkBranches(kernel), instance.network_alias),
+    )
     stack.callback(network.close)
     return Ports(
         runtimes=runtimes.configured(config),

@@ -18,6 +18,7 @@ from bulkhead.errors import BulkheadError, InvalidArgument
 from bulkhead.manager.index import Index
 from bulkhead.manager.networks.blocks import plan_of_block, version_of
 from bulkhead.manager.networks.known import KnownNetworks
+from bulkhead.manager.networks.link_options import DRIVERS, link_plan
 from bulkhead.manager.networks.names import NamedHost, NameFiles
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
 from bulkhead.manager.ports import Created
@@ -33,6 +34,7 @@ from bulkhead.model.network import (
     GatewayMode,
     IPNetwork,
     NetworkRecord,
+    Plan,
     PortBinding,
     ProcessNetns,
 )
@@ -152,11 +154,11 @@ class Networking:
         gone = [each for each in container.attachments if each.network == _key(self.known, network)]
         kept = tuple(each for each in container.attachments if each not in gone)
         left = tuple(each for each in container.endpoints if each.network_id != network.id)
+        netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
         for endpoint in gone:
-            await self._network.unplug(endpoint)
+            await self._network.unplug(endpoint, netns)
         self.names.leave(network.id, container.id)
         ways = gateways_of([(each, self.known.find(each.network_id)) for each in left])
-        netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
         for number, endpoint in enumerate(kept):
             if families := _through(ways, number):
                 await self._network.route(netns, endpoint, families)
@@ -224,7 +226,7 @@ class Networking:
             address6=endpoint.address6,
             prefix_len6=endpoint.prefix_len6,
             gateway6=endpoint.gateway6,
-            mac=endpoint.mac,
+            mac=endpoint.mac if network.driver != "ipvlan" else "",
             ports=tuple(_published(each) for each in endpoint.ports),
         )
 
@@ -255,10 +257,12 @@ class Networking:
         return [(each.network_id, _host(container, each)) for each in on]
 
 
-def plan_of(network: NetworkRecord) -> BridgePlan:
-    """The bridge of a user's network. Raises InvalidArgument for options that cannot be."""
+def plan_of(network: NetworkRecord) -> Plan:
+    """A user's network as it should be. Raises InvalidArgument for options that cannot be."""
     options = network.options
     v4, v6 = (_addresses(network, version) for version in FAMILIES)
+    if network.driver in DRIVERS:
+        return link_plan(network, v4, v6, _number(options, _MTU))
     return BridgePlan(
         key=network.id,
         bridge=options.get(f"{_BRIDGE}name") or f"br-{short(network.id)}",

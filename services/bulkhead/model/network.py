@@ -131,6 +131,40 @@ class BridgePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkPlan:
+    """A network on an interface of the host (`parent`), by links of a `driver` (macvlan, ipvlan) in a `mode`.
+
+    Without a parent that exists one is made: `vlan` of `base`, or where there is no base one that leads nowhere. An
+    `internal` network leads to nothing else.
+    """
+
+    key: str
+    driver: str
+    parent: str
+    mode: str
+    flag: str = ""
+    base: str = ""
+    vlan: int = 0
+    v4: AddressPlan | None = None
+    v6: AddressPlan | None = None
+    internal: bool = False
+    mtu: int = 0
+
+    @property
+    def families(self) -> tuple[AddressPlan, ...]:
+        """IPv4 first."""
+        return tuple(plan for plan in (self.v4, self.v6) if plan is not None)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its parent may be made for it."""
+        return bool(self.vlan) or not self.base
+
+
+Plan = BridgePlan | LinkPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddressBlock:
     """One pool of a network's addresses, in text: `subnet`, `gateway`, the part given out, addresses of others."""
 
@@ -166,8 +200,9 @@ class Endpoint:
     `address`, `prefix_len` and `gateway` are IPv4's and empty without it, those with a 6 are IPv6's.
 
     `host_interface` names the host's end of the veth pair: it is new for each attachment, because
-    the kernel may still be burying the last one. Raises InvalidArgument for what no network gave:
-    addresses and names of endpoints become firewall rules.
+    the kernel may still be burying the last one; on a macvlan or ipvlan network it is the parent's.
+    Raises InvalidArgument for what no network gave: addresses and names of endpoints become
+    firewall rules.
     """
 
     container_id: str

@@ -88,11 +88,18 @@ class Host:
             self.default_route("uplink", neighbour.ip)
         return namespace
 
-    def cable(self, namespace: int, near: Sequence[IPInterface], far: Sequence[IPInterface]) -> None:
+    def kernel(self) -> NetlinkKernel:
+        made = NetlinkKernel()
+        self._stack.callback(made.close)
+        return made
+
+    def cable(
+        self, namespace: int, near: Sequence[IPInterface], far: Sequence[IPInterface], *, bridge: str = "uplink"
+    ) -> None:
         """A veth pair `uplink` .. `eth0`; it passes through a bridge only because `netlink.veth` has no other."""
         with Netlink() as host:
-            host.request(netlink.bridge("uplink", "02:00:00:00:00:01"))
-            index = socket.if_nametoindex("uplink")
+            host.request(netlink.bridge(bridge, "02:00:00:00:00:01"))
+            index = socket.if_nametoindex(bridge)
             host.request(*(netlink.add_address(index, each) for each in near))
             host.request(
                 netlink.veth(

@@ -114,13 +114,13 @@ class Site:
         await self.plug(name, key)
 
     async def disconnect(self, name: str, key: str) -> None:
-        await self.network.unplug(self.endpoints.pop((name, key)))
+        await self.network.unplug(self.endpoints.pop((name, key)), self.namespaces[name])
         self.homes[name].remove(key)
 
     async def restart(self, name: str) -> None:
         self.namespaces[name] = self.host.netns()
         for key in self.homes[name]:
-            await self.network.unplug(self.endpoints.pop((name, key)))
+            await self.network.unplug(self.endpoints.pop((name, key)), self.namespaces[name])
         for key in self.homes[name]:
             await self.plug(name, key)
 

@@ -7,7 +7,7 @@ from typing import Any
 from bulkhead.api.ports import InspectedNetwork, NetworkMember
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.times import ZERO, rfc3339
-from bulkhead.errors import InvalidArgument, NotFound
+from bulkhead.errors import Forbidden, InvalidArgument, NotFound
 from bulkhead.model.container import NetworkEndpoint
 from bulkhead.model.network import AddressBlock, NetworkRecord
 
@@ -52,6 +52,8 @@ class CreateNetwork(wire.Part):
         ipam = self.IPAM or AddressManagement()
         if ipam.Driver not in (None, "", "default"):
             raise NotFound(f'plugin "{ipam.Driver}" not found')
+        if self.Scope == "swarm":
+            raise Forbidden("cannot create a swarm scoped network when swarm is not active")
         if self.ConfigOnly or (self.ConfigFrom is not None and self.ConfigFrom.Network):
             raise InvalidArgument("configuration-only networks are not supported by this engine")
         return NetworkRecord(

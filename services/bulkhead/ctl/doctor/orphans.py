@@ -131,6 +131,10 @@ def _interfaces(instance: Instance, known: Records) -> Iterator[Finding]:
     for bridge in bridges.values():
         if bridge.name not in planned:
             yield _orphan(f"interface {bridge.name}", "a network's bridge", partial(_delete_link, bridge.name))
+    parents = {_parent_of(key, record) for key, record in known.networks.items()}
+    for link in links:
+        if link.alias == instance.network_alias and link.kind != "bridge" and link.name not in parents:
+            yield _orphan(f"interface {link.name}", "a network's parent", partial(_delete_link, link.name))
 
 
 def _is_bridge_of(instance: Instance, link: netlink.Link) -> bool:
@@ -140,6 +144,11 @@ def _is_bridge_of(instance: Instance, link: netlink.Link) -> bool:
 def _bridge_of(network_id: str, record: Mapping[str, Any]) -> str:
     named = (record.get("options") or {}).get("com.docker.network.bridge.name")
     return str(named or f"br-{network_id[:_BRIDGE_DIGITS]}")
+
+
+def _parent_of(network_id: str, record: Mapping[str, Any]) -> str:
+    named = (record.get("options") or {}).get("parent")
+    return str(named or f"dm-{network_id[:_BRIDGE_DIGITS]}")
 
 
 def _delete_link(name: str) -> None:

@@ -23,7 +23,7 @@ from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
 from bulkhead.manager.networks.ports import Bridge, EndpointChange, Interface, Survey, Wire
-from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, IPAddress, Netns, ProcessNetns
+from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, IPAddress, IPInterface, Netns, ProcessNetns
 
 T = TypeVar("T")
 
@@ -75,46 +75,46 @@ class NetlinkKernel:
         self._deletions: tuple[Deletions, Deletions] | None = None
 
     async def survey(self) -> Survey:
-        return await self._run("cannot list the host's interfaces", _survey)
+        return await self.run("cannot list the host's interfaces", _survey)
 
     async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
-        return await self._run("cannot configure the host's network", lambda: _configure(settings))
+        return await self.run("cannot configure the host's network", lambda: _configure(settings))
 
     async def forward_ipv6(self) -> tuple[str, ...]:
-        return await self._run("cannot forward IPv6", _forward_ipv6)
+        return await self.run("cannot forward IPv6", _forward_ipv6)
 
     async def make_bridge(self, bridge: Bridge) -> None:
-        await self._run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
+        await self.run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
 
     async def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
-        return await self._run("cannot attach a network namespace", lambda: self._plug(netns, wire, change))
+        return await self.run("cannot attach a network namespace", lambda: self._plug(netns, wire, change))
 
     async def loopback(self, netns: Netns) -> None:
-        await self._run("cannot bring up a loopback interface", lambda: _loopback(netns))
+        await self.run("cannot bring up a loopback interface", lambda: _loopback(netns))
 
     async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
-        await self._run("cannot set the default route", lambda: _route(netns, interface, gateways))
+        await self.run("cannot set the default route", lambda: _route(netns, interface, gateways))
 
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
-        await self._run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
+        await self.run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
 
     async def silence(self, name: str, change: EndpointChange) -> bool:
-        return await self._run(f"cannot silence interface {name}", lambda: self._silence(name, change))
+        return await self.run(f"cannot silence interface {name}", lambda: self._silence(name, change))
 
     async def delete_links(self, names: Sequence[str]) -> None:
-        await self._run(f"cannot delete interfaces {', '.join(names)}", lambda: _delete_links(names))
+        await self.run(f"cannot delete interfaces {', '.join(names)}", lambda: _delete_links(names))
 
     async def table(self, family: str, name: str) -> Sequence[Mapping[str, Any]] | None:
-        return await self._run(f"cannot list nftables table {name}", lambda: self._nft().table(name, family))
+        return await self.run(f"cannot list nftables table {name}", lambda: self._nft().table(name, family))
 
     async def apply(self, commands: Sequence[str]) -> None:
-        await self._run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
+        await self.run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
 
     async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-        return await self._run("cannot list nftables chains", lambda: self._nft().forward_chains(USERS_CHAIN))
+        return await self.run("cannot list nftables chains", lambda: self._nft().forward_chains(USERS_CHAIN))
 
     async def legacy_forward_drop(self) -> bool:
-        return await self._run("cannot ask the legacy iptables", xtables.forward_drops)
+        return await self.run("cannot ask the legacy iptables", xtables.forward_drops)
 
     async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
         if self._deletions is None:
@@ -196,7 +196,8 @@ class NetlinkKernel:
                 _forget_flows(self._netfilter, self._route, change)
         return True
 
-    async def _run(self, deed: str, body: Callable[[], T]) -> T:
+    async def run(self, deed: str, body: Callable[[], T]) -> T:
+        """What `body` returns on a thread of its own; its OSErrors as errors of ours, which say what was tried."""
         async with self._threads:
             with _translated(deed):
                 return await _on_thread(body)
@@ -343,12 +344,10 @@ def _make_bridge(bridge: Bridge) -> None:
 
 def _plug(netns: Netns, wire: Wire) -> None:
     # A socket belongs to the namespace in which it is opened: the host's before this thread leaves it.
-    with _opened(netns) as target, Netlink() as host:
+    with opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
         netlink.enter_netns(target)
-        for path, value in _NEWBORN.items():
-            _write(path, value)
-        _write(_DISABLE_IPV6, "0" if any(each.version == 6 for each in wire.addresses) else "1")
+        newborn(wire.addresses)
         with Netlink() as inside:
             host.request(_pair(wire, target, bridge))
             try:
@@ -360,6 +359,13 @@ def _plug(netns: Netns, wire: Wire) -> None:
             except BaseException:
                 host.request(netlink.delete_link(wire.host_interface))
                 raise
+
+
+def newborn(addresses: Sequence[IPInterface]) -> None:
+    """Set what the next interface of the calling thread's namespace is born with."""
+    for path, value in _NEWBORN.items():
+        _write(path, value)
+    _write(_DISABLE_IPV6, "0" if any(each.version == 6 for each in addresses) else "1")
 
 
 def _forget_flows(netfilter: Netlink, route: Netlink, change: EndpointChange) -> None:
@@ -391,7 +397,7 @@ def _container_side(wire: Wire) -> tuple[bytes, ...]:
 
 
 def _route(netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
-    with _opened(netns) as target:
+    with opened(netns) as target:
         netlink.enter_netns(target)
         with Netlink() as inside:
             index = socket.if_nametoindex(interface)
@@ -399,14 +405,14 @@ def _route(netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
 
 
 def _loopback(netns: Netns) -> None:
-    with _opened(netns) as target:
+    with opened(netns) as target:
         netlink.enter_netns(target)
         with Netlink() as inside:
             inside.request(netlink.link_up(_LOOPBACK_INDEX))
 
 
 @contextmanager
-def _opened(netns: Netns) -> Iterator[int]:
+def opened(netns: Netns) -> Iterator[int]:
     """A descriptor of the namespace. Raises InvalidArgument when it is the host's: no container owns that."""
     if isinstance(netns, ProcessNetns):
         with netlink.netns_of(netns.pid, netns.start_time) as descriptor:

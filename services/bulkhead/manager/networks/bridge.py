@@ -32,6 +32,7 @@ from bulkhead.model.network import (
     IPAddress,
     IPNetwork,
     Netns,
+    Plan,
     PortBinding,
     Reconciled,
 )
@@ -80,7 +81,9 @@ class BridgeNetwork:
             opens=open_forward,
         )
 
-    def plan(self, wanted: BridgePlan) -> None:
+    def plan(self, wanted: Plan) -> None:
+        if not isinstance(wanted, BridgePlan):
+            raise InvalidArgument(f"cannot make network {wanted.key}: {wanted.driver} is not made of bridges")
         if not INTERFACE_NAME.fullmatch(wanted.bridge):
             raise InvalidArgument(
                 f"cannot use bridge name {wanted.bridge!r}: an interface name has 1 to 15 characters of "
@@ -154,7 +157,7 @@ class BridgeNetwork:
         ways = [gateway for gateway in endpoint.gateways if gateway.version in families]
         await self._kernel.route(netns, endpoint.interface, ways)
 
-    async def unplug(self, endpoint: Endpoint) -> None:
+    async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
         await self.detach(endpoint)
         await self._kernel.delete_links([endpoint.host_interface])
 

@@ -11,20 +11,21 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound, NotImplementedYet
+from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import about_network, of_network
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.networking import Networking, Plugged, plan_of, subnets_of
 from bulkhead.manager.networks import blocks
 from bulkhead.manager.networks.known import PREDEFINED
+from bulkhead.manager.networks.link_options import DRIVERS
 from bulkhead.manager.ports import Change, Records
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.moments import parse_moment
-from bulkhead.model.network import NetworkRecord
+from bulkhead.model.network import BridgePlan, NetworkRecord
 
 LIST_KEYS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
 PRUNE_KEYS = frozenset(("label", "label!", "until"))
@@ -206,8 +207,9 @@ class Networks:
             chosen_subnet=any(each.subnet for each in wanted.blocks),
             created_at=time.time_ns(),
         )
-        if plan_of(network).bridge in survey.interfaces:
-            raise Forbidden(f"networks have same bridge name: {plan_of(network).bridge} is in use")
+        plan = plan_of(network)
+        if isinstance(plan, BridgePlan) and plan.bridge in survey.interfaces:
+            raise Forbidden(f"networks have same bridge name: {plan.bridge} is in use")
         return network
 
     def _matches(self, network: NetworkRecord, filters: Filters) -> bool:
@@ -298,9 +300,7 @@ def _check_driver(driver: str) -> None:
         )
     if driver in ("host", "null"):
         raise Forbidden(f'only one instance of "{driver}" network is allowed')
-    if driver in ("macvlan", "ipvlan"):
-        raise NotImplementedYet(f"networks of driver {driver} are not supported by this engine yet")
-    if driver != "bridge":
+    if driver != "bridge" and driver not in DRIVERS:
         raise NotFound(f'plugin "{driver}" not found')
 
 

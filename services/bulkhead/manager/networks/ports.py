@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from bulkhead.model.network import (
     DEFAULT_NETWORK,
     AddressPlan,
-    BridgePlan,
     Endpoint,
     GatewayMode,
     IPAddress,
     IPInterface,
     IPNetwork,
     Netns,
+    Plan,
     PortBinding,
     Reconciled,
 )
@@ -45,8 +45,11 @@ class Network(Protocol):
         bridge or of that of `network` is in use by something else, Unavailable when a part of the system is missing.
         """
 
-    def plan(self, wanted: BridgePlan) -> None:
-        """Have one more network, made by the next `ensure` or `reconcile`; an old plan of its key is replaced."""
+    def plan(self, wanted: Plan) -> None:
+        """Have one more network, made by the next `ensure` or `reconcile`; an old plan of its key is replaced.
+
+        Raises InvalidArgument for what it can never make.
+        """
 
     async def forget(self, key: str) -> None:
         """Remove a network that nobody is plugged into, its bridge included; a second call does nothing."""
@@ -86,8 +89,8 @@ class Network(Protocol):
         Never deletes the veth: it dies with the container's network namespace.
         """
 
-    async def unplug(self, endpoint: Endpoint) -> None:
-        """`detach` from a namespace that lives on: the veth goes too."""
+    async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
+        """`detach` from a namespace that lives on: the interface goes too."""
 
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         """Make the endpoint's gateways the namespace's way to everywhere else."""
@@ -280,3 +283,57 @@ class Kernel(Protocol):
 
     def close(self) -> None:
         """Free handles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """An interface of the host that others branch off. One that is missing is made: `vlan` of `base`, or a dead end."""
+
+    name: str
+    base: str = ""
+    vlan: int = 0
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A link of `parent` by a `driver` (macvlan, ipvlan): what a container gets as `interface`.
+
+    `gateways` are its default routes; for the families in `direct` everything else goes out without one.
+    """
+
+    driver: str
+    parent: str
+    mode: str
+    flag: str
+    interface: str
+    mac: str
+    mtu: int
+    addresses: tuple[IPInterface, ...] = ()
+    gateways: tuple[IPAddress, ...] = ()
+    direct: tuple[int, ...] = ()
+
+
+class Branches(Protocol):
+    """The kernel's macvlan and ipvlan. Calls run to their ends and raise as those of `Kernel` do."""
+
+    async def survey(self) -> Survey:
+        """Interfaces, addresses and routes of the host."""
+
+    async def make_parent(self, parent: Parent) -> None:
+        """Make an interface that is not there, up, with the note that it is ours."""
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        """Delete interfaces; no error for those that are gone. Slow."""
+
+    async def try_out(self, branch: Branch) -> None:
+        """Make such a link in a namespace of nobody's: raises what would fail for a container."""
+
+    async def graft(self, netns: Netns, branch: Branch) -> None:
+        """Make the link inside and configure it, or leave nothing. Waits for a predecessor's burial."""
+
+    async def cut(self, netns: Netns, interface: str) -> None:
+        """Delete a link inside; no error if it, or the process, is gone."""
+
+    async def lead(self, netns: Netns, branch: Branch) -> None:
+        """Set the branch's default routes."""

@@ -1,0 +1,115 @@
+"""macvlan and ipvlan networks, and drivers that are not there: the docker CLI, beside dockerd where it is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.compat.conftest import Target
+from tests.compat.test_networks import address, cleaned, fetch, real, resolves, serve
+from tests.support.engine import Engine
+
+PARENT = "bhn6p0"
+
+
+@pytest.fixture
+def parent() -> Iterator[str]:
+    """An interface of the host with a carrier."""
+    far = "bhn6p1"
+    subprocess.run(["ip", "link", "add", PARENT, "type", "veth", "peer", "name", far], check=True)
+    for end in (PARENT, far):
+        subprocess.run(["ip", "link", "set", end, "up"], check=True)
+    yield PARENT
+    subprocess.run(["ip", "link", "del", PARENT], check=True)
+
+
+@pytest.fixture(params=["real", "dockerd"])
+def either(parent: str, request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The whole engine, and dockerd as the control."""
+    if request.param == "dockerd":
+        yield from cleaned(request.getfixturevalue("dockerd_target"))
+    else:
+        yield from cleaned(real(request.getfixturevalue("engine")))
+
+
+@pytest.fixture
+def target(parent: str, engine: Engine) -> Iterator[Target]:
+    """The whole engine alone."""
+    yield from cleaned(real(engine))
+
+
+def test_containers_on_an_interface_of_the_host(either: Target, parent: str) -> None:
+    options = ["-d", "macvlan", "-o", f"parent={parent}", "--subnet", "10.235.0.0/24", "--ip-range", "10.235.0.128/25"]
+    either.ok("network", "create", *options, "--gateway", "10.235.0.1", "wire")
+    serve(either, "web", "--network", "wire", "-p", "8233:80")
+    either.ok("run", "-d", "--name", "client", "--network", "wire", "--ip", "10.235.0.9", "busybox", "sleep", "1000")
+    assert resolves(either, "client", "web") == {address(either, "web", "wire")}
+    assert address(either, "web", "wire").startswith("10.235.0.1")
+    assert fetch(either, "client", "http://web/") == "web"
+    assert "default via 10.235.0.1 dev eth0" in either.ok("exec", "client", "ip", "route")
+    (seen,) = json.loads(either.ok("network", "inspect", "wire"))
+    assert (seen["Driver"], seen["Options"], seen["Internal"]) == ("macvlan", {"parent": parent}, False)
+    assert len(seen["Containers"]) == 2
+    assert either.ok("port", "web") == "", "no port of the host is answered there"
+    # While it runs, and again.
+    either.ok("network", "disconnect", "wire", "client")
+    either.ok("network", "connect", "--ip", "10.235.0.10", "wire", "client")
+    assert fetch(either, "client", "http://web/") == "web"
+    either.ok("restart", "-t", "0", "client")
+    assert address(either, "client", "wire") == "10.235.0.10"
+    assert fetch(either, "client", "http://web/") == "web"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-d", "macvlan", "-o", "parent=lo"], "loopback interface is not a valid macvlan parent link"),
+        (["-d", "macvlan", "-o", "parent=nosuch"], "invalid subinterface vlan name nosuch, example formatting is"),
+        (["-d", "macvlan", "-o", f"parent={PARENT}.9999"], "vlan id must be between 1-4094, received: 9999"),
+        (["-d", "macvlan", "-o", f"parent={PARENT}.x"], "unable to parse a valid vlan id from: x (ex. eth0.10 for"),
+        (["-d", "macvlan", "-o", f"parent={PARENT}.1.1"], "required interface name format is: name.vlan_id, ex. eth0"),
+        (
+            ["-d", "macvlan", "-o", "macvlan_mode=odd", "-o", f"parent={PARENT}"],
+            "requested macvlan mode 'odd' is not valid, 'bridge' mode is the macvlan driver default",
+        ),
+        (
+            ["-d", "ipvlan", "-o", "ipvlan_mode=odd", "-o", f"parent={PARENT}"],
+            "requested ipvlan mode 'odd' is not valid, 'l2' mode is the ipvlan driver default",
+        ),
+        (["-d", "overlay"], 'This node is not a swarm manager. Use "docker swarm init"'),
+        (["-d", "overlay", "--scope", "swarm"], "cannot create a swarm scoped network when swarm is not active"),
+        (["-d", "nosuch"], 'plugin "nosuch" not found'),
+        (["-d", "host"], 'only one instance of "host" network is allowed'),
+        (["-d", "null"], 'only one instance of "null" network is allowed'),
+    ],
+)
+def test_what_cannot_be_made(either: Target, arguments: list[str], words: str) -> None:
+    done = either.docker("network", "create", *arguments, "--subnet", "10.234.0.0/24", "odd")
+    assert done.returncode == 1 and words in done.stderr, done.stderr
+    assert "odd" not in either.ok("network", "ls", "--format", "{{.Name}}").split()
+
+
+def links() -> set[str]:
+    """The interfaces that networks may have left: no veths of containers, which die when they please."""
+    listed = json.loads(subprocess.run(["ip", "-j", "link"], check=True, capture_output=True).stdout)
+    return {link["ifname"] for link in listed if link["ifname"].startswith(("dm-", "dx-", "br-", PARENT))}
+
+
+def test_it_survives_the_manager_and_goes_whole(target: Target, engine: Engine, parent: str) -> None:
+    before = links()
+    target.ok("network", "create", "-d", "macvlan", "--subnet", "10.233.0.0/24", "island")
+    target.ok("network", "create", "-d", "macvlan", "-o", f"parent={parent}", "--ipv6", "wire")
+    for name in ("web", "client"):
+        serve(target, name, "--network", "island")
+        target.ok("network", "connect", "wire", name)
+    engine.kill("manager")
+    engine.start("manager")
+    assert fetch(target, "client", "http://web.island/") == fetch(target, "client", "http://web.wire/") == "web"
+    target.ok("run", "-d", "--name", "late", "--network", "island", "busybox", "sleep", "1000")
+    assert len({address(target, name, "island") for name in ("web", "client", "late")}) == 3
+    target.ok("rm", "-f", "web", "client", "late")
+    target.ok("network", "rm", "island", "wire")
+    assert links() == before
