@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -12,13 +13,13 @@ from tests.compat.conftest import Target
 from tests.compat.test_networks import address, cleaned, fetch, real, resolves, serve
 from tests.support.engine import Engine
 
-PARENT = "bhn6p0"
+PARENT = f"bhp{os.getpid()}"  # tests run side by side
 
 
 @pytest.fixture
 def parent() -> Iterator[str]:
     """An interface of the host with a carrier."""
-    far = "bhn6p1"
+    far = f"{PARENT}f"
     subprocess.run(["ip", "link", "add", PARENT, "type", "veth", "peer", "name", far], check=True)
     for end in (PARENT, far):
         subprocess.run(["ip", "link", "set", end, "up"], check=True)
@@ -68,15 +69,15 @@ def test_containers_on_an_interface_of_the_host(either: Target, parent: str) -> 
     [
         (["-d", "macvlan", "-o", "parent=lo"], "loopback interface is not a valid macvlan parent link"),
         (["-d", "macvlan", "-o", "parent=nosuch"], "invalid subinterface vlan name nosuch, example formatting is"),
-        (["-d", "macvlan", "-o", f"parent={PARENT}.9999"], "vlan id must be between 1-4094, received: 9999"),
-        (["-d", "macvlan", "-o", f"parent={PARENT}.x"], "unable to parse a valid vlan id from: x (ex. eth0.10 for"),
-        (["-d", "macvlan", "-o", f"parent={PARENT}.1.1"], "required interface name format is: name.vlan_id, ex. eth0"),
+        (["-d", "macvlan", "-o", "parent={parent}.9999"], "vlan id must be between 1-4094, received: 9999"),
+        (["-d", "macvlan", "-o", "parent={parent}.x"], "unable to parse a valid vlan id from: x (ex. eth0.10 for"),
+        (["-d", "macvlan", "-o", "parent={parent}.1.1"], "required interface name format is: name.vlan_id, ex. eth0"),
         (
-            ["-d", "macvlan", "-o", "macvlan_mode=odd", "-o", f"parent={PARENT}"],
+            ["-d", "macvlan", "-o", "macvlan_mode=odd", "-o", "parent={parent}"],
             "requested macvlan mode 'odd' is not valid, 'bridge' mode is the macvlan driver default",
         ),
         (
-            ["-d", "ipvlan", "-o", "ipvlan_mode=odd", "-o", f"parent={PARENT}"],
+            ["-d", "ipvlan", "-o", "ipvlan_mode=odd", "-o", "parent={parent}"],
             "requested ipvlan mode 'odd' is not valid, 'l2' mode is the ipvlan driver default",
         ),
         (["-d", "overlay"], 'This node is not a swarm manager. Use "docker swarm init"'),
@@ -86,7 +87,8 @@ def test_containers_on_an_interface_of_the_host(either: Target, parent: str) -> 
         (["-d", "null"], 'only one instance of "null" network is allowed'),
     ],
 )
-def test_what_cannot_be_made(either: Target, arguments: list[str], words: str) -> None:
+def test_what_cannot_be_made(either: Target, parent: str, arguments: list[str], words: str) -> None:
+    arguments = [each.format(parent=parent) for each in arguments]
     done = either.docker("network", "create", *arguments, "--subnet", "10.234.0.0/24", "odd")
     assert done.returncode == 1 and words in done.stderr, done.stderr
     assert "odd" not in either.ok("network", "ls", "--format", "{{.Name}}").split()

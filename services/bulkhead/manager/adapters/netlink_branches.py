@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bulkhead.errors import NotFound
 from bulkhead.linux import netlink
@@ -89,11 +89,11 @@ def _graft(netns: Netns, branch: Branch) -> None:
         netlink.enter_netns(target)
         newborn(branch.addresses)
         with Netlink() as inside:
-            _patiently(lambda: host.request(_link(branch, target, parent)))
+            _patiently(lambda: host.request(_link(branch, target, parent)), _refusals(branch))
             index = socket.if_nametoindex(branch.interface)
             try:
                 inside.request(netlink.link_up(_LOOPBACK_INDEX))
-                _patiently(lambda: inside.request(netlink.link_up(index)))
+                _patiently(lambda: inside.request(netlink.link_up(index)), _STILL_THERE)
                 inside.request(*(netlink.add_address(index, address) for address in branch.addresses))
                 inside.request(*_ways(branch, index))
             except BaseException:
@@ -131,13 +131,18 @@ def _link(branch: Branch, netns: int, parent: int | None = None) -> bytes:
     return netlink.macvlan(branch.interface, index, netns=netns, mac=branch.mac, mode=branch.mode, mtu=branch.mtu)
 
 
-def _patiently(request: Callable[[], None]) -> None:
+def _refusals(branch: Branch) -> Collection[int]:
+    """What the kernel says while a predecessor is there."""
+    return (*_STILL_THERE, errno.EINVAL) if branch.mode == "passthru" else _STILL_THERE
+
+
+def _patiently(request: Callable[[], None], refusals: Collection[int]) -> None:
     """Again and again while what was there before is being buried."""
     deadline = time.monotonic() + _BURIAL_SECONDS
     while True:
         try:
             return request()
         except OSError as error:
-            if error.errno not in _STILL_THERE or time.monotonic() > deadline:
+            if error.errno not in refusals or time.monotonic() > deadline:
                 raise
         time.sleep(_LOOK_SECONDS)
