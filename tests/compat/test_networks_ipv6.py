@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from bulkhead.ctl.doctor import doctor
 from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
 from tests.support.engine import Engine
@@ -150,3 +151,14 @@ def test_it_survives_the_manager_and_a_flush(target: Target, engine: Engine) -> 
     target.ok("restart", "-t", "0", "web")
     assert fetch(target, "web", "http://[fd00:6:7::2]/") == "web"
     assert read_from_host("fd00:6:7::1", 8187) == b"web"
+
+
+def test_the_doctor_finds_nothing_wrong_with_it(target: Target, engine: Engine) -> None:
+    target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "dual")
+    target.ok("network", "create", "-d", "macvlan", "island")
+    serve(target, "web", "--network", "dual", "-p", "8188:80")
+    target.ok("network", "connect", "island", "web")
+    lines: list[str] = []
+    doctor(engine.settings, repair=False, as_json=True, say=lines.append)
+    (report,) = map(json.loads, lines)
+    assert [each for each in report["findings"] if each["area"] == "instance" and each["level"] != "ok"] == []

@@ -8,6 +8,7 @@ so while a manager lives an orphan must be seen twice.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -27,6 +28,7 @@ from bulkhead.ctl.doctor.records import Records
 from bulkhead.linux import hostmounts, netlink, nftables, process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.model.instance import Instance
+from bulkhead.model.network import MAC, link_local
 
 # Writable layers, volumes and layers are there before their record, for so long at most (seconds).
 BEING_MADE = 600.0
@@ -152,8 +154,13 @@ def _parent_of(network_id: str, record: Mapping[str, Any]) -> str:
 
 
 def _delete_link(name: str) -> None:
-    with netlink.Netlink() as kernel, contextlib.suppress(ProcessLookupError):
-        kernel.request(netlink.delete_link(name))
+    """No error if it is gone: a cable goes with its container."""
+    with netlink.Netlink() as kernel:
+        try:
+            kernel.request(netlink.delete_link(name))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
 
 def _elements(instance: Instance, known: Records) -> Iterator[Finding]:
@@ -179,6 +186,8 @@ def _owned_words(instance: Instance, known: Records) -> set[str]:
     words |= {text for link in bridges for text in (link.name, link.mac)}
     for record in known.networks.values():
         words |= {str(block.get("gateway")) for block in record.get("blocks") or ()}
+    macs = [*(link.mac for link in bridges), *(str(one.get("mac")) for one in known.attachments)]
+    words |= {str(link_local(mac)) for mac in macs if MAC.fullmatch(mac)}
     return {_normal(word) for word in words}
 
 
@@ -205,19 +214,27 @@ def _listed(table: str, family: str) -> Iterator[tuple[str, Any]]:
 
 
 def _words(element: Any) -> list[str]:
-    """The parts of an element, key and value, as libnftables-json(5) nests them."""
+    """The parts of an element, key and value, so that they can be compared."""
+    return [_normal(part) for part in _parts(element)]
+
+
+def _parts(element: Any) -> list[str]:
+    """The same as they are listed, nested as in libnftables-json(5)."""
     if isinstance(element, dict):
         if "elem" in element:
-            return _words(element["elem"]["val"])
+            return _parts(element["elem"]["val"])
         if "prefix" in element:
             return [f"{element['prefix']['addr']}/{element['prefix']['len']}"]
-        return [word for part in element.values() for word in _words(part)]
+        return [word for part in element.values() for word in _parts(part)]
     if isinstance(element, list):
-        return [word for part in element for word in _words(part)]
-    return [_normal(str(element))]
+        return [word for part in element for word in _parts(part)]
+    return [str(element)]
 
 
 def _normal(word: str) -> str:
+    """Addresses and MACs in one spelling; a long hexadecimal number is an IPv6 address that nft has no name for."""
+    if re.fullmatch(r"0x[0-9a-f]{9,32}", word):
+        return str(ipaddress.IPv6Address(int(word, 16)))
     try:
         return str(ipaddress.ip_address(word))
     except ValueError:
@@ -226,7 +243,7 @@ def _normal(word: str) -> str:
 
 def _key(element: Any) -> list[str]:
     """A map lists pairs, a set keys."""
-    return _words(element[0] if isinstance(element, list) else element)
+    return _parts(element[0] if isinstance(element, list) else element)
 
 
 def _delete_element(family: str, table: str, collection: str, key: list[str]) -> None:
