@@ -28,6 +28,7 @@ import uvloop
 
 from bulkhead import __version__, failpoints, logfile, settings, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
+from bulkhead.linux.process import trim_memory
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
@@ -179,6 +180,7 @@ async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile) -> None:
         with stop.listening():
             async with serve(told):
                 pid_file.announce()
+                trim_memory()
                 log.info("ready")
                 await stop.wait()
                 log.info("draining")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from bulkhead.api.app import serve
-from bulkhead.service import run_service
+from bulkhead import lean
+
+with lean.imports():
+    from bulkhead.api.app import serve
+    from bulkhead.service import run_service
 
 
 def main() -> int:

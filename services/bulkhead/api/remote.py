@@ -12,8 +12,6 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-
 from bulkhead.api.config import ApiConfig
 from bulkhead.errors import Conflict, InvalidArgument
 
@@ -91,6 +89,8 @@ def _bound(listen: str, host: str, port: int) -> socket.socket:
 
 
 def _names(certificate: Path) -> tuple[str, ...]:
+    from cryptography import x509  # 3 MB that only a daemon with a TCP socket needs
+
     try:
         shown = x509.load_pem_x509_certificate(certificate.read_bytes())
         names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class Trust:
         authorities = [file for host in {authority, home} for file in self._files(host, ".crt")]
         pairs = self._pairs(authority)
         if not authorities and not pairs:
-            return not insecure
+            return False if insecure else system()
         context = ssl.create_default_context()
         if insecure:
             context.check_hostname = False
@@ -73,6 +74,12 @@ class Trust:
             for file in _listed(directory / authority)
             if file.suffix == suffix
         )
+
+
+@functools.cache
+def system() -> ssl.SSLContext:
+    """Trust in the system's authorities, read when first asked for. What aiohttp itself has was made without any."""
+    return ssl.create_default_context()
 
 
 def _listed(directory: Path) -> list[Path]:

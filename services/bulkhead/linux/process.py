@@ -44,6 +44,13 @@ def open_verified(pid: int, started: int) -> int | None:
     return None
 
 
+def trim_memory() -> None:
+    """Give back to the kernel what this process has freed (malloc_trim(3)); a C library without it keeps it."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def is_namespace_init(pid: int) -> bool:
     """Whether the process is pid 1 of a namespace below ours: all others in there die with it."""
     try:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bulkhead.manager.app import serve_manager
-from bulkhead.service import run_service
+from bulkhead import lean
+
+with lean.imports():
+    from bulkhead.manager.app import serve_manager
+    from bulkhead.service import run_service
 
 
 def main(argv: Sequence[str] | None = None) -> int:

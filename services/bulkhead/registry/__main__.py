@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 
-from bulkhead.registry import administration
-from bulkhead.registry.app import serve
-from bulkhead.registry.config import add_arguments
-from bulkhead.service import run_service
+from bulkhead import lean
+
+with lean.imports():
+    from bulkhead.registry import administration
+    from bulkhead.registry.app import serve
+    from bulkhead.registry.config import add_arguments
+    from bulkhead.service import run_service
 
 
 def main() -> int:

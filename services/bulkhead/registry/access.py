@@ -11,7 +11,7 @@ import base64
 import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from aiohttp import web
 
@@ -22,8 +22,10 @@ from bulkhead.registry.errors import Code, Refusal
 from bulkhead.registry.htpasswd import Users
 from bulkhead.registry.limits import Rates
 from bulkhead.registry.rights import Rights
-from bulkhead.registry.tokens import Tokens
 from bulkhead.registry.watched import Watched
+
+if TYPE_CHECKING:
+    from bulkhead.registry.tokens import Tokens
 
 REALM = "bulkhead-registry"
 MAX_HEADER = 64 << 10

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,12 +18,14 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.registry import htpasswd, rights
 from bulkhead.registry.access import Access, Policy
 from bulkhead.registry.gate import Gate
-from bulkhead.registry.keys import KeyRing
 from bulkhead.registry.limits import Rates, Sessions
 from bulkhead.registry.routes import Routes
-from bulkhead.registry.token_server import TokenServer
-from bulkhead.registry.tokens import Issuer, Tokens
 from bulkhead.registry.watched import Watched
+
+# What tokens need (signatures, certificates) takes 3 MB and 50 ms, and is imported where tokens are wanted.
+if TYPE_CHECKING:
+    from bulkhead.registry.keys import KeyRing
+    from bulkhead.registry.tokens import Tokens
 
 # An upload that nothing is sent to for so long is not counted as open any more.
 UPLOAD_IDLE_SECONDS = 3600.0
@@ -118,6 +121,8 @@ def admission(root: Path, access: AccessTable, limits: LimitsTable, blocking: Bl
         door = Access(users, tokens, policy, realm=access.realm)
         rows: Routes = ()
         if users is not None and tokens is not None and ring is not None:
+            from bulkhead.registry.token_server import TokenServer
+
             server = TokenServer(door, users, tokens, ring, policy, blocking, audiences=access.audiences)
             rows = server.rows()
         yield Admission(gate=Gate(access=door, rates=rates, sessions=sessions, seal=_seal(directory)), rows=rows)
@@ -127,6 +132,8 @@ def admission(root: Path, access: AccessTable, limits: LimitsTable, blocking: Bl
 
 
 def _ring(directory: Path) -> KeyRing:
+    from bulkhead.registry.keys import KeyRing
+
     ring = KeyRing(directory / "keys")
     ring.open()
     return ring
@@ -135,6 +142,8 @@ def _ring(directory: Path) -> KeyRing:
 def _tokens(access: AccessTable, ring: KeyRing | None) -> Tokens | None:
     if ring is None and not access.issuers:
         return None
+    from bulkhead.registry.tokens import Issuer, Tokens
+
     issuers = [Issuer(told.name, Path(told.keys), told.audience or access.service) for told in access.issuers]
     return Tokens(ring, issuers, service=access.service, seconds=access.token_seconds)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bulkhead.service import run_service
-from bulkhead.supervisor.app import serve
+from bulkhead import lean
+
+with lean.imports():
+    from bulkhead.service import run_service
+    from bulkhead.supervisor.app import serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import grpclib.const
 import structlog
 from grpclib.exceptions import GRPCError
-from grpclib.health.service import Health
 from grpclib.server import Server, Stream
 
 from bulkhead import telemetry
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.wire.direct_server import Either, Session
+from bulkhead.wire.health import Health
 from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.status import code_of
 

@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from bulkhead import __version__
+from bulkhead.content import trust
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.inflate import Limits
 from bulkhead.content.layerblobs import MadeLayer, store_layer
@@ -98,7 +99,7 @@ async def _download(url: URL, feed: Feed) -> AsyncGenerator[bytes, None]:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
-            session.get(url, headers={"User-Agent": f"bulkhead/{__version__}"}) as answer,
+            session.get(url, headers={"User-Agent": f"bulkhead/{__version__}"}, ssl=trust.system()) as answer,
         ):
             if answer.status >= 400:
                 raise Unavailable(f"Got HTTP status code >= 400: {answer.status} {answer.reason}")
