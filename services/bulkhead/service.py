@@ -37,6 +37,8 @@ Serve = Callable[[Settings], AbstractAsyncContextManager[None]]
 _FLOCK = struct.Struct("hhqqi4x")
 _RUN_MODE = 0o711
 _DATA_MODE = 0o700
+_FIRST_TRIM_SECONDS = 3.0
+_TRIM_SECONDS = 60.0
 
 
 def run_service(
@@ -175,12 +177,11 @@ async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile) -> None:
     log = structlog.get_logger()
     stop = _Stop()
     log.info("starting", run=str(told.instance.run), data=str(told.instance.data))
-    tidying = asyncio.create_task(logfile.keep_small(sys.stderr.fileno()))
+    tidying = [asyncio.create_task(logfile.keep_small(sys.stderr.fileno())), asyncio.create_task(_keep_trimmed())]
     try:
         with stop.listening():
             async with serve(told):
                 pid_file.announce()
-                trim_memory()
                 log.info("ready")
                 await stop.wait()
                 log.info("draining")
@@ -188,8 +189,18 @@ async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile) -> None:
         if not stop.told:
             raise
     finally:
-        tidying.cancel()
+        for task in tidying:
+            task.cancel()
     log.info("stopped")
+
+
+async def _keep_trimmed() -> None:
+    """What a start, a pull or a large answer has freed goes back to the kernel: a quarter of the manager's memory."""
+    pause = _FIRST_TRIM_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        trim_memory()
+        pause = _TRIM_SECONDS
 
 
 class _Stop:

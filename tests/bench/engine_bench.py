@@ -117,9 +117,9 @@ def memory(sitting: Sitting) -> None:
 
 def idle(sitting: Sitting, seconds: float = 5.0) -> None:
     """Memory of all the engine's processes, and the CPU time they take while nobody asks, with containers too."""
+    _idle(sitting, "idle stack", seconds)
     for engine in sitting.engines:
         sitting.record("memory of the idle stack [MiB]", engine.name, engine.memory() / 1024)
-    _idle(sitting, "idle stack", seconds)
     count = sitting.size(50, 20)
     with running(sitting, count):
         _idle(sitting, f"{count} idle containers", seconds)
