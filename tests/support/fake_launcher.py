@@ -61,6 +61,9 @@ class FakeCgroup:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def is_frozen(self) -> bool:
+        return any(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in self.pids())
+
     def oom_kills(self) -> int:
         return 0
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from bulkhead import telemetry
+from bulkhead import failpoints, telemetry
 from bulkhead.api import versions
 from bulkhead.api.admission import Admission
 from bulkhead.api.call import Call
@@ -75,11 +75,13 @@ class Edge:
         found = self._table.find(request.method, path) if _is_text(request) else None
         route = found.pattern if found is not None else "none"
         self._metrics.active.inc()
+        failpoints.hit("api.request.begun")
         try:
             with self._in_flight.tracked(f"{request.method} {route}", _printable(path)):
                 response = await self._answer(request, found, version)
         finally:
             self._metrics.active.dec()
+        failpoints.hit("api.request.answered")
         self._metrics.answered(request.method, route, response.status, time.monotonic() - began)
         record = log.debug if request.method in ("GET", "HEAD") and response.status < 500 else log.info
         record(

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from bulkhead import failpoints
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.durable import (
@@ -225,7 +226,9 @@ class BlobStore:
         """
         target = self.path(digest)
         with disk_errors(f"store blob {digest}"):
+            failpoints.hit("disk.store.rename")
             path.rename(target)
+            failpoints.hit("disk.store.renamed")
             sync_directory(target.parent)
             return Stored(digest=digest, size=target.stat().st_size, path=target)
 

@@ -73,6 +73,20 @@ _STEPS = {
     "manager.volume.marked": "a volume's record is marked as removed",
     "manager.volume.thrown": "its directory is gone",
     "manager.records.committed": "a transaction is committed, nobody told",
+    # images
+    "manager.pull.found": "the image's manifest is known",
+    "manager.pull.fetched": "blobs and layers are there, no record",
+    "manager.pull.recorded": "the image is on record",
+    "manager.layer.begun": "a directory for a layer is made",
+    "manager.layer.unpacked": "the layer is in it, not in its place",
+    "manager.layer.discarded": "a layer is in the trash",
+    "manager.images.decided": "a change of the books is about to be written",
+    "manager.images.recorded": "it is written, not in memory",
+    "manager.collect.condemned": "a blob is about to be deleted",
+    "manager.collect.deleted": "it is deleted",
+    # the API
+    "api.request.begun": "a request has come",
+    "api.request.answered": "it is done, and answered unless the answer was a stream",
     # launching a shim
     "supervisor.launch.taken": "a spare is taken",
     "supervisor.launch.given": "the spare is the container's shim",
@@ -121,6 +135,15 @@ _REFUSALS = {
     "disk.blob.sync": "it is written, not synced",
     "disk.blob.rename": "it is synced, not in its place",
     "disk.blob.renamed": "it is in its place, which is not durable",
+    "disk.store.rename": "a blob is verified and synced, not in its place",
+    "disk.store.renamed": "it is in its place, which is not durable",
+    "disk.layer.rename": "a layer is unpacked, not in its place",
+    "disk.layer.renamed": "it is in its place",
+    "disk.object.write": "the registry is about to write an object beside its place",
+    "disk.object.sync": "it is written, not synced",
+    "disk.object.rename": "it is synced, not in its place",
+    "disk.object.renamed": "it is in its place, which is not durable",
+    "disk.object.deleted": "an object is deleted, which is not durable",
     "disk.directory.sync": "a directory's names are about to be synced",
 }
 

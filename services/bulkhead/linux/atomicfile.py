@@ -16,13 +16,16 @@ from bulkhead import failpoints
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-def write(path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+def write(
+    path: str | os.PathLike[str], content: bytes, *, mode: int = 0o600, durable: bool = True, alone: bool = False
+) -> None:
     """Replace `path` by `content`; with `durable` it survives power loss once this returns.
 
+    `alone`: nobody else writes it, so that what a kill in the middle leaves is taken up by the next write.
     Raises OSError, and leaves no temporary file then.
     """
     directory, name = os.path.split(os.fspath(path))
-    temporary = f"{directory}/.{name}.{os.getpid()}.tmp"
+    temporary = f"{directory}/.{name}.tmp" if alone else f"{directory}/.{name}.{os.getpid()}.tmp"
     try:
         fd = os.open(temporary, _WRITE | os.O_TRUNC, mode)
         try:
@@ -52,6 +55,12 @@ def remove(path: str | os.PathLike[str], *, durable: bool = True) -> None:
         return
     if durable:
         sync_directory(os.path.dirname(os.fspath(path)))
+
+
+def sweep(path: str | os.PathLike[str]) -> None:
+    """Take away what a writer that was `alone`, and killed, has left beside `path`."""
+    directory, name = os.path.split(os.fspath(path))
+    remove(f"{directory}/.{name}.tmp", durable=False)
 
 
 def read(path: str | os.PathLike[str], limit: int) -> bytes:

@@ -161,13 +161,14 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         stopping=stopping,
         removal=removal,
     )
+    updating = Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit)
     return Core(
         containers=containers,
         execs=Execs(instance=instance, records=records, shims=shims, actors=actors),
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
         pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
         sampler=Sampler(index=index, actors=actors, read=lambda each: ports.figures(each, bundles.cgroups_path(each))),
-        updating=Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit),
+        updating=updating,
         networking=networking,
         networks=Networks(
             records=records,
@@ -189,6 +190,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             volumes=volumes,
             boot_id=ports.boot_id,
             sweep_groups=ports.sweep_groups,
+            apply_limits=updating.apply_again,
         ),
         exits=exits,
     )

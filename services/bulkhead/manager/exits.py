@@ -243,6 +243,7 @@ class Exits:
                     state = await shim.state()
                     if state.alive:
                         self.note_losses(container, state.losses)
+                        await self._agree(container, shim)
                         await self.resolving.begin(container, shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or unknown_exit(container)
@@ -258,6 +259,19 @@ class Exits:
                 return unknown_exit(container)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LONGEST)
+
+    async def _agree(self, container: Container, shim: Shim) -> None:
+        """Its last shim may have died between freezing or thawing it and saying so."""
+
+        async def work() -> None:
+            current = self.records.index.get(container.id)
+            state = await shim.state()
+            phase = Phase.PAUSED if state.phase == "paused" else Phase.RUNNING
+            same = state.alive and current.phase.alive and current.started_at == container.started_at
+            if same and current.phase is not phase:
+                await self.records.commit(Change(update=replace(current, phase=phase)))
+
+        await self.actors.perform(container.id, "rejoin", work, seconds=FINISH_SECONDS)
 
     def _recorded(self, container: Container) -> Exit | None:
         """What the shim's exit record says, if it is one of this run."""

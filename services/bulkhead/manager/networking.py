@@ -151,18 +151,38 @@ class Networking:
 
     async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
         """One network less for a container that runs; what is left."""
-        gone = [each for each in container.attachments if each.network == _key(self.known, network)]
-        kept = tuple(each for each in container.attachments if each not in gone)
-        left = tuple(each for each in container.endpoints if each.network_id != network.id)
+        left = self.without(container, network)
         netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
-        for endpoint in gone:
-            await self._network.unplug(endpoint, netns)
+        for endpoint in container.attachments:
+            if endpoint not in left.attachments:
+                await self._network.unplug(endpoint, netns)
         self.names.leave(network.id, container.id)
-        ways = gateways_of([(each, self.known.find(each.network_id)) for each in left])
-        for number, endpoint in enumerate(kept):
+        await self._route(replace(container, endpoints=left.endpoints, attachments=left.attachments))
+        return left
+
+    def without(self, container: Container, network: NetworkRecord) -> Plugged:
+        """What a container is on when it is off this network."""
+        key = _key(self.known, network)
+        return Plugged(
+            endpoints=tuple(each for each in container.endpoints if each.network_id != network.id),
+            attachments=tuple(each for each in container.attachments if each.network != key),
+        )
+
+    async def _route(self, container: Container) -> None:
+        """Let what it is on lead to everywhere else."""
+        ways = gateways_of([(each, self.known.find(each.network_id)) for each in container.endpoints])
+        netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
+        for number, endpoint in enumerate(container.attachments):
             if families := _through(ways, number):
                 await self._network.route(netns, endpoint, families)
-        return Plugged(endpoints=left, attachments=kept)
+
+    async def _route_again(self) -> None:
+        """Links that were nobody's are gone: one of them may have been a running container's way out."""
+        for container in [each for each in self._index if each.phase.alive and each.attachments]:
+            try:
+                await self._route(container)
+            except BulkheadError as error:
+                log.warning("cannot route", container=container.id, reason=str(error))
 
     async def unplug(self, endpoints: Iterable[Endpoint]) -> None:
         """Free what endpoints held. What fails here is mended by the next reconciliation."""
@@ -243,6 +263,8 @@ class Networking:
                 self._trouble = str(error)
                 raise
             self._up, self._trouble = True, ""
+            if mended.links_deleted:
+                await self._route_again()
             if mended.lost:
                 log.warning("containers without a network", endpoints=list(mended.lost))
 

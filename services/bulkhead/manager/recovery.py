@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Recovery:
     volumes: Volumes
     boot_id: str
     sweep_groups: Callable[[frozenset[str]], None]
+    apply_limits: Callable[[Container], Awaitable[None]]
 
     async def recover(self) -> None:
         """Run once, before serving."""
@@ -112,6 +113,11 @@ class Recovery:
             container = replace(container, phase=phase)
             await self.records.commit(Change(update=container))
         self.exits.note_losses(container, state.losses)
+        if container.unapplied:
+            try:
+                await self.apply_limits(container)
+            except (OSError, ValueError) as error:
+                log.warning("cannot apply limits", container=container.id, reason=str(error))
         self.exits.watch(container, shim)
 
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:

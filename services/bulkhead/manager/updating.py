@@ -60,13 +60,22 @@ class Updating:
         except Conflict as error:
             raise Conflict(f"Cannot update container {container.id}: {error}") from error
         limits = _limits(update.resources)
-        updated = replace(container, spec=_updated(container.spec, update))
+        live = bool(limits) and container.phase.alive
+        updated = replace(container, spec=_updated(container.spec, update), unapplied=live)
         await self.records.commit(Change(update=updated), durable=True)
         failpoints.hit("manager.update.recorded")
-        if limits and container.phase.alive:
+        if live:
             await self._apply(container, limits)
             failpoints.hit("manager.update.applied")
-        await self.records.commit(Change(events=(of_container(updated, "update"),)))
+        await self.records.commit(
+            Change(update=replace(updated, unapplied=False), events=(of_container(updated, "update"),))
+        )
+
+    async def apply_again(self, container: Container) -> None:
+        """A crash came between a record of limits and the kernel: tell the kernel. Raises OSError, ValueError."""
+        limits = _limits(container.spec.resources)
+        await asyncio.to_thread(self.limit, self.bundles.cgroups_path(container), limits)
+        await self.records.commit(Change(update=replace(container, unapplied=False)))
 
     async def _apply(self, container: Container, limits: Mapping[str, Any]) -> None:
         try:

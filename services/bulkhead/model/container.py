@@ -265,7 +265,8 @@ class Container:
     restart policy, 0 after a start by a user. `ended_by` is what brought the last run to its end, if it was not its own
     doing: user, timeout (of a stop), health, oom; `losses` is what deaths and disks have taken of that run.
     `directives` are the labels of the create request that steer the engine (`model.directives`); `health_acted` is
-    when an unhealthy container was acted upon.
+    when an unhealthy container was acted upon. `unapplied`: its limits are on record, and the kernel may not know
+    them yet.
     """
 
     id: str
@@ -293,6 +294,7 @@ class Container:
     restart_delay_ms: int = 0
     ended_by: str = ""
     losses: tuple[Loss, ...] = ()
+    unapplied: bool = False
     directives: Mapping[str, str] = field(default_factory=dict)
     health_acted: tuple[int, ...] = ()
 

@@ -228,12 +228,16 @@ class Container:
         return record.started_at
 
     def pause(self) -> None:
-        """Freeze every process of the container."""
+        """Freeze every process of the container. Nothing happens to one that is frozen: who asks was cut off before."""
+        if self.phase is Phase.PAUSED:
+            return
         self._set_frozen(Move.PAUSE, frozen=True)
         if self.health is not None:
             self.health.pause()
 
     def resume(self) -> None:
+        if self.phase is Phase.RUNNING and not self._ending:
+            return
         self._set_frozen(Move.RESUME, frozen=False)
         if self.health is not None:
             self.health.resume()
@@ -389,7 +393,8 @@ class Container:
         except NotFound:
             return False
         self._task = task
-        self.phase = Phase.PAUSED if record.paused else Phase.RUNNING
+        # The kernel's word: the record was written a moment before it was done.
+        self.phase = Phase.PAUSED if task.cgroup.is_frozen() else Phase.RUNNING
         self._signals.watch(record.pid, task.pidfd, self._ended)
         self._check_health()
         return True

@@ -76,30 +76,35 @@ class Facts:
 
     def begin(self) -> None:
         """Forget an earlier life, and take the blocks of this life's exit record. Raises OSError."""
-        atomicfile.remove(self._task, durable=False)
+        self._forget_task()
         atomicfile.remove(self._exit.path, durable=False)
         self._exit.reserve()
 
     def abandon(self) -> None:
         """There will be no exit: the launch failed."""
-        atomicfile.remove(self._task, durable=False)
+        self._forget_task()
         self._exit.release()
 
     def write_task(self, record: TaskRecord) -> None:
         """Not synced: a record that a power loss takes names a process that it took too. Raises OSError."""
-        atomicfile.write(self._task, _encode(record), durable=False)
+        atomicfile.write(self._task, _encode(record), durable=False, alone=True)
 
     def write_exit(self, record: ExitRecord) -> None:
         """Durable when this returns. Raises OSError."""
         self._exit.commit(_encode(record))
 
     def read_task(self) -> TaskRecord | None:
-        """The task record, None when there is none that can be read."""
+        """The task record, None when there is none that can be read; what its writer left unfinished goes."""
+        atomicfile.sweep(self._task)
         return _read(self._task, TaskRecord)
 
     def read_exit(self) -> ExitRecord | None:
         """The exit record, None when there is none that can be read."""
         return _read(self._exit.path, ExitRecord)
+
+    def _forget_task(self) -> None:
+        atomicfile.remove(self._task, durable=False)
+        atomicfile.sweep(self._task)
 
 
 def encode_losses(losses: tuple[Loss, ...]) -> bytes:

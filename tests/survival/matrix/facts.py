@@ -15,7 +15,7 @@ from bulkhead.linux.netlink import Netlink
 from bulkhead.model.instance import Instance
 from tests.support.engine import Engine
 
-SETTLE_SECONDS = 10.0
+SETTLE_SECONDS = 6.0
 _LEFT_BY_SHIMS = frozenset({"shim.log"})
 
 

@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bulkhead import failpoints
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.unpack import UnpackResult, sync_file_system
@@ -105,7 +106,9 @@ class LayerDirectories:
         self._ingesting.add(ingest.name)
         try:
             self._make_target(target)
+            failpoints.hit("manager.layer.begun")
             result = await self._unpack(blob, media_type, target, diff_id, told)
+            failpoints.hit("manager.layer.unpacked")
             await settled()
             if result.implied and below:
                 self._inherit(target, below, result.implied)
@@ -124,6 +127,7 @@ class LayerDirectories:
     def discard(self, chain: Digest) -> None:
         """Forget a layer."""
         self._trash.throw(self.path(chain).parent)
+        failpoints.hit("manager.layer.discarded")
 
     async def sync(self) -> None:
         """Bring everything unpacked so far to the disk: syncfs(2)."""
@@ -195,7 +199,9 @@ class LayerDirectories:
             # A leftover is not ours to trust: no record knew it.
             self._trash.throw(final)
             # Not synced here: until the whole file system was, the records do not trust this layer after a crash.
+            failpoints.hit("disk.layer.rename")
             ingest.rename(final)
+            failpoints.hit("disk.layer.renamed")
 
     def _sync(self) -> None:
         with disk_errors(f"sync {self._root}"):

@@ -18,7 +18,7 @@ from grpclib.client import Channel
 
 from bulkhead import failpoints
 from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, Unavailable
-from bulkhead.linux import process
+from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState
@@ -38,7 +38,7 @@ CONNECT_SECONDS = 3.0
 SHUTDOWN_SECONDS = 10.0
 KILL_SECONDS = 5.0
 DEATH_SECONDS = 5.0
-SHIM_RECORD = "shim.json"
+SHIM_RECORD, TASK_RECORD = "shim.json", "task.json"
 _encode = msgspec.json.Encoder().encode
 _decode_losses = msgspec.json.Decoder(tuple[Loss, ...]).decode
 
@@ -226,6 +226,8 @@ class SupervisedShims:
             await _kill(record)
         await asyncio.to_thread(remove_group, _cgroup_of(data))
         (data / SHIM_RECORD).unlink(missing_ok=True)
+        for name in (SHIM_RECORD, TASK_RECORD):
+            atomicfile.sweep(data / name)
         remove_run_directory(run)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.content.store import BlobStore
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.images.catalogue import Change
@@ -122,7 +123,9 @@ class Collector:
             if not mine or self._ledger.books.needs_blob(blob) or not self._store.has(blob):
                 return 0
             size = self._store.size(blob)
+            failpoints.hit("manager.collect.condemned")
             await self._store.delete(blob)
+            failpoints.hit("manager.collect.deleted")
             return size
 
     async def _free_partial(self, blob: Digest, size: int) -> int:

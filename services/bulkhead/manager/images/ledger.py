@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from bulkhead import failpoints
 from bulkhead.manager.images.catalogue import Catalogue, Change
 from bulkhead.manager.images.ports import Records
 
@@ -50,6 +51,8 @@ class Ledger:
         async with self._turn:
             change, result = decide()
             if change != Change():
+                failpoints.hit("manager.images.decided")
                 await self._records.commit(change, self._boot)
+                failpoints.hit("manager.images.recorded")
                 self.books.apply(change)
         return result

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from bulkhead import failpoints
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import RemoteManifest
@@ -135,9 +136,12 @@ class Puller:
         name = request.reference
         ordered = [source, *(other for other in sources if other is not source)]
         feed.say(f"Pulling from {name.path}", name.tag or str(name.digest))
+        failpoints.hit("manager.pull.found")
         fetcher = _Fetcher(self._store, self._downloads, ordered, name, lease, feed)
         image = await self._fetch(found, platform, request, fetcher)
+        failpoints.hit("manager.pull.fetched")
         fresh = await self._record(image, found, name)
+        failpoints.hit("manager.pull.recorded")
         feed.say(f"Digest: {found.digest}")
         news = "Downloaded newer image for" if fresh else "Image is up to date for"
         feed.say(f"Status: {news} {name.familiar()}")

@@ -176,7 +176,13 @@ class Networks:
             left = tuple(each for each in container.endpoints if each.network_id != network.id)
             await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
             return
-        await self._replugged(container, await self.networking.unplug_live(container, network), network, "disconnect")
+        # The record goes first: what a crash after it leaves plugged is swept by the next start, as nobody's.
+        await self._replugged(container, self.networking.without(container, network), network, "disconnect")
+        try:
+            await self.networking.unplug_live(container, network)
+        except BaseException:
+            await self.records.commit(Change(update=container), durable=True)
+            raise
 
     async def _replugged(self, container: Container, now: Plugged, network: NetworkRecord, action: str) -> None:
         changed = replace(container, endpoints=now.endpoints, attachments=now.attachments)

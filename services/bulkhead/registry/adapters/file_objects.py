@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from bulkhead import failpoints
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.durable import disk_errors, make_directories, sync_directory, write_all
 from bulkhead.errors import BulkheadError, DataLoss, NotFound
@@ -84,14 +85,18 @@ class FileObjects:
         target = self._root / key
         with disk_errors(f"store object {key}"):
             make_directories(target.parent)
+            failpoints.hit("disk.object.rename")
             path.rename(target)
+            failpoints.hit("disk.object.renamed")
             sync_directory(target.parent)
 
     def _put(self, key: str, data: bytes) -> None:
         path = self._incoming / secrets.token_hex(16)
         try:
             with disk_errors(f"store object {key}"), path.open("xb", buffering=0) as file:
+                failpoints.hit("disk.object.write")
                 write_all(file.fileno(), data)
+                failpoints.hit("disk.object.sync")
                 os.fdatasync(file.fileno())
             self._adopt(path, key)
         except BulkheadError:
@@ -126,6 +131,7 @@ class FileObjects:
                 path.unlink()
             except FileNotFoundError:
                 return
+            failpoints.hit("disk.object.deleted")
             sync_directory(path.parent)
 
     def _directories(self, prefix: str) -> Sequence[Path]:

@@ -75,6 +75,9 @@ class CommandGroup:
             if self.group.exists() and self.group.is_frozen():
                 raise
 
+    def is_frozen(self) -> bool:
+        return self.group.is_frozen()
+
     def oom_kills(self) -> int:
         return self.group.oom_kills()
 

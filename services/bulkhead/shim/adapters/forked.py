@@ -23,6 +23,10 @@ _TEXT_LIMIT = 16 << 10
 Answer = tuple[dict[str, Any], Sequence[int], object]
 
 
+class Interrupted(Internal):
+    """The child has died before it could tell anything."""
+
+
 class Child:
     """A fork of the shim that makes one process and leaves."""
 
@@ -84,9 +88,9 @@ class Child:
             with self._link:
                 message, descriptors = fdpass.receive(self._link, _MESSAGE_LIMIT, 3)
         except OSError as error:
-            raise Internal(f"cannot launch the process: {error}") from error
+            raise Interrupted(f"cannot launch the process: {error}") from error
         if not message:
-            raise Internal("cannot launch the process: the launching process died")
+            raise Interrupted("cannot launch the process: the launching process died")
         told = json.loads(message)
         if "error" in told:
             raise _error(told)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from bulkhead import nsexec
-from bulkhead.errors import Internal, InvalidArgument, NotFound
+from bulkhead.errors import BulkheadError, Internal, InvalidArgument, NotFound
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import defaults, launch
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
-from bulkhead.shim.adapters.forked import Answer, Child, told_warnings
+from bulkhead.shim.adapters.forked import Answer, Child, Interrupted, told_warnings
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
 
 
@@ -54,7 +54,12 @@ class RuntimeLauncher:
         midwife, self._midwife = self._midwife, None
         if midwife is None or not midwife.ask(wish, given):
             midwife = Child.working(lambda: _create(wish, given))
-        told, (pidfd, sync, console) = self._outcome(midwife, 2)
+        try:
+            told, (pidfd, sync, console) = self._outcome(midwife, 2)
+        except Interrupted:
+            # Its parked process, if it had one, ends with it; the cgroup would stay.
+            _clear(container_id, data_dir)
+            raise
         return launch.Task(
             container_id=container_id,
             pid=told["pid"],
@@ -140,6 +145,13 @@ def _create(wish: dict[str, Any], given: Sequence[int]) -> Answer:
     assert task.sync_fd is not None
     answer = {"start_time": task.start_time, "cgroup": task.cgroup.path}
     return _described(task) | answer, _descriptors(task.pidfd, task.sync_fd, task.console), task
+
+
+def _clear(container_id: str, data_dir: str) -> None:
+    with contextlib.suppress(OSError, ValueError, BulkheadError):
+        group = launch.cgroup_of(container_id, bundle.read(data_dir))
+        group.kill_all()
+        group.remove()
 
 
 def _described(made: launch.Task | launch.ExecProcess) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""The crash matrix: `python -m tests.survival.matrix [--rows a,b] [--columns c,d] [--json FILE]` prints a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.support.engine import private_engine
+from tests.survival.matrix.cells import COLUMNS, Matrix, Result, table
+from tests.survival.matrix.host import Host
+from tests.survival.matrix.rows import ROWS
+
+
+def main() -> int:
+    """Run the cells; 1 when one is not green."""
+    options = _options()
+    results: list[Result] = []
+    with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
+        host = Host(engine)
+        host.place_bystander()
+        matrix = Matrix(host)
+        for row in options.rows:
+            for result in _row(matrix, row, options):
+                results.append(result)
+                _tell(result)
+        second = matrix.second_recovery()
+        results[-1].wrong += second
+    _summary(results)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
+    return int(any(not each.green for each in results))
+
+
+def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Result]:
+    for column in options.columns:
+        for passed in matrix.cells(row, column):
+            if options.point in str(passed):
+                yield matrix.run(row, column, passed)
+
+
+def _tell(result: Result) -> None:
+    mark = "ok " if result.green else "BAD"
+    aside = "" if result.passed else " (not passed)"
+    print(f"{mark} {result.row:<14} {result.column:<16} {result.point:<32} {result.seconds:5.1f} s{aside}", flush=True)
+    for each in result.wrong:
+        print(f"      {each}", flush=True)
+    if result.wrong and result.said:
+        print(f"      (it said: {result.said})", flush=True)
+
+
+def _summary(results: Sequence[Result]) -> None:
+    print(table(results))
+    green = sum(each.green for each in results)
+    times = sorted(each.recovery for each in results if each.recovery > 0.01)
+    print(f"{len(results)} cells, {green} green, {sum(not each.passed for each in results)} not passed", end="")
+    if times:
+        print(f"; recovery, process start included: median {statistics.median(times):.2f} s, most {times[-1]:.2f} s")
+    else:
+        print()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=_names, default=list(ROWS))
+    parser.add_argument("--columns", type=_names, default=list(COLUMNS))
+    parser.add_argument("--point", default="", help="only failpoints whose name has this in it")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

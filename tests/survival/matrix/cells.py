@@ -1,0 +1,327 @@
+"""A cell of the matrix: an operation, a fault at a failpoint that it passes, the recovery, and what is true after.
+
+The six assertions of the design's section 6: (1) records equal kernel facts, (2) nothing is unowned, (3) who is not
+concerned has noticed nothing, (4) the operation can be repeated, (5) exit codes and log bytes are complete, (6) the
+time of recovery is on record; and a second recovery changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+from bulkhead.failpoints.catalogue import POINTS
+from bulkhead.model.instance import SERVICES
+from tests.support import leaks
+from tests.survival.matrix import facts
+from tests.survival.matrix.host import CALL_SECONDS, Attempt, Host, Refused, send, until
+from tests.survival.matrix.rows import ROWS, Subject
+
+HIT_SECONDS = 15.0
+# An operation that failed for want of a part may be repeated until the part is there again.
+REPEAT_SECONDS = 20.0
+# A transaction is committed dozens of times in a pull: each of the first few is a cell.
+MOST_HITS = 3
+
+
+class Place(Enum):
+    """Which process passes a failpoint."""
+
+    MANAGER = "manager"
+    API = "api"
+    SUPERVISOR = "supervisor"
+    REGISTRY = "registry"
+    SHIM = "shim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """The `number`-th time (from 0) that an operation came to a failpoint, and in which process."""
+
+    name: str
+    number: int
+    place: Place
+
+    def setting(self, action: str) -> str:
+        return f"{self.name}={f'{self.number}*off->' if self.number else ''}1*{action}"
+
+    def __str__(self) -> str:
+        return f"{self.name}#{self.number + 1}" if self.number else self.name
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What became of a cell."""
+
+    row: str
+    column: str
+    point: str
+    wrong: list[str] = field(default_factory=list)
+    recovery: float = 0.0
+    seconds: float = 0.0
+    passed: bool = True
+    said: str = ""
+
+    @property
+    def green(self) -> bool:
+        return not self.wrong
+
+
+# A fault: brought about at the failpoint of one cell while the operation is under way.
+Fault = Callable[[Host, Subject, Passed, Attempt], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """Where a fault can strike, how it is set, and what is done when it has."""
+
+    strikes: Callable[[Passed], bool]
+    action: str
+    then: Fault
+
+
+def _nothing(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    """The failpoint was all."""
+
+
+def _everybody_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    for service in SERVICES:
+        host.engine.kill(service)
+
+
+def _everybody_and_shim_die(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    _everybody_dies(host, subject, passed, attempt)
+    if subject.container and (shim := host.shim_of(subject.container)):
+        send(shim, signal.SIGKILL)
+
+
+def _api_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    host.engine.kill("api")
+    _goes_on(host, subject, passed, attempt)
+
+
+def _init_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    """The container's first process, while the one who passes stands still."""
+    for pid in _inits(host, subject):
+        send(pid, signal.SIGKILL)
+    _goes_on(host, subject, passed, attempt)
+
+
+def _inits(host: Host, subject: Subject) -> set[int]:
+    """Every process of the container."""
+    from bulkhead.ctl import remains
+
+    return {
+        pid
+        for parent in remains.cgroup_parents(host.engine.instance)
+        if subject.container and (group := parent / subject.container).is_dir()
+        for pid in remains.cgroup_pids(group)
+    }
+
+
+def _stands_still(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    time.sleep(STILL_SECONDS)
+    _goes_on(host, subject, passed, attempt)
+
+
+STILL_SECONDS = float(os.environ.get("BULKHEAD_TEST_STILL", "1.5"))
+
+
+def _goes_on(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    for pid, name, action in host.trace():
+        if name == passed.name and action == "stop":
+            send(pid, signal.SIGCONT)
+
+
+def _run_is_wiped(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    """All daemons die and what they keep in the run directory is gone; containers and shims live."""
+    _everybody_dies(host, subject, passed, attempt)
+    shutil.rmtree(host.engine.instance.run / "containers", ignore_errors=True)
+
+
+def _of(*places: Place) -> Callable[[Passed], bool]:
+    return lambda passed: passed.place in places
+
+
+def _can_fail(name: str = "") -> Callable[[Passed], bool]:
+    return lambda passed: POINTS[passed.name].fails and passed.name.startswith(name)
+
+
+COLUMNS: Mapping[str, Column] = MappingProxyType(
+    {
+        "kill manager": Column(strikes=_of(Place.MANAGER), action="kill", then=_nothing),
+        "kill supervisor": Column(strikes=_of(Place.SUPERVISOR), action="kill", then=_nothing),
+        "kill shim": Column(strikes=_of(Place.SHIM), action="kill", then=_nothing),
+        "kill api": Column(strikes=_of(Place.API, Place.MANAGER), action="stop", then=_api_dies),
+        "kill registry": Column(strikes=_of(Place.REGISTRY), action="kill", then=_nothing),
+        "kill all": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_dies),
+        "kill all+shim": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_and_shim_die),
+        "kill init": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_init_dies),
+        "stop manager": Column(strikes=_of(Place.MANAGER), action="stop", then=_stands_still),
+        "stop supervisor": Column(strikes=_of(Place.SUPERVISOR), action="stop", then=_stands_still),
+        "stop shim": Column(strikes=_of(Place.SHIM), action="stop", then=_stands_still),
+        "stop registry": Column(strikes=_of(Place.REGISTRY), action="stop", then=_stands_still),
+        "ENOSPC": Column(strikes=_can_fail(), action="error(ENOSPC)", then=_nothing),
+        "EIO": Column(strikes=_can_fail(), action="error(EIO)", then=_nothing),
+        "EMFILE": Column(strikes=_can_fail("disk."), action="error(EMFILE)", then=_nothing),
+        "EAGAIN on clone": Column(strikes=_can_fail("nsexec."), action="error(EAGAIN)", then=_nothing),
+        "run wiped": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_run_is_wiped),
+    }
+)
+
+
+class Matrix:
+    """Runs cells on one host."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._passed: dict[str, list[Passed]] = {}
+        self._before = leaks.facts(host.engine.instance)
+
+    def points(self, row: str) -> list[Passed]:
+        """What a row's operation passes when nothing goes wrong, in order."""
+        if row not in self._passed:
+            self._passed[row] = self._trace(row)
+        return self._passed[row]
+
+    def cells(self, row: str, column: str) -> list[Passed]:
+        """Where a column strikes a row."""
+        return [passed for passed in self.points(row) if COLUMNS[column].strikes(passed)]
+
+    def run(self, row: str, column: str, passed: Passed) -> Result:
+        """One cell, from its subject's birth to the last trace of it."""
+        result = Result(row=row, column=column, point=str(passed))
+        began = time.monotonic()
+        with self._cleared(result):
+            subject = ROWS[row](self.host)
+            self._strike(subject, COLUMNS[column], passed, result)
+            result.wrong += self._after(subject)
+        result.seconds = time.monotonic() - began
+        return result
+
+    def _strike(self, subject: Subject, column: Column, passed: Passed, result: Result) -> None:
+        host = self.host
+        host.set(passed.setting(column.action))
+        attempt = Attempt(subject.act)
+        word = column.action.partition("(")[0]
+        struck = until(
+            lambda: attempt.over or any(name == passed.name and what == word for _, name, what in host.trace()),
+            HIT_SECONDS,
+        )
+        result.passed = struck and any(name == passed.name for _, name, _ in host.trace())
+        if result.passed:
+            column.then(host, subject, passed, attempt)
+            if column.action == "kill" and passed.place is not Place.SHIM:
+                until(lambda: host.engine.pid(passed.place.value) is None, HIT_SECONDS)
+        result.recovery = host.recover()
+        if not attempt.ends(CALL_SECONDS):
+            result.wrong.append("the operation has not ended")
+        host.set("")
+        result.said = str(attempt.error or "")
+
+    def _after(self, subject: Subject) -> list[str]:
+        wrong = [f"after recovery: {each}" for each in facts.settled(self.host.engine)]
+        wrong += self._again(subject)
+        wrong += [f"after the repetition: {each}" for each in facts.settled(self.host.engine)]
+        wrong += self.host.bystander_noticed()
+        return wrong
+
+    def _again(self, subject: Subject) -> list[str]:
+        """The operation can be repeated, and does what it ought to."""
+        said: list[str] = []
+
+        def works() -> bool:
+            said.clear()
+            try:
+                subject.act()
+            except (Refused, AssertionError, OSError) as error:
+                said.append(f"repeated: {error}")
+            return not said
+
+        if not until(works, REPEAT_SECONDS):
+            return said
+        until(lambda: not subject.done(), 5.0)
+        return [f"in the end: {each}" for each in subject.done()]
+
+    @contextlib.contextmanager
+    def _cleared(self, result: Result) -> Iterator[None]:
+        """Whatever happens, the next cell finds the host as this one did."""
+        try:
+            yield
+        except (Refused, AssertionError, OSError) as error:
+            result.wrong.append(f"{type(error).__name__}: {error}")
+        finally:
+            self.host.set("")
+            self.host.recover()
+            result.wrong += self._clear()
+
+    def _clear(self) -> list[str]:
+        """Remove what the cell has made; what cannot be removed, or is left."""
+        host = self.host
+        wrong: list[str] = []
+        for each in host.call("GET", "/containers/json?all=1").json or []:
+            if "subject" in each["Names"][0] or "bystander" not in each["Names"][0]:
+                answer = host.call("DELETE", f"/containers/{each['Id']}?force=1&v=1")
+                if answer.status not in (204, 404):
+                    wrong.append(f"cannot remove: {answer.status} {answer.body!r}")
+        for each in host.call("GET", "/networks").json or []:
+            if each["Name"].startswith("subject"):
+                host.call("DELETE", f"/networks/{each['Id']}")
+        for each in (host.call("GET", "/volumes").json or {}).get("Volumes") or []:
+            host.call("DELETE", f"/volumes/{each['Name']}?force=1")
+        left = leaks.left_after(host.engine.instance, self._before)
+        return wrong + [f"left: {each}" for each in left if " descriptors " not in each]
+
+    def second_recovery(self) -> list[str]:
+        """What a recovery of what is recovered changes."""
+        before = facts.snapshot(self.host.engine)
+        self.host.engine.kill("manager")
+        self.host.recover()
+        after = facts.snapshot(self.host.engine)
+        return [f"a second recovery changed {key[:12]}" for key in before | after if before.get(key) != after.get(key)]
+
+    def _trace(self, row: str) -> list[Passed]:
+        host = self.host
+        subject = ROWS[row](host)
+        host.set("*=print")
+        services = {host.engine.pid(service): Place(service) for service in SERVICES}
+        try:
+            subject.act()
+            until(lambda: not subject.done(), 5.0)
+        finally:
+            lines = host.trace()
+            host.set("")
+        seen: Counter[str] = Counter()
+        found = []
+        for pid, name, _ in lines:
+            if seen[name] < MOST_HITS:
+                found.append(Passed(name=name, number=seen[name], place=services.get(pid, Place.SHIM)))
+            seen[name] += 1
+        wrong = subject.done() + facts.settled(host.engine) + self._clear()
+        if wrong:
+            raise AssertionError(f"{row}: wrong without any fault: {wrong}")
+        return found
+
+
+def table(results: Sequence[Result]) -> str:
+    """Rows by columns: cells green of cells run."""
+    rows = list(dict.fromkeys(result.row for result in results))
+    columns = [name for name in COLUMNS if any(result.column == name for result in results)]
+    width = max(len(row) for row in rows) + 1
+    lines = [" " * width + " ".join(f"{name:>16}" for name in columns)]
+    for row in rows:
+        cells = []
+        for column in columns:
+            found = [each for each in results if (each.row, each.column) == (row, column)]
+            green = sum(each.green for each in found)
+            cells.append(f"{f'{green}/{len(found)}' if found else '-':>16}")
+        lines.append(f"{row:<{width}}" + " ".join(cells))
+    return "\n".join(lines)
