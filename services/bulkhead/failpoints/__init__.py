@@ -22,8 +22,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+# As typing has it, without loading typing into a runtime command that lives for milliseconds.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bulkhead.failpoints.grammar import Term
 

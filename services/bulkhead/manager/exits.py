@@ -28,7 +28,7 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.boot_order import BootOrder
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.networking import Networking
-from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims
+from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.starting import Starting
@@ -243,7 +243,7 @@ class Exits:
                     state = await shim.state()
                     if state.alive:
                         self.note_losses(container, state.losses)
-                        await self._agree(container, shim)
+                        await self._agree(container, state, shim)
                         await self.resolving.begin(container, shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or unknown_exit(container)
@@ -260,16 +260,16 @@ class Exits:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LONGEST)
 
-    async def _agree(self, container: Container, shim: Shim) -> None:
+    async def _agree(self, container: Container, state: ShimState, shim: Shim) -> None:
         """Its last shim may have died between freezing or thawing it and saying so."""
+        if self.records.index.get(container.id).phase is _phase_of(state):
+            return
 
         async def work() -> None:
-            current = self.records.index.get(container.id)
-            state = await shim.state()
-            phase = Phase.PAUSED if state.phase == "paused" else Phase.RUNNING
-            same = state.alive and current.phase.alive and current.started_at == container.started_at
-            if same and current.phase is not phase:
-                await self.records.commit(Change(update=replace(current, phase=phase)))
+            now, current = await shim.state(), self.records.index.get(container.id)
+            same = now.alive and current.phase.alive and current.started_at == container.started_at
+            if same and current.phase is not _phase_of(now):
+                await self.records.commit(Change(update=replace(current, phase=_phase_of(now))))
 
         await self.actors.perform(container.id, "rejoin", work, seconds=FINISH_SECONDS)
 
@@ -311,6 +311,10 @@ class Exits:
             return
         self._timers.pop(container_id, None)
         await self.start(container_id, by_user=False)
+
+
+def _phase_of(state: ShimState) -> Phase:
+    return Phase.PAUSED if state.phase == "paused" else Phase.RUNNING
 
 
 def exit_record(instance: Instance, container: Container) -> Exit | None:

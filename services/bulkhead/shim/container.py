@@ -590,6 +590,7 @@ class Container:
             pid=self.pid,
             losses=self.losses + lost,
         )
+        failpoints.hit("shim.exit.drained")
         self._log.finish(lambda: self._persist(self._with_unlogged(record)))
 
     def _with_unlogged(self, record: ExitRecord) -> ExitRecord:

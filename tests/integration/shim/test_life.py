@@ -88,8 +88,7 @@ async def test_orders_that_do_not_fit_change_nothing(launch: Launch) -> None:
         await shim.client.start()
         with pytest.raises(Conflict, match="it is running"):
             await shim.client.start()
-        with pytest.raises(Conflict):
-            await shim.client.resume()
+        await shim.client.resume()  # as one is asked whose order was cut off by the death of an earlier shim
         with pytest.raises(InvalidArgument, match="invalid signal 99"):
             await shim.client.kill(99)
         await shim.client.kill(signal.SIGKILL)
