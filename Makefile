@@ -147,6 +147,10 @@ fuzz: $(DEV_STAMP) ## Fuzz the plan decoder for TIME seconds; new inputs are kep
 fuzz-api: $(DEV_STAMP) ## Fuzz every endpoint of the Engine API for TIME seconds, against an engine of its own
 	$(PY) -m tests.fuzz.api $(TIME)
 
+.PHONY: soak
+soak: $(DEV_STAMP) ## Random operations and deaths for TIME seconds, then steady cycles: nothing may be lost or grow (SEED=n again)
+	@$(PY) -m tests.soak $(TIME) $(SEED)
+
 .PHONY: test-leaks
 test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent, and 500 changes of networks on the machine
 	$(PY) -m tests.bench.spawn_leaks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import ipaddress
 import json
 import os
@@ -108,6 +109,19 @@ class Engine:
     def api(self, method: str, path: str, body: Any = None, *, seconds: float = COMMAND_SECONDS) -> Answer:
         """One Engine API call. Raises Unavailable when the API daemon does not answer."""
         return call(self.instance.docker_socket, method, path, body, seconds=seconds)
+
+    def put(self, path: str, body: bytes) -> Answer:
+        """PUT of bytes as they are."""
+        connection = http.client.HTTPConnection("localhost", timeout=COMMAND_SECONDS)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.settimeout(COMMAND_SECONDS)
+            connection.sock.connect(str(self.instance.docker_socket))
+            connection.request("PUT", path, body, {"Content-Type": "application/x-tar"})
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+        finally:
+            connection.close()
 
     def pulled(self, *names: str) -> None:
         """Make sure that the images are in the engine's own store."""

@@ -22,6 +22,7 @@ from bulkhead.ctl import remains
 from bulkhead.ctl.daemons import Daemons
 from bulkhead.errors import Conflict, Internal
 from bulkhead.linux import hostmounts, netlink, nftables
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
@@ -78,6 +79,7 @@ def kill_all(instance: Instance) -> None:
     Raises Internal when a process outlives SIGKILL or a cgroup cannot be removed.
     """
     deadline = time.monotonic() + DEATH_SECONDS
+    _kill_groups(instance)
     while time.monotonic() < deadline:
         pids = {pid for parent in remains.cgroup_parents(instance) for pid in remains.cgroup_pids(parent)}
         pids = pids or set(remains.processes(instance))
@@ -87,6 +89,14 @@ def kill_all(instance: Instance) -> None:
     else:
         raise Internal(f"cannot purge: processes outlive SIGKILL for {DEATH_SECONDS:g} s")
     _remove_cgroups(instance, deadline)
+
+
+def _kill_groups(instance: Instance) -> None:
+    """Kill container by container: what is paused does not die before it is thawed."""
+    names = {child.name for parent in remains.cgroup_parents(instance) for child in parent.iterdir() if child.is_dir()}
+    for name in names:
+        with contextlib.suppress(OSError):  # not in the hierarchies where it would be looked for
+            Cgroup(f"/{instance.label}/{name}").kill_all()
 
 
 def kill_processes(pids: set[int], deadline: float) -> None:

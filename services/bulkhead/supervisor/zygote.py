@@ -11,6 +11,7 @@ into a session of its own, so that init adopts it at once and it outlives superv
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -37,16 +38,25 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     gc.collect()
     # Without this the first collection in a child would write to, and so copy, every page with an object.
     gc.freeze()
-    while control.recv(1):
+    while _is_asked(control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_twice():
             control.close()
             ours.close()
             _be_spare(theirs, shim, cache)
         theirs.close()
-        fdpass.send(control, ASK, [ours.fileno()])
+        with contextlib.suppress(ConnectionError):
+            fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
     return 0
+
+
+def _is_asked(control: socket.socket) -> bool:
+    """False when the supervisor is gone; if it was killed with our answers unread, that looks like a reset."""
+    try:
+        return bool(control.recv(1))
+    except ConnectionError:
+        return False
 
 
 def close_inherited(control_fd: int) -> None:

@@ -14,6 +14,7 @@ from bulkhead import settings
 from bulkhead.ctl import remains
 from bulkhead.ctl.purging import purge
 from bulkhead.errors import Conflict
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.settings import Settings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes cgroups and interfaces: needs root")
@@ -94,6 +95,18 @@ def test_containers_die_and_their_cgroups_go(told: Settings) -> None:
         report = list(purge(told))
         assert sleeper.wait(timeout=10) == -9
     assert "1 running container killed" in report
+    assert remains.cgroup_parents(told.instance) == []
+
+
+def test_a_paused_container_dies_too(told: Settings) -> None:
+    """In cgroup v1 SIGKILL waits until its processes are thawed."""
+    group = Cgroup(f"/{told.instance.label}/eeee")
+    group.create()
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        group.add(sleeper.pid)
+        group.freeze()
+        list(purge(told))
+        assert sleeper.wait(timeout=10) == -9
     assert remains.cgroup_parents(told.instance) == []
 
 
