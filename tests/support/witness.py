@@ -7,7 +7,7 @@
 
 Counts are of the whole engine and of what is forked while it is watched (spares that wait already are left out), by
 the role of the process: forks of processes, fsyncs (fdatasync too), messages to netlink by family (`inside`: to a
-container's namespace), and bytes read, written, and moved by the kernel alone.
+container's namespace), nft transactions, and bytes read, written, and moved by the kernel alone.
 """
 
 from __future__ import annotations
@@ -95,12 +95,19 @@ class Witness:
             self._counts[f"fsyncs {role}"] += 1
             return True
         if call in _OUT and (family := _NETLINK.match(said)):
-            # Of a socket in another network namespace strace knows the number alone.
-            self._counts[f"netlink {'inside' if family[1].isdigit() else family[1].lower()}"] += 1
+            self._note_netlink(family[1].lower(), said)
             return True
         way = "read" if call in _IN else "written" if call in _OUT else "moved"
         self._counts[f"bytes {way} {role}"] += result
         return False
+
+    def _note_netlink(self, family: str, said: str) -> None:
+        if family == "netfilter":
+            # What is only asked depends on who else has tables on this machine.
+            self._counts["nft transactions"] += "BATCH_BEGIN" in said
+        else:
+            # Of a socket in another network namespace strace knows the number alone.
+            self._counts[f"netlink {'inside' if family.isdigit() else family}"] += 1
 
 
 @contextlib.contextmanager
@@ -114,7 +121,7 @@ def witness(engine: Engine) -> Iterator[Witness]:
     roles = _roles(engine)
     trace = engine.base / "trace"
     trace.touch()
-    command = [strace, "-f", "-yy", "-s", "0", "-e", "signal=none", "-e", f"trace={','.join(TRACED)}", "-o", str(trace)]
+    command = [strace, "-f", "-yy", "-s", "1", "-e", "signal=none", "-e", f"trace={','.join(TRACED)}", "-o", str(trace)]
     with subprocess.Popen([*command, *(f"-p{pid}" for pid in roles)], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         try:

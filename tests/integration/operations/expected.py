@@ -5,7 +5,8 @@ in the commit what that buys.
 
 forks         processes, by who forks: zygote and shim make a new spare in the place of the one that was taken
 fsyncs        fsync(2) and fdatasync(2), SQLite's too
-netlink       messages by family; inside: to the container's own namespace; netfilter: one per nft transaction
+netlink       messages by family; inside: to the container's own namespace
+nft           transactions; what is only asked depends on what other tables the machine has
 rpc           calls between the services and of shims; the wait for an exit is one
 sql           of the manager: transactions, and statements with the BEGIN and COMMIT around them
 copied        bytes that pass through a process for each byte of the layer that is pulled, rounded to tenths
@@ -51,8 +52,8 @@ LIFE: dict[str, dict[str, int]] = {
 }
 # What differs for a container with a network and a published port.
 BRIDGE: dict[str, dict[str, int]] = {
-    "start": {"netlink inside": 1, "netlink netfilter": 1, "netlink route": 2},
-    "exit": {"netlink netfilter": 1, "netlink route": 1, "sql statements": 15},
+    "start": {"netlink inside": 1, "nft transactions": 1, "netlink route": 2},
+    "exit": {"nft transactions": 1, "netlink route": 1, "sql statements": 15},
 }
 PULL: dict[str, int] = {
     "forks manager": 1,
