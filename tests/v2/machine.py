@@ -21,7 +21,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("BULKHEAD_V2_CACHE", "/tmp/bulkhead-v2"))
 SECONDS = int(os.environ.get("BULKHEAD_V2_SECONDS", "1500"))
-ACCELERATOR = os.environ.get("BULKHEAD_V2_ACCEL", "tcg,thread=multi")
+ACCELERATOR = os.environ.get("BULKHEAD_V2_ACCEL", "tcg,thread=single")
 VERDICT = re.compile(rb"bulkhead-v2: exit ([0-9]+)")
 
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "veth", "bridge", "bfq", "null_blk", "loop")

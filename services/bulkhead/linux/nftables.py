@@ -288,6 +288,16 @@ def _require_kernel_part() -> None:
         raise
 
 
+def connected() -> Netlink | None:
+    """A socket to nf_tables in the calling thread's network namespace, None where the kernel has none. OSError."""
+    try:
+        return Netlink(NETFILTER)
+    except OSError as error:
+        if error.errno == errno.EPROTONOSUPPORT:
+            return None
+        raise
+
+
 def _failure(complaint: str) -> OSError:
     first = complaint.strip().partition("\n")[0]
     reason = next((number for words, number in _REASONS.items() if first.endswith(words)), errno.EINVAL)

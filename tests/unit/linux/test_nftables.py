@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,6 +13,7 @@ from bulkhead.linux import nftables
 from bulkhead.linux.netlink import Netlink
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.ports import EndpointChange
 from bulkhead.model.instance import Instance
 from tests.support.fake_network import FakeKernel
 
@@ -26,6 +28,19 @@ async def test_a_kernel_without_nf_tables_is_named(monkeypatch: pytest.MonkeyPat
     try:
         with pytest.raises(Unavailable, match=r"no nf_tables .* the legacy iptables alone will not do"):
             await kernel.table("inet", "any")
+    finally:
+        kernel.close()
+
+
+async def test_a_kernel_without_netfilter_is_stood_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's in a machine without modules: even the socket is refused. Only who needs it is told so."""
+    refused = OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+    monkeypatch.setattr(nftables, "Netlink", Mock(side_effect=refused))
+    kernel = NetlinkKernel()
+    try:
+        assert not kernel.published_elsewhere("any", "tcp", "0.0.0.0", 80)
+        with pytest.raises(Unavailable, match="this kernel has no nf_tables"):
+            await kernel.silence("bh-none0", EndpointChange(elements=(), udp_ports=()))
     finally:
         kernel.close()
 

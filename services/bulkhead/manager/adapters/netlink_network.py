@@ -68,8 +68,9 @@ class NetlinkKernel:
         self._threads = asyncio.Semaphore(_THREADS)
         self._nftables: Nftables | None = None
         # Kept: closing such a socket waits for the kernel's disposal of deleted elements, milliseconds.
-        self._netfilter = Netlink(nftables.NETFILTER)
-        self._asking = Netlink(nftables.NETFILTER)  # in the event loop's own thread
+        # None where the kernel has no such part: only who needs it is refused.
+        self._netfilter = nftables.connected()
+        self._asking = nftables.connected()  # in the event loop's own thread
         self._route = Netlink()
         self._kept_sockets = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
@@ -134,6 +135,8 @@ class NetlinkKernel:
         return _obstacle(protocol, address, port)
 
     def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
+        if self._asking is None:
+            return False
         try:
             names = nftables.table_names(self._asking, "inet")
             others = [name for name in names if name != table and _INSTANCE_TABLE.fullmatch(name)]
@@ -149,9 +152,9 @@ class NetlinkKernel:
         return range(int(first), int(last) + 1)
 
     def close(self) -> None:
-        self._netfilter.close()
-        self._asking.close()
-        self._route.close()
+        for connection in (self._netfilter, self._asking, self._route):
+            if connection is not None:
+                connection.close()
         if self._nftables is not None:
             self._nftables.close()
         for deletions in self._deletions or ():
@@ -185,6 +188,8 @@ class NetlinkKernel:
             )
             for each in change.elements
         ]
+        if self._netfilter is None:
+            raise nftables.KernelPartMissing
         with self._kept_sockets:
             try:
                 self._netfilter.request(*nftables.transaction(requests))
