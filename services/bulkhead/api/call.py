@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from aiohttp import web
 
+from bulkhead.api import anycase
 from bulkhead.api.connection import EngineConnection
 from bulkhead.api.versions import Version
 from bulkhead.errors import InvalidArgument
@@ -109,7 +110,8 @@ class Call:
         """
         if self.request.headers.get("Expect"):
             return
-        with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+        # RuntimeError: what the handler left behind reads it still.
+        with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError, RuntimeError):
             async with asyncio.timeout(HEARD_SECONDS):
                 left = MOST_HEARD
                 while left > 0 and (part := await self.request.content.readany()):
@@ -135,9 +137,9 @@ def check_content_type(value: str) -> None:
 
 
 def parse_json(data: bytes, kind: type[T]) -> T:
-    """Decode one JSON document as `kind`: unknown keys are ignored, wrong types are errors."""
+    """Decode one JSON document as `kind`: unknown keys are ignored, keys of any case known, wrong types errors."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        return cast(T, anycase.convert(data, kind)) if anycase.perhaps(data) else msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 

@@ -6,6 +6,7 @@ at that moment. A commit suspends the container meanwhile, unless it is told not
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from bulkhead.model.reference import Reference
 
 log = structlog.get_logger()
 COMMIT = "commit"
+# How often, and how many seconds apart, it is looked whether a container that cannot be paused has ended.
+_END_LOOKS, _END_PAUSE = 50, 0.02
 # What the engine makes for its mounts in a root file system that has it not; Docker keeps these in a layer apart.
 ENGINE_MADE = (
     ".dockerenv",
@@ -160,10 +163,18 @@ class Filesystems:
         try:
             await self.stopping.pause(container.id)
         except Conflict:
-            if self.records.index.get(container.id).phase.alive:
-                raise
-            return False
+            if await self._ends(container):
+                return False
+            raise
         return True
+
+    async def _ends(self, container: Container) -> bool:
+        """Whether it has ended, which its record may learn a moment later than who wants to pause it."""
+        for _ in range(_END_LOOKS):
+            if not self.records.index.knows(container.id) or not self.records.index.get(container.id).phase.alive:
+                return True
+            await asyncio.sleep(_END_PAUSE)
+        return False
 
     async def _resume(self, container: Container) -> None:
         try:

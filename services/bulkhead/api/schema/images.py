@@ -173,7 +173,7 @@ def inspected(image: InspectedImage) -> dict[str, Any]:
         "Id": image.id,
         "RepoTags": list(image.repo_tags),
         "RepoDigests": list(image.repo_digests),
-        "Parent": "",
+        "Parent": _text(config, "parent"),
         "Comment": _last_comment(config),
         "Created": _text(config, "created"),
         "DockerVersion": _text(config, "docker_version"),

@@ -164,6 +164,8 @@ def _document(recipe: Recipe) -> dict[str, Any]:
         "os": HOST.os,
         **platform,
         "created": now,
+        # Docker's older configs had this, its clients ask what an image was committed from.
+        **({"parent": str(recipe.parent.id)} if recipe.parent else {}),
         "config": _process(recipe.config),
         "history": [*(below.get("history") or []), history],
         "rootfs": {
