@@ -15,8 +15,10 @@ import pytest
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
 from tests.compat.conftest import Target
+from tests.integration.shim.test_names import AAAA, A, Reply, ask
 from tests.support.engine import Engine
 
+MX = 15
 WEB = "mkdir -p /w; echo $NAME > /w/index.html; exec httpd -f -p 80 -h /w"
 
 
@@ -84,6 +86,32 @@ def test_containers_find_each_other_by_name_and_alias(either: Target) -> None:
     assert resolves(either, "client", "renamed") == {address(either, "renamed", "app")}
     either.ok("stop", "-t", "0", "web")
     assert resolves(either, "client", "www") == {address(either, "renamed", "app")}
+
+
+def test_packets_of_names(either: Target) -> None:
+    """Codes, flags, counts and the time to live are Docker's."""
+    either.ok("network", "create", "App")
+    for each in ("web", "db"):
+        serve(either, each, "--network", "App", "--network-alias", "www")
+    pid = int(either.ok("inspect", "-f", "{{.State.Pid}}", "web"))
+    one = [("web", A), ("WEB", A), ("web.App", A)]
+    for (name, kind), count in {**dict.fromkeys(one, 1), ("www", A): 2, ("web", AAAA): 0, ("web", MX): 0}.items():
+        reply = asked(pid, ask(name, kind))
+        assert (reply.flags, reply.answers) == (0x8180, count), (name, kind)
+        assert not count or reply.packet[-10:-4] == b"\0\0\2\x58\0\4", "600 seconds, four bytes"
+
+
+def asked(pid: int, query: bytes) -> Reply:
+    """What 127.0.0.11 answers in a container's network."""
+
+    def exchange() -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(query, ("127.0.0.11", 53))
+            return client.recv(65535)
+
+    with open(f"/proc/{pid}/ns/net", "rb") as namespace:  # noqa: PTH123 (a namespace, not a file)
+        return Reply(netlink.in_netns(namespace.fileno(), exchange))
 
 
 def test_networks_are_islands(target: Target) -> None:

@@ -101,6 +101,10 @@ class Bundles:
         """Whom the container's shim asks about names it does not know."""
         return list(container.spec.dns) or files.servers_of(_read(_HOST_RESOLV))
 
+    def keeps_dotless(self, container: Container) -> bool:
+        """Whether nobody is asked about names without a dot that the container's shim does not know."""
+        return files.keeps_dotless(files.options_beside_own_server(_read(_HOST_RESOLV), container.spec.dns_options))
+
     def _write(
         self, place: Path, container: Container, namespaces: Namespaces, dirs: Dirs, volumes: Mapping[str, str]
     ) -> Bundle:
@@ -227,7 +231,7 @@ def _resolv(container: Container) -> str:
         _read(_HOST_RESOLV),
         servers=(files.OWN_SERVER,),
         search=spec.dns_search,
-        options=spec.dns_options or ("ndots:0",),
+        options=files.options_beside_own_server(_read(_HOST_RESOLV), spec.dns_options),
     )
 
 

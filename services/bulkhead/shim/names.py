@@ -34,7 +34,7 @@ _HEADER = struct.Struct("!HHHHHH")
 _QUESTION = struct.Struct("!HH")
 _ANSWER = struct.Struct("!HHIH")
 _RECORD = struct.Struct("!BHHIH")  # of the root: name, type, class, TTL, length
-_RESPONSE, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x0100, 0x0080
+_RESPONSE, _TRUNCATED, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x0200, 0x0100, 0x0080
 _FORMAT_ERROR, _SERVER_FAILURE, _NO_NAME, _NOT_IMPLEMENTED = 1, 2, 3, 4
 _NAME_AT_QUESTION = b"\xc0\x0c"
 _LARGEST_UDP, _LARGEST = 4096, 65535
@@ -65,6 +65,11 @@ class Zone:
     def asks_from_inside(self) -> bool:
         """Whether the servers are the user's choice, to be asked from the container's network."""
         return bool(self._file(self._container).get("inside"))
+
+    @property
+    def asks_of_dotless(self) -> bool:
+        """Whether others are asked about names without a dot."""
+        return bool(self._file(self._container).get("dotless", True))
 
     @property
     def internal(self) -> bool:
@@ -185,6 +190,7 @@ class NameServer:
         self._clients -= 1
 
     def _handle(self, query: bytes, answer: Callable[[bytes], None], *, tcp: bool) -> None:
+        assert self._zone is not None
         question = parse(query)
         if question is None:
             refusal = _unanswerable(query)
@@ -195,6 +201,9 @@ class NameServer:
         known = self._known(query[:end], name, kind)
         if known is not None:
             answer(known if _payload(query) is None else _with_edns(known))
+            return
+        if "." not in name and not self._zone.asks_of_dotless:
+            answer(reply(query[:end], []))
             return
         self._forward(query, end, answer, tcp=tcp)
 
@@ -362,13 +371,28 @@ def _unanswerable(query: bytes) -> bytes | None:
 
 
 def _fitted(reply: bytes, query: bytes) -> bytes:
-    """Cut to what the client can take over UDP; the mark of truncation makes it ask again over TCP."""
-    if len(reply) <= _PLAIN_UDP or len(reply) <= (_payload(query) or _PLAIN_UDP):
+    """Cut to what the client can take over UDP; the mark of truncation makes it ask again over TCP.
+
+    As many answers as fit are left: not every client knows TCP.
+    """
+    most = _payload(query) or _PLAIN_UDP
+    if len(reply) <= most:
         return reply
-    question = parse(bytes((query[0], query[1], query[2] & 0x79, query[3])) + query[4:])
-    end = question[2] if question else _HEADER.size
-    number, flags, questions, *_ = _HEADER.unpack_from(reply)
-    return _HEADER.pack(number, flags | 0x0200, questions, 0, 0, 0) + reply[_HEADER.size : end]
+    number, flags, questions, answers, *_ = _HEADER.unpack_from(reply)
+    question = parse(bytes((*query[:2], query[2] & 0x79)) + query[3:])
+    end, kept = question[2] if question else _HEADER.size, 0
+    while question and kept < answers and (after := _record_end(reply, end)) is not None and after <= most:
+        end, kept = after, kept + 1
+    return _HEADER.pack(number, flags | _TRUNCATED, questions, kept, 0, 0) + reply[_HEADER.size : end]
+
+
+def _record_end(packet: bytes, at: int) -> int | None:
+    """Where a record ends, None where it does not end inside the packet."""
+    while at < len(packet) and 0 < packet[at] <= _LONGEST_LABEL:
+        at += 1 + packet[at]
+    at += 2 if at < len(packet) and packet[at] > _LONGEST_LABEL else 1  # a pointer ends a name, too
+    after = at + 10 + int.from_bytes(packet[at + 8 : at + 10])
+    return after if after <= len(packet) else None
 
 
 def _payload(query: bytes) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bulkhead.errors import InvalidArgument
+from bulkhead.manager.networks import files
 from bulkhead.manager.networks.files import hostname_file, hosts_file, resolv_conf
 
 LOCAL = (
@@ -98,3 +99,18 @@ def test_what_would_break_out_of_its_line_is_refused() -> None:
         resolv_conf("", search=["a.example\nnameserver 6.6.6.6"])
     with pytest.raises(InvalidArgument):
         resolv_conf("", options=["ndots:1\nnameserver 6.6.6.6"])
+
+
+@pytest.mark.parametrize(
+    ("host", "chosen", "options", "keeps"),
+    [
+        ("", [], ["ndots:0"], False),
+        ("options timeout:1\n", [], ["timeout:1", "ndots:0"], False),
+        ("options ndots:2\n", [], ["ndots:2"], True),
+        ("options ndots:2\n", ["ndots:0"], ["ndots:0"], False),
+        ("options ndots:2\n", ["rotate"], ["rotate", "ndots:0"], False),
+    ],
+)
+def test_options_beside_our_own_server(host: str, chosen: list[str], options: list[str], keeps: bool) -> None:
+    assert files.options_beside_own_server(host, chosen) == options
+    assert files.keeps_dotless(options) is keeps

@@ -86,6 +86,19 @@ def servers_of(host: str) -> list[str]:
     return _directives(host)["nameserver"]
 
 
+def options_beside_own_server(host: str, chosen: Sequence[str] = ()) -> list[str]:
+    """The resolver's options where it asks us: the user's or the host's; names without a dot are asked as they are."""
+    options = list(chosen) or _directives(host)["options"]
+    return options if any(option.startswith("ndots:") for option in options) else [*options, "ndots:0"]
+
+
+def keeps_dotless(options: Iterable[str]) -> bool:
+    """Whether a name without a dot is for the search domains alone: then nobody else is asked about it, as Docker has
+    it where a user or the host set ndots."""
+    dots = [option.removeprefix("ndots:") for option in options if option.startswith("ndots:")]
+    return bool(dots) and dots[-1] not in ("", "0")
+
+
 def _directives(text: str) -> dict[str, list[str]]:
     """What a resolv.conf says: every server, the last search list, the last options."""
     found: dict[str, list[str]] = {"nameserver": [], "search": [], "options": []}

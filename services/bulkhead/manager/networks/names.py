@@ -3,7 +3,7 @@
     <run>/names/<network id>   {"name": ..., "hosts": [{"container": id, "names": [...], "address": ...,
                                                 "address6": ...}]}
     <run>/names/<container id> {"networks": [ids], "servers": [...], "links": {alias: name}, "internal": bool,
-                                "inside": bool}
+                                "inside": bool, "dotless": bool}
 
 Each is replaced by rename, so that a reader sees a whole one, and names resolve while the manager is away.
 """
@@ -90,13 +90,15 @@ class NameFiles:
         links: Mapping[str, str],
         internal: bool,
         inside: bool = False,
+        dotless: bool = True,
     ) -> None:
         """Tell the container's shim where to look, and whom to ask about the rest of the world.
 
-        With `inside` the servers are asked from the container's own network, else from the host's.
+        With `inside` the servers are asked from the container's own network, else from the host's; `dotless` says
+        whether about names without a dot, too.
         """
         content = {"networks": list(networks), "servers": list(servers), "links": dict(links)}
-        self._replace(container, _encode({**content, "internal": internal, "inside": inside}))
+        self._replace(container, _encode({**content, "internal": internal, "inside": inside, "dotless": dotless}))
 
     def describes(self, container: str) -> bool:
         """Whether the container's shim has been told anything."""
