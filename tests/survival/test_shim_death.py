@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.support.engine import Engine
+from tests.support.engine import Engine, docker_cli
 
 pytestmark = [pytest.mark.root]
 SECONDS = 30.0
@@ -116,6 +117,26 @@ def test_exec_and_attach_work_again(fresh_engine: Engine) -> None:
     assert fresh_engine.docker_ok("logs", "subject") == "got typed"
 
 
+def test_an_exec_goes_on_and_its_code_is_true(fresh_engine: Engine) -> None:
+    """Attached by pipes, by a terminal, and detached; more output than pipes hold comes after the shim's death."""
+    container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sleep", "1000")
+    work = "echo begun; touch /{0}; while [ ! -e /go ]; do sleep 0.05; done; seq 1 500000; touch /{0}-done; exit {1}"
+    command = [docker_cli(), "exec", "subject", "sh", "-c", work.format("attached", 5)]
+    created = fresh_engine.api("POST", f"/containers/{container}/exec", {"Cmd": ["sh", "-c", work.format("free", 6)]})
+    exec_id = created.json["Id"]
+    assert fresh_engine.api("POST", f"/exec/{exec_id}/start", {"Detach": True}).status == 200
+    with subprocess.Popen(command, env=fresh_engine.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        until(lambda: fresh_engine.docker("exec", "subject", "ls", "/attached", "/free").returncode == 0)
+        replaced(fresh_engine, container)
+        fresh_engine.docker_ok("exec", "subject", "touch", "/go")
+        output, errors = client.communicate(timeout=SECONDS)
+    assert (client.returncode, output, errors) == (5, b"begun\n", b"")
+    fresh_engine.docker_ok("exec", "subject", "ls", "/attached-done", "/free-done")
+    until(lambda: fresh_engine.api("GET", f"/exec/{exec_id}/json").json["Running"] is False)
+    assert fresh_engine.api("GET", f"/exec/{exec_id}/json").json["ExitCode"] == 6
+    assert losses(fresh_engine) == []
+
+
 def test_a_terminal_goes_on(fresh_engine: Engine) -> None:
     container = fresh_engine.docker_ok("run", "-dt", "--name", "subject", "busybox", "sh", "-c", EXIT_7)
     until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
@@ -172,7 +193,9 @@ def test_with_the_supervisor_dead_too_it_runs_and_can_be_stopped(fresh_engine: E
     stated = losses(fresh_engine)
     assert [each["What"] for each in stated] == ["log", "stdin"]
     assert stated[0]["Since"] < stated[0]["Until"]
-    events = fresh_engine.docker_ok("events", "--since", "1", "--until", "0s", "--filter", "event=loss")
+    events = fresh_engine.docker_ok(
+        "events", "--since", "1", "--until", str(int(time.time()) + 1), "--filter", "event=loss"
+    )
     assert [event.partition("what=")[2][:3] for event in events.splitlines()] == ["log", "std"]
     fresh_engine.docker_ok("stop", "subject")
     assert inspect(fresh_engine, "subject", ".State.ExitCode") == "7"

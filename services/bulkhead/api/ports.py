@@ -279,13 +279,19 @@ class Following(Protocol):
     def close(self) -> None: ...
 
 
+class ProcessEnd(End, Protocol):
+    """A process's streams; `broken` once they have ended by the death of its shim."""
+
+    broken: bool
+
+
 class Stdio(Protocol):
     """The shims' stdio sockets; raises Unavailable when none listens at `socket`."""
 
     async def attach(self, socket: str, streams: Streams) -> tuple[End, bool]:
         """The duplex stream of a container, and whether it is a terminal's."""
 
-    async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[End, bool]:
+    async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[ProcessEnd, bool]:
         """Start a registered exec and get its duplex stream."""
 
     async def follow(self, socket: str) -> Following: ...

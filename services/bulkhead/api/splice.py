@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from bulkhead.api.connection import End
 
@@ -12,18 +13,27 @@ from bulkhead.api.connection import End
 FAREWELL_SECONDS = 5.0
 
 
-async def splice(client: End, process: End, outward: Callable[[bytes], bytes] = bytes) -> None:
+async def splice(
+    client: End,
+    process: End,
+    outward: Callable[[bytes], bytes] = bytes,
+    settled: Callable[[], Coroutine[Any, Any, None] | None] | None = None,
+) -> None:
     """Carry bytes both ways until the process's stream ends or the client is gone.
 
     The client's half-close is passed on, and the process's output still reaches it afterwards. A slow end
     pauses the other. A client that is gone costs its stream to the shim, nothing else. What the process says reaches
-    the client as `outward` makes it.
+    the client as `outward` makes it. Its end reaches the client when what
+    `settled` gives, if it gives anything, has returned.
     """
     joint = _Joint(client, process)
     try:
         process.listen(_FromProcess(joint, outward))
         client.listen(_FromClient(joint))
         await joint.over.wait()
+        settling = settled() if settled is not None else None
+        if settling is not None:
+            await _either(settling, joint.client_lost.wait())
         # Not closed at once: unread input would turn the client's last read into "connection reset". A client
         # that was held up because the process did not read is heard again, its input thrown away.
         client.write_eof()
@@ -36,12 +46,25 @@ async def splice(client: End, process: End, outward: Callable[[bytes], bytes] = 
         client.close()
 
 
+async def _either(*waited: Coroutine[Any, Any, object]) -> None:
+    """Until one is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in waited]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()
+
+
 class _Joint:
     def __init__(self, client: End, process: End) -> None:
         self.client = client
         self.process = process
         self.over = asyncio.Event()
         self.client_ended = asyncio.Event()
+        self.client_lost = asyncio.Event()
 
 
 class _FromProcess:
@@ -83,6 +106,7 @@ class _FromClient:
             self._joint.process.write_eof()
 
     def lost(self) -> None:
+        self._joint.client_lost.set()
         self._joint.client_ended.set()
         self._joint.over.set()
 

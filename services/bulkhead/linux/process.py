@@ -62,6 +62,16 @@ def is_namespace_init(pid: int) -> bool:
     return len(numbers) > 1 and numbers[-1] == b"1"
 
 
+def pid_of(descriptor: int) -> int:
+    """The process of a pidfd (proc(5), fdinfo); 0 when it is gone."""
+    try:
+        told = atomicfile.read(f"/proc/self/fdinfo/{descriptor}", 4096)
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in told.splitlines() if line.startswith(b"Pid:")]
+    return max(int(found[0]), 0) if found else 0
+
+
 def zombie_exit_code(pid: int) -> int | None:
     """How somebody else's child ended that is not reaped yet: 0..255, 128+n for signal n; None otherwise."""
     fields = _stat(pid)

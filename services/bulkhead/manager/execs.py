@@ -28,12 +28,14 @@ from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from bulkhead.model.ids import new_id
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.losses import Lost
 
 log = structlog.get_logger()
 KEPT_NS = 300 * 1_000_000_000
 SWEEP_SECONDS = 30.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
+_SUCCESSOR_SECONDS = 0.2
 UNKNOWN_EXIT = 255
 
 
@@ -170,26 +172,33 @@ class Execs:
         current = self.records.exec(record.id)
         if current is not None and current.phase is not ExecPhase.EXITED:
             with contextlib.suppress(BulkheadError):
-                await self._record_end(current, code)
+                await self._record_end(current, UNKNOWN_EXIT if code is None else code, known=code is not None)
 
-    async def _exit_code(self, record: Exec, shim: Shim | None) -> int:
-        try:
-            if shim is None:
-                shim = await self.shims.live(record.container_id)
-            if shim is not None:
-                return (await shim.wait(record.id)).code
-        except NotFound:
-            pass
-        except BulkheadError as error:
-            log.info("lost an exec", exec=record.id, reason=str(error))
-        return UNKNOWN_EXIT
+    async def _exit_code(self, record: Exec, shim: Shim | None) -> int | None:
+        """None when nobody can tell. A shim that dies has a successor, which was given the exec."""
+        while True:
+            try:
+                if shim is None:
+                    shim = await self.shims.live(record.container_id)
+                if shim is not None:
+                    return (await shim.wait(record.id)).code
+            except NotFound:
+                return None
+            except BulkheadError as error:
+                log.info("lost an exec", exec=record.id, reason=str(error))
+                shim = None
+            index = self.records.index
+            if not index.knows(record.container_id) or not index.get(record.container_id).phase.alive:
+                return None
+            await asyncio.sleep(_SUCCESSOR_SECONDS)
 
-    async def _record_end(self, record: Exec, code: int) -> None:
+    async def _record_end(self, record: Exec, code: int, *, known: bool = True) -> None:
         ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())
         events = []
         if self.records.index.knows(record.container_id):
             container = self.records.index.get(record.container_id)
-            events.append(of_container(container, "exec_die", {**_of(record), "exitCode": str(code)}))
+            told = {"exitCode": str(code)} if known else {"exitCode": str(code), "lost": Lost.EXIT_CODE.value}
+            events.append(of_container(container, "exec_die", {**_of(record), **told}))
             failpoints.hit("manager.exec.ended")
             await self.records.save_exec(ended, *events)
 

@@ -19,6 +19,7 @@ class Lost(Enum):
     SHIPPED_LOG = "shipped log"
     # The exit code shown is not the process's own.
     EXIT_CODE = "exit code"
+    EXEC_EXIT_CODE = "exec exit code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,6 +172,7 @@ class Shim:
         self._write_record()
         failpoints.hit("shim.claim.recorded")
         self._container.claim(identity, estate)
+        self._execs.inherit()
         failpoints.hit("shim.claim.claimed")
         self._listen()
 

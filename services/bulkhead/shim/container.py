@@ -50,8 +50,8 @@ _HEALTHCHECK = "healthcheck.json"
 # A parked process has no exit signal yet: waitid(2) finds it only so.
 _WALL = 0x40000000
 # The reaper of somebody else's child may come a moment after the pidfd told of its end.
-_REAP_POLL = 0.02
-_REAP_TRIES = 150
+REAP_POLL = 0.02
+REAP_TRIES = 150
 
 
 class Phase(Enum):
@@ -127,6 +127,9 @@ class Container:
         self._remains = -1
         self._names: NameServer | None = None
         self.health: HealthMonitor | None = None
+        # What execs have to keep, and what an earlier shim's execs have left; see `Execs`.
+        self.execs_to_keep: Callable[[], dict[str, int]] = dict
+        self.execs_left: Mapping[str, dict[str, int]] = {}
 
     def claim(self, identity: Identity, estate: Estate | None = None) -> None:
         """Be this container, and find out what an earlier shim of it left: nothing, an exit, or a live process.
@@ -322,7 +325,8 @@ class Container:
         legacy = inheritance.claim(record, estate, self._pids)
         lost = inheritance.losses(record, legacy)
         if lost:
-            self._note_losses(lost)
+            self.note_losses(lost)
+        self.execs_left = inheritance.execs(legacy.streams)
         self._inherit_streams(record, legacy.streams)
         if lives:
             if legacy.pidfd >= 0:
@@ -341,7 +345,7 @@ class Container:
         self._ending = False
         self._conclude(code)
 
-    def _note_losses(self, lost: tuple[Loss, ...]) -> None:
+    def note_losses(self, lost: tuple[Loss, ...]) -> None:
         """Stated by this shim and by those after it."""
         assert self._record is not None
         self._record = replace(self._record, losses=self._record.losses + lost)
@@ -375,6 +379,7 @@ class Container:
         if pidfd < 0 or self.phase in (Phase.NEW, Phase.EXITED):
             return Estate()
         kept = {custody.PID: pidfd} | self.streams.to_keep(self.custody.changed)
+        kept |= self.execs_to_keep()
         return Estate(pid=self.pid, start_time=self.start_time, descriptors=kept)
 
     def _adopt(self, record: TaskRecord) -> bool:
@@ -536,7 +541,7 @@ class Container:
             self._launcher.reap(self._task.pidfd)
         self.streams.drain(lambda: self._conclude(failure.exit_code))
 
-    def _ended(self, tries: int = _REAP_TRIES) -> None:
+    def _ended(self, tries: int = REAP_TRIES) -> None:
         """The first process is gone; whoever is left of the container goes too."""
         assert self._task is not None
         self._ending = True
@@ -546,7 +551,7 @@ class Container:
         failpoints.hit("shim.exit.ended")
         code = self._exit_code(self._task)
         if code is None and tries:
-            self._loop.later(_REAP_POLL, lambda: self._ended(tries - 1))
+            self._loop.later(REAP_POLL, lambda: self._ended(tries - 1))
             return
         failpoints.hit("shim.exit.reaped")
         self._end_the_rest()

@@ -23,8 +23,10 @@ from bulkhead.shim.identity import Identity
 from bulkhead.shim.loop import Loop
 
 PID, STDIN, STDOUT, STDERR, CONSOLE = "pid", "stdin", "stdout", "stderr", "console"
-# More than anybody sends.
-MOST_DESCRIPTORS = 16
+# Of execs, the names begin so: "exec <id> stdout".
+EXEC = "exec "
+# More than anybody sends; the kernel's own limit for a message is 253.
+MOST_DESCRIPTORS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ The table is bounded: a client that registers for ever (health probes) must not 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -16,9 +17,13 @@ from typing import Any
 
 from bulkhead import failpoints
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
-from bulkhead.shim.container import Container
+from bulkhead.linux import process
+from bulkhead.model.losses import Loss, Lost
+from bulkhead.shim import custody, inheritance
+from bulkhead.shim.container import REAP_POLL, REAP_TRIES, Container
+from bulkhead.shim.exits import UNKNOWN_EXIT
 from bulkhead.shim.logs import NoLog
-from bulkhead.shim.loop import Loop, Signals
+from bulkhead.shim.loop import Loop, Signals, Timer
 from bulkhead.shim.ports import Launcher, Process
 from bulkhead.shim.stdio import Streams
 
@@ -26,6 +31,9 @@ _MOST = 1024
 # Docker forgets an exec five minutes after its end.
 _REMEMBERED = 300 * 1_000_000_000
 _KEPT_ENDED = 64
+# Most execs are over by then: the supervisor need not hear of them.
+_KEEP_AFTER = 0.02
+_MOST_KEPT = custody.MOST_DESCRIPTORS - 16
 
 
 class ExecPhase(Enum):
@@ -51,6 +59,8 @@ class Exec:
     exit_code: int | None = None
     exited_at: int = 0
     waiting: list[Callable[[Exec], None]] = field(default_factory=list)
+    keeping: Timer | None = None
+    kept: bool = False
 
     @property
     def tty(self) -> bool:
@@ -66,6 +76,20 @@ class Execs:
         self._signals = signals
         self._launcher = launcher
         self._table: dict[str, Exec] = {}
+        container.execs_to_keep = self._to_keep
+
+    def inherit(self) -> None:
+        """Go on with the execs that an earlier shim has left: their output goes nowhere, their codes are heard."""
+        for exec_id, descriptors in self._container.execs_left.items():
+            descriptor = descriptors.pop(custody.PID)
+            streams = Streams(self._loop, stdin_once=True)
+            streams.inherit(descriptors, stdin_once=True, log=NoLog())
+            one = Exec(exec_id=exec_id, process={"terminal": streams.tty}, open_stdin=False, streams=streams)
+            one.phase, one.kept, one.pid = ExecPhase.RUNNING, True, process.pid_of(descriptor)
+            one.running = _Inherited(pid=one.pid, pidfd=descriptor)
+            self._table[exec_id] = one
+            self._signals.watch(one.pid or -descriptor, descriptor, functools.partial(self._ended, one))
+        self._container.execs_left = {}
 
     def register(self, exec_id: str, process: bytes, *, open_stdin: bool, height: int, width: int) -> None:
         """Remember what to run. The container must run now."""
@@ -109,7 +133,9 @@ class Execs:
         task = self._container.running_task()
         streams = one.streams
         failpoints.hit("shim.exec.begun")
-        stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, log=NoLog())
+        stdio = streams.open(
+            tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, lasting=True, log=NoLog()
+        )
         try:
             running = self._launcher.exec(
                 task=task, data_dir=self._container.identity.data_dir, process=one.process, stdio=stdio
@@ -125,6 +151,7 @@ class Execs:
         one.running, one.pid = running, running.pid
         one.phase, one.started_at = ExecPhase.RUNNING, time.time_ns()
         self._signals.watch(running.pid, running.pidfd, lambda: self._ended(one))
+        one.keeping = self._loop.later(_KEEP_AFTER, lambda: self._keep(one))
 
     def kill(self, exec_id: str, number: int) -> None:
         """Signal its process."""
@@ -157,19 +184,46 @@ class Execs:
             if one.phase is ExecPhase.CREATED:
                 self._conclude(one, 128)
 
-    def _ended(self, one: Exec) -> None:
+    def _keep(self, one: Exec) -> None:
+        one.kept = True
+        self._container.custody.changed()
+
+    def _to_keep(self) -> dict[str, int]:
+        kept: dict[str, int] = {}
+        for one in self._table.values():
+            if one.kept and one.running is not None and len(kept) < _MOST_KEPT:
+                own = {custody.PID: one.running.pidfd} | one.streams.to_keep(_nothing)
+                kept |= {f"{custody.EXEC}{one.exec_id} {name}": descriptor for name, descriptor in own.items()}
+        return kept
+
+    def _ended(self, one: Exec, tries: int = REAP_TRIES) -> None:
         assert one.running is not None
+        code = self._exit_code(one.running)
+        if code is None and tries:
+            self._loop.later(REAP_POLL, lambda: self._ended(one, tries - 1))
+            return
+        if code is None:
+            lost = Loss(what=Lost.EXEC_EXIT_CODE.value, since=one.started_at, until=time.time_ns())
+            self._container.note_losses((lost,))
+        one.streams.drain(lambda: self._conclude(one, UNKNOWN_EXIT if code is None else code))
+
+    def _exit_code(self, running: Process) -> int | None:
+        """None while nobody can tell: an inherited process is another's to reap."""
         try:
-            code = self._launcher.reap(one.running.pidfd)
+            return self._launcher.reap(running.pidfd)
         except ChildProcessError:
-            code = None
-        one.streams.drain(lambda: self._conclude(one, 128 if code is None else code))
+            code = inheritance.exit_code(running.pidfd)
+            return process.zombie_exit_code(running.pid) if code is None else code
 
     def _conclude(self, one: Exec, code: int) -> None:
         one.phase, one.exit_code, one.exited_at = ExecPhase.EXITED, code, time.time_ns()
+        if one.keeping is not None:
+            one.keeping.cancel()
         if one.running is not None:
             os.close(one.running.pidfd)
             one.running = None
+        if one.kept:
+            self._container.custody.changed()
         failpoints.hit("shim.exec.ended")
         waiting, one.waiting = one.waiting, []
         for hear in waiting:
@@ -195,6 +249,21 @@ class Execs:
                 self._forget(one)
                 return
         raise ResourceExhausted(f"cannot create exec: {_MOST} of them run already")
+
+
+class _Inherited:
+    """`ports.Process` of an earlier shim."""
+
+    console: int | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, *, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+
+
+def _nothing() -> None:
+    """An exec's stdin is never kept."""
 
 
 def _parse_process(exec_id: str, text: bytes) -> dict[str, Any]:

@@ -57,6 +57,16 @@ def losses(record: TaskRecord, legacy: Legacy) -> tuple[Loss, ...]:
     return tuple(lost)
 
 
+def execs(streams: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Of the descriptors that were kept, those of execs, by exec and name."""
+    found: dict[str, dict[str, int]] = {}
+    for name, descriptor in streams.items():
+        if name.startswith(custody.EXEC):
+            exec_id, _, own = name.removeprefix(custody.EXEC).partition(" ")
+            found.setdefault(exec_id, {})[own] = descriptor
+    return found
+
+
 def exit_code(descriptor: int) -> int | None:
     """How a process ended that is not our child, by its pidfd; None when nobody can tell."""
     if descriptor < 0:

@@ -14,7 +14,7 @@ import msgspec
 
 from bulkhead import telemetry
 from bulkhead.api.connection import End, Listener
-from bulkhead.api.ports import Following, Streams
+from bulkhead.api.ports import Following, ProcessEnd, Streams
 from bulkhead.errors import Unavailable
 from bulkhead.wire.status import error_named
 
@@ -36,7 +36,7 @@ class ShimStdio:
     async def attach(self, socket: str, streams: Streams) -> tuple[End, bool]:
         return await _open(socket, {"op": "attach", **_wanted(streams)})
 
-    async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[End, bool]:
+    async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[ProcessEnd, bool]:
         return await _open(socket, {"op": "exec", "exec_id": exec_id, **_wanted(streams)})
 
     async def follow(self, socket: str) -> Following:
@@ -84,6 +84,7 @@ class _ShimEnd(asyncio.Protocol):
         self._held = bytearray()
         self._listener: Listener | None = None
         self._ended = False
+        self.broken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not asyncio.Transport by inheritance.
@@ -119,6 +120,7 @@ class _ShimEnd(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
+        self.broken = self._is_hung_up()
         self._fail_answer()
         if self._listener is not None:
             self._listener.ended()
@@ -130,6 +132,15 @@ class _ShimEnd(asyncio.Protocol):
         self._fail_answer()
         if self._listener is not None:
             self._listener.lost()
+
+    def _is_hung_up(self) -> bool:
+        """A shim says goodbye by a half-close, and leaves when we do; a dead one has closed both ways."""
+        peer = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if peer is None:
+            return True
+        poll = select.poll()
+        poll.register(peer.fileno(), select.POLLHUP)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def _fail_answer(self) -> None:
         if not self.answer.done():

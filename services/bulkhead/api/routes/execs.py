@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from aiohttp import web
 
@@ -15,6 +16,9 @@ from bulkhead.api.routes.containers import window_size
 from bulkhead.api.schema import execs as schema
 from bulkhead.api.splice import splice
 from bulkhead.api.streams import STDOUT, frame, framing
+from bulkhead.errors import Unavailable
+
+_GLANCE_FIRST, _GLANCE_LONGEST = 0.05, 1.0
 
 
 class ExecRoutes:
@@ -48,10 +52,21 @@ class ExecRoutes:
         try:
             client = await take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
-            await splice(client, process, _framed if is_tty and not tty else bytes)
+            outward = _framed if is_tty and not tty else bytes
+            await splice(client, process, outward, lambda: self._settled(exec_id) if process.broken else None)
         finally:
             process.close()
         return Hijacked()
+
+    async def _settled(self, exec_id: str) -> None:
+        """When the shim dies the exec goes on: its client, which asks for its exit code next, waits for its end."""
+        delay = _GLANCE_FIRST
+        while True:
+            with contextlib.suppress(Unavailable):
+                if not (await self._execs.inspect(exec_id)).running:
+                    return
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _GLANCE_LONGEST)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         return answers.json(schema.inspected(await self._execs.inspect(call["id"])))
