@@ -97,6 +97,11 @@ class Bundles:
         place = self.instance.container_data(container.id)
         return {target: str(place / name) for target, name in _TARGETS.items() if (place / name).is_file()}
 
+    @property
+    def host_resolv(self) -> Path:
+        """Where the host says whom it asks."""
+        return _HOST_RESOLV
+
     def upstream_servers(self, container: Container) -> list[str]:
         """Whom the container's shim asks about names it does not know."""
         return list(container.spec.dns) or files.servers_of(_read(_HOST_RESOLV))

@@ -56,6 +56,7 @@ class Resolving:
             links=dict(_link(text) for each in on for text in each.links),
             # As Docker does: the user may name a server that only the container reaches, itself included.
             inside=bool(container.spec.dns),
+            follow="" if container.spec.dns else str(self.bundles.host_resolv),
             dotless=not self.bundles.keeps_dotless(container),
             internal=bool(on) and all(find(each.network_id).internal for each in on),
         )

@@ -41,6 +41,7 @@ _LARGEST_UDP, _LARGEST = 4096, 65535
 _PLAIN_UDP = 512
 _CLONE_NEWNET = 0x40000000
 _LONGEST_NAME, _LONGEST_LABEL = 255, 63
+_LARGEST_FILE = 1 << 24
 _AT_ONCE = 256
 _NEGATIVE_SECONDS, _REMEMBERED = 5.0, 256
 _TCP_IDLE = 10.0
@@ -59,7 +60,11 @@ class Zone:
     def servers(self) -> Sequence[str]:
         """Whom to ask about everything else; none from an internal network."""
         about = self._file(self._container)
-        return [] if about.get("internal") else _texts(about.get("servers"))
+        if about.get("internal"):
+            return []
+        # The host may have moved to another network since the container was started.
+        followed = self._nameservers(str(about["follow"])) if about.get("follow") else []
+        return followed or _texts(about.get("servers"))
 
     @property
     def asks_from_inside(self) -> bool:
@@ -101,16 +106,23 @@ class Zone:
         return [self._file(network) for network in _texts(about.get("networks"))]
 
     def _file(self, name: str) -> dict[str, object]:
-        path = f"{self._directory}/{name}"
+        return self._parsed(f"{self._directory}/{name}", json.loads)
+
+    def _nameservers(self, path: str) -> list[str]:
+        """Those that a resolv.conf(5) names now."""
+        return _texts(self._parsed(path, _resolv_conf).get("servers"))
+
+    def _parsed(self, path: str, parse: Callable[[bytes], object]) -> dict[str, object]:
+        """What a file says, read again when it was replaced; nothing when it is missing or broken."""
         try:
             found = os.stat(path)  # noqa: PTH116 (pathlib costs a forked process a quarter of a megabyte)
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
-            known = self._read.get(name)
+            known = self._read.get(path)
             if known is None or known[0] != mark:
                 with open(path, "rb") as file:  # noqa: PTH123
-                    content = json.loads(file.read())
+                    content = parse(file.read(_LARGEST_FILE))
                 known = (mark, content if isinstance(content, dict) else {})
-                self._read[name] = known
+                self._read[path] = known
         except (OSError, ValueError):
             return {}
         return known[1]
@@ -461,6 +473,11 @@ def _bound(kind: int, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _resolv_conf(content: bytes) -> dict[str, object]:
+    words = (line.split() for line in content.decode("latin-1").splitlines())
+    return {"servers": [each[1] for each in words if len(each) > 1 and each[0] == "nameserver"]}
 
 
 def _texts(value: object) -> list[str]:

@@ -159,8 +159,8 @@ class Container:
         self._thread = threading.Thread(target=self._turn)
         self._thread.start()
 
-    def tell(self, *, servers: tuple[str, ...] = (), **more: bool) -> None:
-        about = {"networks": ["net"], "servers": list(servers), "links": {}, **more}
+    def tell(self, *, servers: tuple[str, ...] = (), **more: bool | str) -> None:
+        about: dict[str, object] = {"networks": ["net"], "servers": list(servers), "links": {}, **more}
         (self.directory / "next").write_text(json.dumps(about))
         (self.directory / "next").rename(self.directory / "me")
 
@@ -345,6 +345,17 @@ def test_an_internal_network_s_questions_reach_nobody(container: Container, worl
     assert {reply.code for reply in container.tcp(*questions)} == {NO_NAME}
     assert container.udp(ask("web")).addresses() == ["10.0.0.2"]
     assert not world.heard
+
+
+def test_the_host_s_servers_are_followed_as_they_change(container: Container, world: World, tmp_path: Path) -> None:
+    place = tmp_path / "resolv.conf"
+    place.write_text(f"# before\nnameserver {BROKEN}\noptions ndots:1\n")
+    container.tell(servers=("127.0.0.104",), follow=str(place))
+    assert container.udp(ask("example.org")).code == SERVER_FAILURE
+    place.write_text(f"nameserver {GOOD}\n")
+    assert container.udp(ask("example.org")).addresses() == ["192.0.2.1"]
+    container.tell(servers=(GOOD,), follow=str(tmp_path / "nosuch"))
+    assert container.udp(ask("example.net")).addresses() == ["192.0.2.1"]
 
 
 def test_servers_of_the_user_s_choice_are_asked_from_the_container_s_network(

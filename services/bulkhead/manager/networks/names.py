@@ -3,7 +3,7 @@
     <run>/names/<network id>   {"name": ..., "hosts": [{"container": id, "names": [...], "address": ...,
                                                 "address6": ...}]}
     <run>/names/<container id> {"networks": [ids], "servers": [...], "links": {alias: name}, "internal": bool,
-                                "inside": bool, "dotless": bool}
+                                "inside": bool, "dotless": bool, "follow": path}
 
 Each is replaced by rename, so that a reader sees a whole one, and names resolve while the manager is away.
 """
@@ -91,14 +91,16 @@ class NameFiles:
         internal: bool,
         inside: bool = False,
         dotless: bool = True,
+        follow: str = "",
     ) -> None:
         """Tell the container's shim where to look, and whom to ask about the rest of the world.
 
         With `inside` the servers are asked from the container's own network, else from the host's; `dotless` says
-        whether about names without a dot, too.
+        whether about names without a dot, too; `follow` is a resolv.conf whose servers are asked instead as it changes.
         """
         content = {"networks": list(networks), "servers": list(servers), "links": dict(links)}
-        self._replace(container, _encode({**content, "internal": internal, "inside": inside, "dotless": dotless}))
+        asking = {"internal": internal, "inside": inside, "dotless": dotless, "follow": follow}
+        self._replace(container, _encode({**content, **asking}))
 
     def describes(self, container: str) -> bool:
         """Whether the container's shim has been told anything."""
