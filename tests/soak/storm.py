@@ -38,6 +38,8 @@ SETTLE_SECONDS = 30.0
 LOOK_EVERY = 25
 CUT_CHANCE = 0.08
 KILL_CHANCE = 0.06
+# An end that is cut: thawed and not yet killed, killed and started again by its policy, ended and not yet removed.
+_ON_THE_WAY = (State.RUNNING, State.EXITED)
 _DAEMONS = ("manager", "api", "supervisor")
 _CUTTERS = (("manager",), ("api",), ("supervisor",), ("manager", "supervisor"), _DAEMONS)
 
@@ -117,16 +119,18 @@ class Storm:
             life.state = after
             return
         before = life.state
-        self._cut(lambda: self.engine.api(method, url, body))
+        succeeded = self._cut(lambda: self.engine.api(method, url, body))
         life.state = self._settled(life, {before, after, *among})
-        if life.state is not after:
+        # Where before and after look alike, only the answer tells.
+        if life.state is not after or (before is after and not succeeded):
             answer = self.engine.api(method, url, body)
-            if answer.status not in (200, 201, 204, 304):
+            # It may have ended by the first asking, in between.
+            if answer.status not in (200, 201, 204, 304, 404, 409):
                 raise Wrong(f"again {method} {url} from {life.state}: {answer.status} {answer.body!r}")
             life.state = after
 
-    def _cut(self, operation: Callable[[], Answer]) -> None:
-        """Kill daemons while an operation is under way; they are back when this returns."""
+    def _cut(self, operation: Callable[[], Answer]) -> bool:
+        """Kill daemons while an operation is under way; they are back when this returns. Whether it was done."""
         victims = self._random.choice(_CUTTERS)
         pause = self._random.random() * 0.05
         self._note(f"cut by the death of {' '.join(victims)} after {pause * 1000:.0f} ms")
@@ -134,8 +138,10 @@ class Storm:
         time.sleep(pause)
         self.engine.kill(*victims)
         self.engine.start()
-        with contextlib.suppress(Unavailable):
-            asked.result(timeout=60)
+        try:
+            return asked.result(timeout=60).status < 300
+        except Unavailable:
+            return False
 
     def _settled(self, life: Life, allowed: set[State]) -> State:
         """What inspect says once it is one of `allowed`."""
@@ -188,16 +194,16 @@ class Storm:
         self._ask(life, "POST", "/start", State.RUNNING)
 
     def _stop(self, life: Life) -> None:
-        self._ask(life, "POST", "/stop?t=20", State.EXITED)
+        self._ask(life, "POST", "/stop?t=20", State.EXITED, among=_ON_THE_WAY)
         # The trap may not have been set yet.
         life.code = None
 
     def _kill(self, life: Life) -> None:
         life.code = KILL_CODE if life.state is not State.PAUSED else None
-        self._ask(life, "POST", "/kill", State.EXITED)
+        self._ask(life, "POST", "/kill", State.EXITED, among=_ON_THE_WAY)
 
     def _restart(self, life: Life) -> None:
-        self._ask(life, "POST", "/restart?t=20", State.RUNNING, among=(State.EXITED,))
+        self._ask(life, "POST", "/restart?t=20", State.RUNNING, among=_ON_THE_WAY)
 
     def _pause(self, life: Life) -> None:
         self._ask(life, "POST", "/pause", State.PAUSED)
@@ -214,7 +220,7 @@ class Storm:
         self._lives[name] = life
 
     def _remove(self, life: Life) -> None:
-        self._ask(life, "DELETE", "?force=1&v=1", State.GONE)
+        self._ask(life, "DELETE", "?force=1&v=1", State.GONE, among=_ON_THE_WAY)
         if self._state(life) is not State.GONE or self.engine.api("GET", f"/containers/{life.id}/json").status != 404:
             raise Wrong(f"{life.name} is still there")
         del self._lives[life.name]
