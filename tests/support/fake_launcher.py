@@ -117,9 +117,6 @@ class FakeProcess:
 class FakeLauncher:
     """Runs process.args on the host; `config["fail"]` makes create fail."""
 
-    def prepare(self, unwanted: int) -> None:
-        """It forks when it must."""
-
     def create(
         self,
         *,
@@ -129,6 +126,7 @@ class FakeLauncher:
         rootfs: Rootfs | None,
         stdio: Stdio,
         runtime: Sequence[str] = (),
+        planned: bytes = b"",
     ) -> FakeProcess:
         config = bundle.read(data_dir)
         assert bundle.has_terminal(config) is terminal
@@ -144,7 +142,9 @@ class FakeLauncher:
             raise NotFound(f"cannot adopt {pid}: it is gone")
         return FakeProcess(pid=pid, pidfd=pidfd, start_time=start_time, cgroup=FakeCgroup(pid))
 
-    def exec(self, *, task: Any, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> FakeProcess:
+    def exec(
+        self, *, task: Any, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+    ) -> FakeProcess:
         started = _spawn(process, stdio)
         started.start()
         return started

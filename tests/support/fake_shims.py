@@ -99,7 +99,9 @@ class FakeShim:
         await self._called("pids")
         return [self.pid]
 
-    async def create_exec(self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int]) -> None:
+    async def create_exec(
+        self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
+    ) -> None:
         await self._called("create_exec")
         self.exec_processes[exec_id] = process
         self.exec_ends[exec_id] = asyncio.get_running_loop().create_future()

@@ -20,7 +20,7 @@ import msgspec
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted
 from bulkhead.linux import hostmounts
-from bulkhead.manager import links, oci, shared_memory
+from bulkhead.manager import links, oci, planning, shared_memory
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.log_options import log_options
@@ -32,6 +32,7 @@ from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEnd
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
 from bulkhead.runtime.init import INIT_PROGRAM
+from bulkhead.runtime.rootfs import OverlayRootfs
 
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
@@ -125,7 +126,12 @@ class Bundles:
             linked=self.link_variables(container),
             shared_memory=shared_memory.prepared(container, self.instance),
         )
-        (place / "config.json").write_bytes(_encode(oci.config(container, around)))
+        text = _encode(oci.config(container, around))
+        (place / "config.json").write_bytes(text)
+        runtime = self.runtimes.command(spec.runtime)
+        rootfs = OverlayRootfs(
+            lower=tuple(dirs.lower), upper=str(dirs.upper), work=str(dirs.work), volatile=spec.auto_remove
+        )
         return Bundle(
             directory=place,
             rootfs=dirs,
@@ -133,7 +139,8 @@ class Bundles:
             log=log_options(self.instance, self.config, container),
             open_stdin=spec.open_stdin,
             stdin_once=spec.stdin_once,
-            runtime=self.runtimes.command(spec.runtime),
+            runtime=runtime,
+            planned=b"" if runtime else planning.of_container(container.id, text, rootfs),
         )
 
     def link_variables(self, container: Container) -> list[str]:

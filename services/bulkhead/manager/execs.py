@@ -17,7 +17,7 @@ import structlog
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound
-from bulkhead.manager import links, oci
+from bulkhead.manager import links, oci, planning
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
@@ -144,7 +144,8 @@ class Execs:
         shim = await self.shims.ensure(container.id)
         wanted = size if any(size) else (record.spec.height, record.spec.width)
         process = exec_process(container, record.spec, links.environment(container, self.records.index))
-        await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted)
+        planned = planning.of_process(self.instance.container_data(container.id), process, wanted)
+        await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted, planned=planned)
         failpoints.hit("manager.exec.registered")
         failpoints.hit("manager.exec.running")
         running = replace(record, phase=ExecPhase.RUNNING)

@@ -175,6 +175,8 @@ class Bundle:
     height: int = 0
     width: int = 0
     runtime: tuple[str, ...] = ()
+    # What config.json comes to, if that was worked out (`manager.planning`).
+    planned: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +248,9 @@ class Shim(Protocol):
     async def pids(self) -> list[int]:
         """The container's processes in the host's pid namespace."""
 
-    async def create_exec(self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int]) -> None:
+    async def create_exec(
+        self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
+    ) -> None:
         """Register an exec; `size` is the terminal's height and width, 0 = leave it."""
 
     async def start_exec(self, exec_id: str) -> int:

@@ -40,6 +40,7 @@ _MOUNT = struct.Struct("<IIIIQQQQ")
 _DEVICE = struct.Struct("<IIIII")
 _RLIMIT = struct.Struct("<IQQ")
 _U32 = struct.Struct("<I")
+_FLAGS = struct.Struct("<Q")
 
 
 class Flag(enum.IntFlag):
@@ -72,6 +73,9 @@ class Flag(enum.IntFlag):
     NO_SETGROUPS = 1 << 24
     TIME_OFFSETS = 1 << 25
     BIND_DEVICES = 1 << 26
+
+
+_NO_FLAGS = Flag(0)
 
 
 class Section(enum.IntEnum):
@@ -272,13 +276,13 @@ class Plan:
     nodes: tuple[int, ...] = ()
     profile: str | None = None
 
-    def encode(self) -> bytes:
-        """The bytes; ValueError when a text holds a NUL or the whole is beyond what the stage accepts."""
+    def encode(self, more: Flag = _NO_FLAGS) -> bytes:
+        """The bytes, with flags `more`; ValueError when a text holds a NUL or the stage accepts no such length."""
         sections = [_frame(tag, count, body) for tag, count, body in self._sections() if count]
         length = _HEADER.size + sum(map(len, sections))
         if length > MAX_BYTES:
             raise ValueError(f"the launch plan has {length} bytes, the limit is {MAX_BYTES}")
-        return b"".join([_HEADER.pack(MAGIC, VERSION, len(sections), length, 0), *sections])
+        return _flagged(b"".join([_HEADER.pack(MAGIC, VERSION, len(sections), length, 0), *sections]), more)
 
     def _sections(self) -> Iterable[tuple[Section, int, bytes]]:
         yield Section.GENERAL, 1, self._general()
@@ -312,6 +316,28 @@ class Plan:
         numbers = (self.uid, self.gid, self.umask, self.oom_score_adj, *self.console_size)
         rest = (self.root_propagation, self.final_propagation, self.filter_flags, self.preserved, self.unshare, 0)
         return _GENERAL.pack(self.flags, *sets, *numbers, *rest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A plan that was encoded before, and what its launcher must know of it."""
+
+    data: bytes
+    flags: Flag
+    rlimits: tuple[tuple[int, int, int], ...] = ()
+
+    def encode(self, more: Flag = _NO_FLAGS) -> bytes:
+        """The bytes, with flags `more`."""
+        return _flagged(self.data, more)
+
+
+def _flagged(data: bytes, more: Flag) -> bytes:
+    """GENERAL is the first section, and the flags its first word."""
+    if not more:
+        return data
+    place = _HEADER.size + _SECTION.size
+    (flags,) = _FLAGS.unpack_from(data, place)
+    return data[:place] + _FLAGS.pack(flags | more) + data[place + _FLAGS.size :]
 
 
 def _frame(tag: Section, count: int, body: bytes) -> bytes:

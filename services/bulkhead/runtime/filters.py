@@ -51,8 +51,9 @@ def filter_for(profile: Mapping[str, Any]) -> Filter:
 def unknown_in(profile: Mapping[str, Any]) -> tuple[str, ...]:
     """Names that no architecture has. Hashing a profile costs a launch a tenth of a millisecond: the one that a plan
     was just made with is not hashed again."""
-    if _last is not None and _last[0] is profile:
-        return _last[1].unknown
+    last = _last
+    if last is not None and last[0] is profile:
+        return last[1].unknown
     return filter_for(profile).unknown
 
 

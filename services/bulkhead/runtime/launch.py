@@ -22,13 +22,25 @@ from bulkhead.linux import overlay, pidfd
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
 from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError
-from bulkhead.nsexec.plan import Flag, Plan
+from bulkhead.nsexec.plan import Encoded, Flag, Plan
 from bulkhead.runtime import answers, filters, hooks, luggage, translate, validate
 from bulkhead.runtime.conversation import Conversation, Trace, finish, kill_and_reap
 from bulkhead.runtime.failures import CREATE, EXEC, Occasion, launch_failed
+from bulkhead.runtime.planned import Planned
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 
-__all__ = ["ExecProcess", "ExitStatus", "Task", "adopt", "create", "exec_", "prepare", "reap"]
+__all__ = [
+    "ExecProcess",
+    "ExitStatus",
+    "Task",
+    "adopt",
+    "create",
+    "create_planned",
+    "exec_",
+    "exec_planned",
+    "prepare",
+    "reap",
+]
 
 Config = Mapping[str, Any]
 
@@ -175,9 +187,25 @@ def create(
         birth = _Birth(container_id, config, bundle, cgroup, undo, manner)
         with ExitStack() as temporary:
             came = luggage.pack(plan, config, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary)
-            birth.begin(plan, stdio, came, temporary)
+            birth.begin(plan, translate.clone_flags(config), stdio, came, temporary)
         birth.until_ready(plan)
-        task = birth.task(parked=exec_fifo is None)
+        left_out = (*translate.warnings(config["process"]), *translate.unknown_calls(config))
+        task = birth.task(left_out, parked=exec_fifo is None)
+        undo.pop_all()
+    return task
+
+
+def create_planned(*, container_id: str, planned: Planned, rootfs: OverlayRootfs | None, stdio: StdioFds) -> Task:
+    """The same, for a launch that was worked out before. Raises what `create` raises."""
+    if rootfs is not None and rootfs.volatile:
+        overlay.forgive_volatile(rootfs.work)
+    config = {"linux": {"resources": planned.resources}}
+    with ExitStack() as undo:
+        birth = _Birth(container_id, config, "", Cgroup(planned.cgroup), undo, Manner())
+        with ExitStack() as temporary:
+            birth.begin(planned.plan, planned.clone_flags, stdio, (), temporary)
+        birth.until_ready(planned.plan)
+        task = birth.task(planned.warnings, parked=True)
         undo.pop_all()
     return task
 
@@ -202,8 +230,7 @@ def exec_(
     validate.process(merged)
     plan = translate.exec_plan(config, merged)
     plan = translate.in_manner(plan, preserved=preserve_fds, keyring=new_keyring)
-    if task.cgroup.is_frozen():  # the stage would freeze on joining, and this call with it
-        raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
+    _refuse_frozen(task)
     with ExitStack() as undo:
         came = [task.pidfd, *luggage.preserved(preserve_fds)]
         with _affinity(translate.first_affinity(merged)):
@@ -213,9 +240,29 @@ def exec_(
         conversation.until_running()
         conversation.raise_limits(plan.rlimits)
         undo.pop_all()
+    return _running(conversation, translate.warnings(merged))
+
+
+def exec_planned(*, task: Task, planned: Planned, stdio: StdioFds) -> ExecProcess:
+    """The same, for a launch that was worked out before. Raises what `exec_` raises."""
+    _refuse_frozen(task)
+    with ExitStack() as undo:
+        conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
+        conversation.until_running()
+        conversation.raise_limits(planned.plan.rlimits)
+        undo.pop_all()
+    return _running(conversation, planned.warnings)
+
+
+def _refuse_frozen(task: Task) -> None:
+    if task.cgroup.is_frozen():  # the stage would freeze on joining, and its launcher with it
+        raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
+
+
+def _running(conversation: Conversation, left_out: Sequence[str]) -> ExecProcess:
     launch = conversation.launch
     launch.disconnect()
-    warnings = (*conversation.warnings, *translate.warnings(merged))
+    warnings = (*conversation.warnings, *left_out)
     return ExecProcess(pid=launch.pid, pidfd=launch.pidfd, console=conversation.take_console(), warnings=warnings)
 
 
@@ -284,7 +331,9 @@ class _Birth:
         self._hooks_begun = False
         undo.callback(self._run_poststop)
 
-    def begin(self, plan: Plan, stdio: StdioFds, came: Sequence[int], temporary: ExitStack) -> None:
+    def begin(
+        self, plan: Plan | Encoded, clone_flags: int, stdio: StdioFds, came: Sequence[int], temporary: ExitStack
+    ) -> None:
         """Make the group, start the stage in it."""
         self._placed = _make_group(self._cgroup, self._config, self._undo, self._manner)
         group = self._cgroup if self._placed else None
@@ -292,7 +341,7 @@ class _Birth:
         if group and owner:
             with contextlib.suppress(PermissionError):  # an ordinary user's group is that user's already
                 group.delegate(*owner)
-        launch = _spawn(plan, translate.clone_flags(self._config), group, stdio, came, temporary, CREATE)
+        launch = _spawn(plan, clone_flags, group, stdio, came, temporary, CREATE)
         self._cgroup.settled()
         launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))
         self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
@@ -300,7 +349,7 @@ class _Birth:
         self._undo.callback(self._conversation.abandon)
         answers.expect(self._conversation, self._config, container_id=self._id, bundle=self._bundle)
 
-    def until_ready(self, plan: Plan) -> None:
+    def until_ready(self, plan: Plan | Encoded) -> None:
         resources: Config = (self._config.get("linux") or {}).get("resources") or {}
         limit, devices = self._cgroup.apply_limits, self._cgroup.apply_devices
 
@@ -314,12 +363,11 @@ class _Birth:
         self._conversation.until_ready(lambda: limit(resources) if self._placed else None, mounted)
         self._conversation.raise_limits(plan.rlimits)
 
-    def task(self, *, parked: bool) -> Task:
-        """What was born; `parked` on the launch socket, else by itself."""
+    def task(self, left_out: Sequence[str], *, parked: bool) -> Task:
+        """What was born; `parked` on the launch socket, else by itself. `left_out`: what it is to be warned of."""
         launch = self._conversation.launch
         if not parked:
             launch.disconnect()
-        left_out = (*translate.warnings(self._config["process"]), *translate.unknown_calls(self._config))
         warnings = (*self._conversation.warnings, *left_out)
         return Task(
             container_id=self._id,
@@ -403,7 +451,9 @@ def _remove_group(cgroup: Cgroup) -> None:
         cgroup.remove()
 
 
-def _begin_exec(plan: Plan, task: Task, stdio: StdioFds, came: Sequence[int], undo: ExitStack) -> Conversation:
+def _begin_exec(
+    plan: Plan | Encoded, task: Task, stdio: StdioFds, came: Sequence[int], undo: ExitStack
+) -> Conversation:
     stopped = Conflict(f"cannot exec in container {task.container_id}: it has stopped")
     if reaped_or_dead(task.pidfd):
         raise stopped
@@ -451,7 +501,7 @@ _NULL_FLAGS = (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR)
 
 
 def _spawn(
-    plan: Plan,
+    plan: Plan | Encoded,
     flags: int,
     cgroup: Cgroup | None,
     stdio: StdioFds,
@@ -465,12 +515,13 @@ def _spawn(
     group, tasks = _places(cgroup, stack)
     terminal = plan.flags & Flag.TERMINAL
     given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
+    nulls = Flag(0)
     if not terminal:
         for fd, flag in zip(given, _NULL_FLAGS, strict=True):
-            plan = translate.with_flags(plan, flag) if fd < 0 else plan
+            nulls |= flag if fd < 0 else Flag(0)
     first, second, third = (null if fd < 0 else fd for fd in given)
     try:
-        data = plan.encode()
+        data = plan.encode(nulls)
     except ValueError as error:
         raise InvalidArgument(f"cannot create the container: {error}") from error
     try:

@@ -557,8 +557,3 @@ def _capabilities(sets: Config) -> Capabilities:
 
 
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
-
-
-def with_flags(plan: Plan, flags: Flag) -> Plan:
-    """The same plan with these flags as well."""
-    return replace(plan, flags=plan.flags | flags) if flags else plan

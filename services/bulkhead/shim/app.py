@@ -99,10 +99,8 @@ class Shim:
         self._left = False
         self._ticks = 0
 
-    def get_ready(self, link: int, scratch: str) -> None:
+    def get_ready(self, scratch: str) -> None:
         """The process is a spare now, and will hear on `link` whose shim it is: do all that needs no name."""
-        # First, since a fork would share again what the practice has copied.
-        self._launcher.prepare(link)
         self.settle()
         self._practise(scratch)
 

@@ -98,6 +98,7 @@ class CreateOptions:
     height: int = 0
     width: int = 0
     runtime: tuple[str, ...] = ()
+    planned: bytes = b""
 
 
 class Container:
@@ -467,6 +468,7 @@ class Container:
             rootfs=options.rootfs,
             stdio=stdio,
             runtime=options.runtime,
+            planned=options.planned,
         )
         undo.callback(self._discard, task)
         console, task.console = task.console, None

@@ -52,6 +52,7 @@ class Exec:
     process: dict[str, Any]
     open_stdin: bool
     streams: Streams
+    planned: bytes = b""
     phase: ExecPhase = ExecPhase.CREATED
     running: Process | None = None
     pid: int = 0
@@ -91,8 +92,10 @@ class Execs:
             self._signals.watch(one.pid or -descriptor, descriptor, functools.partial(self._ended, one))
         self._container.execs_left = {}
 
-    def register(self, exec_id: str, process: bytes, *, open_stdin: bool, height: int, width: int) -> None:
-        """Remember what to run. The container must run now."""
+    def register(
+        self, exec_id: str, process: bytes, *, open_stdin: bool, height: int, width: int, planned: bytes = b""
+    ) -> None:
+        """Remember what to run, and what that comes to if it is known. The container must run now."""
         self._container.running_task()
         if not exec_id:
             raise InvalidArgument("cannot create exec: no id")
@@ -105,7 +108,9 @@ class Execs:
             parsed["consoleSize"] = {"height": height, "width": width}
         streams = Streams(self._loop, stdin_once=True)
         streams.resize(height, width)
-        self._table[exec_id] = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams)
+        self._table[exec_id] = Exec(
+            exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned
+        )
 
     def find(self, exec_id: str) -> Exec:
         """Raises NotFound with Docker's text."""
@@ -138,7 +143,11 @@ class Execs:
         )
         try:
             running = self._launcher.exec(
-                task=task, data_dir=self._container.identity.data_dir, process=one.process, stdio=stdio
+                task=task,
+                data_dir=self._container.identity.data_dir,
+                process=one.process,
+                stdio=stdio,
+                planned=one.planned,
             )
         except BaseException as error:
             streams.abandon()
@@ -229,7 +238,7 @@ class Execs:
         for hear in waiting:
             hear(one)
         one.streams.finish()
-        one.process = {"terminal": one.tty}
+        one.process, one.planned = {"terminal": one.tty}, b""
         # Last in the table's order is last to be forgotten.
         self._table[one.exec_id] = self._table.pop(one.exec_id)
         ended = [other for other in self._table.values() if other.phase is ExecPhase.EXITED]

@@ -102,6 +102,7 @@ class CreateRequest(Message):
     height: int = 0
     width: int = 0
     runtime: list[str] = field(default_factory=list)
+    planned: bytes = b""
     FIELDS: ClassVar = (
         Field(1, "rootfs", MESSAGE, OverlayRootfs),
         Field(2, "log", MESSAGE, LogOptions),
@@ -110,6 +111,7 @@ class CreateRequest(Message):
         Field(5, "height", UNSIGNED),
         Field(6, "width", UNSIGNED),
         Field(7, "runtime", STRING, repeated=True),
+        Field(8, "planned", BYTES),
     )
 
 
@@ -182,12 +184,14 @@ class ExecCreateRequest(Message):
     open_stdin: bool = False
     height: int = 0
     width: int = 0
+    planned: bytes = b""
     FIELDS: ClassVar = (
         Field(1, "exec_id", STRING),
         Field(2, "process", BYTES),
         Field(3, "open_stdin", BOOL),
         Field(4, "height", UNSIGNED),
         Field(5, "width", UNSIGNED),
+        Field(6, "planned", BYTES),
     )
 
 

@@ -81,11 +81,9 @@ class Launcher(Protocol):
     """Brings processes to life in containers, synchronously, as children of this process.
 
     `data_dir` holds the bundle. `runtime` is the command of the OCI runtime that shall do it, empty for the engine's
-    own core. Raises LaunchFailed when the kernel or the runtime refuses, InvalidArgument for a bad bundle.
+    own core. `planned` is what the bundle, or the process, comes to, where somebody has worked it out. Raises
+    LaunchFailed when the kernel or the runtime refuses, InvalidArgument for a bad bundle.
     """
-
-    def prepare(self, unwanted: int) -> None:
-        """Do what can be done before it is known what to launch; no process made for it may keep `unwanted` open."""
 
     def create(
         self,
@@ -96,6 +94,7 @@ class Launcher(Protocol):
         rootfs: Rootfs | None,
         stdio: Stdio,
         runtime: Sequence[str] = (),
+        planned: bytes = b"",
     ) -> Task: ...
 
     def adopt(
@@ -103,7 +102,9 @@ class Launcher(Protocol):
     ) -> Task:
         """Take over a live container of a shim that died; NotFound when it is gone."""
 
-    def exec(self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process: ...
+    def exec(
+        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+    ) -> Process: ...
 
     def reap(self, pidfd: int) -> int | None:
         """The exit code (0..255, 128+n for signal n) of a child that has ended; None while it runs.

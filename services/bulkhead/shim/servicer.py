@@ -126,6 +126,7 @@ class ShimServicer:
             open_stdin=request.open_stdin,
             height=request.height,
             width=request.width,
+            planned=request.planned,
         )
         call.reply(Empty())
 
@@ -189,6 +190,7 @@ def _options(request: messages.CreateRequest) -> CreateOptions:
         height=request.height,
         width=request.width,
         runtime=tuple(request.runtime),
+        planned=request.planned,
     )
 
 

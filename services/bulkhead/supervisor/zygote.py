@@ -82,7 +82,7 @@ def _be_spare(theirs: socket.socket, shim: app.Shim, cache: Path) -> None:
     status = 1
     try:
         _to_null()
-        shim.get_ready(theirs.fileno(), f"{cache}/spare-{os.getpid()}")
+        shim.get_ready(f"{cache}/spare-{os.getpid()}")
         told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
         if told:
             identity, estate = _heard(told, descriptors)

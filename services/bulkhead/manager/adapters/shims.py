@@ -90,10 +90,17 @@ class RemoteShim:
     async def pids(self) -> list[int]:
         return list((await self.client.pids()).pids)
 
-    async def create_exec(self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int]) -> None:
+    async def create_exec(
+        self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
+    ) -> None:
         await self.client.exec_create(
             wire.ExecCreateRequest(
-                exec_id=exec_id, process=_encode(process), open_stdin=stdin, height=size[0], width=size[1]
+                exec_id=exec_id,
+                process=_encode(process),
+                open_stdin=stdin,
+                height=size[0],
+                width=size[1],
+                planned=planned,
             )
         )
 
@@ -310,6 +317,7 @@ def _create_request(bundle: Bundle) -> wire.CreateRequest:
         height=bundle.height,
         width=bundle.width,
         runtime=list(bundle.runtime),
+        planned=bundle.planned,
     )
 
 

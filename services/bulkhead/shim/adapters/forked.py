@@ -11,9 +11,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Internal, LaunchFailed
-from bulkhead.linux import fdpass, process
+from bulkhead.linux import fdpass
 from bulkhead.wire.status import error_named
 
 _MESSAGE_LIMIT = 64 << 10
@@ -42,20 +41,6 @@ class Child:
             _work_and_leave(work, link)
         return cls(child or 0, link)
 
-    @classmethod
-    def waiting(cls, work: Callable[[dict[str, Any], list[int]], Answer], unwanted: int) -> Child:
-        """One that waits for `ask` and then does `work` on what it is asked. It ends with this process."""
-        child, link = cls._fork()
-        if child is None:
-            os.close(unwanted)
-            process.set_title("bulkhead-shim: launcher")
-            message, descriptors = fdpass.receive(link, _MESSAGE_LIMIT, 3)
-            if not message:
-                os._exit(0)
-            failpoints.refresh()
-            _work_and_leave(lambda: work(json.loads(message), descriptors), link)
-        return cls(child or 0, link)
-
     @staticmethod
     def _fork() -> tuple[int | None, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -65,19 +50,6 @@ class Child:
             return None, theirs
         theirs.close()
         return child, ours
-
-    def ask(self, wish: dict[str, Any], descriptors: Sequence[int]) -> bool:
-        """Give a waiting child its work; False when it is dead."""
-        try:
-            fdpass.send(self._link, json.dumps(wish).encode(), descriptors)
-        except OSError:
-            self._link.close()
-            return False
-        return True
-
-    def dismiss(self) -> None:
-        """Let a waiting child go."""
-        self._link.close()
 
     def outcome(self) -> tuple[dict[str, Any], list[int]]:
         """Wait for what the work came to. Raises what it raised; Internal if the child died.

@@ -18,9 +18,6 @@ class Launchers:
     def __init__(self) -> None:
         self._own = RuntimeLauncher()
 
-    def prepare(self, unwanted: int) -> None:
-        self._own.prepare(unwanted)
-
     def create(
         self,
         *,
@@ -30,12 +27,17 @@ class Launchers:
         rootfs: Rootfs | None,
         stdio: Stdio,
         runtime: Sequence[str] = (),
+        planned: bytes = b"",
     ) -> Task:
         if not runtime:
             return self._own.create(
-                container_id=container_id, data_dir=data_dir, terminal=terminal, rootfs=rootfs, stdio=stdio
+                container_id=container_id,
+                data_dir=data_dir,
+                terminal=terminal,
+                rootfs=rootfs,
+                stdio=stdio,
+                planned=planned,
             )
-        self._own.dismiss()
         return _others().create(
             container_id=container_id,
             data_dir=data_dir,
@@ -48,8 +50,6 @@ class Launchers:
     def adopt(
         self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()
     ) -> Task:
-        # There will be no create.
-        self._own.dismiss()
         if not runtime:
             return self._own.adopt(container_id=container_id, pid=pid, start_time=start_time, cgroup=cgroup)
         return _others().adopt(
@@ -61,9 +61,11 @@ class Launchers:
             runtime=runtime,
         )
 
-    def exec(self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process:
+    def exec(
+        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+    ) -> Process:
         if RuntimeLauncher.made(task):
-            return self._own.exec(task=task, data_dir=data_dir, process=process, stdio=stdio)
+            return self._own.exec(task=task, data_dir=data_dir, process=process, stdio=stdio, planned=planned)
         return _others().exec(task=cast(Any, task), data_dir=data_dir, process=process, stdio=stdio)
 
     def reap(self, pidfd: int) -> int | None:

@@ -1,9 +1,9 @@
-"""The launcher port on the engine's own runtime core, each launch in a short-lived fork of the shim.
+"""The launcher port on the engine's own runtime core.
 
-The runtime touches two megabytes while it makes a container out of a config. A child that does it takes
-them along when it ends; its descriptors come over by SCM_RIGHTS, and the container's process by the
-kernel: the shim is the subreaper, so it becomes the parent, and reaps by pidfd as if it had forked it.
-The child for the create is forked while the spare shim waits, so that nobody waits for the fork.
+What the manager has worked out (`runtime.planned`) is launched here. Anything else is launched in a short-lived fork
+of the shim: the runtime touches two megabytes while it makes a container out of a config, and a child that does it
+takes them along when it ends. Its descriptors come over by SCM_RIGHTS, and the container's process by the kernel: the
+shim is the subreaper, so it becomes the parent, and reaps by pidfd as if it had forked it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bulkhead import nsexec
 from bulkhead.errors import BulkheadError, Internal, InvalidArgument, NotFound
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import defaults, launch
+from bulkhead.runtime.planned import unpack
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
 from bulkhead.shim.adapters.forked import Answer, Child, Interrupted, told_warnings
@@ -35,14 +36,32 @@ class RuntimeLauncher:
     """`bulkhead.runtime.launch` by proxy; `Launchers` makes it the whole port."""
 
     def __init__(self) -> None:
-        self._midwife: Child | None = None
         self._leaving: list[int] = []
 
-    def prepare(self, unwanted: int) -> None:
-        """Fork the child that will create the container, before anybody waits for it. It closes `unwanted`."""
-        self._midwife = Child.waiting(_create, unwanted)
+    def create(
+        self,
+        *,
+        container_id: str,
+        data_dir: str,
+        terminal: bool,
+        rootfs: Rootfs | None,
+        stdio: Stdio,
+        planned: bytes = b"",
+    ) -> Task:
+        known = unpack(planned)
+        if known is None:
+            return self._create_forked(container_id, data_dir, terminal, rootfs, stdio)
+        _check_terminal(known.terminal, terminal, data_dir)
+        return launch.create_planned(
+            container_id=container_id,
+            planned=known,
+            rootfs=None if rootfs is None else _overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile),
+            stdio=_fds(stdio),
+        )
 
-    def create(self, *, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio) -> Task:
+    def _create_forked(
+        self, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
+    ) -> Task:
         wish = {
             "container_id": container_id,
             "data_dir": data_dir,
@@ -51,11 +70,8 @@ class RuntimeLauncher:
             "stdio": [stdio.stdin >= 0, stdio.stdout >= 0, stdio.stderr >= 0],
         }
         given = [fd for fd in (stdio.stdin, stdio.stdout, stdio.stderr) if fd >= 0]
-        midwife, self._midwife = self._midwife, None
-        if midwife is None or not midwife.ask(wish, given):
-            midwife = Child.working(lambda: _create(wish, given))
         try:
-            told, (pidfd, sync, console) = self._outcome(midwife, 2)
+            told, (pidfd, sync, console) = self._outcome(Child.working(lambda: _create(wish, given)), 2)
         except Interrupted:
             # Its parked process, if it had one, ends with it; the cgroup would stay.
             _clear(container_id, data_dir)
@@ -71,12 +87,6 @@ class RuntimeLauncher:
             _launch=nsexec.Launch(told["pid"], pidfd, sync),
         )
 
-    def dismiss(self) -> None:
-        """There will be no create here: let the child go that was made for it."""
-        midwife, self._midwife = self._midwife, None
-        if midwife is not None:
-            midwife.dismiss()
-
     @staticmethod
     def made(task: Task) -> bool:
         """Whether a task is of this launcher's making."""
@@ -86,7 +96,13 @@ class RuntimeLauncher:
         config = {"linux": {"cgroupsPath": cgroup}}
         return launch.adopt(container_id=container_id, pid=pid, start_time=start_time, config=config)
 
-    def exec(self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process:
+    def exec(
+        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+    ) -> Process:
+        known = unpack(planned)
+        if known is not None:
+            return launch.exec_planned(task=cast(launch.Task, task), planned=known, stdio=_fds(stdio))
+
         def run() -> Answer:
             running = launch.exec_(
                 task=cast(launch.Task, task), config=bundle.read(data_dir), process=process, stdio=_fds(stdio)
@@ -128,12 +144,8 @@ class RuntimeLauncher:
 def _create(wish: dict[str, Any], given: Sequence[int]) -> Answer:
     """In the child: the whole of a create."""
     config = bundle.read(wish["data_dir"])
-    if bundle.has_terminal(config) is not wish["terminal"]:
-        raise InvalidArgument(f"cannot read {wish['data_dir']}/config.json: it names a terminal twice")
-    rootfs = None
-    if wish["rootfs"] is not None:
-        lower, upper, work, volatile = wish["rootfs"]
-        rootfs = OverlayRootfs(lower=tuple(lower), upper=upper, work=work, volatile=volatile)
+    _check_terminal(bundle.has_terminal(config), wish["terminal"], wish["data_dir"])
+    rootfs = None if wish["rootfs"] is None else _overlay(*wish["rootfs"])
     fds = iter(given)
     stdin, stdout, stderr = (next(fds) if is_given else -1 for is_given in wish["stdio"])
     task = launch.create(
@@ -152,6 +164,15 @@ def _clear(container_id: str, data_dir: str) -> None:
         group = launch.cgroup_of(container_id, bundle.read(data_dir))
         group.kill_all()
         group.remove()
+
+
+def _check_terminal(found: bool, expected: bool, data_dir: str) -> None:
+    if found is not expected:
+        raise InvalidArgument(f"cannot read {data_dir}/config.json: it names a terminal twice")
+
+
+def _overlay(lower: Sequence[str], upper: str, work: str, volatile: bool) -> OverlayRootfs:
+    return OverlayRootfs(lower=tuple(lower), upper=upper, work=work, volatile=volatile)
 
 
 def _described(made: launch.Task | launch.ExecProcess) -> dict[str, Any]:

@@ -95,6 +95,11 @@ class CreateRequest(betterproto2.Message):
     command of the OCI runtime that launches it; empty: the engine's own
     """
 
+    planned: "bytes" = betterproto2.field(8, betterproto2.TYPE_BYTES)
+    """
+    what config.json comes to, see bulkhead.runtime.planned; empty: it was not worked out
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "CreateRequest", CreateRequest)
 
@@ -127,6 +132,11 @@ class ExecCreateRequest(betterproto2.Message):
     height: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
 
     width: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+
+    planned: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+    """
+    what the process comes to, as in CreateRequest
+    """
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "ExecCreateRequest", ExecCreateRequest)
