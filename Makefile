@@ -134,6 +134,11 @@ check-analyzer: ## gcc's static analyzer over the C core
 test: $(DEV_STAMP) ## All tests (root: they make containers)
 	$(PY) -m pytest $(PYTEST)
 
+.PHONY: test-survival
+test-survival: $(DEV_STAMP) ## Crash matrix: each operation, each fault, at each failpoint (SURVIVAL='--rows start,rm --columns "kill manager"')
+	$(PY) -m tests.survival.matrix --json survival.json $(SURVIVAL)
+	$(PY) -m tests.survival.many
+
 .PHONY: test-sanitizers
 test-sanitizers: $(DEV_STAMP) ## The C core's tests on a build with ASan and UBSan
 	$(PY) -m tests.support.sanitized

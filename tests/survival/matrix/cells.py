@@ -95,10 +95,14 @@ def _nothing(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> 
 def _everybody_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
     for service in SERVICES:
         host.engine.kill(service)
+    _goes_on(host, subject, passed, attempt)  # a shim lives
 
 
 def _everybody_and_shim_die(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    _everybody_dies(host, subject, passed, attempt)
+    for service in SERVICES:
+        host.engine.kill(service)
+    for pid in _stopped(host, passed):
+        send(pid, signal.SIGKILL)
     if subject.container and (shim := host.shim_of(subject.container)):
         send(shim, signal.SIGKILL)
 
@@ -135,10 +139,13 @@ def _stands_still(host: Host, subject: Subject, passed: Passed, attempt: Attempt
 STILL_SECONDS = float(os.environ.get("BULKHEAD_TEST_STILL", "1.5"))
 
 
+def _stopped(host: Host, passed: Passed) -> list[int]:
+    return [pid for pid, name, action in host.trace() if name == passed.name and action == "stop"]
+
+
 def _goes_on(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    for pid, name, action in host.trace():
-        if name == passed.name and action == "stop":
-            send(pid, signal.SIGCONT)
+    for pid in _stopped(host, passed):
+        send(pid, signal.SIGCONT)
 
 
 def _run_is_wiped(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:

@@ -499,6 +499,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "stop": stop,
         "kill": kill,
         "restart": restart,
+        "policy": policy,
         "rm": remove,
         "rename": rename,
         "connect": connect,

@@ -227,14 +227,14 @@ class SupervisedShims:
         data = self._instance.container_data(container_id)
         record = read_json(data / SHIM_RECORD)
         run = self._instance.container_run(container_id)
+        for name in (SHIM_RECORD, TASK_RECORD):
+            atomicfile.sweep(data / name)
         if record is None and not run.exists():
             return
         if record is not None:
             await _kill(record)
         await asyncio.to_thread(remove_group, _cgroup_of(data))
         (data / SHIM_RECORD).unlink(missing_ok=True)
-        for name in (SHIM_RECORD, TASK_RECORD):
-            atomicfile.sweep(data / name)
         remove_run_directory(run)
 
 

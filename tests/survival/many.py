@@ -1,0 +1,64 @@
+"""How long a manager takes to know its containers again: `python -m tests.survival.many [STOPPED] [RUNNING]`.
+
+Between its own words "starting" and "ready", so without the interpreter's start; then the same once more, since a
+second recovery must change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from tests.support.engine import Engine, private_engine
+from tests.survival.matrix import facts
+from tests.survival.matrix.host import Host
+
+RUNS = 3
+_AT_ONCE = 4
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the containers, kill the manager again and again; 1 when a recovery changed anything."""
+    stopped, running = map(int, argv) if len(argv) == 2 else (950, 50)
+    with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
+        host = Host(engine)
+        _fill(host, stopped, running)
+        before = facts.snapshot(engine)
+        taken = [_recovered(engine) for _ in range(RUNS)]
+        changed = [key for key, value in facts.snapshot(engine).items() if before.get(key) != value]
+        wrong = facts.settled(engine)
+    print(f"{stopped} stopped and {running} running: recovered in {', '.join(f'{each:.2f}' for each in taken)} s")
+    print("nothing changed" if not changed and not wrong else f"changed: {changed} {wrong}")
+    return int(bool(changed or wrong))
+
+
+def _fill(host: Host, stopped: int, running: int) -> None:
+    turns = threading.Lock()
+
+    def one(run: bool) -> None:
+        with turns:
+            name = host.name()
+        (host.run if run else host.create)(name, "sleep", "100000")
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(one, [True] * running + [False] * stopped))
+
+
+def _recovered(engine: Engine) -> float:
+    engine.kill("manager")
+    engine.start("manager")
+    lines = [json.loads(line) for line in engine.daemons.log("manager").read_text().splitlines() if '"event":' in line]
+    moments = {line["event"]: line["timestamp"] for line in lines if line["event"] in ("starting", "ready")}
+    begun, ready = (datetime.fromisoformat(moments[event]) for event in ("starting", "ready"))
+    return (ready - begun).total_seconds()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

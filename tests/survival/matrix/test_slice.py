@@ -1,0 +1,47 @@
+"""A slice of the crash matrix: cells that have found defects, and one of each kind. The whole: `make test-survival`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.engine import private_engine
+from tests.survival.matrix.cells import Matrix, Passed, Place
+from tests.survival.matrix.host import Host
+
+pytestmark = [pytest.mark.root]
+
+CELLS = (
+    ("start", "kill supervisor", "supervisor.launch.given", Place.SUPERVISOR),
+    ("start", "kill shim", "disk.file.rename", Place.SHIM),
+    ("start", "kill shim", "nsexec.spawn.cloned", Place.SHIM),
+    ("start", "EAGAIN on clone", "nsexec.spawn.begun", Place.SHIM),
+    ("run", "kill shim", "shim.exit.reaped", Place.SHIM),
+    ("run", "kill all", "shim.exit.drained", Place.SHIM),
+    ("pause", "kill shim", "shim.pause.frozen", Place.SHIM),
+    ("update", "kill manager", "manager.update.recorded", Place.MANAGER),
+    ("disconnect", "kill manager", "manager.connect.named", Place.MANAGER),
+    ("rm", "kill manager", "manager.remove.recorded", Place.MANAGER),
+    ("load", "ENOSPC", "disk.layer.rename", Place.MANAGER),
+)
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Iterator[Matrix]:
+    with private_engine() as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
+        host = Host(engine)
+        host.place_bystander()
+        matrix = Matrix(host)
+        yield matrix
+        assert matrix.second_recovery() == []
+
+
+@pytest.mark.parametrize(("row", "column", "point", "place"), CELLS, ids=[f"{c[0]}, {c[1]}, {c[2]}" for c in CELLS])
+def test_cell(matrix: Matrix, row: str, column: str, point: str, place: Place) -> None:
+    result = matrix.run(row, column, Passed(name=point, number=0, place=place))
+    assert result.passed, "the operation does not come there"
+    assert not result.wrong, f"{result.wrong}; the operation said {result.said!r}"
