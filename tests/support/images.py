@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -96,6 +97,17 @@ def shop_tree() -> Path:
     if done.returncode != 0:
         pytest.skip(f"apt-get in a chroot: {done.stderr.strip().splitlines()[-1:]}")
     return part.rename(tree)
+
+
+def redis_archive() -> bytes:
+    """A tar of Debian's redis and the libraries it is linked with, for `docker import`."""
+    tree = shop_tree()
+    programs = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
+    linked = subprocess.check_output(["chroot", str(tree), "ldd", *programs], text=True)
+    libraries = {path for path in re.findall(r"(/\S+\.so\S*)", linked)}
+    names = [name.lstrip("/") for name in (*programs, *sorted(libraries))]
+    # -h: links among them become what they point to.
+    return subprocess.check_output(["tar", "-C", str(tree), "-h", "-c", *names])
 
 
 def _write_layout(tree: Path, layout: Path) -> None:
