@@ -104,7 +104,7 @@ def redis_archive() -> bytes:
     tree = shop_tree()
     programs = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
     linked = subprocess.check_output(["chroot", str(tree), "ldd", *programs], text=True)
-    libraries = {path for path in re.findall(r"(/\S+\.so\S*)", linked)}
+    libraries = set(re.findall(r"(/\S+\.so\S*)", linked))
     names = [name.lstrip("/") for name in (*programs, *sorted(libraries))]
     # -h: links among them become what they point to.
     return subprocess.check_output(["tar", "-C", str(tree), "-h", "-c", *names])
