@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.bench import (
+    cli_bench,
     engine_bench,
     image_bench,
     many_bench,
@@ -35,6 +36,7 @@ from tests.bench.sitting import Bench, Sitting
 
 BENCHES: tuple[Bench, ...] = (
     *engine_bench.BENCHES,
+    *cli_bench.BENCHES,
     *many_bench.BENCHES,
     *slope_bench.BENCHES,
     *wedged_bench.BENCHES,
