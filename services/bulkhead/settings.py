@@ -1,7 +1,7 @@
 """What an installation is told: one TOML file, and the environment above it.
 
-    [engine]      run, data, registry, bridge, subnet: fields of `model.instance.Instance`; the
-                  environment's BULKHEAD_RUN, _DATA, _REGISTRY, _BRIDGE and _SUBNET win over them
+    [engine]      run, data, registry, bridge, subnet, subnet6: fields of `model.instance.Instance`; the
+                  environment's BULKHEAD_RUN, _DATA, _REGISTRY, _BRIDGE, _SUBNET and _SUBNET6 win over them
     [api] [manager] [supervisor] [registry]
                   each read by its own service, as a type that the service owns
 
@@ -36,11 +36,13 @@ ENGINE_VARIABLES = MappingProxyType(
         "registry": "BULKHEAD_REGISTRY",
         "bridge": "BULKHEAD_BRIDGE",
         "subnet": "BULKHEAD_SUBNET",
+        "subnet6": "BULKHEAD_SUBNET6",
     }
 )
 # A bridge with fewer addresses than gateway + one container is a mistake; /29 leaves five.
 SMALLEST_PREFIX = 29
 LARGEST_PREFIX = 8
+SMALLEST_PREFIX6 = 125
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 _DEFAULTS = Instance()
@@ -54,6 +56,7 @@ class _Engine(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     registry: str = _DEFAULTS.registry
     bridge: str = _DEFAULTS.bridge
     subnet: str = _DEFAULTS.subnet
+    subnet6: str = _DEFAULTS.subnet6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +138,8 @@ def _instance(table: Mapping[str, Any], environ: Mapping[str, str], file: Path) 
     run, data = (Path(os.path.normpath(values[key])) for key in ("run", "data"))
     if run == data:
         raise InvalidArgument(f"cannot use {origins['data']}: {data} is the run directory too")
-    return Instance(run=run, data=data, registry=values["registry"], bridge=values["bridge"], subnet=values["subnet"])
+    others = {key: values[key] for key in ("registry", "bridge", "subnet", "subnet6")}
+    return Instance(run=run, data=data, **others)
 
 
 def _check_directory(text: str) -> str | None:
@@ -181,6 +185,17 @@ def _check_subnet(text: str) -> str | None:
     return None
 
 
+def _check_subnet6(text: str) -> str | None:
+    """None is right: without one the default network has no IPv6."""
+    try:
+        network = ipaddress.IPv6Network(text, strict=True) if text else None
+    except ValueError as error:
+        return f"{text!r} is not an IPv6 network: {error}"
+    if network is not None and network.prefixlen > SMALLEST_PREFIX6:
+        return f"{text!r} must not be longer than /{SMALLEST_PREFIX6}"
+    return None
+
+
 _CHECKS = MappingProxyType(
     {
         "run": _check_run,
@@ -188,5 +203,6 @@ _CHECKS = MappingProxyType(
         "registry": _check_registry,
         "bridge": _check_bridge,
         "subnet": _check_subnet,
+        "subnet6": _check_subnet6,
     }
 )

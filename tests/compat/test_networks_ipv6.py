@@ -59,6 +59,7 @@ def test_both_families_side_by_side(either: Target) -> None:
     for url in ("http://[fd00:6:7::2]/", f"http://{web['IPAddress']}/", "http://web/"):
         assert fetch(either, "client", url) == "web"
     assert resolves(either, "client", "web") == {web["GlobalIPv6Address"], web["IPAddress"]}
+    assert "web.dual" in either.ok("exec", "client", "nslookup", "fd00:6:7::2")
     assert "fd00:6:7::99" in either.ok("exec", "client", "cat", "/etc/hosts")
     assert "default via fd00:6:7::1 dev eth0" in either.ok("exec", "client", "ip", "-6", "route")
     seen = inspected(either, "dual")
@@ -96,6 +97,16 @@ def test_ipv6_alone(target: Target) -> None:
     target.ok("network", "connect", "bridge", "client")
     assert "default via" in target.ok("exec", "client", "ip", "-4", "route")
     assert "default via fd00:6:7::1 dev eth0" in target.ok("exec", "client", "ip", "-6", "route")
+
+
+def test_routed_containers_are_reached_at_their_own_addresses(target: Target) -> None:
+    routed = "com.docker.network.bridge.gateway_mode_ipv6=routed"
+    target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "-o", routed, "dual")
+    serve(target, "web", "--network", "dual", "-p", "8189:80")
+    bindings = json.loads(target.ok("inspect", "-f", '{{json (index .NetworkSettings.Ports "80/tcp")}}', "web"))
+    assert bindings == [{"HostIp": "0.0.0.0", "HostPort": "8189"}, {"HostIp": "::", "HostPort": ""}]
+    odd = target.docker("network", "create", "--ipv6", "-o", "com.docker.network.bridge.gateway_mode_ipv6=odd", "x")
+    assert "unknown gateway mode odd" in odd.stderr
 
 
 def read_from_host(host: str, port: int) -> bytes:

@@ -105,6 +105,8 @@ def test_a_mistake_names_the_key_and_the_file(tmp_path: Path, text: str, named: 
         ("BULKHEAD_SUBNET", "0.0.0.0/0"),
         ("BULKHEAD_SUBNET", "fd00::/64"),
         ("BULKHEAD_SUBNET", "nonsense"),
+        ("BULKHEAD_SUBNET6", "10.0.0.0/24"),
+        ("BULKHEAD_SUBNET6", "fd00::/126"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(variable: str, value: str) -> None:

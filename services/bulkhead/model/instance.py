@@ -39,6 +39,7 @@ class Instance:
     registry: str = "127.0.0.1:5000"
     bridge: str = "bulkhead0"
     subnet: str = "172.30.0.0/16"
+    subnet6: str = ""  # of the default bridge, which has no IPv6 without it
 
     @property
     def suffix(self) -> str:

@@ -282,7 +282,7 @@ def test_ports_on_ipv6_addresses_need_a_network_with_ipv6(examine: Callable[[Exa
     async def exam(site: Site) -> None:
         async with _serving(site) as network:
             with pytest.raises(InvalidArgument, match="network has no IPv6"):
-                await network.attach(ID, site.netns(), ports=[PortBinding(container_port=80, host_ip="::1")])
+                await network.attach(ID, site.netns(), ports=[PortBinding(container_port=80, host_ip="2001:db8::1")])
 
     examine(exam)
 

@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from bulkhead.linux import netlink
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, PortBinding
+from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, GatewayMode, PortBinding
 from tests.integration.network.private_host import (
     UPLINK,
     UPLINK6,
@@ -291,3 +291,56 @@ async def test_the_matrix_follows_containers(host: Host) -> None:
     await site.connect("old", "inner")
     await site.disconnect("api", "inner")
     await site.holds()
+
+
+def in_touch(host: Host, namespace: int | None, address: str) -> bool:
+    """Whether packets get there yet: the kernel takes its time to tell bridges that a cable is plugged in."""
+    try:
+        host.connect(namespace, address, 1, timeout=0.2)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("mode", "open_to_the_world"),
+    [
+        (GatewayMode.NAT, {"open"}),
+        (GatewayMode.ROUTED, {"published"}),
+        (GatewayMode.UNPROTECTED, {"open", "published", "other"}),
+    ],
+)
+@pytest.mark.parametrize("version", [4, 6])
+@on_private_host
+async def test_what_the_world_reaches_of_a_routed_network(
+    host: Host, version: int, mode: GatewayMode, open_to_the_world: set[str]
+) -> None:
+    """A route to the containers alone opens nothing."""
+    outside = host.world()
+    for near in (UPLINK, UPLINK6):
+        run_inside(outside, "ip", f"-{near.version}", "route", "add", "default", "via", str(near.ip))
+    made, base = host.network(), plan(1, "app")
+    v4, v6 = (replace(each, mode=mode) for each in base.families)
+    made.plan(replace(base, v4=v4, v6=v6))
+    await made.ensure()
+    web, other = host.netns(), host.netns()
+    binding = PortBinding(container_port=PORT, host_port=OPEN)
+    ends = [
+        await made.attach("a" * 64, web, network="app", ports=[binding]),
+        await made.attach("b" * 64, other, network="app"),
+    ]
+    at = [str(each.ip) for end in ends for each in end.addresses if each.version == version]
+    hosts_own = str(UPLINK.ip if version == 4 else UPLINK6.ip)
+    await eventually(lambda: in_touch(host, outside, hosts_own) and all(in_touch(host, None, each) for each in at))
+    targets = {"open": (hosts_own, OPEN), "published": (at[0], PORT), "other": (at[1], PORT)}
+    with contextlib.ExitStack() as stack:
+        exchange = Exchange(stack, version)
+        for name, namespace in (("web", web), ("other", other), ("world", outside)):
+            exchange.serve(name, namespace, "tcp")
+        exchange.call("world", outside, "tcp", targets)
+        exchange.call("web", web, "tcp", {"world": (str((WORLD if version == 4 else WORLD6).ip), PORT)})
+        answers = exchange.answers()
+    assert {target for caller, target, _ in answers if caller == "world"} == open_to_the_world
+    assert ("web", "world", "world") in answers

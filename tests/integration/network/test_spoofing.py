@@ -6,13 +6,13 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import Endpoint
+from bulkhead.model.network import Endpoint, link_local
 from tests.integration.network.private_host import PATIENCE, Host, inside, on_private_host
 
 pytestmark = pytest.mark.root
@@ -35,8 +35,8 @@ class Neighbourhood:
     listener_netns: int
 
 
-async def _neighbourhood(host: Host) -> Neighbourhood:
-    network = host.network()
+async def _neighbourhood(host: Host, instance: Instance | None = None) -> Neighbourhood:
+    network = host.network(instance)
     await network.ensure()
     await network.reconcile([])
     namespaces = [host.netns() for _ in range(3)]
@@ -70,6 +70,54 @@ def _lies(place: Neighbourhood) -> Mapping[str, bytes]:
         "another's MAC and address": _frame(to, model.mac, IPV4, _udp(model.address, place.listener.address, b"lie")),
         "a router advertisement": _frame("33:33:00:00:00:01", me.mac, IPV6, _router_advertisement()),
     }
+
+
+def _lies6(place: Neighbourhood) -> Mapping[str, bytes]:
+    """The same over IPv6."""
+    me, model = place.liar, place.model
+    mine, theirs = str(link_local(me.mac)), str(link_local(model.mac))
+    to, there = place.listener.mac, place.listener.address6
+
+    def frame(source: str, packet: bytes) -> bytes:
+        return _frame(to, source, IPV6, packet)
+
+    return {
+        "the gateway's address": frame(me.mac, _udp6(me.gateway6, there, b"lie")),
+        "another's address": frame(me.mac, _udp6(model.address6, there, b"lie")),
+        "another's link-local address": frame(me.mac, _udp6(theirs, there, b"lie")),
+        "every router's address": frame(me.mac, _udp6("fe80::1", there, b"lie")),
+        "another's MAC": frame(model.mac, _udp6(me.address6, there, b"lie")),
+        "another's MAC and address": frame(model.mac, _udp6(model.address6, there, b"lie")),
+        "the gateway is here": frame(me.mac, _advertisement(me.address6, there, me.gateway6, me.mac)),
+        "every router is here": frame(me.mac, _advertisement(mine, there, "fe80::1", me.mac)),
+        "another is here": frame(me.mac, _advertisement(me.address6, there, model.address6, me.mac)),
+        "another's link-local address is here": frame(me.mac, _advertisement(mine, there, theirs, me.mac)),
+        "I am a router": frame(me.mac, _icmp6(mine, there, 134, struct.pack("!BBHII", 64, 0, 1800, 0, 0))),
+        "better go through me": frame(me.mac, _icmp6(mine, there, 137, bytes(4) + _ip6(mine) + _ip6(model.address6))),
+    }
+
+
+def _ip6(text: str) -> bytes:
+    return IPv6Address(text).packed
+
+
+def _packet6(source: str, destination: str, kind: int, body: bytes) -> bytes:
+    return struct.pack("!IHBB", 6 << 28, len(body), kind, 255) + _ip6(source) + _ip6(destination) + body
+
+
+def _udp6(source: str, destination: str, text: bytes) -> bytes:
+    return _packet6(source, destination, UDP, struct.pack("!HHHH", 53, 53, 8 + len(text), 1) + text)
+
+
+def _icmp6(source: str, destination: str, kind: int, rest: bytes) -> bytes:
+    pseudo = _ip6(source) + _ip6(destination) + struct.pack("!II", 4 + len(rest), 58)
+    checksum = _checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + rest)
+    return _packet6(source, destination, 58, struct.pack("!BBH", kind, 0, checksum) + rest)
+
+
+def _advertisement(source: str, destination: str, target: str, mac: str) -> bytes:
+    """`target` is at `mac`: solicited, and to be believed more than what was known."""
+    return _icmp6(source, destination, 136, struct.pack("!I", 3 << 29) + _ip6(target) + bytes((2, 1)) + _mac(mac))
 
 
 def _heard(place: Neighbourhood, frames: Mapping[str, bytes]) -> set[str]:
@@ -147,6 +195,38 @@ async def test_every_lie_would_be_heard_without_the_guard(host: Host) -> None:
     place = await _neighbourhood(host)
     host.nft(f"delete table bridge {TABLE}")
     lies = _lies(place)
+    assert _heard(place, lies) == set(lies)
+
+
+DUAL = Instance(subnet6="fd00:61::/64")
+
+
+@on_private_host
+async def test_no_lie_is_heard_over_ipv6(host: Host) -> None:
+    place = await _neighbourhood(host, DUAL)
+    assert _heard(place, _lies6(place)) == set()
+    truths = {
+        "I am here": _frame(
+            place.listener.mac,
+            place.liar.mac,
+            IPV6,
+            _advertisement(place.liar.address6, place.listener.address6, place.liar.address6, place.liar.mac),
+        ),
+        "a pod's address is here": _frame(
+            place.listener.mac,
+            place.liar.mac,
+            IPV6,
+            _advertisement("fd00:99::1", place.listener.address6, "fd00:99::1", place.liar.mac),
+        ),
+    }
+    assert _heard(place, truths) == set(truths)
+
+
+@on_private_host
+async def test_every_such_lie_would_be_heard_without_the_guard(host: Host) -> None:
+    place = await _neighbourhood(host, DUAL)
+    host.nft(f"delete table bridge {TABLE}")
+    lies = _lies6(place)
     assert _heard(place, lies) == set(lies)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 
 from bulkhead.errors import BulkheadError, Forbidden, InvalidArgument, NotFound
-from bulkhead.manager.networks.blocks import choose
+from bulkhead.manager.networks.blocks import choose, unique_local
 from bulkhead.model.network import AddressBlock
 
 
@@ -46,3 +46,18 @@ def test_a_users_subnet_may_be_routed_but_not_taken() -> None:
 def test_what_cannot_be(block: AddressBlock, kind: type[BulkheadError]) -> None:
     with pytest.raises(kind):
         choose([block], [], [])
+
+
+def test_ipv6_comes_from_the_installations_own_addresses() -> None:
+    own = unique_local("an engine")
+    assert own == unique_local("an engine") != unique_local("another")
+    first = choose([AddressBlock(subnet="10.9.0.0/24")], nets("10.0.0.0/8"), [], own, version=6)
+    assert first.subnet.startswith("fd") and first.gateway == str(ip_network(first.subnet)[1])
+    second = choose((), [ip_network(first.subnet)], [], own, version=6)
+    assert second.subnet != first.subnet
+    with pytest.raises(NotFound, match="non-overlapping IPv6 address pool"):
+        choose((), [ip_network("fd00::/8")], [], own, version=6)
+    wanted = [AddressBlock(subnet="10.9.0.0/24"), AddressBlock(subnet="fd00:5::/64", ip_range="fd00:5::8000:0/97")]
+    assert choose(wanted, [], [], version=6).gateway == "fd00:5::1"
+    with pytest.raises(InvalidArgument, match="no matching subnet"):
+        choose([AddressBlock(subnet="fd00:5::/64", ip_range="10.9.0.0/24")], [], [], version=6)

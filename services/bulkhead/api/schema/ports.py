@@ -82,14 +82,14 @@ def port_map(endpoints: Iterable[NetworkEndpoint], exposed: Iterable[str], runni
     shown: dict[str, Any] = dict.fromkeys(exposed)
     for port in (port for endpoint in endpoints for port in endpoint.ports):
         key = f"{port.container_port}/{port.protocol}"
-        binding = {"HostIp": port.host_ip or "0.0.0.0", "HostPort": str(port.host_port)}
+        binding = {"HostIp": port.host_ip or "0.0.0.0", "HostPort": str(port.host_port or "")}
         shown[key] = [*(shown.get(key) or ()), binding]
     return shown
 
 
 def port_list(endpoints: Iterable[NetworkEndpoint], exposed: Iterable[str]) -> list[dict[str, Any]]:
     """The `Ports` of a list item: what is published, then what is only exposed."""
-    published = [port for endpoint in endpoints for port in endpoint.ports]
+    published = [port for endpoint in endpoints for port in endpoint.ports if port.host_port]
     named = {f"{port.container_port}/{port.protocol}" for port in published}
     shown = [
         {

@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +21,7 @@ from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
-from bulkhead.manager.networks.ports import Bridge, EndpointChange, Interface, Survey, Wire
+from bulkhead.manager.networks.ports import LINK_GATEWAY, Bridge, EndpointChange, Interface, Survey, Wire
 from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, IPAddress, IPInterface, Netns, ProcessNetns
 
 T = TypeVar("T")
@@ -39,8 +38,6 @@ _BRIDGE_IPV6 = {
     True: {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0"},
     False: {"accept_ra": "0", "disable_ipv6": "1"},
 }
-# What a router is called on every link (Docker's choice): with it the bridge asks neighbours from the first moment.
-_LINK_GATEWAY = IPv6Interface("fe80::1/64")
 # More would only queue at the kernel's one network lock.
 _THREADS = 4
 _GONE = (errno.ENODEV, errno.ENXIO)
@@ -342,7 +339,7 @@ def _make_bridge(bridge: Bridge) -> None:
             host.request(netlink.link_alias(bridge.name, bridge.alias))
         index = socket.if_nametoindex(bridge.name)
         host.request(netlink.link_up(index))
-        own = (*bridge.addresses, _LINK_GATEWAY) if bridge.v6 else bridge.addresses
+        own = (*bridge.addresses, LINK_GATEWAY) if bridge.v6 else bridge.addresses
         for address in own:
             host.request(netlink.add_address(index, address))
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from bulkhead.manager.networks.ports import Bridge
+from bulkhead.manager.networks.ports import LINK_GATEWAY, Bridge
 from bulkhead.manager.networks.tables import Elements, Key, Layout, Table
 from bulkhead.model.network import Endpoint, link_local
 
@@ -96,7 +96,7 @@ def elements_of(endpoint: Endpoint) -> Elements:
 def _keys(bridge: Bridge, version: int) -> dict[Key, str]:
     """What the host is called on a bridge."""
     own = [each.ip for each in bridge.addresses if each.version == version]
-    own += [link_local(bridge.mac)] if bridge.v6 and version == 6 else []
+    own += [link_local(bridge.mac), LINK_GATEWAY.ip] if bridge.v6 and version == 6 else []
     return {(str(address),): "" for address in own}
 
 

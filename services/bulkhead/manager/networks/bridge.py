@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 
 import structlog
 
@@ -441,9 +441,10 @@ def _refuse_strangers(bridge: Bridge, found: Interface | None) -> None:
     strange = [each for each in found.addresses if each not in bridge.addresses] if found is not None else []
     strange = [each for each in strange if not each.ip.is_link_local]
     if strange:
+        own = ", ".join(map(str, bridge.addresses)) or "none"
         raise Conflict(
             f"cannot use bridge {bridge.name}: it has the address {strange[0]}, not "
-            f"{bridge.addresses[0]}; delete it, or set BULKHEAD_BRIDGE or BULKHEAD_SUBNET"
+            f"{own}; delete it, or set BULKHEAD_BRIDGE or BULKHEAD_SUBNET"
         )
 
 
@@ -473,9 +474,14 @@ def _version(port: PortBinding) -> int:
 def _is_answered(port: PortBinding, plan: BridgePlan, open_to: Sequence[AddressPlan]) -> bool:
     """Whether the host can answer there for a container with these families.
 
-    Raises InvalidArgument for an address of a family that the network lacks altogether.
+    Raises InvalidArgument for an address of a family that the network lacks altogether, and for IPv6's loopback.
     """
     version = _version(port)
+    if port.is_ipv6 and IPv6Address(port.host_ip).is_loopback and open_to:
+        raise InvalidArgument(
+            f"cannot publish port {port.container_port}/{port.protocol} on [{port.host_ip}]: the kernel takes no "
+            "answers to that address from a network; use 127.0.0.1, or an address of the host's"
+        )
     if not port.host_ip or any(each.subnet.version == version for each in open_to):
         return bool(open_to)
     if open_to and not any(each.subnet.version == version for each in plan.families):
@@ -516,7 +522,18 @@ def _default_plan(instance: Instance) -> BridgePlan:
         key=DEFAULT_NETWORK,
         bridge=instance.bridge,
         v4=AddressPlan(subnet=subnet, gateway=subnet[1] if subnet.prefixlen < 31 else subnet[0]),
+        v6=_plan6(instance.subnet6),
     )
+
+
+def _plan6(subnet: str) -> AddressPlan | None:
+    if not subnet:
+        return None
+    try:
+        parsed = IPv6Network(subnet)
+    except ValueError as error:
+        raise InvalidArgument(f"cannot use subnet {subnet!r}: {error} (BULKHEAD_SUBNET6)") from None
+    return AddressPlan(subnet=parsed, gateway=parsed[1])
 
 
 def _parse_subnet(text: str) -> IPv4Network:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from bulkhead.errors import InvalidArgument, NotFound
 from bulkhead.model.instance import Instance
@@ -64,9 +64,14 @@ def _predefined(instance: Instance, name: str) -> NetworkRecord:
         "com.docker.network.bridge.name": instance.bridge,
         "com.docker.network.driver.mtu": "1500",
     }
+    blocks = [AddressBlock(subnet=str(subnet), gateway=str(subnet[1]))]
+    if instance.subnet6:
+        subnet6 = IPv6Network(instance.subnet6)
+        blocks.append(AddressBlock(subnet=str(subnet6), gateway=str(subnet6[1])))
     return NetworkRecord(
         id=network_id(name),
         name=name,
-        blocks=(AddressBlock(subnet=str(subnet), gateway=str(subnet[1])),),
+        enable_ipv6=bool(instance.subnet6),
+        blocks=tuple(blocks),
         options=options,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Interface
 from typing import Any, Protocol
 
 from bulkhead.model.network import (
@@ -21,6 +22,8 @@ from bulkhead.model.network import (
 )
 
 FAMILIES = (4, 6)
+# What a router is called on every link (Docker's choice): with it the bridge asks neighbours from the first moment.
+LINK_GATEWAY = IPv6Interface("fe80::1/64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
