@@ -47,9 +47,11 @@ def serving(engine: Engine) -> Iterator[Server]:
         client.start(each["Id"])
     facts, other = (client.json("GET", f"/containers/{each['Id']}/json") for each in made)
     ports = facts["NetworkSettings"]["Ports"][f"{PORT}/tcp"]
-    iperf = subprocess.Popen(
-        ["nsenter", "-n", "-t", str(facts["State"]["Pid"]), "iperf3", "-s", "-p", str(PORT)], stdout=subprocess.DEVNULL
-    )
+    enter = ["nsenter", "-n", "-t", str(facts["State"]["Pid"])]
+    command = [*enter, "iperf3", "-s", "-i", "0", "-p", str(PORT), "--forceflush"]
+    iperf = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert iperf.stdout is not None
+    next(line for line in iperf.stdout if "listening" in line)
     try:
         yield Server(
             pid=facts["State"]["Pid"],
@@ -59,7 +61,7 @@ def serving(engine: Engine) -> Iterator[Server]:
         )
     finally:
         iperf.terminate()
-        iperf.wait()
+        iperf.communicate()
         for each in made:
             client.remove(each["Id"])
         client.json("DELETE", f"/networks/{network}")
@@ -94,8 +96,9 @@ def measure(rounds: int) -> Samples:
         # dockerd first: where it finds forwarding off it sets the policy DROP, and the other lives beside that.
         found = [stack.enter_context(engines.dockerd(iptables=True)), stack.enter_context(engines.bulkhead())]
         servers = {engine.name: stack.enter_context(serving(engine)) for engine in reversed(found)}
-        for _ in range(rounds):
-            for who, server in servers.items():
+        for number in range(rounds):
+            # Who comes first meets the end of what the other did: by turns.
+            for who, server in sorted(servers.items(), reverse=bool(number % 2)):
                 measured(samples, "container to container", who, server.address, PORT, server.neighbour)
                 measured(samples, "host to published port", who, HOST, server.host_port)
                 measured(samples, "localhost to published port", who, "127.0.0.1", server.host_port)

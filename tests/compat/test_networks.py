@@ -114,6 +114,21 @@ def asked(pid: int, query: bytes) -> Reply:
         return Reply(netlink.in_netns(namespace.fileno(), exchange))
 
 
+def test_an_address_is_kept_while_nobody_else_has_it(target: Target, engine: Engine) -> None:
+    target.ok("network", "create", "isle")
+    for name in ("one", "two"):
+        serve(target, name, "--network", "isle")
+    before = {name: address(target, name, "isle") for name in ("one", "two")}
+    target.ok("stop", "-t", "0", "one")
+    engine.kill("manager")
+    engine.start("manager")
+    serve(target, "three", "--network", "isle")
+    target.ok("restart", "-t", "0", "two")
+    target.ok("start", "one")
+    assert {name: address(target, name, "isle") for name in ("one", "two")} == before
+    assert address(target, "three", "isle") not in before.values()
+
+
 def test_networks_are_islands(target: Target) -> None:
     for name in ("one", "two"):
         target.ok("network", "create", name)
