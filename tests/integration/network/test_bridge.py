@@ -443,3 +443,18 @@ async def test_the_containers_mtu_is_that_of_the_way_out(host: Host) -> None:
     endpoint = await network.attach(ID, container)
     assert "mtu 1400" in run_inside(container, "ip", "link", "show", "eth0")
     assert host.links()[endpoint.host_interface].mtu == 1400
+
+
+@on_private_host
+async def test_a_host_that_lives_by_its_routers_word_goes_on_to(host: Host) -> None:
+    """Forwarding makes a host a router, and routers believe no other unless they are told to."""
+    host.world()
+    believer, stubborn = (Path(f"/proc/sys/net/ipv6/conf/{name}/accept_ra") for name in ("uplink", "uplink0"))
+    believer.write_text("1")
+    stubborn.write_text("0")
+    network = host.network(Instance(subnet6="fd00:62::/64"))
+    await network.ensure()
+    assert (setting("net/ipv6/conf/all/forwarding"), believer.read_text(), stubborn.read_text()) == ("1", "2\n", "0\n")
+    assert not await network.reconcile([])
+    endpoint = await network.attach(ID, host.netns())
+    assert (endpoint.address6, endpoint.gateway6) == ("fd00:62::2", "fd00:62::1")
