@@ -14,6 +14,7 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import Container, PublishedPort
 from bulkhead.model.events import Event
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.patterns import compiled
 
 Filters = Mapping[str, Sequence[str]]
 
@@ -114,7 +115,7 @@ def parse_container_filter(
         if re.fullmatch(r"-?[0-9]+", code) is None:
             raise InvalidArgument(f'strconv.Atoi: parsing "{code}": invalid syntax')
     for pattern in (*filters.get("name", ()), *filters.get("id", ())):
-        _regex(pattern)
+        compiled(pattern)
     for key in ("publish", "expose"):
         for port in filters.get(key, ()):
             _check_ports(key, port)
@@ -129,20 +130,13 @@ def parse_container_filter(
     )
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error:
-        return re.compile(re.escape(pattern))
-
-
 def _by_name(container: Container, value: str) -> bool:
-    pattern = _regex(value)
+    pattern = compiled(value)
     return any(pattern.search(name) is not None for name in (f"/{container.name}", container.name))
 
 
 def _by_id(container: Container, value: str) -> bool:
-    return container.id.startswith(value) or _regex(value).search(container.id) is not None
+    return container.id.startswith(value) or compiled(value).search(container.id) is not None
 
 
 def _by_status(container: Container, value: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from bulkhead.errors import InvalidArgument
+from bulkhead.model.patterns import check_cost
 
 DEFAULT_TAG = "{{.ID}}"
 _BUFFER = frozenset(("mode", "max-buffer-size"))
@@ -181,6 +182,7 @@ def _chosen(options: Mapping[str, str], name: str, values: Mapping[str, str]) ->
     found = {each: values[each] for each in wanted if each in values}
     pattern = options.get(f"{name}-regex", "")
     if pattern:
+        check_cost(pattern)
         try:
             matches = re.compile(pattern)
         except re.error as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bulkhead.errors import BulkheadError, Conflict
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
+from bulkhead.model.patterns import compiled
 from bulkhead.model.volume import Volume
 
 LIST_KEYS = frozenset(("dangling", "driver", "label", "name"))
@@ -81,10 +81,7 @@ def _matches(volume: Volume, filters: Filters) -> bool:
 
 
 def _by_name(volume: Volume, value: str) -> bool:
-    try:
-        return re.search(value, volume.name) is not None
-    except re.error:
-        return value in volume.name
+    return compiled(value).search(volume.name) is not None
 
 
 _TESTS: Mapping[str, Callable[[Volume, str], bool]] = {
