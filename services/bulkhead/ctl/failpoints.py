@@ -39,9 +39,11 @@ def put(settings: Settings, text: str) -> int:
     DeadlineExceeded naming the pids of those that do not answer.
     """
     parse(text)
-    place = _emptied(settings.instance)
-    atomicfile.write(place / failpoints.SET, text.encode(), durable=False)
-    late = _heard(settings, place / failpoints.TRACE)
+    place = _directory(settings.instance)
+    # Nothing is set while the counts begin anew: what has killed one process must not kill its successor.
+    late = _tell(settings, place, "") if (place / failpoints.SET).exists() else set()
+    _empty(place)
+    late |= _tell(settings, place, text)
     if late:
         raise DeadlineExceeded(f"failpoints are set, but not heard by {' '.join(map(str, sorted(late)))}")
     return 0
@@ -56,19 +58,30 @@ def trace(instance: Instance) -> list[tuple[int, str, str]]:
     return [(int(pid), name, action) for pid, name, action in (line.split() for line in lines) if name != "-"]
 
 
-def _emptied(instance: Instance) -> Path:
+def _tell(settings: Settings, place: Path, text: str) -> set[int]:
+    atomicfile.write(place / failpoints.SET, text.encode(), durable=False)
+    with (place / failpoints.TRACE).open("a") as trace:
+        before = trace.tell()
+    return _heard(settings, place / failpoints.TRACE, before)
+
+
+def _directory(instance: Instance) -> Path:
     place = instance.run / failpoints.DIRECTORY
     place.mkdir(mode=0o700, exist_ok=True)
     found = place.stat(follow_symlinks=False)
     if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise Conflict(f"cannot set failpoints: {place} is open to others")
-    for old in place.iterdir():
-        old.unlink(missing_ok=True)
     (place / failpoints.TRACE).touch(mode=0o600)
     return place
 
 
-def _heard(settings: Settings, told: Path) -> set[int]:
+def _empty(place: Path) -> None:
+    for old in place.iterdir():
+        old.unlink(missing_ok=True)
+    (place / failpoints.TRACE).touch(mode=0o600)
+
+
+def _heard(settings: Settings, told: Path, before: int) -> set[int]:
     """Signal all who listen; those that have not read it in time."""
     waiting = {pid for pid in _processes(settings) if _listens(pid)}
     for pid in waiting:
@@ -76,7 +89,8 @@ def _heard(settings: Settings, told: Path) -> set[int]:
             os.kill(pid, signal.SIGUSR2)
     deadline = time.monotonic() + _HEARD_SECONDS
     while waiting and time.monotonic() < deadline:
-        heard = {int(line.split()[0]) for line in told.read_text().splitlines() if line.endswith(" - loaded")}
+        lines = told.read_text()[before:].splitlines()
+        heard = {int(line.split()[0]) for line in lines if line.endswith(" - loaded")}
         waiting = {pid for pid in waiting - heard if Path(f"/proc/{pid}").exists() and not _is_stopped(pid)}
         time.sleep(_POLL_SECONDS)
     return waiting
