@@ -89,7 +89,10 @@ class Containers:
         await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart", container.id)
 
     async def kill(self, ref: str, signal: str) -> None:
-        container = self.records.index.find(ref)
+        try:
+            container = self.records.index.find(ref)
+        except NotFound as error:
+            raise NotFound(f"Cannot kill container: {ref}: {error}") from None
         await self.actors.shielded(self.stopping.kill(container.id, ref, signal), "kill", container.id)
 
     async def pause(self, ref: str) -> None:

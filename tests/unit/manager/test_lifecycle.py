@@ -369,6 +369,8 @@ async def test_kill_texts(core: Running) -> None:
     with pytest.raises(Conflict) as caught:
         await core.core.containers.kill("web", "")
     assert str(caught.value) == f"Cannot kill container: web: Container {container_id} is not running"
+    with pytest.raises(NotFound, match=r"^Cannot kill container: nosuch: No such container: nosuch$"):
+        await core.core.containers.kill("nosuch", "")
     await core.core.containers.start("web")
     with pytest.raises(InvalidArgument, match="Invalid signal: FOO"):
         await core.core.containers.kill("web", "FOO")
