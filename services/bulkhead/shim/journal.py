@@ -28,8 +28,8 @@ HOPPER_IN, HOPPER_OUT = "hopper-in", "hopper-out"
 NAMES = (FIRST, SECOND, HOPPER_IN, HOPPER_OUT)
 _STREAMS = {1: FIRST, 2: SECOND}
 _CHUNK = 256 << 10
-_VERSION = 1
-_HEADER = struct.Struct("=II8QI")
+_VERSION = 2
+_HEADER = struct.Struct("=II9QI")
 _ENTRY = struct.Struct("=QIIQQQ")
 _ENTRIES = 4 << 10
 _DATA = 1 << 20
@@ -72,9 +72,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What a dead shim has left: entries not known to be logged behind `place`, lines unfinished, lines dropped."""
+    """What a dead shim has left: entries not known to be logged behind `place`, lines unfinished, lines dropped.
+
+    Of the first entry's records, `done` bytes are in the log before `place`.
+    """
 
     place: Place
+    done: int
     entries: Sequence[Entry]
     lost_lines: int
     lost_size: int
@@ -91,6 +95,7 @@ class Journal:
         self._works = True
         self._first = self._next = self._base = 0
         self._place = Place()
+        self._done = 0
         self._open = dict.fromkeys(_STREAMS, _DATA)
         self._end = dict.fromkeys(_STREAMS, _DATA)
         self._freed = dict.fromkeys(_STREAMS, _DATA)
@@ -157,14 +162,24 @@ class Journal:
         self._next += 1
         self._write(packed, place)
 
-    def logged(self, stream: int, unfinished: int, place: Place) -> None:
-        """The entry that has waited longest is in the log, up to `place`; the stream goes on at `unfinished`."""
+    def partly_logged(self, size: int, place: Place) -> None:
+        """The next `size` bytes of the first entry's records are in the log, up to `place`: it is rotated now."""
+        self._done += size
+        self._place = place
+        if self._works:
+            self._write_header()
+
+    def logged(self, stream: int, unfinished: int, place: Place, *, done: int = 0) -> None:
+        """The entry that has waited longest is in the log, up to `place`; the stream goes on at `unfinished`.
+
+        Of the next one `done` bytes are, too.
+        """
         if not self._works:
             return
         self._first += 1
         if self._first == self._next:
             self._base = self._next
-        self._place = place
+        self._place, self._done = place, done
         if stream:
             self._open[stream] = max(self._open[stream], unfinished)
         self._write_header()
@@ -248,7 +263,8 @@ class Journal:
         place, begins = self._place, self._open
         lines, size, number = self._lost
         header = _HEADER.pack(
-            _VERSION, 0, self._first, self._base, place.inode, place.size, begins[1], begins[2], lines, size, number
+            *(_VERSION, 0, self._first, self._base, place.inode, place.size, self._done),
+            *(begins[1], begins[2], lines, size, number),
         )
         self._write(header, 0)
 
@@ -259,7 +275,7 @@ class Journal:
             self._give_up()
 
     def _resume(self, header: tuple[int, ...]) -> Left:
-        _, _, self._first, self._base, inode, size, first, second, *lost = header
+        _, _, self._first, self._base, inode, size, self._done, first, second, *lost = header
         self._next = self._first
         self._place = Place(inode=inode, size=size)
         self._open = {1: first, 2: second}
@@ -272,7 +288,14 @@ class Journal:
             self._next += 1
         for stream, fd in self._fds.items():
             self._end[stream] = os.lseek(fd, 0, os.SEEK_CUR)
-        return Left(place=self._place, entries=entries, lost_lines=lost[0], lost_size=lost[1], lost_errno=lost[2])
+        return Left(
+            place=self._place,
+            done=self._done,
+            entries=entries,
+            lost_lines=lost[0],
+            lost_size=lost[1],
+            lost_errno=lost[2],
+        )
 
     def _entry(self, number: int) -> Entry | None:
         if number - self._first >= RING:

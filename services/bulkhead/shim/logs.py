@@ -8,7 +8,7 @@ A disk that is slow holds the container for at most five seconds at a time; then
 Writes are made by a thread, which comes with the first of them: the shim itself never waits for the disk.
 What waits is in a journal that outlives the shim: its successor logs the rest, every line once.
 """
-# ruff: noqa: PTH104, PTH108, PTH110, PTH116 -- see linux.atomicfile
+# ruff: noqa: PTH104, PTH108, PTH110 -- see linux.atomicfile
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bulkhead.linux import atomicfile
@@ -112,11 +112,15 @@ class Brake(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Records for the file; then their stream is unfinished from position `unfinished` on."""
+    """Records for the file; then their stream is unfinished from position `unfinished` on.
+
+    Before them, `done` bytes of their entry are in the file already.
+    """
 
     records: bytes
     stream: int = 0
     unfinished: int = 0
+    done: int = 0
 
 
 class JsonFile(LogSink):
@@ -240,7 +244,7 @@ class JsonFile(LogSink):
 
     def _resume(self, left: Left) -> None:
         """Log what an earlier shim has taken and has not, or not wholly, logged."""
-        for waiting in self._rest([self._again(entry) for entry in left.entries], left.place):
+        for waiting in self._rest([self._again(entry) for entry in left.entries], left):
             self._wait(waiting)
         if not _is_told(left):
             self._lost = Lost(left.lost_lines, left.lost_size, left.lost_errno)
@@ -265,31 +269,47 @@ class JsonFile(LogSink):
             records += encoder.finish(entry.time)
         return Waiting(records, entry.stream, entry.end - len(encoder.line))
 
-    def _rest(self, all_of_it: list[Waiting], place: Place) -> list[Waiting]:
+    def _rest(self, all_of_it: list[Waiting], left: Left) -> list[Waiting]:
         """Without what is in the file already. Nothing is left out of the list: each must be ticked off."""
-        done = self._file.begun(b"".join(each.records for each in all_of_it), place)
-        rest = []
+        records = b"".join(each.records for each in all_of_it)
+        found = self._file.begun(records[left.done :], left.place)
+        done, rest = left.done + found, []
         for each in all_of_it:
-            rest.append(Waiting(each.records[done:], each.stream, each.unfinished))
-            done = max(done - len(each.records), 0)
+            own = min(done, len(each.records))
+            rest.append(replace(each, records=each.records[own:], done=own))
+            done -= own
+        if found:
+            self._journal.partly_logged(rest[0].done - left.done, self._file.place())
         return rest
 
-    def _hand_done(self, error: OSError | None) -> None:
-        """The other thread has written, or failed to."""
+    def _hand_done(self, error: OSError | None, written: int) -> None:
+        """The other thread has written so many bytes, or failed to."""
         if self._closed or self._hand is None:
             return
         if error is not None:
             self._failed(error)
             return
-        self._written()
+        if written < len(self._backlog[0].records):
+            self._written_partly(written)
+        else:
+            self._written()
         self._hand.offer(self._next())
         self._finished_if_empty()
+
+    def _written_partly(self, size: int) -> None:
+        """The file is full: it is noted how far it goes before it is rotated."""
+        first = self._backlog[0]
+        self._backlog[0] = replace(first, records=first.records[size:])
+        self._waiting -= size
+        self._journal.partly_logged(size, self._file.place())
+        self._grown()
 
     def _written(self) -> None:
         waiting = self._backlog.popleft()
         self._trouble = 0
         self._waiting -= len(waiting.records)
-        self._journal.logged(waiting.stream, waiting.unfinished, self._file.place())
+        next_done = self._backlog[0].done if self._backlog else 0
+        self._journal.logged(waiting.stream, waiting.unfinished, self._file.place(), done=next_done)
         self._grown()
         if self._waiting <= self._limit // 2:
             self._release()
@@ -340,12 +360,13 @@ class JsonFile(LogSink):
 class Hand:
     """A thread that writes, so that a write which takes long stops nothing else. One job at a time."""
 
-    def __init__(self, file: RotatingFile, loop: Loop, done: Callable[[OSError | None], None]) -> None:
+    def __init__(self, file: RotatingFile, loop: Loop, done: Callable[[OSError | None, int], None]) -> None:
         self._file = file
         self._loop = loop
         self._done = done
         self._job: bytes | None = None
         self._failure: OSError | None = None
+        self._written = 0
         self._closing = False
         self._told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._work = _thread.allocate_lock()
@@ -371,7 +392,7 @@ class Hand:
             self._work.acquire()
             if self._job is not None:
                 try:
-                    self._file.write(self._job)
+                    self._written = self._file.write(self._job)
                 except OSError as error:
                     self._failure = error
             if self._closing:
@@ -382,7 +403,7 @@ class Hand:
     def _heard(self, _events: int) -> None:
         os.eventfd_read(self._told)
         failure, self._failure, self._job = self._failure, None, None
-        self._done(failure)
+        self._done(failure, self._written)
 
 
 @dataclass(slots=True)
@@ -433,43 +454,38 @@ class RotatingFile:
         self._torn: memoryview | None = None
         self._packing = _thread.allocate_lock()
 
-    def write(self, records: bytes) -> None:
-        """Append; call it again with the same records after OSError, and only with them."""
+    def write(self, records: bytes) -> int:
+        """Append as much as belongs into one file, and tell how much that was; a full file is rotated before.
+
+        Call it again with the same records after OSError, and only with them.
+        """
         rest = self._torn if self._torn is not None else memoryview(records)
         self._torn = rest
+        # A record that was cut short belongs to the file that has its beginning.
+        if self._full() and self.whole:
+            self._rotate()
         while rest:
-            # A record that was cut short belongs to the file that has its beginning.
-            if self._full() and self.whole:
-                self._rotate()
-            room = self._room(records, len(records) - len(rest))
-            written = os.write(self._fd, rest[:room])
+            written = os.write(self._fd, rest[: self._room(records, len(records) - len(rest))])
             self._size += written
             self.whole = rest[written - 1] == _NEWLINE
             rest = rest[written:]
             self._torn = rest
+            if self._full() and self.whole:
+                break
         self._torn = None
+        return len(records) - len(rest)
 
     def place(self) -> Place:
         """Where the next record goes; not to be asked during a write."""
         return Place(inode=self._inode, size=self._size)
 
     def begun(self, records: bytes, place: Place) -> int:
-        """How many bytes of `records` are in the file, which were to be written behind `place`."""
-        if not records:
-            return 0
-        for number in range(self._target.max_file):
-            if _inode(_numbered(self._target.path, number)) == place.inode:
-                return self._found(records, place.size, number)
-        # Rotated away and packed or gone: what is in the newest file stands somewhere in them.
-        newest = _tail(self._target.path, 0, len(records))
-        at = records.find(newest) if newest else -1
-        return at + len(newest) if at >= 0 else 0
+        """How many bytes of `records` are in the file, which were to be written behind `place`.
 
-    def _found(self, records: bytes, start: int, number: int) -> int:
-        found = _tail(_numbered(self._target.path, number), start, len(records))
-        for newer in range(number - 1, -1, -1):
-            found += _tail(_numbered(self._target.path, newer), 0, len(records))
-        return min(len(found), len(records)) if records.startswith(found[: len(records)]) else 0
+        How far a full file goes is noted before it is rotated: in another file than the place's they begin it.
+        """
+        found = _tail(self._target.path, place.size if self._inode == place.inode else 0, len(records))
+        return len(found) if records.startswith(found) else 0
 
     def close(self) -> None:
         os.close(self._fd)
@@ -528,13 +544,6 @@ class RotatingFile:
 def _inode_and_size(fd: int) -> tuple[int, int]:
     found = os.fstat(fd)
     return found.st_ino, found.st_size
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path).st_ino
-    except OSError:
-        return 0
 
 
 def _tail(path: str, start: int, most: int) -> bytes:

@@ -155,23 +155,29 @@ def test_the_last_line_without_its_end_is_logged_once(shims: Shims) -> None:
     assert shims.settled() == "one\ntw"
 
 
-@pytest.mark.parametrize("max_file", [1, 3])
-def test_a_rotation_in_between_is_seen_through(tmp_path: Path, max_file: int) -> None:
-    shims = Shims(tmp_path / "log", max_size=100, max_file=max_file)
+@pytest.mark.parametrize("died", ["after a file", "before it was noted", "with a new file", "in a record"])
+def test_rotations_in_between_are_seen_through(tmp_path: Path, died: str) -> None:
+    """A chunk that fills several files: how far each goes is noted before it is rotated."""
+    shims = Shims(tmp_path / "log", max_size=100, max_file=9)
     shims.say(b"one\n")
     shims.settle()
-    records = begun(shims, b"two\nthree\nfour\n")
-    ends = [place + 1 for place, byte in enumerate(records) if byte == ord("\n")]
-    with shims.path.open("ab") as file:
-        file.write(records[: ends[0]])
-    if max_file > 1:
-        shims.path.rename(f"{shims.path}.1")
-    else:
-        shims.path.unlink()
-    shims.path.write_bytes(records[ends[0] : ends[1]])
-    shims.target = LogTarget(path=str(shims.path), max_file=max_file)
+    records = begun(shims, b"two\nthree\nfour\nfive\n")
+    file = shims.log._file
+    for note in (True, died != "before it was noted"):
+        written = file.write(records)
+        records = records[written:]
+        if note:
+            shims.journal.partly_logged(written, file.place())
+    assert [json.loads(line)["log"] for line in records.splitlines()] == ["five\n"]
+    if died in ("with a new file", "in a record"):
+        file._rotate()
+        os.write(file._fd, records[:0] if died == "with a new file" else records[:20])
     shims.die()
-    assert shims.settled() == ("one\ntwo\n" if max_file > 1 else "") + "three\nfour\n"
+    # Nor does it matter that the successor dies before it has done anything.
+    shims.die()
+    shims.settle()
+    names = [Path(f"{shims.path}.{number}") for number in range(8, 0, -1)]
+    assert logged(*names, shims.path) == "one\ntwo\nthree\nfour\nfive\n"
 
 
 def test_a_record_that_was_cut_short_where_the_file_is_full_is_completed(tmp_path: Path) -> None:
