@@ -48,6 +48,8 @@ START_SECONDS = 120.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
 # How long a dead process without an exit record may wait for a supervisor that knows more.
 _PATIENCE = 6
+# The same while shims come that know it, and die in their turn.
+_PATIENCE_WITH_SHIMS = 60
 
 
 class Cause(Enum):
@@ -237,10 +239,12 @@ class Exits:
         """How the run ended; returns when it has."""
         delay, tries = _RETRY_FIRST, 0
         while True:
+            answered = shim is not None
             try:
                 if shim is None:
                     shim = await self.shims.ensure(container.id)
                     state = await shim.state()
+                    answered, delay = True, _RETRY_FIRST
                     if state.alive:
                         self.note_losses(container, state.losses)
                         await self._agree(container, state, shim)
@@ -255,7 +259,7 @@ class Exits:
             if recorded is not None:
                 return recorded
             tries = 0 if is_alive(container) else tries + 1
-            if tries >= _PATIENCE:
+            if tries >= (_PATIENCE_WITH_SHIMS if answered else _PATIENCE):
                 return unknown_exit(container)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LONGEST)
