@@ -20,7 +20,16 @@ from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, PortBinding
-from tests.integration.network.private_host import UPLINK, WORLD, Host, eventually, inside, on_private_host, run
+from tests.integration.network.private_host import (
+    PATIENCE,
+    UPLINK,
+    WORLD,
+    Host,
+    eventually,
+    inside,
+    on_private_host,
+    run,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(shutil.which("iptables-nft") is None, reason="no iptables-nft")]
 
@@ -72,9 +81,9 @@ async def watching(network: BridgeNetwork) -> AsyncIterator[None]:
             await task
 
 
-def reachable(host: Host, namespace: int | None, address: str, port: int) -> bool:
+def reachable(host: Host, namespace: int | None, address: str, port: int, *, timeout: float = PATIENCE) -> bool:
     try:
-        host.connect(namespace, address, port, timeout=0.3)
+        host.connect(namespace, address, port, timeout=timeout)
     except OSError:
         return False
     return True
@@ -101,7 +110,7 @@ async def test_traffic_passes_a_chain_that_drops_and_its_owner_finds_it_as_befor
     host.listen(world, "0.0.0.0", 90)
     assert reachable(host, world, str(UPLINK.ip), 8080)
     assert reachable(host, namespace, str(WORLD.ip), 90)
-    assert not reachable(host, world, endpoint.address, 80)
+    assert not reachable(host, world, endpoint.address, 80, timeout=0.3)
     assert not await network.reconcile([endpoint])
     await network.teardown()
     assert rules() == before
@@ -190,7 +199,7 @@ async def test_the_networks_of_others_stay_out_of_reach(host: Host) -> None:
     network = await booted(host)
     namespace, _ = await container(host, network)
     assert reachable(host, None, "10.9.0.2", 80)
-    assert not reachable(host, namespace, "10.9.0.2", 80)
+    assert not reachable(host, namespace, "10.9.0.2", 80, timeout=0.3)
     assert reachable(host, namespace, str(WORLD.ip), 90)
     iptables("-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "81", "-j", "DNAT", "--to", "10.9.0.2:80")
     assert reachable(host, namespace, str(UPLINK.ip), 81), "what they publish is for everybody"
