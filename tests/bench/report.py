@@ -116,7 +116,7 @@ def plot(samples: Samples, path: Path) -> None:
         for who, values in by_who.items()
         if who != OURS and OURS in by_who and "more CPU for" not in row and DETAIL not in row
     ]
-    drawing, axes = pyplot.subplots(figsize=(11, 1 + 0.22 * len(bars)))
+    drawing, axes = pyplot.subplots(figsize=(13, 1 + 0.22 * len(bars)))
     shown = [(place, row, who, value) for place, (row, who, value) in enumerate(bars) if 0 < value < float("inf")]
     colours = {who: f"C{number}" for number, who in enumerate(sorted({who for _, who, _ in bars}))}
     axes.barh([each[0] for each in shown], [each[3] for each in shown], color=[colours[each[2]] for each in shown])
