@@ -17,7 +17,7 @@ from __future__ import annotations
 LIFE: dict[str, dict[str, int]] = {
     "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 7, "sql transactions": 1},
     "start": {
-        "forks shim": 3,
+        "forks shim": 2,
         "forks zygote": 1,
         "rpc manager Start": 1,
         "rpc shim Create": 1,
@@ -29,7 +29,7 @@ LIFE: dict[str, dict[str, int]] = {
     },
     # Attached: created, started, its exit code not asked for.
     "exec": {
-        "forks shim": 3,
+        "forks shim": 2,
         "rpc manager Create": 1,
         "rpc manager Inspect": 1,
         "rpc manager Start": 1,
