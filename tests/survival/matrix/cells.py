@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+from bulkhead.errors import Unavailable
 from bulkhead.failpoints.catalogue import POINTS
 from bulkhead.model.instance import SERVICES
 from tests.support import leaks
@@ -249,7 +250,7 @@ class Matrix:
             said.clear()
             try:
                 subject.act()
-            except (Refused, AssertionError, OSError) as error:
+            except (Refused, Unavailable, AssertionError, OSError) as error:
                 said.append(f"repeated: {error}")
             return not said
 
@@ -263,7 +264,7 @@ class Matrix:
         """Whatever happens, the next cell finds the host as this one did."""
         try:
             yield
-        except (Refused, AssertionError, OSError) as error:
+        except (Refused, Unavailable, AssertionError, OSError) as error:
             result.wrong.append(f"{type(error).__name__}: {error}")
         finally:
             self.host.set("")
