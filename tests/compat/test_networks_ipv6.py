@@ -15,6 +15,9 @@ from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
 from tests.support.engine import Engine
 
+# One subnet and one set of ports for all of them: one after the other.
+pytestmark = pytest.mark.xdist_group("ipv6")
+
 SUBNET = "fd00:6:7::/64"
 
 

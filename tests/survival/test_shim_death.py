@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +122,17 @@ def test_exec_and_attach_work_again(fresh_engine: Engine) -> None:
     assert fresh_engine.docker_ok("logs", "subject") == "got typed"
 
 
+def are_kept(engine: Engine, container_id: str, count: int) -> bool:
+    """Whether the supervisor holds the pidfds of so many execs of the container: the youngest are not worth it yet."""
+    execs = engine.api("GET", f"/containers/{container_id}/json").json["ExecIDs"] or []
+    wanted = {engine.api("GET", f"/exec/{each}/json").json["Pid"] for each in execs}
+    held = set()
+    for info in Path(f"/proc/{engine.pid('supervisor')}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held |= {int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("Pid:")}
+    return len(wanted) == count and wanted <= held
+
+
 def test_an_exec_goes_on_and_its_code_is_true(fresh_engine: Engine) -> None:
     """Attached by pipes, by a terminal, and detached; more output than pipes hold comes after the shim's death."""
     container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sleep", "1000")
@@ -130,6 +143,7 @@ def test_an_exec_goes_on_and_its_code_is_true(fresh_engine: Engine) -> None:
     assert fresh_engine.api("POST", f"/exec/{exec_id}/start", {"Detach": True}).status == 200
     with subprocess.Popen(command, env=fresh_engine.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
         until(lambda: fresh_engine.docker("exec", "subject", "ls", "/attached", "/free").returncode == 0)
+        until(lambda: are_kept(fresh_engine, container, 2))
         replaced(fresh_engine, container)
         fresh_engine.docker_ok("exec", "subject", "touch", "/go")
         output, errors = client.communicate(timeout=SECONDS)

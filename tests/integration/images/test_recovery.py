@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="layers are unpacked with their owners: needs root"),
 ]
-DISK = 8 << 20
+DISK = 16 << 20  # of which the records hold a third in reserve
 
 
 def test_manager_killed_at_any_instant_of_a_pull(open_engine: Open, registry: Registry) -> None:
@@ -204,7 +204,9 @@ async def test_disk_filled_by_another_during_a_download(
     fake.held[layer] = asyncio.Event()
     async with open_engine(data=small_disk) as engine:
         pull = asyncio.create_task(engine.pull(f"{fake.host}/full"))
-        await fake.started.wait()
+        started = asyncio.create_task(fake.started.wait())
+        await asyncio.wait([started, pull], return_when=asyncio.FIRST_COMPLETED)
+        assert started.done(), pull.result()[-1]
         hog = small_disk / "hog"
         fill(hog)
         fake.held[layer].set()

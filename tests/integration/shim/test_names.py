@@ -22,9 +22,12 @@ from bulkhead.shim.names import NameServer
 
 pytestmark = pytest.mark.root
 
+# Addresses of this process alone: tests run beside each other.
+LOOPBACK = f"127.{64 + (os.getpid() >> 8) % 128}.{os.getpid() % 256}"
+
 A, PTR, TXT, AAAA, OPT = 1, 12, 16, 28, 41
 PATIENCE = 5.0
-GOOD, SILENT, BROKEN = "127.0.0.101", "127.0.0.102", "127.0.0.103"
+GOOD, SILENT, BROKEN, ABSENT = (f"{LOOPBACK}.{last}" for last in range(101, 105))
 NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NO_NAME, NOT_IMPLEMENTED, REFUSED = range(6)
 
 
@@ -301,7 +304,9 @@ def test_names_that_are_not_are_remembered_for_a_while(container: Container, wor
     assert len(world.heard) == 1
 
 
-@pytest.mark.parametrize("first", [SILENT, BROKEN, "127.0.0.104", "192.0.2.255%nosuch"])
+@pytest.mark.parametrize(
+    "first", [SILENT, BROKEN, ABSENT, "192.0.2.255%nosuch"], ids=["silent", "broken", "absent", "nowhere"]
+)
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
 def test_a_second_server_is_asked_when_the_first_does_not_help(
     container: Container, world: World, first: str, protocol: str
@@ -316,7 +321,7 @@ def test_a_second_server_is_asked_when_the_first_does_not_help(
 
 
 def test_servers_that_all_fail_are_a_failure_and_a_liar_is_not_believed(container: Container, world: World) -> None:
-    container.tell(servers=(BROKEN, "127.0.0.104"))
+    container.tell(servers=(BROKEN, ABSENT))
     assert container.udp(ask("example.org")).code == SERVER_FAILURE
     container.tell(servers=(GOOD,))
     assert container.udp(ask("lie.example.org")).code == SERVER_FAILURE
@@ -350,7 +355,7 @@ def test_an_internal_network_s_questions_reach_nobody(container: Container, worl
 def test_the_host_s_servers_are_followed_as_they_change(container: Container, world: World, tmp_path: Path) -> None:
     place = tmp_path / "resolv.conf"
     place.write_text(f"# before\nnameserver {BROKEN}\noptions ndots:1\n")
-    container.tell(servers=("127.0.0.104",), follow=str(place))
+    container.tell(servers=(ABSENT,), follow=str(place))
     assert container.udp(ask("example.org")).code == SERVER_FAILURE
     place.write_text(f"nameserver {GOOD}\n")
     assert container.udp(ask("example.org")).addresses() == ["192.0.2.1"]
