@@ -64,6 +64,9 @@ DRAIN_SECONDS = 8.0
 CLOSE_SECONDS = 1.0
 # Filters in the query and X-Registry-Config of many registries are long.
 LONGEST_LINE = 64 << 10
+# How long a client may say nothing, or be at the head of a request, from the answer before (or its connection) on;
+# what Docker gives a head. A handler that is at work is not asked.
+IDLE_SECONDS = 300.0
 
 
 @asynccontextmanager
@@ -132,6 +135,7 @@ def _server(edge: Edge) -> EngineServer:
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,
+        keepalive_timeout=IDLE_SECONDS,
         max_line_size=LONGEST_LINE,
         max_field_size=LONGEST_LINE,
     )

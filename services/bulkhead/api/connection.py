@@ -23,13 +23,16 @@ from typing import Any, Protocol
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from bulkhead.api.errors import body_of
 
 log = structlog.get_logger()
 
-_MAY_HIJACK = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exec/[^/? ]+/start)[? ]")
+_HIJACKS = rb"(?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exec/[^/? ]+/start)[? ]"
+# Other spellings of a path (escapes, a whole URL) are not looked into: to hold back what is behind them costs nothing.
+_MAY_HIJACK = re.compile(rb"POST (?:" + _HIJACKS + rb"|[^/]|[^? ]*%)")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 _LAST_CHUNK = b"0\r\n\r\n"
 _LONGEST_HEAD = 16 << 10
@@ -208,6 +211,8 @@ class EngineConnection(RequestHandler):
         if self.hijacked or request.writer.output_size > 0:
             raise ConnectionError("part of the answer is out: it can only be broken off")
         text = "malformed HTTP request" if status == 400 else f"internal error: {exc}"
+        if _is_too_long(exc):
+            status, text = 431, "request header fields too large"
         response = web.Response(status=status, body=body_of(text), content_type="application/json")
         response.force_close()
         return response
@@ -281,6 +286,11 @@ class EngineConnection(RequestHandler):
         super().resume_writing()
         if self._listener is not None:
             self._listener.writing_resumed()
+
+
+def _is_too_long(error: BaseException | None) -> bool:
+    """Whether a head was refused for its length or its number of lines; Go's server answers both, and URIs, by 431."""
+    return isinstance(error, LineTooLong) or (isinstance(error, BadHttpMessage) and "Too many headers" in error.message)
 
 
 def _unread(transport: asyncio.Transport) -> int:

@@ -62,9 +62,7 @@ class Edge:
             if not self._cut or request.writer.output_size > 0:
                 raise
             task.uncancel()
-            response = failure(Unavailable("the API service is stopping: the operation may go on"))
-            response.force_close()
-            return response
+            return _last(failure(Unavailable("the API service is stopping: the operation may go on")))
         finally:
             self._handling.discard(task)
 
@@ -98,6 +96,9 @@ class Edge:
             self._admission.check(request)
         except Forbidden as error:
             return failure(error)
+        if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            # aiohttp would hand out the body in a coding that only others know of.
+            return _last(failure(InvalidArgument("unsupported transfer encoding")))
         if request.method == "OPTIONS":
             return web.Response(headers=HEADERS)
         if not _is_text(request):
@@ -149,6 +150,12 @@ async def _guarded(handler: Handler, call: Call) -> web.StreamResponse:
             raise ConnectionError("part of the answer is out: it can only be broken off") from error
         await call.hear_out()
         return failure(error)
+
+
+def _last(response: web.Response) -> web.Response:
+    """The last answer on its connection."""
+    response.force_close()
+    return response
 
 
 def failure(error: BaseException) -> web.Response:

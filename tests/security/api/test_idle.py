@@ -1,0 +1,81 @@
+"""M08: heads that come slowly or not at all, heads without end; everybody else is served."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from bulkhead.api import app
+from tests.integration.api.conftest import Fake, event_loop_policy, fake
+from tests.security.api.wire import connected, descriptors, exchange, settled, statuses
+from tests.support import raw_http
+from tests.support.engine import Engine
+
+__all__ = ["event_loop_policy", "fake"]
+IDLE = 2000
+PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "IDLE_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("begun", [b"", PING[:20], b"POST /containers/x/attach HTTP/1.1\r\n", b"POST "])
+async def test_who_says_nothing_or_half_a_head_is_let_go(fake: Fake, begun: bytes) -> None:
+    async with raw_http.connected(fake.socket) as wire:
+        wire.send(begun)
+        assert await wire.rest() == b""
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_waits_for_an_answer_is_not_idle(fake: Fake) -> None:
+    """The control: a stream goes on over many times that long."""
+    container = await fake.run("sh", "-c", "sleep 0.7; exit 3")
+    async with raw_http.connected(fake.socket) as wire:
+        wire.send(raw_http.request("POST", f"/containers/{container.id}/wait"))
+        assert b'"StatusCode":3' in (await wire.reply()).body
+
+
+TOO_MUCH = {
+    "uri": b"GET /_ping?" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: docker\r\n\r\n",
+    "field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\nX: " + b"a" * (1 << 20) + b"\r\n\r\n",
+    "fields": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
+    "name-of-a-field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X" * (1 << 20) + b": a\r\n\r\n",
+    "attach": b"POST /containers/x/attach HTTP/1.1\r\nHost: docker\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_head_without_end_is_refused(engine: Engine, raw: bytes) -> None:
+    assert statuses(exchange(engine, raw)) == [431]
+
+
+def test_a_head_of_a_size_that_clients_send_is_read(engine: Engine) -> None:
+    """The control: X-Registry-Config and filters are long."""
+    head = b"GET /_ping?" + b"a" * 60_000 + b" HTTP/1.1\r\nHost: docker\r\nConnection: close\r\nX: " + b"a" * 60_000
+    assert statuses(exchange(engine, head + b"\r\n\r\n")) == [200]
+
+
+@pytest.fixture
+def crowd(engine: Engine) -> Iterator[list[socket.socket]]:
+    """Many clients, each with half a request."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(engine)) for _ in range(IDLE)]
+        for client in clients:
+            client.sendall(PING[:20])
+        yield clients
+
+
+def test_a_crowd_of_idle_clients_keeps_nobody_out(engine: Engine, crowd: list[socket.socket]) -> None:
+    assert settled(lambda: descriptors(engine) > IDLE)  # the control: they are all connected
+    assert engine.api("GET", "/containers/json", seconds=5).status == 200
+    crowd[0].sendall(PING[20:])
+    assert crowd[0].recv(100).startswith(b"HTTP/1.1 200 ")
+    for client in crowd:
+        client.close()
+    assert settled(lambda: descriptors(engine) < 100)
