@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 from betterproto2.grpclib import ServiceStub
 from grpclib.client import Channel
+from grpclib.config import Configuration
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from bulkhead import telemetry
@@ -31,6 +32,9 @@ CALL_SECONDS = 900.0
 # A stub's stream is closed where it is left: left to the collector, the peer would go on sending to nobody.
 Messages = AsyncGenerator[Any, None]
 Stub = TypeVar("Stub", bound=ServiceStub)
+# What a reader that stands still costs; the peer waits with the rest.
+_WINDOW = 256 << 10
+_OF_ONE_CALL = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
 _GONE = (OSError, StreamTerminatedError, ProtocolError)
 
 
@@ -48,6 +52,21 @@ def translated(peer: str) -> Iterator[None]:
         raise Unavailable(
             f"the {peer} service is not available: {reason} (see `make status`, start it with `make up`)"
         ) from error
+
+
+@contextmanager
+def _apart(over: Channel) -> Iterator[ServiceStub]:
+    """For one call in parts: a connection of its own to the peer of `over`.
+
+    HTTP/2 has one window and a number of streams for each connection: of those that share it, one whose reader
+    stands still stops all others in the end, and a hundred that wait for events let nobody else begin.
+    """
+    own = Channel(path=str(over.path), config=_OF_ONE_CALL) if isinstance(over, ServiceChannel) else over
+    try:
+        yield ServiceStub(own)
+    finally:
+        if own is not over:
+            own.close()
 
 
 class _Translating(ServiceStub):
@@ -106,22 +125,23 @@ class _Translating(ServiceStub):
                         yield response_type.FromString(part)
                 return
             given = self._metadata(metadata)
-            told = super()._unary_stream(
-                route, request, response_type, timeout=timeout, deadline=deadline, metadata=given
-            )
-            async with aclosing(cast(Messages, told)) as answers:
-                async for message in answers:
-                    yield message
+            with _apart(self.channel) as own:
+                told = own._unary_stream(
+                    route, request, response_type, timeout=timeout, deadline=deadline, metadata=given
+                )
+                async with aclosing(cast(Messages, told)) as answers:
+                    async for message in answers:
+                        yield message
 
     async def _stream_unary(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
         count_call(self.peer, args[0])
-        with translated(self.peer):
-            return await super()._stream_unary(*args, metadata=self._metadata(metadata), **kwargs)
+        with translated(self.peer), _apart(self.channel) as own:
+            return await own._stream_unary(*args, metadata=self._metadata(metadata), **kwargs)
 
     async def _stream_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
         count_call(self.peer, args[0])
-        with translated(self.peer):
-            answers = cast(Messages, super()._stream_stream(*args, metadata=self._metadata(metadata), **kwargs))
+        with translated(self.peer), _apart(self.channel) as own:
+            answers = cast(Messages, own._stream_stream(*args, metadata=self._metadata(metadata), **kwargs))
             async with aclosing(answers):
                 async for message in answers:
                     yield message
@@ -132,6 +152,7 @@ class ServiceChannel(Channel):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path=str(path))
+        self.path = path
         self.direct = Direct(path)
 
     def close(self) -> None:

@@ -20,8 +20,9 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 @contextlib.contextmanager
 def connected(engine: Engine) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(SECONDS)
+        # Without a timeout it waits until there is room in the line.
         client.connect(str(engine.instance.docker_socket))
+        client.settimeout(SECONDS)
         yield client
 
 
