@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 Announce = Callable[[Sequence[Event]], None]
 RECENT = 4096
+# Labels of the remembered entries in all: a container has as many as its maker likes, and each of its events.
+RECENT_ATTRIBUTES = 100_000
 BATCH = 512
 TRIM_SECONDS = 300.0
 
@@ -54,7 +56,8 @@ class EventBus:
         self._store = store
         self._keep = keep
         self._keep_seconds = keep_seconds
-        self._recent: deque[Event] = deque(maxlen=RECENT)
+        self._recent: deque[Event] = deque()
+        self._attributes = 0  # of those
         self._last = 0
         self._news = asyncio.Event()
 
@@ -75,10 +78,17 @@ class EventBus:
         """Wake the subscribers: these are committed. Called in the order of their numbers."""
         if not events:
             return
-        self._recent.extend(events)
+        for event in events:
+            self._remember(event)
         self._last = events[-1].sequence
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+    def _remember(self, event: Event) -> None:
+        self._recent.append(event)
+        self._attributes += len(event.attributes)
+        while self._recent and (len(self._recent) > RECENT or self._attributes > RECENT_ATTRIBUTES):
+            self._attributes -= len(self._recent.popleft().attributes)
 
     async def subscribe(
         self, *, since: int | None = None, until: int | None = None, filters: Filters | None = None

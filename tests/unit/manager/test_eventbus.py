@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,22 @@ async def test_slow_reader_reads_on_from_the_store(tmp_path: Path, monkeypatch: 
         for number in range(20):
             await bus.write(_event(str(number)))
         assert await _take(entries, 20) == [str(number) for number in range(20)]
+
+
+async def test_entries_of_many_labels_are_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's maker chooses how large its events are; they are read all the same."""
+    monkeypatch.setattr(eventbus, "RECENT_ATTRIBUTES", 100)
+    labels = {str(number): "" for number in range(30)}
+    async with _bus(tmp_path) as bus:
+        entries = await bus.subscribe()
+        for number in range(20):
+            await bus.write(replace(_event(str(number)), attributes=labels))
+        assert len(bus._recent) == 3
+        await bus.write(replace(_event("huge"), attributes={str(number): "" for number in range(101)}))
+        assert len(bus._recent) == 0
+        await bus.write(_event("small"))
+        assert len(bus._recent) == 1
+        assert await _take(entries, 22) == [*(str(number) for number in range(20)), "huge", "small"]
 
 
 async def test_what_retention_took_shows_as_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
