@@ -67,6 +67,8 @@ LONGEST_LINE = 64 << 10
 # How long a client may say nothing, or be at the head of a request, from the answer before (or its connection) on;
 # what Docker gives a head. A handler that is at work is not asked.
 IDLE_SECONDS = 300.0
+# Clients that may wait to be accepted: to one more a Unix socket says EAGAIN at once, and docker gives up.
+BACKLOG = 4096
 
 
 @asynccontextmanager
@@ -146,7 +148,7 @@ async def _listening(instance: Instance, config: ApiConfig, engine: EngineServer
     path: Path = instance.docker_socket
     given = listener.inherited()
     sock = listener.bind(path, config.group) if given is None else given
-    server = await asyncio.get_running_loop().create_unix_server(engine, sock=sock)
+    server = await asyncio.get_running_loop().create_unix_server(engine, sock=sock, backlog=BACKLOG)
     try:
         yield
     finally:
@@ -159,7 +161,7 @@ async def _listening(instance: Instance, config: ApiConfig, engine: EngineServer
 @asynccontextmanager
 async def _listening_remotely(remote: Remote, engine: EngineServer) -> AsyncIterator[None]:
     relay = Relay(remote.context, engine)
-    server = await asyncio.get_running_loop().create_server(relay, sock=remote.sock)
+    server = await asyncio.get_running_loop().create_server(relay, sock=remote.sock, backlog=BACKLOG)
     try:
         yield
     finally:

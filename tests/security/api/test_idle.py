@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -10,12 +13,13 @@ import pytest
 
 from bulkhead.api import app
 from tests.integration.api.conftest import Fake, event_loop_policy, fake
-from tests.security.api.wire import connected, descriptors, exchange, settled, statuses
+from tests.security.api.wire import SECONDS, connected, descriptors, exchange, settled, statuses
 from tests.support import raw_http
 from tests.support.engine import Engine
 
 __all__ = ["event_loop_policy", "fake"]
 IDLE = 2000
+BURST = 1000
 PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n"
 
 
@@ -79,3 +83,46 @@ def test_a_crowd_of_idle_clients_keeps_nobody_out(engine: Engine, crowd: list[so
     for client in crowd:
         client.close()
     assert settled(lambda: descriptors(engine) < 100)
+
+
+def test_a_burst_waits_in_line(engine: Engine) -> None:
+    """Go's clients do not wait to connect: a full line is an error to them at once."""
+    api = engine.pid("api")
+    assert api is not None
+    with contextlib.ExitStack() as stack:
+        os.kill(api, signal.SIGSTOP)
+        try:
+            for _ in range(BURST):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(engine.instance.docker_socket))
+                client.sendall(PING)
+        finally:
+            os.kill(api, signal.SIGCONT)
+        client.settimeout(SECONDS)
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_more_clients_than_descriptors(engine: Engine) -> None:
+    """M10: who does not fit waits or is turned away; afterwards everything is as before, without a restart."""
+    container = engine.api("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "100"]}).json["Id"]
+    assert engine.api("POST", f"/containers/{container}/start").status == 204
+    api = engine.pid("api")
+    assert api is not None
+    limits = resource.prlimit(api, resource.RLIMIT_NOFILE, (256, limits_of(api)[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(400):
+                stack.enter_context(connected(engine)).sendall(PING[:20])
+            assert settled(lambda: descriptors(engine) > 240)
+        assert settled(lambda: descriptors(engine) < 100)
+        assert engine.api("GET", f"/containers/{container}/json").json["State"]["Running"] is True
+        assert engine.pid("api") == api
+    finally:
+        resource.prlimit(api, resource.RLIMIT_NOFILE, limits)
+        engine.remove_containers()
+    assert engine.journals.tracebacks() == []
+
+
+def limits_of(pid: int) -> tuple[int, int]:
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)
