@@ -1,4 +1,4 @@
-"""M08: heads that come slowly or not at all, heads without end; everybody else is served."""
+"""M08: heads without end, crowds, bursts; others are served. Heads that never end: `integration/api/test_idle`."""
 
 from __future__ import annotations
 
@@ -11,38 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bulkhead.api import app
-from tests.integration.api.conftest import Fake, event_loop_policy, fake
 from tests.security.api.wire import SECONDS, connected, descriptors, exchange, settled, statuses
-from tests.support import raw_http
 from tests.support.engine import Engine
 
-__all__ = ["event_loop_policy", "fake"]
 IDLE = 2000
 BURST = 1000
 PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n"
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "IDLE_SECONDS", 0.2)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("begun", [b"", PING[:20], b"POST /containers/x/attach HTTP/1.1\r\n", b"POST "])
-async def test_who_says_nothing_or_half_a_head_is_let_go(fake: Fake, begun: bytes) -> None:
-    async with raw_http.connected(fake.socket) as wire:
-        wire.send(begun)
-        assert await wire.rest() == b""
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_who_waits_for_an_answer_is_not_idle(fake: Fake) -> None:
-    """The control: a stream goes on over many times that long."""
-    container = await fake.run("sh", "-c", "sleep 0.7; exit 3")
-    async with raw_http.connected(fake.socket) as wire:
-        wire.send(raw_http.request("POST", f"/containers/{container.id}/wait"))
-        assert b'"StatusCode":3' in (await wire.reply()).body
 
 
 TOO_MUCH = {
