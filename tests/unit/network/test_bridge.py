@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, Unavailable
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import PortBinding
+from bulkhead.model.network import AddressPlan, BridgePlan, PortBinding
 from tests.support.fake_network import FakeKernel, fake_network
 
 ID = "a" * 64
@@ -269,3 +269,31 @@ async def test_watch_before_the_records_are_known_takes_nothing_away(monkeypatch
         await watching
     assert endpoint.host_interface in kernel.interfaces
     assert len(_published(kernel)) == 1
+
+
+def _of_a_user(name: str) -> BridgePlan:
+    subnet = AddressPlan(subnet=ip_network("10.9.8.0/24"), gateway=ip_address("10.9.8.1"))
+    return BridgePlan(key=name * 64, bridge=f"br-{name}", v4=subnet)
+
+
+async def test_a_network_forgotten_while_its_bridge_is_made_leaves_none() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    network.plan(_of_a_user("b"))
+    kernel.gates["make_bridge"] = asyncio.Event()
+    ensuring = asyncio.create_task(network.ensure())
+    await _until(lambda: kernel.calls[-1] == "make_bridge")
+    await network.forget("b" * 64)
+    kernel.gates["make_bridge"].set()
+    await ensuring
+    assert "br-b" not in kernel.interfaces
+
+
+async def test_a_bridge_that_nobody_knows_does_not_keep_its_subnet() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.add_interface("br-old", IPv4Interface("10.9.8.1/24"), kind="bridge")
+    kernel.interfaces["br-old"] = replace(kernel.interfaces["br-old"], alias=Instance().network_alias)
+    network.plan(_of_a_user("b"))
+    await network.ensure("b" * 64)
+    assert "br-old" not in kernel.interfaces and "br-b" in kernel.interfaces

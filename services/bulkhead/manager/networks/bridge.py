@@ -339,22 +339,24 @@ class BridgeNetwork:
     async def _converge(self) -> Reconciled:
         """Bring bridges, links and firewall to what the books say; nothing is taken away before they are known."""
         survey = await self._kernel.survey()
+        stale = self._stale(survey) if self._adopted else ()
+        survey = _without(survey, stale)
         missing = [net.bridge for net in self._nets.values() if self._is_missing(net, survey)]
         self._mtu = survey.default_mtu
         # Before a bridge comes up: an interface inherits what is set for all.
         settings = await self._kernel.configure(_FORWARDING)
         if any(bridge.v6 is not None for bridge in self._bridges()):
             settings += await self._kernel.forward_ipv6()
+        if stale:
+            # First: what is made next may want their subnets.
+            await self._kernel.delete_links(stale)
         for bridge in missing:
-            await self._kernel.make_bridge(bridge)
+            await self._make(bridge)
         for bridge in self._bridges():
             settings += await self._kernel.configure(_bridge_settings(bridge))
-        stale = self._stale(survey) if self._adopted else ()
         loose = self._loose(survey)
         for name, veths in loose.items():
             await self._kernel.replug(name, veths)
-        if stale:
-            await self._kernel.delete_links(stale)
         return Reconciled(
             bridge_made=bool(missing),
             settings_changed=settings,
@@ -363,6 +365,13 @@ class BridgeNetwork:
             table_changes=await self._firewall.converge(prune=self._adopted),
             lost=self._lost(survey),
         )
+
+    async def _make(self, bridge: Bridge) -> None:
+        """Make a bridge, unless its network has been forgotten since that was decided, or is meanwhile."""
+        if bridge in self._bridges():
+            await self._kernel.make_bridge(bridge)
+            if bridge not in self._bridges():
+                await self._kernel.delete_links([bridge.name])
 
     def _is_missing(self, net: _Net, survey: Survey) -> bool:
         """As `_bridge_is_missing`; one network of a user that cannot be does not take the others with it."""
@@ -434,6 +443,15 @@ def _bridge_settings(bridge: Bridge) -> dict[str, str]:
         # Clients on the host's 127.0.0.1 reach published ports; the firewall's guard closes the way back.
         settings[f"net/ipv4/conf/{name}/route_localnet"] = "1"
     return settings
+
+
+def _without(survey: Survey, gone: Collection[str]) -> Survey:
+    """What will be found when the links `gone` are."""
+    return replace(
+        survey,
+        interfaces={name: each for name, each in survey.interfaces.items() if name not in gone},
+        routes=tuple(route for route in survey.routes if route[1] not in gone),
+    )
 
 
 def _refuse_strangers(bridge: Bridge, found: Interface | None) -> None:
