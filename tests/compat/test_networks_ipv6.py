@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,10 +16,9 @@ from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
 from tests.support.engine import Engine
 
-# One subnet and one set of ports for all of them: one after the other.
-pytestmark = pytest.mark.xdist_group("ipv6")
-
-SUBNET = "fd00:6:7::/64"
+# Of this process alone: the bridges of tests that run beside each other would clash.
+NET = f"fd00:6:7:{os.getpid() % 0xFFFF:x}:"
+SUBNET = f"{NET}:/64"
 
 
 @pytest.fixture(params=["real", "dockerd"])
@@ -50,26 +50,26 @@ def inspected(target: Target, network: str) -> dict[str, object]:
 def test_both_families_side_by_side(either: Target) -> None:
     either.ok("network", "create", "--ipv6", "--subnet", SUBNET, "--subnet", "10.236.0.0/24", "dual")
     serve(either, "web", "--network", "dual")
-    either.ok("run", "-d", "--name", "client", "--network", "dual", "--ip6", "fd00:6:7::99", "busybox", "sleep", "1000")
+    either.ok("run", "-d", "--name", "client", "--network", "dual", "--ip6", f"{NET}:99", "busybox", "sleep", "1000")
     web, client = (settings(either, name, "dual") for name in ("web", "client"))
     assert (web["GlobalIPv6Address"], web["GlobalIPv6PrefixLen"], web["IPv6Gateway"]) == (
-        "fd00:6:7::2",
+        f"{NET}:2",
         64,
-        "fd00:6:7::1",
+        f"{NET}:1",
     )
-    assert client["GlobalIPv6Address"] == "fd00:6:7::99"
-    assert client["IPAMConfig"] == {"IPv6Address": "fd00:6:7::99"}
-    for url in ("http://[fd00:6:7::2]/", f"http://{web['IPAddress']}/", "http://web/"):
+    assert client["GlobalIPv6Address"] == f"{NET}:99"
+    assert client["IPAMConfig"] == {"IPv6Address": f"{NET}:99"}
+    for url in (f"http://[{NET}:2]/", f"http://{web['IPAddress']}/", "http://web/"):
         assert fetch(either, "client", url) == "web"
     assert resolves(either, "client", "web") == {web["GlobalIPv6Address"], web["IPAddress"]}
-    assert "web.dual" in either.ok("exec", "client", "nslookup", "fd00:6:7::2")
-    assert "fd00:6:7::99" in either.ok("exec", "client", "cat", "/etc/hosts")
-    assert "default via fd00:6:7::1 dev eth0" in either.ok("exec", "client", "ip", "-6", "route")
+    assert "web.dual" in either.ok("exec", "client", "nslookup", f"{NET}:2")
+    assert f"{NET}:99" in either.ok("exec", "client", "cat", "/etc/hosts")
+    assert f"default via {NET}:1 dev eth0" in either.ok("exec", "client", "ip", "-6", "route")
     seen = inspected(either, "dual")
     assert seen["EnableIPv6"] is True
     containers = seen["Containers"]
     assert isinstance(containers, dict)
-    assert {each["IPv6Address"] for each in containers.values()} == {"fd00:6:7::2/64", "fd00:6:7::99/64"}
+    assert {each["IPv6Address"] for each in containers.values()} == {f"{NET}:2/64", f"{NET}:99/64"}
 
 
 def test_a_subnet_of_the_engines_own_where_none_is_named(target: Target) -> None:
@@ -99,7 +99,7 @@ def test_ipv6_alone(target: Target) -> None:
     assert target.ok("port", "web") == "80/tcp -> [::]:8186"
     target.ok("network", "connect", "bridge", "client")
     assert "default via" in target.ok("exec", "client", "ip", "-4", "route")
-    assert "default via fd00:6:7::1 dev eth0" in target.ok("exec", "client", "ip", "-6", "route")
+    assert f"default via {NET}:1 dev eth0" in target.ok("exec", "client", "ip", "-6", "route")
 
 
 def test_routed_containers_are_reached_at_their_own_addresses(target: Target) -> None:
@@ -120,11 +120,11 @@ def read_from_host(host: str, port: int) -> bytes:
 
 def test_published_ports_answer_on_both_families(target: Target) -> None:
     target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "dual")
-    serve(target, "web", "--network", "dual", "-p", "8184:80", "-p", "[fd00:6:7::1]:8185:80")
+    serve(target, "web", "--network", "dual", "-p", "8184:80", "-p", f"[{NET}:1]:8185:80")
     assert fetch(target, "web", "http://127.0.0.1/") == "web"
     lines = target.ok("port", "web").splitlines()
-    assert sorted(lines) == ["80/tcp -> 0.0.0.0:8184", "80/tcp -> [::]:8184", "80/tcp -> [fd00:6:7::1]:8185"]
-    for host, port in (("127.0.0.1", 8184), ("fd00:6:7::1", 8184), ("fd00:6:7::1", 8185)):
+    assert sorted(lines) == ["80/tcp -> 0.0.0.0:8184", "80/tcp -> [::]:8184", f"80/tcp -> [{NET}:1]:8185"]
+    for host, port in (("127.0.0.1", 8184), (f"{NET}:1", 8184), (f"{NET}:1", 8185)):
         assert read_from_host(host, port) == b"web"
     # A port of the wildcard is every address's, of its own family alone.
     target.ok("network", "create", "v4")
@@ -158,13 +158,13 @@ def test_it_survives_the_manager_and_a_flush(target: Target, engine: Engine) -> 
     serve(target, "web", "--network", "dual", "-p", "8187:80")
     fetch(target, "web", "http://127.0.0.1/")
     engine.kill("manager")
-    assert read_from_host("fd00:6:7::1", 8187) == b"web"
+    assert read_from_host(f"{NET}:1", 8187) == b"web"
     subprocess.run(["nft", "delete", "table", "inet", engine.instance.nft_table], check=True)
     engine.start("manager")
-    assert read_from_host("fd00:6:7::1", 8187) == b"web"
+    assert read_from_host(f"{NET}:1", 8187) == b"web"
     target.ok("restart", "-t", "0", "web")
-    assert fetch(target, "web", "http://[fd00:6:7::2]/") == "web"
-    assert read_from_host("fd00:6:7::1", 8187) == b"web"
+    assert fetch(target, "web", f"http://[{NET}:2]/") == "web"
+    assert read_from_host(f"{NET}:1", 8187) == b"web"
 
 
 def test_the_doctor_finds_nothing_wrong_with_it(target: Target, engine: Engine) -> None:

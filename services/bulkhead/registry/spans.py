@@ -45,13 +45,15 @@ class Sender:
         response.content_length = length
         await response.prepare(request)
         transport = request.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away")
         if content.file is None or transport.get_extra_info("sslcontext") is not None:
             await _copy(response, content, start, length)
         else:
             await _drain(response, transport)
             await self._send_file(transport, content.file, start, length)
+            if transport.is_closing():
+                raise ConnectionResetError("the client went away")
             transport.set_write_buffer_limits()
         await response.write_eof()
         return response
