@@ -13,8 +13,11 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+
+import pytest
 
 from tests.bench import (
     cli_bench,
@@ -52,8 +55,8 @@ BENCHES: tuple[Bench, ...] = (
 
 
 def main() -> int:
-    options = _parser().parse_args()
-    chosen = [each for each in BENCHES if not options.rows or each.name in options.rows.split(",")]
+    options = _options(sys.argv[1:])
+    chosen = [each for each in BENCHES if each.name in options.rows]
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     failed = []
@@ -65,6 +68,7 @@ def main() -> int:
         except KeyboardInterrupt:
             failed.append("broken off")
             sys.stderr.write("broken off; cleaning up\n")
+        failed += sitting.failed
         _show(sitting, options)
     for each in failed:
         sys.stderr.write(f"failed: {each}\n")
@@ -78,7 +82,7 @@ def _run(bench: Bench, sitting: Sitting) -> list[str]:
     begun = time.monotonic()
     try:
         bench.run(sitting)
-    except Exception as error:
+    except (Exception, pytest.skip.Exception) as error:  # the latter, of the tests' own helpers, is no Exception
         sys.stderr.write(f"failed: {error}\n")
         return [f"{bench.name}: {type(error).__name__}: {error}"]
     sys.stderr.write(f"{time.monotonic() - begun:.0f} s\n")
@@ -98,6 +102,16 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; ends the program when it names what there is not."""
+    parser, names = _parser(), [each.name for each in BENCHES]
+    options = parser.parse_args(arguments)
+    options.rows = options.rows.split(",") if options.rows else names
+    if unknown := sorted({*options.rows} - {*names}):
+        parser.error(f"no rows {', '.join(unknown)}: there are {', '.join(names)}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

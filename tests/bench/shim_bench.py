@@ -6,6 +6,7 @@ python -m tests.bench.shim_bench [containers] [--json]
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import uvloop
 
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.keeping import Keeping
 from bulkhead.supervisor.launches import Launches
@@ -43,6 +45,7 @@ class Bench:
         (self.root / "lines").write_bytes((b"x" * 79 + b"\n") * (LINES // 80))
         self.figures: Figures = {}
         self.made = 0
+        self._shims: dict[ShimClient, int] = {}
 
     def note(self, name: str, begun: float) -> float:
         now = time.perf_counter()
@@ -62,8 +65,9 @@ class Bench:
         shim = await self.launches.launch(identity)
         begun = self.note("launch", begun)
         client = TtrpcClient(place / "run/shim.sock")
-        await client.connect()
         calls = ShimClient(client)
+        self._shims[calls] = shim.pid
+        await client.connect()
         begun = self.note("connect", begun)
         rootfs = wire.OverlayRootfs(
             lower=[str(self.root)], upper=str(place / "upper"), work=str(place / "work"), volatile=True
@@ -80,9 +84,19 @@ class Bench:
         await calls.kill(signal.SIGKILL)
         await calls.wait()
         begun = self.note("kill to wait", begun)
-        await calls.shutdown()
+        await self.shutdown(calls)
         self.note("shutdown", begun)
         await calls.client.close()
+
+    async def shutdown(self, calls: ShimClient) -> None:
+        await calls.shutdown()
+        del self._shims[calls]
+
+    def close(self) -> None:
+        """End who is left when the bench is broken off."""
+        for pid in self._shims.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 async def lives(bench: Bench, count: int) -> None:
@@ -117,7 +131,7 @@ async def throughput(bench: Bench, name: str, *, driver: str, attach: bool) -> N
     seconds = time.perf_counter() - begun - 0.2
     assert not attach or received >= LOG_BYTES
     bench.figures.setdefault(f"{name} [MB/s]", []).append(LOG_BYTES / MEGABYTE / seconds)
-    await calls.shutdown()
+    await bench.shutdown(calls)
     await calls.client.close()
 
 
@@ -144,19 +158,23 @@ async def bench(count: int) -> Figures:
         pool = SparePool(2, zygote_command(Path(directory) / "cache"))
         async with pool.running():
             made = Bench(Path(directory), Launches(pool, Keeping(Path(directory))))
-            await lives(made, count)
-            for _ in range(3):
-                await throughput(made, "log", driver="json-file", attach=False)
-                await throughput(made, "attach, no log", driver="none", attach=True)
-                await throughput(made, "attach and log", driver="json-file", attach=True)
+            with contextlib.closing(made):
+                await lives(made, count)
+                for _ in range(3):
+                    await throughput(made, "log", driver="json-file", attach=False)
+                    await throughput(made, "attach, no log", driver="none", attach=True)
+                    await throughput(made, "attach and log", driver="json-file", attach=True)
     return made.figures
 
 
 def measure(count: int) -> Samples:
     """Milliseconds where the name says nothing else."""
-    figures = uvloop.run(bench(count))
-    for group in Path("/sys/fs/cgroup").glob(f"*/bh-bench-{os.getpid()}"):
-        group.rmdir()
+    try:
+        figures = uvloop.run(bench(count))
+    finally:
+        group = Cgroup(f"/bh-bench-{os.getpid()}")
+        group.kill_all()
+        group.remove()
     return {f"shim {name}" + ("" if "[" in name else " [ms]"): {"bulkhead": each} for name, each in figures.items()}
 
 

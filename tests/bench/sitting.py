@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from tests.bench import child
 from tests.bench.engines import Engine, bulkhead, dockerd
 
 # Row -> who -> samples in the order of their rounds. The unit stands at the row's end, in brackets.
@@ -25,13 +25,17 @@ class Sitting:
     peers: bool
     stack: contextlib.ExitStack
     samples: Samples = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
     @cached_property
     def engines(self) -> list[Engine]:
-        """Bulkhead first; started when they are first asked for."""
+        """Bulkhead first; started when they are first asked for. One that does not start is told of, once."""
         found = [self.stack.enter_context(bulkhead())]
         if self.peers and shutil.which("dockerd"):
-            found.append(self.stack.enter_context(dockerd()))
+            try:
+                found.append(self.stack.enter_context(dockerd()))
+            except Exception as error:
+                self.failed.append(f"dockerd: {type(error).__name__}: {error}")
         return found
 
     def rounds(self, full: int, quick: int) -> range:
@@ -70,9 +74,6 @@ def apart(module: str, full: int, quick: int) -> Callable[[Sitting], None]:
 
     def run(sitting: Sitting) -> None:
         command = [sys.executable, "-m", f"tests.bench.{module}", str(sitting.size(full, quick)), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{module}: {done.stdout}{done.stderr}")
-        sitting.merge(json.loads(done.stdout.splitlines()[-1]))  # before it: what the services log
+        sitting.merge(json.loads(child.output(command).splitlines()[-1]))  # before it: what the services log
 
     return run

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
-from tests.bench import engines
+from tests.bench import child, engines
 from tests.bench.engines import IMAGE, Engine
 from tests.bench.sitting import Bench, Samples, Sitting
 from tests.bench.standalone import run
@@ -125,13 +124,8 @@ def _apart(sitting: Sitting) -> None:
     if missing or not sitting.peers:
         sys.stdout.write(f"throughput: not measured without {', '.join(missing) or 'peers'}\n")
         return
-    command = ["unshare", "-n", "-m", sys.executable, "-m", "tests.bench.throughput_bench"]
-    done = subprocess.run(
-        [*command, str(sitting.size(8, 3)), "--json"], capture_output=True, text=True, check=False, env=os.environ
-    )
-    if done.returncode:
-        raise RuntimeError(f"throughput: {done.stdout}{done.stderr}")
-    sitting.merge(json.loads(done.stdout.splitlines()[-1]))
+    command = ["unshare", "-n", "-m", sys.executable, "-m", "tests.bench.throughput_bench", str(sitting.size(8, 3))]
+    sitting.merge(json.loads(child.output([*command, "--json"]).splitlines()[-1]))
 
 
 BENCHES = (Bench(name="throughput", about="iperf3 between containers and to published ports", run=_apart),)
