@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench.engines import IMAGE, busybox_tar
 from tests.bench.sitting import Bench, Sitting
+from tests.support.peers import remove_everywhere
 
 ROW = "run --rm true, no network, command line [ms]"
 # podman asks for the host's limits, which it may not set everywhere.
@@ -45,18 +46,20 @@ def _podman() -> Iterator[list[str]]:
         yield []
         return
     place = Path(tempfile.mkdtemp(prefix="bh-podman-"))
+    parent = f"/{place.name}"
     try:
         (place / "root").mkdir()
         subprocess.run(["tar", "-xf", "-", "-C", str(place / "root")], input=busybox_tar(), check=True)
         homes = ["--root", str(place / "data"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp")]
         command = ["podman", *homes, "--cgroup-manager=cgroupfs", "--runtime=runc", "run", "--rm", "--network=none"]
-        command += [*_LIMITS, "--rootfs", f"{place}/root:O", "/bin/true"]
+        command += [*_LIMITS, "--cgroup-parent", parent, "--rootfs", f"{place}/root:O", "/bin/true"]
         works = subprocess.run(command, capture_output=True, check=False).returncode == 0
         yield command if works else []
     finally:
         subprocess.run(["umount", "-l", f"{place}/data/overlay"], check=False, capture_output=True)
         shutil.rmtree(place, ignore_errors=True)
         assert not os.path.lexists(place)
+        remove_everywhere(parent)
 
 
 BENCHES = (Bench(name="cli", about="docker run --rm by the CLI, and podman run", run=command_lines),)

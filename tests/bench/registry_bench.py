@@ -24,6 +24,10 @@ from pathlib import Path
 
 from tests.bench.sitting import Bench, Sitting
 
+MEET_SECONDS = 30.0
+END_SECONDS = 30.0
+# What a client reports: why it failed, or what it did.
+Done = tuple[str, float]
 SOURCE = Path(__file__).resolve().parents[2] / "services"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_REGISTRY = """version: 0.1
@@ -87,7 +91,11 @@ def serving(name: str, directory: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,34 +168,38 @@ def push_manifest(port: int, repository: str, layer: str, size: int) -> str:
 
 
 def crowd(port: int, clients: int, work: Callable[[int, str, float], float], path: str, amount: float) -> float:
-    """The sum of what each client did, by the second of the whole."""
+    """The sum of what each client did, by the second of the whole. RuntimeError when one has failed."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(clients + 1)
-    results: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
-    children = [
-        context.Process(target=_client, args=(barrier, results, work, port, path, amount)) for _ in range(clients)
-    ]
+    results: multiprocessing.SimpleQueue[Done] = context.SimpleQueue()
+    arguments = (barrier, results, work, port, path, amount)
+    children = [context.Process(target=_client, args=arguments, daemon=True) for _ in range(clients)]
     for child in children:
         child.start()
-    barrier.wait()
+    barrier.wait(MEET_SECONDS)
     began = time.perf_counter()
-    total = sum(results.get() for _ in children)
+    done = [results.get() for _ in children]
     took = time.perf_counter() - began
     for child in children:
         child.join()
-    return total / took
+    if failed := [error for error, _ in done if error]:
+        raise RuntimeError(f"{len(failed)} of {clients} clients failed: {failed[0]}")
+    return sum(value for _, value in done) / took
 
 
 def _client(
     barrier: BarrierType,
-    results: multiprocessing.SimpleQueue[float],
+    results: multiprocessing.SimpleQueue[Done],
     work: Callable[[int, str, float], float],
     port: int,
     path: str,
     amount: float,
 ) -> None:
-    barrier.wait()
-    results.put(work(port, path, amount))
+    barrier.wait(MEET_SECONDS)
+    try:
+        results.put(("", work(port, path, amount)))
+    except Exception as error:
+        results.put((repr(error), 0.0))
 
 
 def fetch(port: int, path: str, times: float) -> float:
@@ -213,7 +225,9 @@ def ask(port: int, path: str, seconds: float) -> float:
         while time.perf_counter() < end:
             length, rest = head(peer, path)
             while rest < length:
-                rest += len(peer.recv(65536))
+                more = len(peer.recv(65536))
+                assert more, "the answer broke off"
+                rest += more
             count += 1
     return float(count)
 

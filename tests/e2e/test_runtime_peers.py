@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.linux.cgroups import Cgroup, hierarchies
+from bulkhead.linux.cgroups import hierarchies
 from tests.support.containers import BUSYBOX, make_image
+from tests.support.peers import remove_everywhere
 from tests.support.terminal import terminal
 
 PATIENCE = 60.0
@@ -87,7 +88,7 @@ def podman(place: Path, runtime: str) -> Iterator[Peer]:
     peer("import", "-", "box", stdin=image_tar(place))
     yield peer
     peer("rm", "--all", "--force", "--time", "0")
-    Cgroup(parent[1]).remove()
+    remove_everywhere(parent[1])
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def dockerd(place: Path, runtime: str) -> Iterator[Peer]:
         finally:
             daemon.terminate()
             daemon.wait(PATIENCE)
-            Cgroup(parent).remove()
+            remove_everywhere(parent)
 
 
 def wait_for(socket: Path) -> None:
@@ -220,4 +221,4 @@ def test_containerd_runs_a_root_file_system(containerd: Path, place: Path, runti
     options = ["--rootfs", "--runc-binary", runtime, "--cgroup", f"{parent}/one"]
     assert ctr("run", "--rm", *options, str(place / "image"), "one", "/bin/echo", "hi") == "hi\n"
     ctr("run", "--rm", *options, str(place / "image"), "one", "/bin/sh", "-c", "exit 9", status=9)
-    Cgroup(parent).remove()
+    remove_everywhere(parent)

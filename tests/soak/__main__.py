@@ -5,9 +5,13 @@ Ends with 1, and says with which seed, when the engine's account differs from th
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import math
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 
 from tests.soak.slopes import ALLOWED, Sampler
 from tests.soak.steady import steady
@@ -39,12 +43,28 @@ def main(seconds: float, seed: int) -> int:
             print(
                 f"  {process:<34} {figure:<8} {line.slope:10.2f} +- {line.error:.2f} (at most {ALLOWED[figure][0]:g})"
             )
-        leaks = sampler.leaks()
-        print("\n".join(leaks) or "nothing grows")
-        return 1 if leaks else 0
+        verdict = sampler.verdict()
+        print("\n".join(verdict) or "nothing grows")
+        return 1 if verdict else 0
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("seconds", type=_seconds, metavar="SECONDS")
+    parser.add_argument("seed", type=int, metavar="SEED", nargs="?", default=secrets.randbelow(10**6))
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
 
 
 if __name__ == "__main__":
-    sys.exit(
-        main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2] else secrets.randbelow(10**6))
-    )
+    asked = options(sys.argv[1:])
+    sys.exit(main(asked.seconds, asked.seed))

@@ -71,6 +71,10 @@ class Sampler:
         fitted = {key: fit(samples) for key, samples in self.series.items()}
         return {key: line for key, line in fitted.items() if line is not None}
 
+    def verdict(self) -> list[str]:
+        """What grows; where nothing could be fitted nothing is known, which is told too."""
+        return self.leaks() if self.lines() else ["too few cycles for a line: whether anything grows is not known"]
+
     def leaks(self) -> list[str]:
         return [
             f"{process} gains {line.slope:.1f} +- {line.error:.1f} {figure} in 1000 cycles"

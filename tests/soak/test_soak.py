@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.soak.__main__ import options
 from tests.soak.model import count_faults, faults
-from tests.soak.slopes import fit
+from tests.soak.slopes import Sampler, fit
 from tests.soak.storm import CODES, Storm
 from tests.support.engine import Engine
 
@@ -62,3 +63,20 @@ def test_a_leak_is_told_from_noise() -> None:
     # What fills at the beginning and then stays is none.
     cache = fit([(float(cycle), min(cycle, 60) * 100.0) for cycle in range(200)])
     assert cache is not None and not cache.leaks("rss_kib")
+
+
+def test_too_few_cycles_are_no_good_news(engine: Engine) -> None:
+    sampler = Sampler(engine.instance)
+    sampler.take(1)
+    assert sampler.verdict() == ["too few cycles for a line: whether anything grows is not known"]
+    for cycle in range(2, 30):
+        sampler.series["manager", "fds"].append((cycle, 40.0))
+    assert sampler.verdict() == []
+
+
+@pytest.mark.parametrize("arguments", [["abc"], ["nan"], ["-1"], ["5", "x"], []])
+def test_a_wrong_command_line_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        options(arguments)
+    assert ended.value.code == 2 and "usage: python -m tests.soak" in capsys.readouterr().err
+    assert (options(["5", "7"]).seconds, options(["5", "7"]).seed) == (5.0, 7)

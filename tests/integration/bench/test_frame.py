@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as frame
-from tests.bench import child, sitting
+from tests.bench import child, registry_bench, sitting
 from tests.bench.sitting import Bench, Sitting
 
 PATIENT = """
@@ -84,3 +84,12 @@ def test_a_peer_that_does_not_start_is_told_of_once(held: Sitting, monkeypatch: 
     monkeypatch.setattr(shutil, "which", lambda name: name)
     assert [*map(str, held.engines)] == [*map(str, held.engines)] == ["bulkhead"]
     assert (started, held.failed) == (["bulkhead"], ["dockerd: TimeoutError: the engine did not come up"])
+
+
+def test_a_crowd_with_one_that_fails_ends() -> None:
+    def fails(port: int, path: str, amount: float) -> float:
+        raise OSError("the answer broke off")
+
+    with pytest.raises(RuntimeError, match=r"2 of 2 clients failed: OSError\('the answer broke off'\)"):
+        registry_bench.crowd(0, 2, fails, "", 1)
+    assert registry_bench.crowd(0, 2, lambda port, path, amount: amount, "", 1) > 0
