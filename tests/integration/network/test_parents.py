@@ -130,6 +130,15 @@ async def test_one_container_has_the_whole_parent(host: Host) -> None:
 
 
 @on_private_host
+async def test_a_network_for_one_container_is_made_again_at_once(host: Host) -> None:
+    site = build(host)
+    for _ in range(8):
+        site.networks.plan(plan(KEY, parent="p0", macvlan_mode="passthru"))
+        await site.networks.ensure(KEY)
+        await site.networks.forget(KEY)
+
+
+@on_private_host
 async def test_without_a_parent_it_is_an_island_that_goes_with_the_network(host: Host) -> None:
     site = build(host)
     before = set(host.links())

@@ -78,7 +78,8 @@ def _try_out(branch: Branch) -> None:
     netns = netlink.new_netns()
     try:
         with Netlink() as host:
-            host.request(_link(branch, netns))
+            # The trial before this one, of a network made a moment ago, may still be in its dying namespace.
+            _patiently(lambda: host.request(_link(branch, netns)), _refusals(branch))
     finally:
         os.close(netns)
 
