@@ -122,7 +122,6 @@ class BridgePlan:
     masquerade: bool = True
     mtu: int = 0
     host_binding: str = ""
-    interface_prefix: str = ""
 
     @property
     def families(self) -> tuple[AddressPlan, ...]:
