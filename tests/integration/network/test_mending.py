@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import re
 from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 
 import pytest
 
+from bulkhead.errors import Internal
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import PortBinding
+from bulkhead.model.network import AddressPlan, BridgePlan, PortBinding
 from tests.integration.network.private_host import PATIENCE, UPLINK, Host, eventually, on_private_host, run
 
 pytestmark = pytest.mark.root
@@ -53,6 +56,25 @@ BREAKAGES: dict[str, Callable[[Host], object]] = {
 def _delete_link(name: str) -> None:
     with Netlink() as kernel:
         kernel.request(netlink.delete_link(name))
+
+
+@on_private_host
+async def test_a_bridge_that_is_half_made_when_its_maker_dies_is_swept(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = await _booted(host)
+
+    def die(*_: object) -> None:
+        raise OSError(errno.EIO, "as if it were dead")
+
+    addresses = AddressPlan(subnet=ip_network("10.9.8.0/24"), gateway=ip_address("10.9.8.1"))
+    network.plan(BridgePlan(key="b" * 64, bridge="br-half", v4=addresses))
+    with monkeypatch.context() as patch:
+        patch.setattr("bulkhead.manager.adapters.netlink_network._write", die)
+        with pytest.raises(Internal):
+            await network.ensure("b" * 64)
+    assert "br-half" in host.links()
+    assert (await host.network().reconcile([])).links_deleted == ("br-half",)
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)

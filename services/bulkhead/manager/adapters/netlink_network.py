@@ -331,12 +331,12 @@ def _forward_ipv6() -> tuple[str, ...]:
 
 def _make_bridge(bridge: Bridge) -> None:
     with Netlink() as host:
-        # Down at first: its IPv6 cannot be told anything before it exists.
-        host.request(netlink.bridge(bridge.name, bridge.mac, up=False))
+        # Down at first: its IPv6 cannot be told anything before it exists. In one go with the note whose it is: a
+        # death between them would leave a bridge that nobody sweeps.
+        noted = [netlink.link_alias(bridge.name, bridge.alias)] if bridge.alias else []
+        host.request(netlink.bridge(bridge.name, bridge.mac, up=False), *noted)
         for setting, value in _BRIDGE_IPV6[bridge.v6 is not None].items():
             _write(f"net/ipv6/conf/{bridge.name}/{setting}", value)
-        if bridge.alias:
-            host.request(netlink.link_alias(bridge.name, bridge.alias))
         index = socket.if_nametoindex(bridge.name)
         host.request(netlink.link_up(index))
         own = (*bridge.addresses, LINK_GATEWAY) if bridge.v6 else bridge.addresses
