@@ -19,7 +19,8 @@ _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
 _GET, _DELETE = 0x0101, 0x0102
 _TUPLE_ORIGINAL, _ZONE, _FILTER = 1, 18, 25
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
-_DESTINATIONS = {2: socket.AF_INET, 4: socket.AF_INET6}
+_DESTINATIONS = (2, 4)  # an IPv4 address, an IPv6 one
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROTOCOL_NUMBER, _DESTINATION_PORT = 1, 3
 _FILTER_ORIGINAL = 1
 # Compare the protocol's number and the destination port; Linux before 5.8 compares nothing.
@@ -36,24 +37,25 @@ class Flow:
     zone: bytes | None
 
 
-def udp_flows(kernel: Netlink, port: int) -> Iterator[Flow]:
-    """The UDP flows to a destination port. `kernel` is a netfilter socket."""
+def udp_flows(kernel: Netlink, port: int, version: int) -> Iterator[Flow]:
+    """The UDP flows of a family (4, 6) to a destination port. `kernel` is a netfilter socket.
+
+    The kernel walks through all the flows it knows.
+    """
     wanted = attribute(_PROTOCOL_NUMBER, bytes((socket.IPPROTO_UDP,))) + attribute(
         _DESTINATION_PORT, struct.pack("!H", port)
     )
     asked = nest(_TUPLE_ORIGINAL, nest(_TUPLE_PROTOCOL, wanted))
     asked += nest(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _FILTER_FLAGS)))
-    for family in _DESTINATIONS.values():
-        for answer in kernel.dump(_GET, _NFGENMSG.pack(family, 0, 0) + asked):
-            flow = _flow(answer)
-            if flow is not None and flow.port == port:
-                yield flow
+    for answer in kernel.dump(_GET, _NFGENMSG.pack(_FAMILIES[version], 0, 0) + asked):
+        flow = _flow(answer)
+        if flow is not None and flow.port == port:
+            yield flow
 
 
 def forget(kernel: Netlink, flow: Flow) -> None:
     """Delete a flow; no error if it is gone. Its next packet is judged anew."""
-    family = socket.AF_INET if flow.destination.version == 4 else socket.AF_INET6
-    body = _NFGENMSG.pack(family, 0, 0) + nest(_TUPLE_ORIGINAL, flow.original)
+    body = _NFGENMSG.pack(_FAMILIES[flow.destination.version], 0, 0) + nest(_TUPLE_ORIGINAL, flow.original)
     if flow.zone is not None:
         body += attribute(_ZONE, flow.zone)
     try:

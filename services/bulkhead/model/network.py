@@ -64,6 +64,11 @@ class PortBinding:
         return ":" in self.host_ip
 
     @property
+    def version(self) -> int:
+        """The family by which the host answers it: 4 or 6."""
+        return 6 if self.is_ipv6 else 4
+
+    @property
     def candidates(self) -> range:
         """The host ports asked for; empty when the choice is the host's."""
         return range(self.host_port, (self.host_port_end or self.host_port) + 1) if self.host_port else range(0)

@@ -375,8 +375,8 @@ def _forget_flows(netfilter: Netlink, route: Netlink, change: EndpointChange) ->
     # Without ctnetlink, a module of its own, they are forgotten once their clients pause.
     with contextlib.suppress(OSError):
         local = {address.ip for _, address in route.addresses()}
-        for port in change.udp_ports:
-            for flow in list(conntrack.udp_flows(netfilter, port)):
+        for version, port in change.udp_ports:
+            for flow in list(conntrack.udp_flows(netfilter, port, version)):
                 if flow.destination in local or flow.destination.is_loopback:
                     conntrack.forget(netfilter, flow)
 

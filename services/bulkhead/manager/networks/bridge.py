@@ -256,7 +256,7 @@ class BridgeNetwork:
         try:
             kept = [port for port in ports if _is_answered(port, plan, open_to)]
             wildcards = _wildcards(plan, translated)
-            booked = [port for port in kept if (_version(port) in translated if port.host_ip else wildcards)]
+            booked = [port for port in kept if (port.version in translated if port.host_ip else wildcards)]
             given = self._ports.allocate(container_id, booked, wildcards)
         except BulkheadError as error:
             raise type(error)(_docker_text(name, container_id, error)) from error
@@ -485,16 +485,12 @@ def _wildcards(plan: BridgePlan, translated: Collection[int]) -> list[str]:
     return [address for version, address in found.items() if version in translated]
 
 
-def _version(port: PortBinding) -> int:
-    return 6 if port.is_ipv6 else 4
-
-
 def _is_answered(port: PortBinding, plan: BridgePlan, open_to: Sequence[AddressPlan]) -> bool:
     """Whether the host can answer there for a container with these families.
 
     Raises InvalidArgument for an address of a family that the network lacks altogether, and for IPv6's loopback.
     """
-    version = _version(port)
+    version = port.version
     if port.is_ipv6 and IPv6Address(port.host_ip).is_loopback and open_to:
         raise InvalidArgument(
             f"cannot publish port {port.container_port}/{port.protocol} on [{port.host_ip}]: the kernel takes no "

@@ -62,8 +62,8 @@ class Firewall:
 
     def _change(self, endpoint: Endpoint, elements: Sequence[ElementChange]) -> EndpointChange:
         self._begun += 1
-        udp_ports = [port.host_port for port in endpoint.ports if port.protocol == "udp"]
-        return EndpointChange(elements=elements, udp_ports=udp_ports)
+        udp = [port for port in endpoint.ports if port.protocol == "udp" and port.host_port]
+        return EndpointChange(elements=elements, udp_ports=sorted({(port.version, port.host_port) for port in udp}))
 
     async def converge(self, *, prune: bool) -> int:
         """Make the tables hold what they should; the number of changes. Without `prune` no element is taken away."""

@@ -160,11 +160,12 @@ class ElementChange:
 class EndpointChange:
     """What publishes an endpoint, or withdraws it.
 
-    UDP flows to `udp_ports` of the host go where was right before: they are to be forgotten.
+    UDP flows to `udp_ports` of the host, each with its family (4, 6), go where was right before: they are to be
+    forgotten.
     """
 
     elements: Sequence[ElementChange]
-    udp_ports: Sequence[int]
+    udp_ports: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
