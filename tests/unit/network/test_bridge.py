@@ -115,6 +115,7 @@ async def test_a_container_that_goes_while_the_tables_are_mended_is_not_brought_
     kernel.netns_dies(1)
     gate.set()
     await mending
+    assert kernel.calls.count("forward_chains") == 1, "the whole machine's are listed once"
     assert _published(kernel) == {}
     assert not await network.reconcile([])
 
@@ -274,6 +275,17 @@ async def test_watch_before_the_records_are_known_takes_nothing_away(monkeypatch
 def _of_a_user(name: str) -> BridgePlan:
     subnet = AddressPlan(subnet=ip_network("10.9.8.0/24"), gateway=ip_address("10.9.8.1"))
     return BridgePlan(key=name * 64, bridge=f"br-{name}", v4=subnet)
+
+
+async def test_a_further_network_asks_once_what_other_firewalls_do() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    assert kernel.calls.count("legacy_forward_drop") == 1
+    kernel.calls.clear()
+    network.plan(_of_a_user("b"))
+    await network.ensure("b" * 64)
+    assert kernel.calls.count("forward_chains") == 1
+    assert "legacy_forward_drop" not in kernel.calls
 
 
 async def test_a_network_forgotten_while_its_bridge_is_made_leaves_none() -> None:

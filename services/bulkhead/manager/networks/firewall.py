@@ -43,6 +43,7 @@ class Firewall:
         self._mark, self._opens = mark, opens
         self.opened: frozenset[tuple[str, str]] = frozenset()  # (table, chain) of others with rules of ours
         self._guards_bridges: bool | None = None
+        self._warned = False
         self._begun = 0  # admissions and dismissals so far
         self._writer = asyncio.Lock()
 
@@ -68,22 +69,28 @@ class Firewall:
     async def converge(self, *, prune: bool) -> int:
         """Make the tables hold what they should; the number of changes. Without `prune` no element is taken away."""
         async with self._writer:
+            # Once: it lists what the whole machine has.
+            others = await self._others()
+            uplinks = await self._fenced(others)
             done = 0
             while True:
                 begun = self._begun
                 try:
-                    done += await self._mend(prune=prune) + await self._open()
+                    done += await self._mend(uplinks, prune=prune)
                 except (Conflict, Internal):
                     if self._begun == begun:
                         raise
                 # Containers come and go meanwhile: what was read then may be wrong now.
                 if self._begun == begun:
-                    return done
+                    return done + await self._open(others)
 
     async def warn_of_others(self) -> None:
-        """Tell the operator of firewalls that will drop what ours lets through, and that we do not open."""
+        """Tell the operator, once, of firewalls that will drop what ours lets through, and that we do not open."""
         async with self._writer:
-            chains = opening.chains(await self._kernel.forward_chains(), besides=self._name)
+            if self._warned:
+                return
+            chains = await self._others()
+            self._warned = True
             drops = [str(each) for each in chains if each.drops and not (self._opens and each.can_open)]
             # Nothing hangs on the answer.
             with contextlib.suppress(BulkheadError):
@@ -103,14 +110,17 @@ class Firewall:
             for family in ("inet", "bridge"):
                 if await self._kernel.table(family, self._name) is not None:
                     await self._kernel.apply([f"delete table {family} {self._name}"])
-            for chain in opening.chains(await self._kernel.forward_chains(), besides=self._name):
+            for chain in await self._others():
                 await self._change_other(chain, opening.changes(chain, self._mark, []))
 
-    async def _open(self) -> int:
+    async def _others(self) -> Sequence[ForwardChain]:
+        return opening.chains(await self._kernel.forward_chains(), besides=self._name)
+
+    async def _open(self, others: Sequence[ForwardChain]) -> int:
         """Have other firewalls that drop by default accept our bridges, and no others keep rules of ours."""
         bridges = [bridge.name for bridge in self._bridges()]
         done, opened = 0, set()
-        for chain in opening.chains(await self._kernel.forward_chains(), besides=self._name):
+        for chain in others:
             accepted = bridges if self._opens and chain.drops and chain.can_open else []
             commands = opening.changes(chain, self._mark, accepted)
             done += await self._change_other(chain, commands)
@@ -138,9 +148,9 @@ class Firewall:
             )
         return len(commands)
 
-    async def _mend(self, *, prune: bool) -> int:
+    async def _mend(self, uplinks: Sequence[str] | None, *, prune: bool) -> int:
         commands: list[str] = []
-        for wanted in await self._wanted():
+        for wanted in await self._wanted(uplinks):
             listed = await self._kernel.table(wanted.family, wanted.name)
             found = tables.actual(wanted.family, wanted.name, listed)
             commands += tables.changes(wanted, found, prune=prune)
@@ -148,20 +158,16 @@ class Firewall:
             await self._kernel.apply(commands)
         return len(commands)
 
-    async def _wanted(self) -> list[Table]:
+    async def _wanted(self, uplinks: Sequence[str] | None) -> list[Table]:
         # The question comes first: the books may change while it is asked.
         guards = await self._can_guard_bridges()
-        uplinks = await self._fenced()
         live, bridges = list(self._live()), self._bridges()
         wanted = [publish.desired(self._name, bridges, live, uplinks)]
         return [*wanted, antispoof.desired(self._name, bridges, live)] if guards else wanted
 
-    async def _fenced(self) -> Sequence[str] | None:
+    async def _fenced(self, others: Sequence[ForwardChain]) -> Sequence[str] | None:
         """The host's own ways out, when we open a firewall that keeps strangers from bridges of others."""
-        if not self._opens:
-            return None
-        chains = opening.chains(await self._kernel.forward_chains(), besides=self._name)
-        if not any(chain.drops and chain.can_open for chain in chains):
+        if not self._opens or not any(chain.drops and chain.can_open for chain in others):
             return None
         survey = await self._kernel.survey()
         return sorted({name for destination, name in survey.routes if name and destination.prefixlen <= 1})
