@@ -14,7 +14,7 @@ from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import Container, PublishedPort
 from bulkhead.model.events import Event
 from bulkhead.model.lifecycle import Phase
-from bulkhead.model.patterns import compiled
+from bulkhead.model.patterns import Search
 
 Filters = Mapping[str, Sequence[str]]
 
@@ -74,6 +74,7 @@ class ContainerFilter:
     ancestors: frozenset[str] = frozenset()
     before: int | None = None
     since: int | None = None
+    search: Search = field(default_factory=Search, compare=False)
 
     @property
     def implies_all(self) -> bool:
@@ -90,9 +91,20 @@ class ContainerFilter:
             return False
         if not matches_labels(container.spec.labels, self.filters.get("label", ())):
             return False
-        return not self.filters or all(
-            any(test(container, value) for value in self.filters[key])
-            for key, test in _CONTAINER_TESTS.items()
+        return not self.filters or (
+            all(
+                any(test(container, value) for value in self.filters[key])
+                for key, test in _CONTAINER_TESTS.items()
+                if self.filters.get(key)
+            )
+            and self._is_found(container)
+        )
+
+    def _is_found(self, container: Container) -> bool:
+        searched = {"id": (container.id,), "name": (f"/{container.name}", container.name)}
+        return all(
+            any(self.search.finds(pattern, text) for pattern in self.filters[key] for text in texts)
+            for key, texts in searched.items()
             if self.filters.get(key)
         )
 
@@ -114,8 +126,9 @@ def parse_container_filter(
     for code in filters.get("exited", ()):
         if re.fullmatch(r"-?[0-9]+", code) is None:
             raise InvalidArgument(f'strconv.Atoi: parsing "{code}": invalid syntax')
+    search = Search()
     for pattern in (*filters.get("name", ()), *filters.get("id", ())):
-        compiled(pattern)
+        search.prepare(pattern)
     for key in ("publish", "expose"):
         for port in filters.get(key, ()):
             _check_ports(key, port)
@@ -127,16 +140,8 @@ def parse_container_filter(
         ancestors=frozenset(ancestors),
         before=before[-1] if before else None,
         since=since[-1] if since else None,
+        search=search,
     )
-
-
-def _by_name(container: Container, value: str) -> bool:
-    pattern = compiled(value)
-    return any(pattern.search(name) is not None for name in (f"/{container.name}", container.name))
-
-
-def _by_id(container: Container, value: str) -> bool:
-    return container.id.startswith(value) or compiled(value).search(container.id) is not None
 
 
 def _by_status(container: Container, value: str) -> bool:
@@ -215,8 +220,6 @@ def _never(_container: Container, value: str) -> bool:
 
 
 _CONTAINER_TESTS: dict[str, Callable[[Container, str], bool]] = {
-    "id": _by_id,
-    "name": _by_name,
     "status": _by_status,
     "exited": _by_exit_code,
     "health": _by_health,

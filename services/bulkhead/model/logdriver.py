@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.model.patterns import check_cost
+from bulkhead.model import patterns
 
 DEFAULT_TAG = "{{.ID}}"
 _BUFFER = frozenset(("mode", "max-buffer-size"))
 _CACHE = frozenset(("cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"))
 _FILE = frozenset(("max-size", "max-file", "compress"))
-_ABOUT = frozenset(("labels", "labels-regex", "env", "env-regex", "tag"))
+_PATTERNS = ("labels-regex", "env-regex")
+_ABOUT = frozenset(("labels", "env", "tag", *_PATTERNS))
 _SYSLOG = frozenset(
     [
         "syslog-address",
@@ -81,6 +82,9 @@ def check(driver: str, options: Mapping[str, str]) -> None:
     for option in options:
         if option not in OPTIONS[driver] | _BUFFER | _CACHE:
             raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver")
+    for option in _PATTERNS:
+        if pattern := options.get(option):
+            patterns.check(pattern)
     if driver == "syslog":
         address(options.get("syslog-address", ""))
         facility(options.get("syslog-facility", ""))
@@ -182,10 +186,7 @@ def _chosen(options: Mapping[str, str], name: str, values: Mapping[str, str]) ->
     found = {each: values[each] for each in wanted if each in values}
     pattern = options.get(f"{name}-regex", "")
     if pattern:
-        check_cost(pattern)
-        try:
-            matches = re.compile(pattern)
-        except re.error as error:
-            raise InvalidArgument(f"error parsing regexp: {error}: `{pattern}`") from error
-        found |= {each: value for each, value in values.items() if matches.search(each)}
+        patterns.check(pattern)
+        search = patterns.Search()
+        found |= {each: value for each, value in values.items() if search.finds(pattern, each)}
     return found

@@ -1,52 +1,100 @@
-"""Regular expressions of strangers. Go's engine runs any of them in linear time, Python's does not: what could keep it
-busy for ever is refused."""
+"""Regular expressions of strangers. Go's engine runs any of them in linear time, Python's may take for ever: what one
+request looks for has a budget.
+
+Memory has a bound as well: the engine writes counted repetitions out.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+import time
+from typing import TYPE_CHECKING
 
 from bulkhead.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from regex import Pattern
+
 LONGEST = 4096
-# With so many repetitions side by side the work is a polynomial of that degree in the length of the text.
-MOST_REPEATS = 3
-_TOKEN = re.compile(
-    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?[^)]{0,3}:)?|\)|\||[*+]|\{[0-9]*(?:,[0-9]*)?\}|.", re.DOTALL
-)
+BUDGET_SECONDS = 0.25  # of a processor, as the engine counts
+_MOST_WRITTEN_OUT = 500_000
+_SPECIAL = frozenset(r"\.^$*+?{[(|")
+_COUNT = re.compile(r"\{([0-9]*),?([0-9]*)")
+# Free spacing, which Go does not have, would hide counts.
+_FREE_SPACING = re.compile(r"\(\?[a-zA-Z]*x")
+_UNREADABLE = (re.error, ValueError, OverflowError, RecursionError, MemoryError)
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-    """`pattern`, taken literally when it is no regular expression. Raises InvalidArgument for a costly one."""
-    check_cost(pattern)
+class Search:
+    """What one request looks for, and the time that is left for all of it."""
+
+    def __init__(self) -> None:
+        self._left = BUDGET_SECONDS
+        self._read: dict[str, Pattern[str] | None] = {}  # None: plain text
+
+    def prepare(self, pattern: str) -> None:
+        """Raise InvalidArgument for a pattern that is too costly."""
+        if pattern in self._read:
+            return
+        if len(pattern) <= LONGEST and _SPECIAL.isdisjoint(pattern):
+            self._read[pattern] = None
+            return
+        import regex  # noqa: F401  # only for those who need it, and not in their time
+
+        began = time.thread_time()
+        self._read[pattern] = _expression(pattern)
+        self._left -= time.thread_time() - began
+
+    def finds(self, pattern: str, text: str) -> bool:
+        """Whether `pattern` is somewhere in `text`, literally when it is no regular expression.
+
+        Raises InvalidArgument once all that this request looked for has taken too long.
+        """
+        self.prepare(pattern)
+        expression = self._read[pattern]
+        if expression is None:
+            return pattern in text
+        began = time.thread_time()
+        try:
+            return expression.search(text, timeout=max(self._left, 1e-9)) is not None
+        except (TimeoutError, MemoryError) as error:
+            raise InvalidArgument(f"invalid pattern: {pattern[:60]!r} takes too long") from error
+        finally:
+            self._left -= time.thread_time() - began
+
+
+def check(pattern: str) -> None:
+    """Raise InvalidArgument unless it is a regular expression, and none that is too costly."""
     try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return re.compile(re.escape(pattern))
+        _read(pattern)
+    except _UNREADABLE as error:
+        raise InvalidArgument(f"error parsing regexp: {error}: `{pattern[:60]}`") from error
 
 
-def check_cost(pattern: str) -> None:
-    """Raise InvalidArgument for what could keep the machine busy for ever."""
-    if len(pattern) > LONGEST or _is_costly(pattern):
+def _expression(pattern: str) -> Pattern[str] | None:
+    """None when it is none."""
+    try:
+        return _read(pattern)
+    except _UNREADABLE:
+        return None
+
+
+def _read(pattern: str) -> Pattern[str]:
+    if len(pattern) > LONGEST or _written_out(pattern) > _MOST_WRITTEN_OUT:
         raise InvalidArgument(f"invalid pattern: {pattern[:60]!r} repeats too much to be looked for")
+    if _FREE_SPACING.search(pattern):
+        raise ValueError("free spacing is not known")
+    # What only the other engine knows is not taken: a recursion eats memory faster than time.
+    re.compile(pattern)
+    import regex
+
+    try:
+        return regex.compile(pattern, cache_pattern=False)
+    except regex.error as error:
+        raise ValueError(str(error)) from error
 
 
-def _is_costly(pattern: str) -> bool:
-    """Whether a repeated group holds a choice or another repetition, or too many repetitions follow each other."""
-    repeats = 0
-    loose = [False]  # of each open group: whether it can match in several ways
-    closed = False  # whether the group that has just ended can
-    for token in _TOKEN.findall(pattern):
-        repeating = token in ("*", "+") or (token.startswith("{") and token.endswith("}") and len(token) > 2)
-        if repeating:
-            if closed:
-                return True
-            repeats += 1
-            loose[-1] = True
-        elif token == "|":
-            loose[-1] = True
-        elif token.startswith("("):
-            loose.append(False)
-        closed = token == ")" and len(loose) > 1 and loose.pop()
-        if closed:
-            loose[-1] = True
-    return repeats > MOST_REPEATS
+def _written_out(pattern: str) -> int:
+    """No less than the characters that it has with every counted repetition written out, however they are nested."""
+    return len(pattern) * math.prod(max(1, *(int(each or 0) for each in count)) for count in _COUNT.findall(pattern))

@@ -23,6 +23,9 @@ from bulkhead.model import logdriver
         ("syslog", {"syslog-address": "tcp://h:99999"}, "invalid syslog-address"),
         ("syslog", {"syslog-facility": "x"}, "invalid syslog facility"),
         ("syslog", {"syslog-format": "x"}, "Invalid syslog format"),
+        ("json-file", {"labels-regex": "("}, "error parsing regexp: "),
+        ("journald", {"env-regex": "a{99999999999}"}, "invalid pattern: "),
+        ("json-file", {"env-regex": "(" * 2000}, "error parsing regexp: "),
     ],
 )
 def test_refusals(driver: str, options: dict[str, str], text: str) -> None:
@@ -48,3 +51,9 @@ def test_addresses() -> None:
     assert logdriver.address("udp://[::1]") == logdriver.Address(transport="udp", host="::1", port=514)
     assert logdriver.address("unixgram:///dev/x") == logdriver.Address(transport="unixgram", path="/dev/x")
     assert (logdriver.facility(""), logdriver.facility("local0"), logdriver.facility("23")) == (3, 16, 23)
+
+
+def test_a_pattern_that_never_ends_is_refused() -> None:
+    """At the start: which labels it meets is known then."""
+    with pytest.raises(InvalidArgument, match="takes too long"):
+        logdriver.extra({"labels-regex": "(?:a|a)" * 40 + "$"}, {"a" * 60 + "_": "x"}, {})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bulkhead.errors import BulkheadError, Conflict
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
-from bulkhead.model.patterns import compiled
+from bulkhead.model.patterns import Search
 from bulkhead.model.volume import Volume
 
 LIST_KEYS = frozenset(("dangling", "driver", "label", "name"))
@@ -36,7 +36,10 @@ class VolumePruning:
         dangling = boolean(filters, "dangling")
         users = self.volumes.users()
         found = sorted(self.volumes.records.volumes.values(), key=lambda each: each.name)
-        return [each for each in found if _matches(each, filters) and dangling in (None, each.name not in users)]
+        search = Search()
+        return [
+            each for each in found if _matches(each, filters, search) and dangling in (None, each.name not in users)
+        ]
 
     async def prune(self, filters: Filters) -> Pruned:
         """Remove unused anonymous volumes, with `all` the named ones too.
@@ -74,17 +77,10 @@ class VolumePruning:
         return Pruned(names=tuple(gone), space_reclaimed=space)
 
 
-def _matches(volume: Volume, filters: Filters) -> bool:
-    if not matches_labels(volume.labels, filters.get("label", ())):
-        return False
-    return all(any(test(volume, value) for value in filters[key]) for key, test in _TESTS.items() if filters.get(key))
-
-
-def _by_name(volume: Volume, value: str) -> bool:
-    return compiled(value).search(volume.name) is not None
-
-
-_TESTS: Mapping[str, Callable[[Volume, str], bool]] = {
-    "name": _by_name,
-    "driver": lambda volume, value: volume.driver == value,
-}
+def _matches(volume: Volume, filters: Filters, search: Search) -> bool:
+    names, drivers = filters.get("name"), filters.get("driver")
+    return (
+        matches_labels(volume.labels, filters.get("label", ()))
+        and (not drivers or volume.driver in drivers)
+        and (not names or any(search.finds(pattern, volume.name) for pattern in names))
+    )
