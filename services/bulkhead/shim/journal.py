@@ -100,6 +100,8 @@ class Journal:
         self._end = dict.fromkeys(_STREAMS, _DATA)
         self._freed = dict.fromkeys(_STREAMS, _DATA)
         self._lost = (0, 0, 0)
+        # Where bytes were dropped last and are not given back, while nothing else comes.
+        self._gap: dict[int, int] = {}
 
     @classmethod
     def make(cls, *, terminal: bool = False) -> Journal:
@@ -151,6 +153,7 @@ class Journal:
     def add(self, kind: Kind, stream: int, time: int, *, size: int) -> None:
         """Records are about to wait for the disk: of the last `size` bytes of the stream."""
         end = self._end.get(stream, 0)
+        self._gap.pop(stream, None)
         self.add_entry(Entry(kind=kind, stream=stream, start=end - size, end=end, time=time))
 
     def add_entry(self, entry: Entry) -> None:
@@ -183,9 +186,10 @@ class Journal:
         if stream:
             self._open[stream] = max(self._open[stream], unfinished)
         self._write_header()
-        if stream and self._open[stream] - self._freed[stream] >= _WORTHWHILE:
-            self._free(stream, self._freed[stream], self._open[stream])
-            self._freed[stream] = self._open[stream] & -_PAGE
+        # Not up to where the stream is open: what was dropped lies behind entries that still wait.
+        if stream and unfinished - self._freed[stream] >= _WORTHWHILE:
+            self._free(stream, self._freed[stream], unfinished)
+            self._freed[stream] = unfinished & -_PAGE
 
     def dropped(self, stream: int, size: int, unfinished: int, lost: tuple[int, int, int]) -> None:
         """The last `size` bytes will never be logged; (lines, bytes, errno) of all that is lost and not told yet."""
@@ -194,7 +198,10 @@ class Journal:
         self._lost = lost
         self._open[stream] = unfinished
         self._write_header()
-        self._free(stream, self._end[stream] - size, unfinished)
+        # A chunk may be smaller than a page: the run of drops is given back as one.
+        begin = self._gap.get(stream, self._end[stream] - size)
+        self._free(stream, begin, unfinished)
+        self._gap[stream] = max(begin, unfinished & -_PAGE)
 
     def told(self) -> None:
         """What is lost is in an entry now."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.shim.journal import HOPPER_IN, Journal, Kind
+from bulkhead.shim.journal import HOPPER_IN, Journal, Kind, Place
 from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.logs import JsonFile, LogTarget
 from bulkhead.shim.loop import Loop
@@ -212,6 +212,50 @@ def test_what_was_dropped_stays_dropped_and_is_told(tmp_path: Path) -> None:
     assert text.startswith("partial\n[bulkhead: 1 lines (")
     shims.die()
     assert shims.settled() == text
+
+
+def fed(journal: Journal, chunk: bytes) -> None:
+    """The journal has taken it from a container."""
+    source, container = os.pipe()
+    os.write(container, chunk)
+    assert journal.take(1, source, terminal=False) == chunk
+    os.close(source)
+    os.close(container)
+
+
+def test_what_waits_before_dropped_bytes_is_still_there_when_the_first_entry_is_logged() -> None:
+    journal, chunks = Journal.make(), [bytes([number]) * (16 << 10) for number in range(1, 9)]
+    journal.begin(Place())
+    starts = []
+    for chunk in chunks[:4]:
+        starts.append(journal.position(1))
+        fed(journal, chunk)
+        journal.add(Kind.CHUNK, 1, NOW, size=len(chunk))
+    for chunk in chunks[4:]:
+        fed(journal, chunk)
+        journal.dropped(1, len(chunk), journal.position(1), (1, len(chunk), 28))
+    journal.logged(1, starts[1], Place(inode=1, size=1))
+    found = Journal.inherited({name: os.dup(fd) for name, fd in journal.descriptors.items()})
+    assert found is not None
+    successor, left = found
+    assert [successor.read(1, entry.start, entry.end) for entry in left.entries] == chunks[1:4]
+    successor.close()
+    journal.close()
+
+
+def test_the_memory_of_small_chunks_that_are_dropped_is_given_back() -> None:
+    journal, kept = Journal.make(), b"k" * 1000
+    journal.begin(Place())
+    fed(journal, kept)
+    journal.add(Kind.CHUNK, 1, NOW, size=len(kept))
+    for _ in range(1000):
+        fed(journal, b"x" * 1000)
+        journal.dropped(1, 1000, journal.position(1), (1, 1000, 28))
+    # Of the file: two pages of marks, and the one or two with bytes that are not given back.
+    assert os.fstat(journal.descriptors["journal1"]).st_blocks * 512 <= 16 << 10
+    begin = journal.position(1) - 1_001_000
+    assert journal.read(1, begin, begin + 1000) == kept
+    journal.close()
 
 
 def test_a_terminal_s_output_is_kept_as_well(tmp_path: Path) -> None:
