@@ -113,8 +113,8 @@ class Journal:
                 os.lseek(made[name], _DATA, os.SEEK_SET)
             if terminal:
                 made[HOPPER_OUT], made[HOPPER_IN] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                # A terminal gives a page at a time; all of it must fit.
-                fcntl.fcntl(made[HOPPER_IN], fcntl.F_SETPIPE_SZ, _CHUNK)
+                # A terminal gives a page at a time; all of it should fit.
+                widen(made[HOPPER_IN], _CHUNK)
         except OSError:
             for descriptor in made.values():
                 os.close(descriptor)
@@ -325,6 +325,16 @@ class Journal:
                 view.madvise(mmap.MADV_REMOVE)
         except (OSError, ValueError):
             return
+
+
+def widen(pipe: int, size: int) -> None:
+    """Let a pipe hold so many bytes, if this user may. Raises OSError."""
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+    except OSError as error:
+        # EPERM: this user's pipes hold too much already (pipe(7)); the default size works as well.
+        if error.errno != errno.EPERM:
+            raise
 
 
 def _empty(pipe: int, into: int) -> None:

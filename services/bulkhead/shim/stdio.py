@@ -6,7 +6,6 @@ reading, so that the process blocks as on a slow terminal, until the holder catc
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import functools
 import os
@@ -16,7 +15,7 @@ import termios
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from bulkhead.shim import custody
+from bulkhead.shim import custody, journal
 from bulkhead.shim.logs import LogSink, NoLog
 from bulkhead.shim.loop import Loop, Timer
 from bulkhead.shim.peers import Peer
@@ -26,7 +25,6 @@ STDOUT, STDERR = 1, 2
 _CHUNK = 256 << 10
 # As much as an unprivileged user may ask for (pipe(7)); the default holds a 16th of it.
 _PIPE_SIZE = 1 << 20
-_F_SETPIPE_SZ = 1031
 _INPUT_LIMIT = 64 << 10
 # After the process has ended: without news for so long, or after so long at all, its pipes count as ended.
 DRAIN_IDLE = 2.0
@@ -243,12 +241,7 @@ class Streams:
         self._theirs.append(theirs)
         self._sources[ours] = stream
         os.set_blocking(ours, False)
-        try:
-            fcntl.fcntl(ours, _F_SETPIPE_SZ, _PIPE_SIZE)
-        except OSError as error:
-            # EPERM: this user's pipes hold too much already; the default size works as well.
-            if error.errno != errno.EPERM:
-                raise
+        journal.widen(ours, _PIPE_SIZE)
         return theirs
 
     def _close_theirs(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import pty
@@ -267,6 +269,20 @@ def test_a_terminal_s_output_is_kept_as_well(tmp_path: Path) -> None:
     shims.die()
     shims.say(b"three\n")
     assert shims.settled() == "one\ntwo\nthree\n"
+
+
+def test_a_user_whose_pipes_hold_too_much_has_a_terminal_s_log_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, command: int, size: int) -> None:
+        assert (command, size > 0, descriptor >= 0) == (fcntl.F_SETPIPE_SZ, True, True)
+        raise PermissionError(errno.EPERM, "")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    shims = Shims(tmp_path / "log", terminal=True)
+    shims.say(b"one\n" * 1000)
+    shims.die()
+    assert shims.settled() == "one\n" * 1000
 
 
 def test_the_end_of_a_pipe_is_told(shims: Shims) -> None:
