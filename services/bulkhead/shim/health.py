@@ -29,7 +29,7 @@ from bulkhead.model.health import (
     judged,
     shown_duration,
 )
-from bulkhead.shim.logs import LogSink
+from bulkhead.shim.logs import NoLog
 from bulkhead.shim.loop import Loop, Signals, Timer
 from bulkhead.shim.ports import Launcher, Process, Task
 from bulkhead.shim.stdio import Streams
@@ -141,7 +141,7 @@ class HealthMonitor:
             hear(self._health)
 
 
-class _Output(LogSink):
+class _Output(NoLog):
     """The first bytes that a probe says."""
 
     def __init__(self) -> None:
@@ -152,15 +152,6 @@ class _Output(LogSink):
         room = LONGEST_OUTPUT - len(self._kept)
         self._kept += chunk[:room]
         self._more = self._more or len(chunk) > room
-
-    def end(self, _stream: int) -> None:
-        """Nothing is held back."""
-
-    def finish(self, done: Callable[[], None]) -> None:
-        done()
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def text(self) -> str:
         return self._kept.decode(errors="replace") + ("..." if self._more else "")

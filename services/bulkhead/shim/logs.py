@@ -18,6 +18,7 @@ import errno
 import os
 import select
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -60,34 +61,45 @@ class LogTarget:
 
 
 class LogSink(Protocol):
-    """Takes what a container's streams say."""
+    """Takes what a container's streams say. It has no bodies: whoever hands things on must hand on each."""
 
+    @abstractmethod
     def take(self, stream: int, source: int, *, terminal: bool) -> bytes:
         """As read(2), from a descriptor of stream 1 or 2; `write` comes next, for the same stream."""
-        return os.read(source, _CHUNK)
 
+    @abstractmethod
     def to_keep(self) -> dict[str, int]:
         """Descriptors that a successor needs, by name."""
-        return {}
 
+    @abstractmethod
     def write(self, stream: int, chunk: bytes) -> None:
         """`chunk` was read from stream 1 or 2."""
 
+    @abstractmethod
     def end(self, stream: int) -> None:
         """The stream has ended: its last line may lack a newline."""
 
+    @abstractmethod
     def finish(self, done: Callable[[], None]) -> None:
         """Write what still waits, then call `done`; soon, even if the disk is stuck."""
 
+    @abstractmethod
     def unlogged(self) -> Loss | None:
         """What has been taken and is not in the log: to be asked when it is finished."""
-        return None
 
+    @abstractmethod
     def close(self) -> None: ...
 
 
 class NoLog(LogSink):
     """The driver `none`."""
+
+    def take(self, _stream: int, source: int, *, terminal: bool) -> bytes:
+        del terminal
+        return os.read(source, _CHUNK)
+
+    def to_keep(self) -> dict[str, int]:
+        return {}
 
     def write(self, stream: int, chunk: bytes) -> None:
         """Nothing is kept."""
@@ -97,6 +109,10 @@ class NoLog(LogSink):
 
     def finish(self, done: Callable[[], None]) -> None:
         done()
+
+    def unlogged(self) -> Loss | None:
+        """Nothing was to be."""
+        return None
 
     def close(self) -> None:
         """Nothing is open."""

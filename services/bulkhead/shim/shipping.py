@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from bulkhead.errors import Internal
+from bulkhead.model.losses import Loss
 from bulkhead.shim.logs import LogSink
 from bulkhead.shim.loop import Loop
 
@@ -94,6 +95,9 @@ class Shipped(LogSink):
 
     def finish(self, done: Callable[[], None]) -> None:
         self._await_sent(time.monotonic() + FAREWELL, done)
+
+    def unlogged(self) -> Loss | None:
+        return self._cache.unlogged()
 
     def close(self) -> None:
         self._cache.close()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bulkhead.errors import Internal
-from bulkhead.shim.logs import NoLog
+from bulkhead.model.losses import Loss, Lost
+from bulkhead.shim.logs import LogSink, NoLog
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.shipping import Shipped, sender
 
@@ -36,10 +37,25 @@ def unexpected(event: str, error: BaseException) -> None:
     raise AssertionError(event) from error
 
 
-def shipped(limit: int = 1 << 20, **destination: Any) -> tuple[Shipped, Loop]:
+def shipped(limit: int = 1 << 20, cache: LogSink | None = None, **destination: Any) -> tuple[Shipped, Loop]:
     loop = Loop(unexpected)
     loop.open()
-    return Shipped(sender(json.dumps(destination).encode()), NoLog(), loop, limit), loop
+    return Shipped(sender(json.dumps(destination).encode()), cache or NoLog(), loop, limit), loop
+
+
+class Broken(NoLog):
+    """A cache whose disk has refused three lines."""
+
+    def unlogged(self) -> Loss:
+        return Loss(what=Lost.LOG.value, since=1, until=2, lines=3)
+
+
+def test_lines_that_its_cache_lacks_are_stated() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        log, _ = shipped(cache=Broken(), **{**PLACE, "port": server.getsockname()[1]})
+        assert log.unlogged() == Loss(what="log", since=1, until=2, lines=3)
+        log.close()
 
 
 def test_rfc5424_by_udp() -> None:
