@@ -16,6 +16,7 @@ from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
+from bulkhead.model.losses import Loss
 
 # Beyond every kernel's pid_max: no such process exists.
 _FIRST_PID = 5_000_000
@@ -31,6 +32,7 @@ class FakeShim:
         self.start_time = 0
         self.started_at = 0
         self.ended: Exit | None = None
+        self.losses: tuple[Loss, ...] = ()
         self.bundle: Bundle | None = None
         self.signals: list[tuple[int, bool]] = []
         self.ignored_signals: set[int] = set()
@@ -55,6 +57,7 @@ class FakeShim:
             exit_code=self.ended.code if self.ended else None,
             started_at=self.started_at,
             exited_at=self.ended.at if self.ended else 0,
+            losses=self.losses,
         )
 
     async def create(self, bundle: Bundle) -> Created:
@@ -138,7 +141,7 @@ class FakeShim:
 
     def exit(self, code: int) -> None:
         """The container's process ends; its record is on disk before anybody hears of it."""
-        self.ended = Exit(code=code, at=time.time_ns())
+        self.ended = Exit(code=code, at=time.time_ns(), losses=self.losses)
         self.phase = "exited"
         record = {"exit_code": code, "exited_at": self.ended.at, "started_at": self.started_at, "pid": self.pid}
         self._instance.exit_record(self.container_id).write_text(json.dumps(record))

@@ -38,7 +38,7 @@ from bulkhead.model.container import Container
 from bulkhead.model.events import Event as EngineEvent
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Event, Phase, apply
-from bulkhead.model.losses import Loss, Lost
+from bulkhead.model.losses import Loss, Lost, restated
 from bulkhead.model.restart import LONGEST_DELAY_MS, delay_after_exit
 
 log = structlog.get_logger()
@@ -173,17 +173,17 @@ class Exits:
             await self._remove_itself(exited)
 
     def note_losses(self, container: Container, losses: tuple[Loss, ...]) -> None:
-        """What a shim says that its predecessors' deaths have taken of the run; on record and announced once."""
+        """What a shim says that deaths have taken of the run so far; what is new is on record and announced once."""
         if losses:
             self.actors.own(self._note_losses(container, losses), f"losses {container.id[:12]}")
 
     async def _note_losses(self, of: Container, losses: tuple[Loss, ...]) -> None:
         async def note() -> None:
             container = self.records.index.get(of.id)
-            news = [loss for loss in losses if loss not in container.losses]
-            if news and container.phase.alive and container.started_at == of.started_at:
-                known = replace(container, losses=(*container.losses, *news))
-                await self.records.commit(Change(update=known, events=tuple(announcements.lost(known, news))))
+            known = replace(container, losses=restated(container.losses, losses))
+            same = container.phase.alive and container.started_at == of.started_at
+            if same and known.losses != container.losses:
+                await self.records.commit(Change(update=known, events=tuple(_news(container, known))))
 
         with suppress(BulkheadError):
             # The shim says it again at the end.
@@ -389,7 +389,7 @@ def _after(
         endpoints=tuple(endpoint.unplugged() for endpoint in container.endpoints),
         health=container.health.stopped() if container.health is not None else None,
         ended_by=_cause(container, ended, intent, cause),
-        losses=(*container.losses, *(loss for loss in ended.losses if loss not in container.losses)),
+        losses=restated(container.losses, ended.losses),
     )
     delay = delay_after_exit(
         container.spec.restart_policy,
@@ -409,10 +409,15 @@ def _after(
 def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:
     events = [announcements.of_container(exited, "oom")] if exited.oom_killed else []
     events.append(announcements.died(exited))
-    events += announcements.lost(exited, exited.losses[len(before.losses) :])
+    events += _news(before, exited)
     plugged = [endpoint for endpoint in before.endpoints if endpoint.address]
     events += [announcements.of_network(before, endpoint, "disconnect") for endpoint in plugged]
     events += announcements.of_mounts(before, "unmount")
     if intent in (Intent.STOP, Intent.RESTART):
         events.append(announcements.of_container(exited, "stop"))
     return tuple(events)
+
+
+def _news(before: Container, after: Container) -> list[EngineEvent]:
+    """Losses that are new or have grown; one is said anew as a whole."""
+    return announcements.lost(after, [loss for loss in after.losses if loss not in before.losses])

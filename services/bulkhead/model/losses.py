@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from operator import add
 
 
 class Lost(Enum):
@@ -30,3 +32,34 @@ class Loss:
     since: int = 0
     until: int = 0
     lines: int = 0
+
+
+def joined(known: Iterable[Loss], more: Iterable[Loss]) -> tuple[Loss, ...]:
+    """All of them, one for each kind, however many there were: windows are widened, lines added up.
+
+    Losses of counted lines are another kind than those that nobody could count.
+    """
+    return _merged((*known, *more), add)
+
+
+def restated(known: Iterable[Loss], stated: Iterable[Loss]) -> tuple[Loss, ...]:
+    """What is known once somebody has stated everything anew: nothing counts twice, nothing is taken back."""
+    return _merged((*joined(known, ()), *joined(stated, ())), max)
+
+
+def _merged(losses: Iterable[Loss], lines: Callable[[int, int], int]) -> tuple[Loss, ...]:
+    found: dict[tuple[str, bool], Loss] = {}
+    for loss in losses:
+        kind = (loss.what, loss.lines > 0)
+        before = found.get(kind)
+        found[kind] = loss if before is None else _widened(before, loss, lines(before.lines, loss.lines))
+    return tuple(found.values())
+
+
+def _widened(one: Loss, other: Loss, lines: int) -> Loss:
+    return Loss(
+        what=one.what,
+        since=min(one.since, other.since) or one.since or other.since,
+        until=max(one.until, other.until) if one.until and other.until else 0,
+        lines=lines,
+    )

@@ -28,7 +28,7 @@ from bulkhead.errors import (
     ResourceExhausted,
 )
 from bulkhead.linux import process
-from bulkhead.model.losses import Loss, Lost
+from bulkhead.model.losses import Loss, Lost, joined
 from bulkhead.shim import bundle, custody, inheritance
 from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
@@ -347,9 +347,9 @@ class Container:
         self._conclude(code)
 
     def note_losses(self, lost: tuple[Loss, ...]) -> None:
-        """Stated by this shim and by those after it."""
+        """Stated by this shim and by those after it. One for each kind: shims and execs come without end."""
         assert self._record is not None
-        self._record = replace(self._record, losses=self._record.losses + lost)
+        self._record = replace(self._record, losses=joined(self._record.losses, lost))
         try:
             self._facts.write_task(self._record)
         except OSError as error:
@@ -595,14 +595,14 @@ class Container:
             started_at=self._record.started_at if self._record and self.phase is not Phase.CREATED else 0,
             oom_killed=self._was_oom_killed(),
             pid=self.pid,
-            losses=self.losses + lost,
+            losses=joined(self.losses, lost),
         )
         failpoints.hit("shim.exit.drained")
         self._log.finish(lambda: self._persist(self._with_unlogged(record)))
 
     def _with_unlogged(self, record: ExitRecord) -> ExitRecord:
         unlogged = self._log.unlogged()
-        return record if unlogged is None else replace(record, losses=(*record.losses, unlogged))
+        return record if unlogged is None else replace(record, losses=joined(record.losses, (unlogged,)))
 
     def _was_oom_killed(self) -> bool:
         try:

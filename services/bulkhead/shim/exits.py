@@ -18,7 +18,8 @@ from bulkhead.model.losses import Loss
 
 # What a container is reported with whose end nobody saw, as Docker does.
 UNKNOWN_EXIT = 255
-_LIMIT = 64 << 10
+# The attributes of a log are labels, as many as a message bears.
+_LIMIT = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,13 @@ class Facts:
 
     def write_exit(self, record: ExitRecord) -> None:
         """Durable when this returns. Raises OSError."""
-        self._exit.commit(_encode(record))
+        text = _encode(record)
+        if len(text) > self._exit.SIZE:
+            # It wants blocks of its own then, as any file does.
+            atomicfile.write(self._exit.path, text, alone=True)
+            self._exit.release()
+            return
+        self._exit.commit(text)
 
     def read_task(self) -> TaskRecord | None:
         """The task record, None when there is none that can be read; what its writer left unfinished goes."""

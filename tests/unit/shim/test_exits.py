@@ -1,0 +1,55 @@
+"""A shim's records, however large: a successor reads what was written, and an end is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bulkhead.model.losses import Loss, Lost
+from bulkhead.shim.container import Container
+from bulkhead.shim.exits import ExitRecord, Facts, TaskRecord
+from bulkhead.shim.identity import Identity
+from bulkhead.shim.loop import Loop
+
+LOSSES = tuple(Loss(what=each.value, since=number, until=number + 1) for number in range(1, 1001) for each in Lost)
+
+
+def test_the_losses_of_a_thousand_deaths_fit_into_the_exit_record(tmp_path: Path) -> None:
+    facts = Facts(str(tmp_path))
+    facts.begin()
+    facts.write_task(TaskRecord(pid=1, start_time=2, boot_id="another boot"))
+    loop: Any = Loop(_unexpected)
+    container = Container(loop, loop, loop, _unexpected)
+    container._facts = facts
+    container.identity = Identity("ab" * 32, "", str(tmp_path))
+    container._record = facts.read_task()
+    for loss in LOSSES:
+        container.note_losses((loss,))
+    container._conclude(None)
+    text = (tmp_path / "exit.json").read_bytes()
+    # In the blocks that were reserved for it.
+    assert len(text) <= 4096
+    found = json.loads(text)["losses"]
+    assert [(each["what"], each["since"]) for each in found] == [(each.value, 1) for each in Lost]
+
+
+def test_an_exit_record_that_outgrows_its_reserve_is_written_all_the_same(tmp_path: Path) -> None:
+    facts = Facts(str(tmp_path))
+    facts.begin()
+    facts.write_exit(ExitRecord(exit_code=3, exited_at=4, losses=LOSSES))
+    assert facts.read_exit() == ExitRecord(exit_code=3, exited_at=4, losses=LOSSES)
+    assert [each.name for each in tmp_path.iterdir()] == ["exit.json"]
+
+
+def test_a_task_record_with_many_labels_is_read_again(tmp_path: Path) -> None:
+    """Cut short, it would be none: the successor would take a live container for a new one."""
+    labels = json.dumps({"label": "\N{SNOWMAN}" * 60_000})
+    record = TaskRecord(pid=1, start_time=2, boot_id="boot", log_attributes=labels)
+    facts = Facts(str(tmp_path))
+    facts.write_task(record)
+    assert facts.read_task() == record
+
+
+def _unexpected(event: str, error: BaseException) -> None:
+    raise AssertionError(event) from error
