@@ -373,6 +373,8 @@ class Container:
             self._log = self._open_logs(_log_options(record), streams, terminal=custody.CONSOLE in streams)
         except (ResourceExhausted, Internal) as error:
             self._report("cannot go on with the log", error)
+            # For the rest of the run, and what waited for it.
+            self.note_losses((Loss(what=Lost.LOG.value, since=inheritance.last_written(record)),))
         self.streams.inherit(streams, stdin_once=record.stdin_once, log=self._log)
 
     def _estate(self) -> Estate:

@@ -16,6 +16,7 @@ from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import custody
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.exits import TaskRecord
+from bulkhead.shim.journal import Journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +39,16 @@ def claim(record: TaskRecord, estate: Estate | None, pids: Callable[[], Sequence
 
 
 def losses(record: TaskRecord, legacy: Legacy) -> tuple[Loss, ...]:
-    """What the earlier shim's death has taken, now that nobody kept its descriptors."""
+    """What the earlier shim's death has taken: most of it only where nobody kept its descriptors."""
     now = time.time_ns()
-    since = _last_written(record)
+    since = last_written(record)
     lost: list[Loss] = []
     if record.log_destination:
         lost.append(Loss(what=Lost.SHIPPED_LOG.value, since=since, until=now))
+    if record.log_driver != "none" and not Journal.is_among(legacy.streams):
+        lost.append(Loss(what=Lost.LOG.value, since=since, until=now))
     if legacy.kept:
         return tuple(lost)
-    if record.log_driver != "none":
-        lost.append(Loss(what=Lost.LOG.value, since=since, until=now))
     if record.terminal:
         lost.append(Loss(what=Lost.TERMINAL.value, since=since))
     elif record.open_stdin:
@@ -78,7 +79,7 @@ def exit_code(descriptor: int) -> int | None:
     return None if status is None else status.code
 
 
-def _last_written(record: TaskRecord) -> int:
+def last_written(record: TaskRecord) -> int:
     """When the log last grew, else when the run began: the earlier shim was well then."""
     try:
         return max(os.stat(record.log_path).st_mtime_ns, record.started_at)

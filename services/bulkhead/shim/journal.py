@@ -127,11 +127,16 @@ class Journal:
         if FIRST not in descriptors or SECOND not in descriptors:
             return None
         journal = cls(descriptors)
-        found = os.pread(journal._marks, _HEADER.size, 0)
-        if len(found) < _HEADER.size or _HEADER.unpack(found)[0] != _VERSION:
+        header = _header(descriptors)
+        if header is None:
             journal.close()
             return None
-        return journal, journal._resume(_HEADER.unpack(found))
+        return journal, journal._resume(header)
+
+    @staticmethod
+    def is_among(descriptors: Mapping[str, int]) -> bool:
+        """Whether `inherited` will find one, which nobody has given up."""
+        return SECOND in descriptors and _header(descriptors) is not None
 
     # Work
 
@@ -325,6 +330,13 @@ class Journal:
                 view.madvise(mmap.MADV_REMOVE)
         except (OSError, ValueError):
             return
+
+
+def _header(descriptors: Mapping[str, int]) -> tuple[int, ...] | None:
+    """None where there is none of this version."""
+    found = os.pread(descriptors[FIRST], _HEADER.size, 0) if FIRST in descriptors else b""
+    header = _HEADER.unpack(found) if len(found) == _HEADER.size else (0,)
+    return header if header[0] == _VERSION else None
 
 
 def widen(pipe: int, size: int) -> None:

@@ -261,6 +261,25 @@ async def test_a_successor_adopts_a_live_container(launch: Launch, nursery: Nurs
             assert json.loads((shim.data_dir / "exit.json").read_text())["exit_code"] == 9
 
 
+async def test_a_successor_that_cannot_open_the_log_says_so(launch: Launch, nursery: Nursery) -> None:
+    async with launch(script("trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done")) as shim:
+        await shim.create()
+        await shim.client.start()
+        await until(lambda: shim.logged() == "up\n")
+        shim.log.unlink()
+        shim.log.mkdir()
+        successor = await adopted(nursery, shim)
+        async with connected(shim.run_dir, shim.data_dir, successor) as again:
+            lost = json.loads((await again.client.state()).losses)
+            # From when the log last grew, for good.
+            assert [(each["what"], each["until"]) for each in lost] == [("log", 0)]
+            told = shim.data_dir / "shim.log"
+            assert "cannot go on with the log" in told.read_text()
+            told.unlink()
+            await again.client.kill(signal.SIGTERM)
+            assert (await again.client.wait(timeout=15)).exit_code == 9
+
+
 async def test_a_successor_knows_an_exit_from_its_record(launch: Launch, nursery: Nursery) -> None:
     async with launch(script("exit 6")) as shim:
         answer = await shim.run()
