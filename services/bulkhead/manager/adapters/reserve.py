@@ -33,17 +33,21 @@ class Reserve:
         self._held = -1
 
     def take_back(self) -> None:
-        """Before SQLite opens the file: the reserve becomes its log and index, unless there are some."""
+        """Before SQLite opens the file: the reserve becomes its log and index, unless there are some.
+
+        An empty log is none: a reader such as the doctor leaves one behind, with an index.
+        """
+        in_use = _size(self._log) > 0
         with contextlib.suppress(OSError):
-            if self._log_kept.exists() and not self._log.exists():
+            if not in_use and self._log_kept.exists():
                 with self._log_kept.open("r+b") as file:
                     file.write(bytes(_HEADER))
         for kept, name in ((self._log_kept, self._log), (self._index_kept, self._index)):
             with contextlib.suppress(OSError):
-                if name.exists():
+                if in_use and name.exists():
                     kept.unlink(missing_ok=True)
                 else:
-                    kept.rename(name)
+                    kept.replace(name)
 
     def fill(self, connection: sqlite3.Connection) -> None:
         """Take the blocks that are still wanting. A disk that has none is no reason not to start."""
@@ -69,6 +73,13 @@ class Reserve:
         if self._held >= 0:
             os.close(self._held)
             self._held = -1
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _make_room(connection: sqlite3.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -80,3 +81,18 @@ async def test_the_log_s_blocks_outlive_the_manager_and_what_they_held_does_not(
         assert len(connection.execute("SELECT * FROM meta").fetchall()) == 3
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA freelist_count").fetchone()[0] >= 64
+
+
+async def test_the_reserve_outlives_a_reader(tmp_path: Path) -> None:
+    """The doctor's reading of a stopped manager's records leaves an empty log, which takes nobody's place."""
+    path = tmp_path / "b.db"
+    async with Database.open(path) as database:
+        await database.write(put("key", "value"))
+    kept = (tmp_path / "b.db-reserve-wal").stat()
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+        assert reader.execute("SELECT count(*) FROM meta").fetchone() == (1,)
+    assert (tmp_path / "b.db-wal").stat().st_size == 0
+    async with Database.open(path) as database:
+        taken = (tmp_path / "b.db-wal").stat()
+        assert (taken.st_ino, taken.st_blocks) == (kept.st_ino, kept.st_blocks)
+        assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == [("key",)]
