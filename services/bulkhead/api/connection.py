@@ -180,6 +180,7 @@ class EngineConnection(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         self._answered += 1
+        self.endless = self.chunked = False
         if self._close and not resp.prepared:
             resp.force_close()
         answer = await super().finish_response(request, resp, start_time)

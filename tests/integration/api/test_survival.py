@@ -199,6 +199,34 @@ async def test_stopping_the_daemon_answers_what_is_under_way_and_takes_nothing_n
             await leaving
 
 
+async def test_an_answer_behind_a_stream_that_ended_is_whole_at_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one connection: what the stream was is not what the next request is."""
+    settings = fake_settings(tmp_path)
+    async with FakeManager(settings.instance).serving() as manager, AsyncExitStack() as api:
+        await api.enter_async_context(serve(settings))
+        container = await Fake(manager).create("true")
+        held = Held()
+        monkeypatch.setattr(container, "stop", held)
+        async with (
+            connected(settings.instance.docker_socket) as idle,
+            connected(settings.instance.docker_socket) as wire,
+        ):
+            wire.send(request("GET", "/events?since=1&until=2"))
+            assert (await wire.reply()).status == 200
+            idle.send(request("GET", "/_ping"))
+            assert (await idle.reply()).status == 200
+            wire.send(request("POST", f"/containers/{container.id}/stop?t=60"))
+            await held.asked.wait()
+            leaving = asyncio.create_task(api.aclose())
+            assert await idle.rest() == b""
+            held.let_go.set()
+            assert (await wire.reply(bodyless=True)).status == 204
+            assert await wire.rest() == b""
+            await leaving
+
+
 async def test_what_takes_too_long_is_told_that_the_daemon_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
