@@ -128,6 +128,8 @@ class _ShimEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        # No goodbye came before: a shim that is killed with something unread ends by a reset.
+        self.broken = self.broken or not self._ended
         self._ended = True
         self._fail_answer()
         if self._listener is not None:
