@@ -112,12 +112,12 @@ class Recovery:
         if phase is not container.phase:
             container = replace(container, phase=phase)
             await self.records.commit(Change(update=container))
-        self.exits.note_losses(container, state.losses)
         if container.unapplied:
             try:
                 await self.apply_limits(container)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, BulkheadError) as error:
                 log.warning("cannot apply limits", container=container.id, reason=str(error))
+        self.exits.note_losses(container, state.losses)
         self.exits.watch(container, shim)
 
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:

@@ -72,10 +72,14 @@ class Updating:
         )
 
     async def apply_again(self, container: Container) -> None:
-        """A crash came between a record of limits and the kernel: tell the kernel. Raises OSError, ValueError."""
+        """A crash came between a record of limits and the kernel: tell the kernel.
+
+        Raises OSError, ValueError, and InvalidArgument for a device that is gone.
+        """
         limits = _limits(container.spec.resources)
         await asyncio.to_thread(self.limit, self.bundles.cgroups_path(container), limits)
-        await self.records.commit(Change(update=replace(container, unapplied=False)))
+        current = self.records.index.get(container.id)
+        await self.records.commit(Change(update=replace(current, unapplied=False)))
 
     async def _apply(self, container: Container, limits: Mapping[str, Any]) -> None:
         try:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from bulkhead.errors import Unavailable
 from bulkhead.linux import process
 from bulkhead.manager.ports import Change
-from bulkhead.model.container import Container, RestartPolicy
+from bulkhead.model.container import Container, Resources, RestartPolicy, ThrottleDevice
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.losses import Loss
 from tests.support.eventually import eventually
 from tests.support.manager_core import Running, World, new_world, running_core
 
@@ -56,6 +58,35 @@ async def test_running_container_is_rejoined_as_it_is(world: World) -> None:
         core.shim(container_id).exit(4)
         assert await core.ended(container_id) == 4
         assert await core.actions() == ["create", "start", "die"]
+
+
+async def _with_limits_unapplied(core: Running, container_id: str, resources: Resources) -> Container:
+    """As an update that a crash cut short leaves it."""
+    found = core.get(container_id)
+    cut_short = replace(found, spec=replace(found.spec, resources=resources), unapplied=True)
+    await core.records.commit(Change(update=cut_short))
+    return cut_short
+
+
+async def test_a_limited_device_that_is_gone_keeps_no_container_from_being_watched(world: World) -> None:
+    gone = Resources(device_read_bps=(ThrottleDevice(path="/dev/nosuch", rate=1),))
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9")
+        await _with_limits_unapplied(core, container_id, gone)
+    async with one_life(world) as core:
+        core.shim(container_id).exit(4)
+        assert await core.ended(container_id) == 4
+
+
+async def test_losses_noted_while_limits_are_applied_again_stay(world: World) -> None:
+    lost = (Loss(what="log", since=1, until=2),)
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9")
+        before = await _with_limits_unapplied(core, container_id, Resources(memory=64 << 20))
+        core.core.exits.note_losses(before, lost)
+        await eventually(lambda: core.get(container_id).losses == lost)
+        await core.core.recovery.apply_limits(before)
+        assert (core.get(container_id).unapplied, core.get(container_id).losses) == (False, lost)
 
 
 async def test_exit_while_the_manager_was_down_is_reported_with_its_code(world: World) -> None:
