@@ -176,16 +176,3 @@ def _filter_values(name: str, values: Any) -> tuple[str, ...]:
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
         return tuple(values)
     raise InvalidArgument(f"invalid filter '{name}': values must be strings")
-
-
-def filter_flag(filters: Filters, name: str) -> bool | None:
-    """A boolean filter: true, 1, false or 0; None when it is not there."""
-    if name not in filters:
-        return None
-    meant = {_FILTER_FLAGS.get(value.lower()) for value in filters[name]}
-    if len(meant) != 1 or None in meant:
-        raise InvalidArgument(f"Invalid filter '{name}=[{' '.join(filters[name])}]'")
-    return meant.pop()
-
-
-_FILTER_FLAGS: Mapping[str, bool] = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}

@@ -37,12 +37,12 @@ def check_keys(filters: Filters, allowed: frozenset[str]) -> None:
 
 def boolean(filters: Filters, key: str) -> bool | None:
     """A filter that is true or false, None when it was not given. Raises InvalidArgument for another value."""
-    values = {value.lower() for value in filters.get(key, ())}
-    if not values:
+    if key not in filters:
         return None
-    if values <= _TRUE:
+    values = {value.lower() for value in filters[key]}
+    if values and values <= _TRUE:
         return True
-    if values <= _FALSE:
+    if values and values <= _FALSE:
         return False
     raise InvalidArgument(f"Invalid filter '{key}=[{' '.join(filters[key])}]'")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.api.call import check_content_type, filter_flag, integer, parse_filters, parse_json
+from bulkhead.api.call import check_content_type, integer, parse_filters, parse_json
 from bulkhead.api.schema.create import CreateBody
 from bulkhead.errors import InvalidArgument
 
@@ -30,21 +30,6 @@ def test_both_forms_of_filters_are_read(text: str, meant: dict[str, tuple[str, .
 def test_bad_filters_are_the_clients_fault(text: str) -> None:
     with pytest.raises(InvalidArgument, match="nvalid filter"):
         parse_filters(text, {"label"})
-
-
-@pytest.mark.parametrize(("values", "meant"), [(("true",), True), (("0",), False), (("1", "true"), True)])
-def test_boolean_filter_reads_its_four_spellings(values: tuple[str, ...], meant: bool) -> None:
-    assert filter_flag({"dangling": values}, "dangling") is meant
-
-
-def test_absent_boolean_filter_is_none() -> None:
-    assert filter_flag({}, "dangling") is None
-
-
-@pytest.mark.parametrize("values", [("yes",), ("true", "false"), ()])
-def test_boolean_filter_refuses_anything_else(values: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidArgument, match="Invalid filter 'dangling="):
-        filter_flag({"dangling": values}, "dangling")
 
 
 @pytest.mark.parametrize("value", ["application/json", "application/json; charset=utf-8", " Application/JSON "])

@@ -9,7 +9,7 @@ import pytest
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint, PublishedPort
 from bulkhead.model.events import Event
-from bulkhead.model.filters import check_keys, matches_event, parse_container_filter
+from bulkhead.model.filters import boolean, check_keys, matches_event, parse_container_filter
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.moments import parse_moment
 
@@ -157,3 +157,20 @@ def test_moments(text: str, expected: int) -> None:
 def test_bad_moments(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_moment(text, now=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"), [(("true",), True), (("0",), False), (("1", "true"), True), (("FALSE",), False)]
+)
+def test_boolean_filter_reads_its_four_spellings(values: tuple[str, ...], meant: bool) -> None:
+    assert boolean({"dangling": values}, "dangling") is meant
+
+
+def test_absent_boolean_filter_is_none() -> None:
+    assert boolean({}, "dangling") is None
+
+
+@pytest.mark.parametrize("values", [("yes",), ("true", "false"), (), ("t",)])
+def test_boolean_filter_refuses_anything_else(values: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidArgument, match="Invalid filter 'dangling="):
+        boolean({"dangling": values}, "dangling")

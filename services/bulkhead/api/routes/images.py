@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from bulkhead.api import answers
-from bulkhead.api.call import Call, filter_flag
+from bulkhead.api.call import Call
 from bulkhead.api.ports import Filesystems, Images, Import, Progress
 from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted
@@ -17,6 +17,7 @@ from bulkhead.api.schema.validation import check_platform
 from bulkhead.api.streams import begin, lines
 from bulkhead.api.versions import Version
 from bulkhead.errors import Internal, InvalidArgument, Unauthorized
+from bulkhead.model.filters import boolean
 from bulkhead.model.reference import parse_reference, parse_tag_target
 
 LIST_FILTERS = frozenset(("before", "dangling", "label", "label!", "reference", "since", "until"))
@@ -72,7 +73,7 @@ class ImageRoutes:
 
     async def index(self, call: Call) -> web.StreamResponse:
         filters = call.filters(LIST_FILTERS)
-        filter_flag(filters, "dangling")
+        boolean(filters, "dangling")
         found = await self._images.list(all=call.flag("all"), filters=filters)
         shared, with_manifests = call.flag("shared-size"), call.flag("manifests")
         shown = [schema.listed(each, shared=shared) for each in found]
@@ -117,7 +118,7 @@ class ImageRoutes:
 
     async def prune(self, call: Call) -> web.StreamResponse:
         filters = call.filters(PRUNE_FILTERS)
-        filter_flag(filters, "dangling")
+        boolean(filters, "dangling")
         removed, freed = await self._images.prune(filters)
         return answers.json({"ImagesDeleted": schema.removed(removed) or None, "SpaceReclaimed": freed})
 
