@@ -193,21 +193,22 @@ def _remove_links(instance: Instance) -> list[str]:
     removed = []
     with netlink.Netlink() as kernel:
         links = kernel.links()
-        bridges = {link.index for link in links if _is_made_by(instance, link)}
+        bridges = {link.index for link in links if is_made_by(instance, link)}
         for link in links:
             # By their bridge and not by name: the default instance's prefix begins every other's.
             if link.index in bridges or (link.kind == "veth" and link.master in bridges):
-                _delete_link(kernel, link.name)
+                delete_link(kernel, link.name)
                 removed.append(f"interface {link.name}")
     return removed
 
 
-def _is_made_by(instance: Instance, link: netlink.Link) -> bool:
+def is_made_by(instance: Instance, link: netlink.Link) -> bool:
     """Its bridges, and what it made for networks that stand on an interface."""
     return link.alias == instance.network_alias or (link.kind == "bridge" and link.name == instance.bridge)
 
 
-def _delete_link(kernel: netlink.Netlink, name: str) -> None:
+def delete_link(kernel: netlink.Netlink, name: str) -> None:
+    """No error if it is gone: a cable goes with its container."""
     try:
         kernel.request(netlink.delete_link(name))
     except OSError as error:

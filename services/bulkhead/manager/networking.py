@@ -37,6 +37,7 @@ from bulkhead.model.network import (
     Plan,
     PortBinding,
     ProcessNetns,
+    bridge_name,
 )
 
 log = structlog.get_logger()
@@ -287,7 +288,7 @@ def plan_of(network: NetworkRecord) -> Plan:
         return link_plan(network, v4, v6, _number(options, _MTU))
     return BridgePlan(
         key=network.id,
-        bridge=options.get(f"{_BRIDGE}name") or f"br-{short(network.id)}",
+        bridge=bridge_name(network.id, options),
         v4=v4,
         v6=v6,
         internal=network.internal,

@@ -18,6 +18,7 @@ from ipaddress import (
 )
 
 from bulkhead.errors import InvalidArgument
+from bulkhead.model.ids import short
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
@@ -270,6 +271,16 @@ class Reconciled:
 
     def __bool__(self) -> bool:
         return replace(self, lost=()) != Reconciled()
+
+
+def bridge_name(network_id: str, options: Mapping[str, str]) -> str:
+    """The bridge of a network with these options."""
+    return options.get("com.docker.network.bridge.name") or f"br-{short(network_id)}"
+
+
+def parent_name(network_id: str, options: Mapping[str, str]) -> str:
+    """The interface that a macvlan or ipvlan network with these options stands on: its own, where none is named."""
+    return options.get("parent") or f"dm-{short(network_id)}"
 
 
 def link_local(mac: str) -> IPv6Address:

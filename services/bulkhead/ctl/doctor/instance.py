@@ -10,6 +10,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,8 @@ def _look(instance: Instance, known: Records, *, managed: bool) -> list[Finding]
     ]
     if managed and known.under_way:
         # What is being made may look like an orphan; who makes it will be done, or undone, soon.
-        lost = [
-            Finding(**{**_fields(each), "mend": None, "advice": "operations are under way: ask again"}) for each in lost
-        ]
+        lost = [replace(each, mend=None, advice="operations are under way: ask again") for each in lost]
     return lost
-
-
-def _fields(finding: Finding) -> dict[str, Any]:
-    return {name: getattr(finding, name) for name in finding.__slots__}
 
 
 def _fail(subject: str, text: str, advice: str, level: Level = Level.FAIL) -> Finding:

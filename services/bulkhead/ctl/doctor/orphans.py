@@ -8,7 +8,6 @@ so while a manager lives an orphan must be seen twice.
 from __future__ import annotations
 
 import contextlib
-import errno
 import ipaddress
 import json
 import os
@@ -28,12 +27,11 @@ from bulkhead.ctl.doctor.records import Records
 from bulkhead.linux import hostmounts, netlink, nftables, process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import MAC, link_local
+from bulkhead.model.network import MAC, bridge_name, link_local, parent_name
 
 # Writable layers, volumes and layers are there before their record, for so long at most (seconds).
 BEING_MADE = 600.0
 _SHIM_TITLE = re.compile(r"bulkhead-shim: ([0-9a-f]{12})\b")
-_BRIDGE_DIGITS = 12
 
 
 def orphans(instance: Instance, known: Records, *, being_made: float = BEING_MADE) -> list[Finding]:
@@ -123,44 +121,29 @@ def _interfaces(instance: Instance, known: Records) -> Iterator[Finding]:
     with netlink.Netlink() as kernel:
         links = kernel.links()
     live = {str(one.get("host_interface")) for one in known.attachments}
-    bridges = {link.index: link for link in links if link.kind == "bridge" and _is_bridge_of(instance, link)}
+    bridges = {link.index: link for link in links if link.kind == "bridge" and purging.is_made_by(instance, link)}
     # By their bridge and not by name alone: the default instance's prefix begins every other's.
     for link in links:
         ours = link.master in bridges and link.name.startswith(instance.veth_prefix)
         if link.kind == "veth" and ours and link.name not in live:
             yield _orphan(f"interface {link.name}", "a container's cable", partial(_delete_link, link.name))
-    planned = {instance.bridge, *(_bridge_of(key, record) for key, record in known.networks.items())}
+    planned = {instance.bridge, *(bridge_name(key, _options(record)) for key, record in known.networks.items())}
     for bridge in bridges.values():
         if bridge.name not in planned:
             yield _orphan(f"interface {bridge.name}", "a network's bridge", partial(_delete_link, bridge.name))
-    parents = {_parent_of(key, record) for key, record in known.networks.items()}
+    parents = {parent_name(key, _options(record)) for key, record in known.networks.items()}
     for link in links:
         if link.alias == instance.network_alias and link.kind != "bridge" and link.name not in parents:
             yield _orphan(f"interface {link.name}", "a network's parent", partial(_delete_link, link.name))
 
 
-def _is_bridge_of(instance: Instance, link: netlink.Link) -> bool:
-    return link.name == instance.bridge or link.alias == instance.network_alias
-
-
-def _bridge_of(network_id: str, record: Mapping[str, Any]) -> str:
-    named = (record.get("options") or {}).get("com.docker.network.bridge.name")
-    return str(named or f"br-{network_id[:_BRIDGE_DIGITS]}")
-
-
-def _parent_of(network_id: str, record: Mapping[str, Any]) -> str:
-    named = (record.get("options") or {}).get("parent")
-    return str(named or f"dm-{network_id[:_BRIDGE_DIGITS]}")
+def _options(record: Mapping[str, Any]) -> Mapping[str, str]:
+    return record.get("options") or {}
 
 
 def _delete_link(name: str) -> None:
-    """No error if it is gone: a cable goes with its container."""
     with netlink.Netlink() as kernel:
-        try:
-            kernel.request(netlink.delete_link(name))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
+        purging.delete_link(kernel, name)
 
 
 def _elements(instance: Instance, known: Records) -> Iterator[Finding]:
@@ -180,7 +163,7 @@ def _elements(instance: Instance, known: Records) -> Iterator[Finding]:
 def _owned_words(instance: Instance, known: Records) -> set[str]:
     words = {word for one in known.attachments for value in one.values() for word in _texts(value)}
     with netlink.Netlink() as kernel:
-        bridges = [link for link in kernel.links() if link.kind == "bridge" and _is_bridge_of(instance, link)]
+        bridges = [link for link in kernel.links() if link.kind == "bridge" and purging.is_made_by(instance, link)]
         indices = {link.index for link in bridges}
         words |= {str(interface.ip) for index, interface in kernel.addresses() if index in indices}
     words |= {text for link in bridges for text in (link.name, link.mac)}

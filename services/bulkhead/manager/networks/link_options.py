@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.model.ids import short
-from bulkhead.model.network import INTERFACE_NAME, AddressPlan, LinkPlan, NetworkRecord
+from bulkhead.model.network import INTERFACE_NAME, AddressPlan, LinkPlan, NetworkRecord, parent_name
 
 DRIVERS = ("macvlan", "ipvlan")
 _PARENT, _LOOPBACK = "parent", "lo"
@@ -19,7 +18,7 @@ def link_plan(network: NetworkRecord, v4: AddressPlan | None, v6: AddressPlan | 
     return LinkPlan(
         key=network.id,
         driver=network.driver,
-        parent=_name(parent) if parent else f"dm-{short(network.id)}",
+        parent=_name(parent_name(network.id, network.options)),
         base=_name(parent).partition(".")[0] if parent else "",
         vlan=_number(parent) if "." in parent else 0,
         mode=_mode(network),
