@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.client import UnaryUnaryMethod
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from bulkhead.model.instance import SERVICES, Instance
+from bulkhead.wire.channel import MortalChannel
 
 PROBE_SECONDS = 3.0
 PAUSE_SECONDS = 0.02
@@ -71,7 +72,7 @@ class _Bytes(CodecBase):
 
 
 async def _grpc(path: str) -> str | None:
-    channel = Channel(path=path, codec=_Bytes())
+    channel = MortalChannel(path=path, codec=_Bytes())
     try:
         check: UnaryUnaryMethod[bytes, bytes] = UnaryUnaryMethod(channel, "/grpc.health.v1.Health/Check", bytes, bytes)
         answer = await check(b"")

@@ -23,6 +23,7 @@ from bulkhead import telemetry
 from bulkhead.counting import count_call
 from bulkhead.errors import DeadlineExceeded, Unavailable
 from bulkhead.wire import direct
+from bulkhead.wire.channel import MortalChannel
 from bulkhead.wire.direct_client import Direct, Link
 from bulkhead.wire.status import error_of
 
@@ -61,7 +62,7 @@ def _apart(over: Channel) -> Iterator[ServiceStub]:
     HTTP/2 has one window and a number of streams for each connection: of those that share it, one whose reader
     stands still stops all others in the end, and a hundred that wait for events let nobody else begin.
     """
-    own = Channel(path=str(over.path), config=_OF_ONE_CALL) if isinstance(over, ServiceChannel) else over
+    own = MortalChannel(path=str(over.path), config=_OF_ONE_CALL) if isinstance(over, ServiceChannel) else over
     try:
         yield ServiceStub(own)
     finally:
@@ -147,7 +148,7 @@ class _Translating(ServiceStub):
                     yield message
 
 
-class ServiceChannel(Channel):
+class ServiceChannel(MortalChannel):
     """A gRPC channel to one of our services, and the direct connection beside it."""
 
     def __init__(self, path: Path) -> None:

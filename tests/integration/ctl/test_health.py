@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from bulkhead.ctl import health
+from bulkhead.errors import Unavailable
 from bulkhead.model.instance import Instance
 from bulkhead.registry.tls import Certificate
 from bulkhead.wire import server
+from bulkhead.wire.client import channel, stub
+from bulkhead.wire.gen.bulkhead.manager.v1 import CheckRequest, UpkeepStub
 from tests.integration.registry.wire import open_peer
 from tests.support.registries import write_certificate
 
@@ -102,3 +107,42 @@ async def test_a_registry_with_a_certificate_is_ready(tmp_path: Path) -> None:
     async with open_peer(tmp_path / "registry", tls=files) as peer:
         served = Instance(run=tmp_path, data=tmp_path / "data", registry=peer.base.removeprefix("http://"))
         assert await health.probe("registry", served) is None
+
+
+@contextmanager
+def dying(path: Path) -> Iterator[None]:
+    """A peer that is gone with every connection as soon as it is made: a thread, to be as fast as a process."""
+
+    def run(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=run, args=(listener,))
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+async def test_a_service_that_dies_as_it_is_asked(instance: Instance) -> None:
+    """Often: it is chance whether the connection is lost before the call begins."""
+    with dying(instance.manager_socket):
+        told = {await health.probe("manager", instance) for _ in range(200)}
+        assert told == {"StreamTerminatedError: Connection lost"}
+
+
+async def test_a_call_in_parts_to_a_service_that_dies(instance: Instance) -> None:
+    opened = channel(instance.manager_socket)
+    upkeep = stub(UpkeepStub, opened, "manager")
+    with dying(instance.manager_socket):
+        for _ in range(200):
+            with pytest.raises(Unavailable, match="the manager service is not available"):
+                async for _answer in upkeep.check(CheckRequest()):
+                    pass
+    opened.close()
