@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         _fill(host, stopped, running)
         before = facts.snapshot(engine)
         taken = [_recovered(engine) for _ in range(RUNS)]
-        changed = [key for key, value in facts.snapshot(engine).items() if before.get(key) != value]
+        changed = facts.changed(before, facts.snapshot(engine))
         wrong = facts.settled(engine)
     print(f"{stopped} stopped and {running} running: recovered in {', '.join(f'{each:.2f}' for each in taken)} s")
     print("nothing changed" if not changed and not wrong else f"changed: {changed} {wrong}")

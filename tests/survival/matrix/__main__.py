@@ -6,40 +6,54 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.support.engine import private_engine
-from tests.survival.matrix.cells import COLUMNS, Matrix, Result, table
+from tests.survival.matrix.cells import COLUMNS, NO_FAULT, Matrix, Result, table
 from tests.survival.matrix.host import Host
 from tests.survival.matrix.rows import ROWS
 
 
 def main() -> int:
-    """Run the cells; 1 when one is not green."""
-    options = _options()
+    """Run the cells; 1 when one is not green. What there is by then is told however it ends."""
+    options = _options(sys.argv[1:])
     results: list[Result] = []
-    with private_engine() as engine:
-        engine.start()
-        engine.seed()
-        engine.pulled("busybox")
-        host = Host(engine)
-        host.place_bystander()
-        matrix = Matrix(host)
-        for row in options.rows:
-            for result in _row(matrix, row, options):
+    try:
+        with private_engine() as engine:
+            engine.start()
+            engine.seed()
+            engine.pulled("busybox")
+            host = Host(engine)
+            host.place_bystander()
+            for result in _run(Matrix(host), options):
                 results.append(result)
                 _tell(result)
-        second = matrix.second_recovery()
-        results[-1].wrong += second
-    _summary(results)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
+    finally:
+        _summary(results)
+        if options.json:
+            options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
     return int(any(not each.green for each in results))
 
 
+def _run(matrix: Matrix, options: argparse.Namespace) -> Iterator[Result]:
+    """Every cell's result, and what else is wrong."""
+    count = 0
+    for row in options.rows:
+        for result in _row(matrix, row, options):
+            count += 1
+            yield result
+    if not count:
+        yield Result(row="all", column=NO_FAULT, point=options.point, wrong=["there is no such cell"])
+    yield matrix.recovered()
+
+
 def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Result]:
+    unharmed = matrix.unharmed(row)
+    if not unharmed.green:
+        yield unharmed
+        return
     for column in options.columns:
         for passed in matrix.cells(row, column):
             if options.point in str(passed):
@@ -67,17 +81,22 @@ def _summary(results: Sequence[Result]) -> None:
         print()
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=_names, default=list(ROWS))
-    parser.add_argument("--columns", type=_names, default=list(COLUMNS))
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.survival.matrix", description=__doc__)
+    parser.add_argument("--rows", type=_names(ROWS), default=list(ROWS))
+    parser.add_argument("--columns", type=_names(COLUMNS), default=list(COLUMNS))
     parser.add_argument("--point", default="", help="only failpoints whose name has this in it")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def _names(text: str) -> list[str]:
-    return text.split(",")
+def _names(known: Collection[str]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        if unknown := [each for each in text.split(",") if each not in known]:
+            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}: there are {', '.join(known)}")
+        return text.split(",")
+
+    return names
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from bulkhead.errors import Unavailable
 from bulkhead.failpoints.catalogue import POINTS
 from bulkhead.model.instance import SERVICES
 from tests.support import leaks
 from tests.survival.matrix import facts
-from tests.survival.matrix.host import CALL_SECONDS, Attempt, Host, Refused, send, until
+from tests.survival.matrix.host import CALL_SECONDS, Attempt, Host, send, until
 from tests.survival.matrix.rows import ROWS, Subject
 
 HIT_SECONDS = 15.0
@@ -31,6 +30,9 @@ HIT_SECONDS = 15.0
 REPEAT_SECONDS = 20.0
 # A transaction is committed dozens of times in a pull: each of the first few is a cell.
 MOST_HITS = 3
+# Columns of results that are no cells'.
+NO_FAULT = "no fault"
+SECOND_RECOVERY = "second recovery"
 
 
 class Place(Enum):
@@ -253,8 +255,8 @@ class Matrix:
             said.clear()
             try:
                 subject.act()
-            except (Refused, Unavailable, AssertionError, OSError) as error:
-                said.append(f"repeated: {error}")
+            except Exception as error:
+                said.append(f"repeated: {error!r}")
             return not said
 
         if not until(works, REPEAT_SECONDS):
@@ -264,12 +266,10 @@ class Matrix:
 
     @contextlib.contextmanager
     def _cleared(self, result: Result) -> Iterator[None]:
-        """Whatever happens, the next cell finds the host as this one did."""
-        try:
+        """Whatever happens is a result, and the next cell finds the host as this one did."""
+        with _told(result):
             yield
-        except (Refused, Unavailable, AssertionError, OSError) as error:
-            result.wrong.append(f"{type(error).__name__}: {error}")
-        finally:
+        with _told(result):
             self.host.set("")
             self.host.recover()
             result.wrong += self._clear()
@@ -291,13 +291,27 @@ class Matrix:
         left = leaks.left_after(host.engine.instance, self._before)
         return wrong + [f"left: {each}" for each in left if " descriptors " not in each]
 
+    def unharmed(self, row: str) -> Result:
+        """Whether a row's operation does what it ought to without any fault."""
+        result = Result(row=row, column=NO_FAULT, point="")
+        with self._cleared(result):
+            self.points(row)
+        return result
+
+    def recovered(self) -> Result:
+        """A second recovery's own result."""
+        result = Result(row="all", column=SECOND_RECOVERY, point="")
+        with _told(result):
+            result.wrong += self.second_recovery()
+        return result
+
     def second_recovery(self) -> list[str]:
         """What a recovery of what is recovered changes."""
         before = facts.snapshot(self.host.engine)
         self.host.engine.kill("manager")
         self.host.recover()
         after = facts.snapshot(self.host.engine)
-        return [f"a second recovery changed {key[:12]}" for key in before | after if before.get(key) != after.get(key)]
+        return [f"a second recovery changed {key[:12]}" for key in facts.changed(before, after)]
 
     def _trace(self, row: str) -> list[Passed]:
         host = self.host
@@ -322,11 +336,19 @@ class Matrix:
         return found
 
 
+@contextlib.contextmanager
+def _told(result: Result) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        result.wrong.append(f"{type(error).__name__}: {error}")
+
+
 def table(results: Sequence[Result]) -> str:
     """Rows by columns: cells green of cells run."""
     rows = list(dict.fromkeys(result.row for result in results))
-    columns = [name for name in COLUMNS if any(result.column == name for result in results)]
-    width = max(len(row) for row in rows) + 1
+    columns = [name for name in (*COLUMNS, NO_FAULT, SECOND_RECOVERY) if any(each.column == name for each in results)]
+    width = max((len(row) for row in rows), default=0) + 1
     lines = [" " * width + " ".join(f"{name:>16}" for name in columns)]
     for row in rows:
         cells = []

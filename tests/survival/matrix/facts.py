@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ def snapshot(engine: Engine) -> dict[str, Any]:
     for kind, path in (("networks", "/networks"), ("volumes", "/volumes"), ("images", "/images/json?all=1")):
         found[kind] = engine.api("GET", path).json
     return found
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Of two snapshots: what is new, other, or gone."""
+    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
 
 
 def disagreements(engine: Engine) -> Iterator[str]:

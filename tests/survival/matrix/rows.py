@@ -14,10 +14,12 @@ from urllib.parse import quote
 
 from bulkhead.ctl.seed.push import push
 from tests.support.engine import Engine
-from tests.survival.matrix.host import CALL_SECONDS, Host, Refused
+from tests.survival.matrix.host import CALL_SECONDS, Host, Refused, until
 from tests.survival.test_image_kills import archive, trial_image
 
 LINES = 300
+# For what a container that lives says.
+AWAIT_SECONDS = 20.0
 # Numbered lines in bursts, an exit code of its own; and one that says it at TERM.
 _SPEAK = f"i=1; while [ $i -le {LINES} ]; do echo $i; i=$((i+1)); done"
 SPEAKER = ("sh", "-c", f"{_SPEAK}; exit 7")
@@ -49,9 +51,13 @@ def _is(host: Host, name: str, **wanted: Any) -> list[str]:
 
 
 def _spoken(host: Host, name: str) -> None:
-    """Wait until all its lines are out."""
-    while len(host.output(name).split()) < LINES:
-        pass
+    """Wait until all its lines are out. Refused when they do not come."""
+    _awaited(lambda: len(host.output(name).split()) >= LINES, f"lines of {name}")
+
+
+def _awaited(what: Callable[[], bool], name: str) -> None:
+    if not until(what, AWAIT_SECONDS):
+        raise Refused(f"{name}: not there after {AWAIT_SECONDS:g} s")
 
 
 def create(host: Host) -> Subject:
@@ -250,17 +256,12 @@ def policy(host: Host) -> Subject:
     name = host.name()
     script = "trap 'exit 3' USR1; echo up; while :; do sleep 0.05; done"
     made = host.run(name, "sh", "-c", script, host={"RestartPolicy": {"Name": "always"}})
-    while "up" not in host.output(name):
-        pass
-
-    def count() -> int:
-        return int(host.done("GET", f"/containers/{name}/json")["RestartCount"])
+    _awaited(lambda: "up" in host.output(name), f"the first word of {name}")
 
     def act() -> None:
         before = host.output(name).count("up")
         host.done("POST", f"/containers/{name}/kill?signal=USR1", also=(409,))
-        while host.output(name).count("up") <= before:
-            pass
+        _awaited(lambda: host.output(name).count("up") > before, f"{name}'s restart")
 
     return Subject(act=act, done=lambda: _is(host, name, Running=True), container=made)
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.engine import private_engine
+from tests.survival.matrix import cells
 from tests.survival.matrix.cells import Matrix, Passed, Place
 from tests.survival.matrix.host import Host
+from tests.survival.matrix.rows import Subject
 
 pytestmark = [pytest.mark.root]
 
@@ -45,3 +47,14 @@ def test_cell(matrix: Matrix, row: str, column: str, point: str, place: Place) -
     result = matrix.run(row, column, Passed(name=point, number=0, place=place))
     assert result.passed, "the operation does not come there"
     assert not result.wrong, f"{result.wrong}; the operation said {result.said!r}"
+
+
+def test_a_lost_container_is_a_red_cell(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(host: Host) -> Subject:
+        return Subject(act=lambda: host.state(host.name())["Status"], done=list)
+
+    monkeypatch.setattr(cells, "ROWS", {"lost": lost})
+    monkeypatch.setattr(cells, "REPEAT_SECONDS", 0.1)
+    assert matrix.unharmed("lost").wrong == ["KeyError: 'Status'"]
+    result = matrix.run("lost", "kill manager", Passed(name="manager.remove.recorded", number=0, place=Place.MANAGER))
+    assert (result.wrong, result.said) == (["repeated: KeyError('Status')"], "'Status'")
