@@ -48,7 +48,7 @@ def inspected(target: Target, network: str) -> dict[str, object]:
 
 
 def test_both_families_side_by_side(either: Target) -> None:
-    either.ok("network", "create", "--ipv6", "--subnet", SUBNET, "--subnet", "10.236.0.0/24", "dual")
+    either.ok("network", "create", "--ipv6", "--subnet", SUBNET, "--subnet", "10.232.0.0/24", "dual")
     serve(either, "web", "--network", "dual")
     either.ok("run", "-d", "--name", "client", "--network", "dual", "--ip6", f"{NET}:99", "busybox", "sleep", "1000")
     web, client = (settings(either, name, "dual") for name in ("web", "client"))

@@ -157,29 +157,28 @@ def private_engine(**environ: str) -> Iterator[Engine]:
         pytest.skip("makes containers: needs root")
     base = Path(tempfile.mkdtemp(prefix="bh-", dir="/tmp"))
     engine = Engine(base, environ)
-    try:
-        with _undertaker(engine):
+    with _undertaker(engine) as undertaker:
+        try:
             yield engine
-    finally:
-        engine.stop()  # in good order: what they say at their end is read too
-        traces = engine.journals.tracebacks()
-        report = engine.purge()
-        left = nothing_left(engine.instance)
-        shutil.rmtree(base, ignore_errors=True)
+        finally:
+            engine.stop()  # in good order: what they say at their end is read too
+            traces = engine.journals.tracebacks()
+            report = engine.purge()
+            left = nothing_left(engine.instance)
+            shutil.rmtree(base, ignore_errors=True)
+            undertaker.communicate(b"purged\n")
     assert not left, f"purge left {left}: {report}"
     assert not traces, "errors that nobody expected:\n" + "\n".join(traces)
 
 
 @contextlib.contextmanager
-def _undertaker(engine: Engine) -> Iterator[None]:
-    """A process that purges the engine if this one is killed: it waits for a word, or for the end of its input."""
+def _undertaker(engine: Engine) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that purges the engine if this one is killed or fails to: it waits for a word, or for the end of its
+    input."""
     purge = f'{sys.executable} -m bulkhead.ctl purge; rm -rf "{engine.base}"'
     command = ["sh", "-c", f"read word || {{ {purge}; }} >/dev/null 2>&1"]
     with subprocess.Popen(command, env=engine.environ, stdin=subprocess.PIPE, start_new_session=True) as process:
-        try:
-            yield
-        finally:
-            process.communicate(b"alive\n")
+        yield process
 
 
 def nothing_left(instance: Instance) -> list[str]:

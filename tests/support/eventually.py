@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 
 SECONDS = 20.0
@@ -18,3 +19,11 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], seconds: float
             if (await answer) if inspect.isawaitable(answer) else answer:
                 return
             await asyncio.sleep(_PAUSE)
+
+
+def until(what: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """The same where there is no loop; AssertionError."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +55,31 @@ def debian_layout() -> Path:
     for tool in ("debootstrap", "skopeo"):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool} on this machine")
-    if not (DEBIAN_LAYOUT / "index.json").exists():
-        _write_layout(_debootstrap(), DEBIAN_LAYOUT)
-    return DEBIAN_LAYOUT
+    return _cached("debian-layout", lambda part: _write_layout(_debian_tree(), part))
 
 
-def _debootstrap() -> Path:
-    tree = CACHE / "debian"
-    if tree.is_dir():
-        return tree
-    part = CACHE / "debian.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+def _cached(name: str, make: Callable[[Path], object]) -> Path:
+    """A directory of the cache, made by one process while others wait; `make` is given a path that is not there."""
+    place, part = CACHE / name, CACHE / f"{name}.part"
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+            make(part)
+            part.rename(place)
+    return place
+
+
+def _debian_tree() -> Path:
+    return _cached("debian", _debootstrap)
+
+
+def _debootstrap(part: Path) -> None:
     command = ["debootstrap", "--variant=minbase", "stable", str(part)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEBOOTSTRAP_SECONDS, check=False)
     if done.returncode != 0:
         pytest.skip(f"debootstrap: {done.stdout.strip().splitlines()[-1:]}")
-    return part.rename(tree)
 
 
 SHOP_PACKAGES = ("redis-server", "nginx-light", "postgresql", "python3-psycopg2", "python3-redis")
@@ -77,18 +87,26 @@ SHOP_PACKAGES = ("redis-server", "nginx-light", "postgresql", "python3-psycopg2"
 
 def shop_tree() -> Path:
     """Debian with a web server, a database and a cache; made once, skips where that cannot be."""
-    tree, part = CACHE / "shop", CACHE / "shop.part"
-    if tree.is_dir():
-        return tree
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(_debootstrap(), part, symlinks=True)
+    return _cached("shop", lambda part: _install(part, SHOP_PACKAGES))
+
+
+def _redis_tree() -> Path:
+    """The shop where there is one already; redis alone needs no PostgreSQL."""
+    if (CACHE / "shop").is_dir():
+        return shop_tree()
+    return _cached("redis", lambda part: _install(part, ["redis-server"]))
+
+
+def _install(part: Path, packages: Sequence[str]) -> None:
+    """Debian with these packages."""
+    shutil.copytree(_debian_tree(), part, symlinks=True)
     # Nothing is to be started while it is installed.
     policy = part / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
     install = "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends"
     done = subprocess.run(
-        ["chroot", str(part), "sh", "-c", f"{install} {' '.join(SHOP_PACKAGES)} && apt-get clean"],
+        ["chroot", str(part), "sh", "-c", f"{install} {' '.join(packages)} && apt-get clean"],
         capture_output=True,
         text=True,
         timeout=DEBOOTSTRAP_SECONDS,
@@ -96,12 +114,11 @@ def shop_tree() -> Path:
     )
     if done.returncode != 0:
         pytest.skip(f"apt-get in a chroot: {done.stderr.strip().splitlines()[-1:]}")
-    return part.rename(tree)
 
 
 def redis_archive() -> bytes:
     """A tar of Debian's redis and the libraries it is linked with, for `docker import`."""
-    tree = shop_tree()
+    tree = _redis_tree()
     programs = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
     linked = subprocess.check_output(["chroot", str(tree), "ldd", *programs], text=True)
     libraries = set(re.findall(r"(/\S+\.so\S*)", linked))
