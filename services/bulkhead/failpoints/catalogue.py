@@ -59,8 +59,8 @@ _STEPS = {
     "manager.update.recorded": "the new limits are durable, the kernel does not know them",
     "manager.update.applied": "the kernel knows them",
     "manager.exec.created": "the exec is on record",
-    "manager.exec.registered": "the shim knows the exec",
-    "manager.exec.running": "the exec is about to be marked as running",
+    "manager.exec.registered": "the shim knows the exec, the record does not say so",
+    "manager.exec.running": "the exec is on record as running, a detached one is not started",
     "manager.exec.started": "a detached exec runs",
     "manager.exec.ended": "an exec has ended, the record does not know",
     # networks and volumes

@@ -147,11 +147,11 @@ class Execs:
         planned = planning.of_process(self.instance.container_data(container.id), process, wanted)
         await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted, planned=planned)
         failpoints.hit("manager.exec.registered")
-        failpoints.hit("manager.exec.running")
         running = replace(record, phase=ExecPhase.RUNNING)
         await self.records.save_exec(
             running, of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
         )
+        failpoints.hit("manager.exec.running")
         if detach:
             await self._run_detached(shim, running)
         self._watch(running, shim)

@@ -95,11 +95,15 @@ class Execs:
     def register(
         self, exec_id: str, process: bytes, *, open_stdin: bool, height: int, width: int, planned: bytes = b""
     ) -> None:
-        """Remember what to run, and what that comes to if it is known. The container must run now."""
+        """Remember what to run, and what that comes to if it is known. The container must run now.
+
+        One that was never started is replaced: whoever was to start it has died, and comes again.
+        """
         self._container.running_task()
         if not exec_id:
             raise InvalidArgument("cannot create exec: no id")
-        if exec_id in self._table:
+        before = self._table.get(exec_id)
+        if before is not None and before.phase is not ExecPhase.CREATED:
             raise Conflict(f"cannot create exec {exec_id}: it exists")
         parsed = _parse_process(exec_id, process)
         self._make_room()
@@ -108,9 +112,11 @@ class Execs:
             parsed["consoleSize"] = {"height": height, "width": width}
         streams = Streams(self._loop, stdin_once=True)
         streams.resize(height, width)
-        self._table[exec_id] = Exec(
-            exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned
-        )
+        one = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned)
+        if before is not None:
+            before.streams.finish()
+            one.waiting = before.waiting
+        self._table[exec_id] = one
 
     def find(self, exec_id: str) -> Exec:
         """Raises NotFound with Docker's text."""

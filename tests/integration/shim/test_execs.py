@@ -110,10 +110,26 @@ async def test_bad_execs_are_refused(shim: Shim) -> None:
     with pytest.raises(NotFound, match="No such exec instance: e"):
         await shim.client.exec_start("e")
     await register(shim, "e", "true")
-    with pytest.raises(Conflict):
-        await register(shim, "e", "true")
     with pytest.raises(Conflict, match="not running"):
         await shim.client.kill(9, exec_id="e")
+
+
+async def test_an_exec_that_was_never_started_is_replaced(shim: Shim) -> None:
+    """As by a manager whose predecessor died before anybody dialled."""
+    await register(shim, "e", "exit 1")
+    waiting = asyncio.create_task(shim.client.wait("e", timeout=10))
+    await asyncio.sleep(0)
+    await register(shim, "e", "read x; exit 2", open_stdin=True)
+    stream = await dial(shim, "e")
+    # Once it runs, or has run, it is the only one of its name.
+    with pytest.raises(Conflict, match="cannot create exec e: it exists"):
+        await register(shim, "e", "exit 3")
+    stream.writer.write_eof()
+    await stream.everything()
+    # Who waited for the first hears of the second.
+    assert (await waiting).exit_code == (await shim.client.wait("e", timeout=5)).exit_code == 2
+    with pytest.raises(Conflict, match="cannot create exec e: it exists"):
+        await register(shim, "e", "exit 3")
 
 
 async def test_execs_need_a_running_container(launch: Launch) -> None:
