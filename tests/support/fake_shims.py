@@ -38,6 +38,7 @@ class FakeShim:
         self.ignored_signals: set[int] = set()
         self.exec_ends: dict[str, asyncio.Future[Exit]] = {}
         self.exec_processes: dict[str, dict[str, Any]] = {}
+        self.started_execs: set[str] = set()
         self.sizes: list[tuple[int, int, str]] = []
         self.failures: dict[str, BulkheadError] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -106,11 +107,14 @@ class FakeShim:
         self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
     ) -> None:
         await self._called("create_exec")
+        if exec_id in self.started_execs:
+            raise Conflict(f"cannot create exec {exec_id}: it exists")
         self.exec_processes[exec_id] = process
-        self.exec_ends[exec_id] = asyncio.get_running_loop().create_future()
+        self.exec_ends.setdefault(exec_id, asyncio.get_running_loop().create_future())
 
     async def start_exec(self, exec_id: str) -> int:
         await self._called("start_exec")
+        self.started_execs.add(exec_id)
         return self._next_process()[0]
 
     async def exec_state(self, exec_id: str) -> ExecState:
@@ -120,6 +124,8 @@ class FakeShim:
         end = self.exec_ends[exec_id]
         if end.done():
             return ExecState(phase="exited", exit_code=end.result().code)
+        if exec_id not in self.started_execs:
+            return ExecState(phase="created")
         return ExecState(phase="running", pid=self.pid)
 
     async def health(self, after: int) -> Health:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -35,7 +35,7 @@ KEPT_NS = 300 * 1_000_000_000
 SWEEP_SECONDS = 30.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
-_SUCCESSOR_SECONDS = 0.2
+_SUCCESSOR_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
 UNKNOWN_EXIT = 255
 
 
@@ -55,6 +55,7 @@ class Execs:
     records: Records
     shims: Shims
     actors: Actors
+    _watched: set[str] = field(default_factory=set)
 
     async def create(self, ref: str, spec: ExecSpec) -> Exec:
         """Raises Conflict with Docker's texts unless the container runs, InvalidArgument without a command."""
@@ -161,14 +162,28 @@ class Execs:
             pid = await shim.start_exec(record.id)
             failpoints.hit("manager.exec.started")
         except LaunchFailed as failure:
-            await self._record_end(record, failure.exec_exit_code)
+            if record.id not in self._watched:
+                await self._record_end(record, failure.exec_exit_code)
+            raise
+        except BulkheadError:
+            # Nobody knows whether it runs: its record must not say so for ever.
+            self._watch(record)
             raise
         await self.records.save_exec(replace(record, pid=pid))
 
     def _watch(self, record: Exec, shim: Shim | None = None) -> None:
-        self.actors.own(self._wait(record, shim), f"watch exec {record.id[:12]}")
+        """Once: a start that is made again is watched already."""
+        if record.id not in self._watched:
+            self._watched.add(record.id)
+            self.actors.own(self._wait(record, shim), f"watch exec {record.id[:12]}")
 
     async def _wait(self, record: Exec, shim: Shim | None) -> None:
+        try:
+            await self._record_when_ended(record, shim)
+        finally:
+            self._watched.discard(record.id)
+
+    async def _record_when_ended(self, record: Exec, shim: Shim | None) -> None:
         code = await self._exit_code(record, shim)
         current = self.records.exec(record.id)
         if current is not None and current.phase is not ExecPhase.EXITED:
@@ -177,6 +192,7 @@ class Execs:
 
     async def _exit_code(self, record: Exec, shim: Shim | None) -> int | None:
         """None when nobody can tell. A shim that dies has a successor, which was given the exec."""
+        delay = _SUCCESSOR_SECONDS
         while True:
             try:
                 if shim is None:
@@ -191,7 +207,9 @@ class Execs:
             index = self.records.index
             if not index.knows(record.container_id) or not index.get(record.container_id).phase.alive:
                 return None
-            await asyncio.sleep(_SUCCESSOR_SECONDS)
+            # A shim that speaks otherwise may live as long as its container.
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_SECONDS)
 
     async def _record_end(self, record: Exec, code: int, *, known: bool = True) -> None:
         ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())

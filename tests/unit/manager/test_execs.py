@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound
+from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, Unavailable
 from bulkhead.manager import execs as execs_module
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from tests.support.eventually import eventually
@@ -158,3 +161,49 @@ async def test_exec_outlives_the_manager(tmp_path: Path) -> None:
         assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
         core.shim(container_id).exit_exec(record.id, 8)
         assert (await _ended(core, record.id)).exit_code == 8
+
+
+async def test_a_start_cut_short_is_made_again(tmp_path: Path) -> None:
+    """The manager dies between the exec's record and its start; or the API before it dials."""
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        record = await _created(core, container_id)
+        await core.shim(container_id).create_exec(record.id, {}, stdin=False, size=(0, 0))
+        await core.records.save_exec(replace(record, phase=ExecPhase.RUNNING))
+    async with running_core(world) as core:
+        assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+        assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
+        core.shim(container_id).exit_exec(record.id, 4)
+        assert (await _ended(core, record.id)).exit_code == 4
+        assert (await core.actions()).count("exec_die") == 1
+
+
+async def test_a_start_that_nobody_answers_does_not_run_for_ever(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    core.shim(container_id).failures["start_exec"] = Unavailable("cannot call the shim: the connection ended")
+    with pytest.raises(Unavailable):
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    # As it had run all the same, and ended.
+    core.shim(container_id).exit_exec(record.id, 7)
+    assert (await _ended(core, record.id)).exit_code == 7
+
+
+async def test_a_shim_that_speaks_otherwise_is_asked_ever_more_rarely(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    core.shim(container_id).failures["wait"] = Unavailable("it speaks another protocol")
+    naps: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(execs_module, "asyncio", SimpleNamespace(sleep=nap))
+    await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    await eventually(lambda: len(naps) > 8)
+    assert naps[:8] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
