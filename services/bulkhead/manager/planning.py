@@ -18,6 +18,8 @@ from bulkhead.runtime.planned import Planned
 from bulkhead.runtime.rootfs import OverlayRootfs
 
 log = structlog.get_logger()
+# It goes with other things in a message of 4 MiB at most (wire.ttrpc): without a plan the order still arrives.
+_LARGEST = 1 << 20
 _TROUBLE = (BulkheadError, OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -48,4 +50,5 @@ def of_process(bundle: Path, process: dict[str, Any], size: tuple[int, int]) -> 
 
 
 def _packed(found: Planned | None) -> bytes:
-    return b"" if found is None else found.pack()
+    packed = b"" if found is None else found.pack()
+    return packed if len(packed) <= _LARGEST else b""
