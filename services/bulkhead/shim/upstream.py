@@ -135,6 +135,10 @@ class Upstream:
 class _Attempt:
     """A query at one server; `heard` is told each answer, None when there will be none."""
 
+    # The socket's type, and what is awaited of it first.
+    KIND: int
+    FIRST: int
+
     def __init__(
         self,
         loop: Loop,
@@ -142,16 +146,14 @@ class _Attempt:
         server: str,
         query: bytes,
         heard: Callable[[_Attempt, bytes | None], None],
-        kind: int,
-        events: int,
     ) -> None:
         self.server = server
         self._loop, self._query, self._heard = loop, query, heard
         family, address = _address(server)
-        self._socket = opener(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._socket = opener(family, self.KIND | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             self._begin(address)
-            loop.add(self._socket.fileno(), events, self._ready)
+            loop.add(self._socket.fileno(), self.FIRST, self._ready)
         except OSError:
             self._socket.close()
             raise
@@ -184,15 +186,7 @@ class _Attempt:
 class _Datagram(_Attempt):
     """Over UDP: connected, so that only the server can answer."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        opener: Opener,
-        server: str,
-        query: bytes,
-        heard: Callable[[_Attempt, bytes | None], None],
-    ) -> None:
-        super().__init__(loop, opener, server, query, heard, socket.SOCK_DGRAM, select.EPOLLIN)
+    KIND, FIRST = socket.SOCK_DGRAM, select.EPOLLIN
 
     def repeat(self) -> None:
         try:
@@ -211,19 +205,11 @@ class _Datagram(_Attempt):
 class _Stream(_Attempt):
     """Over TCP: two bytes of length come before each message (RFC 7766)."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        opener: Opener,
-        server: str,
-        query: bytes,
-        heard: Callable[[_Attempt, bytes | None], None],
-    ) -> None:
-        self._sent = False
-        self._got = bytearray()
-        super().__init__(loop, opener, server, query, heard, socket.SOCK_STREAM, select.EPOLLOUT)
+    KIND, FIRST = socket.SOCK_STREAM, select.EPOLLOUT
 
     def _begin(self, address: tuple[str | int, ...]) -> None:
+        self._sent = False
+        self._got = bytearray()
         number = self._socket.connect_ex(address)
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, os.strerror(number))

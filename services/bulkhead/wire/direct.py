@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.wire.ttrpc import HEADER, REQUEST_ID_KEY
+from bulkhead.wire.ttrpc_protobuf import varint
 
 TYPE_DATA = 3
 TYPE_HELLO = 0x10
@@ -34,7 +35,7 @@ def bare(stream: int, kind: int, payload: bytes = b"") -> bytes:
 
 def request(route: str, message: bytes, request_id: str) -> bytes:
     """A `ttrpc.Request` for `/service/method`, encoded."""
-    envelope = _called(route) + b"\x1a" + _varint(len(message)) + message
+    envelope = _called(route) + b"\x1a" + varint(len(message)) + message
     if request_id:
         entry = _field(b"\x0a", REQUEST_ID_KEY.encode()) + _field(b"\x12", request_id.encode())
         envelope += _field(b"\x2a", entry)
@@ -43,7 +44,7 @@ def request(route: str, message: bytes, request_id: str) -> bytes:
 
 def response(message: bytes) -> bytes:
     """A `ttrpc.Response` that says yes, encoded."""
-    return b"\x12" + _varint(len(message)) + message
+    return b"\x12" + varint(len(message)) + message
 
 
 @lru_cache(maxsize=512)
@@ -53,15 +54,4 @@ def _called(route: str) -> bytes:
 
 
 def _field(tag: bytes, payload: bytes) -> bytes:
-    return tag + _varint(len(payload)) + payload
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    return tag + varint(len(payload)) + payload

@@ -61,8 +61,8 @@ def decode(kind: type[MessageT], data: bytes) -> MessageT:
 
 def _encode_field(out: bytearray, field: Field, value: Any) -> None:
     if field.kind in (SIGNED, UNSIGNED, BOOL):
-        _varint(out, field.number << 3 | _VARINT)
-        _varint(out, int(value) & _MASK64)
+        out += varint(field.number << 3 | _VARINT)
+        out += varint(int(value) & _MASK64)
         return
     if field.kind == STRING:
         payload = value.encode()
@@ -70,16 +70,21 @@ def _encode_field(out: bytearray, field: Field, value: Any) -> None:
         payload = encode(value)
     else:
         payload = value
-    _varint(out, field.number << 3 | _LENGTH)
-    _varint(out, len(payload))
+    out += varint(field.number << 3 | _LENGTH)
+    out += varint(len(payload))
     out += payload
 
 
-def _varint(out: bytearray, value: int) -> None:
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
+def varint(number: int) -> bytes:
+    """A number of at least 0, seven bits to a byte."""
+    if number < 0x80:
+        return bytes((number,))
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
 
 
 def _decode(kind: type[MessageT], data: bytes) -> MessageT:

@@ -14,6 +14,7 @@ import betterproto2
 from bulkhead.manager.index import Index
 from bulkhead.model.container import Container
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
+from bulkhead.wire.ttrpc_protobuf import varint
 
 # The only field of either answer: number 1, length-delimited.
 _FIELD_1 = b"\x0a"
@@ -70,13 +71,4 @@ def inspect_answer(encoded: bytes, more: betterproto2.Message) -> EncodedInspect
 
 
 def _field_1(payload: bytes) -> bytes:
-    return _FIELD_1 + _varint(len(payload)) + payload
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    return _FIELD_1 + varint(len(payload)) + payload
