@@ -165,11 +165,13 @@ class Execs:
             if record.id not in self._watched:
                 await self._record_end(record, failure.exec_exit_code)
             raise
-        except BulkheadError:
+        except BaseException:
             # Nobody knows whether it runs: its record must not say so for ever.
             self._watch(record)
             raise
-        await self.records.save_exec(replace(record, pid=pid))
+        # It runs whatever is on record: its shim is asked for the pid as well.
+        with contextlib.suppress(BulkheadError):
+            await self.records.save_exec(replace(record, pid=pid))
 
     def _watch(self, record: Exec, shim: Shim | None = None) -> None:
         """Once: a start that is made again is watched already."""

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, Unavailable
+from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted, Unavailable
 from bulkhead.manager import execs as execs_module
+from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from tests.support.eventually import eventually
 from tests.support.manager_core import Running, fake_core, new_world, running_core
@@ -187,6 +188,25 @@ async def test_a_start_that_nobody_answers_does_not_run_for_ever(core: Running) 
     with pytest.raises(Unavailable):
         await core.core.execs.start(record.id, detach=True, size=(0, 0))
     # As it had run all the same, and ended.
+    core.shim(container_id).exit_exec(record.id, 7)
+    assert (await _ended(core, record.id)).exit_code == 7
+
+
+async def test_an_exec_whose_pid_no_record_takes_runs_and_its_end_is_recorded(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    save = core.records.save_exec
+
+    async def full(known: Exec, *events: Event) -> None:
+        if known.pid:
+            raise ResourceExhausted("no space left on device")
+        await save(known, *events)
+
+    monkeypatch.setattr(core.records, "save_exec", full)
+    await core.core.execs.start(record.id, detach=True, size=(0, 0))
+    assert (await core.core.execs.inspect(record.id)).pid > 0
     core.shim(container_id).exit_exec(record.id, 7)
     assert (await _ended(core, record.id)).exit_code == 7
 
