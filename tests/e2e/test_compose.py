@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from bulkhead.linux.netlink import Netlink
-from tests.support.compose import Project, reading, until
+from tests.support.compose import Project, reading
 from tests.support.engine import Engine
+from tests.support.eventually import until
 
 SERVE = "exec httpd -f -p 80 -h /w"
 ASKED = "until wget -qO /w/index.html http://{0}/ && grep -q database /w/index.html; do usleep 100000; done"

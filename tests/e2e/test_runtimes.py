@@ -13,8 +13,8 @@ import pytest
 
 from bulkhead.linux import process
 from bulkhead.model.instance import SERVICES
-from tests.e2e.test_survival import until
 from tests.support.engine import Engine, docker_cli
+from tests.support.eventually import until
 from tests.support.terminal import terminal
 
 ANSWERS = "trap 'exit 9' TERM; echo armed; while :; do sleep 0.05; done"

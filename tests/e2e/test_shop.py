@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import shop
-from tests.support.compose import Project, reading, until
+from tests.support.compose import Project, reading
 from tests.support.engine import Engine
+from tests.support.eventually import until
 from tests.support.images import shop_tree
 
 pytestmark = pytest.mark.skipif(os.environ.get("BULKHEAD_TEST_COMPOSE") != "1", reason="make test-compose runs it")

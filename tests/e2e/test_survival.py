@@ -6,8 +6,6 @@ import os
 import select
 import shutil
 import signal
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -15,16 +13,11 @@ from bulkhead.ctl import purging
 from bulkhead.model.instance import SERVICES
 from tests.e2e.counter import Counter
 from tests.support.engine import Engine
+from tests.support.eventually import until
 
 # Answers "exit 7" to the TERM that the test sends from the host, when no daemon is there to send it.
 EXIT_7 = "trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
 SECONDS = 20.0
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
 
 
 def wait_for_end(pid: int, number: signal.Signals) -> None:

@@ -21,9 +21,9 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], seconds: float
             await asyncio.sleep(_PAUSE)
 
 
-def until(what: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """The same where there is no loop; AssertionError."""
+def until(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    """The same where there is no loop, of whole engines on busy machines; AssertionError."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
+        time.sleep(_PAUSE)

@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bulkhead.model.instance import SERVICES
 from tests.support.engine import Engine, private_engine
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.root]
 SECONDS = 30.0
@@ -79,13 +79,6 @@ def engine(disk: Disk) -> Iterator[Engine]:
         engine.seed()
         engine.pulled("busybox")
         yield engine
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def state(engine: Engine, name: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.support.engine import Engine, docker_cli
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.root]
 SECONDS = 30
@@ -36,14 +37,13 @@ def under_way(engine: Engine, what: str) -> bool:
 def test_everybody_gets_an_end(fresh_engine: Engine) -> None:
     fresh_engine.docker_ok("run", "-d", "--name", "deaf", "busybox", "sh", "-c", DEAF)
     fresh_engine.docker_ok("run", "-d", "--name", "other", "busybox", "sleep", "600")
-    while "deaf" not in fresh_engine.docker_ok("logs", "deaf"):
-        pass
+    until(lambda: "deaf" in fresh_engine.docker_ok("logs", "deaf"))
     with ExitStack() as clients:
         streams = [clients.enter_context(client(fresh_engine, *arguments)) for arguments in STREAMS]
+        until(lambda: all(under_way(fresh_engine, name) for name in ("events", "logs", "attach", "exec")))
         stopping = clients.enter_context(client(fresh_engine, "stop", "-t", "3", "deaf"))
-        for name in ("events", "logs", "attach", "exec", "containers/{id}/stop"):
-            while not under_way(fresh_engine, name):
-                assert stopping.poll() is None, "the stop was over too soon"
+        until(lambda: under_way(fresh_engine, "containers/{id}/stop") or stopping.poll() is not None)
+        assert stopping.poll() is None, "the stop was over too soon"
         assert set(fresh_engine.stop().values()) == {"stopped"}
         assert stopping.wait(SECONDS) == 0, stopping.stdout.read() if stopping.stdout else ""
         for stream in streams:

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.engine import Engine, docker_cli
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.root]
 SECONDS = 30.0
@@ -25,13 +25,6 @@ COUNT = f"i=1; while [ $i -le {LINES} ]; do echo $i; [ $((i % 25)) = 0 ] && usle
 # The shim is never asleep.
 FLOOD = f"seq 1 {60 * LINES}; exit 7"
 EXIT_7 = "trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
 
 
 def inspect(engine: Engine, name: str, what: str) -> str:

@@ -7,15 +7,15 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.engine import Engine, docker_cli, private_engine
+from tests.support.eventually import until
 from tests.support.releases import Release, release
 
 pytestmark = [pytest.mark.root]
@@ -36,13 +36,6 @@ def earlier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def engine() -> Iterator[Engine]:
     with private_engine() as made:
         yield made
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def numbers(engine: Engine, name: str) -> list[int]:

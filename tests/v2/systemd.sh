@@ -98,7 +98,7 @@ UNIT
     for group in "${groups[@]}"; do echo "$BASHPID" >"$group/cgroup.procs"; done
     export -f inside
     export base mode
-    hierarchies="${hierarchies[*]}" exec unshare --mount --pid --fork --kill-child --cgroup --uts --ipc --net \
+    hierarchies="${hierarchies[*]}" exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --cgroup --uts --ipc --net \
         bash -euc 'read -ra hierarchies <<<"$hierarchies"; inside'
 ) </dev/null >"$base/console" 2>&1 &
 machine=$!

@@ -162,6 +162,7 @@ def test_the_command_runs_containers_in_scopes(tmp_path: Path) -> None:
     os.geteuid() != 0 or systemd.is_running() or not Path("/lib/systemd/systemd").exists(),
     reason="needs root, and systemd installed and not running",
 )
+@pytest.mark.timeout(600)  # each of those has a minute
 @pytest.mark.parametrize("layout", ["legacy", "unified"])
 def test_all_this_below_a_systemd_of_its_own(layout: str) -> None:
     if layout == "legacy" and not Path("/sys/fs/cgroup/systemd").is_dir():
@@ -180,5 +181,11 @@ def test_all_this_below_a_systemd_of_its_own(layout: str) -> None:
         "60",
         __file__,
     ]
-    done = subprocess.run(["bash", str(script), layout, *pytest_here], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+    command = ["bash", str(script), layout, *pytest_here]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as machine:
+        try:
+            output, _ = machine.communicate()
+        finally:
+            machine.terminate()  # who is killed takes no systemd and no cgroup away
+            machine.wait(60)
+    assert machine.returncode == 0 and " passed" in output, output

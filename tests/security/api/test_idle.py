@@ -42,7 +42,10 @@ def test_a_head_of_a_size_that_clients_send_is_read(engine: Engine) -> None:
 @pytest.fixture
 def crowd(engine: Engine) -> Iterator[list[socket.socket]]:
     """Many clients, each with half a request."""
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (own[1], own[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, own)
         clients = [stack.enter_context(connected(engine)) for _ in range(IDLE)]
         for client in clients:
             client.sendall(PING[:20])
