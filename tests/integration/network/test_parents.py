@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -170,6 +171,20 @@ async def test_disconnecting_while_it_runs(host: Host) -> None:
         await site.networks.unplug(end, netns)
         assert "eth0" not in run_inside(netns, "ip", "link")
     assert (await site.attach("two", wished=end.address)).address == end.address
+
+
+@on_private_host
+async def test_what_is_cancelled_while_its_link_is_made_leaves_nothing(host: Host) -> None:
+    site = build(host)
+    site.networks.plan(plan(KEY, parent="p0"))
+    await site.networks.ensure(KEY)
+    attaching = asyncio.create_task(site.attach("one"))
+    await asyncio.sleep(0)  # the kernel is at it
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    assert "eth0" not in run_inside(site.namespaces["one"], "ip", "link")
+    assert (await site.attach("two", wished="10.70.0.2")).address == "10.70.0.2"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The host forwards nothing for them and publishes no ports; who is on the wire re
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -87,7 +88,6 @@ class ParentNetworks:
     ) -> Endpoint:
         net = self._net(network)
         given = net.leases.take(container_id, wishes)
-        endpoint: Endpoint | None = None
         try:
             endpoint = Endpoint(
                 container_id=container_id,
@@ -99,7 +99,7 @@ class ParentNetworks:
             )
             self._live[_place(endpoint)] = endpoint
             self._pending.add(_place(endpoint))
-            await self._kernel.graft(netns, self._branch_of(endpoint, routed))
+            await self._graft(netns, self._branch_of(endpoint, routed))
         except BaseException:
             net.leases.release(container_id, given)
             self._live.pop((network, container_id), None)
@@ -126,6 +126,14 @@ class ParentNetworks:
         self._live.clear()
         self._adopted = True
         await self._converge()
+
+    async def _graft(self, netns: Netns, branch: Branch) -> None:
+        """Make the link, or leave nothing. One whose awaiter is cancelled may have been made."""
+        try:
+            await self._kernel.graft(netns, branch)
+        except asyncio.CancelledError:
+            await self._kernel.cut(netns, branch.interface)
+            raise
 
     def _net(self, key: str) -> _Net:
         net = self._nets.get(key)
