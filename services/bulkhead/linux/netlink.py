@@ -82,7 +82,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """An interface. `kind` is the driver's name ("bridge", "veth") or empty, `master` the index of its bridge or 0."""
+    """An interface. `kind` is the driver's name ("bridge", "veth") or empty, `master` the index of its bridge or 0.
+
+    `parent` is the index, in its own network namespace, of the interface that it branches off or is tied to, or 0.
+    """
 
     index: int
     name: str
@@ -92,6 +95,7 @@ class Link:
     mtu: int = 0
     up: bool = False
     alias: str = ""
+    parent: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -572,6 +576,7 @@ def _link(message: bytes) -> Link:
         mtu=_integer(found.get(_IFLA_MTU)),
         up=bool(flags & _IFF_UP),
         alias=_word(found.get(_IFLA_IFALIAS, b"")),
+        parent=_integer(found.get(_IFLA_LINK)),
     )
 
 

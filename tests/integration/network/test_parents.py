@@ -12,7 +12,7 @@ from ipaddress import ip_interface, ip_network
 
 import pytest
 
-from bulkhead.errors import Forbidden, Internal, InvalidArgument
+from bulkhead.errors import Conflict, Forbidden, Internal, InvalidArgument
 from bulkhead.linux import netlink
 from bulkhead.manager.adapters.netlink_branches import NetlinkBranches
 from bulkhead.manager.networks.link_options import link_plan
@@ -171,6 +171,32 @@ async def test_disconnecting_while_it_runs(host: Host) -> None:
         await site.networks.unplug(end, netns)
         assert "eth0" not in run_inside(netns, "ip", "link")
     assert (await site.attach("two", wished=end.address)).address == end.address
+
+
+@pytest.mark.parametrize("mode", ["bridge", "passthru"])
+@on_private_host
+async def test_a_link_that_a_dead_manager_left_inside_is_replaced(host: Host, mode: str) -> None:
+    site = build(host)
+    netns = host.netns()
+    for name in ("one", "two"):
+        manager = networks(host)
+        manager.plan(plan(KEY, parent="p0", macvlan_mode=mode))
+        await manager.reconcile([])
+        end = await manager.attach(name.ljust(64, "0"), netns, network=KEY)
+        assert end.interface == "eth0"
+    site.namespaces["two"], site.endpoints["two"] = netns, end
+    assert site.met(4) == {("two", "lan"), ("lan", "two")}
+
+
+@on_private_host
+async def test_what_is_in_the_way_and_not_of_the_parent_stays(host: Host) -> None:
+    site = build(host)
+    site.networks.plan(plan(KEY, parent="p0"))
+    netns = host.netns()
+    run_inside(netns, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "own")
+    with pytest.raises(Conflict, match="File exists"):
+        await site.networks.attach("one".ljust(64, "0"), netns, network=KEY)
+    assert "eth0@own" in run_inside(netns, "ip", "link")
 
 
 @on_private_host

@@ -90,6 +90,7 @@ def _graft(netns: Netns, branch: Branch) -> None:
         netlink.enter_netns(target)
         newborn(branch.addresses)
         with Netlink() as inside:
+            _clear(inside, branch, parent)
             _patiently(lambda: host.request(_link(branch, target, parent)), _refusals(branch))
             index = socket.if_nametoindex(branch.interface)
             try:
@@ -100,6 +101,13 @@ def _graft(netns: Netns, branch: Branch) -> None:
             except BaseException:
                 inside.request(netlink.delete_link(branch.interface))
                 raise
+
+
+def _clear(inside: Netlink, branch: Branch, parent: int) -> None:
+    """Delete a link of that name and parent: one that a manager made and died before it was on record."""
+    for link in inside.links():
+        if (link.name, link.kind, link.parent) == (branch.interface, branch.driver, parent):
+            inside.request(netlink.delete_link(link.name))
 
 
 def _cut(netns: Netns, interface: str) -> None:

@@ -334,7 +334,10 @@ class Branches(Protocol):
         """Make such a link in a namespace of nobody's: raises what would fail for a container."""
 
     async def graft(self, netns: Netns, branch: Branch) -> None:
-        """Make the link inside and configure it, or leave nothing. Waits for a predecessor's burial."""
+        """Make the link inside and configure it, or leave nothing. Waits for a predecessor's burial.
+
+        A link of that name and parent is replaced: nobody's, left there by a crash.
+        """
 
     async def cut(self, netns: Netns, interface: str) -> None:
         """Delete a link inside; no error if it, or the process, is gone."""
