@@ -151,14 +151,17 @@ class Networking:
         return await self._plug_one(container, created, done, wish, network, number, routed=routed)
 
     async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
-        """One network less for a container that runs; what is left."""
+        """One network less for a container that runs; what is left. Raises only when nothing was freed."""
         left = self.without(container, network)
         netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
         for endpoint in container.attachments:
             if endpoint not in left.attachments:
                 await self._network.unplug(endpoint, netns)
-        self.names.leave(network.id, container.id)
-        await self._route(replace(container, endpoints=left.endpoints, attachments=left.attachments))
+        try:
+            self.names.leave(network.id, container.id)
+        except BulkheadError as error:
+            log.warning("cannot take a name away", container=container.id, reason=str(error))
+        await self._route_again([replace(container, endpoints=left.endpoints, attachments=left.attachments)])
         return left
 
     def without(self, container: Container, network: NetworkRecord) -> Plugged:
@@ -177,9 +180,12 @@ class Networking:
             if families := _through(ways, number):
                 await self._network.route(netns, endpoint, families)
 
-    async def _route_again(self) -> None:
-        """Links that were nobody's are gone: one of them may have been a running container's way out."""
-        for container in [each for each in self._index if each.phase.alive and each.attachments]:
+    async def _route_again(self, containers: Iterable[Container]) -> None:
+        """Links are gone: one of them may have been a running container's way out.
+
+        What a container has set up in its network (no IPv6, say) may refuse a route: that undoes nothing.
+        """
+        for container in containers:
             try:
                 await self._route(container)
             except BulkheadError as error:
@@ -265,7 +271,7 @@ class Networking:
                 raise
             self._up, self._trouble = True, ""
             if mended.links_deleted:
-                await self._route_again()
+                await self._route_again([each for each in self._index if each.phase.alive and each.attachments])
             if mended.lost:
                 log.warning("containers without a network", endpoints=list(mended.lost))
 

@@ -213,6 +213,21 @@ async def test_what_is_cancelled_while_its_link_is_made_leaves_nothing(host: Hos
     assert (await site.attach("two", wished="10.70.0.2")).address == "10.70.0.2"
 
 
+@on_private_host
+async def test_what_is_cancelled_while_its_link_is_deleted_is_off(host: Host) -> None:
+    site = build(host)
+    site.networks.plan(plan(KEY, parent="p0"))
+    await site.networks.ensure(KEY)
+    end = await site.attach("one")
+    unplugging = asyncio.create_task(site.networks.unplug(end, site.namespaces["one"]))
+    await asyncio.sleep(0)  # the kernel is at it
+    unplugging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await unplugging
+    assert "eth0" not in run_inside(site.namespaces["one"], "ip", "link")
+    assert (await site.attach("two", wished=end.address)).address == end.address
+
+
 @pytest.mark.parametrize(
     ("parent", "words"),
     [

@@ -158,8 +158,13 @@ class BridgeNetwork:
         await self._kernel.route(netns, endpoint.interface, ways)
 
     async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
-        await self.detach(endpoint)
-        await self._kernel.delete_links([endpoint.host_interface])
+        try:
+            try:
+                await self.detach(endpoint)
+            finally:
+                await self._kernel.delete_links([endpoint.host_interface])
+        except BulkheadError as error:
+            _log.warning("cannot unplug all of an endpoint", container=endpoint.container_id, reason=str(error))
 
     async def detach(self, endpoint: Endpoint) -> None:
         known = self._live.pop(endpoint.host_interface, None)

@@ -176,12 +176,16 @@ class Networks:
             left = tuple(each for each in container.endpoints if each.network_id != network.id)
             await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
             return
-        # The record goes first: what a crash after it leaves plugged is swept by the next start, as nobody's.
+        # The record goes first: a veth that a crash after it leaves plugged is swept by the next start, as nobody's. A
+        # macvlan or ipvlan link is known to the container alone: it stays until connecting again replaces it, or the
+        # container ends.
         await self._replugged(container, self.networking.without(container, network), network, "disconnect")
         try:
             await self.networking.unplug_live(container, network)
-        except BaseException:
-            await self.records.commit(Change(update=container), durable=True)
+        except BulkheadError:
+            # Nothing was freed.
+            as_before = Plugged(endpoints=container.endpoints, attachments=container.attachments)
+            await self._replugged(container, as_before, network, "connect")
             raise
 
     async def _replugged(self, container: Container, now: Plugged, network: NetworkRecord, action: str) -> None:

@@ -115,7 +115,13 @@ class ParentNetworks:
             net.leases.release(known.container_id, [each.ip for each in known.addresses])
 
     async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
-        await self._kernel.cut(netns, endpoint.interface)
+        try:
+            await self._kernel.cut(netns, endpoint.interface)
+        except asyncio.CancelledError:
+            # Whether it had begun is not known.
+            await self._kernel.cut(netns, endpoint.interface)
+            await self.detach(endpoint)
+            raise
         await self.detach(endpoint)
 
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:

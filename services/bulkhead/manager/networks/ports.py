@@ -93,7 +93,10 @@ class Network(Protocol):
         """
 
     async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
-        """`detach` from a namespace that lives on: the interface goes too."""
+        """`detach` from a namespace that lives on: the interface goes too.
+
+        Raises only when nothing was freed; what fails later is mended by the next reconciliation.
+        """
 
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         """Make the endpoint's gateways the namespace's way to everywhere else."""

@@ -1,0 +1,73 @@
+"""Networks of users: what is true when a step of a change fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import Internal
+from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.model.container import NetworkEndpoint
+from bulkhead.model.network import AddressBlock, NetworkRecord
+from tests.support.manager_core import Running, fake_core
+
+AT_9 = NetworkEndpoint(network_name="late", fixed_address="10.9.8.9")
+REFUSED = Internal("cannot: No route to host")
+
+
+@pytest.fixture
+async def core(tmp_path: Path) -> AsyncIterator[Running]:
+    async with fake_core(tmp_path) as running:
+        yield running
+
+
+async def _on_two_networks(core: Running) -> str:
+    """A container that runs, on the default network and on `late`."""
+    subnet = AddressBlock(subnet="10.9.8.0/24")
+    await core.core.networks.create(NetworkRecord(id="", name="late", blocks=(subnet,)))
+    container_id = await core.run("sleep", "9", network_mode="bridge")
+    await core.core.networks.connect("late", container_id, AT_9)
+    assert _networks(core, container_id) == ["bridge", "late"]
+    return container_id
+
+
+def _networks(core: Running, container_id: str) -> list[str]:
+    container = core.get(container_id)
+    assert len(container.attachments) == len(container.endpoints)
+    return [each.network_name for each in container.endpoints]
+
+
+@pytest.mark.parametrize("step", ["route", "delete_links", "silence"])
+async def test_a_container_that_has_left_is_off_whatever_fails_afterwards(core: Running, step: str) -> None:
+    container_id = await _on_two_networks(core)
+    (kept, left) = core.get(container_id).attachments
+    core.world.kernel.failures[step] = REFUSED
+    await core.core.networks.disconnect("late", container_id, force=False)
+    assert _networks(core, container_id) == ["bridge"]
+    if step != "delete_links":
+        assert left.host_interface not in core.world.kernel.interfaces
+    core.world.kernel.failures.clear()
+    other = await core.run("sleep", "9", network_mode="bridge")
+    await core.core.networks.connect("late", other, AT_9)
+    assert core.get(other).attachments[1].address == left.address
+    assert kept.host_interface in core.world.kernel.interfaces
+
+
+async def test_a_container_that_cannot_leave_is_still_on(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    container_id = await _on_two_networks(core)
+    before = core.get(container_id)
+
+    async def refuse(*_: object) -> None:
+        raise REFUSED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BridgeNetwork, "unplug", refuse)
+        with pytest.raises(Internal, match="No route to host"):
+            await core.core.networks.disconnect("late", container_id, force=False)
+    assert core.get(container_id) == before
+    assert core.core.networking.names.describes(container_id)
+    assert await core.actions("network") == ["create", "connect", "connect", "disconnect", "connect"]
+    await core.core.networks.disconnect("late", container_id, force=False)
+    assert _networks(core, container_id) == ["bridge"]
