@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import Internal
+from bulkhead.errors import Conflict, Internal, NotFound
+from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.container import NetworkEndpoint
 from bulkhead.model.network import AddressBlock, NetworkRecord
+from tests.support.eventually import eventually
 from tests.support.manager_core import Running, fake_core
 
 AT_9 = NetworkEndpoint(network_name="late", fixed_address="10.9.8.9")
@@ -71,3 +74,64 @@ async def test_a_container_that_cannot_leave_is_still_on(core: Running, monkeypa
     assert await core.actions("network") == ["create", "connect", "connect", "disconnect", "connect"]
     await core.core.networks.disconnect("late", container_id, force=False)
     assert _networks(core, container_id) == ["bridge"]
+
+
+async def test_a_network_is_not_removed_while_a_container_is_being_plugged_into_it(core: Running) -> None:
+    await core.core.networks.create(NetworkRecord(id="", name="late"))
+    kernel = core.world.kernel
+    gate = kernel.gates["plug"] = asyncio.Event()
+    starting = asyncio.create_task(core.run("sleep", "9", network_mode="late"))
+    await eventually(lambda: "plug" in kernel.calls)
+    with pytest.raises(Conflict, match="containers are plugged into it"):
+        await core.core.networks.remove("late")
+    gate.set()
+    container_id = await starting
+    network = core.core.networks.find("late")
+    assert [container.id for container, _ in core.core.networks.members(network)] == [container_id]
+
+
+async def test_a_network_whose_record_stays_has_its_bridge_again(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await core.core.networks.create(NetworkRecord(id="", name="late"))
+    before = set(core.world.kernel.interfaces)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise REFUSED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteRecords, "commit", refuse)
+        with pytest.raises(Internal, match="No route to host"):
+            await core.core.networks.remove("late")
+    assert core.core.networks.find("late") == made
+    assert set(core.world.kernel.interfaces) == before
+    await core.run("sleep", "9", network_mode="late")
+
+
+@pytest.mark.parametrize("step", ["delete_links", "apply"])
+async def test_a_network_is_gone_whatever_the_kernel_says_of_its_bridge(core: Running, step: str) -> None:
+    before = set(core.world.kernel.interfaces)
+    await core.core.networks.create(NetworkRecord(id="", name="late"))
+    core.world.kernel.failures[step] = REFUSED
+    await core.core.networks.remove("late")
+    with pytest.raises(NotFound):
+        core.core.networks.find("late")
+    core.world.kernel.failures.clear()
+    await core.core.networks.create(NetworkRecord(id="", name="other"))
+    await core.core.networks.remove("other")
+    if step == "apply":
+        assert set(core.world.kernel.interfaces) == before
+
+
+async def test_a_removal_whose_client_goes_runs_to_its_end(core: Running) -> None:
+    before = set(core.world.kernel.interfaces)
+    await core.core.networks.create(NetworkRecord(id="", name="late"))
+    gate = core.world.kernel.gates["delete_links"] = asyncio.Event()
+    removing = asyncio.create_task(core.core.networks.remove("late"))
+    await eventually(lambda: "delete_links" in core.world.kernel.calls)
+    removing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await removing
+    gate.set()
+    await eventually(lambda: not core.records.networks)
+    assert set(core.world.kernel.interfaces) == before

@@ -106,11 +106,17 @@ class BridgeNetwork:
         if any(endpoint.network == key for endpoint in self._live.values()):
             raise Conflict(f"cannot remove network {key}: containers are plugged into it")
         gone = self._nets.pop(key, None)
-        if gone is not None:
-            # One that could not be made has another's bridge, or none.
-            if self._unmade.pop(key, None) is None:
-                await self._kernel.delete_links([gone.bridge.name])
-            await self._firewall.converge(prune=self._adopted)
+        if gone is None:
+            return
+        # One that could not be made has another's bridge, or none.
+        links = [gone.bridge.name] if self._unmade.pop(key, None) is None else []
+        try:
+            try:
+                await self._kernel.delete_links(links)
+            finally:
+                await self._firewall.converge(prune=self._adopted)
+        except BulkheadError as error:
+            _log.warning("cannot take away all of a network", network=key, reason=str(error))
 
     async def survey(self) -> Survey:
         return await self._kernel.survey()

@@ -104,12 +104,7 @@ class Networks:
             if members:
                 listed = ", ".join(f'name:"{each.name}" id:"{end.endpoint_id[:12]}"' for each, end in members)
                 raise Forbidden(f"error while removing network: network {network.name} has active endpoints ({listed})")
-            # The record goes first: a crash after it leaves a bridge that the next start sweeps.
-            event = about_network(network, "destroy")
-            await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
-            failpoints.hit("manager.network.forgotten")
-            await self.networking.drop(network)
-            failpoints.hit("manager.network.dropped")
+            await self.actors.shielded(self._drop(network), "remove network")
 
     async def prune(self, filters: Filters) -> list[str]:
         """Remove the users' networks that no container is configured for; their names."""
@@ -199,6 +194,19 @@ class Networks:
         failpoints.hit("manager.connect.recorded")
 
     # ---- inside ----
+
+    async def _drop(self, network: NetworkRecord) -> None:
+        """The kernel first: it refuses when somebody is just being plugged in. A crash before the record is gone leaves
+        a network without its bridge, which the next start makes again."""
+        await self.networking.drop(network)
+        failpoints.hit("manager.network.dropped")
+        try:
+            event = about_network(network, "destroy")
+            await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
+        except BaseException:
+            await self.networking.add(network)
+            raise
+        failpoints.hit("manager.network.forgotten")
 
     async def _complete(self, wanted: NetworkRecord) -> NetworkRecord:
         """With an id and a subnet that is free."""

@@ -53,8 +53,12 @@ class ParentNetworks:
     async def forget(self, key: str) -> None:
         if any(endpoint.network == key for endpoint in self._live.values()):
             raise Conflict(f"cannot remove network {key}: containers are plugged into it")
-        if self._nets.pop(key, None) is not None:
+        if self._nets.pop(key, None) is None:
+            return
+        try:
             await self._converge()
+        except BulkheadError as error:
+            _log.warning("cannot take away all of a network", network=key, reason=str(error))
 
     async def ensure(self, key: str) -> None:
         """Make the parent if it must be made, and see that the kernel can branch off it."""

@@ -55,7 +55,10 @@ class Network(Protocol):
         """
 
     async def forget(self, key: str) -> None:
-        """Remove a network that nobody is plugged into, its bridge included; a second call does nothing."""
+        """Remove a network that nobody is plugged into, its bridge included; a second call does nothing.
+
+        Raises Conflict, at once, when somebody is; what the kernel refuses is mended by the next reconciliation.
+        """
 
     async def survey(self) -> Survey:
         """The host's interfaces and routes."""
