@@ -16,6 +16,7 @@ from datetime import datetime
 from tests.support.engine import Engine, private_engine
 from tests.survival.matrix import facts
 from tests.survival.matrix.host import Host
+from tests.survival.matrix.machine import machine
 
 RUNS = 3
 _AT_ONCE = 4
@@ -24,11 +25,11 @@ _AT_ONCE = 4
 def main(argv: Sequence[str]) -> int:
     """Make the containers, kill the manager again and again; 1 when a recovery changed anything."""
     stopped, running = map(int, argv) if len(argv) == 2 else (950, 50)
-    with private_engine() as engine:
+    with machine(boots=False) as on, private_engine() as engine:
         engine.start()
         engine.seed()
         engine.pulled("busybox")
-        host = Host(engine)
+        host = Host(engine, on)
         _fill(host, stopped, running)
         before = facts.snapshot(engine)
         taken = [_recovered(engine) for _ in range(RUNS)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.support.engine import private_engine
-from tests.survival.matrix.cells import COLUMNS, NO_FAULT, Matrix, Result, table
+from tests.survival.matrix.cells import COLUMNS, NO_FAULT, Matrix, Result
 from tests.survival.matrix.host import Host
+from tests.survival.matrix.machine import machine
+from tests.survival.matrix.report import told
 from tests.survival.matrix.rows import ROWS
 
 
@@ -21,17 +22,17 @@ def main() -> int:
     options = _options(sys.argv[1:])
     results: list[Result] = []
     try:
-        with private_engine() as engine:
+        with machine(boots=True) as on, private_engine() as engine:
             engine.start()
             engine.seed()
             engine.pulled("busybox")
-            host = Host(engine)
+            host = Host(engine, on)
             host.place_bystander()
             for result in _run(Matrix(host), options):
                 results.append(result)
                 _tell(result)
     finally:
-        _summary(results)
+        print(told(results))
         if options.json:
             options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
     return int(any(not each.green for each in results))
@@ -68,17 +69,6 @@ def _tell(result: Result) -> None:
         print(f"      {each}", flush=True)
     if result.wrong and result.said:
         print(f"      (it said: {result.said})", flush=True)
-
-
-def _summary(results: Sequence[Result]) -> None:
-    print(table(results))
-    green = sum(each.green for each in results)
-    times = sorted(each.recovery for each in results if each.recovery > 0.01)
-    print(f"{len(results)} cells, {green} green, {sum(not each.passed for each in results)} not passed", end="")
-    if times:
-        print(f"; recovery, process start included: median {statistics.median(times):.2f} s, most {times[-1]:.2f} s")
-    else:
-        print()
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -21,11 +20,13 @@ from types import MappingProxyType
 from bulkhead.failpoints.catalogue import POINTS
 from bulkhead.model.instance import SERVICES
 from tests.support import leaks
-from tests.survival.matrix import facts
+from tests.survival.matrix import facts, machine
 from tests.survival.matrix.host import CALL_SECONDS, Attempt, Host, send, until
 from tests.survival.matrix.rows import ROWS, Subject
 
 HIT_SECONDS = 15.0
+# An operation may be answered before it comes to its last failpoints.
+LATE_SECONDS = 2.0
 # An operation that failed for want of a part may be repeated until the part is there again.
 REPEAT_SECONDS = 20.0
 # A transaction is committed dozens of times in a pull: each of the first few is a cell.
@@ -89,6 +90,9 @@ class Column:
     strikes: Callable[[Passed], bool]
     action: str
     then: Fault
+    # Each process is struck at each `stride`-th of these places.
+    stride: int = 1
+    reboots: bool = False
 
 
 def _nothing(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
@@ -140,6 +144,40 @@ def _stands_still(host: Host, subject: Subject, passed: Passed, attempt: Attempt
 
 
 STILL_SECONDS = float(os.environ.get("BULKHEAD_TEST_STILL", "1.5"))
+LONG_SECONDS = 30.0
+# How long there are no descriptors or processes, if the operation does not end before.
+STARVED_SECONDS = 2.0
+HOUR = 3600.0
+ONLY_FIRST = 1000
+
+
+def _stands_long(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    time.sleep(LONG_SECONDS)
+    _goes_on(host, subject, passed, attempt)
+
+
+def _clock_is_set(seconds: float) -> Fault:
+    def fault(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+        host.machine.set_clock(seconds)
+        _goes_on(host, subject, passed, attempt)
+
+    return fault
+
+
+def _has_no_descriptors(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    with machine.without_descriptors(_stopped(host, passed)):
+        _goes_on(host, subject, passed, attempt)
+        attempt.ends(STARVED_SECONDS)
+
+
+def _nobody_may_fork(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    with machine.without_processes(host.engine):
+        _goes_on(host, subject, passed, attempt)
+        attempt.ends(STARVED_SECONDS)
+
+
+def _reboots(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
+    host.machine.reboot(host.engine)
 
 
 def _stopped(host: Host, passed: Passed) -> list[int]:
@@ -152,13 +190,17 @@ def _goes_on(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> 
 
 
 def _run_is_wiped(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    """All daemons die and what they keep in the run directory is gone; containers and shims live."""
+    """All daemons die and the run directory is empty; containers and shims live, and the boot id is the same."""
     _everybody_dies(host, subject, passed, attempt)
-    shutil.rmtree(host.engine.instance.run / "containers", ignore_errors=True)
+    machine.wipe(host.engine.instance)
 
 
 def _of(*places: Place) -> Callable[[Passed], bool]:
     return lambda passed: passed.place in places
+
+
+def _first_of(*places: Place) -> Callable[[Passed], bool]:
+    return lambda passed: passed.place in places and not passed.number
 
 
 def _can_fail(name: str = "") -> Callable[[Passed], bool]:
@@ -176,6 +218,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "kill all+shim": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_and_shim_die),
         "kill init": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_init_dies),
         "stop manager": Column(strikes=_of(Place.MANAGER), action="stop", then=_stands_still),
+        "stop api": Column(strikes=_of(Place.API), action="stop", then=_stands_still),
         "stop supervisor": Column(strikes=_of(Place.SUPERVISOR), action="stop", then=_stands_still),
         "stop shim": Column(strikes=_of(Place.SHIM), action="stop", then=_stands_still),
         "stop registry": Column(strikes=_of(Place.REGISTRY), action="stop", then=_stands_still),
@@ -184,6 +227,14 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "EMFILE": Column(strikes=_can_fail("disk."), action="error(EMFILE)", then=_nothing),
         "EAGAIN on clone": Column(strikes=_can_fail("nsexec."), action="error(EAGAIN)", then=_nothing),
         "run wiped": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_run_is_wiped),
+        "reboot": Column(
+            strikes=_first_of(Place.MANAGER, Place.SHIM), action="stop", then=_reboots, reboots=True, stride=2
+        ),
+        "clock +1 h": Column(strikes=_first_of(*Place), action="stop", then=_clock_is_set(HOUR), stride=4),
+        "clock -1 h": Column(strikes=_first_of(*Place), action="stop", then=_clock_is_set(-HOUR), stride=4),
+        "no descriptors": Column(strikes=_first_of(*Place), action="stop", then=_has_no_descriptors),
+        "no processes": Column(strikes=_first_of(*Place), action="stop", then=_nobody_may_fork, stride=2),
+        "stop 30 s": Column(strikes=_of(*Place), action="stop", then=_stands_long, stride=ONLY_FIRST),
     }
 )
 
@@ -204,7 +255,9 @@ class Matrix:
 
     def cells(self, row: str, column: str) -> list[Passed]:
         """Where a column strikes a row."""
-        return [passed for passed in self.points(row) if COLUMNS[column].strikes(passed)]
+        struck = [passed for passed in self.points(row) if COLUMNS[column].strikes(passed)]
+        stride = COLUMNS[column].stride
+        return [each for place in Place for each in [passed for passed in struck if passed.place is place][::stride]]
 
     def run(self, row: str, column: str, passed: Passed) -> Result:
         """One cell, from its subject's birth to the last trace of it."""
@@ -213,7 +266,7 @@ class Matrix:
         with self._cleared(result):
             subject = ROWS[row](self.host)
             self._strike(subject, COLUMNS[column], passed, result)
-            wrong = self._after(subject)
+            wrong = self._after(subject, COLUMNS[column])
             # Who is killed has 137 for an exit code, whatever the operation would have made of it.
             killed = COLUMNS[column].then is _init_dies
             result.wrong += [each for each in wrong if not (killed and "ExitCode is 137" in each)]
@@ -225,11 +278,12 @@ class Matrix:
         host.set(passed.setting(column.action))
         attempt = Attempt(subject.act)
         word = column.action.partition("(")[0]
-        struck = until(
-            lambda: attempt.over or any(name == passed.name and what == word for _, name, what in host.trace()),
-            HIT_SECONDS,
-        )
-        result.passed = struck and any(name == passed.name for _, name, _ in host.trace())
+
+        def hit() -> bool:
+            return any(name == passed.name and what == word for _, name, what in host.trace())
+
+        until(lambda: attempt.over or hit(), HIT_SECONDS)
+        result.passed = until(hit, LATE_SECONDS)
         if result.passed:
             column.then(host, subject, passed, attempt)
             if column.action == "kill" and passed.place is not Place.SHIM:
@@ -240,8 +294,10 @@ class Matrix:
         host.set("")
         result.said = str(attempt.error or "")
 
-    def _after(self, subject: Subject) -> list[str]:
+    def _after(self, subject: Subject, column: Column) -> list[str]:
         wrong = [f"after recovery: {each}" for each in facts.settled(self.host.engine)]
+        if column.reboots:
+            wrong += self.host.revived(subject.container)
         wrong += self._again(subject)
         wrong += [f"after the repetition: {each}" for each in facts.settled(self.host.engine)]
         wrong += self.host.bystander_noticed()
@@ -270,9 +326,15 @@ class Matrix:
         with _told(result):
             yield
         with _told(result):
+            self.host.machine.set_clock(0)
             self.host.set("")
+            self.host.wake()
             self.host.recover()
             result.wrong += self._clear()
+        if not self.host.has_bystander:
+            with _told(result):
+                self.host.place_bystander()
+                self._before = leaks.facts(self.host.engine.instance)
 
     def _clear(self) -> list[str]:
         """Remove what the cell has made; what cannot be removed, or is left."""
@@ -320,6 +382,7 @@ class Matrix:
         services = {host.engine.pid(service): Place(service) for service in SERVICES}
         try:
             subject.act()
+            requests = sum(name == "api.request.begun" for _, name, _ in host.trace())
             until(lambda: not subject.done(), 5.0)
         finally:
             lines = host.trace()
@@ -327,7 +390,8 @@ class Matrix:
         seen: Counter[str] = Counter()
         found = []
         for pid, name, _ in lines:
-            if seen[name] < MOST_HITS:
+            # Later requests are those that have asked whether it is done.
+            if seen[name] < (min(MOST_HITS, requests) if name.startswith("api.request.") else MOST_HITS):
                 found.append(Passed(name=name, number=seen[name], place=services.get(pid, Place.SHIM)))
             seen[name] += 1
         wrong = subject.done() + facts.settled(host.engine) + self._clear()
@@ -342,19 +406,3 @@ def _told(result: Result) -> Iterator[None]:
         yield
     except Exception as error:
         result.wrong.append(f"{type(error).__name__}: {error}")
-
-
-def table(results: Sequence[Result]) -> str:
-    """Rows by columns: cells green of cells run."""
-    rows = list(dict.fromkeys(result.row for result in results))
-    columns = [name for name in (*COLUMNS, NO_FAULT, SECOND_RECOVERY) if any(each.column == name for each in results)]
-    width = max((len(row) for row in rows), default=0) + 1
-    lines = [" " * width + " ".join(f"{name:>16}" for name in columns)]
-    for row in rows:
-        cells = []
-        for column in columns:
-            found = [each for each in results if (each.row, each.column) == (row, column)]
-            green = sum(each.green for each in found)
-            cells.append(f"{f'{green}/{len(found)}' if found else '-':>16}")
-        lines.append(f"{row:<{width}}" + " ".join(cells))
-    return "\n".join(lines)

@@ -45,10 +45,11 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def disagreements(engine: Engine) -> Iterator[str]:
     """In words."""
-    containers = [
-        engine.api("GET", f"/containers/{each['Id']}/json").json
-        for each in engine.api("GET", "/containers/json?all=1").json or []
-    ]
+    listed = engine.api("GET", "/containers/json?all=1")
+    if listed.status != 200:
+        yield f"containers are not listed: {listed.status} {listed.body!r}"
+        return
+    containers = [engine.api("GET", f"/containers/{each['Id']}/json").json for each in listed.json]
     containers = [each for each in containers if each and "Id" in each]
     instance = engine.instance
     for each in containers:

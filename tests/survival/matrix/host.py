@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bulkhead.ctl import failpoints
+from bulkhead.ctl import failpoints, remains
 from bulkhead.ctl.engine_client import Answer, unframe
 from bulkhead.model.instance import SERVICES
 from tests.support.engine import Engine
+from tests.survival.matrix.machine import Machine
 
 CALL_SECONDS = 40.0
+# What a subject says when it begins, if it says anything, and how long that is waited for after a reboot.
+LINES = 300
+REVIVAL_SECONDS = 2.0
 BYSTANDER = "bystander"
 _COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
 
@@ -28,9 +32,11 @@ class Refused(AssertionError):
 class Host:
     """One engine, used by cell after cell."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, machine: Machine) -> None:
         self.engine = engine
+        self.machine = machine
         self._count = 0
+        self._first: dict[str, Any] = {}
 
     def name(self) -> str:
         """One that no cell has used yet."""
@@ -75,7 +81,9 @@ class Host:
         self._first = self.state(BYSTANDER)
 
     def bystander_noticed(self) -> list[str]:
-        """What of it is not as it was, in words."""
+        """What of it is not as it was, in words; nothing where there is none."""
+        if not self.has_bystander:
+            return []
         state = self.state(BYSTANDER)
         wrong = [
             f"the bystander's {key} was {self._first[key]}, is {state.get(key)}"
@@ -87,6 +95,25 @@ class Host:
             wrong.append("lines of the bystander are missing")
         return wrong
 
+    @property
+    def has_bystander(self) -> bool:
+        return bool(self._first)
+
+    def revived(self, container: str) -> list[str]:
+        """Start again what ran when the machine went down; what of that is wrong. The bystander is gone after."""
+        state = self.state(BYSTANDER)
+        wrong = [] if state["Status"] == "exited" else [f"the bystander is {state['Status']} after a reboot"]
+        self.done("DELETE", f"/containers/{BYSTANDER}?force=1&v=1")
+        self._first = {}
+        if container and self.state(container):
+            before = self._lines(container)
+            self.done("POST", f"/containers/{container}/start", also=(304, 404, 409))
+            until(lambda: self._lines(container) >= before + LINES, REVIVAL_SECONDS)
+        return wrong
+
+    def _lines(self, name: str) -> int:
+        return len(self.output(name).split())
+
     # --- faults
 
     def set(self, setting: str) -> None:
@@ -94,6 +121,12 @@ class Host:
 
     def trace(self) -> list[tuple[int, str, str]]:
         return failpoints.trace(self.engine.instance)
+
+    def wake(self) -> None:
+        """Have everybody of the engine go on: one may have stood still after its cell was over."""
+        services = {pid for service in SERVICES if (pid := self.engine.pid(service)) is not None}
+        for pid in services | set(remains.processes(self.engine.instance)):
+            send(pid, signal.SIGCONT)
 
     def shim_of(self, container_id: str) -> int:
         """The pid of who holds it, 0 when nobody does."""

@@ -14,10 +14,9 @@ from urllib.parse import quote
 
 from bulkhead.ctl.seed.push import push
 from tests.support.engine import Engine
-from tests.survival.matrix.host import CALL_SECONDS, Host, Refused, until
+from tests.survival.matrix.host import CALL_SECONDS, LINES, Host, Refused, until
 from tests.survival.test_image_kills import archive, trial_image
 
-LINES = 300
 # For what a container that lives says.
 AWAIT_SECONDS = 20.0
 # Numbered lines in bursts, an exit code of its own; and one that says it at TERM.

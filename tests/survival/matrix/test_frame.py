@@ -9,8 +9,9 @@ import pytest
 
 from tests.survival.matrix import __main__ as frame
 from tests.survival.matrix import facts, rows
-from tests.survival.matrix.cells import Matrix, Passed, Place, Result, table
+from tests.survival.matrix.cells import Matrix, Passed, Place, Result
 from tests.survival.matrix.host import Host, Refused
+from tests.survival.matrix.report import table
 
 POINT = Passed(name="manager.remove.recorded", number=0, place=Place.MANAGER)
 

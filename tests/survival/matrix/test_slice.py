@@ -10,6 +10,7 @@ from tests.support.engine import private_engine
 from tests.survival.matrix import cells
 from tests.survival.matrix.cells import Matrix, Passed, Place
 from tests.survival.matrix.host import Host
+from tests.survival.matrix.machine import machine
 from tests.survival.matrix.rows import Subject
 
 pytestmark = [pytest.mark.root]
@@ -31,11 +32,11 @@ CELLS = (
 
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Matrix]:
-    with private_engine() as engine:
+    with machine(boots=False) as on, private_engine() as engine:
         engine.start()
         engine.seed()
         engine.pulled("busybox")
-        host = Host(engine)
+        host = Host(engine, on)
         host.place_bystander()
         matrix = Matrix(host)
         yield matrix
