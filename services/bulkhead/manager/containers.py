@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, Unavailable
 from bulkhead.manager import links, processes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
@@ -70,14 +70,17 @@ class Containers:
         await self.actors.perform(container.id, "start", work, seconds=START_SECONDS)
 
     async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
-        """The socket of the container's shim, which is brought up when there is none; `attach` is announced."""
+        """The socket of the container's shim, which is brought up when there is none.
+
+        Who wants to `attach` is announced, and refused while it is paused or restarting. Who follows the log is told
+        Unavailable while it restarts, and NotFound when it does not run.
+        """
         container = self.records.index.find(ref)
-        _refuse_attach(container)
         if attach:
+            _refuse_attach(container)
             self._announce(container, "attach")
-        await self.actors.perform(
-            container.id, "attach to", lambda: self._listening_shim(container.id), seconds=QUICK_SECONDS
-        )
+        ready = self._listening_shim if attach else self._logging_shim
+        await self.actors.perform(container.id, "attach to", lambda: ready(container.id), seconds=QUICK_SECONDS)
         return StdioAddress(container=container, socket=str(self.instance.stdio_socket(container.id)))
 
     async def stop(self, ref: str, signal: str, timeout: int | None) -> None:
@@ -194,6 +197,15 @@ class Containers:
     async def _listening_shim(self, container_id: str) -> None:
         container = self.records.index.get(container_id)
         _refuse_attach(container)
+        await self.shims.ensure(container_id)
+
+    async def _logging_shim(self, container_id: str) -> None:
+        """One that waits for a start would not say that the log is complete: there is none until then."""
+        phase = self.records.index.get(container_id).phase
+        if phase is Phase.RESTARTING:
+            raise Unavailable(f"container {container_id} is restarting")
+        if not phase.alive:
+            raise NotFound(f"container {container_id} is not running")
         await self.shims.ensure(container_id)
 
     async def _rename(self, container_id: str, name: str) -> None:

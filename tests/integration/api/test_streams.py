@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
+from bulkhead.errors import NotFound
 from tests.integration.api.conftest import Fake
+from tests.support.eventually import eventually
 from tests.support.raw_http import Wire, connected, request
 
 
@@ -109,6 +111,21 @@ async def test_follow_over_a_rotation(fake: Fake) -> None:
 async def test_follow_of_a_container_that_does_not_run_ends_at_once(fake: Fake) -> None:
     container = await fake.create("true")
     assert (await fake.call("GET", f"/containers/{container.id}/logs?stdout=1&follow=1")).body == b""
+
+
+async def test_follow_of_a_container_that_ends_meanwhile_ends_too(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs when it is looked at, and has no shim any more when that is wanted."""
+    container = await fake.run("sh", "-c", "echo last; read x", OpenStdin=True)
+
+    async def too_late() -> None:
+        container.process.type(b"\n")
+        await container.process.exited.wait()
+        await eventually(lambda: not container.phase.alive)
+        raise NotFound(f"container {container.id} is not running")
+
+    monkeypatch.setattr(container, "listen", too_late)
+    reply = await fake.call("GET", f"/containers/{container.id}/logs?stdout=1&follow=1")
+    assert reply.body[8:] == b"last\n"
 
 
 async def test_follow_until_a_moment_ends_then(fake: Fake) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import AsyncMock
 
@@ -23,7 +24,7 @@ from bulkhead.errors import (
     Unavailable,
 )
 from bulkhead.linux import process
-from bulkhead.manager.ports import Exit
+from bulkhead.manager.ports import Change, Exit
 from bulkhead.model.container import Mount, PublishedPort, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
@@ -404,6 +405,28 @@ async def test_what_only_looks_is_announced_too(core: Running) -> None:
         return await core.actions() == ["create", "start", "attach", "resize"]
 
     await eventually(announced)  # who only follows the log is not
+
+
+async def test_a_log_is_followed_where_a_container_runs_and_nowhere_else(core: Running) -> None:
+    """A shim for one that has ended meanwhile would never say that the log is complete."""
+    paused, ended = [await core.run("sleep", "9") for _ in range(2)]
+    await core.core.containers.pause(paused)
+    assert (await core.core.containers.stdio(paused)).container.phase is Phase.PAUSED
+    core.shim(ended).exit(0)
+    await core.ended(ended)
+    await core.settled(ended)
+    launched = list(core.world.shims.launched)
+    with pytest.raises(NotFound, match="is not running"):
+        await core.core.containers.stdio(ended)
+    assert core.world.shims.launched == launched
+
+
+async def test_a_log_is_followed_across_a_restart(core: Running) -> None:
+    """Who follows asks again: there is no shim until then."""
+    container_id = await core.create("false")
+    await core.records.commit(Change(update=replace(core.get(container_id), phase=Phase.RESTARTING)))
+    with pytest.raises(Unavailable, match="is restarting"):
+        await core.core.containers.stdio(container_id)
 
 
 async def test_forced_removal_wins_over_a_restart_under_way(core: Running) -> None:

@@ -168,7 +168,7 @@ async def test_start_cut_short_by_a_crash_is_undone(world: World) -> None:
 async def test_shim_that_a_client_attached_to_before_start_is_kept(world: World) -> None:
     async with one_life(world) as core:
         container_id = await core.create("sleep", "9")
-        await core.core.containers.stdio(container_id)
+        await core.core.containers.stdio(container_id, attach=True)
     async with one_life(world) as core:
         assert container_id in world.shims.shims
         assert world.shims.discarded == []
