@@ -219,6 +219,28 @@ def test_warning_about_a_disabled_oom_killer(target: Target) -> None:
     assert told.count("OOM killer is disabled for the container, but no memory limit is set") == 1
 
 
+def test_a_linked_container_is_found_at_its_new_address(target: Target) -> None:
+    """The file of the other one is told, which goes on running."""
+    if target.kind == "dockerd":
+        pytest.skip("the control has no bridge")
+    address_of = ("inspect", "db", "--format", "{{.NetworkSettings.IPAddress}}")
+    target.ok("run", "-d", "--name=db", IMAGE, "sleep", "100")
+    before = target.ok(*address_of)
+    target.ok("run", "-d", "--name=app", "--link=db:store", IMAGE, "sleep", "100")
+    target.ok("exec", "app", "sh", "-c", "echo '1.2.3.4 mine' >>/etc/hosts")
+    target.ok("stop", "-t", "0", "db")
+    # An address that is free is given again, unless nobody remembers it.
+    target.ok("network", "disconnect", "bridge", "db")
+    target.ok("network", "connect", "bridge", "db")
+    target.ok("start", "db")
+    after = target.ok(*address_of)
+    told = target.ok("exec", "app", "cat", "/etc/hosts")
+    assert after != before
+    assert f"{after}\tstore" in told
+    assert before not in told
+    assert "1.2.3.4 mine" in told
+
+
 def test_links_of_the_default_bridge(target: Target) -> None:
     """Variables, a line in /etc/hosts, names that follow a rename, and their removal."""
     if target.kind == "dockerd":
@@ -238,5 +260,7 @@ def test_links_of_the_default_bridge(target: Target) -> None:
     target.ok("rename", "db", "base")
     target.ok("rm", "--link", "/later/one")
     assert target.ok("inspect", "later", "--format", "{{json .HostConfig.Links}}") == '["/base:/later/two"]'
+    shown = target.ok("ps", "--no-trunc", "--format", "{{.Names}}").split()
+    assert shown == ["base,later/two"]
     target.ok("stop", "-t", "0", "base")
     assert "Cannot link to a non running container: /base AS /later/two" in target.docker("start", "later").stderr

@@ -78,6 +78,7 @@ class ListedContainer:
     size_rw: int = -1
     size_root: int = -1
     exposed_ports: tuple[str, ...] = ()
+    link_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

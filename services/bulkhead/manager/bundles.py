@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted
 from bulkhead.linux import hostmounts
@@ -34,10 +35,12 @@ from bulkhead.model.instance import Instance
 from bulkhead.runtime.init import INIT_PROGRAM
 from bulkhead.runtime.rootfs import OverlayRootfs
 
+log = structlog.get_logger()
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
 _HOST_IPV6 = Path("/proc/net/if_inet6")
 _HOST_RESOLV = Path("/etc/resolv.conf")
+_LONGEST_HOSTS = 1 << 20
 _WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
 _encode = msgspec.json.Encoder().encode
 
@@ -84,6 +87,15 @@ class Bundles:
             (place / _HOSTS).write_text(_hosts(container, endpoints, links.hosts(container, self.index)))
         except OSError as error:
             raise _failed("write", place / _HOSTS, error) from error
+
+    def tell_linked(self, child: Container, endpoints: Sequence[NetworkEndpoint]) -> None:
+        """Tell running containers that are linked to `child` the address that it has by now. Blocking."""
+        address = next((each.address for each in endpoints if each.network_name == links.BRIDGE), "")
+        for parent, alias in links.parents(child, self.index) if address else ():
+            try:
+                _readdress(self.instance.container_data(parent.id) / _HOSTS, alias, address)
+            except OSError as error:
+                log.warning("cannot tell a linked container", container=parent.id, reason=str(error))
 
     def point_to_own_resolver(self, container: Container) -> None:
         """The container's shim answers names from now on."""
@@ -268,6 +280,17 @@ def _has_ipv6(spec: ContainerSpec) -> bool:
     """Whether ::1 answers inside: not where the host has no IPv6, or the user switched it off."""
     off = any(spec.sysctls.get(f"net.ipv6.conf.{which}.disable_ipv6") == "1" for which in ("all", "lo"))
     return not off and _HOST_IPV6.exists()
+
+
+def _readdress(hosts: Path, alias: str, address: str) -> None:
+    """In place, and never shorter than it will be: the container reads it. What it blew up is left alone."""
+    with hosts.open("r+b") as file:
+        before = file.read(_LONGEST_HOSTS + 1)
+        if len(before) > _LONGEST_HOSTS or (after := files.readdressed(before, alias, address)) == before:
+            return
+        file.seek(0)
+        file.write(after)
+        file.truncate()
 
 
 def _read(path: Path) -> str:

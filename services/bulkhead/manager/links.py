@@ -51,6 +51,27 @@ def shown(container: Container, index: Index) -> list[str]:
     return [f"/{link.child.name}:/{container.name}/{link.alias}" for link in of(container, index)]
 
 
+def names(index: Index) -> dict[str, list[str]]:
+    """What links call containers, by their ids: `parent/alias`."""
+    found: dict[str, list[str]] = {}
+    for parent in index:
+        for text in parent.spec.links:
+            child, alias = text.split(":", 1)
+            found.setdefault(child, []).append(f"{parent.name}/{alias}")
+    return found
+
+
+def parents(child: Container, index: Index) -> list[tuple[Container, str]]:
+    """Who runs and knows a container by a link, and by which alias."""
+    return [
+        (parent, text.split(":", 1)[1])
+        for parent in index
+        if parent.phase.alive
+        for text in parent.spec.links
+        if text.startswith(f"{child.id}:")
+    ]
+
+
 def without(container: Container, alias: str) -> tuple[str, ...] | None:
     """The container's links but that one; None when there is no such link."""
     kept = tuple(text for text in container.spec.links if text.split(":", 1)[1] != alias)

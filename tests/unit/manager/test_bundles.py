@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bulkhead.manager.ports import OverlayDirs
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec, LogConfig, Mount, NetworkEndpoint
 from bulkhead.model.instance import Instance
+from bulkhead.model.lifecycle import Phase
 
 DIRS = OverlayDirs(lower=("/l",), upper="/u", work="/w")
 
@@ -53,6 +55,31 @@ def test_own_address_is_written_into_the_same_file(bundles: Bundles) -> None:
     assert place.stat().st_ino == before
     assert "10.0.0.5\tbox.lan box\n" in place.read_text()
     assert "10.0.0.1\tup\n" in place.read_text()
+
+
+def test_a_linked_container_learns_of_a_new_address(bundles: Bundles) -> None:
+    """In the file that it has bound, among what it wrote there itself."""
+    child = Container(id="cd" * 32, name="db", image_id="sha256:1", path="sh", spec=ContainerSpec())
+    parent = replace(_container(links=(f"{child.id}:store",)), phase=Phase.RUNNING)
+    place = bundles.write(parent, Namespaces(), DIRS, {}).directory / "hosts"
+    place.write_bytes(b"1.2.3.4\tmine\xff\n10.0.0.99\tstore db\n10.0.0.98\tstored\n10.0.0.5\tbox\n")
+    bundles.index.put(child)
+    bundles.index.put(parent)
+    before = place.stat().st_ino
+    bundles.tell_linked(child, [NetworkEndpoint(network_name="bridge", address="10.0.0.7")])
+    assert place.read_bytes() == b"1.2.3.4\tmine\xff\n10.0.0.7\tstore db\n10.0.0.98\tstored\n10.0.0.5\tbox\n"
+    assert place.stat().st_ino == before
+
+
+def test_hosts_blown_up_by_a_linked_container_are_left_alone(bundles: Bundles) -> None:
+    child = Container(id="cd" * 32, name="db", image_id="sha256:1", path="sh", spec=ContainerSpec())
+    parent = replace(_container(links=(f"{child.id}:store",)), phase=Phase.RUNNING)
+    place = bundles.write(parent, Namespaces(), DIRS, {}).directory / "hosts"
+    place.write_bytes(blown_up := b"10.0.0.99\tstore\n" + bytes(2 << 20))
+    bundles.index.put(child)
+    bundles.index.put(parent)
+    bundles.tell_linked(child, [NetworkEndpoint(network_name="bridge", address="10.0.0.7")])
+    assert place.read_bytes() == blown_up
 
 
 def test_network_of_the_host_has_the_hosts_files(bundles: Bundles) -> None:

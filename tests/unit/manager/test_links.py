@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,3 +87,13 @@ def test_a_removed_child_is_forgotten() -> None:
 
 def test_hosts_knows_the_alias_and_the_childs_own_names() -> None:
     assert links.hosts(_parent(f"{CHILD}:x"), _index(hostname="box")) == [("172.17.0.2", "x box db")]
+
+
+def test_links_name_their_child_until_they_go() -> None:
+    index = _index()
+    index.put(_parent(f"{CHILD}:x", f"{CHILD}:y"))
+    assert links.names(index) == {CHILD: ["app/x", "app/y"]}
+    assert links.parents(index.get(CHILD), index) == []
+    index.put(replace(_parent(f"{CHILD}:x"), phase=Phase.RUNNING))
+    assert [(parent.id, alias) for parent, alias in links.parents(index.get(CHILD), index)] == [(PARENT, "x")]
+    assert links.names(index) == {CHILD: ["app/x"]}

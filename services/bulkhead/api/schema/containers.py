@@ -275,7 +275,7 @@ def listed(container: ListedContainer, *, data: Path, now: int) -> dict[str, Any
     mode = container.network_mode or "bridge"
     shown: dict[str, Any] = {
         "Id": container.id,
-        "Names": [f"/{container.name}"],
+        "Names": sorted(f"/{name}" for name in (container.name, *container.link_names)),
         "Image": container.image,
         "ImageID": container.image_id,
         "Command": container.command,

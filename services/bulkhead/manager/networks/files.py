@@ -56,6 +56,12 @@ def hosts_file(
     return "\n".join(lines) + "\n"
 
 
+def readdressed(hosts: bytes, alias: str, address: str) -> bytes:
+    """/etc/hosts, which its container may have edited, once what it knows as `alias` has another address."""
+    line = re.compile(rb"^[^\s#]+\t(?=" + re.escape(alias.encode()) + rb"(?:[ \t\r]|$))", re.MULTILINE)
+    return line.sub(f"{ip_address(address)}\t".encode(), hosts)
+
+
 def resolv_conf(
     host: str,
     *,

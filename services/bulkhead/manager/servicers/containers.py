@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 from bulkhead.errors import LaunchFailed, NotModified
@@ -42,7 +42,11 @@ class ContainersServicer(api.ContainersBase):
             everything=message.all, limit=message.limit, filters=filters_of(message.filters)
         )
         sizes = await self._queries.sizes(found) if message.size else {}
-        return list_answer(self._summaries.of(each) + _sizes(sizes.get(each.id)) for each in found)
+        names = links.names(self._index)
+        return list_answer(
+            self._summaries.of(each) + _sizes(sizes.get(each.id)) + _link_names(names.get(each.id, ()))
+            for each in found
+        )
 
     async def inspect(self, message: api.InspectContainerRequest) -> api.InspectContainerResponse:
         container = self._index.find(message.ref)
@@ -186,3 +190,7 @@ def _sizes(measured: Sizes | None) -> bytes:
 
 
 _UNMEASURED = _sizes(Sizes())
+
+
+def _link_names(names: Sequence[str]) -> bytes:
+    return bytes(types.ContainerSummary(link_names=list(names))) if names else b""

@@ -332,6 +332,11 @@ class ContainerSummary(betterproto2.Message):
 
     exposed_ports: "list[str]" = betterproto2.field(18, betterproto2.TYPE_STRING, repeated=True)
 
+    link_names: "list[str]" = betterproto2.field(19, betterproto2.TYPE_STRING, repeated=True)
+    """
+    names that links give it: parent/alias
+    """
+
 
 default_message_pool.register_message("bulkhead.types.v1", "ContainerSummary", ContainerSummary)
 
