@@ -23,6 +23,7 @@ from multiprocessing.synchronize import Barrier as BarrierType
 from pathlib import Path
 
 from tests.bench.sitting import Bench, Sitting
+from tests.support.ports import free_port
 
 MEET_SECONDS = 30.0
 END_SECONDS = 30.0
@@ -244,12 +245,6 @@ def head(peer: socket.socket, path: str) -> tuple[int, int]:
     assert headers.startswith(b"HTTP/1.1 200"), headers
     lines = {line.split(b":", 1)[0].lower(): line.split(b":", 1)[1] for line in headers.split(b"\r\n")[1:]}
     return int(lines[b"content-length"]), len(rest)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import time
@@ -17,6 +18,7 @@ from bulkhead.linux.netlink import Netlink
 from tests.compat.conftest import Target
 from tests.integration.shim.test_names import AAAA, A, Reply, ask
 from tests.support.engine import Engine
+from tests.support.ports import free_ports
 
 MX = 15
 WEB = "mkdir -p /w; echo $NAME > /w/index.html; exec httpd -f -p 80 -h /w"
@@ -319,24 +321,17 @@ def test_a_range_of_host_ports_gives_each_container_a_free_one(target: Target) -
     )
 
 
-def free_ports(number: int) -> int:
-    """The first of so many ports of the loopback in a row that nobody listens on."""
-    for first in range(42000, 60000, number):
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            for port in range(first, first + number):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-    raise AssertionError("no free ports")
+TAKEN, TAKEN_SUBNET = f"bht{os.getpid()}", f"10.236.{os.getpid() % 256}.0/24"  # suites run side by side
 
 
 def test_a_subnet_that_the_host_has_elsewhere_is_refused_and_nothing_is_left(target: Target) -> None:
-    subprocess.run(["ip", "link", "add", "bhtaken0", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "add", TAKEN, "type", "bridge"], check=True)
     try:
-        subprocess.run(["ip", "addr", "add", "10.236.0.1/24", "dev", "bhtaken0"], check=True)
-        subprocess.run(["ip", "link", "set", "bhtaken0", "up"], check=True)
-        done = target.docker("network", "create", "--subnet", "10.236.0.0/24", "clash")
-        assert done.returncode == 1 and "it overlaps the route to 10.236.0.0/24 by interface bhtaken0" in done.stderr
+        subprocess.run(["ip", "addr", "add", TAKEN_SUBNET.replace(".0/", ".1/"), "dev", TAKEN], check=True)
+        subprocess.run(["ip", "link", "set", TAKEN, "up"], check=True)
+        done = target.docker("network", "create", "--subnet", TAKEN_SUBNET, "clash")
+        assert done.returncode == 1 and f"it overlaps the route to {TAKEN_SUBNET} by interface {TAKEN}" in done.stderr
         assert "clash" not in target.ok("network", "ls")
     finally:
-        subprocess.run(["ip", "link", "del", "bhtaken0"], check=True)
-    target.ok("network", "create", "--subnet", "10.236.0.0/24", "clash")
+        subprocess.run(["ip", "link", "del", TAKEN], check=True)
+    target.ok("network", "create", "--subnet", TAKEN_SUBNET, "clash")

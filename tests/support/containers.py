@@ -241,4 +241,8 @@ def boxed(base: Path) -> Iterator[Box]:
 
 def _children() -> set[int]:
     """Pids of this process's children, zombies too. Other fixtures of the same worker have their own."""
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found = set[int]()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends as it is looked at
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found

@@ -28,6 +28,7 @@ from bulkhead.linux.netlink import Netlink
 from bulkhead.linux.nftables import Nftables
 from bulkhead.model.instance import SERVICES, Instance
 from bulkhead.settings import Settings
+from tests.support.ports import free_port
 from tests.support.tracebacks import Journals
 
 COMMAND_SECONDS = 60
@@ -221,18 +222,11 @@ def _private_names(base: Path) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _free_subnet() -> str:
-    """A /24 that no route of this machine overlaps."""
+    """A /24 that no route of this machine overlaps, and no test's own network (10.230.0.0 and up)."""
     with Netlink() as kernel:
         taken = [route.destination for route in kernel.routes() if route.destination.prefixlen > 0]
     while True:
-        candidate = ipaddress.IPv4Network((0x0AC80000 | secrets.randbelow(0x3700) << 8, 24))  # 10.200.0.0 and up
+        candidate = ipaddress.IPv4Network((0x0AC80000 | secrets.randbelow(0x1E00) << 8, 24))  # 10.200.0.0 and up
         if not any(candidate.overlaps(network) for network in taken):
             return str(candidate)

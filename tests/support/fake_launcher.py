@@ -33,6 +33,14 @@ from bulkhead.supervisor import zygote
 _EXIT_CODES = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.EISDIR: 126, errno.ENOEXEC: 126}
 
 
+def _state(pid: int) -> str:
+    """One letter; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 @dataclass(eq=False)
 class FakeCgroup:
     """The process's session stands for the cgroup; it is frozen by SIGSTOP."""
@@ -62,7 +70,7 @@ class FakeCgroup:
         self._signal(signal.SIGCONT)
 
     def is_frozen(self) -> bool:
-        return any(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in self.pids())
+        return any(_state(pid) == "T" for pid in self.pids())
 
     def oom_kills(self) -> int:
         return 0

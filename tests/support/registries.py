@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,17 +17,12 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from tests.support.ports import free_port
+
 SECONDS = 30
 # Any certificate is taken: these are self-signed and on loopback.
 _TRUSTING = ssl.create_default_context()
 _TRUSTING.check_hostname, _TRUSTING.verify_mode = False, ssl.CERT_NONE
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_htpasswd(path: Path, **passwords: str) -> Path:

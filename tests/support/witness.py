@@ -158,4 +158,8 @@ def _role(title: str) -> str:
 
 def _with_threads(roles: dict[int, str]) -> dict[int, str]:
     """Roles by thread, as strace numbers them."""
-    return {int(task.name): role for pid, role in roles.items() for task in Path(f"/proc/{pid}/task").iterdir()}
+    threads = dict[int, str]()
+    for pid, role in roles.items():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            threads |= {int(task.name): role for task in Path(f"/proc/{pid}/task").iterdir()}
+    return threads

@@ -16,8 +16,9 @@ import pytest
 from bulkhead.linux import conntrack, nftables
 from bulkhead.linux.netlink import Netlink
 from tests.support import leaks
-from tests.support.engine import Engine, _free_subnet, free_port
+from tests.support.engine import Engine, _free_subnet
 from tests.support.eventually import until
+from tests.support.ports import free_port
 
 CYCLES = int(os.environ.get("BULKHEAD_TEST_CYCLES", "12"))
 CYCLES_PER_KILL = 6

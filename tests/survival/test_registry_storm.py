@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+from tests.support.ports import free_port
 
 SECONDS = float(os.environ.get("BULKHEAD_STORM_SECONDS", "12"))
 PUSHERS = PULLERS = 8
@@ -268,12 +269,9 @@ def stored(root: Path) -> list[int]:
 
 @asynccontextmanager
 async def storming(directory: Path) -> AsyncIterator[Storm]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (directory / "config.toml").write_text(CONFIG)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60), auto_decompress=False) as session:
-        storm = Storm(directory, port, session)
+        storm = Storm(directory, free_port(), session)
         await storm.start()
         try:
             yield storm

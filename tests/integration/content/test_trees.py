@@ -188,6 +188,6 @@ def _children() -> set[str]:
     """Processes that any of our threads has started; a thread may end while it is looked at."""
     found: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found.update((task / "children").read_text().split())
     return found

@@ -25,6 +25,7 @@ from bulkhead.model.instance import Instance
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.manager.v1 import ImagesStub, Progress, PullRequest
 from bulkhead.wire.server import serve
+from tests.support.ports import free_port
 
 SOURCE_ROOT = Path(__file__).resolve().parents[3] / "services"
 
@@ -160,10 +161,3 @@ async def collect(lines: AsyncIterator[Progress]) -> list[Progress]:
 
 def statuses(lines: Sequence[Progress]) -> list[str]:
     return [line.status for line in lines if not line.total]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -17,8 +17,9 @@ import pytest
 from bulkhead.ctl.seed.images import LAYER_TYPE, Image, Tree, digest_of, image_of
 from bulkhead.errors import InvalidArgument, NotFound, Unavailable
 from bulkhead.wire.gen.bulkhead.manager.v1 import Progress, PullRequest
-from tests.integration.images.conftest import Engine, Open, collect, free_port, statuses
+from tests.integration.images.conftest import Engine, Open, collect, statuses
 from tests.support.fake_registry import FakeRegistry, rewritten, serving
+from tests.support.ports import free_port
 
 pytestmark = [
     pytest.mark.root,

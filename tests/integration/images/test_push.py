@@ -14,7 +14,8 @@ from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
 from bulkhead.errors import InvalidArgument
 from bulkhead.wire.gen.bulkhead.manager.v1 import InspectImageRequest, Progress, PushRequest, TagRequest
-from tests.integration.images.conftest import Engine, Registry, collect, free_port, statuses
+from tests.integration.images.conftest import Engine, Registry, collect, statuses
+from tests.support.ports import free_port
 
 pytestmark = [
     pytest.mark.root,

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+
 SOURCE = Path(__file__).resolve().parents[3] / "services"
 BIG = os.urandom(2 << 20)
 DIGEST = f"sha256:{hashlib.sha256(BIG).hexdigest()}"
@@ -32,9 +34,7 @@ class Service:
         self.root = root or directory / "root"
         self._directory = directory
         self._flags: list[str] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

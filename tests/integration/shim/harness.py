@@ -181,8 +181,12 @@ def alive(pid: int) -> bool:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What a process has open."""
-    return sorted(os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208, PTH115
+    """What a process has open; it may open and close while it is looked at."""
+    found = list[str]()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return sorted(found)
 
 
 async def gone(pid: int, *, timeout: float = 10) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -36,9 +37,10 @@ def spares_of(zygote: int) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != zygote and alive(int(entry.name)):
-            name = (entry / "cmdline").read_bytes().rstrip(b"\0")
-            if name == b"bulkhead-zygote" and same_stage(int(entry.name), zygote):
-                found.add(int(entry.name))
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # anybody's process, which may end here
+                name = (entry / "cmdline").read_bytes().rstrip(b"\0")
+                if name == b"bulkhead-zygote" and same_stage(int(entry.name), zygote):
+                    found.add(int(entry.name))
     return found
 
 

@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support.engine import Engine, free_port, private_engine
+from tests.support.engine import Engine, private_engine
+from tests.support.ports import free_port
 
 NOW = datetime.datetime.now(datetime.UTC)
 

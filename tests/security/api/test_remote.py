@@ -15,7 +15,8 @@ import pytest
 
 from bulkhead import settings as settings_module
 from tests.security.api.conftest import Remote
-from tests.support.engine import Engine, free_port, private_engine
+from tests.support.engine import Engine, private_engine
+from tests.support.ports import free_port
 
 
 def docker(remote: Remote, *arguments: str, certificates: Path, input: str = "") -> subprocess.CompletedProcess[str]:

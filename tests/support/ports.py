@@ -1,0 +1,27 @@
+"""Ports of the loopback for servers that are told their address before they listen."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+
+# Below what the kernel gives to connections (net.ipv4.ip_local_port_range): it would give one away while its server
+# is down, and is free in turns to every worker that asks for any.
+_PORTS = range(10_000, 32_000)
+
+
+def free_port() -> int:
+    """One that nobody has."""
+    return free_ports(1)
+
+
+def free_ports(number: int) -> int:
+    """The first of so many in a row that nobody has; drawn, since others draw at the same time."""
+    for _ in range(1000):
+        first = random.choice(_PORTS[:-number])
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + number):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no free ports")
