@@ -21,9 +21,20 @@ from pathlib import Path
 
 from bulkhead import failpoints
 from bulkhead.nsexec import _nsexec
-from bulkhead.nsexec._nsexec import STEPS, SpawnError, check_plan, prepare
+from bulkhead.nsexec._nsexec import STEPS, SpawnError, check_plan, give_back_memory, prepare, share_memory
 
-__all__ = ["STEPS", "Launch", "Report", "ReportKind", "SpawnError", "check_plan", "prepare", "spawn"]
+__all__ = [
+    "STEPS",
+    "Launch",
+    "Report",
+    "ReportKind",
+    "SpawnError",
+    "check_plan",
+    "give_back_memory",
+    "prepare",
+    "share_memory",
+    "spawn",
+]
 
 _FIXED = struct.Struct("=IIiI")
 _LARGEST = 1024

@@ -26,6 +26,7 @@ from bulkhead.shim.identity import Identity
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
+from bulkhead.shim.upkeep import Upkeep
 from bulkhead.wire.ttrpc import TYPE_REQUEST, Request, frame
 from bulkhead.wire.ttrpc_server import Call, TtrpcServer
 
@@ -94,6 +95,7 @@ class Shim:
         servicer = ShimServicer(self._container, self._execs, self._leave)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._door = Door(self._loop, self._container, self._execs, self._journal.error)
+        self._upkeep = Upkeep(self._loop)
         self._lock = -1
         self._leaving: list[Callable[[], None]] = []
         self._left = False
@@ -159,6 +161,7 @@ class Shim:
             ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
             return 1
         ready("")
+        self._upkeep.begin()
         self._loop.run()
         return 0
 

@@ -44,6 +44,8 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._running = False
+        # Called after each turn in which something happened.
+        self.stirred: Callable[[], None] = _nothing
 
     def open(self) -> None:
         """Make the epoll descriptor, which a fork would share; nothing else works before."""
@@ -82,10 +84,13 @@ class Loop:
 
     def turn(self, timeout: float) -> None:
         """Wait up to `timeout` seconds (-1: for ever) for something, then call what is due."""
-        for fd, events in self._opened.poll(timeout):
+        happened = self._opened.poll(timeout)
+        for fd, events in happened:
             callback = self._ready.get(fd)
             if callback is not None:
                 self._guarded(callback, events)
+        if happened:
+            self.stirred()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]

@@ -19,7 +19,7 @@ import socket
 import sys
 from pathlib import Path
 
-from bulkhead import failpoints, plainlog
+from bulkhead import failpoints, nsexec, plainlog
 from bulkhead.linux import fdpass, process
 from bulkhead.shim import app
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
@@ -38,6 +38,8 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     gc.collect()
     # Without this the first collection in a child would write to, and so copy, every page with an object.
     gc.freeze()
+    with contextlib.suppress(OSError):  # without it shims are larger, that is all
+        nsexec.share_memory()
     while _is_asked(control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_twice():

@@ -198,9 +198,10 @@ async def test_a_shim_has_no_parent_of_ours_and_nothing_of_ours_open(launch: Lau
         await shim.client.state()
         open_now = descriptors(shim.pid)
         assert open_now[:3] == ["/dev/null"] * 3
-        # Its epoll, the bundle's lock, the wakeup pipe's two ends, two listeners, our connection.
+        # The zygote's memory, its epoll, the bundle's lock, the wakeup pipe's two ends, two listeners, our connection.
         kinds = sorted(name.split(":")[0] for name in open_now[3:])
-        assert kinds == sorted(["anon_inode", str(shim.data_dir), "pipe", "pipe", "socket", "socket", "socket"])
+        own = ["/memfd", "anon_inode", str(shim.data_dir), "pipe", "pipe", "socket", "socket", "socket"]
+        assert kinds == sorted(own)
 
 
 async def test_an_unhandled_error_is_told_and_logged_and_survived(launch: Launch) -> None:

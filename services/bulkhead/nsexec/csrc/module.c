@@ -3,10 +3,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "memory.h"
 #include "plan.h"
 #include "spawn.h"
 #include "steps.h"
@@ -142,6 +144,24 @@ static PyObject *check_plan(PyObject *Py_UNUSED(self), PyObject *argument)
     return PyBool_FromLong(plan_decode(bytes, (size_t)size, &plan) == 0);
 }
 
+static PyObject *bytes_or_error(long outcome)
+{
+    if (outcome >= 0)
+        return PyLong_FromLong(outcome);
+    errno = (int)-outcome;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *share_memory(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return bytes_or_error(memory_share());
+}
+
+static PyObject *give_back_memory(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return bytes_or_error(memory_give_back());
+}
+
 static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
@@ -149,6 +169,11 @@ static PyMethodDef methods[] = {
      "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds) -> (pid, pidfd, sync_fd)\n\n"
      "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
     {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},
+    {"share_memory", share_memory, METH_NOARGS,
+     "share_memory() -> int\n\nLet forks of this process share its memory again: see give_back_memory."},
+    {"give_back_memory", give_back_memory, METH_NOARGS,
+     "give_back_memory() -> int\n\nDrop the copies of pages that are as they were at share_memory; how many bytes. "
+     "OSError (EBUSY) where there are other threads."},
     {NULL, NULL, 0, NULL},
 };
 

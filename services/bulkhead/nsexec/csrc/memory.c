@@ -1,0 +1,307 @@
+/* A fork shares its parent's pages until it writes to them, and what it has copied is its own for good, also
+ * where the content is what it was: an object's reference count went up and down again. Where the memory is a
+ * private mapping of a file, such a page can be dropped: the next access finds the file's.
+ *
+ * Nothing here calls a libc or writes outside of the stack and the few variables below: what is being replaced is
+ * the heap, the interpreter's arenas and its data. Their mappings are large; the small ones (this file's own, the
+ * thread's block, which the kernel writes to as well) stay what they are, and so does the stack. */
+#define _GNU_SOURCE
+#include "memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+#define PAGE 4096ul
+#define LEAST (128ul << 10)
+#define MOST_REGIONS 512
+#define BATCH 256
+/* Documentation/admin-guide/mm/pagemap.rst */
+#define PRESENT (1ull << 63)
+#define SWAPPED (1ull << 62)
+#define OF_FILE (1ull << 61)
+#define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+struct region {
+    unsigned long start, end, offset;
+    int of_file;
+};
+
+static struct region regions[MOST_REGIONS];
+static unsigned region_count;
+static int picture = -1;
+
+/* ---- /proc/self/maps, a byte at a time ---- */
+
+struct reader {
+    int fd;
+    long size, position;
+    char buffer[PAGE];
+};
+
+static int next_byte(struct reader *in)
+{
+    if (in->position == in->size) {
+        in->size = sys3(__NR_read, in->fd, in->buffer, sizeof in->buffer);
+        in->position = 0;
+        if (in->size <= 0) {
+            in->size = 0;
+            return -1;
+        }
+    }
+    return (unsigned char)in->buffer[in->position++];
+}
+
+/* A hexadecimal number and the byte behind it. */
+static unsigned long number(struct reader *in, int *behind)
+{
+    unsigned long value = 0;
+    for (;;) {
+        int c = next_byte(in);
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (unsigned long)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            value = value << 4 | (unsigned long)(c - 'a' + 10);
+        else {
+            *behind = c;
+            return value;
+        }
+    }
+}
+
+/* start-end perms offset device inode   path */
+static int next_mapping(struct reader *in, struct region *found, int *wanted)
+{
+    char perms[4] = {0};
+    int c;
+    found->start = number(in, &c);
+    if (c != '-')
+        return 0;
+    found->end = number(in, &c);
+    for (int i = 0; i < 4; i++)
+        perms[i] = (char)next_byte(in);
+    next_byte(in);
+    number(in, &c); /* offset */
+    while ((c = next_byte(in)) > ' ') /* device */
+        ;
+    found->of_file = 0;
+    while ((c = next_byte(in)) > ' ') /* inode */
+        found->of_file |= c != '0';
+    while (c == ' ')
+        c = next_byte(in);
+    int bracket = c == '[', heap = 0;
+    if (bracket)
+        heap = next_byte(in) == 'h';
+    while (c != '\n' && c >= 0)
+        c = next_byte(in);
+    *wanted = perms[0] == 'r' && perms[1] == 'w' && perms[2] == '-' && perms[3] == 'p' && (!bracket || heap) &&
+              found->end - found->start >= LEAST;
+    return 1;
+}
+
+/* Whether an address that must stay is inside. */
+static int holds(const struct region *region, const void *address)
+{
+    return (unsigned long)address >= region->start && (unsigned long)address < region->end;
+}
+
+static unsigned long find_regions(void)
+{
+    struct reader in = {.fd = (int)sys4(__NR_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0)};
+    unsigned long size = 0;
+    int wanted;
+    region_count = 0;
+    if (in.fd < 0)
+        return 0;
+    while (region_count < MOST_REGIONS && next_mapping(&in, &regions[region_count], &wanted)) {
+        struct region *region = &regions[region_count];
+        if (!wanted || holds(region, &in) || holds(region, regions) || holds(region, __builtin_thread_pointer()))
+            continue;
+        region->offset = size;
+        size += region->end - region->start;
+        region_count++;
+    }
+    sys1(__NR_close, in.fd);
+    return size;
+}
+
+/* ---- pages ---- */
+
+static long read_pagemap(int pagemap, unsigned long address, uint64_t *entries, unsigned count)
+{
+    long size = (long)(count * sizeof *entries);
+    return sys4(__NR_pread64, pagemap, entries, size, address / PAGE * sizeof *entries) == size ? 0 : -EIO;
+}
+
+static unsigned batch(const struct region *region, unsigned long address)
+{
+    unsigned long left = (region->end - address) / PAGE;
+    return left < BATCH ? (unsigned)left : BATCH;
+}
+
+static long write_pages(unsigned long address, unsigned long size, unsigned long offset)
+{
+    while (size) {
+        long written = sys4(__NR_pwrite64, picture, address, size, offset);
+        if (written <= 0)
+            return written ? written : -EIO;
+        address += (unsigned long)written;
+        offset += (unsigned long)written;
+        size -= (unsigned long)written;
+    }
+    return 0;
+}
+
+/* What is not there need not be in the picture either, unless a file would say what it is. */
+static long take_picture(const struct region *region, int pagemap)
+{
+    uint64_t entries[BATCH];
+    for (unsigned long address = region->start; address < region->end;) {
+        unsigned count = batch(region, address);
+        long failed = read_pagemap(pagemap, address, entries, count);
+        for (unsigned i = 0; i < count && !failed; i++, address += PAGE)
+            if (region->of_file || entries[i] & (PRESENT | SWAPPED))
+                failed = write_pages(address, PAGE, region->offset + (address - region->start));
+        if (failed)
+            return failed;
+    }
+    return 0;
+}
+
+static long replace(const struct region *region)
+{
+    long found = sys6(__NR_mmap, region->start, region->end - region->start, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_FIXED, picture, region->offset);
+    return found < 0 && found > -4096 ? found : 0;
+}
+
+static int is_same(const char *page, const char *other)
+{
+    const uint64_t *a = (const void *)page, *b = (const void *)other;
+    for (unsigned i = 0; i < PAGE / sizeof *a; i++)
+        if (a[i] != b[i])
+            return 0;
+    return 1;
+}
+
+/* Whether the page is a copy that says what the picture says. */
+static int is_needless(uint64_t entry, unsigned long address, unsigned long offset)
+{
+    uint64_t pictured[PAGE / sizeof(uint64_t)];
+    if (!(entry & PRESENT) || entry & OF_FILE)
+        return 0;
+    if (sys4(__NR_pread64, picture, pictured, PAGE, offset) != (long)PAGE)
+        return 0;
+    return is_same((const char *)address, (const char *)pictured);
+}
+
+static long give_back_region(const struct region *region, int pagemap)
+{
+    uint64_t entries[BATCH];
+    long given = 0;
+    for (unsigned long address = region->start; address < region->end;) {
+        unsigned count = batch(region, address);
+        if (read_pagemap(pagemap, address, entries, count))
+            return given;
+        for (unsigned i = 0; i < count; i++, address += PAGE)
+            if (is_needless(entries[i], address, region->offset + (address - region->start)) &&
+                sys3(__NR_madvise, address, PAGE, MADV_DONTNEED) == 0)
+                given += (long)PAGE;
+    }
+    return given;
+}
+
+/* ---- the two verbs ---- */
+
+static void block_signals(uint64_t *before)
+{
+    uint64_t all = ~0ull;
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof all);
+}
+
+static void restore_signals(const uint64_t *before)
+{
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, before, 0, sizeof *before);
+}
+
+/* Another thread might write to a page between the look at it and the deed. */
+static int is_alone(void)
+{
+    struct stat tasks;
+    return sys4(__NR_newfstatat, AT_FDCWD, "/proc/self/task", &tasks, 0) == 0 && tasks.st_nlink == 3;
+}
+
+static int open_pagemap(void)
+{
+    return (int)sys4(__NR_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
+}
+
+static long share(int pagemap)
+{
+    unsigned long size = find_regions();
+    long failed = size ? sys2(__NR_ftruncate, picture, size) : -ENOENT;
+    for (unsigned i = 0; i < region_count && !failed; i++)
+        failed = take_picture(&regions[i], pagemap);
+    if (!failed)
+        failed = sys3(__NR_fcntl, picture, F_ADD_SEALS, ALL_SEALS);
+    /* From here on a failure leaves some regions as they are, which is as good. */
+    unsigned done = 0;
+    while (!failed && done < region_count) {
+        failed = replace(&regions[done]);
+        done += !failed;
+    }
+    region_count = done;
+    return done ? (long)size : failed;
+}
+
+long memory_share(void)
+{
+    uint64_t before;
+    if (picture >= 0)
+        return -EALREADY;
+    if (getpagesize() != PAGE)
+        return -EOPNOTSUPP;
+    if (!is_alone())
+        return -EBUSY;
+    int pagemap = open_pagemap();
+    if (pagemap < 0)
+        return pagemap;
+    picture = (int)sys2(__NR_memfd_create, "bulkhead-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    long done = picture;
+    if (picture >= 0) {
+        block_signals(&before);
+        done = share(pagemap);
+        restore_signals(&before);
+        if (done < 0) {
+            sys1(__NR_close, picture);
+            picture = -1;
+        }
+    }
+    sys1(__NR_close, pagemap);
+    return done;
+}
+
+long memory_give_back(void)
+{
+    uint64_t before;
+    long given = 0;
+    if (picture < 0)
+        return 0;
+    if (!is_alone())
+        return -EBUSY;
+    int pagemap = open_pagemap();
+    if (pagemap < 0)
+        return pagemap;
+    block_signals(&before);
+    for (unsigned i = 0; i < region_count; i++)
+        given += give_back_region(&regions[i], pagemap);
+    restore_signals(&before);
+    sys1(__NR_close, pagemap);
+    return given;
+}

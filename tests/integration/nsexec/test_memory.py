@@ -1,0 +1,132 @@
+"""Memory that forks share again: what is given back reads as before, and what differs stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+_PROLOGUE = """
+import _thread, errno, os, re
+from bulkhead import nsexec
+
+def private():
+    with open("/proc/self/smaps_rollup", "rb") as file:
+        return int(re.search(rb"Private_Dirty: +(\\d+)", file.read())[1]) << 10
+
+def forked(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+private()
+# 8 MiB; small objects would be at places that differ from run to run.
+block = bytearray(b"a" * (8 << 20))
+"""
+
+
+def _run(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROLOGUE + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_as_it_was_is_shared_again_and_what_is_not_stays() -> None:
+    _run(
+        """
+        assert nsexec.share_memory() > 8 << 20
+
+        def child():
+            for place in range(0, len(block), 4096):
+                block[place] = ord("b")
+            block[4 << 20:] = b"a" * (4 << 20)
+            before = private()
+            given = nsexec.give_back_memory()
+            assert given >= (4 << 20) - 8192, given
+            # Counting writes to memory, too.
+            assert before - private() >= 2 << 20, (before, private())
+            assert block[: 4 << 20] == (b"b" + b"a" * 4095) * 1024
+            assert block[4 << 20 :] == b"a" * (4 << 20)
+            block[-1] = ord("c")
+            assert block[-2:] == b"ac"
+
+        forked(child)
+        assert block == b"a" * (8 << 20)
+        """
+    )
+
+
+def test_a_picture_is_not_changed_by_the_process_that_took_it() -> None:
+    _run(
+        """
+        nsexec.share_memory()
+        block[:4096] = b"x" * 4096
+        def child():
+            assert block[:4097] == b"x" * 4096 + b"a"
+            nsexec.give_back_memory()
+            assert block[:4097] == b"x" * 4096 + b"a"
+        forked(child)
+        """
+    )
+
+
+def test_the_interpreter_goes_on_with_memory_that_was_replaced_again_and_again() -> None:
+    _run(
+        """
+        nsexec.share_memory()
+        def child():
+            kept = []
+            for turn in range(50):
+                kept.append({str(number): [number] * 10 for number in range(turn * 20)})
+                import json, random
+                assert json.loads(json.dumps(kept)) == kept
+                del kept[: random.randrange(len(kept))]
+                nsexec.give_back_memory()
+        forked(child)
+        forked(lambda: forked(child))
+        """
+    )
+
+
+def test_nothing_is_taken_from_other_threads() -> None:
+    _run(
+        """
+        import time
+        nsexec.share_memory()
+        def child():
+            lock = _thread.allocate_lock()
+            lock.acquire()
+            _thread.start_new_thread(lock.acquire, ())
+            try:
+                nsexec.give_back_memory()
+            except OSError as error:
+                assert error.errno == errno.EBUSY
+            else:
+                raise AssertionError
+            lock.release()
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                try:
+                    nsexec.give_back_memory()
+                    return
+                except OSError:
+                    time.sleep(0.01)
+            raise AssertionError
+        forked(child)
+        """
+    )
+
+
+def test_without_a_picture_there_is_nothing_to_give_back() -> None:
+    _run("assert nsexec.give_back_memory() == 0")
