@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 SECONDS = 20.0
 _PAUSE = 0.005
@@ -27,3 +28,12 @@ def until(what: Callable[[], bool], seconds: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(_PAUSE)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal (proc_pid_status(5)).
+
+    One that comes before its handler means nothing to the first process of a pid namespace.
+    """
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)

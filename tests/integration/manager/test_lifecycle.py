@@ -13,7 +13,7 @@ import pytest
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
 from bulkhead.wire.gen.bulkhead.types import v1 as types
-from tests.support.eventually import eventually
+from tests.support.eventually import catches, eventually
 from tests.support.manager_client import ManagerClient
 
 
@@ -58,20 +58,13 @@ async def test_command_that_cannot_be_run(manager: ManagerClient, command: str, 
 async def test_stop_of_an_obedient_and_of_a_stubborn_container(manager: ManagerClient) -> None:
     polite = await manager.run("sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done")
     pid = (await manager.inspect(polite)).pid
-    # A signal that comes before its handler means nothing to the first process of a pid namespace.
-    await eventually(lambda: _catches(pid, signal.SIGTERM))
+    await eventually(lambda: catches(pid, signal.SIGTERM))
     assert await manager.stop(polite, 10)
     assert (await manager.inspect(polite)).exit_code == 5
     assert not await manager.stop(polite)
     stubborn = await manager.run("sleep", "99")
     await manager.stop(stubborn, 0)
     assert (await manager.inspect(stubborn)).exit_code == 137
-
-
-def _catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal (proc_pid_status(5))."""
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)
 
 
 async def test_kill_and_its_errors(manager: ManagerClient) -> None:

@@ -18,7 +18,7 @@ from bulkhead.linux import process
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from tests.integration.manager.conftest import SERVICES
 from tests.support.engine import Engine
-from tests.support.eventually import eventually
+from tests.support.eventually import catches, eventually
 from tests.support.manager_client import ManagerClient, manager_client
 
 
@@ -79,6 +79,7 @@ async def test_killed_shim_is_replaced_and_the_exit_code_is_true(
 
     await eventually(answers_again)
     assert (await manager.inspect(container_id)).pid == before.pid
+    await eventually(lambda: catches(before.pid, signal.SIGTERM))
     await manager.stop(container_id, 10)
     after = await manager.inspect(container_id)
     assert (after.phase, after.exit_code) == ("exited", 5)

@@ -173,8 +173,8 @@ async def test_many_execs_leave_no_descriptor_zombie_or_entry(shim: Shim) -> Non
         await register(shim, f"e{number}", "exit 0")
         await shim.client.exec_start(f"e{number}")
         await shim.client.wait(f"e{number}", timeout=5)
-    assert len(descriptors(shim.pid)) == before
-    assert len(children(shim.pid)) == 1
+    await until(lambda: len(descriptors(shim.pid)) == before)
+    await until(lambda: len(children(shim.pid)) == 1)
     with pytest.raises(NotFound):
         await shim.client.exec_state("e0")
     assert (await shim.client.exec_state("e149")).exit_code == 0

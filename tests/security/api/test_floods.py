@@ -121,11 +121,28 @@ def running(engine: Engine, *command: str, **config: Any) -> str:
     return container
 
 
+def of_idle_shim(engine: Engine, container: str) -> tuple[int, int]:
+    """The same once all are connected that will be: two listeners, the manager, and the supervisor after its answer."""
+    assert settled(lambda: _sockets(engine, container) >= 4)
+    return of_shim(engine, container)
+
+
+def _place(engine: Engine, container: str) -> Path:
+    record = json.loads((engine.instance.container_data(container) / "shim.json").read_bytes())
+    return Path("/proc", str(record["pid"]))
+
+
+def _sockets(engine: Engine, container: str) -> int:
+    found = 0
+    for entry in (_place(engine, container) / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += str(entry.readlink()).startswith("socket:")
+    return found
+
+
 def of_shim(engine: Engine, container: str) -> tuple[int, int]:
     """Its descriptors, and its memory in MiB."""
-    place = Path("/proc") / str(
-        json.loads((engine.instance.container_data(container) / "shim.json").read_bytes())["pid"]
-    )
+    place = _place(engine, container)
     pages = int((place / "statm").read_text().split()[1])
     return len(list((place / "fd").iterdir())), pages >> 8
 
@@ -138,7 +155,7 @@ def upgraded(path: str, body: str = "") -> bytes:
 def test_output_that_nobody_reads_is_not_kept(engine: Engine) -> None:
     """The process waits or its reader is dropped; neither shim nor API keep what was not read."""
     container = running(engine, "sleep", "1000")
-    base, of_api = of_shim(engine, container), descriptors(engine)
+    base, of_api = of_idle_shim(engine, container), descriptors(engine)
     memory = resident(engine, "api")
     with contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -169,7 +186,7 @@ def test_clients_that_attach_and_leave(engine: Engine) -> None:
                     until(client, b"\r\n\r\n")
 
     come_and_go(10)
-    base = of_shim(engine, container)
+    base = of_idle_shim(engine, container)
     of_api = descriptors(engine)
     memory = resident(engine, "api")
     come_and_go(500)
