@@ -202,6 +202,9 @@ class FakeShims:
         elif before is not None and before.phase in ("running", "paused"):
             shim.phase, shim.pid, shim.started_at = before.phase, before.pid, before.started_at
             shim.start_time = before.start_time
+            if self.real_process is None:
+                # A process that does not exist, and whose end nobody has seen.
+                shim.phase, shim.ended = "exited", Exit(code=255, at=time.time_ns())
         shim.failures.update(self.failures)
         self.shims[container_id] = shim
         self.launched.append(container_id)

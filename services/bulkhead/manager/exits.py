@@ -46,9 +46,9 @@ UNKNOWN_EXIT = 255
 FINISH_SECONDS = 60.0
 START_SECONDS = 120.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
-# How long a dead process without an exit record may wait for a supervisor that knows more.
+# How often in a row a dead process without an exit record may find no shim that answers: the supervisor knows more.
 _PATIENCE = 6
-# The same while shims come that know it, and die in their turn.
+# How many shims may come that know it, and die in their turn.
 _PATIENCE_WITH_SHIMS = 60
 
 
@@ -237,7 +237,7 @@ class Exits:
 
     async def _outcome(self, container: Container, shim: Shim | None) -> Exit:
         """How the run ended; returns when it has."""
-        delay, tries = _RETRY_FIRST, 0
+        delay, silent, died = _RETRY_FIRST, 0, 0
         while True:
             answered = shim is not None
             try:
@@ -258,8 +258,13 @@ class Exits:
             recorded = self._recorded(container)
             if recorded is not None:
                 return recorded
-            tries = 0 if is_alive(container) else tries + 1
-            if tries >= (_PATIENCE_WITH_SHIMS if answered else _PATIENCE):
+            if is_alive(container):
+                silent = died = 0
+            elif answered:
+                silent, died = 0, died + 1
+            else:
+                silent += 1
+            if silent >= _PATIENCE or died >= _PATIENCE_WITH_SHIMS:
                 return unknown_exit(container)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LONGEST)

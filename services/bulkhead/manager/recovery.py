@@ -86,8 +86,12 @@ class Recovery:
             return
         ended = self._how_it_ended(container, state)
         if ended is not None and ended.code == UNKNOWN_EXIT and state is None and not rebooted:
-            # Another shim may find out what became of it.
-            ended = self._how_it_ended(container, await self._adopted(container))
+            # Another shim may find out what became of it, and may have to read its output to the end first.
+            shim, state = await self._adopted(container)
+            if state is None or (state.alive and state.pid == container.pid):
+                self.exits.watch(container, shim)
+                return
+            ended = self._how_it_ended(container, state)
         if ended is None:
             # Its process lives, its shim is dead or silent: the watcher gets it a new one, or waits.
             self.exits.watch(container)
@@ -173,13 +177,14 @@ class Recovery:
             log.warning("a shim does not answer", container=container.id, reason=str(error))
             return None, None
 
-    async def _adopted(self, container: Container) -> ShimState | None:
-        """What a new shim says that adopts what the old one has left; None when there is no supervisor in time."""
+    async def _adopted(self, container: Container) -> tuple[Shim | None, ShimState | None]:
+        """A new shim that adopts what the old one has left, and what it says; None when there is none in time."""
         try:
             async with asyncio.timeout(_BUDGET_SECONDS):
-                return await (await self.shims.ensure(container.id)).state()
+                shim = await self.shims.ensure(container.id)
+                return shim, await shim.state()
         except (TimeoutError, BulkheadError):
-            return None
+            return None, None
 
     def _how_it_ended(self, container: Container, state: ShimState | None) -> Exit | None:
         """From the shim, the exit record, or the absence of the process; None while that lives."""

@@ -20,6 +20,7 @@ from bulkhead.model.container import Container, Resources, RestartPolicy, Thrott
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.losses import Loss
 from tests.support.eventually import eventually
+from tests.support.fake_shims import FakeShim
 from tests.support.manager_core import Running, World, new_world, running_core
 
 
@@ -116,6 +117,44 @@ async def test_exit_record_of_another_run_is_not_believed(world: World) -> None:
     shim.die()
     async with one_life(world) as core:
         assert core.get(container_id).exit_code == 255
+
+
+async def test_an_end_whose_output_a_new_shim_still_reads_is_awaited(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await _run_in_a_first_life(world)
+    world.shims.shims[container_id].die()
+    ensure = world.shims.ensure
+
+    async def reading(container_id: str) -> FakeShim:
+        shim = await ensure(container_id)
+        shim.phase, shim.ended = "running", None
+        return shim
+
+    monkeypatch.setattr(world.shims, "ensure", reading)
+    async with one_life(world) as core:
+        assert core.get(container_id).phase is Phase.RUNNING
+        core.shim(container_id).exit(7)
+        assert await core.ended(container_id) == 7
+
+
+async def test_an_end_is_asked_after_once_more_when_the_supervisor_comes_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await _run_in_a_first_life(world)
+    world.shims.shims[container_id].die()
+    world.shims.supervisor_away = True
+    ensure = world.shims.ensure
+
+    async def told(container_id: str) -> FakeShim:
+        shim = await ensure(container_id)
+        shim.exit(7)
+        return shim
+
+    monkeypatch.setattr(world.shims, "ensure", told)
+    async with one_life(world) as core:
+        world.shims.supervisor_away = False
+        assert await core.ended(container_id) == 7
 
 
 async def test_run_directory_wiped_by_a_reboot_is_exit_255(world: World) -> None:
@@ -305,6 +344,34 @@ async def test_lost_shim_and_no_supervisor_ends_in_255_only_when_the_process_is_
         core.shim(container_id).failures["wait"] = Unavailable("gone")
         core.shim(container_id).die()
         assert await core.ended(container_id) == 255
+
+
+async def test_a_dead_process_is_asked_after_while_shims_come_that_know_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed one after the other, now and then before they answer: the next one tells."""
+    monkeypatch.setattr("bulkhead.manager.exits._RETRY_LONGEST", 0.01)
+    monkeypatch.setattr("bulkhead.manager.exits._RETRY_FIRST", 0.01)
+    turns = iter(3 * (8 * ["dies"] + 5 * ["silent"]))
+    ensure = world.shims.ensure
+
+    async def killed(container_id: str) -> FakeShim:
+        turn = next(turns, "well")
+        if turn == "silent":
+            raise Unavailable("cannot launch shim: the spare died")
+        shim = await ensure(container_id)
+        if turn == "dies":
+            shim.failures["wait"] = Unavailable("cannot call the shim: the connection ended")
+        else:
+            shim.failures.clear()
+            shim.exit(6)
+        return shim
+
+    async with one_life(world) as core:
+        container_id = await core.run("sleep", "9")
+        monkeypatch.setattr(world.shims, "ensure", killed)
+        core.shim(container_id).die()
+        assert await core.ended(container_id) == 6
 
 
 async def test_a_container_suspended_for_a_commit_runs_on(world: World) -> None:
