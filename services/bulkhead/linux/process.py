@@ -80,6 +80,12 @@ def zombie_exit_code(pid: int) -> int | None:
     return pidfd.decode_status(int(fields[_STAT_EXIT_CODE])).code
 
 
+def is_stopped(pid: int) -> bool:
+    """By a signal or a tracer (proc(5), state T and t)."""
+    fields = _stat(pid)
+    return fields is not None and fields[_STAT_STATE] in (b"T", b"t")
+
+
 def _stat(pid: int) -> list[bytes] | None:
     """/proc/<pid>/stat from its third field on: the second, the command's name, may hold anything."""
     try:
@@ -92,6 +98,14 @@ def _stat(pid: int) -> list[bytes] | None:
 def set_title(title: str) -> None:
     """What ps shows of this process from now on."""
     _setproctitle.setproctitle(title)
+
+
+def title(pid: int) -> str:
+    """What ps shows of a process; nothing of one that is gone."""
+    try:
+        return atomicfile.read(f"/proc/{pid}/cmdline", 4096).rstrip(b"\0").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _load_setproctitle() -> Any:

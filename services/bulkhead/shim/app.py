@@ -150,7 +150,7 @@ class Shim:
         `ready` is told "" once the sockets listen, else a JSON object with kind and error.
         `estate` are the descriptors that an earlier shim's death has left.
         """
-        process.set_title(f"bulkhead-shim: {identity.short_id}")
+        process.set_title(title(identity))
         self._journal.claim(identity)
         failpoints.refresh()
         try:
@@ -243,6 +243,11 @@ class Shim:
             self._loop.later(_LEAVE_POLL, self._linger)
         else:
             self._loop.later(0, self._loop.stop)
+
+
+def title(identity: Identity) -> str:
+    """What ps shows of a shim, from before it takes the container's lock."""
+    return f"bulkhead-shim: {identity.short_id}"
 
 
 def prepare_process() -> None:

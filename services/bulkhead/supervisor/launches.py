@@ -8,7 +8,7 @@ import json
 import os
 import select
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import structlog
 
 from bulkhead import failpoints
 from bulkhead.errors import Conflict, DeadlineExceeded, InvalidArgument, Unavailable
-from bulkhead.linux import process
-from bulkhead.shim.app import SHIM_RECORD
+from bulkhead.linux import locks, process
+from bulkhead.shim.app import SHIM_RECORD, title
 from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.keeping import Keeping
 from bulkhead.supervisor.spares import Shim, SparePool
@@ -28,7 +28,9 @@ _LAUNCH_TIMEOUT = 10.0
 # A dead spare is replaced by the next one.
 _TRIES = 3
 _REBIND_POLL = 0.02
-_REBIND_TIMEOUT = 3.0
+# Of a shim that has been at work; of one that has not even said that it is there.
+_REBIND_TIMEOUT, _CLAIM_TIMEOUT = 5.0, 3.0
+_DEATH_TIMEOUT = 3.0
 _LONGEST_SOCKET_PATH = 107
 
 log = structlog.get_logger()
@@ -58,13 +60,21 @@ class Launches:
         live = await _find_live(identity)
         if live is not None:
             return live
-        if not _is_held(Path(identity.data_dir) / SHIM_RECORD):
-            await self._keeping.hear_out(_stdio_socket(identity))
+        await self._hear_out(identity)
         try:
             return await self._fresh(identity)
         except Conflict:
-            # A shim holds the container, but its sockets are gone: the run directory was wiped.
-            return await _bring_back(identity)
+            # A shim holds the container, but does not listen: the run directory was wiped, or it hangs.
+            live = await _brought_back(identity)
+        if live is None:
+            await self._hear_out(identity)
+            live = await self._fresh(identity)
+        return live
+
+    async def _hear_out(self, identity: Identity) -> None:
+        """A dying shim lets go of its lock a moment before it is dead."""
+        if not _is_held(identity) or not _owners(identity):
+            await self._keeping.hear_out(_stdio_socket(identity))
 
     async def _fresh(self, identity: Identity) -> Shim:
         failure: Unavailable | None = None
@@ -140,44 +150,117 @@ async def _find_live(identity: Identity) -> Shim | None:
     return None if started is None else Shim(pid=state.shim_pid, start_time=started)
 
 
-async def _bring_back(identity: Identity) -> Shim:
-    """Tell the shim that holds the container to make its sockets again, and wait for them."""
-    holder = _open_holder(Path(identity.data_dir) / SHIM_RECORD)
-    if holder is None:
-        raise Unavailable(f"cannot launch shim: container {identity.short_id} is held by an unknown process")
+async def _brought_back(identity: Identity) -> Shim | None:
+    """The shim that holds the container and does not listen, when it listens again; None when nobody holds it now.
+
+    One that hangs is ended: its death loses nothing. Raises Unavailable for one that was stopped, or that stays.
+    """
+    holder = _open_holder(identity)
     try:
-        signal.pidfd_send_signal(holder, signal.SIGUSR1)
-    finally:
-        os.close(holder)
-    try:
-        async with asyncio.timeout(_REBIND_TIMEOUT):
-            while True:
-                live = await _find_live(identity)
-                if live is not None:
-                    log.info("shim brought back", container=identity.container_id, shim_pid=live.pid)
-                    return live
-                await asyncio.sleep(_REBIND_POLL)
+        live = None if holder is None else await _told_to_listen(identity, holder)
+        if live is None:
+            # Forks of a dead shim may have its lock for a moment.
+            live = await _awaited(lambda: not _owners(identity), identity, _DEATH_TIMEOUT)
+        return live
     except TimeoutError as error:
-        raise Unavailable(f"cannot reach the shim of {identity.short_id}: it does not listen again") from error
+        holders = ", ".join(f"pid {pid}" for pid in _owners(identity)) or "an unknown process"
+        text = f"cannot reach the shim of {identity.short_id}: {holders} holds the container and does not listen"
+        raise Unavailable(text) from error
+    finally:
+        if holder is not None:
+            os.close(holder.pidfd)
 
 
-def _is_held(record: Path) -> bool:
-    holder = _open_holder(record)
+async def _told_to_listen(identity: Identity, holder: _Holder) -> Shim | None:
+    """The holder, if it listens again; None when it has ended, by itself or by us. Raises TimeoutError."""
+    _send(holder, signal.SIGUSR1)
+    patience = _REBIND_TIMEOUT if holder.recorded else _CLAIM_TIMEOUT
+    try:
+        return await _awaited(lambda: _has_ended(holder.pidfd), identity, patience)
+    except TimeoutError:
+        if process.is_stopped(holder.pid):
+            raise
+    log.error("a shim hangs and is ended", container=identity.container_id, shim_pid=holder.pid)
+    _send(holder, signal.SIGKILL)
+    return await _awaited(lambda: _has_ended(holder.pidfd), identity, _DEATH_TIMEOUT)
+
+
+def _send(holder: _Holder, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(holder.pidfd, number)
+
+
+async def _awaited(is_free: Callable[[], bool], identity: Identity, seconds: float) -> Shim | None:
+    """The container's shim once it listens; None once `is_free`. Raises TimeoutError when neither comes in time."""
+    async with asyncio.timeout(seconds):
+        while not is_free():
+            live = await _find_live(identity)
+            if live is not None:
+                log.info("shim brought back", container=identity.container_id, shim_pid=live.pid)
+                return live
+            await asyncio.sleep(_REBIND_POLL)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holder:
+    """A shim that holds its container; `recorded`: it says so beside the bundle."""
+
+    pid: int
+    pidfd: int
+    recorded: bool
+
+
+def _is_held(identity: Identity) -> bool:
+    """By the shim that has left its record."""
+    holder = _open_recorded(identity)
     if holder is None:
         return False
     try:
-        # A zombie has its pid still, and its pidfd tells of its end.
-        poll = select.poll()
-        poll.register(holder, select.POLLIN)
-        return not poll.poll(0)
+        return not _has_ended(holder.pidfd)
     finally:
-        os.close(holder)
+        os.close(holder.pidfd)
 
 
-def _open_holder(record: Path) -> int | None:
-    """A pidfd of the shim that wrote `record`, None when it is gone or there is no such record."""
+def _has_ended(pidfd: int) -> bool:
+    # A zombie has its pid still, and its pidfd tells of its end.
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _owners(identity: Identity) -> list[int]:
+    """Who holds the container's lock, or has left it to forks, by the kernel's word."""
     try:
-        told = json.loads(record.read_bytes())
-        return process.open_verified(int(told["pid"]), int(told["start_time"]))
+        return locks.flock_owners(Path(identity.data_dir))
+    except OSError:
+        return []
+
+
+def _open_holder(identity: Identity) -> _Holder | None:
+    """Who holds the container and lives: by its own record, else by the lock and the name that a shim takes."""
+    recorded, owners = _open_recorded(identity), _owners(identity)
+    if recorded is not None and (recorded.pid in owners or not owners):
+        return recorded
+    if recorded is not None:
+        os.close(recorded.pidfd)
+    for pid in owners:
+        started = process.start_time(pid)
+        pidfd = process.open_verified(pid, started) if started is not None else None
+        if pidfd is None:
+            continue
+        if process.title(pid) == title(identity):
+            return _Holder(pid=pid, pidfd=pidfd, recorded=False)
+        os.close(pidfd)
+    return None
+
+
+def _open_recorded(identity: Identity) -> _Holder | None:
+    """The shim that wrote the container's record, None when it is gone or there is no such record."""
+    try:
+        told = json.loads((Path(identity.data_dir) / SHIM_RECORD).read_bytes())
+        pid = int(told["pid"])
+        pidfd = process.open_verified(pid, int(told["start_time"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return None if pidfd is None else _Holder(pid=pid, pidfd=pidfd, recorded=True)

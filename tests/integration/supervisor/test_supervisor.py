@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead import failpoints
 from bulkhead.errors import InvalidArgument, Unavailable
 from bulkhead.linux.process import start_time
 from bulkhead.model.instance import Instance
@@ -189,6 +190,32 @@ async def test_a_stopped_shim_is_said_to_be_away_and_not_replaced(service: Servi
     os.kill(answer.pid, signal.SIGCONT)
     assert await service.launch(IDS[0]) == answer
     await shutdown(service.instance, IDS[0])
+
+
+def set_failpoints(instance: Instance, text: str) -> Path:
+    """For shims that are given their container from now on; the trace of those that did something."""
+    place = instance.run / failpoints.DIRECTORY
+    place.mkdir(mode=0o700, exist_ok=True)
+    (place / failpoints.TRACE).touch()
+    (place / failpoints.SET).write_text(text)
+    return place / failpoints.TRACE
+
+
+@pytest.mark.parametrize("point", ["shim.claim.locked", "shim.claim.claimed"])
+async def test_a_shim_that_hangs_as_it_takes_its_container_is_ended_and_replaced(
+    own_service: Service, point: str
+) -> None:
+    """Before it has written its record, and behind that: the lock's table, and the record, tell who it is."""
+    trace = set_failpoints(own_service.instance, f"{point}=1*delay(600000)")
+    first = asyncio.create_task(own_service.launch(IDS[0]))
+    await eventually(lambda: point in trace.read_text())
+    hanging = int(trace.read_text().split(f" {point}")[0].splitlines()[-1])
+    first.cancel()
+    answer = await own_service.launch(IDS[0])
+    assert answer.pid != hanging
+    assert not alive(hanging)
+    assert await phase(own_service.instance, IDS[0]) == "new"
+    await shutdown(own_service.instance, IDS[0])
 
 
 @pytest.mark.parametrize("container_id", ["", "abc", "../../../../x", "A" * 64, "a" * 65, "a" * 63 + "/"])
