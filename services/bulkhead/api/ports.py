@@ -588,6 +588,7 @@ class EngineInfo:
     insecure_registries: tuple[str, ...] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     default_runtime: str = "bulkhead"
+    remaps_users: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,47 @@ def covers(mappings: Sequence[Mapping], inside: int) -> bool:
     return any(first <= inside < first + count for first, _, count in mappings)
 
 
+def root_of(pid: int | str) -> tuple[int, int]:
+    """The host's ids of root in a process's user namespace. Raises OSError, also when nobody is root there."""
+    found = [_outside(Path(f"/proc/{pid}/{file}").read_text()) for file in ("uid_map", "gid_map")]
+    return found[0], found[1]
+
+
+def _outside(text: str) -> int:
+    for line in text.splitlines():
+        inside, outside, _ = map(int, line.split())
+        if inside == 0:
+            return outside
+    raise OSError(errno.ENOENT, "the user namespace has no root")
+
+
+def root_in(users: int) -> tuple[int, int]:
+    """The same of a user namespace by its descriptor. Forks for a moment."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _tell_root(users, writing)
+    os.close(writing)
+    try:
+        told = os.read(reading, 64).split()
+    finally:
+        os.close(reading)
+        os.waitpid(pid, 0)
+    if len(told) != 2:
+        raise OSError(errno.EPERM, "cannot look into the user namespace")
+    return int(told[0]), int(told[1])
+
+
+def _tell_root(users: int, told: int) -> None:
+    """Who looks from inside sees the ids of the namespace above, which is ours."""
+    try:
+        with contextlib.suppress(OSError):
+            syscall.call("setns", users, NEWUSER)
+            os.write(told, b"%d %d" % root_of("self"))
+    finally:
+        os._exit(0)
+
+
 def namespace(uids: Sequence[Mapping], gids: Sequence[Mapping]) -> int:
     """Descriptor of a user namespace that is there for its mappings only (idmapped mounts). Forks for a moment."""
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)

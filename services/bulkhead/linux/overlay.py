@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bulkhead.linux import syscall
+from bulkhead.linux import fsids, mounts, syscall
 
 MAX_LOWER = 500  # OVL_MAX_STACK
 
@@ -21,19 +21,28 @@ _LONGEST_STRING = 255
 _OPTIONS = ((b"index", b"off"), (b"metacopy", b"off"), (b"redirect_dir", b"nofollow"))
 
 
+# A directory by its path, or open.
+Directory = str | int
+
+
 def detached(
-    lower: Sequence[str], *, upper: str = "", work: str = "", volatile: bool = False, attributes: int = 0
+    lower: Sequence[Directory],
+    *,
+    upper: Directory = "",
+    work: Directory = "",
+    volatile: bool = False,
+    attributes: int = 0,
 ) -> int:
     """A descriptor (O_PATH) of a new overlay's root; `lower` is topmost first, `attributes` are MOUNT_ATTR_*.
 
-    Raises OSError: EINVAL for an upper directory below Linux 6.5, and for long paths below 6.13.
+    Raises OSError: EINVAL for an upper directory below Linux 6.5, and for long paths and descriptors below 6.13.
     """
     context = syscall.call("fsopen", b"overlay", _CLOEXEC)
     try:
         _name_lower(context, lower)
         for key, value in _OPTIONS:
             _set(context, key, value)
-        if upper:
+        if upper != "":
             _set_path(context, b"upperdir", upper)
             _set_path(context, b"workdir", work)
             _set(context, b"uuid", b"off")
@@ -45,18 +54,54 @@ def detached(
         os.close(context)
 
 
-def _name_lower(context: int, lower: Sequence[str]) -> None:
+def idmapped(
+    lower: Sequence[str], *, upper: str, work: str, users: int, owner: tuple[int, int], volatile: bool = False
+) -> int:
+    """The same with ids as the user namespace `users` maps them: on disk they are those of the container.
+
+    `owner` are the host's ids of that namespace's root. Nothing is mounted anywhere but in the overlay itself. Raises
+    OSError: EINVAL for a file system that cannot do it (FS_ALLOW_IDMAP), and below Linux 6.15, which takes no layers
+    that are not mounted.
+    """
+    with contextlib.ExitStack() as opened:
+
+        def shown(path: str) -> int:
+            tree = mounts.clone_tree(path, recursive=False)
+            opened.callback(os.close, tree)
+            mounts.map_ids(tree, users, recursive=False)
+            return tree
+
+        def below(directory: int, path: str) -> int:
+            found = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            opened.callback(os.close, found)
+            return found
+
+        layers = [shown(directory) for directory in lower]
+        both = os.path.commonpath((upper, work))  # the kernel wants these two on one mount
+        pair = shown(both)
+        upper_fd, work_fd = (below(pair, os.path.relpath(path, both)) for path in (upper, work))
+        # What the kernel makes in the work directory is made by whoever mounts, who must be somebody there.
+        with fsids.owner(*owner):
+            return detached(layers, upper=upper_fd, work=work_fd, volatile=volatile)
+
+
+def _name_lower(context: int, lower: Sequence[Directory]) -> None:
     try:
         for directory in lower:
             _set_path(context, b"lowerdir+", directory)
     except OSError as error:
-        together = ":".join(lower)
+        together = ":".join(directory for directory in lower if isinstance(directory, str))
+        if not together:
+            raise
         if error.errno != errno.EINVAL or len(os.fsencode(together)) > _LONGEST_STRING:
             raise
         _set(context, b"lowerdir", os.fsencode(together))  # Linux before 6.5
 
 
-def _set_path(context: int, key: bytes, path: str) -> None:
+def _set_path(context: int, key: bytes, path: Directory) -> None:
+    if isinstance(path, int):
+        syscall.call("fsconfig", context, _SET_FD, key, None, path)
+        return
     encoded = os.fsencode(path)
     if len(encoded) <= _LONGEST_STRING:
         _set(context, key, encoded)

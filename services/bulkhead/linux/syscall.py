@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 _NUMBERS = {
-    "x86_64": {"unshare": 272, "setns": 308},
-    "aarch64": {"unshare": 97, "setns": 268},
+    "x86_64": {"unshare": 272, "setns": 308, "capget": 125, "capset": 126, "setfsuid": 122, "setfsgid": 123},
+    "aarch64": {"unshare": 97, "setns": 268, "capget": 90, "capset": 91, "setfsuid": 151, "setfsgid": 152},
 }
 # The same everywhere.
 _COMMON = {

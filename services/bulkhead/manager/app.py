@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from bulkhead.content.blocking import Blocking
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup, hierarchies
-from bulkhead.manager import runtimes
+from bulkhead.manager import remapping, runtimes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.adapters.database import Database
 from bulkhead.manager.adapters.groups import sweep_groups
@@ -109,6 +109,7 @@ async def _ports(
     stack.callback(network.close)
     return Ports(
         runtimes=runtimes.configured(config),
+        remapping=remapping.configured(config),
         records=records,
         shims=await stack.enter_async_context(SupervisedShims(instance)),
         images=images.store,
@@ -162,6 +163,7 @@ async def _servicers(
         layers_size=images.store.disk_usage,
         warnings=warnings,
         runtimes=ports.runtimes,
+        remaps_users=ports.remapping is not None,
     )
     return (
         ContainersServicer(instance, core.containers, core.queries, core.pruning),

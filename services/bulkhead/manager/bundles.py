@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Container as Having
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,14 +70,22 @@ class Bundles:
         if not self.instance.container_data(container_id).is_dir():
             await asyncio.to_thread(self.make_directory, container_id)
 
-    def write(self, container: Container, namespaces: Namespaces, dirs: Dirs, volumes: Mapping[str, str]) -> Bundle:
-        """Write the bundle of a start; `volumes` holds the path of each by target. Blocking: the disk may be busy.
+    def write(
+        self,
+        container: Container,
+        namespaces: Namespaces,
+        dirs: Dirs,
+        volumes: Mapping[str, str],
+        own: Having[str] = frozenset(),
+    ) -> Bundle:
+        """Write the bundle of a start; `volumes` holds the path of each by target, `own` has the targets of those that
+        are the engine's directories. Blocking: the disk may be busy.
 
         Raises InvalidArgument, Internal or ResourceExhausted, with Docker's texts where it has some.
         """
         place = self.make_directory(container.id)
         try:
-            return self._write(place, container, namespaces, dirs, volumes)
+            return self._write(place, container, namespaces, dirs, volumes, own)
         except OSError as error:
             raise _failed("write", place, error) from error
 
@@ -124,14 +133,21 @@ class Bundles:
         return files.keeps_dotless(files.options_beside_own_server(_read(_HOST_RESOLV), container.spec.dns_options))
 
     def _write(
-        self, place: Path, container: Container, namespaces: Namespaces, dirs: Dirs, volumes: Mapping[str, str]
+        self,
+        place: Path,
+        container: Container,
+        namespaces: Namespaces,
+        dirs: Dirs,
+        volumes: Mapping[str, str],
+        own: Having[str],
     ) -> Bundle:
         spec = container.spec
         around = oci.Surroundings(
             namespaces=namespaces,
             cgroups_path=self.cgroups_path(container),
             hostname=hostname(container),
-            sources={**_bind_sources(spec), **volumes},
+            sources={**_bind_sources(container), **volumes},
+            own_volumes=own,
             engine_files=self._engine_files(place, container),
             # A process that is not the first of its namespace gets no orphans to reap.
             init_binary=_init_binary() if spec.init and not spec.pid_mode else "",
@@ -184,10 +200,10 @@ class Bundles:
         return {target: str(place / name) for target, name in _TARGETS.items()}
 
 
-def _bind_sources(spec: ContainerSpec) -> dict[str, str]:
-    binds = [mount for mount in spec.mounts if mount.type == "bind"]
+def _bind_sources(container: Container) -> dict[str, str]:
+    binds = [mount for mount in container.spec.mounts if mount.type == "bind"]
     for mount in binds:
-        ensure_bind_source(mount)
+        ensure_bind_source(mount, container.remapping.root if container.remapping else None)
         _check_propagation(mount)
     return {mount.target: mount.source for mount in binds}
 
@@ -203,15 +219,19 @@ def _check_propagation(mount: Mount) -> None:
         raise Internal(f"path {mount.source} is mounted on {point} but it is not a shared or slave mount")
 
 
-def ensure_bind_source(mount: Mount) -> None:
-    """Make the missing source of a `-v`. Raises InvalidArgument with Docker's text for that of a `--mount`."""
+def ensure_bind_source(mount: Mount, owner: tuple[int, int] | None = None) -> None:
+    """Make the missing source of a `-v`, for `owner` if that is not the host's root. Raises InvalidArgument with Docker's text for that of a `--mount`."""
     source = Path(mount.source)
     if os.path.lexists(source):
         return
     if not mount.create_source:
         raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: {mount.source}')
     try:
+        missing = [place for place in (source, *source.parents) if not os.path.lexists(place)]
         source.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if owner is not None:
+            for place in missing:
+                os.chown(place, *owner, follow_symlinks=False)
     except OSError as error:
         raise Internal(
             f"error while creating mount source path '{source}': mkdir {source}: {error.strerror}"

@@ -29,6 +29,7 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     an hour at most (`model.directives`).
     `open_forward`: where another firewall (dockerd's, ufw) drops forwarded packets by default, have it accept the
     bridges of containers (`networks.opening`).
+    `userns_remap`: whose subordinate ids containers get, as dockerd's setting of that name (`remapping`).
     """
 
     mirrors: list[str] | None = None
@@ -54,6 +55,9 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     health_budget: int = 5
     open_forward: bool = True
     journald_socket: str = "/run/systemd/journal/socket"
+    userns_remap: str = ""
+    subuid_file: str = "/etc/subuid"
+    subgid_file: str = "/etc/subgid"
 
     def images(self) -> ImagesConfig:
         """The part that concerns images."""

@@ -41,6 +41,7 @@ from bulkhead.manager.volumes.pruning import VolumePruning
 from bulkhead.manager.waiters import Waiters
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
+from bulkhead.model.remapping import Remapping
 from bulkhead.model.sample import Sample
 
 
@@ -62,6 +63,7 @@ class Ports:
     limit: Limit
     runtimes: Runtimes = field(default_factory=Runtimes)
     engine_id: str = ""
+    remapping: Remapping | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             volumes=volumes,
             trash=ports.trash,
             networking=networking,
+            remapping=ports.remapping,
         ),
         exits=exits,
         stopping=stopping,

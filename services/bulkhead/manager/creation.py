@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
-from bulkhead.manager import links, sharing, signals
+from bulkhead.manager import links, remapping, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
 from bulkhead.manager.log_options import configured
@@ -28,6 +28,7 @@ from bulkhead.model.directives import directives
 from bulkhead.model.ids import new_id, short
 from bulkhead.model.image import merge
 from bulkhead.model.names import normal, random_name
+from bulkhead.model.remapping import Remapping
 from bulkhead.model.volume import Volume
 
 _NAME_ATTEMPTS = 6
@@ -60,6 +61,7 @@ class Creation:
     volumes: Volumes
     trash: Trash
     networking: Networking
+    remapping: Remapping | None = None
 
     async def create(self, name: str, spec: ContainerSpec) -> NewContainer:
         """A container in phase CREATED.
@@ -85,6 +87,7 @@ class Creation:
                 args=tuple(args),
                 created_at=time.time_ns(),
                 directives=directives(spec.labels),
+                remapping=remapping.remapping_of(merged, self.remapping, self.bundles.runtimes.command(merged.runtime)),
             )
             container = await self._make(draft)
         return NewContainer(id=container.id, warnings=_warnings(merged))
@@ -201,7 +204,7 @@ class Creation:
         """The container's own, after a look at what it wants to bind. Blocking."""
         for mount in container.spec.mounts:
             if mount.type == "bind" and not mount.create_source:
-                ensure_bind_source(mount)
+                ensure_bind_source(mount)  # it is there, or refused: nothing is made
         self.bundles.make_directory(container.id)
 
 

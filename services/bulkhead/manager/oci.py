@@ -6,6 +6,7 @@ the annotation `org.bulkhead.user`.
 
 from __future__ import annotations
 
+from collections.abc import Container as Having
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +19,7 @@ from bulkhead.manager.oci_resources import resources, rlimits
 from bulkhead.manager.seccomp_profiles import oci_profile
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec, Mount
+from bulkhead.model.remapping import IdRange
 from bulkhead.runtime import defaults
 
 OCI_VERSION = "1.2.0"
@@ -39,6 +41,7 @@ class Surroundings:
     sources: Mapping[str, str] = field(default_factory=dict)
     engine_files: Mapping[str, str] = field(default_factory=dict)
     init_binary: str = ""
+    own_volumes: Having[str] = frozenset()
     linked: Sequence[str] = ()
     shared_memory: str = ""
 
@@ -56,7 +59,7 @@ def config(container: Container, around: Surroundings) -> dict[str, Any]:
         **_names(spec, around),
         "mounts": _mounts(spec, around),
         "annotations": _annotations(spec),
-        "linux": _linux(spec, around),
+        "linux": _linux(container, around),
     }
 
 
@@ -138,6 +141,8 @@ def _mounts(spec: ContainerSpec, around: Surroundings) -> list[dict[str, Any]]:
         engine_files=around.engine_files,
         shared_memory=around.shared_memory,
         writable_cgroups=spec.writable_cgroups,
+        own_volumes=around.own_volumes,
+        remapped=around.namespaces.user is not None,
     )
     if around.init_binary:
         options = ["bind", "rprivate", "ro"]
@@ -151,7 +156,8 @@ def _annotations(spec: ContainerSpec) -> dict[str, str]:
     return {**theirs, **ours}
 
 
-def _linux(spec: ContainerSpec, around: Surroundings) -> dict[str, Any]:
+def _linux(container: Container, around: Surroundings) -> dict[str, Any]:
+    spec = container.spec
     _refuse_requests(spec)
     nodes, rules = _devices(spec)
     linux: dict[str, Any] = {
@@ -163,6 +169,9 @@ def _linux(spec: ContainerSpec, around: Surroundings) -> dict[str, Any]:
         "maskedPaths": _paths(spec, spec.masked_paths, defaults.DEFAULT_MASKED_PATHS),
         "readonlyPaths": _paths(spec, spec.readonly_paths, defaults.DEFAULT_READONLY_PATHS),
     }
+    if around.namespaces.user == "" and container.remapping is not None:
+        linux["uidMappings"] = _mappings(container.remapping.uids)
+        linux["gidMappings"] = _mappings(container.remapping.gids)
     propagation = _rootfs_propagation(spec)
     if propagation:
         linux["rootfsPropagation"] = propagation
@@ -170,6 +179,10 @@ def _linux(spec: ContainerSpec, around: Surroundings) -> dict[str, Any]:
     if seccomp is not None:
         linux["seccomp"] = seccomp
     return linux
+
+
+def _mappings(ranges: Iterable[IdRange]) -> list[dict[str, int]]:
+    return [{"containerID": each.inside, "hostID": each.outside, "size": each.count} for each in ranges]
 
 
 def _refuse_requests(spec: ContainerSpec) -> None:
@@ -192,7 +205,8 @@ def _sysctls(spec: ContainerSpec, around: Surroundings) -> dict[str, str]:
     for name in spec.sysctls:
         if name.startswith("net.") and around.namespaces.network is None:
             raise InvalidArgument(f'sysctl "{name}" not allowed in host network namespace')
-    return {**(defaults.DEFAULT_SYSCTLS if own_network else {}), **spec.sysctls}
+    usual = defaults.REMAPPED_SYSCTLS if around.namespaces.user is not None else defaults.DEFAULT_SYSCTLS
+    return {**(usual if own_network else {}), **spec.sysctls}
 
 
 def _paths(spec: ContainerSpec, asked: Sequence[str] | None, usual: Iterable[str]) -> list[str]:

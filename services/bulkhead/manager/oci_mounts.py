@@ -35,11 +35,14 @@ def mounts(
     engine_files: Mapping[str, str],
     shared_memory: str = "",
     writable_cgroups: bool = False,
+    own_volumes: Container[str] = frozenset(),
+    remapped: bool = False,
 ) -> list[OciMount]:
     """All mounts in the order in which they are made.
 
     `sources` holds the host path of each bind and volume by its target, `engine_files` those of /etc/hosts and its
-    like; `shared_memory` is where /dev/shm is when several containers share it.
+    like; `shared_memory` is where /dev/shm is when several containers share it. `remapped`: the container's users are
+    not the host's; the engine's files and the volumes at `own_volumes` show them as theirs.
     Raises Internal with Docker's text for a tmpfs option that does not exist.
     """
     asked = {clean_target(mount.target): mount for mount in user}
@@ -51,6 +54,10 @@ def mounts(
     kept = [each for each in chosen if not _replaced(each["destination"], asked, ipc_mode)]
     files = [_file(target, source, read_only) for target, source in engine_files.items() if target not in asked]
     wanted = [_asked(target, mount, sources) for target, mount in asked.items()]
+    if remapped:
+        ours = {target for target, mount in asked.items() if mount.target in own_volumes}
+        files = [_idmapped(each) for each in files]
+        wanted = [_idmapped(each) if each["destination"] in ours else each for each in wanted]
     return [*kept, *sorted([*files, *wanted], key=_depth)]
 
 
@@ -95,6 +102,11 @@ def _bind(target: str, source: str, options: list[str]) -> OciMount:
 
 def _file(target: str, source: str, read_only: bool) -> OciMount:
     return _bind(target, source, ["rbind", "rprivate", "ro" if read_only else "rw"])
+
+
+def _idmapped(mount: OciMount) -> OciMount:
+    """Its files have the container's ids on disk, as those of the root file system do."""
+    return {**mount, "options": [*mount["options"], "idmap"]}
 
 
 def _asked(target: str, mount: Mount, sources: Mapping[str, str]) -> OciMount:

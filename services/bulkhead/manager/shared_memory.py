@@ -32,9 +32,10 @@ def prepared(container: Container, instance: Instance) -> str:
     place = instance.shared_memory(container.id)
     release(container, instance)
     size = container.spec.shm_size or DEFAULT_SHM_SIZE
+    uid, gid = container.remapping.root if container.remapping is not None else (0, 0)
     try:
         place.mkdir(mode=0o700, exist_ok=True)
-        hostmounts.mount("tmpfs", "shm", place, (*_OPTIONS, f"size={size}"))
+        hostmounts.mount("tmpfs", "shm", place, (*_OPTIONS, f"size={size}", f"uid={uid}", f"gid={gid}"))
     except OSError as error:
         raise Internal(f"mounting shm tmpfs: {error.strerror}") from error
     return str(place)

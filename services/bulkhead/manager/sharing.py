@@ -51,10 +51,12 @@ class Namespaces:
     ipc: str | None = ""
     uts: str | None = ""
     cgroup: str | None = ""
+    user: str | None = None
 
     def as_oci(self) -> list[dict[str, str]]:
         """`linux.namespaces` of an OCI config; the mount namespace is always new."""
         kinds = {"network": self.network, "pid": self.pid, "ipc": self.ipc, "uts": self.uts, "cgroup": self.cgroup}
+        kinds["user"] = self.user
         chosen = [
             {"type": kind, "path": path} if path else {"type": kind} for kind, path in kinds.items() if path is not None
         ]
@@ -79,12 +81,14 @@ def network_owner(spec: ContainerSpec, index: Index) -> Container:
 
 
 @contextlib.contextmanager
-def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
-    """The namespaces of a container to be started; paths are good while entered.
+def namespaces(container: Container, index: Index) -> Iterator[Namespaces]:
+    """The namespaces of a container to be started; paths are good while entered. Whoever is remapped and joins one of
+    another's, joins that one's user namespace too: it would have no rights there.
 
     Raises NotFound for an unknown container, Conflict for one that is not running, InvalidArgument for a mode that
     does not exist.
     """
+    spec = container.spec
     with contextlib.ExitStack() as opened:
 
         def of(kind: str, mode: str) -> str | None:
@@ -99,6 +103,13 @@ def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
                 raise InvalidArgument(f"Invalid {kind.upper()} mode: {mode}")
             return ""
 
+        def users() -> str | None:
+            if container.remapping is None:
+                return None
+            owners = _owners(spec, index)
+            shared = next((owner for owner in owners if owner.remapping is not None), None)
+            return "" if shared is None else opened.enter_context(pinned(shared, "user"))
+
         network = "" if attachment(spec) in (Attachment.BRIDGE, Attachment.NONE) else of("net", spec.network_mode)
         yield Namespaces(
             network=network,
@@ -106,7 +117,14 @@ def namespaces(spec: ContainerSpec, index: Index) -> Iterator[Namespaces]:
             ipc=of("ipc", spec.ipc_mode),
             uts=of("uts", spec.uts_mode),
             cgroup=of("cgroup", spec.cgroupns_mode or default_cgroupns()),
+            user=users(),
         )
+
+
+def _owners(spec: ContainerSpec, index: Index) -> list[Container]:
+    """The containers whose namespaces `spec` joins."""
+    modes = (spec.network_mode, spec.ipc_mode, spec.pid_mode)
+    return [index.find(mode.removeprefix(_OF_CONTAINER)) for mode in modes if mode.startswith(_OF_CONTAINER)]
 
 
 def default_cgroupns() -> str:

@@ -118,13 +118,13 @@ class Starting:
 
     async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
         dirs = await self.snapshots.prepare(container.id, container.image_id)
-        chosen = pinned.enter_context(namespaces(container.spec, self.records.index))
+        chosen = pinned.enter_context(namespaces(container, self.records.index))
         return await asyncio.to_thread(self._write_bundle, container, chosen, dirs)
 
     def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
         """Blocking: on a busy disk this takes a while."""
         sources = self.volumes.sources(container.spec.mounts)
-        bundle = self.bundles.write(container, chosen, dirs, sources)
+        bundle = self.bundles.write(container, chosen, dirs, sources, self.volumes.own(container.spec.mounts))
         health.write_check(bundle.directory, container)
         return bundle
 

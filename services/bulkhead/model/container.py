@@ -13,6 +13,7 @@ from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Endpoint
+from bulkhead.model.remapping import Remapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +267,8 @@ class Container:
     doing: user, timeout (of a stop), health, oom; `losses` is what deaths and disks have taken of that run.
     `directives` are the labels of the create request that steer the engine (`model.directives`); `health_acted` is
     when an unhealthy container was acted upon. `unapplied`: its limits are on record, and the kernel may not know
-    them yet.
+    them yet. `remapping`: whom of the host its users are, if they are others; for good, whatever the engine is told
+    later.
     """
 
     id: str
@@ -297,6 +299,7 @@ class Container:
     unapplied: bool = False
     directives: Mapping[str, str] = field(default_factory=dict)
     health_acted: tuple[int, ...] = ()
+    remapping: Remapping | None = None
 
     @property
     def health_status(self) -> str:

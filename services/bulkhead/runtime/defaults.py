@@ -49,6 +49,8 @@ DEFAULT_MASKED_PATHS = (
 DEFAULT_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+# The kernel takes no groups that a user namespace does not map.
+REMAPPED_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0"}
 
 # type, major, minor: what a container may read, write and make (None stands for any minor).
 _DEVICES = (

@@ -186,7 +186,8 @@ def create(
     with ExitStack() as undo:
         birth = _Birth(container_id, config, bundle, cgroup, undo, manner)
         with ExitStack() as temporary:
-            came = luggage.pack(plan, config, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary)
+            came = luggage.pack(plan, config, rootfs, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary)
+            luggage.give_stdio(stdio, config, temporary)
             birth.begin(plan, translate.clone_flags(config), stdio, came, temporary)
         birth.until_ready(plan)
         left_out = (*translate.warnings(config["process"]), *translate.unknown_calls(config))
@@ -233,6 +234,7 @@ def exec_(
     _refuse_frozen(task)
     with ExitStack() as undo:
         came = [task.pidfd, *luggage.preserved(preserve_fds)]
+        luggage.give_stdio_to(task.pid, stdio, config)
         with _affinity(translate.first_affinity(merged)):
             conversation = _begin_exec(plan, task, stdio, came, undo)
         conversation.follow(trace)

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.linux import idmap, mounts, namespaces
+from bulkhead.linux import idmap, mounts, namespaces, overlay
 from bulkhead.nsexec import Report, ReportKind
 from bulkhead.nsexec.plan import Flag, MountFlag, Plan
 from bulkhead.runtime import answers, translate
 from bulkhead.runtime.failures import CREATE, launch_failed
+from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 
 Config = Mapping[str, Any]
 
 
-def pack(plan: Plan, config: Config, *, exec_fifo: str | None, preserve_fds: int, stack: ExitStack) -> list[int]:
+def pack(
+    plan: Plan,
+    config: Config,
+    rootfs: OverlayRootfs | None,
+    *,
+    exec_fifo: str | None,
+    preserve_fds: int,
+    stack: ExitStack,
+) -> list[int]:
     """Everything a new container's plan needs; what is opened here is closed by `stack`."""
     packed = [open_namespace(kind, path, stack) for kind, path in translate.joined_namespaces(config)]
+    users = Users(config, stack)
     if plan.root is not None and plan.flags & Flag.ROOT_GIVEN:
-        packed.append(_tree(plan.root.path, stack, step="rootfs", recursive=True))
-    packed += _sources(plan, config, stack)
+        if rootfs is None:
+            packed.append(_tree(plan.root.path, stack, step="rootfs", recursive=True))
+        else:
+            packed.append(_layers(rootfs, users, stack))
+    packed += _sources(plan, config, users, stack)
     if exec_fifo is not None:
         packed.append(_fifo(exec_fifo, stack))
     return packed + preserved(preserve_fds)
@@ -70,38 +85,96 @@ def _tree(path: str, stack: ExitStack, *, step: str, recursive: bool, below: str
     return fd
 
 
-def _sources(plan: Plan, config: Config, stack: ExitStack) -> list[int]:
+def give_stdio(stdio: StdioFds, config: Config, stack: ExitStack) -> None:
+    """Give the pipes of a new container to its root: whom its user namespace does not know, nobody there can follow to
+    /dev/stdout, nor give the pipes to another user."""
+    if translate.opens_for_users(config):
+        _give(stdio, lambda: Users(config, stack).root)
+
+
+def give_stdio_to(pid: int, stdio: StdioFds, config: Config) -> None:
+    """The same for a further process in the container of process `pid`."""
+    if translate.opens_for_users(config):
+        _give(stdio, lambda: idmap.root_of(pid))
+
+
+def _give(stdio: StdioFds, root: Callable[[], tuple[int, int]]) -> None:
+    """What is no pipe belongs to somebody else. Without its pipes' names the container works all the same."""
+    pipes = [fd for fd in (stdio.stdin, stdio.stdout, stdio.stderr) if fd >= 0 and stat.S_ISFIFO(os.fstat(fd).st_mode)]
+    with contextlib.suppress(OSError):
+        for fd in pipes:
+            os.fchown(fd, *root())
+
+
+def _layers(rootfs: OverlayRootfs, users: Users, stack: ExitStack) -> int:
+    """The container's overlay: its files have the container's ids on disk, and mapped ones where it is mounted."""
+    try:
+        fd = overlay.idmapped(
+            rootfs.lower,
+            upper=rootfs.upper,
+            work=rootfs.work,
+            users=users.own,
+            owner=users.root,
+            volatile=rootfs.volatile,
+        )
+    except OSError as error:
+        report = Report(kind=ReportKind.ERROR, step="rootfs", errno=error.errno or 0, detail=f"{rootfs.upper} (idmap)")
+        raise launch_failed(report, CREATE) from error
+    stack.callback(os.close, fd)
+    return fd
+
+
+class Users:
+    """The user namespaces by which ids are shown; what is opened is closed by `stack`."""
+
+    def __init__(self, config: Config, stack: ExitStack) -> None:
+        self._linux: Config = config.get("linux") or {}
+        self._joined = dict(translate.joined_namespaces(config)).get("user")
+        self._stack = stack
+        self._own = -1
+
+    @property
+    def own(self) -> int:
+        """The container's own, or one of the same mappings. InvalidArgument when it cannot be had."""
+        if self._own < 0:
+            joined = self._joined
+            self._own = open_namespace("user", joined, self._stack) if joined else self._new(self._linux, "container")
+        return self._own
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """The host's ids of the container's root. Raises OSError."""
+        return translate.host_root(self._linux) or idmap.root_in(self.own)
+
+    def of_mount(self, entry: Config) -> int:
+        """With the mount's own mappings, else the container's."""
+        return self._new(entry, f"mount {entry['destination']}") if entry.get("uidMappings") else self.own
+
+    def _new(self, told: Config, whose: str) -> int:
+        uids, gids = answers.mappings(told, "uidMappings"), answers.mappings(told, "gidMappings")
+        try:
+            fd = idmap.namespace(uids, gids)
+        except OSError as error:
+            raise InvalidArgument(f"cannot map the ids of {whose}: {error}") from error
+        self._stack.callback(os.close, fd)
+        return fd
+
+
+def _sources(plan: Plan, config: Config, users: Users, stack: ExitStack) -> list[int]:
     """The given mounts. `plan.mounts` has them in the config's order, as `translate.given_mounts` does."""
     entries = translate.given_mounts(config)
     given = [mount for mount in plan.mounts if mount.flags & MountFlag.GIVEN]
-    return [_source(entry, mount.source, config, stack) for entry, mount in zip(entries, given, strict=True)]
+    return [_source(entry, mount.source, config, users, stack) for entry, mount in zip(entries, given, strict=True)]
 
 
-def _source(entry: Config, source: str, config: Config, stack: ExitStack) -> int:
+def _source(entry: Config, source: str, config: Config, users: Users, stack: ExitStack) -> int:
     options = mounts.parse_options(entry.get("options") or ())
     below = translate.subpath(config, entry)
     fd = _tree(source, stack, step="mount", recursive=options.recursive, below=below)
     if translate.is_idmapped(entry):
-        users = _mapping_namespace(entry, config, stack)
         try:
-            mounts.map_ids(fd, users, recursive=options.idmap_tree)
+            mounts.map_ids(fd, users.of_mount(entry), recursive=options.idmap_tree)
         except OSError as error:
             report = Report(kind=ReportKind.ERROR, step="mount", errno=error.errno or 0, detail=f"{source} (idmap)")
             raise launch_failed(report, CREATE) from error
-    return fd
-
-
-def _mapping_namespace(entry: Config, config: Config, stack: ExitStack) -> int:
-    """A user namespace with the mount's own mappings, else with the container's."""
-    linux: Config = config.get("linux") or {}
-    joined = dict(translate.joined_namespaces(config)).get("user")
-    if joined and not entry.get("uidMappings"):
-        return open_namespace("user", joined, stack)
-    told = entry if entry.get("uidMappings") else linux
-    uids, gids = answers.mappings(told, "uidMappings"), answers.mappings(told, "gidMappings")
-    try:
-        fd = idmap.namespace(uids, gids)
-    except OSError as error:
-        raise InvalidArgument(f"cannot map the ids of mount {entry['destination']}: {error}") from error
-    stack.callback(os.close, fd)
     return fd

@@ -55,7 +55,7 @@ def container_plan(config: Config, rootfs: OverlayRootfs | None, cgroup: Cgroup,
     return replace(
         process,
         flags=process.flags | _container_flags(config, kinds),
-        root=_root(config, rootfs),
+        root=_root(config, rootfs, given=_opens_for(kinds)),
         joins=joined,
         mounts=built,
         devices=tuple(_devices(linux)),
@@ -277,8 +277,12 @@ def _container_flags(config: Config, kinds: Mapping[str, str]) -> Flag:
     return _union(chosen) | _user_flags(config, kinds)
 
 
-def _opens_for(kinds: Mapping[str, str]) -> bool:
+def opens_for_users(config: Config) -> bool:
     """Whether this process opens the sources of mounts: it may, and the container's root cannot reach them all."""
+    return _opens_for(_kinds(config.get("linux") or {}))
+
+
+def _opens_for(kinds: Mapping[str, str]) -> bool:
     return "user" in kinds and os.geteuid() == 0
 
 
@@ -316,9 +320,11 @@ def _is_bind(mount: Config) -> bool:
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
 
 
-def _root(config: Config, rootfs: OverlayRootfs | None) -> Root:
+def _root(config: Config, rootfs: OverlayRootfs | None, *, given: bool) -> Root:
     if rootfs is None:  # also where only the root directory changes
         return Root(kind=RootKind.BIND, path=config["root"]["path"])
+    if given:  # the overlay comes along: of layers whose ids are shown as the container's users have them
+        return Root(kind=RootKind.BIND, path=rootfs.upper)
     return Root(
         kind=RootKind.OVERLAY,
         path=rootfs.upper,
@@ -438,10 +444,15 @@ def group_owner(config: Config) -> tuple[int, int] | None:
     kinds = _kinds(linux)
     mounted = [entry for entry in config.get("mounts") or () if entry.get("type") in ("cgroup", "cgroup2")]
     writable = any("ro" not in (entry.get("options") or ()) for entry in mounted)
-    uid, gid = (_host_root(linux.get(key) or ()) for key in ("uidMappings", "gidMappings"))
-    if not writable or kinds.get("user") != "" or kinds.get("cgroup") != "" or uid is None or gid is None:
+    if not writable or kinds.get("user") != "" or kinds.get("cgroup") != "":
         return None
-    return uid, gid
+    return host_root(linux)
+
+
+def host_root(linux: Config) -> tuple[int, int] | None:
+    """The host's ids of the root of the user namespace that linux.uidMappings and gidMappings make, if they do."""
+    uid, gid = (_host_root(linux.get(key) or ()) for key in ("uidMappings", "gidMappings"))
+    return None if uid is None or gid is None else (uid, gid)
 
 
 def _host_root(mappings: Iterable[Config]) -> int | None:

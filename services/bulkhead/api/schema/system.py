@@ -78,13 +78,19 @@ def info(engine: EngineInfo, machine: Machine, now: str) -> dict[str, Any]:
         "ContainerdCommit": {"ID": ""},
         "RuncCommit": {"ID": ""},
         "InitCommit": {"ID": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin"] + (["name=cgroupns"] if engine.cgroup_version == 2 else []),
+        "SecurityOptions": _security(engine),
         "ProductLicense": "",
         "FirewallBackend": {"Driver": "nftables"},
         "CDISpecDirs": [],
         "DiscoveredDevices": [],
         "Warnings": list(engine.warnings) or None,
     }
+
+
+def _security(engine: EngineInfo) -> list[str]:
+    users = ["name=userns"] if engine.remaps_users else []
+    groups = ["name=cgroupns"] if engine.cgroup_version == 2 else []
+    return ["name=seccomp,profile=builtin", *users, *groups]
 
 
 def _counts(engine: EngineInfo) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class EngineFacts:
     layers_size: Callable[[], int]
     warnings: Callable[[], tuple[str, ...]]
     runtimes: Runtimes
+    remaps_users: bool = False
 
 
 class SystemServicer(api.SystemBase):
@@ -61,6 +62,7 @@ class SystemServicer(api.SystemBase):
             insecure_registries=list(facts.insecure_registries),
             runtimes=facts.runtimes.programs(),
             default_runtime=facts.runtimes.default,
+            remaps_users=facts.remaps_users,
         )
 
     async def events(self, message: api.EventsRequest) -> AsyncIterator[api.Event]:

@@ -168,6 +168,13 @@ class Volumes:
         """
         return {mount.target: self._source(mount) for mount in _volumes(mounts)}
 
+    def own(self, mounts: Sequence[Mount]) -> frozenset[str]:
+        """The targets whose volumes are directories of the engine's, not the host's or another file system."""
+        found = ((mount.target, self.records.volumes.get(mount.source)) for mount in _volumes(mounts))
+        return frozenset(
+            target for target, volume in found if volume is None or not (volume.is_mounted or volume.bound_directory)
+        )
+
     async def discard(self, names: Sequence[str]) -> None:
         """Remove volumes: records first, then directories. Nobody may use them."""
         gone = [self.records.volumes[name] for name in names if name in self.records.volumes]

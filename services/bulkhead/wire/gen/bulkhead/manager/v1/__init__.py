@@ -678,6 +678,11 @@ class InfoResponse(betterproto2.Message):
 
     default_runtime: "str" = betterproto2.field(13, betterproto2.TYPE_STRING)
 
+    remaps_users: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
+    """
+    users of new containers are others of the host (userns-remap)
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "InfoResponse", InfoResponse)
 
