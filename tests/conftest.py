@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import leaks
 from tests.support.engine import Engine, private_engine
+from tests.support.remapping import remapping_config
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,6 +35,23 @@ def shared_engine() -> Iterator[Engine]:
 def engine(shared_engine: Engine) -> Iterator[Engine]:
     """The shared engine; after the test its containers are removed and nothing of them may be left."""
     yield from _watched(shared_engine)
+
+
+@pytest.fixture(scope="session")
+def shared_remapping_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The same, of an engine that remaps its containers' users. Tests take `remapping_engine`."""
+    config = remapping_config(tmp_path_factory.mktemp("remap"))
+    with private_engine(BULKHEAD_CONFIG=str(config)) as engine:
+        engine.start()
+        engine.seed()
+        engine.pulled("busybox")
+        yield engine
+
+
+@pytest.fixture
+def remapping_engine(shared_remapping_engine: Engine) -> Iterator[Engine]:
+    """The shared engine with `userns_remap`; after the test nothing of its containers may be left."""
+    yield from _watched(shared_remapping_engine)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 from bulkhead.content import confine
-from bulkhead.linux import hostmounts, mounts, namespaces, overlay, private_mounts, resolve, syscall
+from bulkhead.linux import fsids, hostmounts, idmap, mounts, namespaces, overlay, private_mounts, resolve, syscall
 
 _EMPTY_PATH, _RECURSIVE = 0x1000, 0x8000
 _FROM_EMPTY, _TO_EMPTY = 0x04, 0x40
@@ -26,19 +27,24 @@ _SAFE = mounts.NODEV | mounts.NOSUID | mounts.NOEXEC
 
 
 class Place(NamedTuple):
-    """A volume, bind or file of the engine's, and where in the container it is."""
+    """A volume, bind or file of the engine's, and where in the container it is.
+
+    `own`: its files have the container's ids on disk, as the root file system's have.
+    """
 
     source: str
     target: str
     read_only: bool
     recursive: bool
     subpath: str = ""
+    own: bool = False
 
 
 class Layers(NamedTuple):
     """The root file system of a container: absolute paths, `lower` topmost first.
 
-    `live` names the mount namespace of one that runs. `scratch` is a directory that is in nobody's way.
+    `live` names the mount namespace of one that runs. `scratch` is a directory that is in nobody's way. `uids` and
+    `gids` are those of a container that is remapped: in a writable view, files have ids as it sees them from the host.
     """
 
     lower: Sequence[str]
@@ -46,6 +52,15 @@ class Layers(NamedTuple):
     work: str
     live: str
     scratch: str
+    uids: Sequence[idmap.Mapping] = ()
+    gids: Sequence[idmap.Mapping] = ()
+
+
+def as_root(layers: Layers) -> AbstractContextManager[None]:
+    """What this process makes while entered belongs to the container's root. Ends `confine.die_with_parent`."""
+    if not layers.uids:
+        return contextlib.nullcontext()
+    return fsids.owner(idmap.outside(layers.uids, 0), idmap.outside(layers.gids, 0))
 
 
 def enter(layers: Layers, places: Sequence[Place], *, writable: bool, read_only: bool) -> int:
@@ -56,10 +71,12 @@ def enter(layers: Layers, places: Sequence[Place], *, writable: bool, read_only:
     """
     confine.leave_mounts()
     with contextlib.ExitStack() as opened:
-        attached = list(_clones(places, opened))
-        root = _mount_root(layers, writable=writable)
-        for place, clone in attached:
-            _attach(root, place, clone)
+        users = _users(layers, opened) if writable and layers.uids else None
+        attached = list(_clones(places, users, opened))
+        root = _mount_root(layers, users, writable=writable)
+        with as_root(layers) if writable else contextlib.nullcontext():
+            for place, clone in attached:
+                _attach(root, place, clone)
         _set(root, _SAFE, recursive=True)
         if read_only:
             _set(root, mounts.RDONLY, recursive=False)
@@ -67,18 +84,26 @@ def enter(layers: Layers, places: Sequence[Place], *, writable: bool, read_only:
     return root
 
 
-def _clones(places: Sequence[Place], opened: contextlib.ExitStack) -> Iterator[tuple[Place, int]]:
+def _users(layers: Layers, opened: contextlib.ExitStack) -> int:
+    users = idmap.namespace(layers.uids, layers.gids)
+    opened.callback(os.close, users)
+    return users
+
+
+def _clones(places: Sequence[Place], users: int | None, opened: contextlib.ExitStack) -> Iterator[tuple[Place, int]]:
     """Each source as a mount that is attached nowhere yet; sources that are gone are left out."""
     for place in sorted(places, key=lambda each: each.target.count("/")):
         with contextlib.suppress(FileNotFoundError):
             clone = mounts.clone_below(place.source, place.subpath, recursive=place.recursive)
             opened.callback(os.close, clone)
+            if place.own and users is not None:
+                mounts.map_ids(clone, users, recursive=False)
             if place.read_only:
                 _set(clone, mounts.RDONLY, recursive=False)
             yield place, clone
 
 
-def _mount_root(layers: Layers, *, writable: bool) -> int:
+def _mount_root(layers: Layers, users: int | None, *, writable: bool) -> int:
     live = _clone_live(layers.live) if writable and layers.live else -1
     scratch, root = Path(layers.scratch), Path(layers.scratch, "root")
     hostmounts.mount("tmpfs", "tmpfs", scratch, ("mode=700", "size=64m"))
@@ -89,11 +114,18 @@ def _mount_root(layers: Layers, *, writable: bool) -> int:
         os.close(live)
     elif writable:
         overlay.forgive_volatile(layers.work)
-        private_mounts.mount_overlay(str(root), lower=layers.lower, upper=layers.upper, work=layers.work)
+        private_mounts.attach(_own_overlay(layers, users), str(root))
     else:
         below = (layers.upper, *layers.lower)
         private_mounts.mount_overlay(str(root), lower=below, upper=f"{scratch}/upper", work=f"{scratch}/work")
     return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _own_overlay(layers: Layers, users: int | None) -> int:
+    if users is None:
+        return overlay.detached(layers.lower, upper=layers.upper, work=layers.work)
+    owner = idmap.outside(layers.uids, 0), idmap.outside(layers.gids, 0)
+    return overlay.idmapped(layers.lower, upper=layers.upper, work=layers.work, users=users, owner=owner)
 
 
 def _clone_live(path: str) -> int:

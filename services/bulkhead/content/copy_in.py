@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bulkhead.content.layers import set_xattrs
 from bulkhead.content.tarstream import Entry, TarStream, refused_entry, safe_path
 from bulkhead.errors import InvalidArgument
-from bulkhead.linux import resolve
+from bulkhead.linux import idmap, resolve
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,6 +31,9 @@ class Target(NamedTuple):
     """A directory is not replaced by something else, nor the other way round."""
     owner: tuple[int, int] | None
     """Whose everything becomes; None takes the archive's word."""
+    uids: Sequence[idmap.Mapping] = ()
+    gids: Sequence[idmap.Mapping] = ()
+    """Whom of the host the container's users are, if they are others."""
 
 
 class CopyIn:
@@ -77,7 +81,7 @@ class CopyIn:
         else:
             number = os.makedev(entry.major, entry.minor) if entry.kind in b"34" else 0
             os.mknod(base, _NODES[entry.kind] | (entry.mode & 0o777), number, dir_fd=directory)
-        uid, gid = self._target.owner or (entry.uid, entry.gid)
+        uid, gid = self._owner(entry)
         os.chown(base, uid, gid, dir_fd=directory, follow_symlinks=False)
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
 
@@ -95,12 +99,16 @@ class CopyIn:
     def _describe(self, entry: Entry, fd: int) -> None:
         """Owner first: the kernel takes set-id bits and capabilities away from what changes hands."""
         try:
-            os.fchown(fd, *(self._target.owner or (entry.uid, entry.gid)))
+            os.fchown(fd, *self._owner(entry))
             os.fchmod(fd, entry.mode & 0o7777)
             set_xattrs(fd, entry.xattrs)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
+
+    def _owner(self, entry: Entry) -> tuple[int, int]:
+        uid, gid = self._target.owner or (entry.uid, entry.gid)
+        return _outside(self._target.uids, uid), _outside(self._target.gids, gid)
 
     def _clear(self, entry: Entry, directory: int, base: str) -> bool:
         """Make way for an entry; whether there is a directory that it only describes."""
@@ -148,6 +156,13 @@ class CopyIn:
         finally:
             os.close(fd)
         return resolve.open_in_root(self._target.root, path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _outside(mappings: Sequence[idmap.Mapping], inside: int) -> int:
+    try:
+        return idmap.outside(mappings, inside) if mappings else inside
+    except KeyError:
+        raise InvalidArgument(f"Container ID {inside} cannot be mapped to a host ID") from None
 
 
 def _path(name: bytes) -> str:

@@ -70,15 +70,18 @@ def _run(wanted: dict[str, Any]) -> None:
     os.umask(0)
     # Looked up before there is no /proc but what the container could have put there.
     descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    layers = container_view.Layers(**wanted["layers"])
     root = container_view.enter(
-        container_view.Layers(**wanted["layers"]),
+        layers,
         [container_view.Place(*each) for each in wanted["places"]],
         writable=wanted["want"] == "fill",
         read_only=wanted["read_only"],
     )
     place = _Place(root, descriptors, wanted["path"], wanted["ref"])
     if wanted["want"] == "fill":
-        _fill(place, wanted)
+        with container_view.as_root(layers):
+            confine.die_with_parent(wanted["parent"])  # which a change of ids has ended
+            _fill(place, wanted, layers)
     else:
         _show(place, with_tar=wanted["want"] == "read")
 
@@ -194,7 +197,7 @@ def _pack(found: Visited, base: bytes) -> None:
     TreeTar(named=named).write(everything())
 
 
-def _fill(place: _Place, wanted: dict[str, Any]) -> None:
+def _fill(place: _Place, wanted: dict[str, Any], layers: container_view.Layers) -> None:
     try:
         fd = resolve.open_in_root(place.root, place.path, os.O_PATH)
     except _MISSING:
@@ -208,7 +211,8 @@ def _fill(place: _Place, wanted: dict[str, Any]) -> None:
     pieces = bounded(read_fd(0), Limits(), lambda _: None)
     tar = TarStream(lambda: next(pieces, b""))
     try:
-        CopyIn(Target(place.root, path.rstrip("/"), wanted["keep_kinds"], owner)).apply(tar)
+        target = Target(place.root, path.rstrip("/"), wanted["keep_kinds"], owner, layers.uids, layers.gids)
+        CopyIn(target).apply(tar)
         tar.drain()
     except errors.DataLoss as error:
         # What is damaged is the client's archive, not anything of ours.

@@ -46,6 +46,14 @@ def covers(mappings: Sequence[Mapping], inside: int) -> bool:
     return any(first <= inside < first + count for first, _, count in mappings)
 
 
+def outside(mappings: Sequence[Mapping], inside: int) -> int:
+    """Who an id of the namespace is outside. KeyError when that is nobody."""
+    for first, other, count in mappings:
+        if first <= inside < first + count:
+            return other + inside - first
+    raise KeyError(inside)
+
+
 def root_of(pid: int | str) -> tuple[int, int]:
     """The host's ids of root in a process's user namespace. Raises OSError, also when nobody is root there."""
     found = [_outside(Path(f"/proc/{pid}/{file}").read_text()) for file in ("uid_map", "gid_map")]

@@ -220,7 +220,8 @@ def _check_propagation(mount: Mount) -> None:
 
 
 def ensure_bind_source(mount: Mount, owner: tuple[int, int] | None = None) -> None:
-    """Make the missing source of a `-v`, for `owner` if that is not the host's root. Raises InvalidArgument with Docker's text for that of a `--mount`."""
+    """Make the missing source of a `-v`, for `owner` if that is not the host's root. Raises InvalidArgument with
+    Docker's text for that of a `--mount`."""
     source = Path(mount.source)
     if os.path.lexists(source):
         return

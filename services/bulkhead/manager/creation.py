@@ -204,7 +204,7 @@ class Creation:
         """The container's own, after a look at what it wants to bind. Blocking."""
         for mount in container.spec.mounts:
             if mount.type == "bind" and not mount.create_source:
-                ensure_bind_source(mount)  # it is there, or refused: nothing is made
+                ensure_bind_source(mount)
         self.bundles.make_directory(container.id)
 
 

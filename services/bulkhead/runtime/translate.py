@@ -55,7 +55,7 @@ def container_plan(config: Config, rootfs: OverlayRootfs | None, cgroup: Cgroup,
     return replace(
         process,
         flags=process.flags | _container_flags(config, kinds),
-        root=_root(config, rootfs, given=_opens_for(kinds)),
+        root=_root(config, rootfs),
         joins=joined,
         mounts=built,
         devices=tuple(_devices(linux)),
@@ -320,10 +320,10 @@ def _is_bind(mount: Config) -> bool:
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
 
 
-def _root(config: Config, rootfs: OverlayRootfs | None, *, given: bool) -> Root:
+def _root(config: Config, rootfs: OverlayRootfs | None) -> Root:
     if rootfs is None:  # also where only the root directory changes
         return Root(kind=RootKind.BIND, path=config["root"]["path"])
-    if given:  # the overlay comes along: of layers whose ids are shown as the container's users have them
+    if opens_for_users(config):  # the overlay comes along: of layers whose ids are shown as the container's users have them
         return Root(kind=RootKind.BIND, path=rootfs.upper)
     return Root(
         kind=RootKind.OVERLAY,

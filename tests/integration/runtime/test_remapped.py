@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,4 +161,4 @@ def test_many_layers(box: Box, tmp_path: Path) -> None:
     several = type(rootfs)(lower=(*lower, *rootfs.lower), upper=rootfs.upper, work=rootfs.work)
     done = box.run_config(edited(box, "sh", "-c", "ls /layers | wc -l; touch /layers/5"), rootfs=several)
     assert done.output.split() == ["100"]
-    assert os.listdir(f"{rootfs.upper}/layers") == ["5"]
+    assert [path.name for path in Path(rootfs.upper, "layers").iterdir()] == ["5"]

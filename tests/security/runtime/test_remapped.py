@@ -44,9 +44,13 @@ def remapped(runtime: Runtime) -> Config:
 
 
 def writable_for_mapped_root(place: Path) -> list[str]:
-    """What access(2) lets host user 100000 write to below `place`, whether it could find it or not."""
+    return writable_for(MAPPED, place)
+
+
+def writable_for(user: int, place: Path) -> list[str]:
+    """What access(2) lets this user of the host write to below `place`, whether it could find it or not."""
     paths = [str(place), *(str(path) for path in place.rglob("*") if not path.is_symlink())]
-    as_mapped = ["setpriv", f"--reuid={MAPPED}", f"--regid={MAPPED}", "--clear-groups"]
+    as_mapped = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     script = 'for path; do if [ -w "$path" ]; then echo "$path"; fi; done'
     found = subprocess.run([*as_mapped, "sh", "-c", script, "sh", *paths], capture_output=True, text=True, check=True)
     return [str(Path(line).relative_to(place)) for line in found.stdout.splitlines()]
