@@ -79,8 +79,8 @@ LINES: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
     (("--device", "/dev/kmsg"), "stat -c %t:%T /dev/kmsg; cat /proc/keys | wc -c", ("1:b", "0")),
     (
         ("--cgroupns", "private"),
-        "for f in $(find /sys/fs/cgroup -type f); do echo; test -w $f && echo written; done | sort -u | wc -w",
-        ("0",),
+        "for f in $(find /sys/fs/cgroup -type f); do (: >> $f) 2>&1; done | sed 's/.*: //' | sort -u",
+        ("Permission denied",),
     ),
     (("--network", "none", "-h", "box"), "hostname; ls /sys/class/net", ("box", "lo")),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from bulkhead.manager.servicers.updates import UpdatesServicer
 from bulkhead.manager.servicers.volumes import VolumesServicer
 from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
+from bulkhead.model.remapping import Remapping
 from bulkhead.settings import Settings
 from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.server import Servicer, serve
@@ -109,7 +111,7 @@ async def _ports(
     stack.callback(network.close)
     return Ports(
         runtimes=runtimes.configured(config),
-        remapping=remapping.configured(config),
+        remapping=await _remapping(instance, config),
         records=records,
         shims=await stack.enter_async_context(SupervisedShims(instance)),
         images=images.store,
@@ -123,6 +125,13 @@ async def _ports(
         figures=read_figures,
         limit=lambda group, limits: Cgroup(group).update(limits),
     )
+
+
+async def _remapping(instance: Instance, config: ManagerConfig) -> Remapping | None:
+    found = remapping.configured(config)
+    if found is not None:
+        await asyncio.to_thread(remapping.check_kernel, found, instance.data / "snapshots" / "ingest")
+    return found
 
 
 async def _recover(core: Core, records: SqliteRecords, images: ImageService) -> None:

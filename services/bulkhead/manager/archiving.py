@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,16 @@ from bulkhead.content.blocking import Blocking
 from bulkhead.content.container_view import Layers, Place
 from bulkhead.content.copies import PathStat, Wanted
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed
-from bulkhead.linux import detached, idmap, resolve
+from bulkhead.linux import detached, resolve
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.ports import Change, Dirs, Images, Records, Snapshots
+from bulkhead.manager.remapping import mappings
 from bulkhead.manager.sharing import pinned
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Phase
-from bulkhead.model.remapping import IdRange
 from bulkhead.runtime import accounts
 
 # How long a container that does not run may be filled: it cannot be started meanwhile.
@@ -120,8 +120,8 @@ class Archiving:
                 work=dirs.work,
                 live=held.enter_context(pinned(container, "mnt")) if live else "",
                 scratch=str(self.scratch),
-                uids=_mappings(container.remapping.uids if container.remapping else ()),
-                gids=_mappings(container.remapping.gids if container.remapping else ()),
+                uids=mappings(container.remapping.uids if container.remapping else ()),
+                gids=mappings(container.remapping.gids if container.remapping else ()),
             )
             async with self._volumes_of(container):
                 yield Wanted(
@@ -158,10 +158,6 @@ class Archiving:
         for target, source in self.bundles.files_of(container).items():
             if target not in taken:
                 yield Place(source, target, container.spec.read_only_rootfs, recursive=False, own=True)
-
-
-def _mappings(ranges: Iterable[IdRange]) -> list[idmap.Mapping]:
-    return [(each.inside, each.outside, each.count) for each in ranges]
 
 
 def _owner(container: Container, dirs: Dirs) -> tuple[int, int] | None:

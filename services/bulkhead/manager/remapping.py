@@ -6,19 +6,23 @@ containers get; "default" is the user dockremap. A container keeps the ids that 
 
 from __future__ import annotations
 
+import errno
 import grp
+import os
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.linux.idmap import MAX_LINES
+from bulkhead.linux import idmap, overlay
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.model.container import ContainerSpec
-from bulkhead.model.remapping import Remapping, in_sequence
+from bulkhead.model.remapping import IdRange, Remapping, in_sequence
 
 log = structlog.get_logger()
 
@@ -40,6 +44,33 @@ def configured(config: ManagerConfig) -> Remapping | None:
     uids = _granted(Path(config.subuid_file), user, uid)
     gids = _granted(Path(config.subgid_file), group, gid)
     return Remapping(uids=in_sequence(uids), gids=in_sequence(gids))
+
+
+def check_kernel(remapping: Remapping, directory: Path) -> None:
+    """Mount a root file system of these ids, made of layers in `directory`, and let go of it: later would be too late
+    to say that it cannot be done. Blocking. Raises InvalidArgument."""
+    uids, gids = mappings(remapping.uids), mappings(remapping.gids)
+    try:
+        with TemporaryDirectory(prefix=".remapping.", dir=directory) as place, ExitStack() as opened:
+            lower, upper, work = (str(Path(place, name)) for name in ("lower", "upper", "work"))
+            for made in (lower, upper, work):
+                Path(made).mkdir()
+            users = idmap.namespace(uids, gids)
+            opened.callback(os.close, users)
+            root = overlay.idmapped((lower,), upper=upper, work=work, users=users, owner=remapping.root)
+            opened.callback(os.close, root)
+            if os.fstatvfs(root).f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    except OSError as error:
+        raise InvalidArgument(
+            f"{_SETTING}: no root file system can be made of layers in {directory} ({error.strerror}): it takes Linux "
+            "6.15 and a file system that knows idmapped mounts (ext4, xfs, btrfs)"
+        ) from error
+
+
+def mappings(ranges: Iterable[IdRange]) -> list[idmap.Mapping]:
+    """As the kernel is told."""
+    return [(each.inside, each.outside, each.count) for each in ranges]
 
 
 def remapping_of(spec: ContainerSpec, configured_ids: Remapping | None, runtime: tuple[str, ...]) -> Remapping | None:
@@ -145,8 +176,8 @@ def _range(file: Path, line: str) -> tuple[int, int]:
 
 def _check(file: Path, name: str, found: Granted) -> None:
     """What the kernel would refuse without a word, and what would be the host's root."""
-    if len(found) > MAX_LINES:
-        raise InvalidArgument(f"{_SETTING}: {file} has more than {MAX_LINES} lines for {name!r}")
+    if len(found) > idmap.MAX_LINES:
+        raise InvalidArgument(f"{_SETTING}: {file} has more than {idmap.MAX_LINES} lines for {name!r}")
     for first, count in found:
         if first == 0 or count == 0 or first + count - 1 > _LAST_ID:
             raise InvalidArgument(f"{_SETTING}: {file}: {name}:{first}:{count} is no range of subordinate ids")

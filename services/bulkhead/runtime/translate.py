@@ -323,7 +323,9 @@ def _is_bind(mount: Config) -> bool:
 def _root(config: Config, rootfs: OverlayRootfs | None) -> Root:
     if rootfs is None:  # also where only the root directory changes
         return Root(kind=RootKind.BIND, path=config["root"]["path"])
-    if opens_for_users(config):  # the overlay comes along: of layers whose ids are shown as the container's users have them
+    if opens_for_users(
+        config
+    ):  # the overlay comes along: of layers whose ids are shown as the container's users have them
         return Root(kind=RootKind.BIND, path=rootfs.upper)
     return Root(
         kind=RootKind.OVERLAY,
