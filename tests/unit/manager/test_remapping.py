@@ -113,7 +113,7 @@ def test_what_the_files_cannot_say(files: Path, lines: str, reason: str) -> None
 
 def test_a_file_that_is_not_there(files: Path) -> None:
     (files / "subgid").unlink()
-    with pytest.raises(InvalidArgument, match="cannot read .*subgid: No such file or directory"):
+    with pytest.raises(InvalidArgument, match=r"cannot read .*subgid: No such file or directory"):
         remapping.configured(config(files, "daemon"))
 
 
@@ -126,7 +126,7 @@ def test_who_is_remapped() -> None:
 
 
 def test_a_runtime_of_others_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="of runtime kata: .*--userns=host"):
+    with pytest.raises(InvalidArgument, match=r"of runtime kata: .*--userns=host"):
         remapping.remapping_of(ContainerSpec(runtime="kata"), IDS, ("/usr/bin/kata",))
 
 
