@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_survival import until
 from tests.support.engine import Engine, private_engine
+from tests.support.eventually import until
 from tests.support.remapping import COUNT, FIRST, remapping_config
 
 MAP = f"0 {FIRST} {COUNT}"
