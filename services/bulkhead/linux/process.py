@@ -6,6 +6,7 @@ A pid alone is never believed: (pid, start time, boot id) names a process on dis
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.util
 import os
 from importlib.machinery import ExtensionFileLoader
@@ -17,11 +18,13 @@ from bulkhead.linux import atomicfile, pidfd
 _PR_SET_CHILD_SUBREAPER = 36
 # Fields 3, 22 and 52 of /proc/<pid>/stat (proc(5)), counted behind the command's name.
 _STAT_STATE, _STAT_START_TIME, _STAT_EXIT_CODE = 0, 19, 49
+# No such process; or a thread's number, or none that can be: how kernels say that differs.
+_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks since boot; None when there is no such process."""
+    """Clock ticks since boot; None when there is no such process. Raises OSError when that cannot be told."""
     fields = _stat(pid)
     return int(fields[_STAT_START_TIME]) if fields else None
 
@@ -32,13 +35,23 @@ def boot_id() -> str:
 
 
 def open_verified(pid: int, started: int) -> int | None:
-    """A pidfd of the process (pid, start time), or None when it is gone or the pid is another's now."""
+    """A pidfd of the process (pid, start time), or None when it is gone or the pid is another's now.
+
+    Raises OSError when that cannot be told: where descriptors are short, nobody is dead for that.
+    """
     try:
         fd = pidfd.open_pid(pid)
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
+    try:
+        # The pidfd is held first: if the start time matches afterwards, it is that process's.
+        same = start_time(pid) == started
     except OSError:
-        return None
-    # The pidfd is held first: if the start time matches afterwards, it is that process's.
-    if start_time(pid) == started:
+        os.close(fd)
+        raise
+    if same:
         return fd
     os.close(fd)
     return None
@@ -74,7 +87,10 @@ def pid_of(descriptor: int) -> int:
 
 def zombie_exit_code(pid: int) -> int | None:
     """How somebody else's child ended that is not reaped yet: 0..255, 128+n for signal n; None otherwise."""
-    fields = _stat(pid)
+    try:
+        fields = _stat(pid)
+    except OSError:
+        return None
     if not fields or fields[_STAT_STATE] != b"Z":
         return None
     return pidfd.decode_status(int(fields[_STAT_EXIT_CODE])).code
@@ -90,7 +106,7 @@ def _stat(pid: int) -> list[bytes] | None:
     """/proc/<pid>/stat from its third field on: the second, the command's name, may hold anything."""
     try:
         stat = atomicfile.read(f"/proc/{pid}/stat", 4096)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return stat[stat.rindex(b")") + 2 :].split()
 

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted
+from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from bulkhead.linux import hostmounts
 from bulkhead.manager import links, oci, planning, shared_memory
 from bulkhead.manager.config import ManagerConfig
@@ -334,8 +334,11 @@ def _failed(verb: str, place: Path, error: OSError) -> Conflict | Internal | Res
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object that a shim has left, None when there is none or it cannot be read."""
+    """A JSON object that a shim has left, None when there is none. Raises Unavailable when it cannot be read now."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return None
+    except OSError as error:
+        # Want of descriptors, say: what is there must not be taken for absent.
+        raise Unavailable(f"cannot read {path}: {error.strerror}") from error

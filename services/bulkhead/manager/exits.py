@@ -345,13 +345,20 @@ def _losses(record: Mapping[str, Any]) -> tuple[Loss, ...]:
 
 
 def is_alive(container: Container) -> bool:
-    """Whether the process in the record still exists (as itself, not as another with its pid)."""
-    return container.pid > 0 and process.start_time(container.pid) == container.pid_start_time
+    """Whether the process in the record still exists, as itself and not as another with its pid, as far as is known."""
+    try:
+        return container.pid > 0 and process.start_time(container.pid) == container.pid_start_time
+    except OSError:
+        # No descriptor is left to look with. Who is taken for dead would be reported so.
+        return True
 
 
 def send_directly(container: Container, number: int) -> bool:
     """Signal the process in the record, without its shim; whether it was there to be signalled."""
-    descriptor = process.open_verified(container.pid, container.pid_start_time) if container.pid > 0 else None
+    try:
+        descriptor = process.open_verified(container.pid, container.pid_start_time) if container.pid > 0 else None
+    except OSError:
+        return False
     if descriptor is None:
         return False
     try:

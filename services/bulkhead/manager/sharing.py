@@ -162,11 +162,18 @@ def pinned(owner: Container, kind: str) -> Iterator[str]:
     except OSError as error:
         raise Conflict(f"cannot join {kind} namespace of container {owner.id}: {error.strerror}") from error
     try:
-        if process.start_time(owner.pid) != owner.pid_start_time:
+        if not _is_still(owner):
             raise Conflict(_NOT_RUNNING.get(kind, _NOT_RUNNING_OTHER).format(owner.id))
         yield f"/proc/{os.getpid()}/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def _is_still(owner: Container) -> bool:
+    try:
+        return process.start_time(owner.pid) == owner.pid_start_time
+    except OSError:
+        return False
 
 
 def check_modes(spec: ContainerSpec) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead import nsexec
-from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
+from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, Unavailable
 from bulkhead.linux import overlay, pidfd
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
@@ -269,18 +269,22 @@ def _running(conversation: Conversation, left_out: Sequence[str]) -> ExecProcess
 
 
 def adopt(*, container_id: str, pid: int, start_time: int, config: Config) -> Task:
-    """A container that another process launched, by pid and start time. NotFound when it is gone."""
+    """A container that another process launched, by pid and start time.
+
+    Raises NotFound when it is gone, Unavailable when that cannot be told: it lives, as far as anybody knows.
+    """
     gone = NotFound(f"cannot adopt container {container_id}: process {pid} is gone")
-    try:
-        fd = pidfd.open_pid(pid)
-    except OSError:
-        raise gone from None
-    try:
-        if pidfd.start_time(pid) != start_time:
-            raise ProcessLookupError
-    except ProcessLookupError:
-        os.close(fd)
-        raise gone from None
+    with ExitStack() as undo:
+        try:
+            fd = pidfd.open_pid(pid)
+            undo.callback(os.close, fd)
+            if pidfd.start_time(pid) != start_time:
+                raise gone
+        except ProcessLookupError:
+            raise gone from None
+        except OSError as error:
+            raise Unavailable(f"cannot adopt container {container_id}: {error.strerror}") from error
+        undo.pop_all()
     return Task(
         container_id=container_id, pid=pid, pidfd=fd, start_time=start_time, cgroup=cgroup_of(container_id, config)
     )

@@ -189,9 +189,9 @@ class Shim:
 
     def _write_record(self) -> None:
         pid = os.getpid()
-        who = f'"pid":{pid},"start_time":{process.start_time(pid)}'
-        record = f'{{{who},"protocol":{PROTOCOL},"version":"{__version__}"}}\n'
         try:
+            who = f'"pid":{pid},"start_time":{process.start_time(pid)}'
+            record = f'{{{who},"protocol":{PROTOCOL},"version":"{__version__}"}}\n'
             atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False, alone=True)
         except OSError as error:
             raise Unavailable(f"cannot write {SHIM_RECORD}: {error.strerror}") from error

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bulkhead.errors import Unavailable
 from bulkhead.linux import pidfd, process
 from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import custody
@@ -94,7 +95,10 @@ def _outputs(record: TaskRecord) -> zip[tuple[str, int]]:
 def _reopened(record: TaskRecord, pids: Callable[[], Sequence[int]]) -> dict[str, int]:
     """The pipes that the container's processes still write to, opened once more for reading (proc(5), fd)."""
     found: dict[str, int] = {}
-    alive = process.open_verified(record.pid, record.start_time) if record.boot_id == process.boot_id() else None
+    try:
+        alive = process.open_verified(record.pid, record.start_time) if record.boot_id == process.boot_id() else None
+    except OSError as error:
+        raise Unavailable(f"cannot look for process {record.pid}: {error.strerror}") from error
     if alive is None:
         return found
     try:

@@ -238,11 +238,31 @@ class JsonFile(LogSink):
     def _wait(self, waiting: Waiting) -> None:
         self._backlog.append(waiting)
         self._waiting += len(waiting.records)
-        if self._hand is None:
-            self._hand = Hand(self._file, self._loop, self._hand_done)
         if self._retry is None:
-            self._hand.offer(self._next())
+            self._offer()
             self._brake_if_full()
+
+    def _offer(self) -> None:
+        """Have what comes next written, unless something is being written already."""
+        records = self._next()
+        if records is None:
+            return
+        if self._hand is None:
+            try:
+                self._hand = Hand(self._file, self._loop, self._hand_done)
+            except OSError:
+                self._write_here(records)
+                return
+        self._hand.offer(records)
+
+    def _write_here(self, records: bytes) -> None:
+        """No thread and no descriptor is left for a hand: better a shim that waits for the disk than lines lost."""
+        try:
+            written = self._file.write(records)
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._hand_done(None, written)
 
     def _next(self) -> bytes | None:
         """What is to be written now: records, then the marker of a gap; None when there is nothing."""
@@ -300,7 +320,7 @@ class JsonFile(LogSink):
 
     def _hand_done(self, error: OSError | None, written: int) -> None:
         """The other thread has written so many bytes, or failed to."""
-        if self._closed or self._hand is None:
+        if self._closed:
             return
         if error is not None:
             self._failed(error)
@@ -309,7 +329,7 @@ class JsonFile(LogSink):
             self._written_partly(written)
         else:
             self._written()
-        self._hand.offer(self._next())
+        self._offer()
         self._finished_if_empty()
 
     def _written_partly(self, size: int) -> None:
@@ -339,8 +359,7 @@ class JsonFile(LogSink):
 
     def _try_again(self) -> None:
         self._retry = None
-        if self._hand is not None:
-            self._hand.offer(self._next())
+        self._offer()
 
     def _brake_if_full(self) -> None:
         """A slow disk holds the container, but not for ever."""
@@ -374,7 +393,10 @@ class JsonFile(LogSink):
 
 
 class Hand:
-    """A thread that writes, so that a write which takes long stops nothing else. One job at a time."""
+    """A thread that writes, so that a write which takes long stops nothing else. One job at a time.
+
+    Raises OSError when there can be no thread, or no descriptor for its answers.
+    """
 
     def __init__(self, file: RotatingFile, loop: Loop, done: Callable[[OSError | None, int], None]) -> None:
         self._file = file
@@ -387,8 +409,12 @@ class Hand:
         self._told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._work = _thread.allocate_lock()
         self._work.acquire()
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError as error:
+            os.close(self._told)
+            raise OSError(errno.EAGAIN, str(error)) from error
         loop.add(self._told, select.EPOLLIN, self._heard)
-        _thread.start_new_thread(self._run, ())
 
     def offer(self, records: bytes | None) -> None:
         """Write `records` unless something is being written already."""

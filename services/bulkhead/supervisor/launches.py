@@ -146,7 +146,10 @@ async def _find_live(identity: Identity) -> Shim | None:
         return None
     finally:
         await client.close()
-    started = process.start_time(state.shim_pid)
+    try:
+        started = process.start_time(state.shim_pid)
+    except OSError as error:
+        raise Unavailable(f"cannot look at the shim of {identity.short_id}: {error.strerror}") from error
     return None if started is None else Shim(pid=state.shim_pid, start_time=started)
 
 

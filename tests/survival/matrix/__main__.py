@@ -31,10 +31,10 @@ def main() -> int:
             for result in _run(Matrix(host), options):
                 results.append(result)
                 _tell(result)
+                if options.json:
+                    options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
     finally:
         print(told(results))
-        if options.json:
-            options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
     return int(any(not each.green for each in results))
 
 
@@ -56,8 +56,9 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
         yield unharmed
         return
     for column in options.columns:
-        for passed in matrix.cells(row, column):
-            if options.point in str(passed):
+        part, parts = options.part
+        for number, passed in enumerate(matrix.cells(row, column), 1):
+            if options.point in str(passed) and number % parts == part % parts:
                 yield matrix.run(row, column, passed)
 
 
@@ -76,8 +77,18 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rows", type=_names(ROWS), default=list(ROWS))
     parser.add_argument("--columns", type=_names(COLUMNS), default=list(COLUMNS))
     parser.add_argument("--point", default="", help="only failpoints whose name has this in it")
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), help="i/n: only each n-th cell of a column, from the i-th on"
+    )
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, parts = (int(each) for each in text.split("/"))
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text}: from 1/{parts} to {parts}/{parts}")
+    return part, parts
 
 
 def _names(known: Collection[str]) -> Callable[[str], list[str]]:

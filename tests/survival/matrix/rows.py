@@ -121,7 +121,11 @@ def attach(host: Host) -> Subject:
     count = iter(range(1000))
 
     def act() -> None:
-        word = f"word{next(count)}"
+        number = next(count)
+        if number and not host.state(name)["Running"]:
+            # It was killed, or its input ended with shim and supervisor: who attached starts it again.
+            host.done("POST", f"/containers/{name}/start", also=(304,))
+        word = f"word{number}"
         said = _attached(host.engine, name, f"{word}\n".encode(), f"got {word}\n".encode())
         if f"got {word}\n".encode() not in said:
             raise Refused(f"attached, and heard {said!r}")

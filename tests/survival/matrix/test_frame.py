@@ -16,6 +16,9 @@ from tests.survival.matrix.report import table
 POINT = Passed(name="manager.remove.recorded", number=0, place=Place.MANAGER)
 
 
+CELLS = 1
+
+
 class FakeMatrix:
     """One cell a column; `harmed` rows are wrong without any fault."""
 
@@ -27,7 +30,7 @@ class FakeMatrix:
         return Result(row=row, column="no fault", point="", wrong=["wrong"] if row in self._harmed else [])
 
     def cells(self, row: str, column: str) -> list[Passed]:
-        return [POINT]
+        return [POINT] * CELLS
 
     def run(self, row: str, column: str, passed: Passed) -> Result:
         return Result(row=row, column=column, point=str(passed))
@@ -54,6 +57,12 @@ def test_a_row_that_is_wrong_without_a_fault_is_red_and_the_next_is_run() -> Non
         ["rm", "1/1", "-", "-"],
         ["all", "-", "-", "0/1"],
     ]
+
+
+def test_parts_together_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ran.__globals__, "CELLS", 7)
+    parts = [len(ran(FakeMatrix(), "--rows", "start", "--part", f"{part}/3")) - 1 for part in (1, 2, 3)]
+    assert parts == [3, 2, 2]
 
 
 def test_no_cell_is_no_success() -> None:

@@ -26,6 +26,10 @@ CELLS = (
     ("update", "kill manager", "manager.update.recorded", Place.MANAGER),
     ("disconnect", "kill manager", "manager.connect.named", Place.MANAGER),
     ("rm", "kill manager", "manager.remove.recorded", Place.MANAGER),
+    ("start", "no descriptors", "manager.shim.launched", Place.MANAGER),
+    ("run", "no descriptors", "manager.start.plugged", Place.MANAGER),
+    ("run", "no processes", "manager.start.plugged", Place.MANAGER),
+    ("start", "clock -1 h", "shim.start.begun", Place.SHIM),
     ("load", "ENOSPC", "disk.layer.rename", Place.MANAGER),
 )
 

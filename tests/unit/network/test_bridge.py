@@ -256,6 +256,27 @@ async def test_watch_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) ->
         await watching
 
 
+async def test_what_could_not_be_taken_away_is_when_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._RETRY_SECONDS", 0)
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    watching = asyncio.create_task(network.watch())
+    failure: BulkheadError = Unavailable("cannot change the firewall: no descriptor")
+    kernel.failures |= {"silence": failure, "survey": failure}
+    with pytest.raises(Unavailable):
+        await network.detach(endpoint)
+    kernel.calls.clear()
+    await _until(lambda: kernel.calls.count("survey") >= 2)
+    assert len(_published(kernel)) == 1
+    kernel.failures.clear()
+    await _until(lambda: not _published(kernel))
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+
+
 async def test_watch_before_the_records_are_known_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulkhead.manager.networks.bridge._SETTLE_SECONDS", 0)
     kernel = FakeKernel()

@@ -62,6 +62,35 @@ def test_a_large_chunk_is_spread_over_files_whole_records_each(tmp_path: Path) -
     assert all(found.stat().st_size < 1000 + longest for found in files)
 
 
+@pytest.mark.parametrize("missing", ["thread", "descriptor"])
+def test_without_a_thread_the_shim_writes_by_itself(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        if missing == "thread":
+            raise RuntimeError("can't start new thread")
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loop = Loop(unexpected)
+    loop.open()
+    path = tmp_path / "log"
+    log = JsonFile(LogTarget(path=str(path)), loop, NoBrake(), lambda: None)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    monkeypatch.setattr(*(("_thread.start_new_thread", refuse) if missing == "thread" else ("os.eventfd", refuse)))
+    log.write(1, b"one\ntwo\n")
+    assert logged(path) == ["one", "two"]
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    monkeypatch.undo()
+    log.write(1, b"three\n")
+    done: list[bool] = []
+    log.finish(lambda: done.append(True))
+    while not done:
+        loop.turn(5)
+    assert logged(path) == ["one", "two", "three"]
+    log.close()
+    loop.close()
+
+
 def test_a_single_file_starts_anew_and_its_reader_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(LogTarget(path=str(path), max_size=10, max_file=1))

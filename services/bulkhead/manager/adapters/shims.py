@@ -275,11 +275,14 @@ def _cgroup_of(data: Path) -> str:
 
 
 async def _kill(record: dict[str, Any]) -> None:
-    """SIGKILL the shim that wrote `record`, and wait until it is gone. Raises Internal when it stays."""
+    """SIGKILL the shim that wrote `record`, and wait until it is gone. Raises Internal when it stays, Unavailable."""
     pid, started = record.get("pid"), record.get("start_time")
     if not isinstance(pid, int) or not isinstance(started, int):
         return
-    descriptor = process.open_verified(pid, started)
+    try:
+        descriptor = process.open_verified(pid, started)
+    except OSError as error:
+        raise Unavailable(f"cannot end the shim {pid}: {error.strerror}") from error
     if descriptor is None:
         return
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import re
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 
@@ -72,6 +73,7 @@ class BridgeNetwork:
         self._live: dict[str, Endpoint] = {}
         self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
+        self._owing = asyncio.Event()  # something that had to be taken away is there
         self._firewall = Firewall(
             kernel,
             instance.nft_table,
@@ -111,10 +113,11 @@ class BridgeNetwork:
         # One that could not be made has another's bridge, or none.
         links = [gone.bridge.name] if self._unmade.pop(key, None) is None else []
         try:
-            try:
-                await self._kernel.delete_links(links)
-            finally:
-                await self._firewall.converge(prune=self._adopted)
+            with self._owed():
+                try:
+                    await self._kernel.delete_links(links)
+                finally:
+                    await self._firewall.converge(prune=self._adopted)
         except BulkheadError as error:
             _log.warning("cannot take away all of a network", network=key, reason=str(error))
 
@@ -165,10 +168,11 @@ class BridgeNetwork:
 
     async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
         try:
-            try:
-                await self.detach(endpoint)
-            finally:
-                await self._kernel.delete_links([endpoint.host_interface])
+            with self._owed():
+                try:
+                    await self.detach(endpoint)
+                finally:
+                    await self._kernel.delete_links([endpoint.host_interface])
         except BulkheadError as error:
             _log.warning("cannot unplug all of an endpoint", container=endpoint.container_id, reason=str(error))
 
@@ -177,7 +181,8 @@ class BridgeNetwork:
         if known is None:
             return
         try:
-            await self._unplug(known)
+            with self._owed():
+                await self._unplug(known)
         finally:
             self._release(known)
 
@@ -185,8 +190,7 @@ class BridgeNetwork:
         healthy = True
         while True:
             if healthy:
-                bridges = frozenset(bridge.name for bridge in self._bridges())
-                await self._kernel.disturbed(self._table, bridges, self._firewall.opened)
+                await self._disturbed()
             # A firewall's reload deletes much in one go; and whoever fights us gets no faster.
             await asyncio.sleep(_SETTLE_SECONDS if healthy else _RETRY_SECONDS)
             healthy = await self._mended()
@@ -204,8 +208,34 @@ class BridgeNetwork:
     def close(self) -> None:
         self._kernel.close()
 
+    async def _disturbed(self) -> None:
+        """Return when somebody has changed what is ours, or when we owe the kernel a change."""
+        bridges = frozenset(bridge.name for bridge in self._bridges())
+        signs = [
+            asyncio.ensure_future(self._kernel.disturbed(self._table, bridges, self._firewall.opened)),
+            asyncio.ensure_future(self._owing.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+            for sign in done:
+                sign.result()
+        finally:
+            for sign in signs:
+                sign.cancel()
+            await asyncio.gather(*signs, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _owed(self) -> Iterator[None]:
+        """What is taken away here and cannot be, for want of descriptors say, `watch` takes away later."""
+        try:
+            yield
+        except BaseException:
+            self._owing.set()
+            raise
+
     async def _mended(self) -> bool:
         """Converge for `watch`, which must outlive a failure; whether it worked."""
+        self._owing.clear()
         try:
             done = await self._converge()
         except BulkheadError as error:
@@ -317,15 +347,16 @@ class BridgeNetwork:
         )
 
     async def _undo(self, endpoint: Endpoint) -> None:
-        """Leave nothing of an attachment that failed; what cannot be removed now, `reconcile` will."""
+        """Leave nothing of an attachment that failed; what cannot be removed now, `watch` will."""
         self._live.pop(endpoint.host_interface, None)
-        try:
-            await self._unplug(endpoint)
-        finally:
+        with self._owed():
             try:
-                await self._kernel.delete_links([endpoint.host_interface])
+                await self._unplug(endpoint)
             finally:
-                self._release(endpoint)
+                try:
+                    await self._kernel.delete_links([endpoint.host_interface])
+                finally:
+                    self._release(endpoint)
 
     def _release(self, endpoint: Endpoint) -> None:
         net = self._nets.get(endpoint.network)
