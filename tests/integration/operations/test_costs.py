@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
 from tests.integration.operations.expected import BRIDGE, COPIED, LIFE, PULL
 from tests.support.engine import Engine, private_engine
+from tests.support.eventually import until
 from tests.support.witness import Witness, witness
 
 # An echo that comes too late, or another's, is counted once; a change of the code each time.
@@ -68,6 +71,7 @@ def meter(engine_alone: Engine) -> Iterator[Meter]:
     """Warm; the spares that waited before are used up, since they are not watched."""
     with witness(engine_alone) as seen:
         meter = Meter(engine_alone, seen)
+        until(lambda: recorded(engine_alone))
         for _ in range(SPARES):
             _life(meter, _PORTS)
         yield meter
@@ -102,12 +106,20 @@ def _life(meter: Meter, host_config: dict[str, Any]) -> dict[str, Counts]:
     return costs
 
 
+def recorded(engine: Engine) -> bool:
+    """Whether the registry has written its own records of what was pushed, which it does some seconds afterwards."""
+    place = engine.instance.data / "registry/meta.sqlite"
+    with contextlib.closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as database:
+        return database.execute("SELECT count(*) FROM dirty").fetchone() == (0,)
+
+
 def _pull(meter: Meter) -> dict[str, Counts]:
     """An image of one layer that is not there yet."""
     registry, tree = meter.engine.instance.registry, Tree()
     tree.file("data", os.urandom(LAYER_BYTES))
     image = image_of(tree)
     push(registry, "costs", "latest", image)
+    until(lambda: recorded(meter.engine))
     meter.settle()
     cost, answer = meter.cost("POST", f"/images/create?fromImage={registry}/costs&tag=latest")
     assert b"Downloaded newer image" in answer.body
