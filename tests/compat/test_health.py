@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import docker
 import pytest
 
 from tests.compat.conftest import Target
+from tests.support.eventually import until
 
 FOREVER = ("busybox", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
 
@@ -25,20 +25,13 @@ def health(target: Target, name: str) -> Any:
     return json.loads(target.ok("inspect", "-f", "{{json .State.Health}}", name))
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Each look is a run of the docker CLI, so that this is no busy loop."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-
-
 def status(target: Target, name: str) -> str:
     found = health(target, name)
     return found["Status"] if found else ""
 
 
 def becomes(target: Target, name: str, wanted: str) -> None:
-    eventually(lambda: status(target, name) == wanted, seconds=20)
+    until(lambda: status(target, name) == wanted)
 
 
 def events(target: Target, name: str) -> list[str]:
@@ -50,10 +43,12 @@ def events(target: Target, name: str) -> list[str]:
 
 
 def test_healthy_then_unhealthy_then_healthy_again(target: Target) -> None:
-    flags = ["--health-cmd", "cat /ok", "--health-interval", "300ms", "--health-retries", "2"]
+    probe = "while [ ! -e /go ]; do sleep 0.05; done; cat /ok"
+    flags = ["--health-cmd", probe, "--health-interval", "300ms", "--health-retries", "2"]
     target.ok("run", "-d", "--name", "hc", *flags, *FOREVER)
     assert status(target, "hc") == "starting"
     assert "(health: starting)" in target.ok("ps", "--format", "{{.Status}}")
+    target.ok("exec", "hc", "touch", "/go")
     becomes(target, "hc", "unhealthy")
     assert "(unhealthy)" in target.ok("ps", "--format", "{{.Status}}", "--filter", "health=unhealthy")
     last = health(target, "hc")["Log"][-1]
@@ -61,7 +56,7 @@ def test_healthy_then_unhealthy_then_healthy_again(target: Target) -> None:
     assert "can't open '/ok'" in last["Output"]
     target.ok("exec", "hc", "sh", "-c", "echo fine >/ok")
     becomes(target, "hc", "healthy")
-    eventually(lambda: len(health(target, "hc")["Log"]) == 5, seconds=10)
+    until(lambda: len(health(target, "hc")["Log"]) == 5)
     assert health(target, "hc")["FailingStreak"] == 0
     assert health(target, "hc")["Log"][-1]["Output"] == "fine\n"
     seen = events(target, "hc")
@@ -69,8 +64,8 @@ def test_healthy_then_unhealthy_then_healthy_again(target: Target) -> None:
         "health_status: unhealthy",
         "health_status: healthy",
     ]
-    assert "exec_create: /bin/sh -c cat /ok" in seen
-    assert "exec_start: /bin/sh -c cat /ok" in seen
+    assert f"exec_create: /bin/sh -c {probe}" in seen
+    assert f"exec_start: /bin/sh -c {probe}" in seen
     assert "exec_die" in seen
 
 

@@ -110,7 +110,7 @@ def recorded(engine: Engine) -> bool:
     """Whether the registry has written its own records of what was pushed, which it does some seconds afterwards."""
     place = engine.instance.data / "registry/meta.sqlite"
     with contextlib.closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as database:
-        return database.execute("SELECT count(*) FROM dirty").fetchone() == (0,)
+        return not database.execute("SELECT name FROM dirty").fetchall()
 
 
 def _pull(meter: Meter) -> dict[str, Counts]:
