@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from bulkhead.ctl import failpoints
 from tests.compat.conftest import Target
 from tests.compat.test_networks import address, cleaned, fetch, real, resolves, serve
 from tests.support.engine import Engine
+from tests.support.eventually import until
 
 PARENT = f"bhp{os.getpid()}"  # tests run side by side
 
@@ -99,6 +101,34 @@ def links(engine: Engine) -> set[str]:
     listed = json.loads(subprocess.run(["ip", "-j", "link"], check=True, capture_output=True).stdout)
     alias = engine.instance.network_alias
     return {link["ifname"] for link in listed if link.get("ifalias") == alias or link["ifname"].startswith(PARENT)}
+
+
+@pytest.mark.parametrize("deed", ["connect", "disconnect"])
+def test_what_a_dying_manager_leaves_inside_is_cleared(target: Target, engine: Engine, parent: str, deed: str) -> None:
+    """A connect that is on no record, and a disconnect that is, with the link in the container."""
+    target.ok("network", "create", "-d", "macvlan", "-o", f"parent={parent}", "--subnet", "10.232.0.0/24", "wire")
+    target.ok("run", "-d", "--name", "web", "busybox", "sleep", "1000")
+    pid = target.ok("inspect", "-f", "{{.State.Pid}}", "web").strip()
+
+    def inside() -> str:
+        return subprocess.run(
+            ["nsenter", "-t", pid, "-n", "ip", "link"], check=True, capture_output=True, text=True
+        ).stdout
+
+    if deed == "disconnect":
+        target.ok("network", "connect", "wire", "web")
+    failpoints.put(engine.settings, f"manager.connect.{'plugged' if deed == 'connect' else 'recorded'}=kill")
+    try:
+        target.docker("network", deed, "wire", "web")
+        until(lambda: engine.pid("manager") is None)
+    finally:
+        failpoints.put(engine.settings, "")
+    assert "eth1@if" in inside(), "what this is about"
+    engine.start("manager")
+    assert "eth1" not in inside()
+    assert set(json.loads(target.ok("inspect", "web"))[0]["NetworkSettings"]["Networks"]) == {"bridge"}
+    target.ok("network", "connect", "wire", "web")
+    assert "eth1@if" in inside()
 
 
 def test_it_survives_the_manager_and_goes_whole(target: Target, engine: Engine, parent: str) -> None:

@@ -51,7 +51,7 @@ _NESTED = 0x8000
 
 _IFF_UP = 0x1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 20, 28, 29
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 18, 20, 28, 29, 37
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
 _IFLA_LINK, _IFLA_MACVLAN_MODE, _IFLA_VLAN_ID, _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS = 5, 1, 1, 1, 2
@@ -84,7 +84,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Link:
     """An interface. `kind` is the driver's name ("bridge", "veth") or empty, `master` the index of its bridge or 0.
 
-    `parent` is the index, in its own network namespace, of the interface that it branches off or is tied to, or 0.
+    `parent` is the index of the interface that it branches off or is tied to, or 0; `parent_netns` is -1 when that is
+    in the same network namespace, else the id by which this one knows the other.
     """
 
     index: int
@@ -96,6 +97,7 @@ class Link:
     up: bool = False
     alias: str = ""
     parent: int = 0
+    parent_netns: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -577,6 +579,7 @@ def _link(message: bytes) -> Link:
         up=bool(flags & _IFF_UP),
         alias=_word(found.get(_IFLA_IFALIAS, b"")),
         parent=_integer(found.get(_IFLA_LINK)),
+        parent_netns=struct.unpack("=i", found[_IFLA_LINK_NETNSID])[0] if _IFLA_LINK_NETNSID in found else -1,
     )
 
 

@@ -269,11 +269,22 @@ class Networking:
             except BulkheadError as error:
                 self._trouble = str(error)
                 raise
+            await self._clear()
             self._up, self._trouble = True, ""
             if mended.links_deleted:
                 await self._route_again([each for each in self._index if each.phase.alive and each.attachments])
             if mended.lost:
                 log.warning("containers without a network", endpoints=list(mended.lost))
+
+    async def _clear(self) -> None:
+        """Nobody is being plugged in yet: what is in a container and not on its record is a dead manager's."""
+        for container in self._index:
+            if container.phase.alive and attachment(container.spec) is Attachment.BRIDGE:
+                netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
+                try:
+                    await self._network.clear(netns, container.attachments)
+                except BulkheadError as error:
+                    log.warning("cannot clear a network namespace", container=container.id, reason=str(error))
 
     def _live(self) -> list[Endpoint]:
         return [endpoint for each in self._index if each.phase.alive for endpoint in each.attachments]

@@ -189,6 +189,28 @@ async def test_a_link_that_a_dead_manager_left_inside_is_replaced(host: Host, mo
 
 
 @on_private_host
+async def test_a_link_that_no_record_names_is_cleared(host: Host) -> None:
+    site = build(host)
+    site.networks.plan(plan(KEY, parent="p0"))
+    netns = host.netns()
+    # The container's own, of a parent with the same index as ours.
+    index = host.links()["p0"].index
+    run_inside(
+        netns, "ip", "link", "add", "own", "index", str(index), "type", "veth", "peer", "index", "99", "name", "far"
+    )
+    run_inside(netns, "ip", "link", "add", "link", "own", "name", "theirs", "type", "macvlan")
+    kept = await site.networks.attach("one".ljust(64, "0"), netns, network=KEY)
+    await site.networks.attach("two".ljust(64, "0"), netns, network=KEY, interface="eth1")
+    successor = networks(host)
+    successor.plan(plan(KEY, parent="p0"))
+    await successor.reconcile([kept])
+    for _ in range(2):
+        await successor.clear(netns, [kept])
+        links = run_inside(netns, "ip", "-o", "link")
+        assert "eth0@" in links and "eth1@" not in links and "theirs@own" in links
+
+
+@on_private_host
 async def test_what_is_in_the_way_and_not_of_the_parent_stays(host: Host) -> None:
     site = build(host)
     site.networks.plan(plan(KEY, parent="p0"))

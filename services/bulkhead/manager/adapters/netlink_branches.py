@@ -21,6 +21,7 @@ _LOOPBACK_INDEX = 1
 _BURIAL_SECONDS, _LOOK_SECONDS = 3.0, 0.02
 _STILL_THERE = (errno.EBUSY, errno.EADDRINUSE)
 _UNKNOWN_KIND = (errno.EOPNOTSUPP,)
+_KINDS = ("macvlan", "ipvlan")
 
 
 class NetlinkBranches:
@@ -47,6 +48,10 @@ class NetlinkBranches:
     async def cut(self, netns: Netns, interface: str) -> None:
         with contextlib.suppress(NotFound):
             await self._kernel.run(f"cannot delete interface {interface}", lambda: _cut(netns, interface))
+
+    async def clear(self, netns: Netns, parents: Collection[str], kept: Collection[str]) -> None:
+        with contextlib.suppress(NotFound):
+            await self._kernel.run("cannot delete a dead manager's interfaces", lambda: _sweep(netns, parents, kept))
 
     async def lead(self, netns: Netns, branch: Branch) -> None:
         await self._kernel.run("cannot set the default route", lambda: _lead(netns, branch))
@@ -90,7 +95,7 @@ def _graft(netns: Netns, branch: Branch) -> None:
         netlink.enter_netns(target)
         newborn(branch.addresses)
         with Netlink() as inside:
-            _clear(inside, branch, parent)
+            _clear(inside, {parent}, lambda name: name == branch.interface)
             _patiently(lambda: host.request(_link(branch, target, parent)), _refusals(branch))
             index = socket.if_nametoindex(branch.interface)
             try:
@@ -103,11 +108,24 @@ def _graft(netns: Netns, branch: Branch) -> None:
                 raise
 
 
-def _clear(inside: Netlink, branch: Branch, parent: int) -> None:
-    """Delete a link of that name and parent: one that a manager made and died before it was on record."""
+def _clear(inside: Netlink, parents: Collection[int], unwanted: Callable[[str], bool]) -> None:
+    """Delete links, chosen by name, of those parents on the host: a manager made them and died before it was on record.
+
+    What a container has made for itself is known by its parent, which is in the container's own namespace.
+    """
     for link in inside.links():
-        if (link.name, link.kind, link.parent) == (branch.interface, branch.driver, parent):
+        ours = link.kind in _KINDS and link.parent in parents and link.parent_netns >= 0
+        if ours and unwanted(link.name):
             inside.request(netlink.delete_link(link.name))
+
+
+def _sweep(netns: Netns, parents: Collection[str], kept: Collection[str]) -> None:
+    with opened(netns) as target:
+        with Netlink() as host:
+            indexes = {link.index for link in host.links() if link.name in parents}
+        netlink.enter_netns(target)
+        with Netlink() as inside:
+            _clear(inside, indexes, lambda name: name not in kept)
 
 
 def _cut(netns: Netns, interface: str) -> None:

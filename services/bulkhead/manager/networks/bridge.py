@@ -166,6 +166,9 @@ class BridgeNetwork:
         ways = [gateway for gateway in endpoint.gateways if gateway.version in families]
         await self._kernel.route(netns, endpoint.interface, ways)
 
+    async def clear(self, netns: Netns, kept: Collection[Endpoint]) -> None:
+        """A veth goes with its end on the host."""
+
     async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
         try:
             with self._owed():

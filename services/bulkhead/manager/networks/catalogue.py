@@ -171,9 +171,7 @@ class Networks:
             left = tuple(each for each in container.endpoints if each.network_id != network.id)
             await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
             return
-        # The record goes first: a veth that a crash after it leaves plugged is swept by the next start, as nobody's. A
-        # macvlan or ipvlan link is known to the container alone: it stays until connecting again replaces it, or the
-        # container ends.
+        # The record goes first: what a crash after it leaves plugged is swept by the next start, as nobody's.
         await self._replugged(container, self.networking.without(container, network), network, "disconnect")
         try:
             await self.networking.unplug_live(container, network)

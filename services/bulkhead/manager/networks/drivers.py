@@ -84,6 +84,9 @@ class DrivenNetwork:
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         await self._of(endpoint).route(netns, endpoint, families)
 
+    async def clear(self, netns: Netns, kept: Collection[Endpoint]) -> None:
+        await self._parents.clear(netns, kept)
+
     async def watch(self) -> None:
         await self._bridges.watch()
 

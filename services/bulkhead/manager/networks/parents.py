@@ -131,6 +131,11 @@ class ParentNetworks:
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         await self._kernel.lead(netns, self._branch_of(endpoint, families))
 
+    async def clear(self, netns: Netns, kept: Collection[Endpoint]) -> None:
+        parents = {net.plan.parent for net in self._nets.values()}
+        if parents:
+            await self._kernel.clear(netns, parents, [endpoint.interface for endpoint in kept])
+
     async def teardown(self) -> None:
         self._nets.clear()
         self._live.clear()

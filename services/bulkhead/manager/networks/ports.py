@@ -110,6 +110,9 @@ class Network(Protocol):
         A second run changes nothing. Attachments under way count as live.
         """
 
+    async def clear(self, netns: Netns, kept: Collection[Endpoint]) -> None:
+        """Delete what `reconcile` does not see of endpoints that are on no record: links that are inside alone."""
+
     async def watch(self) -> None:
         """Until cancelled: put back within a second what others take from our firewall or bridge."""
 
@@ -347,6 +350,9 @@ class Branches(Protocol):
 
     async def cut(self, netns: Netns, interface: str) -> None:
         """Delete a link inside; no error if it, or the process, is gone."""
+
+    async def clear(self, netns: Netns, parents: Collection[str], kept: Collection[str]) -> None:
+        """Delete links of `parents` inside that are none of `kept`; no error if the process is gone."""
 
     async def lead(self, netns: Netns, branch: Branch) -> None:
         """Set the branch's default routes."""
