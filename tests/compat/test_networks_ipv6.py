@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from ipaddress import ip_network
 import pytest
 
 from bulkhead.ctl.doctor import doctor
+from bulkhead.linux import netlink
+from bulkhead.model.instance import SERVICES
 from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
-from tests.support.engine import Engine
+from tests.support.engine import Engine, free_port
+from tests.support.eventually import until
 
 # Of this process alone: the bridges of tests that run beside each other would clash.
 NET = f"fd00:6:7:{os.getpid() % 0xFFFF:x}:"
@@ -165,6 +169,73 @@ def test_it_survives_the_manager_and_a_flush(target: Target, engine: Engine) -> 
     target.ok("restart", "-t", "0", "web")
     assert fetch(target, "web", f"http://[{NET}:2]/") == "web"
     assert read_from_host(f"{NET}:1", 8187) == b"web"
+
+
+@pytest.mark.parametrize("family", ["v4 only", "dual"])
+def test_ports_that_are_carried_by_hand(target: Target, engine: Engine, family: str) -> None:
+    """On [::1], and without IPv6 on any other: whatever dies, and for as long as the container is on the network."""
+    port, udp = free_port(), free_port()
+    options = ["--ipv6", "--subnet", SUBNET] if family == "dual" else []
+    target.ok("network", "create", *options, "hand")
+    target.ok("network", "create", "spare")
+    published = ["-p", f"[::1]:{port}:80", "-p", f"127.0.0.1:{port}:80", "-p", f"[::1]:{udp}:53/udp"]
+    serve(target, "web", "--network", "hand", *published)
+    fetch(target, "web", "http://127.0.0.1/")
+    assert {read_from_host(each, port) for each in ("::1", "127.0.0.1")} == {b"web"}
+    assert echoed(target, "web", udp) == b"ping"
+    assert sorted(target.ok("port", "web").split("\n"))[:2] == [f"53/udp -> [::1]:{udp}", f"80/tcp -> 127.0.0.1:{port}"]
+    taken = target.docker("run", "--rm", "-p", f"[::1]:{port}:80", "busybox", "true")
+    assert f"Bind for [::1]:{port} failed: port is already allocated" in taken.stderr
+    engine.kill(*SERVICES)
+    assert read_from_host("::1", port) == b"web"
+    engine.start()
+    assert read_from_host("::1", port) == b"web"
+    # A successor of the shim listens again.
+    os.kill(shim_of(engine, target, "web"), signal.SIGKILL)
+    until(lambda: answers("::1", port))
+    target.ok("network", "disconnect", "hand", "web")
+    assert not answers("::1", port)
+    target.ok("network", "connect", "hand", "web")
+    assert read_from_host("::1", port) == b"web"
+    target.ok("network", "connect", "spare", "web")
+    target.ok("restart", "-t", "0", "web")
+    until(lambda: answers("::1", port))
+    target.ok("rm", "-f", "web")
+    assert not answers("::1", port)
+    serve(target, "again", "--network", "spare", *published)
+    until(lambda: answers("::1", port))
+
+
+def answers(address: str, port: int) -> bool:
+    try:
+        return read_from_host(address, port) != b""
+    except OSError:
+        return False
+
+
+def echoed(target: Target, name: str, port: int) -> bytes:
+    """What comes back from [::1] when somebody in the container answers at port 53."""
+
+    def listening() -> socket.socket:
+        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        made.bind(("::", 53))
+        return made
+
+    pid = int(target.ok("inspect", "-f", "{{.State.Pid}}", name))
+    with netlink.netns_of(pid, None) as inside:
+        server = netlink.in_netns(inside, listening)
+    with server, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        for each in (server, client):
+            each.settimeout(20)
+        client.connect(("::1", port))
+        client.send(b"ping")
+        server.sendto(*server.recvfrom(100))
+        return client.recv(100)
+
+
+def shim_of(engine: Engine, target: Target, name: str) -> int:
+    container_id = target.ok("inspect", "-f", "{{.Id}}", name)
+    return int(json.loads((engine.instance.container_data(container_id) / "shim.json").read_text())["pid"])
 
 
 def test_the_doctor_finds_nothing_wrong_with_it(target: Target, engine: Engine) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -17,6 +17,7 @@ from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
+from bulkhead.model.network import Relay
 
 # Beyond every kernel's pid_max: no such process exists.
 _FIRST_PID = 5_000_000
@@ -33,6 +34,7 @@ class FakeShim:
         self.started_at = 0
         self.ended: Exit | None = None
         self.losses: tuple[Loss, ...] = ()
+        self.relays: tuple[Relay, ...] = ()
         self.bundle: Bundle | None = None
         self.signals: list[tuple[int, bool]] = []
         self.ignored_signals: set[int] = set()
@@ -138,6 +140,10 @@ class FakeShim:
 
     async def serve_names(self) -> None:
         await self._called("serve_names")
+
+    async def relay(self, relays: Sequence[Relay]) -> None:
+        await self._called("relay")
+        self.relays = tuple(relays)
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
         await self._called("resize")

@@ -27,6 +27,7 @@ from bulkhead.manager.ports import Images, Records, Shims, Snapshots, Trash
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
 from bulkhead.manager.recovery import Recovery
+from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.runtimes import Runtimes
@@ -93,8 +94,10 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
     volumes = Volumes(records=records, places=Places(instance.data / "volumes", ports.trash), mounting=Mounting())
     bundles = Bundles(instance=instance, config=config, index=index, runtimes=ports.runtimes)
     resolving = Resolving(networking=networking, bundles=bundles, shims=shims)
+    relaying = Relaying(shims=shims)
     starting = Starting(
         resolving=resolving,
+        relaying=relaying,
         records=records,
         shims=shims,
         snapshots=snapshots,
@@ -179,6 +182,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             bundles=bundles,
             actors=actors,
             resolving=resolving,
+            relaying=relaying,
             unique_local=unique_local(ports.engine_id),
         ),
         volumes=volumes,

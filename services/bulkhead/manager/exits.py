@@ -249,6 +249,7 @@ class Exits:
                         self.note_losses(container, state.losses)
                         await self._agree(container, state, shim)
                         await self.resolving.begin(container, shim)
+                        await self.starting.relaying.begin(self.records.index.get(container.id), shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or unknown_exit(container)
                 return await shim.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_network
 
@@ -132,7 +132,7 @@ class Networking:
         try:
             for number, (wish, network) in enumerate(wishes):
                 done = await self._plug_one(
-                    container, created, done, wish, network, number, routed=_through(ways, number)
+                    container, created, done, wish, network, number, ways, routed=_through(ways, number)
                 )
         except BaseException:
             await self.unplug(done.attachments)
@@ -147,8 +147,9 @@ class Networking:
         done = Plugged(endpoints=container.endpoints, attachments=container.attachments)
         others = [(each, self.known.find(each.network_id or each.network_name)) for each in container.endpoints]
         wishes = [*others, (wish, network)]
-        routed = _through(gateways_of(wishes), len(wishes) - 1)
-        return await self._plug_one(container, created, done, wish, network, number, routed=routed)
+        ways = gateways_of(wishes)
+        routed = _through(ways, len(wishes) - 1)
+        return await self._plug_one(container, created, done, wish, network, number, ways, routed=routed)
 
     async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
         """One network less for a container that runs; what is left. Raises only when nothing was freed."""
@@ -218,6 +219,7 @@ class Networking:
         wish: NetworkEndpoint,
         network: NetworkRecord,
         number: int,
+        ways: Collection[int],
         *,
         routed: Sequence[int],
     ) -> Plugged:
@@ -230,7 +232,7 @@ class Networking:
             routed=routed,
             wishes=_address_wishes(wish),
             mac=wish.fixed_mac or None,
-            ports=_bindings(container.spec) if routed else (),
+            ports=_to_publish(container.spec, ways, routed, done.attachments),
             name=container.name,
         )
         plugged = self._shown(replace(wish, network_id=network.id, network_name=network.name), endpoint)
@@ -421,6 +423,28 @@ def _host(container: Container, endpoint: NetworkEndpoint) -> NamedHost:
         address=endpoint.address,
         address6=endpoint.address6,
     )
+
+
+def _to_publish(
+    spec: ContainerSpec, ways: Collection[int], routed: Collection[int], others: Iterable[Endpoint]
+) -> list[PortBinding]:
+    """The ports for a network that leads `routed` families out, of those in `ways` that the container has a way for.
+
+    A port of an address that the host answers for one of its other networks stays there, and one whose family leads out
+    by another is published there.
+    """
+    if not routed:
+        return []
+    held = {_key_of(each) for end in others for each in end.ports}
+    return [
+        each
+        for each in _bindings(spec)
+        if not each.host_ip or ((each.version in routed or each.version not in ways) and _key_of(each) not in held)
+    ]
+
+
+def _key_of(port: PortBinding) -> tuple[int, str, str]:
+    return port.container_port, port.protocol, port.host_ip
 
 
 def _bindings(spec: ContainerSpec) -> list[PortBinding]:

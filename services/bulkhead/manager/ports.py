@@ -19,7 +19,7 @@ from bulkhead.model.execs import Exec
 from bulkhead.model.health import Health
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.losses import Loss
-from bulkhead.model.network import NetworkRecord
+from bulkhead.model.network import NetworkRecord, Relay
 from bulkhead.model.volume import Volume
 
 
@@ -265,6 +265,9 @@ class Shim(Protocol):
 
     async def serve_names(self) -> None:
         """Answer DNS in the container from the files of its networks; again after they have changed."""
+
+    async def relay(self, relays: Sequence[Relay]) -> None:
+        """Carry what comes to these ports of the host, and to no others, into the container. Raises Unavailable."""
 
 
 class Shims(Protocol):

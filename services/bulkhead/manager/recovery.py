@@ -121,6 +121,11 @@ class Recovery:
                 await self.apply_limits(container)
             except (OSError, ValueError, BulkheadError) as error:
                 log.warning("cannot apply limits", container=container.id, reason=str(error))
+        if shim is not None:
+            try:
+                await self.exits.starting.relaying.begin(container, shim)
+            except BulkheadError as error:
+                log.warning("cannot relay ports", container=container.id, reason=str(error))
         self.exits.note_losses(container, state.losses)
         self.exits.watch(container, shim)
 

@@ -19,6 +19,7 @@ from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
+from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.sharing import Namespaces, namespaces
 from bulkhead.manager.volumes.catalogue import Volumes
@@ -41,6 +42,7 @@ class Starting:
     networking: Networking
     volumes: Volumes
     resolving: Resolving
+    relaying: Relaying
 
     async def start(self, container_id: str, *, by_user: bool) -> tuple[Container, Shim]:
         """Bring the container to RUNNING; its record, and the shim to watch.
@@ -71,6 +73,7 @@ class Starting:
                 await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
                 await asyncio.to_thread(self.bundles.tell_linked, container, plugged.endpoints)
             await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
+            await self.relaying.begin(replace(container, attachments=plugged.attachments), shim)
             failpoints.hit("manager.start.named")
             started_at = await shim.start()
             failpoints.hit("manager.start.started")

@@ -75,6 +75,17 @@ class PortBinding:
         return range(self.host_port, (self.host_port_end or self.host_port) + 1) if self.host_port else range(0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """A port of the host whose connections and datagrams are carried by hand to one of the container."""
+
+    protocol: str
+    host_ip: str
+    host_port: int
+    address: str
+    container_port: int
+
+
 DEFAULT_NETWORK = "bridge"
 
 
@@ -235,6 +246,25 @@ class Endpoint:
         """Those it has, IPv4's first."""
         both = ((self.address, self.prefix_len), (self.address6, self.prefix_len6))
         return tuple(ip_interface((address, length)) for address, length in both if address)
+
+    @property
+    def relays(self) -> tuple[Relay, ...]:
+        """Those of its ports that the kernel cannot lead to it: the shim listens there."""
+        return tuple(
+            Relay(
+                protocol=port.protocol,
+                host_ip=port.host_ip,
+                host_port=port.host_port,
+                address=self.address6 or self.address,
+                container_port=port.container_port,
+            )
+            for port in self.ports
+            if self.relays_port(port)
+        )
+
+    def relays_port(self, port: PortBinding) -> bool:
+        """Whether it is [::1]'s, to which the kernel takes no answers from a network, or IPv6's without IPv6 here."""
+        return bool(port.host_port) and port.is_ipv6 and (not self.address6 or IPv6Address(port.host_ip).is_loopback)
 
     @property
     def gateways(self) -> tuple[IPAddress, ...]:

@@ -43,6 +43,7 @@ from bulkhead.shim.stdio import Streams
 if TYPE_CHECKING:
     from bulkhead.shim.health import HealthMonitor
     from bulkhead.shim.names import NameServer
+    from bulkhead.shim.relay import Relays
 
 _RETRY = 1.0
 # Beside the bundle, when there is something to check; see `bulkhead.shim.health`.
@@ -127,6 +128,7 @@ class Container:
         # The pidfd of a process that has ended while nobody was its shim.
         self._remains = -1
         self._names: NameServer | None = None
+        self._relays: Relays | None = None
         self.health: HealthMonitor | None = None
         # What execs have to keep, and what an earlier shim's execs have left; see `Execs`.
         self.execs_to_keep: Callable[[], dict[str, int]] = dict
@@ -286,6 +288,16 @@ class Container:
 
             self._names = NameServer(self._loop, self._report)
         self._names.serve(directory, self.identity.container_id, self.pid)
+
+    def relay(self, ways: Sequence[tuple[str, str, int, str, int]]) -> None:
+        """Carry what comes to ports of the host into the container: `shim.relay.Way`s. Raises Unavailable."""
+        self._alive()
+        if self._relays is None:
+            # As for names.
+            from bulkhead.shim.relay import Relays
+
+            self._relays = Relays(self._loop)
+        self._relays.serve(ways)
 
     def when_exited(self, hear: Callable[[ExitRecord], None]) -> None:
         """Call `hear` with the exit record once it is durable; at once if it is."""
@@ -539,7 +551,7 @@ class Container:
         """The exec failed: the parked process ends with nothing to say. Its exit is the launch's."""
         assert self._task is not None
         self._ending = True
-        self._stop_names()
+        self._stop_network()
         self._signals.forget(self._task.pid, self._task.pidfd)
         with contextlib.suppress(ChildProcessError):
             self._launcher.reap(self._task.pidfd)
@@ -549,7 +561,7 @@ class Container:
         """The first process is gone; whoever is left of the container goes too."""
         assert self._task is not None
         self._ending = True
-        self._stop_names()
+        self._stop_network()
         if self.health is not None:
             self.health.end()
         failpoints.hit("shim.exit.ended")
@@ -561,10 +573,12 @@ class Container:
         self._end_the_rest()
         self.streams.drain(lambda: self._conclude(code))
 
-    def _stop_names(self) -> None:
-        """Its sockets would keep the container's network namespace."""
+    def _stop_network(self) -> None:
+        """The name server's sockets would keep the container's network namespace, those of relays ports of the host."""
         if self._names is not None:
             self._names.close()
+        if self._relays is not None:
+            self._relays.close()
 
     def _end_the_rest(self) -> None:
         """Without a pid namespace of its own, nobody dies with the first process by the kernel's doing."""

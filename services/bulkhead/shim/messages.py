@@ -214,6 +214,28 @@ class ServeNamesRequest(Message):
 
 
 @dataclass(slots=True, kw_only=True)
+class RelayWay(Message):
+    protocol: str = ""
+    host: str = ""
+    host_port: int = 0
+    address: str = ""
+    port: int = 0
+    FIELDS: ClassVar = (
+        Field(1, "protocol", STRING),
+        Field(2, "host", STRING),
+        Field(3, "host_port", UNSIGNED),
+        Field(4, "address", STRING),
+        Field(5, "port", UNSIGNED),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class RelayRequest(Message):
+    ways: list[RelayWay] = field(default_factory=list)
+    FIELDS: ClassVar = (Field(1, "ways", MESSAGE, RelayWay, repeated=True),)
+
+
+@dataclass(slots=True, kw_only=True)
 class HealthRequest(Message):
     after: int = 0
     FIELDS: ClassVar = (Field(1, "after", SIGNED),)

@@ -44,6 +44,7 @@ class ShimServicer:
                 "ResizePty": (messages.ResizePtyRequest, self._resize),
                 "CloseStdin": (messages.ExecReference, self._close_stdin),
                 "ServeNames": (messages.ServeNamesRequest, self._serve_names),
+                "Relay": (messages.RelayRequest, self._relay),
                 "Health": (messages.HealthRequest, self._health),
                 "Shutdown": (Empty, self._shutdown),
             }
@@ -155,6 +156,10 @@ class ShimServicer:
 
     def _serve_names(self, request: messages.ServeNamesRequest, call: Call) -> None:
         self._container.serve_names(request.directory)
+        call.reply(Empty())
+
+    def _relay(self, request: messages.RelayRequest, call: Call) -> None:
+        self._container.relay([(way.protocol, way.host, way.host_port, way.address, way.port) for way in request.ways])
         call.reply(Empty())
 
     def _health(self, request: messages.HealthRequest, call: Call) -> None:

@@ -278,6 +278,10 @@ class ShimClient:
             "ServeNames", shim.ServeNamesRequest(directory=directory), shim.ServeNamesResponse, timeout
         )
 
+    async def relay(self, ways: list[shim.RelayWay], *, timeout: float = DEFAULT_TIMEOUT) -> shim.RelayResponse:
+        """Have the shim carry what comes to ports of the host, to these and no others."""
+        return await self._call("Relay", shim.RelayRequest(ways=ways), shim.RelayResponse, timeout)
+
     async def health(self, after: int, *, timeout: float | None = None) -> shim.HealthResponse:
         """Wait for a probe newer than revision `after`, or the end of the container."""
         return await self._call("Health", shim.HealthRequest(after=after), shim.HealthResponse, timeout)

@@ -278,11 +278,27 @@ def test_a_published_port_is_free_again_after_detach(examine: Callable[[Exam], N
     examine(exam)
 
 
-def test_ports_on_ipv6_addresses_need_a_network_with_ipv6(examine: Callable[[Exam], None]) -> None:
+@pytest.mark.parametrize("address", ["::1", "::"])
+def test_ports_on_ipv6_addresses_are_relayed_to_a_network_without(
+    examine: Callable[[Exam], None], address: str
+) -> None:
+    wanted = PortBinding(container_port=80, host_ip=address, host_port=8086)
+
     async def exam(site: Site) -> None:
         async with _serving(site) as network:
-            with pytest.raises(InvalidArgument, match="network has no IPv6"):
-                await network.attach(ID, site.netns(), ports=[PortBinding(container_port=80, host_ip="2001:db8::1")])
+            endpoint = await network.attach(ID, site.netns(), ports=[wanted])
+            assert endpoint.ports == (wanted,)
+            (relay,) = endpoint.relays
+            assert (relay.host_ip, relay.host_port) == (address, 8086)
+            assert (relay.address, relay.container_port) == (endpoint.address, 80)
+            assert site.published() == 0, "no rule of the firewall's does it"
+            with pytest.raises(Internal, match=r"Bind for \[::1?\]:8086 failed: port is already allocated"):
+                await network.attach(ID2, site.netns(), ports=[wanted])
+            with pytest.raises(InvalidArgument, match="only tcp and udp are carried over by hand"):
+                await network.attach(ID2, site.netns(), ports=[replace(wanted, protocol="sctp")])
+            assert not await network.reconcile([endpoint])
+            await network.detach(endpoint)
+            await network.attach(ID2, site.netns(), ports=[wanted])
 
     examine(exam)
 

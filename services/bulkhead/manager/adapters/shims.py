@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimS
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
+from bulkhead.model.network import Relay
 from bulkhead.model.shim_protocol import check_protocol
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.convert import to_message
@@ -121,6 +123,20 @@ class RemoteShim:
 
     async def serve_names(self) -> None:
         await self.client.serve_names(self.names_directory)
+
+    async def relay(self, relays: Sequence[Relay]) -> None:
+        await self.client.relay(
+            [
+                wire.RelayWay(
+                    protocol=each.protocol,
+                    host=each.host_ip,
+                    host_port=each.host_port,
+                    address=each.address,
+                    port=each.container_port,
+                )
+                for each in relays
+            ]
+        )
 
 
 class SupervisedShims:

@@ -300,7 +300,7 @@ class BridgeNetwork:
         try:
             kept = [port for port in ports if _is_answered(port, plan, open_to)]
             wildcards = _wildcards(plan, translated)
-            booked = [port for port in kept if (port.version in translated if port.host_ip else wildcards)]
+            booked = [port for port in kept if _is_booked(port, plan, translated)]
             given = self._ports.allocate(container_id, booked, wildcards)
         except BulkheadError as error:
             raise type(error)(_docker_text(name, container_id, error)) from error
@@ -533,15 +533,16 @@ def _wildcards(plan: BridgePlan, translated: Collection[int]) -> list[str]:
 def _is_answered(port: PortBinding, plan: BridgePlan, open_to: Sequence[AddressPlan]) -> bool:
     """Whether the host can answer there for a container with these families.
 
-    Raises InvalidArgument for an address of a family that the network lacks altogether, and for IPv6's loopback.
+    Raises InvalidArgument for an IPv4 address when the network has no IPv4, and for what cannot be relayed.
     """
     version = port.version
-    if port.is_ipv6 and IPv6Address(port.host_ip).is_loopback and open_to:
+    relayed = port.is_ipv6 and (plan.v6 is None or IPv6Address(port.host_ip).is_loopback)
+    if relayed and open_to and port.protocol == "sctp":
         raise InvalidArgument(
-            f"cannot publish port {port.container_port}/{port.protocol} on [{port.host_ip}]: the kernel takes no "
-            "answers to that address from a network; use 127.0.0.1, or an address of the host's"
+            f"cannot publish port {port.container_port}/sctp on [{port.host_ip}]: the kernel does not lead from there "
+            "to the container's network, and only tcp and udp are carried over by hand"
         )
-    if not port.host_ip or any(each.subnet.version == version for each in open_to):
+    if not port.host_ip or relayed or any(each.subnet.version == version for each in open_to):
         return bool(open_to)
     if open_to and not any(each.subnet.version == version for each in plan.families):
         raise InvalidArgument(
@@ -549,6 +550,13 @@ def _is_answered(port: PortBinding, plan: BridgePlan, open_to: Sequence[AddressP
             f"the container's network has no IPv{version}"
         )
     return False
+
+
+def _is_booked(port: PortBinding, plan: BridgePlan, translated: Collection[int]) -> bool:
+    """Whether a port of the host is needed; IPv6's for a network without it is relayed to its IPv4."""
+    if not port.host_ip:
+        return bool(_wildcards(plan, translated))
+    return port.version in translated or (port.is_ipv6 and plan.v6 is None and 4 in translated)
 
 
 def _reached_directly(ports: Sequence[PortBinding], open_to: Sequence[AddressPlan]) -> tuple[PortBinding, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -20,6 +21,7 @@ from bulkhead.manager.networks import blocks
 from bulkhead.manager.networks.known import PREDEFINED
 from bulkhead.manager.networks.link_options import DRIVERS
 from bulkhead.manager.ports import Change, Records
+from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, NetworkEndpoint
@@ -45,6 +47,7 @@ class Networks:
     bundles: Bundles
     actors: Actors
     resolving: Resolving
+    relaying: Relaying
     unique_local: Sequence[blocks.Pool] = blocks.unique_local("")
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
     _pruning: bool = False
@@ -159,6 +162,8 @@ class Networks:
             await self._replugged(container, plugged, network, "connect")
         except BaseException:
             await self.networking.unplug_live(replace(container, attachments=plugged.attachments), network)
+            with contextlib.suppress(BulkheadError):
+                await self.relaying.renew(container)
             raise
 
     async def _disconnect(self, container: Container, network: NetworkRecord) -> None:
@@ -185,6 +190,7 @@ class Networks:
         changed = replace(container, endpoints=now.endpoints, attachments=now.attachments)
         await asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints)
         await self.resolving.renew(changed)
+        await self.relaying.renew(changed)
         failpoints.hit("manager.connect.named")
         shown = next(each for each in (*now.endpoints, *container.endpoints) if each.network_id == network.id)
         event = of_network(changed, shown, action)

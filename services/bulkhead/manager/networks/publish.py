@@ -48,7 +48,7 @@ _DNAT = (
     "meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @published6_any",
 )
 _TO_LOOPBACK = "ip daddr 127.0.0.0/8"
-# The kernel takes no answer from a bridge for ::1: whoever is there on the host listens for himself.
+# The kernel takes no answer from a bridge for ::1: whoever is there on the host listens for himself, shims included.
 _TO_LOOPBACK6 = "ip6 daddr ::1"
 
 
@@ -70,6 +70,8 @@ def elements_of(endpoint: Endpoint) -> Elements:
     """The map elements that publish an endpoint's ports."""
     held: dict[str, dict[Key, str]] = {name: {} for name in LAYOUT.types}
     for port in endpoint.ports:
+        if endpoint.relays_port(port):
+            continue
         collection, key, value = _element(endpoint, port)
         held[collection][key] = value
     return held

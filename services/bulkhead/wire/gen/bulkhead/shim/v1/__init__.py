@@ -24,6 +24,9 @@ __all__ = (
     "PauseResponse",
     "PidsRequest",
     "PidsResponse",
+    "RelayRequest",
+    "RelayResponse",
+    "RelayWay",
     "ResizePtyRequest",
     "ResizePtyResponse",
     "ResumeRequest",
@@ -330,6 +333,44 @@ class PidsResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "PidsResponse", PidsResponse)
+
+
+@dataclass(eq=False, repr=False)
+class RelayRequest(betterproto2.Message):
+    ways: "list[RelayWay]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "RelayRequest", RelayRequest)
+
+
+@dataclass(eq=False, repr=False)
+class RelayResponse(betterproto2.Message):
+    pass
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "RelayResponse", RelayResponse)
+
+
+@dataclass(eq=False, repr=False)
+class RelayWay(betterproto2.Message):
+    protocol: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    tcp, udp
+    """
+
+    host: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    host_port: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+
+    address: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    the container's
+    """
+
+    port: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "RelayWay", RelayWay)
 
 
 @dataclass(eq=False, repr=False)
@@ -771,6 +812,27 @@ class ShimStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def relay(
+        self,
+        message: "RelayRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "RelayResponse":
+        """
+        Listens on ports of the host that the kernel does not lead into the container, and carries what comes; these only.
+        """
+
+        return await self._unary_unary(
+            "/bulkhead.shim.v1.Shim/Relay",
+            message,
+            RelayResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def health(
         self,
         message: "HealthRequest",
@@ -886,6 +948,13 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def relay(self, message: "RelayRequest") -> "RelayResponse":
+        """
+        Listens on ports of the host that the kernel does not lead into the container, and carries what comes; these only.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def health(self, message: "HealthRequest") -> "HealthResponse":
         """
         Answers when a probe newer than `after` has ended, or the container has. NotFound without a health check.
@@ -982,6 +1051,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
         request = await stream.recv_message()
         assert request is not None
         response = await self.serve_names(request)
+        await stream.send_message(response)
+
+    async def __rpc_relay(self, stream: "grpclib.server.Stream[RelayRequest, RelayResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.relay(request)
         await stream.send_message(response)
 
     async def __rpc_health(self, stream: "grpclib.server.Stream[HealthRequest, HealthResponse]") -> None:
@@ -1081,6 +1156,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ServeNamesRequest,
                 ServeNamesResponse,
+            ),
+            "/bulkhead.shim.v1.Shim/Relay": grpclib.const.Handler(
+                self.__rpc_relay,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RelayRequest,
+                RelayResponse,
             ),
             "/bulkhead.shim.v1.Shim/Health": grpclib.const.Handler(
                 self.__rpc_health,
