@@ -21,6 +21,7 @@ from tests.support.engine import Engine
 from tests.support.ports import free_ports
 
 MX = 15
+SLEEP = ("busybox", "sleep", "1000")
 WEB = "mkdir -p /w; echo $NAME > /w/index.html; exec httpd -f -p 80 -h /w"
 
 
@@ -88,6 +89,39 @@ def test_containers_find_each_other_by_name_and_alias(either: Target) -> None:
     assert resolves(either, "client", "renamed") == {address(either, "renamed", "app")}
     either.ok("stop", "-t", "0", "web")
     assert resolves(either, "client", "www") == {address(either, "renamed", "app")}
+
+
+def test_addresses_for_one_link_alone(either: Target) -> None:
+    either.ok("network", "create", "one")
+    either.ok("network", "create", "two")
+    mine = ["--link-local-ip", "169.254.7.7", "--link-local-ip", "169.254.7.8"]
+    either.ok("run", "-d", "--name", "web", "--network", "one", *mine, "busybox", "sleep", "1000")
+    either.ok("run", "-d", "--name", "client", "--network", "one", "--link-local-ip", "169.254.9.9", *SLEEP)
+    either.ok("exec", "client", "ping", "-c1", "-W5", "169.254.7.8")
+    either.ok("network", "connect", "--link-local-ip", "169.254.3.3", "two", "web")
+    either.ok("restart", "-t", "0", "web")
+    shown = either.ok("exec", "web", "ip", "-o", "-4", "addr")
+    for each in ("7.7", "7.8", "3.3"):
+        assert f"inet 169.254.{each}/16 brd 169.254.255.255 scope global" in shown
+    (seen,) = json.loads(either.ok("inspect", "web"))
+    assert seen["NetworkSettings"]["Networks"]["two"]["IPAMConfig"] == {"LinkLocalIPs": ["169.254.3.3"]}
+    either.ok("network", "disconnect", "two", "web")
+    for bad, words in (
+        ("10.1.1.1", "invalid link local IP address: 10.1.1.1"),
+        ("zz", "Invalid link-local IP address"),
+    ):
+        done = either.docker("network", "connect", "--link-local-ip", bad, "two", "web")
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+    assert either.docker("network", "connect", "--link-local-ip", "fe80::9", "two", "web").returncode == 1
+    if either.kind == "real":  # dockerd keeps what it could not connect
+        assert set(json.loads(either.ok("inspect", "web"))[0]["NetworkSettings"]["Networks"]) == {"one"}
+
+
+@pytest.mark.parametrize("subnets", [("10.230.0.0/24", "10.230.1.0/24"), ("fd00:9::/64", "fd00:99::/64")])
+def test_a_bridge_has_one_subnet_of_a_family(either: Target, subnets: tuple[str, str]) -> None:
+    family = ["--ipv6"] if ":" in subnets[0] else []
+    done = either.docker("network", "create", *family, "--subnet", subnets[0], "--subnet", subnets[1], "app")
+    assert done.returncode == 1 and "bridge driver doesn't support multiple subnets" in done.stderr
 
 
 def test_packets_of_names(either: Target) -> None:

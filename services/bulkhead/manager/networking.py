@@ -32,12 +32,14 @@ from bulkhead.model.network import (
     BridgePlan,
     Endpoint,
     GatewayMode,
+    IPInterface,
     IPNetwork,
     NetworkRecord,
     Plan,
     PortBinding,
     ProcessNetns,
     bridge_name,
+    parse_link_local,
 )
 
 log = structlog.get_logger()
@@ -232,6 +234,7 @@ class Networking:
             routed=routed,
             wishes=_address_wishes(wish),
             mac=wish.fixed_mac or None,
+            link_local=_link_locals(wish, network),
             ports=_to_publish(container.spec, ways, routed, done.attachments),
             name=container.name,
         )
@@ -350,6 +353,18 @@ def _address_wishes(wish: NetworkEndpoint) -> list[AddressWish]:
     fixed = [AddressWish(address=text, fixed=True) for text in (wish.fixed_address, wish.fixed_address6) if text]
     last = ((wish.last_address, wish.fixed_address), (wish.last_address6, wish.fixed_address6))
     return [*fixed, *(AddressWish(address=text) for text, instead in last if text and not instead)]
+
+
+def _link_locals(wish: NetworkEndpoint, network: NetworkRecord) -> list[IPInterface]:
+    """The further addresses that a user wishes, as Docker has them.
+
+    Raises InvalidArgument for IPv6's where the network has none: the interface takes no address of it.
+    """
+    found = [parse_link_local(text) for text in wish.link_local_addresses]
+    if any(each.version == 6 for each in found) and not any(version_of(block) == 6 for block in network.blocks):
+        listed = " ".join(map(str, found))
+        raise InvalidArgument(f"cannot set link-local addresses [{listed}]: network {network.name} has no IPv6")
+    return found
 
 
 def _addresses(network: NetworkRecord, version: int) -> AddressPlan | None:

@@ -313,6 +313,17 @@ def parent_name(network_id: str, options: Mapping[str, str]) -> str:
     return options.get("parent") or f"dm-{short(network_id)}"
 
 
+def parse_link_local(text: str) -> IPInterface:
+    """An address for one link alone, with the prefix that all of its kind have. Raises InvalidArgument, as Docker."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise InvalidArgument(f"Invalid link-local IP address: [{text}]") from None
+    if not address.is_link_local:
+        raise InvalidArgument(f"invalid link local IP address: {text}")
+    return ip_interface((address, 16 if address.version == 4 else 64))
+
+
 def link_local(mac: str) -> IPv6Address:
     """The address that an interface with this MAC gives itself (RFC 4291, appendix A)."""
     octets = bytes.fromhex(mac.replace(":", ""))

@@ -97,6 +97,11 @@ def dial(way: Way) -> socket.socket:
     return socket.create_connection((way.host, way.host_port), timeout=PATIENCE)
 
 
+def say(sock: socket.socket, what: bytes) -> None:
+    sock.sendall(what)
+    sock.shutdown(socket.SHUT_WR)
+
+
 def everything(sock: socket.socket) -> bytes:
     with sock.makefile("rb") as file:
         return file.read()
@@ -107,12 +112,12 @@ def test_both_directions_and_each_ones_end(carried: Carried, server: socket.sock
     carried.serve(way)
     with dial(way) as client, server.accept()[0] as peer:
         peer.settimeout(PATIENCE)
-        sending = threading.Thread(target=lambda: (client.sendall(MUCH), client.shutdown(socket.SHUT_WR)))
+        sending = threading.Thread(target=say, args=(client, MUCH))
         sending.start()
         assert everything(peer) == MUCH
         sending.join()
         # It has said all, and hears on.
-        sending = threading.Thread(target=lambda: (peer.sendall(MUCH[::-1]), peer.close()))
+        sending = threading.Thread(target=say, args=(peer, MUCH[::-1]))
         sending.start()
         assert everything(client) == MUCH[::-1]
         sending.join()

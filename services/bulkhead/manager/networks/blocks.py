@@ -36,6 +36,7 @@ def choose(
     pools: Iterable[Pool] = DEFAULT_POOLS,
     *,
     version: int = 4,
+    bridge: bool = True,
 ) -> AddressBlock:
     """The block of a new network for one family (`version` 4 or 6), its gateway named.
 
@@ -43,6 +44,8 @@ def choose(
     Raises InvalidArgument, Forbidden (an overlap), NotFound (no pool left) with Docker's texts.
     """
     own = [block for block in wanted if version_of(block) == version]
+    if len(own) > 1 and bridge:
+        raise Forbidden("bridge driver doesn't support multiple subnets")
     if len(own) > 1:
         raise NotImplementedYet(f"a network of several IPv{version} subnets is not supported by this engine")
     if not own or not own[0].subnet:

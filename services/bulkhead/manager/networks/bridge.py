@@ -31,6 +31,7 @@ from bulkhead.model.network import (
     Endpoint,
     GatewayMode,
     IPAddress,
+    IPInterface,
     IPNetwork,
     Netns,
     Plan,
@@ -144,6 +145,7 @@ class BridgeNetwork:
         routed: Collection[int] = FAMILIES,
         wishes: Sequence[AddressWish] = (),
         mac: str | None = None,
+        link_local: Sequence[IPInterface] = (),
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
@@ -151,7 +153,7 @@ class BridgeNetwork:
         given = net.leases.take(container_id, wishes)
         endpoint = self._reserve(net, container_id, given, interface, routed, mac, ports, name)
         try:
-            await self._plug(net, endpoint, netns, routed=routed)
+            await self._plug(net, endpoint, netns, routed=routed, link_local=link_local)
         except BaseException:
             await self._undo(endpoint)
             raise
@@ -327,8 +329,11 @@ class BridgeNetwork:
             and re.fullmatch(rf"{self._prefix}[0-9a-f]{{{self._digits}}}", name) is not None
         )
 
-    async def _plug(self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: Collection[int]) -> None:
+    async def _plug(
+        self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: Collection[int], link_local: Sequence[IPInterface]
+    ) -> None:
         wire = self._wire(net, endpoint, routed=() if net.plan.internal else routed)
+        wire = replace(wire, addresses=(*wire.addresses, *link_local))
         if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 

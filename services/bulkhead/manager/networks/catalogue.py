@@ -27,7 +27,7 @@ from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.moments import parse_moment
-from bulkhead.model.network import BridgePlan, NetworkRecord
+from bulkhead.model.network import BridgePlan, NetworkRecord, parse_link_local
 
 LIST_KEYS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
 PRUNE_KEYS = frozenset(("label", "label!", "until"))
@@ -222,7 +222,7 @@ class Networks:
             wanted,
             id=secrets.token_hex(32),
             blocks=tuple(
-                blocks.choose(wanted.blocks, taken, routed, pools, version=version)
+                blocks.choose(wanted.blocks, taken, routed, pools, version=version, bridge=wanted.driver == "bridge")
                 for version, enabled, pools in asked
                 if enabled
             ),
@@ -268,6 +268,8 @@ class Networks:
 def check_wish(wish: NetworkEndpoint, network: NetworkRecord, networking: Networking) -> None:
     """Raise InvalidArgument with Docker's texts for what this network cannot give."""
     users = networking.known.is_users(network)
+    for each in wish.link_local_addresses:
+        parse_link_local(each)
     if wish.aliases and not users:
         raise InvalidArgument("network-scoped alias is supported only for containers in user defined networks")
     for version, fixed in ((4, wish.fixed_address), (6, wish.fixed_address6)):

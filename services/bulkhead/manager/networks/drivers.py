@@ -8,7 +8,16 @@ from dataclasses import replace
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.parents import ParentNetworks
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Survey
-from bulkhead.model.network import DEFAULT_NETWORK, Endpoint, LinkPlan, Netns, Plan, PortBinding, Reconciled
+from bulkhead.model.network import (
+    DEFAULT_NETWORK,
+    Endpoint,
+    IPInterface,
+    LinkPlan,
+    Netns,
+    Plan,
+    PortBinding,
+    Reconciled,
+)
 
 
 class DrivenNetwork:
@@ -53,12 +62,20 @@ class DrivenNetwork:
         routed: Collection[int] = FAMILIES,
         wishes: Sequence[AddressWish] = (),
         mac: str | None = None,
+        link_local: Sequence[IPInterface] = (),
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
         if network in self._parents:
             return await self._parents.attach(
-                container_id, netns, network=network, interface=interface, routed=routed, wishes=wishes, mac=mac
+                container_id,
+                netns,
+                network=network,
+                interface=interface,
+                routed=routed,
+                wishes=wishes,
+                mac=mac,
+                link_local=link_local,
             )
         return await self._bridges.attach(
             container_id,
@@ -68,6 +85,7 @@ class DrivenNetwork:
             routed=routed,
             wishes=wishes,
             mac=mac,
+            link_local=link_local,
             ports=ports,
             name=name,
         )

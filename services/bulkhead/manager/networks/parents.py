@@ -16,7 +16,7 @@ from bulkhead.manager.networks.bridge import mac_of, parse_mac
 from bulkhead.manager.networks.leases import Leases
 from bulkhead.manager.networks.link_options import why_not_made
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Branch, Branches, Parent, Survey
-from bulkhead.model.network import Endpoint, LinkPlan, Netns, Reconciled
+from bulkhead.model.network import Endpoint, IPInterface, LinkPlan, Netns, Reconciled
 
 _log = structlog.get_logger()
 # How parents that we made are told from the host's own, besides the alias.
@@ -89,6 +89,7 @@ class ParentNetworks:
         routed: Collection[int] = FAMILIES,
         wishes: Sequence[AddressWish] = (),
         mac: str | None = None,
+        link_local: Sequence[IPInterface] = (),
     ) -> Endpoint:
         net = self._net(network)
         given = net.leases.take(container_id, wishes)
@@ -103,7 +104,8 @@ class ParentNetworks:
             )
             self._live[_place(endpoint)] = endpoint
             self._pending.add(_place(endpoint))
-            await self._graft(netns, self._branch_of(endpoint, routed))
+            branch = self._branch_of(endpoint, routed)
+            await self._graft(netns, replace(branch, addresses=(*branch.addresses, *link_local)))
         except BaseException:
             net.leases.release(container_id, given)
             self._live.pop((network, container_id), None)

@@ -73,6 +73,7 @@ class Network(Protocol):
         routed: Collection[int] = FAMILIES,
         wishes: Sequence[AddressWish] = (),
         mac: str | None = None,
+        link_local: Sequence[IPInterface] = (),
         ports: Sequence[PortBinding] = (),
         name: str | None = None,
     ) -> Endpoint:
@@ -80,9 +81,9 @@ class Network(Protocol):
 
         For the families (4, 6) in `routed` the network's gateway is the namespace's way to everywhere else, and there
         ports are published. Of `wishes` there is one per family at most; one that is taken brings another address,
-        unless it is fixed: then Forbidden. `name` is the container's, for the error texts. On any failure, cancellation
-        included, nothing stays. Raises Internal with Docker's text when a host port is taken,
-        ResourceExhausted without a free address or port, NotFound when the process is gone,
+        unless it is fixed: then Forbidden. The interface has those of `link_local`, too. `name` is the container's, for
+        the error texts. On any failure, cancellation included, nothing stays. Raises Internal with Docker's text when a
+        host port is taken, ResourceExhausted without a free address or port, NotFound when the process is gone,
         InvalidArgument for what can never work.
         """
 
