@@ -17,8 +17,9 @@ from bulkhead.linux import netlink
 from bulkhead.model.instance import SERVICES
 from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
-from tests.support.engine import Engine, free_port
+from tests.support.engine import Engine
 from tests.support.eventually import until
+from tests.support.ports import free_port
 
 # Of this process alone: the bridges of tests that run beside each other would clash.
 NET = f"fd00:6:7:{os.getpid() % 0xFFFF:x}:"

@@ -86,14 +86,6 @@ class FakeCgroup:
                 continue
 
 
-def _state(pid: int) -> str:
-    """A process's state as ps(1) spells it, or nothing when it has ended meanwhile."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 @dataclass(eq=False)
 class FakeProcess:
     pid: int
