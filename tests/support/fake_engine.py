@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -20,17 +21,18 @@ from bulkhead.settings import Settings
 from tests.support.fake_manager import FakeManager
 
 
-def fake_settings(base: Path) -> Settings:
+def fake_settings(base: Path, **api: Any) -> Settings:
+    """With these keys in the table [api]."""
     instance = Instance(run=base / "run", data=base / "data")
     for directory in (instance.run, instance.data):
         directory.mkdir(parents=True, exist_ok=True)
-    return Settings(instance=instance, path=base / "config.toml", tables={})
+    return Settings(instance=instance, path=base / "config.toml", tables={"api": api})
 
 
 @asynccontextmanager
-async def fake_engine(base: Path) -> AsyncIterator[FakeManager]:
-    """The API daemon and its fake manager, serving below `base` while entered."""
-    settings = fake_settings(base)
+async def fake_engine(base: Path, **api: Any) -> AsyncIterator[FakeManager]:
+    """The API daemon, told `api`, and its fake manager, serving below `base` while entered."""
+    settings = fake_settings(base, **api)
     manager = FakeManager(settings.instance)
     async with manager.serving(), serve(settings):
         yield manager

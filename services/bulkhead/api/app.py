@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from bulkhead.api import listener
@@ -30,7 +31,7 @@ from bulkhead.api.adapters.manager import (
 from bulkhead.api.adapters.stdio import ShimStdio
 from bulkhead.api.admission import Admission
 from bulkhead.api.config import ApiConfig
-from bulkhead.api.connection import EngineConnection
+from bulkhead.api.connection import EngineConnection, Refusal
 from bulkhead.api.feeds import Feeds
 from bulkhead.api.logs import LogReader
 from bulkhead.api.metrics import Metrics
@@ -58,6 +59,7 @@ from bulkhead.settings import Settings
 from bulkhead.wire.client import channel
 from bulkhead.wire.inflight import InFlight
 
+log = structlog.get_logger()
 # How long a stop waits for requests that are under way; streams without an end are dropped at once.
 DRAIN_SECONDS = 8.0
 # And how long their answers may then take to be sent.
@@ -123,17 +125,19 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         )
         remote = open_remote(config)
         names = (*config.hosts, *(remote.names if remote is not None else ()))
-        local = _server(Edge(routes, Admission(), metrics, in_flight))
+        edge = partial(Edge, routes, metrics=metrics, in_flight=in_flight, patience=config.body_timeout)
+        local = _server(edge(Admission()), config.max_connections)
         await stack.enter_async_context(_listening(instance, config, local))
         if remote is not None:
-            far = _server(Edge(routes, Admission(names, remote=True), metrics, in_flight))
+            far = _server(edge(Admission(names, remote=True)), config.max_connections)
             await stack.enter_async_context(_listening_remotely(remote, far))
         yield
 
 
-def _server(edge: Edge) -> EngineServer:
+def _server(edge: Edge, most: int) -> EngineServer:
     return EngineServer(
         edge,
+        most,
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,
@@ -175,14 +179,22 @@ async def _ended(engine: EngineServer) -> None:
 
 
 class EngineServer(web.Server):
-    """aiohttp's low-level server with connections that can be taken over."""
+    """aiohttp's low-level server with connections that can be taken over, at `most` so many (0: any number)."""
 
-    def __init__(self, edge: Edge, **settings: Any) -> None:
+    def __init__(self, edge: Edge, most: int, **settings: Any) -> None:
         super().__init__(edge, **settings)
         self._edge = edge
+        self._most = most
+        self._full = False
 
-    def __call__(self) -> EngineConnection:
-        return EngineConnection(self, loop=self._loop, **self._kwargs)
+    def __call__(self) -> asyncio.Protocol:  # type: ignore[override]
+        if not 0 < self._most <= len(self.connections):
+            self._full = False
+            return EngineConnection(self, loop=self._loop, **self._kwargs)
+        if not self._full:
+            self._full = True
+            log.warning("refusing clients: too many connections", most=self._most)
+        return Refusal(f"too many connections: {self._most} are open ([api] max_connections)")
 
     async def drain(self) -> None:
         """Answer what was asked, for DRAIN_SECONDS at most; streams without an end are ended at once."""

@@ -21,6 +21,8 @@ from bulkhead.errors import InvalidArgument
 LARGEST_BODY = 8 << 20
 # How much of a body is read, and for how long, only to be polite (256 KiB are Go's).
 MOST_HEARD = 256 << 10
+# A streamed body gets on when so many bytes come in the time that the client has (54 a second).
+PROGRESS = 16 << 10
 HEARD_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -31,13 +33,36 @@ _LATEST = 253402300799  # the last second of the year 9999
 _TIMESTAMP = re.compile(r"([0-9]+)(?:\.([0-9]{1,9})[0-9]*)?")
 
 
+class Pace:
+    """How long a body may still be waited for (`left`, seconds): `patience`, and as long again for each `progress`
+    bytes."""
+
+    __slots__ = ("_came", "_patience", "_progress", "left")
+
+    def __init__(self, patience: float, progress: int) -> None:
+        self._patience, self._progress = patience, progress
+        self._came = 0
+        self.left = patience
+
+    def note(self, waited: float, size: int) -> None:
+        """So many bytes came, after a wait of so many seconds."""
+        self.left -= waited
+        self._came += size
+        if self._came >= self._progress:
+            self._came, self.left = 0, self._patience
+
+
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A request with its negotiated version and the arguments of its path."""
+    """A request with its negotiated version and the arguments of its path.
+
+    `patience`: how long (seconds) its body may be waited for; see `ApiConfig.body_timeout`.
+    """
 
     request: web.BaseRequest
     version: Version
     arguments: Mapping[str, str] = field(default_factory=dict)
+    patience: float = 300.0
 
     def __getitem__(self, name: str) -> str:
         """The path's argument `name`."""
@@ -97,10 +122,28 @@ class Call:
         return parse_json(data, kind)
 
     async def blocks(self, size: int) -> AsyncGenerator[bytes]:
-        """The raw body, in blocks of at most `size` bytes; a client that waits to be asked for it is asked."""
+        """The raw body, in blocks of at most `size` bytes; a client that waits to be asked for it is asked.
+
+        Raises InvalidArgument when the client sends next to nothing for too long.
+        """
+        async for block in self._blocks(size, PROGRESS):
+            yield block
+
+    async def _blocks(self, size: int, progress: int) -> AsyncGenerator[bytes]:
+        """Only the time that we wait for the client counts; `progress` bytes earn it all of its time again."""
         if self.request.headers.get("Expect", "").lower() == "100-continue":
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        async for block in self.request.content.iter_chunked(size):
+        clock, pace = asyncio.get_running_loop().time, Pace(self.patience, progress)
+        while True:
+            began = clock()
+            try:
+                async with asyncio.timeout(pace.left):
+                    block = await self.request.content.read(size)
+            except TimeoutError:
+                raise InvalidArgument(f"request body is too slow: it got nowhere in {self.patience:g} s") from None
+            if not block:
+                return
+            pace.note(clock() - began, len(block))
             yield block
 
     async def hear_out(self) -> None:
@@ -119,7 +162,7 @@ class Call:
 
     async def _read(self) -> bytes:
         parts, size = [], 0
-        async for part in self.blocks(1 << 16):
+        async for part in self._blocks(1 << 16, LARGEST_BODY):
             size += len(part)
             if size > LARGEST_BODY:
                 raise InvalidArgument(f"request body is larger than {LARGEST_BODY} bytes")

@@ -19,7 +19,7 @@ import re
 import select
 import struct
 import termios
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -37,6 +37,12 @@ _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n
 _LAST_CHUNK = b"0\r\n\r\n"
 _LONGEST_HEAD = 16 << 10
 _MOST_HELD = 64 << 10
+# How long one who is refused may take to ask.
+REFUSAL_SECONDS = 5.0
+_REFUSED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Connection: close\r\n\r\n"
+)
 # How long output waits for a client to read the head of the answer, and how often this is looked at.
 HEAD_SECONDS = 0.1
 HEAD_PAUSE = 0.0005
@@ -287,6 +293,26 @@ class EngineConnection(RequestHandler):
         super().resume_writing()
         if self._listener is not None:
             self._listener.writing_resumed()
+
+
+class Refusal(asyncio.Protocol):
+    """A connection that there is no room for: its first request is answered 503, and that is all."""
+
+    def __init__(self, reason: str) -> None:
+        self._body = body_of(reason)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are not asyncio.Transport by inheritance.
+        self._transport = cast(asyncio.Transport, transport)
+        self._timer = asyncio.get_running_loop().call_later(REFUSAL_SECONDS, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Not before something was asked: a client that is cut off while it asks sees no answer."""
+        self._transport.write(_REFUSED % len(self._body) + self._body)
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
 
 
 def _is_too_long(error: BaseException | None) -> bool:

@@ -33,11 +33,14 @@ _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 class Edge:
     """aiohttp's handler: called with each request of each connection."""
 
-    def __init__(self, table: Table, admission: Admission, metrics: Metrics, in_flight: InFlight) -> None:
+    def __init__(
+        self, table: Table, admission: Admission, metrics: Metrics, in_flight: InFlight, *, patience: float
+    ) -> None:
         self._table = table
         self._admission = admission
         self._metrics = metrics
         self._in_flight = in_flight
+        self._patience = patience
         self._handling: set[asyncio.Task[Any]] = set()
         self._cut = False
 
@@ -114,7 +117,8 @@ class Edge:
             versions.check(version)
         except InvalidArgument as error:
             return _refused(error, version)
-        return await _guarded(found.handler, Call(request=request, version=version, arguments=found.arguments))
+        call = Call(request=request, version=version, arguments=found.arguments, patience=self._patience)
+        return await _guarded(found.handler, call)
 
 
 def _split(path: str) -> tuple[str, str | None]:

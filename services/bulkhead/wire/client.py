@@ -70,6 +70,18 @@ def _apart(over: Channel) -> Iterator[ServiceStub]:
             own.close()
 
 
+async def _or_hang_up(messages: AsyncIterator[Any], over: Channel, failed: list[Exception]) -> AsyncIterator[Any]:
+    """What a call is told. Where that fails, the call is broken off: it would wait for the rest for ever."""
+    try:
+        async for message in messages:
+            yield message
+    except Exception as error:
+        failed.append(error)
+        over.close()
+        # To end here would say that this was all.
+        await asyncio.Event().wait()
+
+
 class _Translating(ServiceStub):
     """The four call shapes of a generated stub, each translated."""
 
@@ -139,13 +151,37 @@ class _Translating(ServiceStub):
         with translated(self.peer), _apart(self.channel) as own:
             return await own._stream_unary(*args, metadata=self._metadata(metadata), **kwargs)
 
-    async def _stream_stream(self, *args: Any, metadata: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
-        count_call(self.peer, args[0])
-        with translated(self.peer), _apart(self.channel) as own:
-            answers = cast(Messages, own._stream_stream(*args, metadata=self._metadata(metadata), **kwargs))
-            async with aclosing(answers):
-                async for message in answers:
-                    yield message
+    async def _stream_stream(
+        self,
+        route: str,
+        request_iterator: Any,
+        request_type: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> AsyncIterator[Any]:
+        count_call(self.peer, route)
+        failed: list[Exception] = []
+        try:
+            with translated(self.peer), _apart(self.channel) as own:
+                answers = own._stream_stream(
+                    route,
+                    _or_hang_up(request_iterator, own.channel, failed),
+                    request_type,
+                    response_type,
+                    timeout=timeout,
+                    deadline=deadline,
+                    metadata=self._metadata(metadata),
+                )
+                async with aclosing(cast(Messages, answers)) as said:
+                    async for message in said:
+                        yield message
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
 
 
 class ServiceChannel(MortalChannel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.api.call import check_content_type, integer, parse_filters, parse_json
+from bulkhead.api.call import Pace, check_content_type, integer, parse_filters, parse_json
 from bulkhead.api.schema.create import CreateBody
 from bulkhead.errors import InvalidArgument
 
@@ -82,3 +82,17 @@ def test_integers_are_decimal(text: str, meant: int) -> None:
 def test_what_is_no_integer_gets_gos_text(text: str) -> None:
     with pytest.raises(InvalidArgument, match="invalid syntax"):
         integer(text)
+
+
+def test_a_body_has_its_time_again_when_it_gets_on() -> None:
+    pace = Pace(10.0, 1000)
+    for _ in range(50):
+        pace.note(9.0, 1000)
+        assert pace.left == 10.0
+
+
+def test_a_body_that_comes_byte_by_byte_uses_its_time_up() -> None:
+    pace = Pace(10.0, 1000)
+    for second in range(1, 11):
+        pace.note(1.0, 1)
+        assert pace.left == 10.0 - second
