@@ -29,6 +29,7 @@ import uvloop
 from bulkhead import __version__, failpoints, logfile, settings, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
 from bulkhead.linux.process import trim_memory
+from bulkhead.linux.threads import Threads
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
 
@@ -63,6 +64,8 @@ def run_service(
         failpoints.listen(str(told.instance.run))
         with _PidFile(options.pid_file or told.instance.pid_file(name)).held() as pid_file:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                # Work of the loop's own pool must not be refused because the pool cannot grow.
+                runner.get_loop().set_default_executor(Threads(thread_name_prefix="asyncio"))
                 runner.run(_until_told(told, serve, pid_file))
     except BulkheadError as error:
         log.error(str(error))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from bulkhead.linux.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,7 +20,7 @@ class Blocking:
     """
 
     def __init__(self, workers: int = 4) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="content")
+        self._pool = Threads(max_workers=workers, thread_name_prefix="content")
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`call(*args, **kwargs)` in a thread; its result, or what it raised."""

@@ -29,6 +29,8 @@ from ipaddress import (
 from pathlib import Path
 from typing import TypeVar
 
+from bulkhead.linux import threads
+
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
@@ -470,7 +472,8 @@ def _on_thread(body: Callable[[], T]) -> T:
             failures.append(error)
 
     thread = threading.Thread(target=run, name="netns")
-    thread.start()
+    with threads.refusal():
+        thread.start()
     thread.join()
     if failures:
         raise failures[0]

@@ -92,7 +92,11 @@ class Column:
     then: Fault
     # Each process is struck at each `stride`-th of these places.
     stride: int = 1
+    # The container's process ends by it: it is started again before the operation is repeated.
+    ends: bool = False
     reboots: bool = False
+    # All who could have known an exit code die at once.
+    forgets: bool = False
 
 
 def _nothing(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
@@ -215,8 +219,10 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "kill api": Column(strikes=_of(Place.API, Place.MANAGER), action="stop", then=_api_dies),
         "kill registry": Column(strikes=_of(Place.REGISTRY), action="kill", then=_nothing),
         "kill all": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_dies),
-        "kill all+shim": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_and_shim_die),
-        "kill init": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_init_dies),
+        "kill all+shim": Column(
+            strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_and_shim_die, forgets=True
+        ),
+        "kill init": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_init_dies, ends=True),
         "stop manager": Column(strikes=_of(Place.MANAGER), action="stop", then=_stands_still),
         "stop api": Column(strikes=_of(Place.API), action="stop", then=_stands_still),
         "stop supervisor": Column(strikes=_of(Place.SUPERVISOR), action="stop", then=_stands_still),
@@ -228,7 +234,12 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "EAGAIN on clone": Column(strikes=_can_fail("nsexec."), action="error(EAGAIN)", then=_nothing),
         "run wiped": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_run_is_wiped),
         "reboot": Column(
-            strikes=_first_of(Place.MANAGER, Place.SHIM), action="stop", then=_reboots, reboots=True, stride=2
+            strikes=_first_of(Place.MANAGER, Place.SHIM),
+            action="stop",
+            then=_reboots,
+            ends=True,
+            reboots=True,
+            stride=2,
         ),
         "clock +1 h": Column(strikes=_first_of(*Place), action="stop", then=_clock_is_set(HOUR), stride=4),
         "clock -1 h": Column(strikes=_first_of(*Place), action="stop", then=_clock_is_set(-HOUR), stride=4),
@@ -267,9 +278,9 @@ class Matrix:
             subject = ROWS[row](self.host)
             self._strike(subject, COLUMNS[column], passed, result)
             wrong = self._after(subject, COLUMNS[column])
-            # Who is killed has 137 for an exit code, whatever the operation would have made of it.
-            killed = COLUMNS[column].then is _init_dies
-            result.wrong += [each for each in wrong if not (killed and "ExitCode is 137" in each)]
+            # Never guessed: whoever cannot know the code says so.
+            stated = COLUMNS[column].forgets and self.host.has_lost(subject.container, "exit code")
+            result.wrong += [each for each in wrong if not (stated and "ExitCode is 255" in each)]
         result.seconds = time.monotonic() - began
         return result
 
@@ -297,7 +308,9 @@ class Matrix:
     def _after(self, subject: Subject, column: Column) -> list[str]:
         wrong = [f"after recovery: {each}" for each in facts.settled(self.host.engine)]
         if column.reboots:
-            wrong += self.host.revived(subject.container)
+            wrong += self.host.bystander_ended()
+        if column.ends:
+            self.host.revive(subject.container)
         wrong += self._again(subject)
         wrong += [f"after the repetition: {each}" for each in facts.settled(self.host.engine)]
         wrong += self.host.bystander_noticed()

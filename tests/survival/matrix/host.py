@@ -99,17 +99,24 @@ class Host:
     def has_bystander(self) -> bool:
         return bool(self._first)
 
-    def revived(self, container: str) -> list[str]:
-        """Start again what ran when the machine went down; what of that is wrong. The bystander is gone after."""
+    def bystander_ended(self) -> list[str]:
+        """What of a reboot's end of it is not right; it is gone after."""
         state = self.state(BYSTANDER)
         wrong = [] if state["Status"] == "exited" else [f"the bystander is {state['Status']} after a reboot"]
         self.done("DELETE", f"/containers/{BYSTANDER}?force=1&v=1")
         self._first = {}
+        return wrong
+
+    def has_lost(self, name: str, what: str) -> bool:
+        """Whether inspect states that."""
+        return any(each["What"] == what for each in self.state(name).get("Losses") or ())
+
+    def revive(self, container: str) -> None:
+        """Start again what has run, as its user would, and let it come to where it was."""
         if container and self.state(container):
             before = self._lines(container)
             self.done("POST", f"/containers/{container}/start", also=(304, 404, 409))
             until(lambda: self._lines(container) >= before + LINES, REVIVAL_SECONDS)
-        return wrong
 
     def _lines(self, name: str) -> int:
         return len(self.output(name).split())

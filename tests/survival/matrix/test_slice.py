@@ -28,6 +28,8 @@ CELLS = (
     ("rm", "kill manager", "manager.remove.recorded", Place.MANAGER),
     ("start", "no descriptors", "manager.shim.launched", Place.MANAGER),
     ("run", "no descriptors", "manager.start.plugged", Place.MANAGER),
+    ("run", "no processes", "manager.start.plugged", Place.MANAGER),
+    ("unpause", "kill init", "manager.unpause.thawed", Place.MANAGER),
     ("start", "clock -1 h", "shim.start.begun", Place.SHIM),
     ("load", "ENOSPC", "disk.layer.rename", Place.MANAGER),
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
-from bulkhead.linux import conntrack, netlink, nftables, xtables
+from bulkhead.linux import conntrack, netlink, nftables, threads, xtables
 from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks import publish
@@ -206,7 +206,10 @@ class NetlinkKernel:
 
 
 async def _on_thread(body: Callable[[], T]) -> T:
-    """What `body` returns or raises on a new thread; a cancelled awaiter waits for its end first."""
+    """What `body` returns or raises on a new thread; a cancelled awaiter waits for its end first.
+
+    Raises OSError when there can be no thread.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -219,7 +222,8 @@ async def _on_thread(body: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(done.set_result, result)
 
     # Not threading.Thread: its start() makes the event loop wait until the thread runs.
-    _thread.start_new_thread(run, ())
+    with threads.refusal():
+        _thread.start_new_thread(run, ())
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
         try:

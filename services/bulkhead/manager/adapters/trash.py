@@ -15,13 +15,13 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 import structlog
 
 from bulkhead.content.durable import disk_errors
+from bulkhead.linux.threads import Threads
 
 log = structlog.get_logger()
 # How long the deleting thread works before it looks whether it should wait (seconds).
@@ -40,7 +40,7 @@ class Trash:
         self._quiet.set()
         self._busy = 0
         self._hopeless: set[str] = set()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trash", initializer=_be_nice)
+        self._thread = Threads(max_workers=1, thread_name_prefix="trash", initializer=_be_nice)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Trash:
