@@ -179,7 +179,7 @@ async def _servicers(
         ExecsServicer(core.execs),
         SystemServicer(records.index, events, facts, *in_flight),
         NetworksServicer(core.networks),
-        VolumesServicer(core.volumes, core.volume_pruning),
+        VolumesServicer(core.volumes, core.volume_pruning, core.actors),
         StatisticsServicer(core.sampler),
         UpdatesServicer(core.updating),
         images.servicer,

@@ -83,6 +83,7 @@ class Core:
     volume_pruning: VolumePruning
     recovery: Recovery
     exits: Exits
+    actors: Actors
 
 
 def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Actors) -> Core:
@@ -169,6 +170,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
     )
     updating = Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit)
     return Core(
+        actors=actors,
         containers=containers,
         execs=Execs(instance=instance, records=records, shims=shims, actors=actors),
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),

@@ -7,6 +7,7 @@ what the first one is patiently stopping. A stop goes on to its end even when th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -118,7 +119,7 @@ class Stopping:
             shim = await self.shims.ensure(container_id)
             await shim.pause()
             failpoints.hit("manager.pause.frozen")
-            await self._move(container, Event.PAUSED, "pause")
+            await self._move(container, Event.PAUSED, "pause", shim.resume)
 
         await self.actors.perform(container_id, "pause", work, seconds=SIGNAL_SECONDS)
 
@@ -132,15 +133,21 @@ class Stopping:
             shim = await self.shims.ensure(container_id)
             await shim.resume()
             failpoints.hit("manager.unpause.thawed")
-            await self._move(container, Event.RESUMED, "unpause")
+            await self._move(container, Event.RESUMED, "unpause", shim.pause)
 
         await self.actors.perform(container_id, "unpause", work, seconds=SIGNAL_SECONDS)
 
-    async def _move(self, container: Container, event: Event, action: str) -> None:
+    async def _move(self, container: Container, event: Event, action: str, undo: Callable[[], Awaitable[None]]) -> None:
         # Docker calls a container unhealthy while nobody probes it.
         health = container.health.stopped() if container.health is not None else None
         moved = replace(container, phase=apply(container.phase, event), health=health)
-        await self.records.commit(Change(update=moved, events=(of_container(moved, action),)))
+        try:
+            await self.records.commit(Change(update=moved, events=(of_container(moved, action),)))
+        except BulkheadError:
+            # Who asked is told that it has failed, and the record says the same: so it must be.
+            with contextlib.suppress(BulkheadError):
+                await undo()
+            raise
         failpoints.hit("manager.pause.recorded")
 
     async def _end(self, container: Container, number: int, seconds: float | None, intent: Intent) -> None:

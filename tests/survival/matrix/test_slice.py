@@ -30,6 +30,8 @@ CELLS = (
     ("run", "no descriptors", "manager.start.plugged", Place.MANAGER),
     ("run", "no processes", "manager.start.plugged", Place.MANAGER),
     ("unpause", "kill init", "manager.unpause.thawed", Place.MANAGER),
+    ("unpause", "ENOSPC", "manager.records.written", Place.MANAGER),
+    ("volume rm", "kill api", "manager.records.written", Place.MANAGER),
     ("start", "clock -1 h", "shim.start.begun", Place.SHIM),
     ("load", "ENOSPC", "disk.layer.rename", Place.MANAGER),
 )

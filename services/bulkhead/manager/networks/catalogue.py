@@ -61,14 +61,7 @@ class Networks:
             if any(each.name == wanted.name for each in self.networking.known):
                 raise Conflict(f"network with name {wanted.name} already exists")
             network = await self._complete(wanted)
-            await self.networking.add(network)
-            try:
-                event = about_network(network, "create")
-                await self.records.commit(Change(network=network, events=(event,)), durable=True)
-                failpoints.hit("manager.network.recorded")
-            except BaseException:
-                await self.networking.drop(network)
-                raise
+            await self.actors.shielded(self._add(network), "create network")
         return network
 
     def select(self, filters: Filters) -> list[NetworkRecord]:
@@ -198,6 +191,16 @@ class Networks:
         failpoints.hit("manager.connect.recorded")
 
     # ---- inside ----
+
+    async def _add(self, network: NetworkRecord) -> None:
+        await self.networking.add(network)
+        try:
+            event = about_network(network, "create")
+            await self.records.commit(Change(network=network, events=(event,)), durable=True)
+            failpoints.hit("manager.network.recorded")
+        except BaseException:
+            await self.networking.drop(network)
+            raise
 
     async def _drop(self, network: NetworkRecord) -> None:
         """The kernel first: it refuses when somebody is just being plugged in. A crash before the record is gone leaves

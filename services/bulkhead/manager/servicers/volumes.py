@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bulkhead.manager.actors import Actors
 from bulkhead.manager.servicers.containers import filters_of
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.volumes.pruning import VolumePruning
@@ -19,10 +20,12 @@ class VolumesServicer(api.VolumesBase):
 
     _volumes: Volumes
     _pruning: VolumePruning
+    # What is begun is ended, though its caller dies: a record without its directory helps nobody.
+    _actors: Actors
 
     async def create(self, message: api.CreateVolumeRequest) -> api.Volume:
         wanted = Volume(name=message.name, driver=message.driver, labels=message.labels, options=message.options)
-        return self._shown(await self._volumes.create(wanted))
+        return self._shown(await self._actors.shielded(self._volumes.create(wanted), "create volume"))
 
     async def list(self, message: api.ListVolumesRequest) -> api.ListVolumesResponse:
         found = self._pruning.select(filters_of(message.filters))
@@ -39,11 +42,11 @@ class VolumesServicer(api.VolumesBase):
         return self._shown(self._volumes.get(message.name))
 
     async def remove(self, message: api.RemoveVolumeRequest) -> api.RemoveVolumeResponse:
-        await self._volumes.remove(message.name, force=message.force)
+        await self._actors.shielded(self._volumes.remove(message.name, force=message.force), "remove volume")
         return api.RemoveVolumeResponse()
 
     async def prune(self, message: api.PruneVolumesRequest) -> api.PruneVolumesResponse:
-        pruned = await self._pruning.prune(filters_of(message.filters))
+        pruned = await self._actors.shielded(self._pruning.prune(filters_of(message.filters)), "prune volumes")
         return api.PruneVolumesResponse(names=list(pruned.names), space_reclaimed=pruned.space_reclaimed)
 
     def _shown(self, volume: Volume, *, size: int = _NOT_ASKED, references: int = 0) -> api.Volume:
