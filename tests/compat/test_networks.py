@@ -58,7 +58,7 @@ def serve(target: Target, name: str, *options: str) -> str:
 
 def fetch(target: Target, container: str, url: str) -> str:
     """What a container reads there; retried while the server is starting."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         done = target.docker("exec", container, "wget", "-qO-", url)
         if done.returncode == 0 or time.monotonic() > deadline:

@@ -17,6 +17,8 @@ V1 = not Path(CG, "cgroup.controllers").exists()
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nal:x:1000:1001:Al:/home/al:/bin/sh\n"
 _GROUP = "root:x:0:\nstaff:x:50:al\nal:x:1001:\naudio:x:29:\n"
 
+# One that outlives its parent, and is known by /p.
+ORPHAN = "(sh -c 'echo $$ >/p; exec sleep 0.1' &); while ! test -s /p; do sleep 0.05; done"
 _APPLETS = "sh cat grep id ls mount head tail sort touch tr cut ps sleep test echo pwd hostname env"
 
 # options, command inside, what it says
@@ -56,7 +58,7 @@ EVIDENCE = [
     ("--read-only -v /vol", "touch /vol/x && echo written", "written"),
     ("-v /tmp:/x:ro", "touch /x/y 2>/dev/null || echo refused", "refused"),
     ("--init", "cat /proc/1/cmdline | tr '\\0' ' ' | cut -c1-21", "/sbin/docker-init --"),
-    ("--init", "(sleep 0.1 &); sleep 0.4; ps -o comm | grep -c sleep", "0"),
+    ("--init", f"{ORPHAN}; while test -d /proc/$(cat /p); do :; done; echo reaped", "reaped"),
     ("--init --pid host", "tr '\\0' ' ' < /proc/self/cmdline | cut -c1-2", "tr"),
     ("--pid host", "test -d /proc/2 && cat /proc/2/comm", "kthreadd"),
     ("--annotation a=b", "echo ran", "ran"),

@@ -14,6 +14,7 @@ SECONDS = 20.0
 SEED = "BULKHEAD_TEST_SEED"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not SPEC.exists(), reason=f"{SPEC} is not on this machine")
 def test_no_request_of_the_description_breaks_anything() -> None:
     api = pytest.importorskip("tests.fuzz.api", exc_type=ImportError)
