@@ -804,6 +804,8 @@ class _System(wire.SystemBase):
             data_dir=str(self._engine.instance.data),
             cgroup_version=1,
             mirrors=["http://127.0.0.1:5000/"],
+            logging_driver="local",
+            http_proxy="http://proxy.test:3128",
         )
 
     async def events(self, message: wire.EventsRequest) -> AsyncIterator[wire.Event]:

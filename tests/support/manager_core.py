@@ -39,6 +39,7 @@ class World:
     snapshots: FakeSnapshots
     images: FakeImages = field(default_factory=FakeImages)
     kernel: FakeKernel = field(default_factory=FakeKernel)
+    config: ManagerConfig = field(default_factory=ManagerConfig)
     boot_id: str = "boot-1"
     swept: list[frozenset[str]] = field(default_factory=list)
 
@@ -123,7 +124,7 @@ async def running_core(world: World, *, recover: bool = True) -> AsyncIterator[R
                 figures=lambda each, _: Sample(id=each.id, name=each.name, at=time.time_ns()),
                 limit=lambda _, __: None,
             )
-            core = assemble(world.instance, ManagerConfig(), ports, actors)
+            core = assemble(world.instance, world.config, ports, actors)
             if recover:
                 await core.networking.recover()
                 await core.recovery.recover()

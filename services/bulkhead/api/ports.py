@@ -588,6 +588,10 @@ class EngineInfo:
     insecure_registries: tuple[str, ...] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     default_runtime: str = "bulkhead"
+    logging_driver: str = "json-file"
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     remaps_users: bool = False
 
 

@@ -52,6 +52,13 @@ def no_proxy(text: str) -> tuple[str, ...]:
     return tuple(rule for rule in (part.strip().lower() for part in text.split(",")) if rule)
 
 
+def without_password(proxy: str) -> str:
+    """A proxy as users are shown it."""
+    if not proxy or _proxy_url(proxy).user is None:
+        return proxy
+    return str(_proxy_url(proxy).with_user("xxxxx").with_password("xxxxx"))
+
+
 def _proxy_url(text: str) -> URL:
     try:
         url = URL(text if "://" in text else f"http://{text}")

@@ -172,6 +172,8 @@ async def _servicers(
         layers_size=images.store.disk_usage,
         warnings=warnings,
         runtimes=ports.runtimes,
+        logging_driver=config.log_driver,
+        proxies=config.images().proxies,
         remaps_users=ports.remapping is not None,
     )
     return (

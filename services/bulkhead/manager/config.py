@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -24,6 +24,7 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     spoken to by plain HTTP. `*_proxy`: win over the environment variables of these names. `image_gc_*`: percents of the
     disk in use, see images/watermarks.py; 0 = only users remove images. `log_*`: what a container that names no log
     driver gets; unlike Docker's, logs are capped.
+    `pids_limit`: processes and threads of a container that names no limit (0: any number).
     `events_keep`, `events_keep_hours`: how much of the journal is kept. `runtimes`, `default_runtime`: see `runtimes`.
     `health_action`, `health_budget`: what becomes of unhealthy containers without labels of their own, and how often in
     an hour at most (`model.directives`).
@@ -48,6 +49,7 @@ class ManagerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     log_max_file: int = 3
     events_keep: int = 100_000
     events_keep_hours: int = 24 * 30
+    pids_limit: Annotated[int, msgspec.Meta(ge=0)] = 0
     stop_timeout: int = 10
     runtimes: dict[str, RuntimeConfig] = {}
     default_runtime: str = "bulkhead"

@@ -23,7 +23,7 @@ from bulkhead.manager.networks.catalogue import initial_endpoints
 from bulkhead.manager.oci_resources import weighable
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
-from bulkhead.model.container import Container, ContainerSpec, Mount
+from bulkhead.model.container import Container, ContainerSpec, Mount, Resources
 from bulkhead.model.directives import directives
 from bulkhead.model.ids import new_id, short
 from bulkhead.model.image import merge
@@ -76,6 +76,7 @@ class Creation:
             merged = self._with_modes(merge(spec, image.config))
             merged = replace(merged, runtime=self.bundles.runtimes.chosen(merged.runtime))
             merged = replace(merged, log_config=configured(merged.log_config, self.bundles.config))
+            merged = replace(merged, resources=_with_pids_limit(merged.resources, self.bundles.config.pids_limit))
             path, *args = _command(merged)
             signals.parse_signal(merged.stop_signal)
             draft = Container(
@@ -213,6 +214,11 @@ def _command(spec: ContainerSpec) -> list[str]:
     if not command or not command[0]:
         raise InvalidArgument("No command specified")
     return command
+
+
+def _with_pids_limit(told: Resources, default: int) -> Resources:
+    """Clients say 0, or nothing, for the daemon's limit, and -1 for none."""
+    return replace(told, pids_limit=max(told.pids_limit or default, 0))
 
 
 def _check_mounts(mounts: Iterable[Mount]) -> None:

@@ -83,6 +83,11 @@ async def test_answers_of_get(fake: Fake, target: str, path: str) -> None:
     validate(reply.json, "GET", path)
 
 
+async def test_info_tells_what_the_manager_was_told(fake: Fake) -> None:
+    told = (await fake.call("GET", "/info")).json
+    assert (told["LoggingDriver"], told["HttpProxy"]) == ("local", "http://proxy.test:3128")
+
+
 async def test_answers_of_changes(fake: Fake) -> None:
     created = await fake.call("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "100"], **CONFIG})
     validate(created.json, "POST", "/containers/create", 201)

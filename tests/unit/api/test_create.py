@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -95,3 +96,16 @@ def test_privileged_shows_no_masked_paths() -> None:
 def test_echo_does_not_change_the_defaults_of_the_next() -> None:
     echo(spec())["LogConfig"]["Config"]["x"] = "y"
     assert echo(spec())["LogConfig"]["Config"] == {}
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(None, 0), (0, 0), (-1, -1), (-9, -1), (50, 50)])
+def test_no_limit_of_processes_is_another_thing_than_none_named(told: int | None, wanted: int) -> None:
+    """The CLI says 0 where its user says nothing."""
+    made = spec(PidsLimit=told)
+    assert made.resources.pids_limit == wanted
+    assert echo(made)["PidsLimit"] == (told if wanted > 0 else None)
+
+
+def test_the_daemons_limit_of_processes_is_shown() -> None:
+    made = spec(PidsLimit=0)
+    assert echo(replace(made, resources=replace(made.resources, pids_limit=77)))["PidsLimit"] == 77

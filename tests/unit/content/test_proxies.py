@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from bulkhead.content.proxies import Proxies, no_proxy
+from bulkhead.content.proxies import Proxies, no_proxy, without_password
 from bulkhead.errors import InvalidArgument
 
 PROXY = "http://proxy.test:3128"
@@ -50,3 +50,9 @@ def test_what_is_no_proxy_is_refused_without_its_password(text: str) -> None:
     with pytest.raises(InvalidArgument, match="cannot use proxy") as caught:
         Proxies(https=text)
     assert "secret" not in str(caught.value)
+
+
+def test_users_are_shown_a_proxy_without_its_password() -> None:
+    assert without_password("http://me:secret@proxy.test:3128") == "http://xxxxx:xxxxx@proxy.test:3128"
+    assert without_password("proxy.test:80") == "proxy.test:80"
+    assert without_password("") == ""

@@ -24,12 +24,13 @@ from bulkhead.errors import (
     Unavailable,
 )
 from bulkhead.linux import process
+from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.ports import Change, Exit
-from bulkhead.model.container import Mount, PublishedPort, RestartPolicy
+from bulkhead.model.container import Mount, PublishedPort, Resources, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
 from tests.support.eventually import eventually
-from tests.support.manager_core import Running, fake_core
+from tests.support.manager_core import Running, fake_core, new_world, running_core
 
 
 @pytest.fixture
@@ -187,6 +188,16 @@ async def test_unknown_and_ambiguous_references(core: Running) -> None:
 
 
 # Start and exit
+
+
+@pytest.mark.parametrize(("told", "limit"), [(0, 77), (-1, 0), (5, 5)])
+async def test_a_container_that_names_no_limit_of_processes_has_the_daemons(
+    tmp_path: Path, told: int, limit: int
+) -> None:
+    world = replace(new_world(tmp_path), config=ManagerConfig(pids_limit=77))
+    async with running_core(world) as core:
+        container_id = await core.create("true", resources=Resources(pids_limit=told))
+        assert core.get(container_id).spec.resources.pids_limit == limit
 
 
 async def test_run_to_the_end(core: Running) -> None:

@@ -267,7 +267,7 @@ def resources_of(host: wire.HostConfig) -> Resources:
         cpu_quota=host.CpuQuota or 0,
         cpuset_cpus=host.CpusetCpus or "",
         cpuset_mems=host.CpusetMems or "",
-        pids_limit=max(host.PidsLimit or 0, 0),
+        pids_limit=max(host.PidsLimit or 0, -1),
         blkio_weight=host.BlkioWeight or 0,
         device_read_bps=_throttles(host.BlkioDeviceReadBps),
         device_write_bps=_throttles(host.BlkioDeviceWriteBps),

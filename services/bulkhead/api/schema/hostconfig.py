@@ -302,8 +302,7 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
         shown["MemorySwap"] = 2 * shown["Memory"]
     if shown["MemorySwappiness"] == -1:
         shown["MemorySwappiness"] = None
-    if (shown["PidsLimit"] or 0) <= 0:
-        shown["PidsLimit"] = None
+    shown["PidsLimit"] = max(spec.resources.pids_limit, 0) or None
     if shown["SecurityOpt"] is None and (spec.privileged or "host" in (spec.ipc_mode, spec.pid_mode)):
         shown["SecurityOpt"] = ["label=disable"]
     if spec.privileged:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bulkhead.content.proxies import Proxies, without_password
 from bulkhead.counting import counts
 from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.index import Index
@@ -32,6 +33,8 @@ class EngineFacts:
     warnings: Callable[[], tuple[str, ...]]
     runtimes: Runtimes
     remaps_users: bool = False
+    logging_driver: str = "json-file"
+    proxies: Proxies = field(default_factory=Proxies)
 
 
 class SystemServicer(api.SystemBase):
@@ -62,6 +65,10 @@ class SystemServicer(api.SystemBase):
             insecure_registries=list(facts.insecure_registries),
             runtimes=facts.runtimes.programs(),
             default_runtime=facts.runtimes.default,
+            logging_driver=facts.logging_driver,
+            http_proxy=without_password(facts.proxies.http),
+            https_proxy=without_password(facts.proxies.https),
+            no_proxy=",".join(facts.proxies.exempt),
             remaps_users=facts.remaps_users,
         )
 

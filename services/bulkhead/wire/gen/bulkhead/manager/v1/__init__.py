@@ -683,6 +683,14 @@ class InfoResponse(betterproto2.Message):
     users of new containers are others of the host (userns-remap)
     """
 
+    logging_driver: "str" = betterproto2.field(15, betterproto2.TYPE_STRING)
+
+    http_proxy: "str" = betterproto2.field(16, betterproto2.TYPE_STRING)
+
+    https_proxy: "str" = betterproto2.field(17, betterproto2.TYPE_STRING)
+
+    no_proxy: "str" = betterproto2.field(18, betterproto2.TYPE_STRING)
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "InfoResponse", InfoResponse)
 
