@@ -193,11 +193,11 @@ def test_copies(remapping_engine: Engine, tmp_path: Path) -> None:
     assert (bind / "one").stat().st_uid == FIRST + 12
     assert (upper_of(engine, "to") / "root" / "one").stat().st_uid == 12
     engine.docker_ok("kill", "to")
-    for place in places:
-        engine.docker_ok("cp", str(tmp_path / "file"), f"to:{place.replace('one', 'two')}")
+    for place in ("/v/two", "/b/two"):
+        engine.docker_ok("cp", str(tmp_path / "file"), f"to:{place}")
     assert (bind / "two").stat().st_uid == FIRST + 12
     engine.docker_ok("start", "to")
-    assert engine.docker_ok("exec", "to", "stat", "-c", "%u:%g", "/root/two", "/v/two").split() == ["12:13"] * 2
+    assert engine.docker_ok("exec", "to", "stat", "-c", "%u:%g", "/v/two") == "12:13"
     engine.docker_ok("cp", "to:/v/two", str(tmp_path / "back"))
     assert (tmp_path / "back").read_text() == "copied"
     (tmp_path / "far").touch()

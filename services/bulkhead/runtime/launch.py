@@ -186,8 +186,9 @@ def create(
     with ExitStack() as undo:
         birth = _Birth(container_id, config, bundle, cgroup, undo, manner)
         with ExitStack() as temporary:
-            came = luggage.pack(plan, config, rootfs, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary)
-            luggage.give_stdio(stdio, config, temporary)
+            came = luggage.pack(
+                plan, config, rootfs, stdio, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary
+            )
             birth.begin(plan, translate.clone_flags(config), stdio, came, temporary)
         birth.until_ready(plan)
         left_out = (*translate.warnings(config["process"]), *translate.unknown_calls(config))
@@ -234,7 +235,8 @@ def exec_(
     _refuse_frozen(task)
     with ExitStack() as undo:
         came = [task.pidfd, *luggage.preserved(preserve_fds)]
-        luggage.give_stdio_to(task.pid, stdio, config)
+        if translate.opens_for_users(config):
+            luggage.give_stdio(stdio, task.pid)
         with _affinity(translate.first_affinity(merged)):
             conversation = _begin_exec(plan, task, stdio, came, undo)
         conversation.follow(trace)
@@ -249,6 +251,8 @@ def exec_planned(*, task: Task, planned: Planned, stdio: StdioFds) -> ExecProces
     """The same, for a launch that was worked out before. Raises what `exec_` raises."""
     _refuse_frozen(task)
     with ExitStack() as undo:
+        if planned.plan.flags & Flag.BECOME_ROOT:
+            luggage.give_stdio(stdio, task.pid)
         conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
         conversation.until_running()
         conversation.raise_limits(planned.plan.rlimits)

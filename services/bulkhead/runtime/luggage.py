@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.linux import idmap, mounts, namespaces, overlay
+from bulkhead.linux import idmap, locked_mounts, mounts, namespaces, overlay
+from bulkhead.linux.locked_mounts import Source
 from bulkhead.nsexec import Report, ReportKind
-from bulkhead.nsexec.plan import Flag, MountFlag, Plan
+from bulkhead.nsexec.plan import Flag, Mount, MountFlag, Plan
 from bulkhead.runtime import answers, translate
 from bulkhead.runtime.failures import CREATE, launch_failed
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
@@ -24,23 +26,39 @@ def pack(
     plan: Plan,
     config: Config,
     rootfs: OverlayRootfs | None,
+    stdio: StdioFds,
     *,
     exec_fifo: str | None,
     preserve_fds: int,
     stack: ExitStack,
 ) -> list[int]:
-    """Everything a new container's plan needs; what is opened here is closed by `stack`."""
+    """Everything a new container's plan needs; what is opened here is closed by `stack`. The pipes of a container with
+    a user namespace become its root's: nobody there could follow /dev/stdout to another's, or give them to its user."""
     packed = [open_namespace(kind, path, stack) for kind, path in translate.joined_namespaces(config)]
     users = Users(config, stack)
+    mapped = translate.opens_for_users(config)
+    root = list[_Wanted]()
     if plan.root is not None and plan.flags & Flag.ROOT_GIVEN:
         if rootfs is None:
-            packed.append(_tree(plan.root.path, stack, step="rootfs", recursive=True))
+            root.append(_Wanted(source=Source(path=plan.root.path, recursive=True), step="rootfs"))
         else:
             packed.append(_layers(rootfs, users, stack))
-    packed += _sources(plan, config, users, stack)
+    entries = translate.given_mounts(config)
+    sources = [_source_of(entry, mount.source, config) for entry, mount in zip(entries, _given(plan), strict=True)]
+    trees = _trees([*root, *sources], users if mapped else None, stack)
+    for entry, tree in zip(entries, trees[len(root) :], strict=True):
+        _show_ids(entry, tree, users)
+    packed += trees
+    if mapped:
+        _give(stdio, lambda: users.root)
     if exec_fifo is not None:
         packed.append(_fifo(exec_fifo, stack))
     return packed + preserved(preserve_fds)
+
+
+def _given(plan: Plan) -> list[Mount]:
+    """`plan.mounts` has them in the config's order, as `translate.given_mounts` does."""
+    return [mount for mount in plan.mounts if mount.flags & MountFlag.GIVEN]
 
 
 def preserved(count: int) -> list[int]:
@@ -73,29 +91,53 @@ def _fifo(path: str, stack: ExitStack) -> int:
     return fd
 
 
-def _tree(path: str, stack: ExitStack, *, step: str, recursive: bool, below: str = "") -> int:
-    """A copy of a mount that the container may not reach by itself: its root is nobody to the host's directories."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    source: Source
+    step: str
+
+
+def _source_of(entry: Config, source: str, config: Config) -> _Wanted:
+    recursive = mounts.parse_options(entry.get("options") or ()).recursive
+    wanted = Source(path=source, below=translate.subpath(config, entry), recursive=recursive)
+    return _Wanted(source=wanted, step="mount")
+
+
+def _trees(wanted: Sequence[_Wanted], users: Users | None, stack: ExitStack) -> list[int]:
+    """Copies of mounts that the container may not reach by itself: its root is nobody to the host's directories.
+
+    `users` of a container with a user namespace: what the host has forbidden, its root cannot allow.
+    """
+    found = list[int]()
     try:
-        fd = mounts.clone_below(path, below, recursive=recursive)
-    except OSError as error:
+        if users is not None:
+            found = locked_mounts.clones(users.own, [each.source for each in wanted])
+        else:
+            for each in wanted:
+                found.append(_clone(each.source))
+    except locked_mounts.CloneError as error:
+        step = next(each.step for each in wanted if each.source == error.source)
+        path, below = error.source.path, error.source.below
         named = f"{path} (subpath {below})" if below else path
-        report = Report(kind=ReportKind.ERROR, step=step, errno=error.errno or 0, detail=named)
-        raise launch_failed(report, CREATE) from error
-    stack.callback(os.close, fd)
-    return fd
+        raise launch_failed(
+            Report(kind=ReportKind.ERROR, step=step, errno=error.errno or 0, detail=named), CREATE
+        ) from error
+    finally:
+        for fd in found:
+            stack.callback(os.close, fd)
+    return found
 
 
-def give_stdio(stdio: StdioFds, config: Config, stack: ExitStack) -> None:
-    """Give the pipes of a new container to its root: whom its user namespace does not know, nobody there can follow to
-    /dev/stdout, nor give the pipes to another user."""
-    if translate.opens_for_users(config):
-        _give(stdio, lambda: Users(config, stack).root)
+def _clone(source: Source) -> int:
+    try:
+        return mounts.clone_below(source.path, source.below, recursive=source.recursive)
+    except OSError as error:
+        raise locked_mounts.CloneError.of(source, error.errno or 0) from error
 
 
-def give_stdio_to(pid: int, stdio: StdioFds, config: Config) -> None:
-    """The same for a further process in the container of process `pid`."""
-    if translate.opens_for_users(config):
-        _give(stdio, lambda: idmap.root_of(pid))
+def give_stdio(stdio: StdioFds, pid: int) -> None:
+    """Give the pipes of a further process to root of process `pid`'s user namespace."""
+    _give(stdio, lambda: idmap.root_of(pid))
 
 
 def _give(stdio: StdioFds, root: Callable[[], tuple[int, int]]) -> None:
@@ -160,21 +202,13 @@ class Users:
         return fd
 
 
-def _sources(plan: Plan, config: Config, users: Users, stack: ExitStack) -> list[int]:
-    """The given mounts. `plan.mounts` has them in the config's order, as `translate.given_mounts` does."""
-    entries = translate.given_mounts(config)
-    given = [mount for mount in plan.mounts if mount.flags & MountFlag.GIVEN]
-    return [_source(entry, mount.source, config, users, stack) for entry, mount in zip(entries, given, strict=True)]
-
-
-def _source(entry: Config, source: str, config: Config, users: Users, stack: ExitStack) -> int:
+def _show_ids(entry: Config, tree: int, users: Users) -> None:
+    if not translate.is_idmapped(entry):
+        return
     options = mounts.parse_options(entry.get("options") or ())
-    below = translate.subpath(config, entry)
-    fd = _tree(source, stack, step="mount", recursive=options.recursive, below=below)
-    if translate.is_idmapped(entry):
-        try:
-            mounts.map_ids(fd, users.of_mount(entry), recursive=options.idmap_tree)
-        except OSError as error:
-            report = Report(kind=ReportKind.ERROR, step="mount", errno=error.errno or 0, detail=f"{source} (idmap)")
-            raise launch_failed(report, CREATE) from error
-    return fd
+    try:
+        mounts.map_ids(tree, users.of_mount(entry), recursive=options.idmap_tree)
+    except OSError as error:
+        detail = f"{entry['source']} (idmap)"
+        report = Report(kind=ReportKind.ERROR, step="mount", errno=error.errno or 0, detail=detail)
+        raise launch_failed(report, CREATE) from error

@@ -28,7 +28,7 @@ Config = Mapping[str, Any]
 _VERSION = 1
 _LENGTH = struct.Struct("<I")
 # With these somebody must answer the stage, open what it takes along, or run something at its turns.
-_ATTENDED = ("uidMappings", "gidMappings", "timeOffsets", "netDevices")
+_ATTENDED = ("timeOffsets", "netDevices")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +86,10 @@ def container(container_id: str, config: Config, rootfs: OverlayRootfs | None) -
     """The launch of a new container; None when its launcher must see the config. Raises what `launch.create` raises."""
     config = translate.resolved(config, "")
     validate.container(container_id, config, rootfs)
-    if not _unattended(config):
+    linux: Config = config.get("linux") or {}
+    if not _unattended(config) or linux.get("uidMappings") or linux.get("gidMappings"):
         return None
-    cgroup = Cgroup((config.get("linux") or {}).get("cgroupsPath") or f"/{container_id}")
+    cgroup = Cgroup(linux.get("cgroupsPath") or f"/{container_id}")
     plan = translate.container_plan(config, rootfs, cgroup, hierarchies())
     if plan.unshare or plan.flags & Flag.ROOT_GIVEN or any(mount.flags & MountFlag.GIVEN for mount in plan.mounts):
         return None
@@ -98,7 +99,7 @@ def container(container_id: str, config: Config, rootfs: OverlayRootfs | None) -
         warnings=(*translate.warnings(config["process"]), *translate.unknown_calls(config)),
         clone_flags=translate.clone_flags(config),
         cgroup=cgroup.path,
-        resources=(config.get("linux") or {}).get("resources") or {},
+        resources=linux.get("resources") or {},
     )
 
 

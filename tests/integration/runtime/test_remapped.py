@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bulkhead.errors import LaunchFailed
 from tests.integration.runtime.test_namespaces import COUNT, FIRST, joining, kinds, mapped
 from tests.support.containers import Box, Config, host_facts, namespace
 
@@ -162,3 +164,45 @@ def test_many_layers(box: Box, tmp_path: Path) -> None:
     done = box.run_config(edited(box, "sh", "-c", "ls /layers | wc -l; touch /layers/5"), rootfs=several)
     assert done.output.split() == ["100"]
     assert [path.name for path in Path(rootfs.upper, "layers").iterdir()] == ["5"]
+
+
+def test_what_the_host_made_read_only_stays_so(box: Box, tmp_path: Path) -> None:
+    """Root inside, with every right over its own mounts, has none over the flags of the host's."""
+    source, shown = tmp_path / "source", tmp_path / "shown"
+    for place in (source, shown):
+        place.mkdir()
+    source.chmod(0o777)
+
+    def edit(config: Config) -> None:
+        mapped(config)
+        for name, place, options in (("host", shown, ["rbind"]), ("asked", source, ["rbind", "ro"])):
+            config["mounts"].append(
+                {"destination": f"/{name}", "type": "bind", "source": str(place), "options": options}
+            )
+        for held in config["process"]["capabilities"].values():
+            held.append("CAP_SYS_ADMIN")
+        del config["linux"]["seccomp"]
+
+    script = "for m in host asked; do mount -o remount,bind,rw /$m; touch /$m/new && echo wrote $m; done 2>&1"
+    subprocess.run(["mount", "--bind", source, shown], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", shown], check=True)
+        done = box.run_config(edited(box, "sh", "-c", script, edit=edit))
+    finally:
+        subprocess.run(["umount", shown], check=True)
+    assert done.output.splitlines() == [
+        "mount: permission denied (are you root?)",
+        "touch: /host/new: Read-only file system",
+        "wrote asked",  # the control: what the engine made for the container is the container's, as under runc
+    ]
+
+
+def test_a_source_that_is_not_there_is_named(box: Box, tmp_path: Path) -> None:
+    def edit(config: Config) -> None:
+        mapped(config)
+        config["mounts"].append(
+            {"destination": "/x", "type": "bind", "source": f"{tmp_path}/absent", "options": ["bind"]}
+        )
+
+    with pytest.raises(LaunchFailed, match=r"/absent.*no such file or directory"):
+        box.run_config(edited(box, "true", edit=edit))

@@ -70,6 +70,16 @@ def test_who_must_be_attended_is_left_to_the_launcher(linux: dict[str, Any]) -> 
     assert planned.container("abc", config(**linux), ROOTFS) is None
 
 
+def test_a_further_process_needs_nobody_to_map_its_users() -> None:
+    """It joins the user namespace, which is mapped since the container was made."""
+    maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    namespaces = [{"type": "user"}, {"type": "mount"}]
+    mapped = config(namespaces=namespaces, uidMappings=maps, gidMappings=maps)
+    found = planned.further_process(mapped, {"args": ["id"], "cwd": "/"})
+    assert found is not None
+    assert found.plan.flags & Flag.BECOME_ROOT
+
+
 def test_hooks_are_left_to_the_launcher() -> None:
     hooked = {**config(), "hooks": {"prestart": [{"path": "/bin/true"}]}}
     assert planned.container("abc", hooked, ROOTFS) is None
