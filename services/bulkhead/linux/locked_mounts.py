@@ -49,22 +49,22 @@ def clones(users: int, sources: Sequence[Source]) -> list[int]:
     if not sources:
         return []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        with theirs:
-            child = os.fork()
-            if child == 0:
-                _clone_and_leave(users, sources, theirs)
-        received = list[int]()
-        try:
-            for source in sources:
-                received.append(_received(ours, source))
-        except BaseException:
-            for fd in received:
-                os.close(fd)
-            raise
-        finally:
-            ours.close()
-            os.waitpid(child, 0)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _clone_and_leave(users, sources, theirs)
+    theirs.close()
+    received = list[int]()
+    try:
+        for source in sources:
+            received.append(_received(ours, source))
+    except BaseException:
+        for fd in received:
+            os.close(fd)
+        raise
+    finally:
+        ours.close()  # a child that still sends hears of it
+        os.waitpid(child, 0)
     return received
 
 
