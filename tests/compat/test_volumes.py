@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from docker import DockerClient
@@ -100,6 +101,32 @@ def test_a_tmpfs_volume_is_shared_and_gone_with_its_last_user(target: Target) ->
     assert sh(target, script, "-v", "mem:/m").split() == ["x", "1024", "5"]
     target.ok("rm", "-f", "holder")
     assert sh(target, "ls /m", "-v", "mem:/m") == ""
+
+
+def test_volumes_with_options_are_neither_pruned_nor_counted(target: Target) -> None:
+    target.ok("volume", "create", "--label", "mine", "-o", "type=tmpfs", "-o", "device=tmpfs", "fs")
+    target.ok("volume", "create", "--label", "mine", "plain")
+    listed = target.ok("system", "df", "-v", "--format", "{{range .Volumes}}{{.Name}} {{end}}").split()
+    assert "plain" in listed and "fs" not in listed
+    target.ok("volume", "prune", "-f", "--filter", "label=mine", *all_of(target))
+    assert set(target.ok("volume", "ls", "-q", "--filter", "label=mine").split()) == {"fs"}
+
+
+def all_of(target: Target) -> list[str]:
+    """What has named volumes pruned, too: dockerd 20.10 prunes them unasked."""
+    return [] if target.kind == "dockerd" else ["-a"]
+
+
+def test_a_directory_of_the_host_by_a_volume_that_nobody_may_write_to(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there", "missing"):
+        options = ["-o", "type=none", "-o", f"device={tmp_path}/{name}", "-o", "o=bind,ro"]
+        target.ok("volume", "create", *options, name)
+    done = target.docker("run", "--rm", "-v", "there:/d", "busybox", "touch", "/d/f")
+    assert done.returncode == 1 and "Read-only file system" in done.stderr
+    done = target.docker("run", "--rm", "-v", "missing:/d", "busybox", "true")
+    assert done.returncode == 127 and "failed to mount local volume: mount " in done.stderr
+    assert "flags: 0x1001: no such file or directory" in done.stderr
 
 
 def test_a_volume_that_is_a_directory_of_the_host(target: Target) -> None:

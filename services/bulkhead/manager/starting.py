@@ -127,7 +127,9 @@ class Starting:
     def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
         """Blocking: on a busy disk this takes a while."""
         sources = self.volumes.sources(container.spec.mounts)
-        bundle = self.bundles.write(container, chosen, dirs, sources, self.volumes.own(container.spec.mounts))
+        mounts = self.volumes.writable(container.spec.mounts)
+        as_mounted = replace(container, spec=replace(container.spec, mounts=mounts))
+        bundle = self.bundles.write(as_mounted, chosen, dirs, sources, self.volumes.own(mounts))
         health.write_check(bundle.directory, container)
         return bundle
 

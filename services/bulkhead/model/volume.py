@@ -45,6 +45,17 @@ class Volume:
         return self.options.get("device", "") if self.options.get("type", "") in _BINDS else ""
 
     @property
+    def is_bound_read_only(self) -> bool:
+        """Whether nobody writes to that directory by the volume (`o=bind,ro`)."""
+        given = self.options.get("o", "").split(",")
+        return bool(self.bound_directory) and [each for each in given if each in ("ro", "rw")][-1:] == ["ro"]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its files are the engine's own: with options they may be anybody's, and as slow to be counted."""
+        return not self.options
+
+    @property
     def is_mounted(self) -> bool:
         """Whether a file system of its own has to be mounted while it is used."""
         return bool(self.options.get("type")) and not self.bound_directory

@@ -35,6 +35,7 @@ class VolumesServicer(api.VolumesBase):
         shown = [
             self._shown(each, size=await self._volumes.size(each.name), references=len(users.get(each.name, ())))
             for each in found
+            if each.is_ours
         ]
         return api.ListVolumesResponse(volumes=shown)
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -23,7 +23,7 @@ from bulkhead.manager import announcements
 from bulkhead.manager.ports import Change, Records
 from bulkhead.manager.turns import Turns
 from bulkhead.manager.volumes.filling import fill
-from bulkhead.manager.volumes.mounting import Mounting
+from bulkhead.manager.volumes.mounting import Mounting, missing
 from bulkhead.manager.volumes.places import Places
 from bulkhead.model.container import Container, Mount
 from bulkhead.model.ids import new_id
@@ -168,6 +168,10 @@ class Volumes:
         """
         return {mount.target: self._source(mount) for mount in _volumes(mounts)}
 
+    def writable(self, mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+        """The mounts with what their volumes' own options say: some nobody may write to."""
+        return tuple(replace(mount, read_only=mount.read_only or self._is_read_only(mount)) for mount in mounts)
+
     def own(self, mounts: Sequence[Mount]) -> frozenset[str]:
         """The targets whose volumes are directories of the engine's, not the host's or another file system."""
         found = ((mount.target, self.records.volumes.get(mount.source)) for mount in _volumes(mounts))
@@ -252,10 +256,16 @@ class Volumes:
         found = (self.records.volumes.get(name) for name in dict.fromkeys(_names(container.spec.mounts)))
         return [volume for volume in found if volume is not None and volume.is_mounted]
 
+    def _is_read_only(self, mount: Mount) -> bool:
+        volume = self.records.volumes.get(mount.source) if mount.type == "volume" else None
+        return volume is not None and volume.is_bound_read_only
+
     def _source(self, mount: Mount) -> str:
         volume = self.records.volumes.get(mount.source)
         if volume is not None and volume.bound_directory:
             place = volume.bound_directory
+            if not os.path.lexists(place):
+                raise missing(volume, self.places.data(mount.source))
         else:
             self.places.make(mount.source, volume.quota if volume else 0)
             place = str(self.places.data(mount.source))

@@ -58,6 +58,15 @@ def _failed(volume: Volume, target: Path, reason: str) -> Internal:
     )
 
 
+def missing(volume: Volume, target: Path) -> Internal:
+    """What dockerd says of a volume whose directory of the host is not there."""
+    flags = 0x1001 if volume.is_bound_read_only else 0x1000  # mount(2)'s MS_BIND, MS_RDONLY
+    return Internal(
+        f"error while mounting volume '{target}': failed to mount local volume: mount {volume.bound_directory}:"
+        f"{target}, flags: {flags:#x}: no such file or directory"
+    )
+
+
 def _unmount(target: Path) -> None:
     with disk_errors(f"unmount {target}"):
         try:

@@ -42,7 +42,7 @@ class VolumePruning:
         ]
 
     async def prune(self, filters: Filters) -> Pruned:
-        """Remove unused anonymous volumes, with `all` the named ones too.
+        """Remove unused anonymous volumes, with `all` the named ones too; as dockerd, none that was made with options.
 
         Raises Conflict while another prune runs, InvalidArgument for a bad filter.
         """
@@ -61,7 +61,8 @@ class VolumePruning:
         return [
             volume
             for volume in self.volumes.records.volumes.values()
-            if volume.name not in users and (every or volume.anonymous) and fits_labels(volume.labels, filters)
+            if volume.name not in users and volume.is_ours
+            if (every or volume.anonymous) and fits_labels(volume.labels, filters)
         ]
 
     async def _remove_each(self, volumes: Sequence[Volume]) -> Pruned:

@@ -101,6 +101,14 @@ async def test_prune_leaves_named_ones_unless_told(tmp_path: Path) -> None:
             await core.core.volume_pruning.prune({"until": ["1h"]})
 
 
+async def test_prune_leaves_what_was_made_with_options(tmp_path: Path) -> None:
+    """As dockerd does: the files may be anybody's."""
+    async with fake_core(tmp_path) as core:
+        await core.core.volumes.create(Volume(name="mounted", options={"type": "tmpfs", "device": "tmpfs"}))
+        assert (await core.core.volume_pruning.prune({"all": ["1"]})).names == ()
+        await core.core.volumes.remove("mounted", force=False)
+
+
 async def test_list_filters(tmp_path: Path) -> None:
     async with fake_core(tmp_path) as core:
         for name in ("one", "two", "twofold"):
