@@ -226,9 +226,9 @@ def test_a_linked_container_is_found_at_its_new_address(target: Target) -> None:
     if target.kind == "dockerd":
         pytest.skip("the control has no bridge")
     address_of = ("inspect", "db", "--format", "{{.NetworkSettings.IPAddress}}")
-    target.ok("run", "-d", "--name=db", IMAGE, "sleep", "100")
+    target.ok("run", "-d", "--name=db", IMAGE, "sleep", "1000")
     before = target.ok(*address_of)
-    target.ok("run", "-d", "--name=app", "--link=db:store", IMAGE, "sleep", "100")
+    target.ok("run", "-d", "--name=app", "--link=db:store", IMAGE, "sleep", "1000")
     target.ok("exec", "app", "sh", "-c", "echo '1.2.3.4 mine' >>/etc/hosts")
     target.ok("stop", "-t", "0", "db")
     # An address that is free is given again, unless nobody remembers it.

@@ -229,7 +229,7 @@ def exec_(
     """
     config = translate.resolved(config, bundle)
     merged = translate.merged_process(config, process)
-    validate.process(merged)
+    validate.further(merged)
     plan = translate.exec_plan(config, merged)
     plan = translate.in_manner(plan, preserved=preserve_fds, keyring=new_keyring)
     _refuse_frozen(task)

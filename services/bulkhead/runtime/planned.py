@@ -107,7 +107,7 @@ def further_process(config: Config, process: Config) -> Planned | None:
     """The launch of a further process; None when its launcher must see the config. Raises what `exec_` raises."""
     config = translate.resolved(config, "")
     merged = translate.merged_process(config, process)
-    validate.process(merged)
+    validate.further(merged)
     if not _unattended(config) or translate.first_affinity(merged):
         return None
     plan = translate.exec_plan(config, merged)

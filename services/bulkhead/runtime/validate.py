@@ -6,6 +6,7 @@ InvalidArgument before anything is made: never silence, never half a container.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import InvalidArgument, LaunchFailed
 from bulkhead.linux import idmap, lsm, mounts, namespaces, overlay
 from bulkhead.runtime import hooks, tuning
 from bulkhead.runtime.names import is_container_id, is_version
@@ -55,6 +56,15 @@ def container(container_id: str, config: Config, rootfs: OverlayRootfs | None) -
     _hooks(config)
     for key, value in _mapping(config, "annotations", "config").items():
         _check(isinstance(key, str) and isinstance(value, str), f"annotation {key!r} is not text")
+
+
+def further(wanted: Config) -> None:
+    """The process of an exec. Raises LaunchFailed with the text that clients know for a relative directory."""
+    cwd = wanted.get("cwd")
+    if isinstance(cwd, str) and not cwd.startswith("/"):
+        text = "OCI runtime exec failed: exec failed: Cwd must be an absolute path: unknown"
+        raise LaunchFailed(text, step="cwd", errno=errno.EINVAL)
+    process(wanted)
 
 
 def process(process: Config) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import InvalidArgument, LaunchFailed
 from bulkhead.runtime import validate
 from bulkhead.runtime.rootfs import OverlayRootfs
 from tests.support.containers import docker_config
@@ -180,3 +180,12 @@ def test_a_bound_root_must_be_a_directory() -> None:
     for path in (None, "relative", "/nonexistent", "/etc/passwd"):
         with pytest.raises(InvalidArgument, match=r"root\.path"):
             validate.container("abc", {**good(), "root": {"path": path}}, None)
+
+
+def test_an_exec_in_a_relative_directory_has_its_known_text() -> None:
+    process = {**good()["process"], "cwd": "relative"}
+    with pytest.raises(
+        LaunchFailed, match=r"^OCI runtime exec failed: exec failed: Cwd must be an absolute path: unknown$"
+    ):
+        validate.further(process)
+    validate.further({**process, "cwd": "/"})
