@@ -81,7 +81,10 @@ async def test_pause_freezes_and_kill_ends_a_frozen_one(manager: ManagerClient) 
     container_id = await manager.run("sh", "-c", "while :; do echo x; sleep 0.01; done")
     await manager.containers.pause(api.PauseContainerRequest(ref=container_id))
     assert (await manager.inspect(container_id)).phase == "paused"
-    written = await manager.output(container_id)
+    before = None
+    while before != (written := await manager.output(container_id)):
+        before = written
+        await asyncio.sleep(0.05)  # what it wrote is on its way to the log
     await asyncio.sleep(0.1)
     assert await manager.output(container_id) == written
     await manager.containers.unpause(api.UnpauseContainerRequest(ref=container_id))
