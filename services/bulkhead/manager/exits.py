@@ -44,6 +44,8 @@ from bulkhead.model.restart import LONGEST_DELAY_MS, delay_after_exit
 log = structlog.get_logger()
 UNKNOWN_EXIT = 255
 FINISH_SECONDS = 60.0
+# The intent of a commit: its container is suspended meanwhile.
+COMMIT = "commit"
 START_SECONDS = 120.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
 # How often in a row a dead process without an exit record may find no shim that answers: the supervisor knows more.
@@ -248,6 +250,7 @@ class Exits:
                     if state.alive:
                         self.note_losses(container, state.losses)
                         await self._agree(container, state, shim)
+                        await self._end_commit(container, shim)
                         await self.resolving.begin(container, shim)
                         await self.starting.relaying.begin(self.records.index.get(container.id), shim)
                     if not state.alive and state.exit_code is None:
@@ -282,6 +285,21 @@ class Exits:
                 await self.records.commit(Change(update=replace(current, phase=_phase_of(now))))
 
         await self.actors.perform(container.id, "rejoin", work, seconds=FINISH_SECONDS)
+
+    async def _end_commit(self, container: Container, shim: Shim) -> None:
+        """An earlier manager died with it suspended for a commit, and no shim was there at our start to be told."""
+        if self.records.intents.get(container.id) != COMMIT:
+            return
+
+        async def work() -> None:
+            current = self.records.index.get(container.id)
+            if current.phase is Phase.PAUSED:
+                await shim.resume()
+                current = replace(current, phase=Phase.RUNNING)
+            await self.records.commit(Change(update=current, about=container.id, done_of=COMMIT))
+            self.records.intents.pop(container.id, None)
+
+        await self.actors.perform(container.id, "resume", work, seconds=FINISH_SECONDS)
 
     def _recorded(self, container: Container) -> Exit | None:
         """What the shim's exit record says, if it is one of this run."""

@@ -19,6 +19,7 @@ from bulkhead.content.trees import Tree
 from bulkhead.content.upper import Changed
 from bulkhead.errors import BulkheadError, Conflict, NotFound
 from bulkhead.manager.announcements import of_container
+from bulkhead.manager.exits import COMMIT
 from bulkhead.manager.images.committing import Commit, Committer
 from bulkhead.manager.images.instructions import apply_changes
 from bulkhead.manager.ports import Change, Images, Records, Snapshots
@@ -29,7 +30,8 @@ from bulkhead.model.lifecycle import Phase
 from bulkhead.model.reference import Reference
 
 log = structlog.get_logger()
-COMMIT = "commit"
+# Between attempts to resume a container: a shim may lack a descriptor, a disk may be full.
+_RESUME_PAUSES = (0.1, 0.5, 2.0)
 # How often, and how many seconds apart, it is looked whether a container that cannot be paused has ended.
 _END_LOOKS, _END_PAUSE = 50, 0.02
 # What the engine makes for its mounts in a root file system that has it not; Docker keeps these in a layer apart.
@@ -177,11 +179,21 @@ class Filesystems:
         return False
 
     async def _resume(self, container: Container) -> None:
-        try:
-            await self.stopping.unpause(container.id)
-        except BulkheadError as error:
-            # Killed, removed or resumed meanwhile: what its user did stands.
-            log.info("cannot resume a committed container", container=container.id, reason=str(error))
+        for pause in (*_RESUME_PAUSES, None):
+            try:
+                await self.stopping.unpause(container.id)
+            except BulkheadError as error:
+                # Killed, removed or resumed meanwhile: what its user did stands. Else its user never asked for a pause.
+                if pause is None or not self._is_paused(container):
+                    log.info("cannot resume a committed container", container=container.id, reason=str(error))
+                    return
+            else:
+                return
+            await asyncio.sleep(pause)
+
+    def _is_paused(self, container: Container) -> bool:
+        index = self.records.index
+        return index.knows(container.id) and index.get(container.id).phase is Phase.PAUSED
 
 
 def _config(spec: ContainerSpec, request: CommitRequest) -> ImageConfig:

@@ -18,8 +18,7 @@ import structlog
 from bulkhead.errors import BulkheadError
 from bulkhead.manager import shared_memory
 from bulkhead.manager.actors import Actors
-from bulkhead.manager.exits import FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
-from bulkhead.manager.filesystems import COMMIT
+from bulkhead.manager.exits import COMMIT, FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
@@ -113,6 +112,7 @@ class Recovery:
                 await shim.resume()
                 phase = Phase.RUNNING
             await self.records.commit(Change(about=container.id, done_of=COMMIT))
+            self.records.intents.pop(container.id, None)
         if phase is not container.phase:
             container = replace(container, phase=phase)
             await self.records.commit(Change(update=container))

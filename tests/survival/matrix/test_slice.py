@@ -32,6 +32,7 @@ CELLS = (
     ("unpause", "kill init", "manager.unpause.thawed", Place.MANAGER),
     ("unpause", "ENOSPC", "manager.records.written", Place.MANAGER),
     ("volume rm", "kill api", "manager.records.written", Place.MANAGER),
+    ("commit", "run wiped", "disk.store.rename", Place.MANAGER),
     ("start", "clock -1 h", "shim.start.begun", Place.SHIM),
     ("load", "ENOSPC", "disk.layer.rename", Place.MANAGER),
 )
