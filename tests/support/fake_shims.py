@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
-from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState
+from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState, SupervisorAway
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
@@ -200,7 +200,7 @@ class FakeShims:
         if found is not None:
             return found
         if self.supervisor_away:
-            raise Unavailable("the supervisor service is not available: connection refused")
+            raise SupervisorAway("the supervisor service is not available: connection refused")
         shim = FakeShim(self._instance, container_id, self._next_process)
         before = self.shims.get(container_id)
         if before is not None and before.ended is not None:

@@ -28,7 +28,7 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.boot_order import BootOrder
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.networking import Networking
-from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState
+from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, SupervisorAway
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.resolving import Resolving
 from bulkhead.manager.starting import Starting
@@ -48,9 +48,9 @@ FINISH_SECONDS = 60.0
 COMMIT = "commit"
 START_SECONDS = 120.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
-# How often in a row a dead process without an exit record may find no shim that answers: the supervisor knows more.
+# How often in a row a dead process without an exit record may find no supervisor, which knows more.
 _PATIENCE = 6
-# How many shims may come that know it, and die in their turn.
+# How often shims may come that are told what the supervisor knows, and die in their turn.
 _PATIENCE_WITH_SHIMS = 60
 
 
@@ -241,12 +241,11 @@ class Exits:
         """How the run ended; returns when it has."""
         delay, silent, died = _RETRY_FIRST, 0, 0
         while True:
-            answered = shim is not None
             try:
                 if shim is None:
                     shim = await self.shims.ensure(container.id)
                     state = await shim.state()
-                    answered, delay = True, _RETRY_FIRST
+                    delay = _RETRY_FIRST
                     if state.alive:
                         self.note_losses(container, state.losses)
                         await self._agree(container, state, shim)
@@ -258,16 +257,16 @@ class Exits:
                 return await shim.wait()
             except BulkheadError as error:
                 log.warning("lost a shim", container=container.id, reason=str(error))
-                shim = None
+                shim, away = None, isinstance(error, SupervisorAway)
             recorded = self._recorded(container)
             if recorded is not None:
                 return recorded
             if is_alive(container):
                 silent = died = 0
-            elif answered:
-                silent, died = 0, died + 1
-            else:
+            elif away:
                 silent += 1
+            else:
+                silent, died = 0, died + 1
             if silent >= _PATIENCE or died >= _PATIENCE_WITH_SHIMS:
                 return unknown_exit(container)
             await asyncio.sleep(delay)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from bulkhead.errors import Unavailable
 from bulkhead.manager.index import Index
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
@@ -270,11 +271,15 @@ class Shim(Protocol):
         """Carry what comes to these ports of the host, and to no others, into the container. Raises Unavailable."""
 
 
+class SupervisorAway(Unavailable):
+    """There is nobody to ask for a shim. Where somebody is, shims may still die before they answer."""
+
+
 class Shims(Protocol):
     """The shims of the instance, one per container at most."""
 
     async def ensure(self, container_id: str) -> Shim:
-        """The container's live shim, or a new one that adopts what it finds. Raises Unavailable."""
+        """The container's live shim, or a new one that adopts what it finds. Raises Unavailable, SupervisorAway."""
 
     async def live(self, container_id: str) -> Shim | None:
         """The container's shim if one listens; never makes one."""

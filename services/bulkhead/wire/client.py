@@ -39,6 +39,10 @@ _OF_ONE_CALL = Configuration(http2_connection_window_size=_WINDOW, http2_stream_
 _GONE = (OSError, StreamTerminatedError, ProtocolError)
 
 
+class PeerAway(Unavailable):
+    """Nobody answers: what is not available is the service itself, not what it was asked for."""
+
+
 @contextmanager
 def translated(peer: str) -> Iterator[None]:
     """Errors of a call to the service `peer`, in our vocabulary."""
@@ -50,7 +54,7 @@ def translated(peer: str) -> Iterator[None]:
         raise DeadlineExceeded(f"the {peer} service did not answer in time") from error
     except _GONE as error:
         reason = str(error) or type(error).__name__
-        raise Unavailable(
+        raise PeerAway(
             f"the {peer} service is not available: {reason} (see `make status`, start it with `make up`)"
         ) from error
 

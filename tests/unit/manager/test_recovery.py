@@ -352,7 +352,7 @@ async def test_a_dead_process_is_asked_after_while_shims_come_that_know_it(
     """Killed one after the other, now and then before they answer: the next one tells."""
     monkeypatch.setattr("bulkhead.manager.exits._RETRY_LONGEST", 0.01)
     monkeypatch.setattr("bulkhead.manager.exits._RETRY_FIRST", 0.01)
-    turns = iter(3 * (8 * ["dies"] + 5 * ["silent"]))
+    turns = iter(3 * (8 * ["dies"] + 8 * ["silent"]))
     ensure = world.shims.ensure
 
     async def killed(container_id: str) -> FakeShim:

@@ -22,13 +22,13 @@ from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, 
 from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
-from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState
+from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState, SupervisorAway
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Relay
 from bulkhead.model.shim_protocol import check_protocol
-from bulkhead.wire.client import channel, stub
+from bulkhead.wire.client import PeerAway, channel, stub
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, SupervisorStub
@@ -217,8 +217,10 @@ class SupervisedShims:
         )
         try:
             await self._supervisor.launch(request, timeout=LAUNCH_SECONDS)
+        except PeerAway as error:
+            raise SupervisorAway(str(error)) from error
         except DeadlineExceeded as error:
-            raise Unavailable("the supervisor service is not available: it does not answer") from error
+            raise SupervisorAway("the supervisor service is not available: it does not answer") from error
 
     async def _connect(self, container_id: str) -> RemoteShim:
         """Raises Conflict when the shim is of a version that this manager does not understand."""
