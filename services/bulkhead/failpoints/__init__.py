@@ -21,7 +21,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 # As typing has it, without loading typing into a runtime command that lives for milliseconds.
 TYPE_CHECKING = False
@@ -44,6 +44,16 @@ def hit(name: str, failure: Callable[[OSError], Exception] | None = None) -> Non
     """
     if name in _set:
         _act(name, failure)
+
+
+def any_set() -> bool:
+    return bool(_set)
+
+
+def taken(names: Iterable[str]) -> dict[str, Term]:
+    """What is due at `names`, for code that cannot ask on its way and acts by itself; each counts as hit."""
+    due = {name: _due(name) for name in names if name in _set}
+    return {name: term for name, term in due.items() if term is not None}
 
 
 def listen(run: str) -> None:
@@ -85,17 +95,16 @@ def set_to(text: str) -> None:
 def _told(*_: object) -> None:
     _set.clear()
     refresh()
-    _trace("-", "loaded")
+    trace("-", "loaded")
 
 
 def _act(name: str, failure: Callable[[OSError], Exception] | None) -> None:
-    from bulkhead.failpoints.grammar import Action, due
+    from bulkhead.failpoints.grammar import Action
 
-    terms = _set[name]
-    term = due(terms, _number(name) if any(each.count is not None for each in terms) else 0)
-    if term is None or term.action is Action.OFF:
+    term = _due(name)
+    if term is None:
         return
-    _trace(name, term.action.value)
+    trace(name, term.action.value)
     match term.action:
         case Action.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -106,6 +115,15 @@ def _act(name: str, failure: Callable[[OSError], Exception] | None) -> None:
         case Action.ERROR:
             error = OSError(term.argument, os.strerror(term.argument))
             raise failure(error) if failure is not None else error
+
+
+def _due(name: str) -> Term | None:
+    """None for nothing."""
+    from bulkhead.failpoints.grammar import Action, due
+
+    terms = _set[name]
+    term = due(terms, _number(name) if any(each.count is not None for each in terms) else 0)
+    return None if term is None or term.action is Action.OFF else term
 
 
 def _number(name: str) -> int:
@@ -123,7 +141,8 @@ def _number(name: str) -> int:
             return number
 
 
-def _trace(name: str, what: str) -> None:
+def trace(name: str, what: str) -> None:
+    """Leave a line where one is wanted."""
     with contextlib.suppress(OSError):
         fd = os.open(f"{_place}/{TRACE}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:

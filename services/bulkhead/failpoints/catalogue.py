@@ -124,6 +124,16 @@ _STEPS = {
 _REFUSALS = {
     "manager.records.written": "a transaction is about to be committed",
     "nsexec.spawn.begun": "the stage is about to be cloned",
+    # in the core, where the stage suffers it by itself: see nsexec.points
+    "nsexec.child.cloned": "the stage's process is born in its namespaces, in no cgroup of v1",
+    "nsexec.child.grouped": "it is in its cgroups",
+    "nsexec.child.arranged": "its descriptors are in their places, it is about to execute the stage program",
+    "nsexec.stage.begun": "the stage knows its plan",
+    "nsexec.stage.joined": "it is in the namespaces that are joined, or made late",
+    "nsexec.stage.mounted": "a new container's file systems, devices and masks are there, in the host's root",
+    "nsexec.stage.pivoted": "its root is the container's",
+    "nsexec.stage.confined": "it is the user, without capabilities and behind the filter; not parked",
+    "nsexec.stage.released": "it may go on, and is about to execute the program",
     "disk.file.write": "a small file is about to be written beside its place",
     "disk.file.sync": "it is written, not synced",
     "disk.file.rename": "it is synced, not in its place",

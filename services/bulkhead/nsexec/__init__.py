@@ -36,8 +36,15 @@ __all__ = [
     "spawn",
 ]
 
+# As typing has it, without loading typing into a runtime command that lives for milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bulkhead.nsexec.points import Armed
+
 _FIXED = struct.Struct("=IIiI")
 _LARGEST = 1024
+# STAGE_NAME in csrc/steps.h.
+_STAGE_NAME = b"(nsinit [stage])"
 # How often a stage that says nothing is looked at.
 _GLANCE_SECONDS = 0.25
 
@@ -55,6 +62,7 @@ class ReportKind(enum.IntEnum):
     USER = 7
     TIME = 8
     LISTENER = 9
+    FAILPOINT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +80,14 @@ class Report:
 class Launch:
     """A stage on its way: its pid, pidfd and our end of the launch socket, all owned by this object."""
 
-    __slots__ = ("_deadline", "_socket", "overdue", "pid", "pidfd")
+    __slots__ = ("_armed", "_deadline", "_socket", "overdue", "pid", "pidfd", "struck")
 
-    def __init__(self, pid: int, pidfd: int, sync: int) -> None:
+    def __init__(self, pid: int, pidfd: int, sync: int, armed: Armed | None = None) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.overdue = False  # it was killed for taking too long
+        self.struck = ""  # the step of the last failpoint that did something
+        self._armed = armed
         self._deadline: float | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, sync)
         self._socket.settimeout(_GLANCE_SECONDS)
@@ -87,7 +97,29 @@ class Launch:
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def receive(self) -> Report:
-        """Wait for the next report. What cannot be parsed counts as CLOSED: the peer may be hostile by then.
+        """Wait for the next report. See `_receive`; failpoints are seen to here."""
+        while (report := self._receive()).kind == ReportKind.FAILPOINT and self._armed is not None:
+            try:
+                waits = self._armed.passed(report.errno)
+            except ValueError:
+                return Report(kind=ReportKind.CLOSED)
+            self.struck = report.step
+            if waits:
+                with contextlib.suppress(BrokenPipeError):
+                    self._socket.send(b"g", socket.MSG_NOSIGNAL)
+        return report
+
+    def has_executed(self) -> bool:
+        """Whether the end of the socket was the program's begin: a stage that died before bears its name still."""
+        try:
+            if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return True
+            return _STAGE_NAME not in Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return True
+
+    def _receive(self) -> Report:
+        """What cannot be parsed counts as CLOSED: the peer may be hostile by then.
 
         Our caller serves a whole container meanwhile, and that container may see the process before it execs:
         one that it stopped (SIGSTOP), or that is beyond its limit (a lease on the program), is killed.
@@ -157,7 +189,7 @@ def _parse(data: bytes, fds: list[int]) -> Report:
         return Report(kind=ReportKind.CLOSED)
     kind, step, errno, length = _FIXED.unpack_from(data)
     detail = data[_FIXED.size : _FIXED.size + length].decode("utf-8", "replace")
-    if not ReportKind.ERROR <= kind <= ReportKind.LISTENER or step >= len(STEPS):
+    if not ReportKind.ERROR <= kind <= ReportKind.FAILPOINT or step >= len(STEPS):
         return Report(kind=ReportKind.CLOSED)
     fd = fds[0] if kind == ReportKind.CONSOLE and len(fds) == 1 else -1
     return Report(kind=ReportKind(kind), step=STEPS[step], errno=errno, detail=detail, fd=fd)
@@ -175,6 +207,12 @@ def spawn(
     """Start the stage with this plan, born in the v2 group `cgroup_fd` and a member of the v1 groups whose `tasks`
     files are `task_fds`. SpawnError (errno, text, index into STEPS) leaves nothing behind."""
     failpoints.hit("nsexec.spawn.begun", lambda error: SpawnError(error.errno, error.strerror, STEPS.index("clone")))
-    launch = Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds, task_fds))
+    armed, words = None, b""
+    if failpoints.any_set():
+        # Not at the top: hardly any process is told to fail.
+        from bulkhead.nsexec.points import arm
+
+        plan, armed, words = arm(plan)
+    launch = Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds, task_fds, words), armed)
     failpoints.hit("nsexec.spawn.cloned")
     return launch

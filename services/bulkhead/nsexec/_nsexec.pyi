@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 STEPS: tuple[str, ...]
+FAILPOINTS: tuple[str, ...]
 
 class SpawnError(Exception):
     """args: errno, text, index into STEPS."""
@@ -13,6 +14,7 @@ def spawn(
     stdio: tuple[int, int, int],
     extra_fds: Sequence[int],
     task_fds: Sequence[int],
+    failpoints: bytes = b"",
     /,
 ) -> tuple[int, int, int]: ...
 def check_plan(plan: bytes, /) -> bool: ...

@@ -13,6 +13,7 @@
     HOOKS     u32 kind, timeout, words, variables | string path | words + variables strings
     STATE     three strings: the state as JSON while creating, when created, each up to the pid; what follows it
               the rest: one string, strings, or u32 each
+    FAILPOINTS  u32 for each; never part of a Plan, the process that starts the stage puts it behind
 
 Descriptors that come with a plan are taken in this order: JOIN's, the root (ROOT_GIVEN), the mounts that are GIVEN,
 the FIFO, the preserved ones.
@@ -106,6 +107,7 @@ class Section(enum.IntEnum):
     AFFINITY = 23
     NODES = 24
     PROFILE = 25
+    FAILPOINTS = 26
 
 
 class TuningFlag(enum.IntFlag):
@@ -338,6 +340,18 @@ def _flagged(data: bytes, more: Flag) -> bytes:
     place = _HEADER.size + _SECTION.size
     (flags,) = _FLAGS.unpack_from(data, place)
     return data[:place] + _FLAGS.pack(flags | more) + data[place + _FLAGS.size :]
+
+
+def builds(data: bytes) -> bool:
+    """Whether the plan makes a container; it joins one otherwise."""
+    return not _FLAGS.unpack_from(data, _HEADER.size + _SECTION.size)[0] & Flag.EXEC
+
+
+def with_failpoints(data: bytes, words: Sequence[int]) -> bytes:
+    """The plan with what its stage shall suffer, for each failpoint of the core."""
+    magic, version, sections, _, _ = _HEADER.unpack_from(data)
+    more = _frame(Section.FAILPOINTS, len(words), _words(words))
+    return _HEADER.pack(magic, version, sections + 1, len(data) + len(more), 0) + data[_HEADER.size :] + more
 
 
 def _frame(tag: Section, count: int, body: bytes) -> bytes:

@@ -56,6 +56,8 @@ class Conversation:
         """For a process without a park: wait for the end of the socket."""
         while (report := self._heard()).kind != ReportKind.CLOSED:
             self._note(report)
+        if not self.launch.has_executed():
+            raise self._silent()
         self._tell(f"child process in init(): {self.launch.pid} is in the container")
         self._tell("setns_init: about to exec: nothing is left to be told")
 
@@ -125,7 +127,7 @@ class Conversation:
             raise self._silent()
 
     def _silent(self) -> BulkheadError:
-        return _late() if self.launch.overdue else Internal("cannot launch the process: its stage died")
+        return _late() if self.launch.overdue else _died(self.launch)
 
     def _answer(self, answer: Answer, report: Report) -> None:
         try:
@@ -183,10 +185,24 @@ def finish(launch: Launch, fd: int, occasion: Occasion) -> bool:
         report = launch.receive()
     except (BrokenPipeError, ConnectionResetError):
         return False
-    if report.kind == ReportKind.CLOSED and not launch.overdue:
+    executed = report.kind == ReportKind.CLOSED and not launch.overdue and launch.has_executed()
+    if executed:
         return True
     kill_and_reap(fd)
-    raise _late() if launch.overdue else launch_failed(report, occasion)
+    if launch.overdue:
+        raise _late()
+    if report.kind == ReportKind.CLOSED:
+        # It never was the container's program, whose end this would be taken for.
+        died = Report(
+            kind=ReportKind.ERROR, step=launch.struck or "exec", errno=errno.ECANCELED, detail="its stage died"
+        )
+        raise launch_failed(died, occasion)
+    raise launch_failed(report, occasion)
+
+
+def _died(launch: Launch) -> Internal:
+    where = f" at step {launch.struck}" if launch.struck else ""
+    return Internal(f"cannot launch the process: its stage died{where}")
 
 
 def _late() -> DeadlineExceeded:

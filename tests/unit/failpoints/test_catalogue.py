@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bulkhead
 from bulkhead.failpoints.catalogue import POINTS
+from bulkhead.nsexec._nsexec import FAILPOINTS
 
 SOURCE = Path(bulkhead.__file__).parent
 
@@ -22,6 +23,6 @@ def places() -> Iterator[str]:
 
 
 def test_names_and_places_are_the_same() -> None:
-    found = Counter(places())
+    found = Counter([*places(), *FAILPOINTS])
     assert {name: count for name, count in found.items() if count > 1} == {}
     assert set(found) == set(POINTS)

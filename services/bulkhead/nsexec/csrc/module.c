@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "failpoints.h"
 #include "memory.h"
 #include "plan.h"
 #include "spawn.h"
@@ -26,6 +27,12 @@ static const char *const step_names[] = {
 #define BULKHEAD_STEP_TEXT(name, text) text,
     BULKHEAD_STEPS(BULKHEAD_STEP_TEXT)
 #undef BULKHEAD_STEP_TEXT
+};
+
+static const char *const failpoint_names[] = {
+#define BULKHEAD_FAILPOINT_TEXT(name, text, step) text,
+    BULKHEAD_FAILPOINTS(BULKHEAD_FAILPOINT_TEXT)
+#undef BULKHEAD_FAILPOINT_TEXT
 };
 
 static PyObject *raise_step(int step, int error)
@@ -93,6 +100,20 @@ static Py_ssize_t fill_descriptors(PyObject *sequence, int *fds, Py_ssize_t most
     return count;
 }
 
+/* A word for each point, or nothing when none is set. */
+static int fill_failpoints(struct spawn_request *request, const char *words, Py_ssize_t size)
+{
+    if (size == 0)
+        return 0;
+    if (size != sizeof request->failpoints) {
+        PyErr_SetString(PyExc_ValueError, "a word for each failpoint is expected");
+        return -1;
+    }
+    memcpy(request->failpoints, words, sizeof request->failpoints);
+    request->armed = true;
+    return 0;
+}
+
 static PyObject *run(struct spawn_request *request)
 {
     struct spawn_result result = {0};
@@ -109,12 +130,13 @@ static PyObject *run(struct spawn_request *request)
 static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
 {
     struct spawn_request request = {0};
-    const char *plan;
-    Py_ssize_t size;
+    const char *plan, *words = "";
+    Py_ssize_t size, words_size = 0;
     unsigned long long flags;
     PyObject *extra, *tasks;
-    if (!PyArg_ParseTuple(arguments, "y#Ki(iii)OO:spawn", &plan, &size, &flags, &request.cgroup, &request.stdio[0],
-                          &request.stdio[1], &request.stdio[2], &extra, &tasks))
+    if (!PyArg_ParseTuple(arguments, "y#Ki(iii)OO|y#:spawn", &plan, &size, &flags, &request.cgroup, &request.stdio[0],
+                          &request.stdio[1], &request.stdio[2], &extra, &tasks, &words, &words_size) ||
+        fill_failpoints(&request, words, words_size) < 0)
         return NULL;
     Py_ssize_t extra_count = fill_descriptors(extra, request.extra, SPAWN_MAX_EXTRA);
     if (extra_count < 0)
@@ -166,7 +188,8 @@ static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
     {"spawn", spawn, METH_VARARGS,
-     "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds) -> (pid, pidfd, sync_fd)\n\n"
+     "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds, failpoints=b'') -> "
+     "(pid, pidfd, sync_fd)\n\n"
      "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
     {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},
     {"share_memory", share_memory, METH_NOARGS,
@@ -177,19 +200,19 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int add_steps(PyObject *module)
+static int add_names(PyObject *module, const char *attribute, const char *const *texts, Py_ssize_t count)
 {
-    PyObject *names = PyTuple_New(STEP_COUNT);
+    PyObject *names = PyTuple_New(count);
     if (!names)
         return -1;
-    for (Py_ssize_t i = 0; i < STEP_COUNT; i++) {
-        PyObject *name = PyUnicode_FromString(step_names[i]);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *name = PyUnicode_FromString(texts[i]);
         if (!name || PyTuple_SetItem(names, i, name) < 0) {
             Py_DECREF(names);
             return -1;
         }
     }
-    int failed = PyModule_AddObjectRef(module, "STEPS", names);
+    int failed = PyModule_AddObjectRef(module, attribute, names);
     Py_DECREF(names);
     return failed;
 }
@@ -207,7 +230,9 @@ PyMODINIT_FUNC PyInit__nsexec(void)
     if (!module)
         return NULL;
     spawn_error = PyErr_NewException("bulkhead.nsexec._nsexec.SpawnError", NULL, NULL);
-    if (!spawn_error || PyModule_AddObjectRef(module, "SpawnError", spawn_error) < 0 || add_steps(module) < 0) {
+    if (!spawn_error || PyModule_AddObjectRef(module, "SpawnError", spawn_error) < 0 ||
+        add_names(module, "STEPS", step_names, STEP_COUNT) < 0 ||
+        add_names(module, "FAILPOINTS", failpoint_names, FAILPOINT_COUNT) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -233,6 +233,7 @@ static bool decode_section(uint16_t tag, struct plan_cursor c, struct plan *p)
     case SECTION_TUNING: return decode_tuning(c, &p->tuning);
     case SECTION_AFFINITY: p->affinity = c; return all_u32(c);
     case SECTION_NODES: p->nodes = c; return all_u32(c);
+    case SECTION_FAILPOINTS: p->failpoints = c; return all_u32(c);
     case SECTION_PROFILE: return one_string(c, &p->profile);
     case SECTION_HOSTNAME: return one_string(c, &p->hostname);
     case SECTION_DOMAINNAME: return one_string(c, &p->domainname);

@@ -71,6 +71,7 @@ enum plan_section {
     SECTION_AFFINITY,
     SECTION_NODES,
     SECTION_PROFILE,
+    SECTION_FAILPOINTS, /* only from the process that starts the stage: see failpoints.h */
     SECTION_END,
 };
 
@@ -185,7 +186,7 @@ struct plan {
     struct plan_general general;
     struct plan_root root;
     struct plan_cursor joins, mounts, devices, masked, readonly, sysctl, groups, group_names, rlimits,
-        argv, env, hidden, hooks, state, affinity, nodes;
+        argv, env, hidden, hooks, state, affinity, nodes, failpoints;
     struct plan_tuning tuning;
     const char *hostname, *domainname, *user, *cwd, *profile; /* NULL when absent */
     const unsigned char *filter;

@@ -15,6 +15,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+#include "failpoints.h"
 #include "steps.h"
 #include "sys.h"
 
@@ -39,7 +40,12 @@ struct child {
     const struct spawn_request *request;
     int sync;
     volatile int step, error;
+    volatile int reached; /* enum failpoint, the last one passed; FAILPOINT_BEGUN: it is about to execute the stage */
 };
+
+#define BULKHEAD_FAILPOINT_STEP(name, text, step) STEP_##step,
+static const int failpoint_steps[] = {BULKHEAD_FAILPOINTS(BULKHEAD_FAILPOINT_STEP)};
+#undef BULKHEAD_FAILPOINT_STEP
 
 static void close_quietly(int *fd)
 {
@@ -92,6 +98,23 @@ static _Noreturn void child_exit(struct child *child, int step, long error)
     child->error = (int)-error;
     for (;;)
         sys1(__NR_exit_group, 127);
+}
+
+static void suffer(struct child *child, int point)
+{
+    uint32_t word = child->request->failpoints[point], argument = failpoint_argument(word);
+    switch (word & FAILPOINT_ACTION_MASK) {
+    case FAILPOINT_KILL: failpoint_kill();
+    case FAILPOINT_ERROR: child_exit(child, failpoint_steps[point], -(long)argument);
+    case FAILPOINT_DELAY: failpoint_delay(argument);
+    }
+}
+
+static void failpoint(struct child *child, int point)
+{
+    child->reached = point;
+    if (child->request->armed)
+        suffer(child, point);
 }
 
 /* Above all targets, and not far above: the limit on descriptors may be low. */
@@ -148,8 +171,12 @@ static int child_main(void *argument)
 {
     static char name[] = "nsinit";
     struct child *child = argument;
+    failpoint(child, FAILPOINT_CLONED);
     join_groups(child);
+    failpoint(child, FAILPOINT_GROUPED);
     int program = arrange(child);
+    failpoint(child, FAILPOINT_ARRANGED);
+    child->reached = FAILPOINT_BEGUN;
     char *argv[] = {name, NULL}, *environment[] = {NULL};
     long error = sys5(__NR_execveat, program, "", argv, environment, AT_EMPTY_PATH);
     child_exit(child, STEP_STAGE, error);
@@ -256,10 +283,11 @@ int spawn_stage(const struct spawn_request *request, struct spawn_result *result
     munmap(stack, STACK_SIZE);
     if (pid < 0)
         return fail(result, STEP_CLONE, (int)-pid);
-    if (child.step != STEP_NONE) {
+    if (child.step != STEP_NONE || child.reached != FAILPOINT_BEGUN) {
         reap(pidfd);
         close(pidfd);
-        return fail(result, child.step, child.error);
+        return child.step != STEP_NONE ? fail(result, child.step, child.error)
+                                       : fail(result, failpoint_steps[child.reached], ECANCELED); /* it was killed */
     }
     *result = (struct spawn_result){.pid = (int)pid, .pidfd = pidfd, .sync = ours};
     ours = -1;

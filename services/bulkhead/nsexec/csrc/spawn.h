@@ -2,8 +2,11 @@
 #ifndef BULKHEAD_SPAWN_H
 #define BULKHEAD_SPAWN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "failpoints.h"
 
 #define SPAWN_MAX_EXTRA 256
 #define SPAWN_MAX_TASKS 32
@@ -18,6 +21,8 @@ struct spawn_request {
     int stdio[3];
     size_t extra_count;
     int extra[SPAWN_MAX_EXTRA]; /* arrive from STAGE_FIRST_EXTRA_FD on */
+    bool armed;                 /* a failpoint is set; the stage's own are in the plan */
+    uint32_t failpoints[FAILPOINT_COUNT];
 };
 
 struct spawn_result {

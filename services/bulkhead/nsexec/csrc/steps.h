@@ -67,6 +67,7 @@ enum report_kind {
     REPORT_USER = 7,    /* is in its user namespace; waits until that is mapped */
     REPORT_TIME = 8,    /* has made its time namespace; waits until the clocks are set */
     REPORT_LISTENER = 9, /* `error` is the descriptor of the filter's listener; waits until it was fetched */
+    REPORT_FAILPOINT = 10, /* `error` is the number of one that is set; waits if that says so */
 };
 
 #define REPORT_DETAIL_MAX 1008
@@ -80,6 +81,8 @@ struct report {
 };
 
 #define REPORT_FIXED (sizeof(struct report) - REPORT_DETAIL_MAX)
+
+#define STAGE_NAME "nsinit [stage]" /* at most 15 bytes (PR_SET_NAME) */
 
 /* Where spawn puts descriptors for the stage. */
 enum stage_fd { STAGE_SYNC_FD = 3, STAGE_PLAN_FD = 4, STAGE_FIRST_EXTRA_FD = 5 };

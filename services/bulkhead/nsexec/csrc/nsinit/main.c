@@ -12,6 +12,8 @@ static void read_plan(struct stage *s)
         (const void *)must(sys6(__NR_mmap, 0, size, 1, MAP_PRIVATE_FILE, STAGE_PLAN_FD, 0), STEP_PLAN, "mmap");
     must(plan_decode(block, (size_t)info.stx_size, &s->plan), STEP_PLAN, "decode");
     must_close(STAGE_PLAN_FD);
+    failpoints_take(s);
+    failpoint(FAILPOINT_BEGUN);
 }
 
 /* exec resets handlers but keeps what is ignored, and the mask; a full affinity undoes a cpuset's. */
@@ -115,8 +117,10 @@ static void build_container(struct stage *s)
     if (wants(s, PLAN_TERMINAL))
         console_make(s, true);
     masks_apply(s);
+    failpoint(FAILPOINT_MOUNTED);
     settle_container(s);
     root_enter(s);
+    failpoint(FAILPOINT_PIVOTED);
 }
 
 static void join_container(struct stage *s)
@@ -188,6 +192,7 @@ static _Noreturn void run(const struct stage *s)
     } else if (wants(s, PLAN_PARK))
         await_caller();
     hooks_run(s, HOOK_START_CONTAINER);
+    failpoint(FAILPOINT_RELEASED);
     long error = sys3(__NR_execve, s->program, s->argv, s->env);
     die(STEP_EXEC, error, s->argv[0]);
 }
@@ -198,6 +203,7 @@ _Noreturn void nsinit_main(void)
     struct stage *s = &stage;
     *s = (struct stage){.root = -1, .dev = -1, .pts = -1, .proc = -1, .fifo = -1, .extra = STAGE_FIRST_EXTRA_FD};
     must(sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0), STEP_PREPARE, "dumpable");
+    sys5(__NR_prctl, PR_SET_NAME, STAGE_NAME, 0, 0, 0); /* a corpse of this name has not come to its program */
     reset_inherited();
     read_plan(s);
     affinity_set(s);
@@ -209,11 +215,13 @@ _Noreturn void nsinit_main(void)
     namespaces_make(s);
     if (wants(s, PLAN_FORK_EARLY))
         fork_into();
+    failpoint(FAILPOINT_JOINED);
     if (wants(s, PLAN_EXEC))
         join_container(s);
     else
         build_container(s);
     become_user(s);
     enter_session(s);
+    failpoint(FAILPOINT_CONFINED);
     run(s);
 }

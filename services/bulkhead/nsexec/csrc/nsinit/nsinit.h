@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../failpoints.h"
 #include "../plan.h"
 #include "../steps.h"
 #include "../sys.h"
@@ -55,6 +56,18 @@ static inline long must(long result, int step, const char *detail)
 static inline int take_extra(struct stage *s) { return s->extra++; }
 
 static inline bool wants(const struct stage *s, uint64_t flag) { return (s->plan.general.flags & flag) != 0; }
+
+/* ---- failpoints.c ---- */
+extern bool failpoints_armed;
+void failpoints_take(const struct stage *s);
+void failpoint_suffer(int point);
+
+/* Nothing, unless this launch is to fail. */
+static inline void failpoint(int point)
+{
+    if (__builtin_expect(failpoints_armed, false))
+        failpoint_suffer(point);
+}
 
 /* ---- text.c: what a libc would bring ---- */
 /* The compiler calls these by name for plain assignments and loops. */
