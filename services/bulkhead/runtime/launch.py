@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,13 +197,21 @@ def create(
     return task
 
 
-def create_planned(*, container_id: str, planned: Planned, rootfs: OverlayRootfs | None, stdio: StdioFds) -> Task:
-    """The same, for a launch that was worked out before. Raises what `create` raises."""
+def create_planned(
+    *,
+    container_id: str,
+    planned: Planned,
+    rootfs: OverlayRootfs | None,
+    stdio: StdioFds,
+    group: Callable[[str], Cgroup] = Cgroup,
+) -> Task:
+    """The same, for a launch that was worked out before; `group` makes its cgroup of the path. Raises what `create`
+    raises."""
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     config = {"linux": {"resources": planned.resources}}
     with ExitStack() as undo:
-        birth = _Birth(container_id, config, "", Cgroup(planned.cgroup), undo, Manner())
+        birth = _Birth(container_id, config, "", group(planned.cgroup), undo, Manner())
         with ExitStack() as temporary:
             birth.begin(planned.plan, planned.clone_flags, stdio, (), temporary)
         birth.until_ready(planned.plan)

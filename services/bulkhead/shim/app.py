@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bulkhead import __version__, failpoints, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
@@ -30,6 +32,9 @@ from bulkhead.shim.upkeep import Upkeep
 from bulkhead.wire.ttrpc import TYPE_REQUEST, Request, frame
 from bulkhead.wire.ttrpc_server import Call, TtrpcServer
 
+if TYPE_CHECKING:
+    from bulkhead.shim.rehearsal import Play
+
 _LOG_LIMIT = 256 << 10
 # The container's output may still be on its way to slow clients when the shim is told to leave.
 _LEAVE_POLL = 0.05
@@ -39,6 +44,8 @@ _BACKLOG = 64
 # Accept, read and answer; then nothing is left to do.
 _PRACTICE_TURNS = 3
 _PRACTICE_PATIENCE = 0.01
+# Nothing needs waiting for but the ends of processes.
+_REHEARSAL_PATIENCE = 0.01
 
 
 # Beside the bundle: (pid, start time) of the shim that holds the container, and how to speak to it.
@@ -144,6 +151,20 @@ class Shim:
             os.close(self._lock)
             self._lock = -1
 
+    def rehearse(self, play: Play, identity: Identity) -> None:
+        """Live through the play, in a process that will be nobody's shim. Raises OSError and BulkheadError."""
+        self._loop.open()
+        self._signals.start(self._listen)
+        try:
+            play.prepare()
+            self._open(identity)
+            play.run(lambda: self._loop.turn(_REHEARSAL_PATIENCE))
+        finally:
+            self._undo_practice(identity)
+            play.clear()
+            self._signals.stop()
+            self._loop.close()
+
     def live(self, identity: Identity, ready: Callable[[str], None], estate: Estate | None = None) -> int:
         """Be the shim of `identity`, in a process prepared and settled, until Shutdown; the exit status.
 
@@ -231,6 +252,7 @@ class Shim:
             # A successor may take the container from here on.
             failpoints.hit("shim.leave.cleared")
             os.close(self._lock)
+            self._lock = -1
             self._linger()
         waiting, self._leaving = self._leaving, []
         for done in waiting:
@@ -272,6 +294,25 @@ def engine_shim() -> Shim:
     from bulkhead.shim.adapters.launchers import Launchers
 
     return Shim(Launchers())
+
+
+def rehearse(scratch: str, finish: Callable[[], None], snapshot: Callable[[], None]) -> None:
+    """Run what shims will run, in the directory `scratch`; see `bulkhead.shim.rehearsal`. After `prepare_process`.
+
+    `finish` is called when all has been run often enough, then `snapshot` while one more container runs.
+    """
+    from bulkhead.shim.rehearsal import ROUNDS, Play, Stage, nothing
+
+    stage = Stage(scratch)
+    # Where it cannot be done shims are slower and larger, that is all.
+    with contextlib.suppress(OSError, BulkheadError):
+        stage.prepare()
+        for _ in range(ROUNDS):
+            Shim(stage.launcher()).rehearse(Play(stage, nothing), stage.identity)
+    finish()
+    with contextlib.suppress(OSError, BulkheadError):
+        Shim(stage.launcher()).rehearse(Play(stage, snapshot), stage.identity)
+    stage.clear()
 
 
 def preload(cache: Path) -> None:

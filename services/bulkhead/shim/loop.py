@@ -138,6 +138,13 @@ class Signals:
         self._called = called
         self._loop.add(self._read, select.EPOLLIN, self._woken)
 
+    def stop(self) -> None:
+        """Listen no more."""
+        write = signal.set_wakeup_fd(-1)
+        self._loop.remove(self._read)
+        for fd in (self._read, write):
+            os.close(fd)
+
     @staticmethod
     def prepare() -> None:
         """Let the signals be noted. Without handlers the kernel's default never reaches a wakeup descriptor."""

@@ -8,6 +8,7 @@ not, and now and then after something has happened.
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 
 from bulkhead import nsexec
@@ -38,5 +39,6 @@ class Upkeep:
     def _give_back(self) -> None:
         self._due = None
         self._not_before = time.monotonic() + _PAUSE
+        gc.collect()
         with contextlib.suppress(OSError):
             nsexec.give_back_memory()

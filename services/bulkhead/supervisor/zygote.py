@@ -35,11 +35,8 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     app.prepare_process()
     failpoints.listen(str(cache.parent))
     control = socket.socket(fileno=control_fd)
-    gc.collect()
-    # Without this the first collection in a child would write to, and so copy, every page with an object.
-    gc.freeze()
-    with contextlib.suppress(OSError):  # without it shims are larger, that is all
-        nsexec.share_memory()
+    app.rehearse(f"{cache}/rehearsal-{os.getpid()}", _freeze, _share)
+    _share()
     while _is_asked(control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_twice():
@@ -51,6 +48,18 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
             fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
     return 0
+
+
+def _freeze() -> None:
+    gc.collect()
+    # Without this the first collection in a child would write to, and so copy, every page with an object.
+    gc.freeze()
+
+
+def _share() -> None:
+    gc.collect()
+    with contextlib.suppress(OSError):  # without it shims are larger, that is all
+        nsexec.share_memory()
 
 
 def _is_asked(control: socket.socket) -> bool:

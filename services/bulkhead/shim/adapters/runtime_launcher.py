@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,8 @@ def preload(cache: Path) -> None:
 class RuntimeLauncher:
     """`bulkhead.runtime.launch` by proxy; `Launchers` makes it the whole port."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Callable[[str], Cgroup] = Cgroup) -> None:
+        self._group = group
         self._leaving: list[int] = []
 
     def create(
@@ -57,6 +58,7 @@ class RuntimeLauncher:
             planned=known,
             rootfs=None if rootfs is None else _overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile),
             stdio=_fds(stdio),
+            group=self._group,
         )
 
     def _create_forked(
