@@ -102,7 +102,7 @@ class Shim:
         servicer = ShimServicer(self._container, self._execs, self._leave)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._door = Door(self._loop, self._container, self._execs, self._journal.error)
-        self._upkeep = Upkeep(self._loop)
+        self._upkeep = Upkeep(self._loop, self._container.rest)
         self._lock = -1
         self._leaving: list[Callable[[], None]] = []
         self._left = False

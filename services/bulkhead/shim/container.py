@@ -299,6 +299,10 @@ class Container:
             self._relays = Relays(self._loop)
         self._relays.serve(ways)
 
+    def rest(self) -> None:
+        """Nothing has been asked for a while: let go of what comes back by itself."""
+        self._log.rest()
+
     def when_exited(self, hear: Callable[[ExitRecord], None]) -> None:
         """Call `hear` with the exit record once it is durable; at once if it is."""
         if self.phase is Phase.EXITED and self.exit is not None:

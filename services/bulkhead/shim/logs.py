@@ -88,6 +88,10 @@ class LogSink(Protocol):
         """What has been taken and is not in the log: to be asked when it is finished."""
 
     @abstractmethod
+    def rest(self) -> None:
+        """Nothing may come for a while: let go of what can be had again."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
 
@@ -113,6 +117,9 @@ class NoLog(LogSink):
     def unlogged(self) -> Loss | None:
         """Nothing was to be."""
         return None
+
+    def rest(self) -> None:
+        """Nothing is held."""
 
     def close(self) -> None:
         """Nothing is open."""
@@ -209,6 +216,10 @@ class JsonFile(LogSink):
     def unlogged(self) -> Loss | None:
         lines = self._lost.lines + sum(each.records.count(b"\n") for each in self._backlog)
         return Loss(what=Losable.LOG.value, since=self._trouble, until=time.time_ns(), lines=lines) if lines else None
+
+    def rest(self) -> None:
+        if self._hand is not None and self._hand.dismiss():
+            self._hand = None
 
     def close(self) -> None:
         self._closed = True
@@ -406,6 +417,7 @@ class Hand:
         self._failure: OSError | None = None
         self._written = 0
         self._closing = False
+        self._dismissed = False
         self._told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._work = _thread.allocate_lock()
         self._work.acquire()
@@ -429,9 +441,22 @@ class Hand:
         if self._job is None:
             self._work.release()
 
+    def dismiss(self) -> bool:
+        """End the thread, not the file; False while something is being written."""
+        if self._job is not None:
+            return False
+        self._loop.remove(self._told)
+        # All that the thread had to tell was heard.
+        os.close(self._told)
+        self._dismissed = True
+        self._work.release()
+        return True
+
     def _run(self) -> None:
         while True:
             self._work.acquire()
+            if self._dismissed:
+                return
             if self._job is not None:
                 try:
                     self._written = self._file.write(self._job)

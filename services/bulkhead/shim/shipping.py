@@ -99,6 +99,9 @@ class Shipped(LogSink):
     def unlogged(self) -> Loss | None:
         return self._cache.unlogged()
 
+    def rest(self) -> None:
+        self._cache.rest()
+
     def close(self) -> None:
         self._cache.close()
         self._closing = True

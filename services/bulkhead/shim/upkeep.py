@@ -7,9 +7,10 @@ not, and now and then after something has happened.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import gc
 import time
+from collections.abc import Callable
 
 from bulkhead import nsexec
 from bulkhead.shim.loop import Loop, Timer
@@ -17,13 +18,17 @@ from bulkhead.shim.loop import Loop, Timer
 _AFTER = 1.0
 # It takes a millisecond or two.
 _PAUSE = 60.0
+# A thread that was told to end takes a moment.
+_RETRY = 0.1
+_TRIES = 5
 
 
 class Upkeep:
-    """Wakes for nothing while nothing happens."""
+    """Wakes for nothing while nothing happens. `rest` is to end what threads there are, as far as they are idle."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, rest: Callable[[], None]) -> None:
         self._loop = loop
+        self._rest = rest
         self._due: Timer | None = None
         self._not_before = 0.0
 
@@ -34,11 +39,18 @@ class Upkeep:
     def _stirred(self) -> None:
         if self._due is None:
             wait = self._not_before - time.monotonic()
-            self._due = self._loop.later(max(_AFTER, wait), self._give_back)
+            self._due = self._loop.later(max(_AFTER, wait), self._begin)
 
-    def _give_back(self) -> None:
-        self._due = None
+    def _begin(self) -> None:
         self._not_before = time.monotonic() + _PAUSE
+        self._rest()
         gc.collect()
-        with contextlib.suppress(OSError):
+        self._give_back()
+
+    def _give_back(self, tries: int = _TRIES) -> None:
+        self._due = None
+        try:
             nsexec.give_back_memory()
+        except OSError as error:
+            if error.errno == errno.EBUSY and tries:
+                self._due = self._loop.later(_RETRY, lambda: self._give_back(tries - 1))

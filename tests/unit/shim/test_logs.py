@@ -4,6 +4,8 @@ import errno
 import gzip
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,35 @@ def test_a_disk_with_errors_costs_time_and_no_line_until_the_buffer_is_full(
     assert lines[-1].endswith("Input/output error]")
     assert log.unlogged() is None
     log.close()
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+
+def _turned_until(loop: Loop, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline
+        loop.turn(0.01)
+
+
+def test_a_log_at_rest_has_no_thread_and_goes_on_with_the_next_line(tmp_path: Path) -> None:
+    loop = Loop(unexpected)
+    loop.open()
+    path = tmp_path / "log"
+    before = _threads()
+    log = JsonFile(LogTarget(path=str(path)), loop, NoBrake(), lambda: None)
+    log.rest()
+    for number in range(5):
+        log.write(1, b"%d\n" % number)
+        # What is being written keeps it.
+        log.rest()
+        _turned_until(loop, lambda wanted=number + 1: len(path.read_bytes().splitlines()) == wanted)  # type: ignore[misc]
+        loop.turn(0.01)
+        log.rest()
+        _turned_until(loop, lambda: _threads() == before)
+    assert logged(path) == ["0", "1", "2", "3", "4"]
+    log.finish(lambda: None)
+    log.close()
+    loop.close()
