@@ -64,6 +64,8 @@ class FakeKernel:
         self.silent: set[str] = set()
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
+        self.reserved: set[tuple[str, int]] = set()
+        self.reserved_elsewhere: set[tuple[str, int]] = set()
         self.tables: dict[str, FakeTable] = {}  # by "family name"
         self.legacy_drops = False
         self.calls: list[str] = []
@@ -181,6 +183,15 @@ class FakeKernel:
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return "address already in use" if (protocol, port) in self.listening else None
+
+    def reserve(self, protocol: str, port: int) -> bool:
+        if (protocol, port) in self.reserved_elsewhere:
+            return False
+        self.reserved.add((protocol, port))
+        return True
+
+    def unreserve(self, protocol: str, port: int) -> None:
+        self.reserved.discard((protocol, port))
 
     def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
         key = f"{PROTOCOL_NUMBERS[protocol]} . {port}"

@@ -458,3 +458,24 @@ async def test_a_host_that_lives_by_its_routers_word_goes_on_to(host: Host) -> N
     assert not await network.reconcile([])
     endpoint = await network.attach(ID, host.netns())
     assert (endpoint.address6, endpoint.gateway6) == ("fd00:62::2", "fd00:62::1")
+
+
+@on_private_host
+async def test_one_of_two_installations_gets_a_port_that_both_want_at_one_moment(host: Host) -> None:
+    others = Instance(run=Path("/run/other"), bridge="bhother0", subnet="10.9.0.0/24")
+    both = (host.network(), host.network(others))
+    for network in both:
+        await network.ensure()
+        await network.reconcile([])
+    binding = PortBinding(container_port=80, host_port=8080)
+    for number in range(10):
+        names = [f"{number}{each}".ljust(64, "0") for each in "ab"]
+        attaching = [
+            network.attach(name, host.netns(), ports=[binding]) for network, name in zip(both, names, strict=True)
+        ]
+        done = await asyncio.gather(*attaching, return_exceptions=True)
+        (lost,) = [each for each in done if isinstance(each, BaseException)]
+        assert isinstance(lost, Internal) and "Bind for 0.0.0.0:8080 failed: port is already allocated" in str(lost)
+        for network, each in zip(both, done, strict=True):
+            if isinstance(each, Endpoint):
+                await network.detach(each)

@@ -171,6 +171,22 @@ async def test_attachment_and_detachment_cost_one_call_of_the_kernel_each() -> N
     assert kernel.calls == ["plug", "silence"]
 
 
+async def test_a_port_that_another_installation_is_just_publishing() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.reserved_elsewhere.add((WEB.protocol, WEB.host_port))
+    with pytest.raises(Internal, match="port is already allocated"):
+        await network.attach(ID, 1, ports=[WEB])
+    kernel.reserved_elsewhere.clear()
+    gate = kernel.gates["plug"] = asyncio.Event()
+    attaching = asyncio.create_task(network.attach(ID, 1, ports=[WEB]))
+    await _until(lambda: "plug" in kernel.calls)
+    assert kernel.reserved == {(WEB.protocol, WEB.host_port)}
+    gate.set()
+    await attaching
+    assert not kernel.reserved
+
+
 async def test_a_kernel_that_cannot_filter_on_bridges_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = FakeKernel()
     apply = kernel.apply

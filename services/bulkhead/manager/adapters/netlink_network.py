@@ -6,9 +6,11 @@ import _thread
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ T = TypeVar("T")
 
 _LOOPBACK_INDEX = 1  # of every network namespace
 _SYSCTL = Path("/proc/sys")
+_PORT_RANGE = _SYSCTL / "net/ipv4/ip_local_port_range"
 _OWN_NETNS = Path("/proc/thread-self/ns/net")
 # Set before the interface is born, so there is no moment in which it believes a router or has an address; and with
 # IPv6 its own link-local one serves at once.
@@ -69,6 +72,7 @@ class NetlinkKernel:
         self._netfilter = nftables.connected()
         self._asking = nftables.connected()  # in the event loop's own thread
         self._route = Netlink()
+        self._claims = _open_claims()
         self._kept_sockets = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
 
@@ -141,9 +145,16 @@ class NetlinkKernel:
         except OSError:
             return False  # no worse than not to have asked
 
+    def reserve(self, protocol: str, port: int) -> bool:
+        return self._claims is None or _claim(self._claims, fcntl.F_WRLCK, protocol, port)
+
+    def unreserve(self, protocol: str, port: int) -> None:
+        if self._claims is not None:
+            _claim(self._claims, fcntl.F_UNLCK, protocol, port)
+
     def ephemeral_ports(self) -> range:
         try:
-            first, last = (_SYSCTL / "net/ipv4/ip_local_port_range").read_text().split()
+            first, last = _PORT_RANGE.read_text().split()
         except OSError:
             return _DEFAULT_EPHEMERAL
         return range(int(first), int(last) + 1)
@@ -152,6 +163,9 @@ class NetlinkKernel:
         for connection in (self._netfilter, self._asking, self._route):
             if connection is not None:
                 connection.close()
+        if self._claims is not None:
+            os.close(self._claims)
+            self._claims = None
         if self._nftables is not None:
             self._nftables.close()
         for deletions in self._deletions or ():
@@ -474,6 +488,24 @@ def _publishes(kernel: Netlink, table: str, protocol: str, address: str, port: i
     if address in (ANY, ANY6):
         return nftables.has_key_ending(kernel, "inet", table, maps[0], types[maps[1]][0], ending)
     return nftables.has_element(kernel, "inet", table, maps[0], types[maps[0]][0], (address, *ending))
+
+
+def _open_claims() -> int | None:
+    """What installations on one network namespace have in common: a file that root alone can lock, a byte a port."""
+    try:
+        return os.open(_PORT_RANGE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None  # /proc/sys is read-only, say
+
+
+def _claim(claims: int, kind: int, protocol: str, port: int) -> bool:
+    """Lock or unlock a port's byte (fcntl(2), F_OFD_SETLK); False when somebody else has locked it."""
+    place = PROTOCOL_NUMBERS[protocol] << 16 | port
+    try:
+        fcntl.fcntl(claims, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _obstacle(protocol: str, address: str, port: int) -> str | None:

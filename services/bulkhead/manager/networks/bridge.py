@@ -63,7 +63,7 @@ class BridgeNetwork:
     def __init__(self, instance: Instance, kernel: Kernel, *, open_forward: bool = True) -> None:
         self._kernel = kernel
         elsewhere = functools.partial(kernel.published_elsewhere, instance.nft_table)
-        self._ports = HostPorts(kernel.bindable, elsewhere, kernel.ephemeral_ports)
+        self._ports = HostPorts(kernel.bindable, elsewhere, kernel.ephemeral_ports, kernel.reserve, kernel.unreserve)
         self._table = instance.nft_table
         self._prefix = instance.veth_prefix
         self._alias = instance.network_alias
@@ -151,14 +151,18 @@ class BridgeNetwork:
     ) -> Endpoint:
         net = self._net(network)
         given = net.leases.take(container_id, wishes)
-        endpoint = self._reserve(net, container_id, given, interface, routed, mac, ports, name)
         try:
-            await self._plug(net, endpoint, netns, routed=routed, link_local=link_local)
-        except BaseException:
-            await self._undo(endpoint)
-            raise
+            endpoint = self._reserve(net, container_id, given, interface, routed, mac, ports, name)
+            try:
+                await self._plug(net, endpoint, netns, routed=routed, link_local=link_local)
+            except BaseException:
+                await self._undo(endpoint)
+                raise
+            finally:
+                self._plugging.discard(endpoint.host_interface)
         finally:
-            self._plugging.discard(endpoint.host_interface)
+            if not self._plugging:
+                self._ports.settle()
         return endpoint
 
     async def attach_loopback(self, netns: Netns) -> None:

@@ -14,12 +14,25 @@ _WILDCARDS = frozenset((ANY, ANY6))
 Bindable = Callable[[str, str, int], str | None]
 # The same -> whether another installation has published it: no socket tells of that.
 Published = Callable[[str, str, int], bool]
+# (protocol, port) -> whether no other installation is just publishing it; from then on it is we who are.
+Reserve = Callable[[str, int], bool]
+Unreserve = Callable[[str, int], None]
 
 
 class HostPorts:
     """The host's published ports. A port of a family's wildcard address excludes the same port of its others."""
 
-    def __init__(self, bindable: Bindable, elsewhere: Published, ephemeral: Callable[[], range]) -> None:
+    def __init__(
+        self,
+        bindable: Bindable,
+        elsewhere: Published,
+        ephemeral: Callable[[], range],
+        reserve: Reserve = lambda *_: True,
+        unreserve: Unreserve = lambda *_: None,
+    ) -> None:
+        self._reserve = reserve
+        self._unreserve = unreserve
+        self._reserved: set[tuple[str, int]] = set()
         self._bindable = bindable
         self._elsewhere = elsewhere
         self._ephemeral = ephemeral
@@ -63,6 +76,12 @@ class HostPorts:
                 if not holders:
                     del self._held[key]
 
+    def settle(self) -> None:
+        """What was allocated is published by now, or released: others see for themselves."""
+        for protocol, port in self._reserved:
+            self._unreserve(protocol, port)
+        self._reserved.clear()
+
     def forget(self) -> None:
         """Free every port."""
         self._held.clear()
@@ -101,12 +120,21 @@ class HostPorts:
         rivals = [other for other in holders if (":" in other) is (":" in address)]
         shown = f"[{address}]" if ":" in address else address
         clashes = address in rivals or address in _WILDCARDS or not _WILDCARDS.isdisjoint(rivals)
-        if (rivals and clashes) or self._elsewhere(protocol, address, port):
+        if (rivals and clashes) or not self._is_ours(protocol, port) or self._elsewhere(protocol, address, port):
             return f"Bind for {shown}:{port} failed: port is already allocated"
         reason = self._bindable(protocol, address, port)
         if reason is None:
             return None
         return f"failed to bind host port for {shown}:{port}/{protocol}: {reason}"
+
+    def _is_ours(self, protocol: str, port: int) -> bool:
+        """Before anybody else's are looked at: who publishes at the same moment has reserved it or shows it."""
+        if (protocol, port) in self._reserved:
+            return True
+        if not self._reserve(protocol, port):
+            return False
+        self._reserved.add((protocol, port))
+        return True
 
     def _take(self, owner: str, binding: PortBinding) -> None:
         self._held.setdefault((binding.protocol, binding.host_port), {})[binding.host_ip] = owner

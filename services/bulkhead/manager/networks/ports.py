@@ -292,6 +292,15 @@ class Kernel(Protocol):
     def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
         """Whether another installation on this host publishes the port: in its table, like ours but not `table`."""
 
+    def reserve(self, protocol: str, port: int) -> bool:
+        """Have other installations keep off a port until `unreserve`; False while another one has it reserved.
+
+        True, too, where nothing can be reserved.
+        """
+
+    def unreserve(self, protocol: str, port: int) -> None:
+        """Another installation may look at the port; no error when it was not reserved."""
+
     def ephemeral_ports(self) -> range:
         """The host's range of ports of its own choice."""
 
