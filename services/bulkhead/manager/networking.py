@@ -226,9 +226,10 @@ class Networking:
         routed: Sequence[int],
     ) -> Plugged:
         key = _key(self.known, network)
+        netns = ProcessNetns(pid=created.pid, start_time=created.start_time)
         endpoint = await self._network.attach(
             container.id,
-            ProcessNetns(pid=created.pid, start_time=created.start_time),
+            netns,
             network=key,
             interface=f"eth{number}",
             routed=routed,
@@ -241,7 +242,11 @@ class Networking:
         plugged = self._shown(replace(wish, network_id=network.id, network_name=network.name), endpoint)
         done = Plugged(endpoints=(*done.endpoints, plugged), attachments=(*done.attachments, endpoint))
         if self.known.is_users(network):
-            self.names.enter(network.id, _host(container, plugged))
+            try:
+                self.names.enter(network.id, _host(container, plugged))
+            except BaseException:
+                await self._network.unplug(endpoint, netns)
+                raise
         return done
 
     def _shown(self, wish: NetworkEndpoint, endpoint: Endpoint | None = None) -> NetworkEndpoint:

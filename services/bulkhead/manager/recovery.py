@@ -93,6 +93,7 @@ class Recovery:
             ended = self._how_it_ended(container, state)
         if ended is None:
             # Its process lives, its shim is dead or silent: the watcher gets it a new one, or waits.
+            await self._apply_limits(container)
             self.exits.watch(container)
             return
         if rebooted and starts_at_boot(container.spec.restart_policy, was_alive=True, stopped_by_user=False):
@@ -116,11 +117,7 @@ class Recovery:
         if phase is not container.phase:
             container = replace(container, phase=phase)
             await self.records.commit(Change(update=container))
-        if container.unapplied:
-            try:
-                await self.apply_limits(container)
-            except (OSError, ValueError, BulkheadError) as error:
-                log.warning("cannot apply limits", container=container.id, reason=str(error))
+        await self._apply_limits(container)
         if shim is not None:
             try:
                 await self.exits.starting.relaying.begin(container, shim)
@@ -128,6 +125,14 @@ class Recovery:
                 log.warning("cannot relay ports", container=container.id, reason=str(error))
         self.exits.note_losses(container, state.losses)
         self.exits.watch(container, shim)
+
+    async def _apply_limits(self, container: Container) -> None:
+        """Those that are on record, of which a crash kept the kernel from hearing. No shim is needed for it."""
+        if container.unapplied:
+            try:
+                await self.apply_limits(container)
+            except (OSError, ValueError, BulkheadError) as error:
+                log.warning("cannot apply limits", container=container.id, reason=str(error))
 
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:
         """The record says that it does not run."""

@@ -33,6 +33,7 @@ CELLS = (
     ("unpause", "ENOSPC", "manager.records.written", Place.MANAGER),
     ("volume rm", "kill api", "manager.records.written", Place.MANAGER),
     ("commit", "run wiped", "disk.store.rename", Place.MANAGER),
+    ("connect", "ENOSPC", "disk.file.write", Place.MANAGER),
     ("start", "clock -1 h", "shim.start.begun", Place.SHIM),
     ("load", "ENOSPC", "disk.layer.rename", Place.MANAGER),
 )

@@ -26,6 +26,8 @@ from bulkhead.linux.threads import Threads
 log = structlog.get_logger()
 # How long the deleting thread works before it looks whether it should wait (seconds).
 _SLICE = 0.1
+# No descriptors, no memory: that passes, and is looked for so often.
+_PASSING, _WANT_SECONDS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM), 1.0
 _NICE = 15
 
 
@@ -101,8 +103,10 @@ class Trash:
                 try:
                     more = await loop.run_in_executor(self._thread, self._reap_some)
                 except OSError as error:
-                    more = False
+                    more = error.errno in _PASSING
                     log.warning("cannot empty the trash", reason=error.strerror)
+                    if more:
+                        await asyncio.sleep(_WANT_SECONDS)
             if not self._news.is_set():
                 self._empty.set()
 
@@ -129,6 +133,8 @@ class Trash:
         except FileNotFoundError:
             return
         except OSError as error:
+            if error.errno in _PASSING:
+                raise
             # Reported once per life; the next boot tries again.
             self._hopeless.add(name)
             log.warning("cannot delete from the trash", name=name, reason=error.strerror)

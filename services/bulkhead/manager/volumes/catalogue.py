@@ -55,9 +55,14 @@ class Volumes:
             known = self.records.volumes.get(volume.name)
             if known is not None:
                 return known
-            await asyncio.to_thread(self.places.make, volume.name, volume.quota)
+            made = await asyncio.to_thread(self.places.make, volume.name, volume.quota)
             created = announcements.of_volume(volume, "create")
-            await self.records.commit(Change(volumes=(volume,), events=(created,)), durable=True)
+            try:
+                await self.records.commit(Change(volumes=(volume,), events=(created,)), durable=True)
+            except BulkheadError:
+                if made:
+                    self.places.remove(volume.name)
+                raise
         return volume
 
     def get(self, name: str) -> Volume:
