@@ -303,6 +303,7 @@ class Matrix:
         if not attempt.ends(CALL_SECONDS):
             result.wrong.append("the operation has not ended")
         host.set("")
+        host.wake()  # one that came there as the counts began anew
         result.said = str(attempt.error or "")
 
     def _after(self, subject: Subject, column: Column) -> list[str]:
