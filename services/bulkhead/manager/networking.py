@@ -111,10 +111,10 @@ class Networking:
         try:
             await self._ensure()
             await self._network.ensure(network.id)
+            self.names.add_network(network.id, network.name)
         except BaseException:
             await self._network.forget(network.id)
             raise
-        self.names.add_network(network.id, network.name)
 
     async def drop(self, network: NetworkRecord) -> None:
         """Take a network that nobody is on out of the kernel."""
