@@ -14,13 +14,30 @@ from bulkhead.manager.oci import Surroundings
 from bulkhead.manager.seccomp_profiles import oci_profile
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec, DeviceMapping, Mount, Resources, Ulimit
+from bulkhead.model.remapping import IdRange, Remapping
 from bulkhead.runtime import defaults, validate
 from bulkhead.runtime.rootfs import OverlayRootfs
 
+IDS = Remapping(
+    uids=(IdRange(inside=0, outside=100000, count=10), IdRange(inside=10, outside=300000, count=5)),
+    gids=(IdRange(inside=0, outside=200000, count=65536),),
+)
 
-def _config(namespaces: Namespaces | None = None, around: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+
+def _config(
+    namespaces: Namespaces | None = None,
+    around: dict[str, Any] | None = None,
+    remapping: Remapping | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
     container = Container(
-        id="ab" * 32, name="web", image_id="sha256:1", path="sh", args=("-c", "true"), spec=ContainerSpec(**spec)
+        id="ab" * 32,
+        name="web",
+        image_id="sha256:1",
+        path="sh",
+        args=("-c", "true"),
+        spec=ContainerSpec(**spec),
+        remapping=remapping,
     )
     surroundings = Surroundings(
         namespaces=namespaces or Namespaces(),
@@ -38,6 +55,34 @@ def _config(namespaces: Namespaces | None = None, around: dict[str, Any] | None 
 def _mount(config: dict[str, Any], destination: str) -> dict[str, Any]:
     (found,) = [mount for mount in config["mounts"] if mount["destination"] == destination]
     return dict(found)
+
+
+def test_users_of_a_remapped_container() -> None:
+    """What is the engine's is shown with the container's ids; a bind, and a volume that is the host's, is not."""
+    mounts = [Mount(type=kind, target=target, source="x") for kind, target in (("volume", "/v"), ("volume", "/nfs"))]
+    around = {"sources": {"/v": "/data/v", "/nfs": "/data/n", "/b": "/host"}, "own_volumes": frozenset({"/v"})}
+    bind = Mount(type="bind", target="/b", source="/host")
+    made = _config(Namespaces(user=""), around, IDS, mounts=(*mounts, bind))
+    assert {"type": "user"} in made["linux"]["namespaces"]
+    assert made["linux"]["uidMappings"] == [
+        {"containerID": 0, "hostID": 100000, "size": 10},
+        {"containerID": 10, "hostID": 300000, "size": 5},
+    ]
+    assert made["linux"]["gidMappings"] == [{"containerID": 0, "hostID": 200000, "size": 65536}]
+    assert made["linux"]["sysctl"] == {"net.ipv4.ip_unprivileged_port_start": "0"}
+    shown = [mount["destination"] for mount in made["mounts"] if "idmap" in mount["options"]]
+    assert shown == ["/v", "/etc/hosts"]
+    plain = _config(Namespaces(), around, None, mounts=(*mounts, bind))
+    assert not [mount for mount in plain["mounts"] if "idmap" in mount["options"]]
+    assert not {"uidMappings", "gidMappings"} & set(plain["linux"])
+
+
+def test_a_remapped_container_in_the_user_namespace_of_another() -> None:
+    """That one is mapped: two mappings would be one too many."""
+    made = _config(Namespaces(user="/proc/7/fd/9"), remapping=IDS)
+    assert {"type": "user", "path": "/proc/7/fd/9"} in made["linux"]["namespaces"]
+    assert not {"uidMappings", "gidMappings"} & set(made["linux"])
+    assert "idmap" in _mount(made, "/etc/hosts")["options"]
 
 
 def test_plain_container_is_dockers_default() -> None:
