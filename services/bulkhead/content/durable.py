@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
+from bulkhead.model.refusals import reason
 
 _LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
@@ -30,9 +31,8 @@ def disk_errors(action: str) -> Iterator[None]:
 
 def translated(error: OSError, action: str) -> BulkheadError:
     """The error of our vocabulary that says what `error` says."""
-    reason = (error.strerror or str(error)).lower()
     kind = ResourceExhausted if error.errno in _FULL else Internal
-    return kind(f"cannot {action}: {reason}")
+    return kind(f"cannot {action}: {reason(error, full='remove what is unused').lower()}")
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:

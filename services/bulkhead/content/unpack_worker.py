@@ -25,6 +25,7 @@ from bulkhead.content import confine
 from bulkhead.content.inflate import Following, Inflated, Limits, Reader, preload, read_fd
 from bulkhead.content.layers import Applied, LayerWriter
 from bulkhead.content.tarstream import TarStream
+from bulkhead.model.refusals import reason
 
 # Twice what the largest zstd window needs; an archive cannot make us take the host's memory.
 _ADDRESS_SPACE = 2 << 30
@@ -105,7 +106,7 @@ def _told(error: BaseException) -> tuple[str, str]:
     if isinstance(error, OSError):
         kind = "ResourceExhausted" if error.errno in _FULL else "Internal"
         kind = "InvalidArgument" if error.errno in _ENTRY_ERRORS else kind
-        return kind, f"cannot unpack layer: {(error.strerror or str(error)).lower()}"
+        return kind, f"cannot unpack layer: {reason(error, full='remove what is unused').lower()}"
     return "Internal", f"cannot unpack layer: {type(error).__name__}: {error}"
 
 

@@ -33,6 +33,7 @@ from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network
 from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
+from bulkhead.model.refusals import reason
 from bulkhead.runtime.init import INIT_PROGRAM
 from bulkhead.runtime.rootfs import OverlayRootfs
 
@@ -329,8 +330,8 @@ def _init_binary() -> str:
 
 def _failed(verb: str, place: Path, error: OSError) -> Conflict | Internal | ResourceExhausted:
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return ResourceExhausted(f"cannot {verb} {place}: {error.strerror}: docker system prune frees what is unused")
-    return Internal(f"cannot {verb} {place}: {error.strerror}")
+        return ResourceExhausted(f"cannot {verb} {place}: {reason(error)}")
+    return Internal(f"cannot {verb} {place}: {reason(error)}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

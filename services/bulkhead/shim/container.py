@@ -29,6 +29,7 @@ from bulkhead.errors import (
 )
 from bulkhead.linux import process
 from bulkhead.model.losses import Loss, Lost, joined
+from bulkhead.model.refusals import reason
 from bulkhead.shim import bundle, custody, inheritance
 from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
@@ -442,7 +443,7 @@ class Container:
         try:
             self._facts.begin()
         except OSError as error:
-            raise ResourceExhausted(f"cannot reserve the exit record: {error.strerror}") from error
+            raise ResourceExhausted(f"cannot reserve the exit record: {reason(error)}") from error
         undo.callback(self._facts.abandon)
 
     def _open_logs(self, options: CreateOptions, kept: Mapping[str, int] | None, *, terminal: bool) -> LogSink:
@@ -471,7 +472,7 @@ class Container:
         except OSError as error:
             if journal is not None:
                 journal.close()
-            raise ResourceExhausted(f"cannot open log {target.path}: {error.strerror}") from error
+            raise ResourceExhausted(f"cannot open log {target.path}: {reason(error)}") from error
 
     def _launch(self, terminal: bool, options: CreateOptions, log: LogSink, undo: ExitStack) -> Task:
         streams = self.streams
@@ -506,7 +507,7 @@ class Container:
         try:
             self._facts.write_task(record)
         except OSError as error:
-            raise ResourceExhausted(f"cannot write the task record: {error.strerror}") from error
+            raise ResourceExhausted(f"cannot write the task record: {reason(error)}") from error
 
     # Inside: the freezer and signals
 

@@ -175,7 +175,7 @@ async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path) -> None
     store.open()
     big = os.urandom(4 << 20)
     for writing in (store.ingest(Digest.of(big), len(big)), store.resume(Digest.of(big), len(big))):
-        with pytest.raises(ResourceExhausted, match=r"cannot store blob sha256:.*: no space left on device"):
+        with pytest.raises(ResourceExhausted, match="no space left on device: remove what is unused"):
             async with writing as writer:
                 for start in range(0, len(big), 500_000):
                     await writer.write(big[start : start + 500_000])

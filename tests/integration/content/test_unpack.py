@@ -258,7 +258,7 @@ async def test_cancelling_leaves_no_worker_behind(tmp_path: Path, target: Path) 
 async def test_a_full_disk_is_said(tmp_path: Path, small_disk: Path) -> None:
     blob = tmp_path / "blob"
     blob.write_bytes(packed(Member(name=b"big", data=os.urandom(4 << 20))))
-    with pytest.raises(ResourceExhausted, match="no space left on device"):
+    with pytest.raises(ResourceExhausted, match="no space left on device: remove what is unused"):
         await unpack_layer(blob, media_types.OCI_LAYER_GZIP, small_disk, None)
 
 

@@ -106,7 +106,7 @@ async def test_create_on_a_full_disk_is_refused_with_nothing_left(
     answer = become(nursery.spare(), tmp_path / "run", disk / "three")
     async with connected(tmp_path / "run", data, answer["pid"]) as shim:
         filler = fill(seen(nursery, disk))
-        with pytest.raises(ResourceExhausted, match="No space left on device"):
+        with pytest.raises(ResourceExhausted, match="No space left on device: docker system prune frees"):
             await shim.create(log=None)
         assert (await shim.client.state()).phase == "new"
         assert sorted(path.name for path in data.iterdir()) == ["config.json", "shim.json"]

@@ -29,6 +29,7 @@ from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
 from bulkhead.manager.adapters.reserve import Reserve
 from bulkhead.manager.adapters.schema import MIGRATIONS
+from bulkhead.model.refusals import reason
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -165,9 +166,12 @@ def _refused(error: OSError) -> sqlite3.Error:
 
 def _translated(error: sqlite3.Error) -> BulkheadError:
     if error.sqlite_errorname == "SQLITE_FULL" or "disk is full" in str(error):
-        return ResourceExhausted(f"cannot write records: no space left on device ({error}): remove what is unused")
+        full = reason(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return ResourceExhausted(f"cannot write records: {full} ({error})")
     if isinstance(error, sqlite3.IntegrityError):
         return Conflict(f"cannot write records: {error}")
+    if error.sqlite_errorname.startswith("SQLITE_IOERR"):
+        return Internal(f"cannot write records: {error}: {reason(OSError(errno.EIO, os.strerror(errno.EIO)))}")
     return Internal(f"cannot write records: {error}")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import Conflict
+from bulkhead import failpoints
+from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
 from bulkhead.manager.adapters.database import Database
 
 
@@ -96,3 +99,29 @@ async def test_the_reserve_outlives_a_reader(tmp_path: Path) -> None:
         taken = (tmp_path / "b.db-wal").stat()
         assert (taken.st_ino, taken.st_blocks) == (kept.st_ino, kept.st_blocks)
         assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == [("key",)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "advice"),
+    [
+        ("EIO", Internal, "Input/output error: the disk fails, the kernel's log tells more"),
+        ("ENOSPC", ResourceExhausted, "No space left on device: docker system prune frees what is unused"),
+    ],
+)
+async def test_a_write_that_the_disk_refuses_says_what_to_do_and_leaves_nothing(
+    tmp_path: Path, fault: str, kind: type[BulkheadError], advice: str
+) -> None:
+    def insert(key: str) -> Callable[[sqlite3.Connection], object]:
+        return lambda c: c.execute("INSERT INTO meta (key, value) VALUES (?, '')", (key,))
+
+    async with Database.open(tmp_path / "b.db") as database:
+        await database.write(insert("before"))
+        failpoints.set_to(f"manager.records.written=error({fault})")
+        try:
+            with pytest.raises(kind, match=re.escape(advice)):
+                await database.write(insert("refused"))
+        finally:
+            failpoints.set_to("")
+        await database.write(insert("after"))
+        rows = await database.read(lambda c: c.execute("SELECT key FROM meta ORDER BY key").fetchall())
+        assert rows == [("after",), ("before",)]
