@@ -20,10 +20,14 @@ pytestmark = [pytest.mark.root]
 SECONDS = 30.0
 LINES = 10_000
 MOST_KILLS = 25
+# In its middle it waits until it is told that the shim has died often enough.
+FEWEST_KILLS = 2
+TOLD = "until [ -e /told/go ]; do usleep 1000; done"
 # Bursts, so that a kill meets the shim in the middle of its work as well as asleep.
-COUNT = f"i=1; while [ $i -le {LINES} ]; do echo $i; [ $((i % 25)) = 0 ] && usleep 1000; i=$((i+1)); done; exit 7"
+BURST = "i={}; while [ $i -le {} ]; do echo $i; [ $((i % 25)) = 0 ] && usleep 1000; i=$((i+1)); done"
+COUNT = f"{BURST.format(1, LINES // 2)}; {TOLD}; {BURST.format(LINES // 2 + 1, LINES)}; exit 7"
 # The shim is never asleep.
-FLOOD = f"seq 1 {60 * LINES}; exit 7"
+FLOOD = f"seq 1 {30 * LINES}; {TOLD}; seq {30 * LINES + 1} {60 * LINES}; exit 7"
 EXIT_7 = "trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
 
 
@@ -85,9 +89,10 @@ def numbers(engine: Engine, name: str) -> list[int]:
     ids=["bursts", "local", "terminal", "flood"],
 )
 def test_no_line_is_missing_and_the_exit_code_is_true(
-    fresh_engine: Engine, script: str, lines: int, options: tuple[str, ...]
+    fresh_engine: Engine, tmp_path: Path, script: str, lines: int, options: tuple[str, ...]
 ) -> None:
-    container = fresh_engine.docker_ok("run", "-d", *options, "--name", "subject", "busybox", "sh", "-c", script)
+    told = ("-v", f"{tmp_path}:/told")
+    container = fresh_engine.docker_ok("run", "-d", *options, *told, "--name", "subject", "busybox", "sh", "-c", script)
     kills = 0
     while inspect(fresh_engine, "subject", ".State.Running") == "true" and shim_of(fresh_engine, container):
         if kills == MOST_KILLS:
@@ -99,8 +104,11 @@ def test_no_line_is_missing_and_the_exit_code_is_true(
             break
         kills += 1
         until(lambda: shim_of(fresh_engine, container) != before)  # noqa: B023
+        if kills == FEWEST_KILLS:
+            (tmp_path / "go").touch()
+    (tmp_path / "go").touch()
     assert fresh_engine.docker_ok("wait", "subject") == "7"
-    assert kills >= 2
+    assert kills >= FEWEST_KILLS
     found = numbers(fresh_engine, "subject")
     assert sorted(set(range(1, lines + 1)) - set(found)) == []
     assert found == list(range(1, lines + 1))
