@@ -7,6 +7,11 @@ protocol once (HTTP status, gRPC status, ttrpc status). Data travels on attribut
 
 from __future__ import annotations
 
+import errno
+
+# What the machine may have again, or do again, a moment later.
+_LACKS = frozenset((errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO))
+
 
 class BulkheadError(Exception):
     """Base of every error the engine raises on purpose."""
@@ -78,3 +83,11 @@ class LaunchFailed(BulkheadError):
     def exec_exit_code(self) -> int:
         """The same for an exec: Docker tells only what was not found from what could not be run."""
         return self.exit_code if self.exit_code == 127 else 126
+
+
+def may_pass(error: BulkheadError) -> bool:
+    """Whether the same may succeed later though nobody changes what was asked: a part is away, the machine lacks
+    something."""
+    return isinstance(error, (Unavailable, ResourceExhausted)) or (
+        isinstance(error, LaunchFailed) and error.errno in _LACKS
+    )

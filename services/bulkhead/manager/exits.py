@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
+from bulkhead.errors import BulkheadError, Conflict, NotFound, may_pass
 from bulkhead.linux import process
 from bulkhead.manager import announcements, health
 from bulkhead.manager.actors import Actors
@@ -325,12 +325,11 @@ class Exits:
                     container_id, "restart", lambda: self._start_again(container_id), seconds=START_SECONDS
                 )
                 return
-            except Unavailable as error:
-                delay_ms = min(delay_ms * 2, LONGEST_DELAY_MS)
-                log.warning("cannot restart a container yet", container=container_id, reason=str(error))
             except BulkheadError as error:
                 log.warning("cannot restart a container", container=container_id, reason=str(error))
-                return
+                if not may_pass(error):
+                    return
+                delay_ms = min(delay_ms * 2, LONGEST_DELAY_MS)
 
     async def _start_again(self, container_id: str) -> None:
         container = self.records.index.get(container_id)

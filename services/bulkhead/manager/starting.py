@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, Unavailable
+from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, may_pass
 from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
@@ -141,8 +141,8 @@ class Starting:
     async def _note(self, container: Container, error: BulkheadError) -> None:
         code = error.exit_code if isinstance(error, LaunchFailed) else OTHER_FAILURE
         phase = apply(container.phase, Event.START_FAILED)
-        if container.phase is Phase.RESTARTING and isinstance(error, Unavailable):
-            phase = Phase.RESTARTING  # the policy tries again when the part is back
+        if container.phase is Phase.RESTARTING and may_pass(error):
+            phase = Phase.RESTARTING  # the policy tries again: a full disk must not end it for good
         failed = replace(container, phase=phase, error=str(error), exit_code=code)
         try:
             await self.records.commit(Change(update=failed, done=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from bulkhead.errors import (
+    BulkheadError,
     Conflict,
     DeadlineExceeded,
     Internal,
@@ -623,3 +625,28 @@ async def test_restart_waits_for_a_supervisor_that_is_away(core: Running) -> Non
     assert core.get(container_id).phase is Phase.RESTARTING
     core.world.shims.supervisor_away = False
     await eventually(lambda: core.get(container_id).phase is Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        LaunchFailed("cannot clone: no space left on device", step="clone", errno=errno.ENOSPC),
+        ResourceExhausted("cannot write a bundle: no space left on device"),
+    ],
+)
+async def test_restart_waits_for_what_the_machine_lacks(core: Running, lack: BulkheadError) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    core.world.shims.failures["create"] = lack
+    core.shim(container_id).exit(1)
+    await eventually(lambda: core.get(container_id).error != "")
+    assert core.get(container_id).phase is Phase.RESTARTING
+    core.world.shims.failures.clear()
+    await eventually(lambda: core.get(container_id).phase is Phase.RUNNING)
+
+
+async def test_a_program_that_is_gone_ends_the_policy(core: Running) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    core.world.shims.failures["create"] = LaunchFailed("exec: no such file", step="execve", errno=2, exit_code=127)
+    core.shim(container_id).exit(1)
+    await eventually(lambda: core.get(container_id).error != "")
+    assert (core.get(container_id).phase, core.get(container_id).exit_code) == (Phase.EXITED, 127)
