@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 _FIXED = struct.Struct("=IIiI")
 _LARGEST = 1024
 # STAGE_NAME in csrc/steps.h.
-_STAGE_NAME = b"(nsinit [stage])"
+_STAGE_NAME = b"nsinit [stage]"
+# Of /proc/<pid>/stat behind the name (proc_pid_stat(5)): the size of its memory, 0 when it has given that up.
+_VSIZE = 20
 # How often a stage that says nothing is looked at.
 _GLANCE_SECONDS = 0.25
 
@@ -110,13 +112,16 @@ class Launch:
         return report
 
     def has_executed(self) -> bool:
-        """Whether the end of the socket was the program's begin: a stage that died before bears its name still."""
+        """Whether the end of the socket was the program's begin. A stage that died before bears its name still.
+
+        Who dies gives its memory up before its descriptors, and an exec has the new one before it closes any (do_exit,
+        begin_new_exec): so there is no moment between that could be taken for the other.
+        """
         try:
-            if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                return True
-            return _STAGE_NAME not in Path(f"/proc/{self.pid}/stat").read_bytes()
+            about, _, rest = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b") ")
         except OSError:
             return True
+        return rest.split()[_VSIZE] != b"0" or about.partition(b" (")[2] != _STAGE_NAME
 
     def _receive(self) -> Report:
         """What cannot be parsed counts as CLOSED: the peer may be hostile by then.

@@ -150,9 +150,11 @@ def test_a_stopped_container_takes_none(box: Box) -> None:
 def test_a_process_that_is_none_is_refused(box: Box) -> None:
     task, config = box.start("sleep", "60")
     wrong: dict[str, Any]
-    for wrong in ({"args": []}, {"cwd": "relative"}, {"env": [1]}):
+    for wrong in ({"args": []}, {"env": [1]}):
         with pytest.raises(InvalidArgument):
             box.exec(task, config, "true", **wrong)
+    with pytest.raises(LaunchFailed, match="Cwd must be an absolute path"):
+        box.exec(task, config, "true", cwd="relative")
     box.kill(task)
 
 

@@ -12,6 +12,8 @@ static void read_plan(struct stage *s)
         (const void *)must(sys6(__NR_mmap, 0, size, 1, MAP_PRIVATE_FILE, STAGE_PLAN_FD, 0), STEP_PLAN, "mmap");
     must(plan_decode(block, (size_t)info.stx_size, &s->plan), STEP_PLAN, "decode");
     must_close(STAGE_PLAN_FD);
+    /* A corpse of this name has not come to its program. Not before there was a plan: a program may run its runner. */
+    sys5(__NR_prctl, PR_SET_NAME, STAGE_NAME, 0, 0, 0);
     failpoints_take(s);
     failpoint(FAILPOINT_BEGUN);
 }
@@ -203,7 +205,6 @@ _Noreturn void nsinit_main(void)
     struct stage *s = &stage;
     *s = (struct stage){.root = -1, .dev = -1, .pts = -1, .proc = -1, .fifo = -1, .extra = STAGE_FIRST_EXTRA_FD};
     must(sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0), STEP_PREPARE, "dumpable");
-    sys5(__NR_prctl, PR_SET_NAME, STAGE_NAME, 0, 0, 0); /* a corpse of this name has not come to its program */
     reset_inherited();
     read_plan(s);
     affinity_set(s);
