@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
-from bulkhead.api.adapters.remembered import Remembered, Undecoded
+from bulkhead.api.adapters.manager import REMEMBERED_CONTAINERS, REMEMBERED_SUMMARIES
+from bulkhead.api.adapters.remembered import QUESTIONS, Remembered, Undecoded
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
+
+
+class Decoded:
+    pass
 
 
 def test_parts_are_the_messages_that_were_sent() -> None:
@@ -33,4 +40,34 @@ def test_only_new_bytes_are_decoded_and_old_ones_forgotten() -> None:
     assert remembered.of([b"b", b"a", b"c"]) == ["b", "a", "c"]
     assert decoded == [b"a", b"b", b"c"]
     assert remembered.of([b"a"]) == ["a"]
-    assert decoded == [b"a", b"b", b"c", b"a"]
+    assert decoded == [b"a", b"b", b"c"]
+    assert remembered.of([b"b"]) == ["b"]
+    assert decoded == [b"a", b"b", b"c", b"b"]
+
+
+def test_containers_that_come_and_go_are_not_kept() -> None:
+    decoded: list[bytes] = []
+    alive: weakref.WeakSet[Decoded] = weakref.WeakSet()
+
+    def decode(data: bytes) -> Decoded:
+        decoded.append(data)
+        made = Decoded()
+        alive.add(made)
+        return made
+
+    remembered = Remembered(decode, limit=REMEMBERED_SUMMARIES)
+    questions = 4 * QUESTIONS
+    for number in range(questions):
+        remembered.of([b"stays", b"goes %d" % number])
+    assert len(decoded) == 1 + questions
+    assert len(alive) == 1 + 1 + QUESTIONS
+
+
+def test_those_that_are_polled_one_by_one_are_all_remembered() -> None:
+    decoded: list[bytes] = []
+    remembered = Remembered(decoded.append, limit=REMEMBERED_CONTAINERS)
+    polled = [b"%d" % number for number in range(REMEMBERED_CONTAINERS)]
+    for _ in range(4):
+        for part in polled:
+            remembered.of([part])
+    assert decoded == polled

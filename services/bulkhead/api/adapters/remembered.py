@@ -7,6 +7,7 @@ the same without it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -15,6 +16,8 @@ from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 T = TypeVar("T")
 # The only field of either answer: number 1, length-delimited.
 _FIELD_1 = 0x0A
+# More than there are containers that somebody inspects one after the other, again and again (manager.py).
+QUESTIONS = 256
 
 
 class Undecoded:
@@ -45,20 +48,36 @@ class ReadingStub(wire.ContainersStub):
 
 
 class Remembered(Generic[T]):
-    """What `decode` made of some bytes; between questions the `limit` newest are kept."""
+    """What `decode` made of some bytes: of the `limit` last asked for, each until QUESTIONS others did without it.
+
+    Bytes of a container that has changed or is gone never come again.
+    """
 
     def __init__(self, decode: Callable[[bytes], T], limit: int) -> None:
         self._decode = decode
         self._limit = limit
-        self._known: dict[bytes, T] = {}
+        self._question = 0
+        # With the number of the question that they were last part of, in that order.
+        self._known: OrderedDict[bytes, tuple[T, int]] = OrderedDict()
 
     def of(self, parts: Sequence[bytes]) -> list[T]:
         """Each decoded, in order."""
-        known = self._known
-        found = [known[part] if part in known else known.setdefault(part, self._decode(part)) for part in parts]
-        while len(known) > self._limit:
-            del known[next(iter(known))]
+        self._question += 1
+        found = [self._one(part) for part in parts]
+        while self._known and self._is_spare(next(iter(self._known.values()))[1]):
+            self._known.popitem(last=False)
         return found
+
+    def _one(self, part: bytes) -> T:
+        known = self._known.get(part)
+        decoded = self._decode(part) if known is None else known[0]
+        self._known[part] = (decoded, self._question)
+        self._known.move_to_end(part)
+        return decoded
+
+    def _is_spare(self, question: int) -> bool:
+        """Whether what is oldest, of this question, can go."""
+        return len(self._known) > self._limit or self._question - question > QUESTIONS
 
 
 def _parts(data: bytes) -> Iterator[bytes]:
