@@ -28,7 +28,7 @@ import uvloop
 
 from bulkhead import __version__, failpoints, logfile, settings, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
-from bulkhead.linux.process import trim_memory
+from bulkhead.linux.process import share_arenas, trim_memory
 from bulkhead.linux.threads import Threads
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
@@ -124,7 +124,8 @@ def _parse(name: str, argv: Sequence[str] | None, extra: Callable[[ArgumentParse
 
 
 def _prepare_process(name: str, instance: Instance) -> None:
-    """Title, umask and as many descriptors as this process may have."""
+    """Title, umask, as many descriptors as this process may have, and memory that does not grow with its threads."""
+    share_arenas()
     setproctitle.setproctitle(f"bulkhead-{name}" + (f" {instance.run}" if instance.suffix else ""))
     os.umask(0o022)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

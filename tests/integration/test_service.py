@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,25 @@ def arguments(parser):
     parser.add_argument("--fail", action="store_true")
 
 sys.exit(run_service("manager", serve, arguments=arguments))
+"""
+
+# To be put in its place of "serving": as many threads at once as there are, each with memory of its own.
+CROWD = """
+import ctypes, threading
+libc = ctypes.CDLL(None)
+together = threading.Barrier(13)
+def hold():
+    libc.free(ctypes.c_void_p(libc.malloc(50_000)))
+    together.wait()
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+crowd = [threading.Thread(target=hold) for _ in range(12)]
+for each in crowd:
+    each.start()
+together.wait()
+told = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, told)
+libc.fclose(told)
+raise Unavailable("told")
 """
 
 
@@ -129,6 +150,15 @@ def test_a_forked_child_is_not_taken_for_the_service(run: Path) -> None:
     parent.wait()
     assert holder(run / "manager.pid") is None
     parent.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="tells of glibc's arenas")
+def test_threads_have_no_arenas_each_of_its_own(run: Path) -> None:
+    """An arena keeps what its threads freed: with one for each of many threads a service grows under load."""
+    program = PROGRAM.replace('    print("serving", flush=True)\n', textwrap.indent(CROWD, "    "))
+    environ = {**os.environ, "BULKHEAD_RUN": str(run), "BULKHEAD_DATA": str(run.parent / "data")}
+    told = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)
+    assert 1 <= told.stdout.count("<heap nr=") <= 2, told.stderr
 
 
 def test_the_first_signal_drains(run: Path, service: Service) -> None:
