@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,22 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="bh-t-", dir="/tmp")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+def _spare_ourselves() -> None:
+    """To kill(2) 0 is the whole group of who asks, with the run of tests and whoever started it: for a test that has
+    read no pid it is an error."""
+    kill = os.kill
+
+    def checked(pid: int, number: int) -> None:
+        if pid <= 0:
+            raise ValueError(f"a signal to process {pid} would reach the tests themselves")
+        kill(pid, number)
+
+    os.kill = checked
+
+
+_spare_ourselves()
 
 
 @pytest.fixture(scope="session")

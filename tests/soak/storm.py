@@ -269,7 +269,7 @@ class Storm:
 
     def _crash(self, life: Life) -> None:
         """Its process dies of itself, behind the engine's back."""
-        before = self.engine.api("GET", f"/containers/{life.name}/json").json["State"]
+        before = self._running(life)
         os.kill(before["Pid"], signal.SIGKILL)
         life.state, life.code = State.EXITED, KILL_CODE
         if life.restarts_itself:
@@ -279,6 +279,17 @@ class Storm:
                 if time.monotonic() > deadline:
                     raise Wrong(f"{life.name} does not come back")
                 time.sleep(0.02)
+
+    def _running(self, life: Life) -> dict[str, Any]:
+        """Its state, once it has a process: a policy may be about to start it again."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            state: dict[str, Any] = self.engine.api("GET", f"/containers/{life.name}/json").json["State"]
+            if state["Pid"]:
+                return state
+            if time.monotonic() > deadline:
+                raise Wrong(f"{life.name} has no process: {state}")
+            time.sleep(0.02)
 
     def _fleeting(self, life: Life) -> None:
         """Another container that removes itself."""
