@@ -91,15 +91,16 @@ class Bundles:
             raise _failed("write", place, error) from error
 
     def name_addresses(self, container: Container, endpoints: Sequence[NetworkEndpoint]) -> None:
-        """Tell the container's /etc/hosts its own addresses, known once it is plugged in."""
+        """Tell the container's /etc/hosts its own addresses, known once it is plugged in, and of those that are linked
+        to it the one they use. Blocking."""
         place = self.instance.container_data(container.id)
         try:
             (place / _HOSTS).write_text(_hosts(container, endpoints, links.hosts(container, self.index)))
         except OSError as error:
             raise _failed("write", place / _HOSTS, error) from error
+        self._tell_linked(container, endpoints)
 
-    def tell_linked(self, child: Container, endpoints: Sequence[NetworkEndpoint]) -> None:
-        """Tell running containers that are linked to `child` the address that it has by now. Blocking."""
+    def _tell_linked(self, child: Container, endpoints: Sequence[NetworkEndpoint]) -> None:
         address = next((each.address for each in endpoints if each.network_name == links.BRIDGE), "")
         for parent, alias in links.parents(child, self.index) if address else ():
             try:

@@ -20,6 +20,7 @@ class Index:
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
         self._shorts: dict[str, str] = {}
+        self._linkers: dict[str, set[str]] = {}
 
     def __iter__(self) -> Iterator[Container]:
         return iter(tuple(self._containers.values()))
@@ -49,6 +50,10 @@ class Index:
 
     def knows(self, container_id: str) -> bool:
         return container_id in self._containers
+
+    def linkers(self, container_id: str) -> list[Container]:
+        """Those that have a link to this container."""
+        return [self._containers[each] for each in sorted(self._linkers.get(container_id, ()))]
 
     def find(self, ref: str) -> Container:
         """By id, then by name, then by unique prefix of an id; Docker's texts (engine-api.md 0, "Lookup")."""
@@ -90,6 +95,10 @@ class Index:
         self._names[container.name] = container.id
         self._shorts[short(container.id)] = container.id
         self._containers[container.id] = container
+        if before is not None:
+            self._unlink(before)
+        for child in _linked(container):
+            self._linkers.setdefault(child, set()).add(container.id)
 
     def drop(self, container_id: str) -> None:
         """Mirror a removal that has been committed."""
@@ -97,3 +106,15 @@ class Index:
         if gone is not None:
             self.free(gone.name, container_id)
             self._shorts.pop(short(container_id), None)
+            self._unlink(gone)
+
+    def _unlink(self, parent: Container) -> None:
+        for child in _linked(parent):
+            linkers = self._linkers.get(child, set())
+            linkers.discard(parent.id)
+            if not linkers:
+                self._linkers.pop(child, None)
+
+
+def _linked(container: Container) -> set[str]:
+    return {text.partition(":")[0] for text in container.spec.links}

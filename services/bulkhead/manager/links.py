@@ -65,7 +65,7 @@ def parents(child: Container, index: Index) -> list[tuple[Container, str]]:
     """Who runs and knows a container by a link, and by which alias."""
     return [
         (parent, text.split(":", 1)[1])
-        for parent in index
+        for parent in index.linkers(child.id)
         if parent.phase.alive
         for text in parent.spec.links
         if text.startswith(f"{child.id}:")

@@ -71,7 +71,6 @@ class Starting:
             failpoints.hit("manager.start.plugged")
             if plugged.attachments:
                 await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
-                await asyncio.to_thread(self.bundles.tell_linked, container, plugged.endpoints)
             await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
             await self.relaying.begin(replace(container, attachments=plugged.attachments), shim)
             failpoints.hit("manager.start.named")

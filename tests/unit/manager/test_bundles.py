@@ -63,10 +63,11 @@ def test_a_linked_container_learns_of_a_new_address(bundles: Bundles) -> None:
     parent = replace(_container(links=(f"{child.id}:store",)), phase=Phase.RUNNING)
     place = bundles.write(parent, Namespaces(), DIRS, {}).directory / "hosts"
     place.write_bytes(b"1.2.3.4\tmine\xff\n10.0.0.99\tstore db\n10.0.0.98\tstored\n10.0.0.5\tbox\n")
+    bundles.write(child, Namespaces(), DIRS, {})
     bundles.index.put(child)
     bundles.index.put(parent)
     before = place.stat().st_ino
-    bundles.tell_linked(child, [NetworkEndpoint(network_name="bridge", address="10.0.0.7")])
+    bundles.name_addresses(child, [NetworkEndpoint(network_name="bridge", address="10.0.0.7")])
     assert place.read_bytes() == b"1.2.3.4\tmine\xff\n10.0.0.7\tstore db\n10.0.0.98\tstored\n10.0.0.5\tbox\n"
     assert place.stat().st_ino == before
 
@@ -76,9 +77,10 @@ def test_hosts_blown_up_by_a_linked_container_are_left_alone(bundles: Bundles) -
     parent = replace(_container(links=(f"{child.id}:store",)), phase=Phase.RUNNING)
     place = bundles.write(parent, Namespaces(), DIRS, {}).directory / "hosts"
     place.write_bytes(blown_up := b"10.0.0.99\tstore\n" + bytes(2 << 20))
+    bundles.write(child, Namespaces(), DIRS, {})
     bundles.index.put(child)
     bundles.index.put(parent)
-    bundles.tell_linked(child, [NetworkEndpoint(network_name="bridge", address="10.0.0.7")])
+    bundles.name_addresses(child, [NetworkEndpoint(network_name="bridge", address="10.0.0.7")])
     assert place.read_bytes() == blown_up
 
 

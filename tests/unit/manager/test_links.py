@@ -97,3 +97,16 @@ def test_links_name_their_child_until_they_go() -> None:
     index.put(replace(_parent(f"{CHILD}:x"), phase=Phase.RUNNING))
     assert [(parent.id, alias) for parent, alias in links.parents(index.get(CHILD), index)] == [(PARENT, "x")]
     assert links.names(index) == {CHILD: ["app/x"]}
+
+
+def test_a_container_knows_who_links_to_it() -> None:
+    """Without a look at all others: each start asks."""
+    index = _index()
+    index.put(_parent(f"{CHILD}:x", f"{CHILD}:y"))
+    index.put(_parent(f"{CHILD}:x"))
+    assert [each.id for each in index.linkers(CHILD)] == [PARENT]
+    index.put(_parent())
+    assert index.linkers(CHILD) == []
+    index.put(_parent(f"{CHILD}:x"))
+    index.drop(PARENT)
+    assert index.linkers(CHILD) == []
