@@ -15,6 +15,7 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ from bulkhead.shim.identity import Identity
 
 MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
+# Directories in the cache, each with the pid of whom it is for.
+_REHEARSAL, _SPARE = "rehearsal-", "spare-"
 
 
 def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
@@ -35,7 +38,8 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     app.prepare_process()
     failpoints.listen(str(cache.parent))
     control = socket.socket(fileno=control_fd)
-    app.rehearse(f"{cache}/rehearsal-{os.getpid()}", _freeze, _share)
+    _clear_after_the_dead(cache)
+    app.rehearse(f"{cache}/{_REHEARSAL}{os.getpid()}", _freeze, _share)
     _share()
     while _is_asked(control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -48,6 +52,15 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
             fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
     return 0
+
+
+def _clear_after_the_dead(cache: Path) -> None:
+    """Remove the directories of zygotes and spares that were killed."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(cache):  # noqa: PTH208
+            pid = name.removeprefix(_REHEARSAL).removeprefix(_SPARE)
+            if pid != name and pid.isdecimal() and process.start_time(int(pid)) is None:
+                shutil.rmtree(cache / name, ignore_errors=True)
 
 
 def _freeze() -> None:
@@ -93,7 +106,7 @@ def _be_spare(theirs: socket.socket, shim: app.Shim, cache: Path) -> None:
     status = 1
     try:
         _to_null()
-        shim.get_ready(f"{cache}/spare-{os.getpid()}")
+        shim.get_ready(f"{cache}/{_SPARE}{os.getpid()}")
         told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
         if told:
             identity, estate = _heard(told, descriptors)

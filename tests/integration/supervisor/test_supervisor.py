@@ -114,12 +114,17 @@ async def test_a_killed_zygote_is_replaced_and_its_spares_go(own_service: Servic
     answer = await own_service.launch(IDS[0])
     (zygote,) = own_service.children()
     spares = spares_of(zygote)
+    left, another = (own_service.instance.run / "cache" / f"rehearsal-{pid}" for pid in (zygote, os.getpid()))
+    for each in (left, another):
+        (each / "upper").mkdir(parents=True)
     os.kill(zygote, signal.SIGKILL)
     for pid in (zygote, *spares):
         await gone(pid)
     other = await own_service.launch(IDS[1])
     assert alive(answer.pid)
     assert other.pid not in spares
+    assert not left.exists()
+    assert another.exists()
     await shutdown(own_service.instance, IDS[0], IDS[1])
 
 
