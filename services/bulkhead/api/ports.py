@@ -13,6 +13,7 @@ from typing import Protocol
 from bulkhead.api.call import Filters
 from bulkhead.api.connection import End
 from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint, Resources, RestartPolicy
+from bulkhead.model.execs import ExecSpec
 from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.losses import Loss
@@ -154,24 +155,6 @@ class Containers(Protocol):
 
 
 # -- execs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecSpec:
-    """A second process of a container."""
-
-    command: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    user: str = ""
-    working_dir: str = ""
-    tty: bool = False
-    attach_stdin: bool = False
-    attach_stdout: bool = False
-    attach_stderr: bool = False
-    privileged: bool = False
-    detach_keys: str = ""
-    height: int = 0
-    width: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ class ExecPhase(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecSpec:
-    """Fields are spelt as in protos/bulkhead/manager/v1/containers.proto."""
+    """A second process of a container; fields are spelt as in protos/bulkhead/manager/v1/containers.proto."""
 
     command: tuple[str, ...] = ()
     env: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from bulkhead.shim.execs import Execs
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.peers import Peer
 from bulkhead.shim.stdio import STDERR, STDOUT, Streams
-from bulkhead.wire.ttrpc import is_own_user
+from bulkhead.wire.acceptor import Acceptor
 
 _LINE_LIMIT = 64 << 10
 _LINE_TIMEOUT = 10.0
@@ -39,33 +39,21 @@ class Door:
         self._container = container
         self._execs = execs
         self._report = report
-        self._listener: socket.socket | None = None
+        self._acceptor = Acceptor(loop, self._admit)
         self._knocking: set[_Knock] = set()
 
     def listen(self, listener: socket.socket) -> None:
         """Accept on `listener`, which the door owns from now on; it replaces a former one."""
-        self.stop_listening()
-        listener.setblocking(False)
-        self._listener = listener
-        self._loop.add(listener.fileno(), select.EPOLLIN, self._accept)
+        self._acceptor.listen(listener)
 
     def stop_listening(self) -> None:
         """Accept no more; streams live on."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self._loop.remove(listener.fileno())
-            listener.close()
+        self._acceptor.stop()
 
-    def _accept(self, _events: int) -> None:
-        assert self._listener is not None
-        try:
-            sock, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        if not is_own_user(sock) or len(self._knocking) >= _MOST_PEERS:
+    def _admit(self, sock: socket.socket) -> None:
+        if len(self._knocking) >= _MOST_PEERS:
             sock.close()
             return
-        sock.setblocking(False)
         self._knocking.add(_Knock(self._loop, sock, self._asked, self._knocking.discard))
 
     def _asked(self, sock: socket.socket, line: bytes, rest: bytes) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from bulkhead.errors import BulkheadError, InvalidArgument, NotImplementedYet
+from bulkhead.wire.acceptor import Acceptor, Reactor
 from bulkhead.wire.status import code_of
 from bulkhead.wire.ttrpc import (
     TYPE_REQUEST,
@@ -22,23 +23,12 @@ from bulkhead.wire.ttrpc import (
     Response,
     Status,
     frame,
-    is_own_user,
 )
 from bulkhead.wire.ttrpc_protobuf import Message, decode, encode
 
 _READ_SIZE = 64 << 10
 # A caller that does not read its answers is cut off rather than stored.
 _MAX_UNSENT = 8 << 20
-
-
-class Reactor(Protocol):
-    """What the server needs of the loop; events are those of epoll_ctl(2)."""
-
-    def add(self, fd: int, events: int, callback: Callable[[int], None]) -> None: ...
-
-    def change(self, fd: int, events: int) -> None: ...
-
-    def remove(self, fd: int) -> None: ...
 
 
 class Call:
@@ -88,22 +78,16 @@ class TtrpcServer:
         self._reactor = reactor
         self._services = services
         self._failed = failed
-        self._listener: socket.socket | None = None
+        self._acceptor = Acceptor(reactor, self._admit)
         self._connections: set[_Connection] = set()
 
     def listen(self, listener: socket.socket) -> None:
         """Start to accept on `listener`, which the server owns from now on; it replaces a former one."""
-        self.stop_listening()
-        listener.setblocking(False)
-        self._listener = listener
-        self._reactor.add(listener.fileno(), select.EPOLLIN, self._accept)
+        self._acceptor.listen(listener)
 
     def stop_listening(self) -> None:
         """Accept no more; connections live on."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self._reactor.remove(listener.fileno())
-            listener.close()
+        self._acceptor.stop()
 
     @property
     def idle(self) -> bool:
@@ -116,16 +100,7 @@ class TtrpcServer:
         for connection in tuple(self._connections):
             connection.close()
 
-    def _accept(self, _events: int) -> None:
-        assert self._listener is not None
-        try:
-            sock, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        if not is_own_user(sock):
-            sock.close()
-            return
-        sock.setblocking(False)
+    def _admit(self, sock: socket.socket) -> None:
         self._connections.add(_Connection(self._reactor, sock, self._handle, self._connections.discard))
 
     def _handle(self, connection: _Connection, received: Frame) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bulkhead.api.detach import check_keys
 from bulkhead.api.errors import body_of, status_of
-from bulkhead.api.ports import EngineEvent, ExecSpec, InspectedExec
+from bulkhead.api.ports import EngineEvent, InspectedExec
 from bulkhead.api.schema import events, execs
 from bulkhead.api.schema.signals import check_signal
 from bulkhead.api.schema.validation import parse_set
@@ -22,6 +22,7 @@ from bulkhead.errors import (
     Unauthorized,
     Unavailable,
 )
+from bulkhead.model.execs import ExecSpec
 
 
 @pytest.mark.parametrize("text", ["", "a", "ctrl-p,ctrl-q", "ctrl-@,x", "ctrl-],ctrl-_", "ctrl-A"])

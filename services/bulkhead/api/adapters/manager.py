@@ -22,7 +22,6 @@ from bulkhead.api.ports import (
     EngineEvent,
     EngineInfo,
     EngineOperation,
-    ExecSpec,
     Exit,
     HistoryEntry,
     Import,
@@ -45,6 +44,7 @@ from bulkhead.api.ports import (
 )
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.model.container import ContainerSpec, NetworkEndpoint
+from bulkhead.model.execs import ExecSpec
 from bulkhead.model.network import NetworkRecord
 from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bulkhead.api.ports import ExecSpec, InspectedExec
+from bulkhead.api.ports import InspectedExec
 from bulkhead.api.schema.hostconfig import Part, Unsigned32
 from bulkhead.errors import InvalidArgument
+from bulkhead.model.execs import ExecSpec
 
 
 class ExecBody(Part):
