@@ -20,8 +20,8 @@ from tests.support.releases import Release, release
 
 pytestmark = [pytest.mark.root]
 SECONDS = 30.0
-# The last release; with BULKHEAD_TEST_RELEASES=all the one before it too.
-RELEASES = ("40a00c9", "287c01c")[: 2 if os.environ.get("BULKHEAD_TEST_RELEASES") == "all" else 1]
+# The last release; with BULKHEAD_TEST_RELEASES=all those before it too.
+RELEASES = ("d41d35e", "40a00c9", "287c01c")[: 3 if os.environ.get("BULKHEAD_TEST_RELEASES") == "all" else 1]
 # It serves a page, counts, and ends with a code of its own.
 SERVE = """mkdir /www; echo page > /www/index.html; httpd -p 80 -h /www; trap 'exit 7' TERM
 i=0; while :; do echo $i; i=$((i+1)); usleep 10000; done"""
