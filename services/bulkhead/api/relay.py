@@ -18,6 +18,9 @@ import structlog
 
 log = structlog.get_logger()
 HANDSHAKE_SECONDS = 10.0
+# Clients that may be at their handshake at once. No certificate was seen yet, so anybody can be one of them: to one
+# more the oldest gives way, who had the longest time to show one.
+MOST_HANDSHAKES = 256
 _CHUNK = 64 << 10
 Serve = Callable[[], asyncio.BaseProtocol]
 
@@ -29,9 +32,28 @@ class Relay:
         self.context = context
         self._serve = serve
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shaking: dict[_Outer, None] = {}  # in the order in which they came
+        self._full = False
 
     def __call__(self) -> asyncio.BaseProtocol:
         return _Outer(self)
+
+    def begin(self, outer: _Outer) -> None:
+        """A client came and is at its handshake."""
+        self._shaking[outer] = None
+        if len(self._shaking) <= MOST_HANDSHAKES:
+            return
+        if not self._full:
+            self._full = True
+            log.warning("dropping clients that have not shown a certificate: too many", most=MOST_HANDSHAKES)
+        oldest = next(iter(self._shaking))
+        del self._shaking[oldest]
+        oldest.abort()
+
+    def leave(self, outer: _Outer) -> None:
+        """It is done with its handshake, or gone."""
+        self._shaking.pop(outer, None)
+        self._full = self._full and bool(self._shaking)
 
     def join(self, outer: _Outer) -> None:
         """Bring up the plain end of a connection whose handshake is done."""
@@ -68,6 +90,7 @@ class _Outer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self.abort)
+        self._relay.begin(self)
 
     def data_received(self, data: bytes) -> None:
         self._in.write(data)
@@ -84,8 +107,7 @@ class _Outer(asyncio.Protocol):
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._settle()
         if self._inner is not None:
             self._inner.abort()
 
@@ -144,12 +166,17 @@ class _Outer(asyncio.Protocol):
             return False
         self._flush()
         self._shaken = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._settle()
         if self._transport is not None:
             self._transport.pause_reading()
         self._relay.join(self)
         return True
+
+    def _settle(self) -> None:
+        """The handshake is over, one way or the other."""
+        self._relay.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _read(self) -> None:
         """Hand on what is there; before the plain end is, it stays in the buffer."""
