@@ -276,6 +276,28 @@ def test_names_are_unique_and_networks_in_use_stay(target: Target) -> None:
     assert f"br-{made[:12]}" not in _interfaces()
 
 
+def test_a_stopped_container_is_promised_networks(target: Target) -> None:
+    """Those that it is promised already once only, and those that there will be by its start."""
+    target.ok("create", "--name", "box", "busybox", "sleep", "600")
+    for _ in range(2):
+        target.ok("network", "connect", "--alias", "first", "later", "box")
+    assert "network later not found" in target.docker("start", "box").stderr
+    target.ok("network", "create", "later")
+    try:
+        target.ok("network", "connect", "--alias", "second", "later", "box")
+        target.ok("start", "box")
+        shown = json.loads(target.ok("inspect", "-f", "{{json .NetworkSettings.Networks}}", "box"))
+        assert sorted(shown) == ["bridge", "later"] and shown["later"]["IPAddress"]
+        assert "first" in shown["later"]["Aliases"] and "second" not in shown["later"]["Aliases"]
+        target.ok("stop", "-t", "0", "box")
+        target.ok("network", "disconnect", "later", "box")
+        refused = target.docker("network", "disconnect", "nowhere", "box")
+        assert (refused.returncode, "is not connected to the network nowhere" in refused.stderr) == (1, True)
+    finally:
+        target.ok("rm", "-f", "box")
+        target.ok("network", "rm", "later")
+
+
 def test_names_and_networks_survive_the_daemons(target: Target, engine: Engine) -> None:
     made = target.ok("network", "create", "app")
     serve(target, "web", "--network", "app")

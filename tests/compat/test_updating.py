@@ -54,6 +54,8 @@ def test_one_that_never_ran(target: Target) -> None:
         (["--cpu-period", "50000"], ["--cpus", "1"], "Nano CPUs cannot be updated as CPU Period has already been set"),
         (["--cpus", "1"], ["--cpu-quota", "5000"], "CPU Quota cannot be updated as NanoCPUs has already been set"),
         (["-m", "64m"], ["-m", "1g"], "Memory limit should be smaller than already set memoryswap limit"),
+        ([], ["-m", "64m"], "Memory limit should be smaller than already set memoryswap limit"),
+        (["-m", "64m", "--memory-swap", "-1"], ["-m", "1g"], "Memory limit should be smaller than already set memorysw"),
         (["--rm"], ["--restart", "always"], "Restart policy cannot be updated because AutoRemove is enabled"),
         ([], ["-m", "1m"], "Minimum memory limit allowed is 6MB"),
         ([], ["--cpuset-cpus", "999"], "Requested CPUs are not available"),

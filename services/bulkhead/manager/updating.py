@@ -103,7 +103,8 @@ def _check(container: Container, update: Update) -> None:
     for conflicting, text in conflicts:
         if conflicting:
             raise Conflict(f"Conflicting options: {text}")
-    if not new.memory_swap and 0 < old.memory_swap < new.memory:
+    # What has no limit yet (0, or -1: none wanted) is below any: as Docker has it.
+    if not new.memory_swap and old.memory_swap < new.memory:
         raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )

@@ -117,38 +117,46 @@ class Networks:
     # ---- containers on networks ----
 
     async def connect(self, ref: str, container_ref: str, wish: NetworkEndpoint) -> None:
-        """Put a container on one more network. Raises Forbidden, InvalidArgument, NotFound with Docker's texts."""
-        network = self.find(ref)
+        """Put a container on one more network. Raises Forbidden, InvalidArgument, NotFound with Docker's texts.
+
+        One that does not run may be promised a network that there is not yet: its start looks for it.
+        """
         container = self.records.index.find(container_ref)
-        wish = replace(wish, network_id=network.id, network_name=network.name)
 
         async def work() -> None:
-            await self._connect(self.records.index.get(container.id), network, wish)
+            current = self.records.index.get(container.id)
+            if current.phase.alive:
+                await self._connect(current, self.find(ref), wish)
+            else:
+                await self._promise(current, ref, wish)
 
         await self.actors.perform(container.id, "connect", work, seconds=_CONNECT_SECONDS)
 
     async def disconnect(self, ref: str, container_ref: str, *, force: bool) -> None:
         """Take a container off a network. Raises Forbidden, NotFound with Docker's texts."""
-        network = self.find(ref)
         try:
             container = self.records.index.find(container_ref)
         except NotFound as missing:
-            raise NotFound(f"endpoint {container_ref} not found") if force else missing from None
+            if not force:
+                raise
+            self.find(ref)
+            raise NotFound(f"endpoint {container_ref} not found") from missing
 
         async def work() -> None:
-            await self._disconnect(self.records.index.get(container.id), network)
+            current = self.records.index.get(container.id)
+            if current.phase.alive:
+                await self._disconnect(current, self.find(ref))
+            else:
+                await self._promise_no_more(current, ref)
 
         await self.actors.perform(container.id, "disconnect", work, seconds=_CONNECT_SECONDS)
 
     async def _connect(self, container: Container, network: NetworkRecord, wish: NetworkEndpoint) -> None:
         _check_connection(container, network)
+        wish = replace(wish, network_id=network.id, network_name=network.name)
         check_wish(wish, network, self.networking)
         if any(each.network_id == network.id for each in container.endpoints):
             raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
-        if not container.phase.alive:
-            change = replace(container, endpoints=(*container.endpoints, wish))
-            await self.records.commit(Change(update=change), durable=True)
-            return
         plugged = await self.networking.plug_live(container, wish, network)
         failpoints.hit("manager.connect.plugged")
         try:
@@ -159,16 +167,27 @@ class Networks:
                 await self.relaying.renew(container)
             raise
 
+    async def _promise(self, container: Container, ref: str, wish: NetworkEndpoint) -> None:
+        """As Docker has it: what it is on already stays as it was asked for first; a name asked for again is asked anew."""
+        try:
+            network = self.find(ref)
+        except NotFound:
+            kept = tuple(each for each in container.endpoints if each.network_name != ref)
+            wish = replace(wish, network_id="", network_name=ref)
+        else:
+            kept = container.endpoints
+            _check_connection(container, network)
+            wish = replace(wish, network_id=network.id, network_name=network.name)
+            check_wish(wish, network, self.networking)
+            if any(network.id == each.network_id or each.network_name == network.name for each in kept):
+                return
+        await self.records.commit(Change(update=replace(container, endpoints=(*kept, wish))), durable=True)
+
     async def _disconnect(self, container: Container, network: NetworkRecord) -> None:
         if network.driver == "host":
             raise Forbidden(_HOST)
         if all(each.network_id != network.id for each in container.endpoints):
-            the = "" if container.phase.alive else "the "
-            raise Forbidden(f"container {container.id} is not connected to {the}network {network.name}")
-        if not container.phase.alive:
-            left = tuple(each for each in container.endpoints if each.network_id != network.id)
-            await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
-            return
+            raise Forbidden(f"container {container.id} is not connected to network {network.name}")
         # The record goes first: what a crash after it leaves plugged is swept by the next start, as nobody's.
         await self._replugged(container, self.networking.without(container, network), network, "disconnect")
         try:
@@ -178,6 +197,14 @@ class Networks:
             as_before = Plugged(endpoints=container.endpoints, attachments=container.attachments)
             await self._replugged(container, as_before, network, "connect")
             raise
+
+    async def _promise_no_more(self, container: Container, ref: str) -> None:
+        with contextlib.suppress(NotFound):
+            ref = self.find(ref).name
+        left = tuple(each for each in container.endpoints if each.network_name != ref)
+        if len(left) == len(container.endpoints):
+            raise Forbidden(f"container {container.id} is not connected to the network {ref}")
+        await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
 
     async def _replugged(self, container: Container, now: Plugged, network: NetworkRecord, action: str) -> None:
         changed = replace(container, endpoints=now.endpoints, attachments=now.attachments)
