@@ -55,7 +55,7 @@ def test_one_that_never_ran(target: Target) -> None:
         (["--cpus", "1"], ["--cpu-quota", "5000"], "CPU Quota cannot be updated as NanoCPUs has already been set"),
         (["-m", "64m"], ["-m", "1g"], "Memory limit should be smaller than already set memoryswap limit"),
         ([], ["-m", "64m"], "Memory limit should be smaller than already set memoryswap limit"),
-        (["-m", "64m", "--memory-swap", "-1"], ["-m", "1g"], "Memory limit should be smaller than already set memorysw"),
+        (["-m", "64m", "--memory-swap", "-1"], ["-m", "1g"], "Memory limit should be smaller than"),
         (["--rm"], ["--restart", "always"], "Restart policy cannot be updated because AutoRemove is enabled"),
         ([], ["-m", "1m"], "Minimum memory limit allowed is 6MB"),
         ([], ["--cpuset-cpus", "999"], "Requested CPUs are not available"),

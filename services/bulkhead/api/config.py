@@ -11,7 +11,9 @@ class ApiConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     """`group`: who besides root may use the socket (a group that does not exist is nobody).
 
     `max_connections`: how many clients the socket has at once, and as many TCP; one more is answered 503. 0: any
-    number (handshakes of TLS have a bound of their own, `relay.MOST_HANDSHAKES`). `body_timeout`: seconds within which the body of a request must come, where it is none of those that stream
+    number. Handshakes of TLS have a bound of their own (`relay.MOST_HANDSHAKES`).
+
+    `body_timeout`: seconds within which the body of a request must come, where it is none of those that stream
     (load, import, build, copying into a container): these may take as long as they like if they get on
     (`call.PROGRESS`).
 

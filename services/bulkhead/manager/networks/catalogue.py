@@ -168,7 +168,7 @@ class Networks:
             raise
 
     async def _promise(self, container: Container, ref: str, wish: NetworkEndpoint) -> None:
-        """As Docker has it: what it is on already stays as it was asked for first; a name asked for again is asked anew."""
+        """As Docker has it: what it is on stays as asked for first; what there is not yet is as asked for last."""
         try:
             network = self.find(ref)
         except NotFound:
