@@ -144,6 +144,8 @@ test-sanitizers: $(DEV_STAMP) ## The C core's tests on a build with ASan and UBS
 	$(PY) -m tests.support.sanitized
 
 TIME ?= 60
+# make soak: how many start/stop cycles and execs follow the storm, and for how many seconds at most.
+SOAK = $(if $(CYCLES),--cycles $(CYCLES)) $(if $(EXECS),--execs $(EXECS)) $(if $(LIMIT),--limit $(LIMIT))
 .PHONY: fuzz
 fuzz: $(DEV_STAMP) ## Fuzz the plan decoder for TIME seconds; new inputs are kept in tests/fuzz/corpus
 	$(PY) -m tests.fuzz.plan $(TIME)
@@ -153,8 +155,8 @@ fuzz-api: $(DEV_STAMP) ## Fuzz every endpoint of the Engine API for TIME seconds
 	$(PY) -m tests.fuzz.api $(TIME)
 
 .PHONY: soak
-soak: $(DEV_STAMP) ## Random operations and deaths for TIME seconds, then steady cycles: nothing may be lost or grow (SEED=n again)
-	@$(PY) -m tests.soak $(TIME) $(SEED)
+soak: $(DEV_STAMP) ## Random operations and deaths for TIME seconds (SEED=n again), then CYCLES of start and stop and EXECS: nothing may be lost or grow
+	@$(PY) -m tests.soak $(TIME) $(SEED) $(SOAK)
 
 .PHONY: test-leaks
 test-leaks: $(DEV_STAMP) ## What 10,000 launches leave in their parent, and 500 changes of networks on the machine

@@ -26,7 +26,7 @@ import setproctitle
 import structlog
 import uvloop
 
-from bulkhead import __version__, failpoints, logfile, settings, telemetry
+from bulkhead import __version__, failpoints, logfile, settings, stacks, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
 from bulkhead.linux.process import share_arenas, trim_memory
 from bulkhead.linux.threads import Threads
@@ -66,7 +66,7 @@ def run_service(
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 # Work of the loop's own pool must not be refused because the pool cannot grow.
                 runner.get_loop().set_default_executor(Threads(thread_name_prefix="asyncio"))
-                runner.run(_until_told(told, serve, pid_file))
+                runner.run(_until_told(told, serve, pid_file, told.instance.stacks(name)))
     except BulkheadError as error:
         log.error(str(error))
         return 1
@@ -177,9 +177,10 @@ class _PidFile:
             return False
 
 
-async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile) -> None:
+async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile, told_of_tasks: Path) -> None:
     log = structlog.get_logger()
     stop = _Stop()
+    stacks.tell_upon_signal(told_of_tasks)
     log.info("starting", run=str(told.instance.run), data=str(told.instance.data))
     tidying = [asyncio.create_task(logfile.keep_small(sys.stderr.fileno())), asyncio.create_task(_keep_trimmed())]
     try:

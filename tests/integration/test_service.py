@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.service import holder
+from tests.support.eventually import until
 
 PROGRAM = """
 import asyncio, sys
@@ -208,3 +209,13 @@ def test_a_directory_of_others_is_refused(run: Path) -> None:
     _, complaint = refused.process.communicate(timeout=20)
     assert refused.process.returncode == 1
     assert f"cannot use directory {run}" in complaint
+
+
+def test_it_tells_what_its_tasks_wait_for(run: Path, service: Service) -> None:
+    """A service that hangs can be asked why, and the soak counts what is left behind."""
+    service.process.send_signal(signal.SIGUSR1)
+    until((run / "manager.stacks").exists)
+    head, *rest = (run / "manager.stacks").read_text().splitlines()
+    number, word = head.split()
+    assert word == "tasks" and int(number) == sum(line.startswith("Stack for <Task") for line in rest) > 1
+    assert "    await stop.wait()" in rest

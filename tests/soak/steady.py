@@ -1,45 +1,121 @@
-"""The same cycle again and again, with no deaths: what a process holds must not grow."""
+"""The same again and again, by several clients and with no deaths: what a process holds must not grow.
+
+Two parts, so that a line tells what an operation adds: start/stop cycles, then execs in one container that lives long.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TextIO
 
-from bulkhead.ctl.engine_client import Answer
-from tests.soak.slopes import Sampler
+from bulkhead.ctl.engine_client import Answer, unframe
+from tests.soak.slopes import SAMPLES, Sampler
 from tests.support.engine import Engine
 
-SAMPLE_EVERY = 5
+ANVIL = "anvil"
+_TOLD = 10
+_SLEEP = {"Image": "busybox", "Cmd": ["sleep", "86400"], "StopSignal": "KILL"}
+_KILLED = 137
 
 
-def steady(engine: Engine, seconds: float, sampler: Sampler) -> int:
-    """Create, start, exec, stop and remove for `seconds`, beside a container that only execs; how many cycles."""
-    _must(engine.api("POST", "/containers/create?name=anvil", {"Image": "busybox", "Cmd": ["sleep", "86400"]}))
-    _must(engine.api("POST", "/containers/anvil/start"))
-    deadline, cycle = time.monotonic() + seconds, 0
-    while time.monotonic() < deadline:
-        cycle += 1
-        _cycle(engine)
-        if cycle % SAMPLE_EVERY == 0:
-            sampler.take(cycle)
-    _must(engine.api("DELETE", "/containers/anvil?force=1"))
-    return cycle
+class Stopped(AssertionError):
+    """An operation of the steady part did not do what it does every time."""
 
 
-def _cycle(engine: Engine) -> None:
-    _must(
-        engine.api(
-            "POST", "/containers/create?name=cycle", {"Image": "busybox", "Cmd": ["sleep", "60"], "StopSignal": "KILL"}
-        )
-    )
-    _must(engine.api("POST", "/containers/cycle/start"))
-    for name in ("cycle", "anvil", "anvil", "anvil"):
-        made = _must(engine.api("POST", f"/containers/{name}/exec", {"Cmd": ["true"], "AttachStdout": True}))
-        _must(engine.api("POST", f"/exec/{made.json['Id']}/start", {"Detach": False}))
-    _must(engine.api("GET", "/containers/json"))
-    _must(engine.api("POST", "/containers/cycle/stop"))
-    _must(engine.api("DELETE", "/containers/cycle"))
+@dataclass(slots=True, kw_only=True)
+class Steady:
+    """Two parts of so many `cycles` and `execs`, by so many `clients`, on one engine; `say` hears of the progress."""
 
+    engine: Engine
+    cycles: int
+    execs: int
+    clients: int
+    limit: float
+    say: TextIO
+    samplers: dict[str, Sampler] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+    _idle: SimpleQueue[str] = field(default_factory=SimpleQueue)
 
-def _must(answer: Answer) -> Answer:
-    assert answer.status < 300, f"{answer.status}: {answer.body!r}"
-    return answer
+    def run(self) -> None:
+        """Until all is done or `limit` seconds are over. Raises Stopped upon the first failure."""
+        deadline = time.monotonic() + self.limit
+        with self._machines():
+            self._part("cycle", self.cycles, self._cycle, deadline)
+            self._part("exec", self.execs, self._exec, deadline)
+
+    def verdict(self) -> list[str]:
+        """What grows, and what was not done."""
+        asked = {"cycle": self.cycles, "exec": self.execs}
+        short = [
+            f"only {self.done[part]} of {count} {part}s" for part, count in asked.items() if self.done[part] < count
+        ]
+        return short + [f"{part}s: {each}" for part, sampler in self.samplers.items() for each in sampler.verdict()]
+
+    def _part(self, name: str, count: int, operation: Callable[[int], None], deadline: float) -> None:
+        """Everybody is idle while a sample is taken: what is under way is not what is held."""
+        sampler = self.samplers[name] = Sampler(self.engine.instance)
+        self.done[name], batch, began = 0, max(1, count // SAMPLES), time.monotonic()
+        sampler.begin()
+        with ThreadPoolExecutor(max_workers=self.clients) as clients:
+            while (done := self.done[name]) < count and time.monotonic() < deadline:
+                until = min(done + batch, count)
+                for _ in clients.map(operation, range(done, until)):
+                    pass
+                self.done[name] = until
+                sampler.take(until)
+                if until * _TOLD // count > done * _TOLD // count:
+                    passed = time.monotonic() - began
+                    print(f"  {until} {name}s in {passed:.0f} s", file=self.say, flush=True)
+        sampler.end()
+
+    @contextmanager
+    def _machines(self) -> Iterator[None]:
+        """One container for the execs, and one for each client to start and stop."""
+        names = [ANVIL, *(f"lathe{number}" for number in range(self.clients))]
+        for name in names:
+            self._must("POST", f"/containers/create?name={name}", _SLEEP)
+        self._must("POST", f"/containers/{ANVIL}/start")
+        for name in names[1:]:
+            self._idle.put(name)
+        yield
+        for name in names:
+            self._must("DELETE", f"/containers/{name}?force=1")
+
+    def _cycle(self, number: int) -> None:
+        """In turns one container is started and stopped again and again, and a new one is made and removed."""
+        if number % 2:
+            name = self._idle.get()
+            try:
+                self._live(name)
+            finally:
+                self._idle.put(name)
+        else:
+            name = f"cycle{number}"
+            self._must("POST", f"/containers/create?name={name}", _SLEEP)
+            self._live(name)
+            self._must("DELETE", f"/containers/{name}")
+
+    def _live(self, name: str) -> None:
+        self._must("POST", f"/containers/{name}/start")
+        self._must("POST", f"/containers/{name}/stop")
+        state = self._must("GET", f"/containers/{name}/json").json["State"]
+        if (state["Status"], state["ExitCode"]) != ("exited", _KILLED):
+            raise Stopped(f"{name} is {state} after its stop")
+
+    def _exec(self, number: int) -> None:
+        body = {"Cmd": ["echo", str(number)], "AttachStdout": True}
+        made = self._must("POST", f"/containers/{ANVIL}/exec", body)
+        said = unframe(self._must("POST", f"/exec/{made.json['Id']}/start", {"Detach": False}).body)
+        if said != f"{number}\n".encode():
+            raise Stopped(f"exec {number} said {said!r}")
+
+    def _must(self, method: str, path: str, body: object = None) -> Answer:
+        answer = self.engine.api(method, path, body)
+        if answer.status >= 300:
+            raise Stopped(f"{method} {path}: {answer.status} {answer.body!r}")
+        return answer

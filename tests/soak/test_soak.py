@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import random
+import re
 from typing import Any
 
 import pytest
 
+from bulkhead.model.instance import SERVICES
 from tests.soak.__main__ import options
 from tests.soak.model import count_faults, faults
 from tests.soak.slopes import Sampler, fit
+from tests.soak.steady import Steady
 from tests.soak.storm import CODES, Storm
 from tests.support.engine import Engine
 
-STEPS = 50
+STEPS, SEED = 20, 3
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes containers: needs root")
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes containers: needs root")
-def test_a_short_storm(fresh_engine: Engine) -> None:
-    storm = Storm(fresh_engine, seed=20261122)
-    storm.run(seconds=25, most=STEPS)
-    assert storm.done["create"]
+@needs_root
+def test_a_short_storm_and_the_same_again(fresh_engine: Engine) -> None:
+    """What a seed has found is found again by it: operations, their order and every death."""
+    first, second = Storm(fresh_engine, SEED), Storm(fresh_engine, SEED)
+    for storm in (first, second):
+        storm.run(seconds=math.inf, most=STEPS)
+    assert first.done["create"] and first.done["death"] + first.done["cut"]
+    assert second.story == first.story
+
+
+@pytest.mark.root
+@needs_root
+def test_a_short_steady_part(engine: Engine) -> None:
+    """Every service, the zygote and the shim of the execs has a line for each figure; all that was asked was done."""
+    engine.pulled("busybox")
+    work = Steady(engine=engine, cycles=4, execs=40, clients=2, limit=math.inf, say=io.StringIO())
+    work.run()
+    assert work.done == {"cycle": 4, "exec": 40}
+    seen = {re.split(r":| \(\d", process)[0] for process, _ in work.samplers["exec"].lines()}
+    assert seen == {
+        *(f"bulkhead-{service}" for service in SERVICES),
+        "bulkhead-zygote",
+        "bulkhead-shim",
+        "(run and data)",
+    }
+    figures = {figure for process, figure in work.samplers["exec"].lines() if process.startswith("bulkhead-manager")}
+    assert figures == {"rss", "pss", "fds", "threads", "zombies", "tasks"}
+    assert engine.api("GET", "/containers/json?all=1").json == []
+
+
+@pytest.mark.root
+@needs_root
+def test_what_time_did_not_allow_is_told(engine: Engine) -> None:
+    engine.pulled("busybox")
+    work = Steady(engine=engine, cycles=1, execs=1000, clients=1, limit=0, say=io.StringIO())
+    work.run()
+    assert work.verdict()[:2] == ["only 0 of 1 cycles", "only 0 of 1000 execs"]
 
 
 def events(*actions: str, code: int = 0) -> list[dict[str, Any]]:
@@ -54,29 +92,51 @@ def test_a_missing_line_is_seen() -> None:
 
 def test_a_leak_is_told_from_noise() -> None:
     chance = random.Random(1)
-    noise = [(float(cycle), 40 + chance.choice((0, 0, 1, 2))) for cycle in range(200)]
-    leak = [(cycle, held + cycle / 20) for cycle, held in noise]
+    noise = [(float(done), 40 + chance.choice((0, 0, 1, 2))) for done in range(200)]
+    leak = [(done, held + done / 20) for done, held in noise]
     still, growing = fit(noise), fit(leak)
     assert still is not None and growing is not None
-    assert (still.leaks("fds"), growing.leaks("fds")) == (False, True)
-    assert growing.slope == pytest.approx(50, abs=5)
+    assert (still.grows("fds"), growing.grows("fds")) == (False, True)
+    assert growing.slope == pytest.approx(0.05, abs=growing.margin) and abs(still.slope) < still.margin
     # What fills at the beginning and then stays is none.
-    cache = fit([(float(cycle), min(cycle, 60) * 100.0) for cycle in range(200)])
-    assert cache is not None and not cache.leaks("rss_kib")
+    cache = fit([(float(done), min(done, 60) * 100000.0) for done in range(200)])
+    assert cache is not None and not cache.grows("rss")
 
 
-def test_too_few_cycles_are_no_good_news(engine: Engine) -> None:
+def test_one_step_of_an_allocator_is_no_leak_and_many_are() -> None:
+    once = fit([(float(done), 65536.0 * (done > 140)) for done in range(200)])
+    often = fit([(float(done), 65536.0 * (done // 10)) for done in range(200)])
+    assert once is not None and often is not None
+    assert (once.grows("rss"), often.grows("rss")) == (False, True)
+
+
+def test_too_few_samples_are_no_good_news(engine: Engine) -> None:
     sampler = Sampler(engine.instance)
+    sampler.begin()
     sampler.take(1)
-    assert sampler.verdict() == ["too few cycles for a line: whether anything grows is not known"]
-    for cycle in range(2, 30):
-        sampler.series["manager", "fds"].append((cycle, 40.0))
+    assert sampler.verdict() == ["too few samples for a line: whether anything grows is not known"]
+    samples = sampler.series["(run and data)", "cgroups"]
+    samples += [(float(done), samples[0][1]) for done in range(2, 60)]
     assert sampler.verdict() == []
 
 
-@pytest.mark.parametrize("arguments", [["abc"], ["nan"], ["-1"], ["5", "x"], []])
+def test_who_dies_in_the_steady_part_is_told(fresh_engine: Engine) -> None:
+    sampler = Sampler(fresh_engine.instance)
+    sampler.begin()
+    pid = fresh_engine.pid("registry")
+    sampler.take(0)
+    fresh_engine.kill("registry")
+    fresh_engine.start("registry")
+    sampler.take(1)
+    samples = sampler.series["(run and data)", "cgroups"]
+    samples += [(float(done), samples[0][1]) for done in range(2, 60)]
+    assert sampler.verdict() == [f"bulkhead-registry ({pid}) died"]
+
+
+@pytest.mark.parametrize("arguments", [["abc"], ["nan"], ["-1"], ["5", "x"], [], ["5", "7", "--execs", "-1"]])
 def test_a_wrong_command_line_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         options(arguments)
     assert ended.value.code == 2 and "usage: python -m tests.soak" in capsys.readouterr().err
-    assert (options(["5", "7"]).seconds, options(["5", "7"]).seed) == (5.0, 7)
+    told = options(["5", "7", "--execs", "100"])
+    assert (told.seconds, told.seed, told.execs) == (5.0, 7, 100)

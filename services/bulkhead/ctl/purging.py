@@ -29,7 +29,10 @@ from bulkhead.settings import Settings
 DEATH_SECONDS = 10.0
 # The manager's tables have one name in each of these.
 NFT_FAMILIES = ("inet", "bridge")
-_RUN_PATTERNS = ("*.sock", "*.pid", "*.lock", "log", "containers", "cache", "netns", "names", "tmp", "failpoints")
+_RUN_PATTERNS = (
+    *("*.sock", "*.pid", "*.lock", "*.stacks", ".*.stacks.tmp", "log", "containers", "cache", "netns", "names", "tmp"),
+    "failpoints",
+)
 _DATA_PATTERNS = (
     *("bulkhead.db", "bulkhead.db-*", "content", "snapshots", "containers", "volumes", "trash", "registry"),
     *("*.lock", "cache", "tmp", "seccomp", "networks"),

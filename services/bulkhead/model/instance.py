@@ -8,8 +8,9 @@ nft table, cgroup parent and veth names all differ. The disk layout is drawn her
       manager.sock       gRPC                   content/             blobs by digest
       supervisor.sock    gRPC                   snapshots/           layers, writable layers
       <service>.pid      pid files              containers/<id>/     bundle, logs, exit record
+      <service>.stacks   upon SIGUSR1           trash/               renamed here, reaped later
       log/<service>.log  structured logs        volumes/<name>/_data
-      containers/<id12>/ (0700)                 trash/               renamed here, reaped later
+      containers/<id12>/ (0700)
         shim.sock        ttrpc                  registry/            the registry's own root
         stdio.sock       attach, exec streams
 
@@ -92,6 +93,10 @@ class Instance:
 
     def pid_file(self, service: str) -> Path:
         return self.run / f"{service}.pid"
+
+    def stacks(self, service: str) -> Path:
+        """Where a service writes what its tasks wait for, upon SIGUSR1."""
+        return self.run / f"{service}.stacks"
 
     def container_run(self, container_id: str) -> Path:
         return self.run / "containers" / container_id[:12]

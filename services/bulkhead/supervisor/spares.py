@@ -22,7 +22,9 @@ from bulkhead.supervisor.readiness import readable
 from bulkhead.supervisor.zygote import ASK, MESSAGE_LIMIT
 from bulkhead.wire.status import error_named
 
-_SPAWN_TIMEOUT = 10.0
+# How long a zygote may take for an answer, the first one with all its imports. On a machine that is starved of CPU it
+# may take longer: the next zygote gets twice the time, or none would ever be ready.
+_SPAWN_TIMEOUT, _LONGEST_TIMEOUT = 10.0, 160.0
 _RESTART_PAUSE = 0.2
 
 log = structlog.get_logger()
@@ -101,11 +103,11 @@ class Zygote:
     def pid(self) -> int:
         return self._process.pid
 
-    async def spawn(self) -> Spare:
-        """One more spare; Internal when the zygote is dead or stuck."""
+    async def spawn(self, timeout: float) -> Spare:
+        """One more spare; Internal when the zygote is dead, or stuck for `timeout` seconds."""
         try:
             self._control.send(ASK, socket.MSG_NOSIGNAL)
-            async with asyncio.timeout(_SPAWN_TIMEOUT):
+            async with asyncio.timeout(timeout):
                 await readable(self._control)
             data, descriptors = fdpass.receive(self._control, 16, 1)
         except (OSError, TimeoutError) as error:
@@ -141,6 +143,7 @@ class SparePool:
         self._ready: deque[Spare] = deque()
         self._changed = asyncio.Condition()
         self._zygote: Zygote | None = None
+        self._patience = _SPAWN_TIMEOUT
 
     @property
     def zygote_pid(self) -> int | None:
@@ -205,10 +208,17 @@ class SparePool:
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: len(self._ready) < self._size)
-            spare = await zygote.spawn()
+            spare = await self._spawned(zygote)
             async with self._changed:
                 self._ready.append(spare)
                 self._changed.notify_all()
+
+    async def _spawned(self, zygote: Zygote) -> Spare:
+        patience = self._patience
+        self._patience = min(patience * 2, _LONGEST_TIMEOUT)
+        spare = await zygote.spawn(patience)
+        self._patience = _SPAWN_TIMEOUT
+        return spare
 
     def _discard_all(self) -> None:
         while self._ready:
