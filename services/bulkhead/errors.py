@@ -87,7 +87,7 @@ class LaunchFailed(BulkheadError):
 
 def may_pass(error: BulkheadError) -> bool:
     """Whether the same may succeed later though nobody changes what was asked: a part is away, the machine lacks
-    something."""
-    return isinstance(error, (Unavailable, ResourceExhausted)) or (
+    something, a process was killed on its way."""
+    return isinstance(error, (Unavailable, ResourceExhausted, DeadlineExceeded, Internal)) or (
         isinstance(error, LaunchFailed) and error.errno in _LACKS
     )

@@ -6,14 +6,15 @@ Whatever fails on the way undoes all of it: the container stays in the phase it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, NotModified, may_pass
+from bulkhead.errors import BulkheadError, Conflict, Internal, LaunchFailed, NotFound, NotModified, may_pass
+from bulkhead.linux import process
 from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
@@ -66,15 +67,16 @@ class Starting:
             undo.push_async_callback(asyncio.to_thread, self.bundles.release, container)
             shim, created = await self._create(container)
             failpoints.hit("manager.start.created")
-            plugged = await self.networking.plug(container, created)
-            undo.push_async_callback(self.networking.unplug, plugged.attachments)
-            failpoints.hit("manager.start.plugged")
-            if plugged.attachments:
-                await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
-            await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
-            await self.relaying.begin(replace(container, attachments=plugged.attachments), shim)
-            failpoints.hit("manager.start.named")
-            started_at = await shim.start()
+            with _parked(created):
+                plugged = await self.networking.plug(container, created)
+                undo.push_async_callback(self.networking.unplug, plugged.attachments)
+                failpoints.hit("manager.start.plugged")
+                if plugged.attachments:
+                    await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
+                await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
+                await self.relaying.begin(replace(container, attachments=plugged.attachments), shim)
+                failpoints.hit("manager.start.named")
+                started_at = await shim.start()
             failpoints.hit("manager.start.started")
             running = replace(
                 container,
@@ -147,6 +149,26 @@ class Starting:
             await self.records.commit(Change(update=failed, done=True))
         except BulkheadError as second:
             error.add_note(f"the failure could not be recorded: {second}")
+
+
+@contextmanager
+def _parked(created: Created) -> Iterator[None]:
+    """What is not found, or in no state for it, because somebody has ended the process, is no word about the request."""
+    try:
+        yield
+    except (NotFound, Conflict) as error:
+        if _is_there(created):
+            raise
+        raise Internal(f"cannot start the container: its process was ended before its program ran: {error}") from error
+
+
+def _is_there(created: Created) -> bool:
+    """As far as is known."""
+    try:
+        started = process.start_time(created.pid)
+    except OSError:
+        return True
+    return started == created.start_time and process.zombie_exit_code(created.pid) is None
 
 
 def _check_phase(container: Container, *, by_user: bool) -> None:

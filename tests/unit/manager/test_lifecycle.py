@@ -268,7 +268,8 @@ async def test_start_without_a_supervisor_says_so_and_can_be_repeated(core: Runn
     assert core.get(container_id).phase is Phase.RUNNING
 
 
-async def test_unknown_network_is_refused_at_start(core: Running) -> None:
+async def test_unknown_network_is_refused_at_start(core: Running, sleeper: subprocess.Popen[bytes]) -> None:
+    core.world.shims.real_process = (sleeper.pid, process.start_time(sleeper.pid) or 0)
     container_id = await core.create(network_mode="nosuchnet")
     with pytest.raises(NotFound, match="network nosuchnet not found"):
         await core.core.containers.start(container_id)
@@ -632,6 +633,7 @@ async def test_restart_waits_for_a_supervisor_that_is_away(core: Running) -> Non
     [
         LaunchFailed("cannot clone: no space left on device", step="clone", errno=errno.ENOSPC),
         ResourceExhausted("cannot write a bundle: no space left on device"),
+        Internal("cannot launch the process: its stage died at step mount"),
     ],
 )
 async def test_restart_waits_for_what_the_machine_lacks(core: Running, lack: BulkheadError) -> None:
@@ -639,6 +641,18 @@ async def test_restart_waits_for_what_the_machine_lacks(core: Running, lack: Bul
     core.world.shims.failures["create"] = lack
     core.shim(container_id).exit(1)
     await eventually(lambda: core.get(container_id).error != "")
+    assert core.get(container_id).phase is Phase.RESTARTING
+    core.world.shims.failures.clear()
+    await eventually(lambda: core.get(container_id).phase is Phase.RUNNING)
+
+
+async def test_a_process_that_is_killed_before_its_program_ends_no_policy(
+    core: Running,
+) -> None:
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    core.world.shims.failures["start"] = Conflict("cannot start a container that has stopped")
+    core.shim(container_id).exit(1)
+    await eventually(lambda: "was ended before its program ran" in core.get(container_id).error)
     assert core.get(container_id).phase is Phase.RESTARTING
     core.world.shims.failures.clear()
     await eventually(lambda: core.get(container_id).phase is Phase.RUNNING)
