@@ -194,6 +194,7 @@ class FakeShims:
         self.failures: dict[str, BulkheadError] = {}
         # (pid, start time) that every container's process has, instead of ones that do not exist.
         self.real_process: tuple[int, int] | None = None
+        self.gates: dict[str, asyncio.Event] = {}
 
     async def ensure(self, container_id: str) -> FakeShim:
         found = await self.live(container_id)
@@ -212,6 +213,7 @@ class FakeShims:
                 # A process that does not exist, and whose end nobody has seen.
                 shim.phase, shim.ended = "exited", Exit(code=255, at=time.time_ns())
         shim.failures.update(self.failures)
+        shim.gates.update(self.gates)
         self.shims[container_id] = shim
         self.launched.append(container_id)
         return shim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,3 +40,19 @@ class FakeTrash:
         there = path.exists()
         shutil.rmtree(path, ignore_errors=True)
         return there
+
+
+class FakeGroups:
+    """`bulkhead.manager.ports.Groups`: `found` are listed, once `listed` lets them."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+        self.removed: list[str] = []
+        self.listed: Callable[[], object] = lambda: None
+
+    def names(self) -> frozenset[str]:
+        self.listed()
+        return frozenset(self.found)
+
+    def remove(self, name: str) -> None:
+        self.removed.append(name)

@@ -27,7 +27,7 @@ from bulkhead.model.sample import Sample
 from tests.support.fake_images import FakeImages
 from tests.support.fake_network import FakeKernel, fake_network
 from tests.support.fake_shims import FakeShim, FakeShims
-from tests.support.fake_snapshots import FakeSnapshots, FakeTrash
+from tests.support.fake_snapshots import FakeGroups, FakeSnapshots, FakeTrash
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class World:
     kernel: FakeKernel = field(default_factory=FakeKernel)
     config: ManagerConfig = field(default_factory=ManagerConfig)
     boot_id: str = "boot-1"
-    swept: list[frozenset[str]] = field(default_factory=list)
+    groups: FakeGroups = field(default_factory=FakeGroups)
 
 
 def new_world(base: Path) -> World:
@@ -120,7 +120,7 @@ async def running_core(world: World, *, recover: bool = True) -> AsyncIterator[R
                 trash=FakeTrash(),
                 image_size=lambda _: 4096,
                 boot_id=world.boot_id,
-                sweep_groups=world.swept.append,
+                groups=world.groups,
                 figures=lambda each, _: Sample(id=each.id, name=each.name, at=time.time_ns()),
                 limit=lambda _, __: None,
             )

@@ -24,16 +24,24 @@ class Blocking:
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`call(*args, **kwargs)` in a thread; its result, or what it raised."""
-        future = asyncio.wrap_future(self._pool.submit(call, *args, **kwargs))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await _settle(future)
-            raise
+        return await _ended(asyncio.wrap_future(self._pool.submit(call, *args, **kwargs)))
 
     def close(self) -> None:
         """Wait for running calls and end the threads."""
         self._pool.shutdown(wait=True)
+
+
+async def to_its_end(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same in a thread of the event loop's: who is cancelled leaves no call behind that goes on by itself."""
+    return await _ended(asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs)))
+
+
+async def _ended(future: asyncio.Future[T]) -> T:
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await _settle(future)
+        raise
 
 
 async def _settle(future: asyncio.Future[T]) -> None:

@@ -14,7 +14,7 @@ from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.manager import remapping, runtimes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.adapters.database import Database
-from bulkhead.manager.adapters.groups import sweep_groups
+from bulkhead.manager.adapters.groups import Groups
 from bulkhead.manager.adapters.journal_store import SqliteJournalStore
 from bulkhead.manager.adapters.netlink_branches import NetlinkBranches
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
@@ -121,7 +121,7 @@ async def _ports(
         image_size=lambda image_id: images.store.inspect(image_id).record.size,
         boot_id=process.boot_id(),
         engine_id=await _engine_id(records),
-        sweep_groups=lambda alive: sweep_groups(instance.label, alive),
+        groups=Groups(instance.label),
         figures=read_figures,
         limit=lambda group, limits: Cgroup(group).update(limits),
     )

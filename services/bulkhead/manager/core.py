@@ -23,7 +23,7 @@ from bulkhead.manager.networks.catalogue import Networks
 from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.names import NameFiles
 from bulkhead.manager.networks.ports import Network
-from bulkhead.manager.ports import Images, Records, Shims, Snapshots, Trash
+from bulkhead.manager.ports import Groups, Images, Records, Shims, Snapshots, Trash
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
 from bulkhead.manager.recovery import Recovery
@@ -58,7 +58,7 @@ class Ports:
     trash: Trash
     image_size: Callable[[str], int]
     boot_id: str
-    sweep_groups: Callable[[frozenset[str]], None]
+    groups: Groups
     # What a live container uses, whose cgroup is named.
     figures: Callable[[Container, str], Sample]
     limit: Limit
@@ -198,7 +198,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             trash=ports.trash,
             volumes=volumes,
             boot_id=ports.boot_id,
-            sweep_groups=ports.sweep_groups,
+            groups=ports.groups,
             apply_limits=updating.apply_again,
         ),
         exits=exits,

@@ -148,6 +148,15 @@ class Trash(Protocol):
         """
 
 
+class Groups(Protocol):
+    """The cgroups of this installation's containers, by id. Blocking."""
+
+    def names(self) -> frozenset[str]: ...
+
+    def remove(self, name: str) -> None:
+        """Kill everything in it and remove it, if it is there. Raises Internal."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions:
     """How a shim keeps the log, as in protos/bulkhead/shim/v1/shim.proto; sizes in bytes, 0 = never rotate."""

@@ -11,15 +11,17 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from bulkhead.content.blocking import to_its_end
 from bulkhead.errors import BulkheadError
 from bulkhead.manager import shared_memory
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import COMMIT, FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
-from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, Trash
+from bulkhead.manager.ports import Change, Exit, Groups, Records, Shim, Shims, ShimState, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
@@ -45,7 +47,7 @@ class Recovery:
     trash: Trash
     volumes: Volumes
     boot_id: str
-    sweep_groups: Callable[[frozenset[str]], None]
+    groups: Groups
     apply_limits: Callable[[Container], Awaitable[None]]
 
     async def recover(self) -> None:
@@ -220,8 +222,22 @@ class Recovery:
                 with contextlib.suppress(BulkheadError):
                     shared_memory.unmount(data / "shm")
                 self._throw(data)
-        alive = frozenset(each.id for each in index if each.phase.alive)
-        await asyncio.to_thread(self.sweep_groups, alive)
+        for name in sorted(await asyncio.to_thread(self.groups.names)):
+            if not index.knows(name):
+                await self._sweep_group(name)
+            elif not index.get(name).phase.alive:
+                # In its turn: its policy may be starting it at this moment.
+                work = partial(self._sweep_group, name)
+                with contextlib.suppress(BulkheadError):
+                    await self.actors.perform(name, "sweep", work, seconds=FINISH_SECONDS)
+
+    async def _sweep_group(self, name: str) -> None:
+        if self.records.index.knows(name) and self.records.index.get(name).phase.alive:
+            return
+        try:
+            await to_its_end(self.groups.remove, name)
+        except BulkheadError as error:
+            log.warning("cannot sweep a cgroup", name=name, reason=str(error))
 
     async def _sweep_run(self, run: Path) -> None:
         data = [each for each in _directories(self.instance.data / "containers") if each.name.startswith(run.name)]

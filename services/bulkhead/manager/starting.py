@@ -153,7 +153,7 @@ class Starting:
 
 @contextmanager
 def _parked(created: Created) -> Iterator[None]:
-    """What is not found, or in no state for it, because somebody has ended the process, is no word about the request."""
+    """What is not found, or not possible, because somebody has ended the process says nothing about the request."""
     try:
         yield
     except (NotFound, Conflict) as error:

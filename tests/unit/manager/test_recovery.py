@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -303,11 +304,52 @@ async def test_what_no_record_owns_is_swept(world: World) -> None:
     world.instance.container_run(stray).mkdir(parents=True)
     shim = await world.shims.ensure(stray)
     shim.phase = "running"
+    world.groups.found = {kept, stray}
     async with one_life(world):
         assert stray not in world.shims.shims
         assert not (world.instance.data / "containers" / stray).exists()
         assert world.instance.container_data(kept).exists()
-        assert world.swept[-1] == frozenset({kept})
+        assert world.groups.removed == [stray]
+
+
+async def test_a_cgroup_that_a_policy_is_filling_meanwhile_is_not_swept(world: World) -> None:
+    container_id = await _restarting_in_a_first_life(world)
+    world.groups.found = {container_id}
+    world.shims.gates["start"] = asyncio.Event()
+    begun = threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def listed() -> None:
+        assert begun.wait(10)
+        loop.call_soon_threadsafe(loop.call_later, 0.05, world.shims.gates["start"].set)
+
+    async def tell_when_begun() -> None:
+        await eventually(
+            lambda: container_id in world.shims.shims and world.shims.shims[container_id].phase == "created"
+        )
+        begun.set()
+
+    world.groups.listed = listed
+    telling = asyncio.create_task(tell_when_begun())
+    async with one_life(world) as core:
+        await telling
+        assert core.get(container_id).phase is Phase.RUNNING
+        assert world.groups.removed == []
+
+
+async def test_the_cgroup_of_who_waits_for_its_policy_is_swept(world: World) -> None:
+    container_id = await _restarting_in_a_first_life(world)
+    world.groups.found = {container_id}
+    async with one_life(world):
+        assert world.groups.removed == [container_id]
+
+
+async def _restarting_in_a_first_life(world: World) -> str:
+    async with one_life(world) as core:
+        container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+        core.shim(container_id).exit(1)
+        await eventually(lambda: core.get(container_id).phase is Phase.RESTARTING)
+        return container_id
 
 
 async def test_network_holds_what_lives_and_nothing_else(world: World) -> None:

@@ -1,28 +1,28 @@
-"""Cgroups below the instance's parent that belong to no container."""
+"""Cgroups below the instance's parent, one for each container that runs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
-from bulkhead.errors import BulkheadError
 from bulkhead.linux.cgroups import hierarchies
 from bulkhead.manager.adapters.shims import remove_group
 
-log = structlog.get_logger()
 
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """`bulkhead.manager.ports.Groups`."""
 
-def sweep_groups(label: str, owned: frozenset[str]) -> None:
-    """Kill and remove every group `/<label>/<name>` whose name is not in `owned`. Blocking."""
-    found: set[str] = set()
-    for root in hierarchies().roots():
-        found.update(_children(Path(root) / label))
-    for name in sorted(found - owned):
-        try:
-            remove_group(f"/{label}/{name}")
-        except BulkheadError as error:
-            log.warning("cannot sweep a cgroup", name=name, reason=str(error))
+    label: str
+
+    def names(self) -> frozenset[str]:
+        found: set[str] = set()
+        for root in hierarchies().roots():
+            found.update(_children(Path(root) / self.label))
+        return frozenset(found)
+
+    def remove(self, name: str) -> None:
+        remove_group(f"/{self.label}/{name}")
 
 
 def _children(directory: Path) -> list[str]:

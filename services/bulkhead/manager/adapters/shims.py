@@ -18,6 +18,7 @@ import structlog
 from grpclib.client import Channel
 
 from bulkhead import failpoints
+from bulkhead.content.blocking import to_its_end
 from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
@@ -251,7 +252,8 @@ class SupervisedShims:
             return
         if record is not None:
             await _kill(record)
-        await asyncio.to_thread(remove_group, _cgroup_of(data))
+        # Not left behind by a deadline: the next start makes a group of the same name.
+        await to_its_end(remove_group, _cgroup_of(data))
         (data / SHIM_RECORD).unlink(missing_ok=True)
         remove_run_directory(run)
 
