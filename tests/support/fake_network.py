@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -65,6 +66,7 @@ class FakeKernel:
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
         self.reserved: set[tuple[str, int]] = set()
+        self.alone = asyncio.Lock()
         self.reserved_elsewhere: set[tuple[str, int]] = set()
         self.tables: dict[str, FakeTable] = {}  # by "family name"
         self.legacy_drops = False
@@ -183,6 +185,11 @@ class FakeKernel:
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return "address already in use" if (protocol, port) in self.listening else None
+
+    @asynccontextmanager
+    async def choosing(self) -> AsyncIterator[None]:
+        async with self.alone:
+            yield
 
     def reserve(self, protocol: str, port: int) -> bool:
         if (protocol, port) in self.reserved_elsewhere:

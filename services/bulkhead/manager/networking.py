@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_network
 
@@ -104,6 +105,9 @@ class Networking:
 
     async def survey(self) -> Survey:
         return await self._network.survey()
+
+    def choosing(self) -> AbstractAsyncContextManager[None]:
+        return self._network.choosing()
 
     async def add(self, network: NetworkRecord) -> None:
         """Make a new network in the kernel, or leave nothing of it. Raises Conflict, Unavailable, Internal."""

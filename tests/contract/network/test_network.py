@@ -403,3 +403,22 @@ def test_a_namespace_without_network_has_its_loopback(examine: Callable[[Exam], 
             await network.attach_loopback(site.dead_process())
 
     examine(exam)
+
+
+def test_two_installations_do_not_choose_a_subnet_at_once(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        ours, theirs = site.network(INSTANCE), site.network(OTHER)
+
+        async def choose() -> None:
+            async with theirs.choosing():
+                pass
+
+        async with ours.choosing():
+            choosing = asyncio.create_task(choose())
+            done, _ = await asyncio.wait([choosing], timeout=0.1)
+            assert not done
+        await asyncio.wait_for(choosing, 30)
+        async with ours.choosing():
+            pass
+
+    examine(exam)

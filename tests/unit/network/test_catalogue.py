@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.container import NetworkEndpoint
 from bulkhead.model.network import AddressBlock, NetworkRecord
 from tests.support.eventually import eventually
-from tests.support.manager_core import Running, fake_core
+from tests.support.fake_network import FakeKernel
+from tests.support.manager_core import Running, World, fake_core, new_world, running_core
 
 AT_9 = NetworkEndpoint(network_name="late", fixed_address="10.9.8.9")
 REFUSED = Internal("cannot: No route to host")
@@ -135,3 +138,33 @@ async def test_a_removal_whose_client_goes_runs_to_its_end(core: Running) -> Non
     gate.set()
     await eventually(lambda: not core.records.networks)
     assert set(core.world.kernel.interfaces) == before
+
+
+async def test_two_installations_that_make_a_network_at_once_choose_two_subnets(tmp_path: Path) -> None:
+    kernel = FakeKernel()
+    async with _installation(tmp_path / "a", kernel, 1) as ours, _installation(tmp_path / "b", kernel, 2) as theirs:
+        kernel.gates["make_bridge"] = asyncio.Event()
+        kernel.calls.clear()
+        making = [
+            asyncio.create_task(each.core.networks.create(NetworkRecord(id="", name="late"))) for each in (ours, theirs)
+        ]
+        await eventually(lambda: "make_bridge" in kernel.calls)
+        # Who is not kept waiting has chosen by now, and asks for its bridge.
+        await asyncio.wait(making, timeout=0.1)
+        kernel.gates["make_bridge"].set()
+        chosen = {network.blocks[0].subnet for network in await asyncio.gather(*making)}
+    assert len(chosen) == 2
+
+
+@asynccontextmanager
+async def _installation(place: Path, kernel: FakeKernel, number: int) -> AsyncIterator[Running]:
+    async with running_core(_world(place, kernel, number)) as running:
+        yield running
+
+
+def _world(place: Path, kernel: FakeKernel, number: int) -> World:
+    place.mkdir()
+    world = new_world(place)
+    world.kernel = kernel
+    world.instance = replace(world.instance, subnet=f"10.123.{number}.0/24", bridge=f"bhtest{number}")
+    return world

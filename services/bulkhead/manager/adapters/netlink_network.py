@@ -12,8 +12,9 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,10 @@ T = TypeVar("T")
 _LOOPBACK_INDEX = 1  # of every network namespace
 _SYSCTL = Path("/proc/sys")
 _PORT_RANGE = _SYSCTL / "net/ipv4/ip_local_port_range"
+# Behind every port's byte: whoever chooses a subnet has this one; and how long (seconds) it is waited for, how often.
+_CHOOSING = 1 << 32
+_CHOOSING_SECONDS = 5.0
+_CHOOSING_POLL = 0.005
 _OWN_NETNS = Path("/proc/thread-self/ns/net")
 # Set before the interface is born, so there is no moment in which it believes a router or has an address; and with
 # IPv6 its own link-local one serves at once.
@@ -151,6 +156,20 @@ class NetlinkKernel:
     def unreserve(self, protocol: str, port: int) -> None:
         if self._claims is not None:
             _claim(self._claims, fcntl.F_UNLCK, protocol, port)
+
+    @asynccontextmanager
+    async def choosing(self) -> AsyncIterator[None]:
+        claims = self._claims
+        deadline = time.monotonic() + _CHOOSING_SECONDS
+        while not (held := claims is None or _lock(claims, fcntl.F_WRLCK, _CHOOSING)):
+            if time.monotonic() > deadline:
+                break  # no worse than not to have waited
+            await asyncio.sleep(_CHOOSING_POLL)
+        try:
+            yield
+        finally:
+            if held and claims is not None:
+                _lock(claims, fcntl.F_UNLCK, _CHOOSING)
 
     def ephemeral_ports(self) -> range:
         try:
@@ -499,8 +518,12 @@ def _open_claims() -> int | None:
 
 
 def _claim(claims: int, kind: int, protocol: str, port: int) -> bool:
-    """Lock or unlock a port's byte (fcntl(2), F_OFD_SETLK); False when somebody else has locked it."""
-    place = PROTOCOL_NUMBERS[protocol] << 16 | port
+    """Lock or unlock a port's byte; False when somebody else has locked it."""
+    return _lock(claims, kind, PROTOCOL_NUMBERS[protocol] << 16 | port)
+
+
+def _lock(claims: int, kind: int, place: int) -> bool:
+    """One byte (fcntl(2), F_OFD_SETLK); the kernel unlocks what a dead process had locked."""
     try:
         fcntl.fcntl(claims, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0))
     except OSError as error:

@@ -9,6 +9,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 
@@ -124,6 +125,9 @@ class BridgeNetwork:
 
     async def survey(self) -> Survey:
         return await self._kernel.survey()
+
+    def choosing(self) -> AbstractAsyncContextManager[None]:
+        return self._kernel.choosing()
 
     async def ensure(self, network: str = DEFAULT_NETWORK) -> None:
         await self._converge()

@@ -60,8 +60,10 @@ class Networks:
         async with self._making:
             if any(each.name == wanted.name for each in self.networking.known):
                 raise Conflict(f"network with name {wanted.name} already exists")
-            network = await self._complete(wanted)
-            await self.actors.shielded(self._add(network), "create network")
+            # Another installation sees what was chosen by the bridge's route.
+            async with self.networking.choosing():
+                network = await self._complete(wanted)
+                await self.actors.shielded(self._add(network), "create network")
         return network
 
     def select(self, filters: Filters) -> list[NetworkRecord]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from bulkhead.manager.networks.bridge import BridgeNetwork
@@ -38,6 +39,9 @@ class DrivenNetwork:
 
     async def survey(self) -> Survey:
         return await self._bridges.survey()
+
+    def choosing(self) -> AbstractAsyncContextManager[None]:
+        return self._bridges.choosing()
 
     async def ensure(self, network: str = DEFAULT_NETWORK) -> None:
         if network in self._parents:

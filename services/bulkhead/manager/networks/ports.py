@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from ipaddress import IPv6Interface
 from typing import Any, Protocol
@@ -62,6 +63,9 @@ class Network(Protocol):
 
     async def survey(self) -> Survey:
         """The host's interfaces and routes."""
+
+    def choosing(self) -> AbstractAsyncContextManager[None]:
+        """As `Kernel.choosing`."""
 
     async def attach(
         self,
@@ -300,6 +304,11 @@ class Kernel(Protocol):
 
     def unreserve(self, protocol: str, port: int) -> None:
         """Another installation may look at the port; no error when it was not reserved."""
+
+    def choosing(self) -> AbstractAsyncContextManager[None]:
+        """While it is entered no other installation on this host is in it, so that a subnet that was found free still
+        is when the bridge is made. One that stands still in there keeps others waiting for some seconds, not for ever.
+        """
 
     def ephemeral_ports(self) -> range:
         """The host's range of ports of its own choice."""
