@@ -25,6 +25,7 @@ from bulkhead.errors import DeadlineExceeded, Unavailable
 from bulkhead.wire import direct
 from bulkhead.wire.channel import MortalChannel
 from bulkhead.wire.direct_client import Direct, Link
+from bulkhead.wire.protobuf import decode, encode
 from bulkhead.wire.status import error_of
 
 # For calls that name no time of their own: longer than any deadline of the one who is called, shorter than for ever.
@@ -117,7 +118,7 @@ class _Translating(ServiceStub):
             async with asyncio.timeout(seconds):
                 link = await self._direct()
                 if link is not None:
-                    return response_type.FromString(await link.ask(route, bytes(request), telemetry.request_id()))
+                    return decode(response_type, await link.ask(route, encode(request), telemetry.request_id()))
             given = self._metadata(metadata)
             return await super()._unary_unary(
                 route, request, response_type, timeout=seconds, deadline=deadline, metadata=given
@@ -137,9 +138,9 @@ class _Translating(ServiceStub):
         with translated(self.peer):
             link = await self._direct() if route in direct.SHORT and timeout is None else None
             if link is not None:
-                async with aclosing(link.ask_in_parts(route, bytes(request), telemetry.request_id())) as parts:
+                async with aclosing(link.ask_in_parts(route, encode(request), telemetry.request_id())) as parts:
                     async for part in parts:
-                        yield response_type.FromString(part)
+                        yield decode(response_type, part)
                 return
             given = self._metadata(metadata)
             with _apart(self.channel) as own:

@@ -10,7 +10,7 @@ import grpclib.const
 from grpclib.exceptions import GRPCError
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.wire import direct
+from bulkhead.wire import direct, protobuf
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Request, Response, Status
 from bulkhead.wire.ttrpc_protobuf import decode, encode
 
@@ -121,10 +121,13 @@ class _Stream:
         self._in_parts = handler.cardinality is grpclib.const.Cardinality.UNARY_STREAM
 
     async def recv_message(self) -> Any:
-        return self._handler.request_type.FromString(self._payload)
+        try:
+            return protobuf.decode(self._handler.request_type, self._payload)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from error
 
     async def send_message(self, message: Any) -> None:
-        payload = message.SerializeToString()
+        payload = protobuf.encode(message)
         if self._in_parts:
             self._session.send(self._number, direct.TYPE_DATA, payload)
         else:

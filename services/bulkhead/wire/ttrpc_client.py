@@ -14,11 +14,12 @@ import asyncio
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Protocol, Self, TypeVar, cast
 
 from bulkhead import telemetry
 from bulkhead.counting import count_call
 from bulkhead.errors import BulkheadError, DeadlineExceeded, InvalidArgument, Unavailable
+from bulkhead.wire import protobuf
 from bulkhead.wire.gen.bulkhead.shim import v1 as shim
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import (
@@ -89,7 +90,7 @@ class TtrpcClient:
         """
         link = self._connected()
         count_call("shim", method)
-        envelope = Request(service=service, method=method, payload=bytes(request), metadata=_metadata())
+        envelope = Request(service=service, method=method, payload=protobuf.encode(request), metadata=_metadata())
         if timeout is not None:
             envelope.timeout_nano = int(timeout * 1e9)
         try:
@@ -97,7 +98,7 @@ class TtrpcClient:
                 payload = await link.ask(envelope)
         except TimeoutError as error:
             raise DeadlineExceeded(f"cannot {method} by {self._path}: no answer within {timeout:g} s") from error
-        return cast(ResponseT, cast(Any, response_type).parse(payload))
+        return protobuf.decode(response_type, payload)
 
     async def close(self) -> None:
         """End the connection; calls in flight fail with Unavailable."""

@@ -37,6 +37,7 @@ class Message:
 
 
 MessageT = TypeVar("MessageT", bound=Message)
+_TABLES: dict[type[Message], dict[int, Field]] = {}
 
 
 def encode(message: Message) -> bytes:
@@ -89,7 +90,9 @@ def varint(number: int) -> bytes:
 
 def _decode(kind: type[MessageT], data: bytes) -> MessageT:
     message = kind()
-    fields = {field.number: field for field in kind.FIELDS}
+    fields = _TABLES.get(kind)
+    if fields is None:
+        fields = _TABLES[kind] = {field.number: field for field in kind.FIELDS}
     position = 0
     while position < len(data):
         key, position = _read_varint(data, position)

@@ -55,6 +55,7 @@ from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.gen.bulkhead.types.v1 import ContainerSpec as WireSpec
 from bulkhead.wire.gen.bulkhead.types.v1 import NetworkEndpoint as WireEndpoint
 from bulkhead.wire.gen.bulkhead.types.v1 import StringList
+from bulkhead.wire.protobuf import decode
 from bulkhead.wire.status import error_named
 
 PEER = "manager"
@@ -74,10 +75,10 @@ class ManagerContainers:
     def __init__(self, channel: Channel) -> None:
         self._stub = stub(ReadingStub, channel, PEER)
         self._listed = Remembered(
-            lambda data: to_model(ListedContainer, types.ContainerSummary.parse(data)), REMEMBERED_SUMMARIES
+            lambda data: to_model(ListedContainer, decode(types.ContainerSummary, data)), REMEMBERED_SUMMARIES
         )
         self._inspected = Remembered(
-            lambda data: to_model(InspectedContainer, types.Container.parse(data)), REMEMBERED_CONTAINERS
+            lambda data: to_model(InspectedContainer, decode(types.Container, data)), REMEMBERED_CONTAINERS
         )
 
     async def create(self, name: str, spec: ContainerSpec) -> Created:

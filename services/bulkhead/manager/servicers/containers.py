@@ -18,6 +18,7 @@ from bulkhead.model.instance import Instance
 from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
 from bulkhead.wire.gen.bulkhead.types import v1 as types
+from bulkhead.wire.protobuf import encode
 
 
 class ContainersServicer(api.ContainersBase):
@@ -186,11 +187,11 @@ def _summary(container: Container) -> types.ContainerSummary:
 def _sizes(measured: Sizes | None) -> bytes:
     if measured is None:
         return _UNMEASURED
-    return bytes(types.ContainerSummary(size_rw=measured.writable, size_root=measured.whole))
+    return encode(types.ContainerSummary(size_rw=measured.writable, size_root=measured.whole))
 
 
 _UNMEASURED = _sizes(Sizes())
 
 
 def _link_names(names: Sequence[str]) -> bytes:
-    return bytes(types.ContainerSummary(link_names=list(names))) if names else b""
+    return encode(types.ContainerSummary(link_names=list(names))) if names else b""

@@ -14,6 +14,7 @@ import betterproto2
 from bulkhead.manager.index import Index
 from bulkhead.model.container import Container
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
+from bulkhead.wire.protobuf import encode
 from bulkhead.wire.ttrpc_protobuf import varint
 
 # The only field of either answer: number 1, length-delimited.
@@ -49,7 +50,7 @@ class EncodedContainers:
         known = self._known.get(container.id)
         if known is not None and known[0] is container:
             return known[1]
-        encoded = bytes(self._encode(container))
+        encoded = encode(self._encode(container))
         if len(self._known) > 2 * len(self._index) + _SLACK:
             self._known = {key: value for key, value in self._known.items() if self._index.knows(key)}
         self._known[container.id] = (container, encoded)
@@ -66,7 +67,7 @@ def list_answer(encoded: Iterable[bytes]) -> EncodedList:
 def inspect_answer(encoded: bytes, more: betterproto2.Message) -> EncodedInspect:
     """A container given as its bytes, with the fields of `more` beside them."""
     answer = EncodedInspect()
-    answer.__dict__["encoded"] = _field_1(encoded + bytes(more))
+    answer.__dict__["encoded"] = _field_1(encoded + encode(more))
     return answer
 
 

@@ -1,0 +1,1 @@
+"""What wire promises of other libraries' formats."""
