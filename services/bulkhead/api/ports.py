@@ -169,6 +169,14 @@ class InspectedExec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedExec:
+    """Where its streams are, and which were asked for."""
+
+    socket: str
+    spec: ExecSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PathStat:
     """What is at a path of a container; `mode` as in stat(2)."""
 
@@ -227,7 +235,7 @@ class Execs(Protocol):
     async def create(self, ref: str, spec: ExecSpec) -> str:
         """The id of the new exec."""
 
-    async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> str:
+    async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> StartedExec:
         """The stdio socket whose `exec` starts the process; empty when detached, and it runs.
 
         Raises LaunchFailed when a detached one cannot be run.

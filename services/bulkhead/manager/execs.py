@@ -17,11 +17,12 @@ import structlog
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound
-from bulkhead.manager import links, oci, planning
+from bulkhead.manager import links, oci
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
 from bulkhead.manager.oci_resources import rlimits
+from bulkhead.manager.planning import ProcessPlans
 from bulkhead.manager.ports import Records, Shim, Shims
 from bulkhead.model.container import Container
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
@@ -41,10 +42,10 @@ UNKNOWN_EXIT = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Where an attached client finds its streams; no socket for a detached one."""
+    """Where an attached client finds its streams, and which were asked for; no socket for a detached one."""
 
     socket: str
-    tty: bool
+    spec: ExecSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,9 @@ class Execs:
     shims: Shims
     actors: Actors
     _watched: set[str] = field(default_factory=set)
+    # Of which the end is known and not committed yet.
+    _ending: dict[str, Exec] = field(default_factory=dict)
+    _plans: ProcessPlans = field(default_factory=ProcessPlans)
 
     async def create(self, ref: str, spec: ExecSpec) -> Exec:
         """Raises Conflict with Docker's texts unless the container runs, InvalidArgument without a command."""
@@ -66,8 +70,9 @@ class Execs:
         for entry in spec.env:
             if not entry or entry.startswith("="):
                 raise InvalidArgument(f"invalid environment variable: {entry}")
-        taken = {each.id[:12] for each in self.records.execs()}
-        record = Exec(id=new_id(taken), container_id=container.id, spec=spec, created_at=time.time_ns())
+        record = Exec(
+            id=new_id(self.records.exec_short_ids), container_id=container.id, spec=spec, created_at=time.time_ns()
+        )
         await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
         failpoints.hit("manager.exec.created")
         return record
@@ -85,13 +90,15 @@ class Execs:
 
         await self.actors.perform(container.id, "start exec in", work, seconds=_START_SECONDS)
         socket = "" if detach else str(self.instance.stdio_socket(container.id))
-        return Started(socket=socket, tty=record.spec.tty)
+        return Started(socket=socket, spec=record.spec)
 
     async def inspect(self, exec_id: str) -> Exec:
         """Its record; the shim is asked when the end may not have been recorded yet."""
         record = self._find(exec_id)
         if record.phase is not ExecPhase.RUNNING:
             return record
+        if (ended := self._ending.get(record.id)) is not None:
+            return ended
         try:
             shim = await self.shims.live(record.container_id)
             state = await shim.exec_state(exec_id) if shim is not None else None
@@ -145,7 +152,7 @@ class Execs:
         shim = await self.shims.ensure(container.id)
         wanted = size if any(size) else (record.spec.height, record.spec.width)
         process = exec_process(container, record.spec, links.environment(container, self.records.index))
-        planned = planning.of_process(self.instance.container_data(container.id), process, wanted)
+        planned = self._plans.of(self.instance.container_data(container.id), process, wanted)
         await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted, planned=planned)
         failpoints.hit("manager.exec.registered")
         running = replace(record, phase=ExecPhase.RUNNING)
@@ -221,7 +228,11 @@ class Execs:
             told = {"exitCode": str(code)} if known else {"exitCode": str(code), "lost": Lost.EXIT_CODE.value}
             events.append(of_container(container, "exec_die", {**_of(record), **told}))
             failpoints.hit("manager.exec.ended")
-            await self.records.save_exec(ended, *events)
+            self._ending[record.id] = ended
+            try:
+                await self.records.save_exec(ended, *events)
+            finally:
+                self._ending.pop(record.id, None)
 
     def _find(self, exec_id: str) -> Exec:
         found = self.records.exec(exec_id)

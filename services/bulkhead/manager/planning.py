@@ -6,8 +6,10 @@ left to the shim, which has the words for it.
 
 from __future__ import annotations
 
+import os
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -20,6 +22,13 @@ from bulkhead.runtime.rootfs import OverlayRootfs
 log = structlog.get_logger()
 # It goes with other things in a message of 4 MiB at most (wire.ttrpc): without a plan the order still arrives.
 _LARGEST = 1 << 20
+# Some 60 KB each, and some 6 KB each.
+_MOST_CONFIGS, _MOST_PLANS = 8, 64
+_ORDINARY = 32 << 10
+K = TypeVar("K")
+V = TypeVar("V")
+# A file's inode, time of change and size.
+_Version = tuple[int, int, int]
 _TROUBLE = (BulkheadError, OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -36,17 +45,57 @@ def of_container(container_id: str, text: bytes, rootfs: OverlayRootfs | None) -
         return b""
 
 
-def of_process(bundle: Path, process: dict[str, Any], size: tuple[int, int]) -> bytes:
-    """The launch of a further process in the container of `bundle`; empty where the shim must work it out."""
-    try:
-        config = msgspec.json.decode((bundle / "config.json").read_bytes(), type=dict[str, Any])
-        height, width = size
-        sized = {"consoleSize": {"height": height, "width": width}} if height and width else {}
-        score = {"oomScoreAdj": 0} if process.get("oomScoreAdj") is None else {}
-        return _packed(planned.further_process(config, {**process, **sized, **score}))
-    except _TROUBLE as error:
-        log.debug("launch not planned", bundle=str(bundle), reason=str(error))
-        return b""
+class ProcessPlans:
+    """Launches of further processes. Health checks and the like ask for the same again and again: the configs and the
+    plans that were used last are remembered, for as long as the config is the same file."""
+
+    def __init__(self) -> None:
+        self._configs: OrderedDict[str, tuple[_Version, dict[str, Any]]] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, _Version, bytes, tuple[int, int]], bytes] = OrderedDict()
+
+    def of(self, bundle: Path, process: dict[str, Any], size: tuple[int, int]) -> bytes:
+        """The launch of a further process in the container of `bundle`; empty where the shim must work it out."""
+        path = f"{bundle}/config.json"
+        try:
+            version = _version(path)
+            key = path, version, msgspec.json.encode(process), size
+            found = self._plans.get(key)
+            if found is None:
+                found = _packed(planned.further_process(self._config(path, version), _sized(process, size)))
+            if len(key[2]) + len(found) <= _ORDINARY:
+                _remember(self._plans, key, found, _MOST_PLANS)
+            return found
+        except _TROUBLE as error:
+            log.debug("launch not planned", bundle=str(bundle), reason=str(error))
+            return b""
+
+    def _config(self, path: str, version: _Version) -> dict[str, Any]:
+        known = self._configs.get(path)
+        if known is None or known[0] != version:
+            known = version, msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
+        _remember(self._configs, path, known, _MOST_CONFIGS)
+        return known[1]
+
+
+def _version(path: str) -> _Version:
+    """Which file it is: whoever changes a config puts a new file in its place."""
+    about = os.stat(path)  # noqa: PTH116 -- for each exec
+    return about.st_ino, about.st_mtime_ns, about.st_size
+
+
+def _sized(process: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    sized = {"consoleSize": {"height": height, "width": width}} if height and width else {}
+    score = {"oomScoreAdj": 0} if process.get("oomScoreAdj") is None else {}
+    return {**process, **sized, **score}
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """As the one that was used last."""
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > most:
+        known.popitem(last=False)
 
 
 def _packed(found: Planned | None) -> bytes:

@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,9 @@ class Records(Protocol):
 
     def execs(self, container_id: str = "") -> list[Exec]:
         """All execs, or those of one container, oldest first."""
+
+    @property
+    def exec_short_ids(self) -> Set[str]: ...
 
     async def save_exec(self, record: Exec, *events: Event) -> None: ...
 

@@ -149,7 +149,7 @@ def _ours(kind: type[Any]) -> bool:
     if not issubclass(kind, betterproto2.Message) or kind.__bytes__ is not _OWN:
         return False
     rows: list[betterproto2.FieldMetadata] = []
-    for meta in kind._betterproto.meta_by_field_name.values():
+    for meta in cast(Any, kind)._betterproto.meta_by_field_name.values():
         rows += (meta, *(meta.map_meta or ()))
     known = _TEXTS | _INTEGERS.keys() | {betterproto2.TYPE_MAP}
     return all(meta.proto_type in known and not meta.unwrap and not meta.group for meta in rows)
@@ -222,7 +222,7 @@ def _reading(kind: type[Any]) -> dict[int, _Reading]:
     if not _ours(kind):
         return _THEMSELVES
     table: dict[int, _Reading] = {}
-    known = kind._betterproto
+    known = cast(Any, kind)._betterproto
     for name, meta in known.meta_by_field_name.items():
         length, repeated = meta.number << 3 | _LENGTH, bool(meta.repeated)
         if meta.map_meta:

@@ -31,7 +31,6 @@ LIFE: dict[str, dict[str, int]] = {
     "exec": {
         "forks shim": 2,
         "rpc manager Create": 1,
-        "rpc manager Inspect": 1,
         "rpc manager Start": 1,
         "rpc shim ExecCreate": 1,
         "rpc shim Wait": 1,

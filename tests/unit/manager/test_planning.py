@@ -34,4 +34,33 @@ def test_a_plan_too_large_for_a_message_is_left_to_the_shim(tmp_path: Path, size
     wanted = config("A=" + "x" * size)
     (tmp_path / "config.json").write_text(json.dumps(config()))
     assert bool(planning.of_container("abc", json.dumps(wanted).encode(), ROOTFS)) is fits
-    assert bool(planning.of_process(tmp_path, wanted["process"], (0, 0))) is fits
+    assert bool(planning.ProcessPlans().of(tmp_path, wanted["process"], (0, 0))) is fits
+
+
+def test_a_plan_is_remembered_for_its_process_in_its_config(tmp_path: Path) -> None:
+    """Remembered or not, it is what a fresh one is."""
+    path, plans = tmp_path / "config.json", planning.ProcessPlans()
+    ordinary, other = config("A=1")["process"], config("A=2")["process"]
+    tied = config()
+    tied["process"]["noNewPrivileges"] = True
+    seen = set()
+    for written in (config(), tied):
+        path.with_suffix(".new").write_text(json.dumps(written))
+        path.with_suffix(".new").rename(path)
+        for process, size in ((ordinary, (0, 0)), (other, (0, 0)), ({**other, "terminal": True}, (24, 80))):
+            found = plans.of(tmp_path, process, size)
+            assert found == plans.of(tmp_path, process, size) == planning.ProcessPlans().of(tmp_path, process, size)
+            seen.add(found)
+    assert len(seen) == 6
+    assert b"" not in seen
+    path.unlink()
+    assert plans.of(tmp_path, ordinary, (0, 0)) == b""
+
+
+def test_few_plans_are_remembered(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config()))
+    plans = planning.ProcessPlans()
+    for number in range(100):
+        assert plans.of(tmp_path, config(f"A={number}")["process"], (0, 0))
+    assert plans.of(tmp_path, config("A=" + "x" * 40000)["process"], (0, 0))
+    assert len(plans._plans) == 64

@@ -38,6 +38,7 @@ from bulkhead.api.ports import (
     RegistryAuth,
     RemovedImage,
     SearchResult,
+    StartedExec,
     StdioAddress,
     Unpack,
     Update,
@@ -209,11 +210,13 @@ class ManagerExecs:
         request = wire.CreateExecRequest(ref=ref, spec=to_message(wire.ExecSpec, spec))
         return (await self._stub.create(request)).id
 
-    async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> str:
+    async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> StartedExec:
         request = wire.StartExecRequest(id=exec_id, detach=detach, tty=tty, height=height, width=width)
         answer = await self._stub.start(request)
         _check_launch(answer.failure)
-        return answer.socket
+        # A manager of an earlier release does not tell.
+        spec = to_model(ExecSpec, answer.spec) if answer.spec is not None else (await self.inspect(exec_id)).spec
+        return StartedExec(socket=answer.socket, spec=spec)
 
     async def inspect(self, exec_id: str) -> InspectedExec:
         return to_model(InspectedExec, await self._stub.inspect(wire.InspectExecRequest(id=exec_id)))

@@ -41,14 +41,15 @@ class ExecRoutes:
         if detach:
             await starting
             return answers.empty(200)
-        socket, found = await asyncio.gather(starting, self._execs.inspect(exec_id))
+        started = await starting
+        spec = started.spec
         wanted = Streams(
-            stdin=found.spec.attach_stdin,
-            stdout=found.spec.attach_stdout,
-            stderr=found.spec.attach_stderr,
-            detach_keys=found.spec.detach_keys,
+            stdin=spec.attach_stdin,
+            stdout=spec.attach_stdout,
+            stderr=spec.attach_stderr,
+            detach_keys=spec.detach_keys,
         )
-        process, is_tty = await self._stdio.exec(socket, exec_id, wanted)
+        process, is_tty = await self._stdio.exec(started.socket, exec_id, wanted)
         try:
             client = await take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.

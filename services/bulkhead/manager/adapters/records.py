@@ -7,7 +7,7 @@ unknown field of a record (written by a newer Bulkhead) is ignored, a missing on
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 
 from bulkhead.errors import DataLoss
 from bulkhead.manager.adapters.database import Database
+from bulkhead.manager.exec_index import ExecIndex
 from bulkhead.manager.index import Index
 from bulkhead.manager.ports import Change
 from bulkhead.model.container import Container
@@ -44,7 +45,7 @@ class SqliteRecords:
         self.removed_volumes: tuple[str, ...] = ()
         self._database = database
         self._announce = announce
-        self._execs: dict[str, Exec] = {}
+        self._execs = ExecIndex()
 
     @staticmethod
     async def open(database: Database, announce: Announce) -> SqliteRecords:
@@ -56,7 +57,7 @@ class SqliteRecords:
         containers, execs, intents = await database.read(_load)
         for container in containers:
             records.index.put(container)
-        records._execs = {each.id: each for each in execs}
+        records._execs = ExecIndex(execs)
         records.intents = intents
         records.networks = {each.id: each for each in await database.read(_load_networks)}
         records.volumes, records.removed_volumes = await database.read(_load_volumes)
@@ -73,7 +74,11 @@ class SqliteRecords:
         return self._execs.get(exec_id)
 
     def execs(self, container_id: str = "") -> list[Exec]:
-        return [each for each in self._execs.values() if not container_id or each.container_id == container_id]
+        return self._execs.of(container_id) if container_id else list(self._execs)
+
+    @property
+    def exec_short_ids(self) -> Set[str]:
+        return self._execs.short_ids
 
     async def save_exec(self, record: Exec, *events: Event) -> None:
         def write(connection: sqlite3.Connection) -> tuple[Event, ...]:
@@ -83,7 +88,7 @@ class SqliteRecords:
             return append_events(connection, events)
 
         def committed(numbered: tuple[Event, ...]) -> None:
-            self._execs[record.id] = record
+            self._execs.put(record)
             self._announce(numbered)
 
         await self._database.write(write, durable=False, committed=committed)
@@ -93,8 +98,7 @@ class SqliteRecords:
             connection.executemany("DELETE FROM execs WHERE id = ?", [(each,) for each in exec_ids])
 
         def committed(_: None) -> None:
-            for each in exec_ids:
-                self._execs.pop(each, None)
+            self._execs.drop(exec_ids)
 
         await self._database.write(write, durable=False, committed=committed)
 
@@ -117,8 +121,7 @@ class SqliteRecords:
                 self.index.put(container)
         if change.remove:
             self.index.drop(change.remove)
-            for each in self.execs(change.remove):
-                del self._execs[each.id]
+            self._execs.drop([each.id for each in self.execs(change.remove)])
         if change.network is not None:
             self.networks[change.network.id] = change.network
         self.networks.pop(change.drop_network, None)

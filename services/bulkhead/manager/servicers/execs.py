@@ -26,7 +26,8 @@ class ExecsServicer(api.ExecsBase):
             started = await self._execs.start(message.id, detach=message.detach, size=size)
         except LaunchFailed as failure:
             return api.StartExecResponse(failure=launch_failure(failure))
-        return api.StartExecResponse(socket=started.socket, tty=started.tty)
+        spec = to_message(api.ExecSpec, started.spec)
+        return api.StartExecResponse(socket=started.socket, tty=started.spec.tty, spec=spec)
 
     async def inspect(self, message: api.InspectExecRequest) -> api.InspectExecResponse:
         found = await self._execs.inspect(message.id)

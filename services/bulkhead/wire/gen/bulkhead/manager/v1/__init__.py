@@ -1655,6 +1655,11 @@ class StartExecResponse(betterproto2.Message):
 
     failure: "LaunchFailure | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
+    spec: "ExecSpec | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    what was asked for when it was created
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "StartExecResponse", StartExecResponse)
 
