@@ -33,13 +33,8 @@ def use_directory(directory: Path | None) -> None:
 
 
 def filter_for(profile: Mapping[str, Any]) -> Filter:
-    """The compiled linux.seccomp profile. InvalidArgument when it cannot be expressed.
-
-    Hashing one costs a launch a tenth of a millisecond: the one that was asked for last is not hashed again.
-    """
+    """The compiled linux.seccomp profile. InvalidArgument when it cannot be expressed."""
     global _last
-    if _last is not None and _last[0] is profile:
-        return _last[1]
     key = _key(profile)
     found = _compiled.get(key) or _read(key)
     if found is None:
@@ -54,7 +49,11 @@ def filter_for(profile: Mapping[str, Any]) -> Filter:
 
 
 def unknown_in(profile: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names that no architecture has."""
+    """Names that no architecture has. Hashing a profile costs a launch a tenth of a millisecond: the one that a plan
+    was just made with is not hashed again."""
+    last = _last
+    if last is not None and last[0] is profile:
+        return last[1].unknown
     return filter_for(profile).unknown
 
 
