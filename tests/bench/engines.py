@@ -22,7 +22,7 @@ from bulkhead.model.instance import SERVICES
 from tests.bench.cpu_group import CpuGroup, accounting
 from tests.bench.engine_client import EngineClient
 from tests.support.engine import Engine as Installation
-from tests.support.engine import _free_subnet, private_engine
+from tests.support.engine import free_subnet, private_engine
 
 IMAGE = "busybox"
 START_SECONDS = 30.0
@@ -87,7 +87,7 @@ def dockerd(*, iptables: bool = False) -> Iterator[Engine]:
     """dockerd on its own socket, data root and bridge; with `iptables` on a network namespace of its own."""
     root = Path(tempfile.mkdtemp(prefix="bh-dockerd-"))
     group, bridge, daemon = CpuGroup(accounting()), f"bhd{secrets.token_hex(3)}", _Dockerd(root, iptables=iptables)
-    subnet = _free_subnet()
+    subnet = free_subnet()
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
     try:
         subprocess.run(["ip", "address", "add", subnet.replace(".0/", ".1/"), "dev", bridge], check=True)

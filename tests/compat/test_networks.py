@@ -17,7 +17,7 @@ from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
 from tests.compat.conftest import Target
 from tests.integration.shim.test_names import AAAA, A, Reply, ask
-from tests.support.engine import Engine
+from tests.support.engine import Engine, free_subnet
 from tests.support.ports import free_ports
 
 MX = 15
@@ -177,16 +177,18 @@ def test_networks_are_islands(target: Target) -> None:
 
 
 def test_connect_and_disconnect_while_it_runs(target: Target, engine: Engine) -> None:
-    target.ok("network", "create", "--subnet", "10.237.0.0/24", "late")
+    subnet = free_subnet()
+    net = subnet.removesuffix("0/24")
+    target.ok("network", "create", "--subnet", subnet, "late")
     serve(target, "web", "--network", "late")
     target.ok("run", "-d", "--name", "client", "busybox", "sleep", "1000")
-    target.ok("network", "connect", "--ip", "10.237.0.77", "--alias", "me", "late", "client")
+    target.ok("network", "connect", "--ip", f"{net}77", "--alias", "me", "late", "client")
     assert fetch(target, "client", "http://web/") == "web"
-    assert address(target, "client", "late") == "10.237.0.77" and resolves(target, "web", "me") == {"10.237.0.77"}
+    assert address(target, "client", "late") == f"{net}77" and resolves(target, "web", "me") == {f"{net}77"}
     target.ok("network", "disconnect", "bridge", "client")
-    assert "default via 10.237.0.1 dev eth1" in target.ok("exec", "client", "ip", "route")
+    assert f"default via {net}1 dev eth1" in target.ok("exec", "client", "ip", "route")
     target.ok("restart", "-t", "0", "client")
-    assert address(target, "client", "late") == "10.237.0.77"
+    assert address(target, "client", "late") == f"{net}77"
     assert "eth0" in target.ok("exec", "client", "ip", "route")
     target.ok("network", "disconnect", "late", "client")
     assert resolves(target, "web", "me") == set()
@@ -215,13 +217,14 @@ def test_without_icc_containers_do_not_meet(target: Target) -> None:
 
 
 def test_several_networks_at_create_and_the_gateway_by_priority(target: Target) -> None:
-    target.ok("network", "create", "--subnet", "10.96.0.0/24", "first")
-    target.ok("network", "create", "--subnet", "10.97.0.0/24", "second")
+    second = free_subnet()
+    target.ok("network", "create", "first")
+    target.ok("network", "create", "--subnet", second, "second")
     target.ok(
         *("run", "-d", "--name", "both", "--network", "first", "--network", "name=second,gw-priority=1"),
         *("busybox", "sleep", "1000"),
     )
-    assert "default via 10.97.0.1 dev eth1" in target.ok("exec", "both", "ip", "route")
+    assert f"default via {second.removesuffix('0/24')}1 dev eth1" in target.ok("exec", "both", "ip", "route")
     shown = json.loads(target.ok("inspect", "both"))[0]["NetworkSettings"]["Networks"]
     assert set(shown) == {"first", "second"} and shown["second"]["GwPriority"] == 1
 
@@ -318,18 +321,20 @@ def test_names_and_networks_survive_the_daemons(target: Target, engine: Engine) 
 def test_docker_py(target: Target) -> None:
     client = docker.DockerClient(base_url=target.socket, version="auto")
     try:
-        pool = docker.types.IPAMPool(subnet="10.95.0.0/24", gateway="10.95.0.254", iprange="10.95.0.128/25")
+        subnet = free_subnet()
+        net = subnet.removesuffix("0/24")
+        pool = docker.types.IPAMPool(subnet=subnet, gateway=f"{net}254", iprange=f"{net}128/25")
         ipam = docker.types.IPAMConfig(pool_configs=[pool])
         network = client.networks.create("pynet", ipam=ipam, labels={"k": "v"}, internal=True)
         assert [each.name for each in client.networks.list(filters={"label": "k=v"})] == ["pynet"]
         container = client.containers.run("busybox", "sleep 1000", detach=True, network="pynet")
         network.reload()
-        assert network.attrs["Containers"][container.id]["IPv4Address"] == "10.95.0.128/24"
+        assert network.attrs["Containers"][container.id]["IPv4Address"] == f"{net}128/24"
         network.disconnect(container)
-        network.connect(container, ipv4_address="10.95.0.9", aliases=["nine"])
+        network.connect(container, ipv4_address=f"{net}9", aliases=["nine"])
         container.reload()
         shown = container.attrs["NetworkSettings"]["Networks"]["pynet"]
-        assert (shown["IPAddress"], shown["Aliases"]) == ("10.95.0.9", ["nine"])
+        assert (shown["IPAddress"], shown["Aliases"]) == (f"{net}9", ["nine"])
         container.remove(force=True)
         network.remove()
     finally:
@@ -377,17 +382,18 @@ def test_a_range_of_host_ports_gives_each_container_a_free_one(target: Target) -
     )
 
 
-TAKEN, TAKEN_SUBNET = f"bht{os.getpid()}", f"10.236.{os.getpid() % 256}.0/24"  # suites run side by side
+TAKEN = f"bht{os.getpid()}"  # suites run side by side
 
 
 def test_a_subnet_that_the_host_has_elsewhere_is_refused_and_nothing_is_left(target: Target) -> None:
+    subnet = free_subnet()
     subprocess.run(["ip", "link", "add", TAKEN, "type", "bridge"], check=True)
     try:
-        subprocess.run(["ip", "addr", "add", TAKEN_SUBNET.replace(".0/", ".1/"), "dev", TAKEN], check=True)
+        subprocess.run(["ip", "addr", "add", subnet.replace(".0/", ".1/"), "dev", TAKEN], check=True)
         subprocess.run(["ip", "link", "set", TAKEN, "up"], check=True)
-        done = target.docker("network", "create", "--subnet", TAKEN_SUBNET, "clash")
-        assert done.returncode == 1 and f"it overlaps the route to {TAKEN_SUBNET} by interface {TAKEN}" in done.stderr
+        done = target.docker("network", "create", "--subnet", subnet, "clash")
+        assert done.returncode == 1 and f"it overlaps the route to {subnet} by interface {TAKEN}" in done.stderr
         assert "clash" not in target.ok("network", "ls")
     finally:
         subprocess.run(["ip", "link", "del", TAKEN], check=True)
-    target.ok("network", "create", "--subnet", TAKEN_SUBNET, "clash")
+    target.ok("network", "create", "--subnet", subnet, "clash")

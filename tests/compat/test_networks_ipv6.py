@@ -17,9 +17,9 @@ from bulkhead.linux import netlink
 from bulkhead.model.instance import SERVICES
 from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
-from tests.support.engine import Engine
+from tests.support.engine import Engine, free_subnet
 from tests.support.eventually import until
-from tests.support.ports import free_port
+from tests.support.ports import free_port, free_ports
 
 # Of this process alone: the bridges of tests that run beside each other would clash.
 NET = f"fd00:6:7:{os.getpid() % 0xFFFF:x}:"
@@ -53,7 +53,7 @@ def inspected(target: Target, network: str) -> dict[str, object]:
 
 
 def test_both_families_side_by_side(either: Target) -> None:
-    either.ok("network", "create", "--ipv6", "--subnet", SUBNET, "--subnet", "10.232.0.0/24", "dual")
+    either.ok("network", "create", "--ipv6", "--subnet", SUBNET, "--subnet", free_subnet(), "dual")
     serve(either, "web", "--network", "dual")
     either.ok("run", "-d", "--name", "client", "--network", "dual", "--ip6", f"{NET}:99", "busybox", "sleep", "1000")
     web, client = (settings(either, name, "dual") for name in ("web", "client"))
@@ -93,7 +93,8 @@ def test_a_subnet_of_the_engines_own_where_none_is_named(target: Target) -> None
 
 def test_ipv6_alone(target: Target) -> None:
     target.ok("network", "create", "--ipv6", "--ipv4=false", "--subnet", SUBNET, "six")
-    serve(target, "web", "--network", "six", "-p", "8186:80")
+    port = free_port()
+    serve(target, "web", "--network", "six", "-p", f"{port}:80")
     target.ok("run", "-d", "--name", "client", "--network", "six", "busybox", "sleep", "1000")
     web = settings(target, "web", "six")
     assert (web["IPAddress"], web["IPPrefixLen"], web["Gateway"]) == ("", 0, "")
@@ -101,7 +102,7 @@ def test_ipv6_alone(target: Target) -> None:
     assert fetch(target, "client", "http://web/") == "web"
     assert "eth0" not in target.ok("exec", "client", "ip", "-4", "route")
     assert inspected(target, "six")["EnableIPv4"] is False
-    assert target.ok("port", "web") == "80/tcp -> [::]:8186"
+    assert target.ok("port", "web") == f"80/tcp -> [::]:{port}"
     target.ok("network", "connect", "bridge", "client")
     assert "default via" in target.ok("exec", "client", "ip", "-4", "route")
     assert f"default via {NET}:1 dev eth0" in target.ok("exec", "client", "ip", "-6", "route")
@@ -110,9 +111,10 @@ def test_ipv6_alone(target: Target) -> None:
 def test_routed_containers_are_reached_at_their_own_addresses(target: Target) -> None:
     routed = "com.docker.network.bridge.gateway_mode_ipv6=routed"
     target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "-o", routed, "dual")
-    serve(target, "web", "--network", "dual", "-p", "8189:80")
+    port = free_port()
+    serve(target, "web", "--network", "dual", "-p", f"{port}:80")
     bindings = json.loads(target.ok("inspect", "-f", '{{json (index .NetworkSettings.Ports "80/tcp")}}', "web"))
-    assert bindings == [{"HostIp": "0.0.0.0", "HostPort": "8189"}, {"HostIp": "::", "HostPort": ""}]
+    assert bindings == [{"HostIp": "0.0.0.0", "HostPort": str(port)}, {"HostIp": "::", "HostPort": ""}]
     odd = target.docker("network", "create", "--ipv6", "-o", "com.docker.network.bridge.gateway_mode_ipv6=odd", "x")
     assert "unknown gateway mode odd" in odd.stderr
 
@@ -125,16 +127,20 @@ def read_from_host(host: str, port: int) -> bytes:
 
 def test_published_ports_answer_on_both_families(target: Target) -> None:
     target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "dual")
-    serve(target, "web", "--network", "dual", "-p", "8184:80", "-p", f"[{NET}:1]:8185:80")
+    everywhere = free_ports(2)
+    there = everywhere + 1
+    serve(target, "web", "--network", "dual", "-p", f"{everywhere}:80", "-p", f"[{NET}:1]:{there}:80")
     assert fetch(target, "web", "http://127.0.0.1/") == "web"
     lines = target.ok("port", "web").splitlines()
-    assert sorted(lines) == ["80/tcp -> 0.0.0.0:8184", "80/tcp -> [::]:8184", f"80/tcp -> [{NET}:1]:8185"]
-    for host, port in (("127.0.0.1", 8184), (f"{NET}:1", 8184), (f"{NET}:1", 8185)):
+    assert sorted(lines) == sorted(
+        [f"80/tcp -> 0.0.0.0:{everywhere}", f"80/tcp -> [::]:{everywhere}", f"80/tcp -> [{NET}:1]:{there}"]
+    )
+    for host, port in (("127.0.0.1", everywhere), (f"{NET}:1", everywhere), (f"{NET}:1", there)):
         assert read_from_host(host, port) == b"web"
     # A port of the wildcard is every address's, of its own family alone.
     target.ok("network", "create", "v4")
-    taken = target.docker("run", "--rm", "--network", "dual", "-p", "[::]:8184:80", "busybox", "true")
-    assert "Bind for [::]:8184 failed: port is already allocated" in taken.stderr
+    taken = target.docker("run", "--rm", "--network", "dual", "-p", f"[::]:{everywhere}:80", "busybox", "true")
+    assert f"Bind for [::]:{everywhere} failed: port is already allocated" in taken.stderr
 
 
 @pytest.mark.parametrize(
@@ -160,16 +166,17 @@ def test_without_ipv6_there_is_none(target: Target) -> None:
 
 def test_it_survives_the_manager_and_a_flush(target: Target, engine: Engine) -> None:
     target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "dual")
-    serve(target, "web", "--network", "dual", "-p", "8187:80")
+    port = free_port()
+    serve(target, "web", "--network", "dual", "-p", f"{port}:80")
     fetch(target, "web", "http://127.0.0.1/")
     engine.kill("manager")
-    assert read_from_host(f"{NET}:1", 8187) == b"web"
+    assert read_from_host(f"{NET}:1", port) == b"web"
     subprocess.run(["nft", "delete", "table", "inet", engine.instance.nft_table], check=True)
     engine.start("manager")
-    assert read_from_host(f"{NET}:1", 8187) == b"web"
+    assert read_from_host(f"{NET}:1", port) == b"web"
     target.ok("restart", "-t", "0", "web")
     assert fetch(target, "web", f"http://[{NET}:2]/") == "web"
-    assert read_from_host(f"{NET}:1", 8187) == b"web"
+    assert read_from_host(f"{NET}:1", port) == b"web"
 
 
 @pytest.mark.parametrize("family", ["v4 only", "dual"])
@@ -242,7 +249,7 @@ def shim_of(engine: Engine, target: Target, name: str) -> int:
 def test_the_doctor_finds_nothing_wrong_with_it(target: Target, engine: Engine) -> None:
     target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "dual")
     target.ok("network", "create", "-d", "macvlan", "island")
-    serve(target, "web", "--network", "dual", "-p", "8188:80")
+    serve(target, "web", "--network", "dual", "-p", f"{free_port()}:80")
     target.ok("network", "connect", "island", "web")
     lines: list[str] = []
     doctor(engine.settings, repair=False, as_json=True, say=lines.append)

@@ -12,8 +12,9 @@ import pytest
 from bulkhead.ctl import failpoints
 from tests.compat.conftest import Target
 from tests.compat.test_networks import address, cleaned, fetch, real, resolves, serve
-from tests.support.engine import Engine
+from tests.support.engine import Engine, free_subnet
 from tests.support.eventually import until
+from tests.support.ports import free_port
 
 PARENT = f"bhp{os.getpid()}"  # tests run side by side
 
@@ -45,24 +46,26 @@ def target(parent: str, engine: Engine) -> Iterator[Target]:
 
 
 def test_containers_on_an_interface_of_the_host(either: Target, parent: str) -> None:
-    options = ["-d", "macvlan", "-o", f"parent={parent}", "--subnet", "10.235.0.0/24", "--ip-range", "10.235.0.128/25"]
-    either.ok("network", "create", *options, "--gateway", "10.235.0.1", "wire")
-    serve(either, "web", "--network", "wire", "-p", "8233:80")
-    either.ok("run", "-d", "--name", "client", "--network", "wire", "--ip", "10.235.0.9", "busybox", "sleep", "1000")
+    subnet = free_subnet()
+    net = subnet.removesuffix("0/24")
+    options = ["-d", "macvlan", "-o", f"parent={parent}", "--subnet", subnet, "--ip-range", f"{net}128/25"]
+    either.ok("network", "create", *options, "--gateway", f"{net}1", "wire")
+    serve(either, "web", "--network", "wire", "-p", f"{free_port()}:80")
+    either.ok("run", "-d", "--name", "client", "--network", "wire", "--ip", f"{net}9", "busybox", "sleep", "1000")
     assert resolves(either, "client", "web") == {address(either, "web", "wire")}
-    assert address(either, "web", "wire").startswith("10.235.0.1")
+    assert address(either, "web", "wire").startswith(f"{net}1")
     assert fetch(either, "client", "http://web/") == "web"
-    assert "default via 10.235.0.1 dev eth0" in either.ok("exec", "client", "ip", "route")
+    assert f"default via {net}1 dev eth0" in either.ok("exec", "client", "ip", "route")
     (seen,) = json.loads(either.ok("network", "inspect", "wire"))
     assert (seen["Driver"], seen["Options"], seen["Internal"]) == ("macvlan", {"parent": parent}, False)
     assert len(seen["Containers"]) == 2
     assert either.ok("port", "web") == "", "no port of the host is answered there"
     # While it runs, and again.
     either.ok("network", "disconnect", "wire", "client")
-    either.ok("network", "connect", "--ip", "10.235.0.10", "wire", "client")
+    either.ok("network", "connect", "--ip", f"{net}10", "wire", "client")
     assert fetch(either, "client", "http://web/") == "web"
     either.ok("restart", "-t", "0", "client")
-    assert address(either, "client", "wire") == "10.235.0.10"
+    assert address(either, "client", "wire") == f"{net}10"
     assert fetch(either, "client", "http://web/") == "web"
 
 
@@ -91,7 +94,7 @@ def test_containers_on_an_interface_of_the_host(either: Target, parent: str) -> 
 )
 def test_what_cannot_be_made(either: Target, parent: str, arguments: list[str], words: str) -> None:
     arguments = [each.format(parent=parent) for each in arguments]
-    done = either.docker("network", "create", *arguments, "--subnet", "10.234.0.0/24", "odd")
+    done = either.docker("network", "create", *arguments, "--subnet", free_subnet(), "odd")
     assert done.returncode == 1 and words in done.stderr, done.stderr
     assert "odd" not in either.ok("network", "ls", "--format", "{{.Name}}").split()
 
@@ -106,7 +109,7 @@ def links(engine: Engine) -> set[str]:
 @pytest.mark.parametrize("deed", ["connect", "disconnect"])
 def test_what_a_dying_manager_leaves_inside_is_cleared(target: Target, engine: Engine, parent: str, deed: str) -> None:
     """A connect that is on no record, and a disconnect that is, with the link in the container."""
-    target.ok("network", "create", "-d", "macvlan", "-o", f"parent={parent}", "--subnet", "10.232.0.0/24", "wire")
+    target.ok("network", "create", "-d", "macvlan", "-o", f"parent={parent}", "--subnet", free_subnet(), "wire")
     target.ok("run", "-d", "--name", "web", "busybox", "sleep", "1000")
     pid = target.ok("inspect", "-f", "{{.State.Pid}}", "web").strip()
 
@@ -133,7 +136,7 @@ def test_what_a_dying_manager_leaves_inside_is_cleared(target: Target, engine: E
 
 def test_it_survives_the_manager_and_goes_whole(target: Target, engine: Engine, parent: str) -> None:
     before = links(engine)
-    target.ok("network", "create", "-d", "macvlan", "--subnet", "10.233.0.0/24", "island")
+    target.ok("network", "create", "-d", "macvlan", "--subnet", free_subnet(), "island")
     target.ok("network", "create", "-d", "macvlan", "-o", f"parent={parent}", "--ipv6", "wire")
     for name in ("web", "client"):
         serve(target, name, "--network", "island")

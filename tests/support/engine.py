@@ -218,12 +218,12 @@ def _private_names(base: Path) -> dict[str, str]:
         "BULKHEAD_DATA": str(base / "data"),
         "BULKHEAD_REGISTRY": f"127.0.0.1:{free_port()}",
         "BULKHEAD_BRIDGE": f"bh{secrets.token_hex(4)}",
-        "BULKHEAD_SUBNET": _free_subnet(),
+        "BULKHEAD_SUBNET": free_subnet(),
     }
 
 
-def _free_subnet() -> str:
-    """A /24 that no route of this machine overlaps, and no test's own network (10.230.0.0 and up)."""
+def free_subnet() -> str:
+    """A /24 that no route of this machine overlaps; drawn, since others draw at the same time."""
     with Netlink() as kernel:
         taken = [route.destination for route in kernel.routes() if route.destination.prefixlen > 0]
     while True:

@@ -16,7 +16,7 @@ import pytest
 from bulkhead.linux import conntrack, nftables
 from bulkhead.linux.netlink import Netlink
 from tests.support import leaks
-from tests.support.engine import Engine, _free_subnet
+from tests.support.engine import Engine, free_subnet
 from tests.support.eventually import until
 from tests.support.ports import free_port
 
@@ -75,7 +75,7 @@ class Actor:
 def test_nothing_of_a_network_is_left(fresh_engine: Engine) -> None:
     engine = fresh_engine
     # 13 addresses for three containers: a leak of one in a hundred shows itself as an error within 500 cycles, too.
-    subnets = IPv4Network(_free_subnet()).subnets(new_prefix=28)
+    subnets = IPv4Network(free_subnet()).subnets(new_prefix=28)
     for name in NETWORKS:
         engine.docker_ok("network", "create", "--subnet", str(next(subnets)), name)
     before = leaks.facts(engine.instance)
