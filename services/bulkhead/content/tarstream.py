@@ -202,7 +202,7 @@ class TarStream:
     def _piece(self, most: int) -> memoryview:
         """At least one byte, at most `most`; raises DataLoss at the end."""
         if self._position == len(self._view) and not self._refill():
-            raise DataLoss("cannot read archive: unexpected end")
+            raise DataLoss("cannot read archive: unexpected EOF")
         start = self._position
         self._position = min(start + most, len(self._view))
         return self._view[start : self._position]

@@ -5,13 +5,14 @@ What a use-case does is told in its own module (creation, starting, exits, stopp
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, Unavailable
-from bulkhead.manager import links, processes
+from bulkhead.manager import host_ps, links, processes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.creation import Creation, NewContainer
@@ -119,11 +120,11 @@ class Containers:
         self._announce(container, "resize", {"height": str(height), "width": str(width)})
 
     async def top(self, ref: str, ps_args: str) -> Listing:
-        """Its processes. Raises Conflict when it does not run, InvalidArgument for options of ps not known."""
+        """Its processes. Raises Conflict when it does not run, InvalidArgument for options that ps does not know."""
         container = self.records.index.find(ref)
-        processes.columns(ps_args)
+        listing = _way_of_listing(ps_args)
         shim = await self._shim_of_running(container)
-        found = processes.listing(await shim.pids(), ps_args)
+        found = await listing(await shim.pids(), ps_args)
         self._announce(container, "top")
         return found
 
@@ -137,7 +138,7 @@ class Containers:
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         try:
-            wanted = normal(name)
+            wanted = normal(f"/{name.removeprefix('/')}")
         except InvalidArgument as error:
             raise InvalidArgument(f"Error when allocating new name: {error}") from None
         await self.actors.perform(
@@ -267,3 +268,21 @@ def _refuse_removal(container: Container) -> None:
         case _:
             return
     raise Conflict(f"You cannot remove a {container.phase.value} container {container.id}. {procedure}")
+
+
+def _way_of_listing(ps_args: str) -> Callable[[Collection[int], str], Awaitable[Listing]]:
+    """Our own for the usual options, which needs no program; else the host's ps, if there is one."""
+
+    async def own(pids: Collection[int], ps_args: str) -> Listing:
+        return processes.listing(pids, ps_args)
+
+    async def hosts(pids: Collection[int], ps_args: str) -> Listing:
+        return await asyncio.to_thread(host_ps.listing, pids, ps_args)
+
+    try:
+        processes.columns(ps_args)
+    except InvalidArgument:
+        if host_ps.available():
+            return hosts
+        raise
+    return own

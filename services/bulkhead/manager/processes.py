@@ -1,7 +1,6 @@
 """`docker top`: the processes of a container as ps(1) would list them, read from /proc without running ps.
 
-Understood are the default `-ef`, `aux`, and `-o`/`o` with a list of columns; anything else that ps knows is answered
-with the default columns' error.
+Understood are the default `-ef`, `aux`, and `-o`/`o` with a list of columns; for anything else see `host_ps`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ def parse_signal(text: str, default: signal.Signals = signal.SIGTERM) -> int:
     """The number that `text` means; `default` when it is empty. Raises InvalidArgument with Docker's text."""
     if not text:
         return int(default)
-    number = int(text) if re.fullmatch(r"[0-9]{1,3}", text) else _named(text.upper().removeprefix("SIG"))
-    if not 1 <= number <= _HIGHEST:
+    number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else _named(text.upper().removeprefix("SIG"))
+    if number > _HIGHEST:
+        raise InvalidArgument(f"The linux daemon does not support signal {number}")
+    if number < 1:
         raise InvalidArgument(f"Invalid signal: {text}")
     return number
 

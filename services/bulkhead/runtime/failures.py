@@ -37,6 +37,8 @@ def launch_failed(report: Report, occasion: Occasion) -> LaunchFailed:
         text = report.detail
     else:
         text = f"{occasion.prefix}{_text(report)}: unknown"
+        # What Docker adds to the runtime's words.
+        text += _WRONG_KIND if report.step == "mount" and report.errno == errno.ENOTDIR else ""
     return LaunchFailed(text, step=report.step, errno=report.errno, exit_code=exit_code(report))
 
 
@@ -62,7 +64,8 @@ def _text(report: Report) -> str:
         told = report.errno == errno.ECANCELED
         return f"error running {report.detail}" + ("" if told else f": {reason}")
     if report.step == "mount":
-        return f'error mounting to rootfs at "{report.detail}": {_mount_reason(report, reason)}'
+        reason = _mount_reason(report, reason)
+        return f'error during container init: error mounting to rootfs at "{report.detail}": {reason}'
     return f"{report.step} {report.detail}: {reason}" if report.detail else f"{report.step}: {reason}"
 
 
@@ -70,7 +73,7 @@ def _mount_reason(report: Report, reason: str) -> str:
     inside_proc = report.detail == "/proc" or report.detail.startswith("/proc/")
     if report.errno == errno.EPERM and inside_proc:
         return f'"{report.detail}" cannot be mounted because it is inside /proc'
-    return reason + (_WRONG_KIND if report.errno == errno.ENOTDIR else "")
+    return reason
 
 
 def _program_reason(report: Report, reason: str) -> str:

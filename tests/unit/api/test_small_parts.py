@@ -41,7 +41,12 @@ def test_signals(text: str) -> None:
     check_signal(text)
 
 
-@pytest.mark.parametrize("text", ["FOO", "0", "65", "-9", "SIG", "RTMIN+99", "9 ", "²"])
+def test_a_signal_that_linux_has_not() -> None:
+    with pytest.raises(InvalidArgument, match=r"^The linux daemon does not support signal 65$"):
+        check_signal("65")
+
+
+@pytest.mark.parametrize("text", ["FOO", "0", "-9", "SIG", "RTMIN+99", "9 ", "²"])
 def test_bad_signals(text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^Invalid signal: "):
         check_signal(text)

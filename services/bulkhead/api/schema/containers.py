@@ -26,6 +26,9 @@ _LOGS_IN_FILES = ("", "json-file")
 def inspected(container: InspectedContainer, *, data: Path, cgroup_version: int = 1) -> dict[str, Any]:
     """The answer of `GET /containers/{id}/json`; `data` is the engine's data directory."""
     home = container.data_dir or str(data / "containers" / container.id)
+    # Docker writes these at the first start.
+    written = container.phase is not Phase.CREATED
+    logs = written and container.spec.log_config.driver in _LOGS_IN_FILES
     shown: dict[str, Any] = {
         "Id": container.id,
         "Created": rfc3339(container.created_at),
@@ -33,10 +36,10 @@ def inspected(container: InspectedContainer, *, data: Path, cgroup_version: int 
         "Args": list(container.args),
         "State": state(container),
         "Image": container.image_id,
-        "ResolvConfPath": f"{home}/resolv.conf",
-        "HostnamePath": f"{home}/hostname",
-        "HostsPath": f"{home}/hosts",
-        "LogPath": container.log_path if container.spec.log_config.driver in _LOGS_IN_FILES else "",
+        "ResolvConfPath": f"{home}/resolv.conf" if written else "",
+        "HostnamePath": f"{home}/hostname" if written else "",
+        "HostsPath": f"{home}/hosts" if written else "",
+        "LogPath": container.log_path if logs else "",
         "Name": f"/{container.name}",
         "RestartCount": container.restart_count,
         "Driver": GRAPH_DRIVER,
@@ -249,7 +252,7 @@ def _endpoint(endpoint: NetworkEndpoint, container: InspectedContainer | None) -
         "MacAddress": endpoint.mac or endpoint.fixed_mac,
         "DriverOpts": dict(endpoint.driver_options) or None,
         "GwPriority": endpoint.gateway_priority,
-        "NetworkID": endpoint.network_id,
+        "NetworkID": endpoint.network_id if container is None or container.phase is not Phase.CREATED else "",
         "EndpointID": endpoint.endpoint_id,
         "Gateway": endpoint.gateway,
         "IPAddress": endpoint.address,

@@ -11,6 +11,8 @@ _LAST = 64
 
 def check_signal(text: str) -> None:
     """Raise InvalidArgument, in Docker's words, for what names no signal (`SIGKILL`, `kill`, `9`, `RTMIN+3`)."""
+    if text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > _LAST:
+        raise InvalidArgument(f"The linux daemon does not support signal {int(text)}")
     if not _is_signal(text):
         raise InvalidArgument(f"Invalid signal: {text}")
 

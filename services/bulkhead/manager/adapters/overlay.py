@@ -40,6 +40,8 @@ Told = Callable[[int], None]
 _DEEPEST = 500
 # A container's writable layer is there before its record, for so long at most (seconds).
 _BEING_CREATED = 600.0
+# By which programs tell that they are in a container; Docker puts it into each.
+_MARKER = ".dockerenv"
 Settled = Callable[[], Awaitable[None]]
 # unpack(blob, media type, target, expected diff id, told)
 Unpack = Callable[[Digest | Arriving, str, Path, Digest, Told], Awaitable[UnpackResult]]
@@ -281,15 +283,18 @@ class OverlaySnapshots:
         directory.mkdir(mode=0o700, exist_ok=True)
         work.mkdir(mode=0o700, exist_ok=True)
         if not upper.is_dir():
-            _make_like(upper, topmost)
+            _make_like(upper, topmost, _MARKER)
         return upper, work
 
 
-def _make_like(directory: Path, model: Path) -> None:
-    """Make a directory with the owner and mode of another."""
+def _make_like(directory: Path, model: Path, *files: str) -> None:
+    """Make a directory with the owner and mode of another, and empty files of root's in it."""
     like = model.stat()
     temporary = directory.with_name(f".{directory.name}.new")
     temporary.mkdir(mode=0o700, exist_ok=True)
+    for name in files:
+        (temporary / name).touch(0o755)
+        (temporary / name).chmod(0o755)
     os.chown(temporary, like.st_uid, like.st_gid)
     temporary.chmod(like.st_mode & 0o7777)
     temporary.rename(directory)

@@ -113,7 +113,8 @@ def _network(text: str, what: str) -> IPNetwork:
     try:
         network = ip_network(text if "/" in text else "", strict=False)
     except ValueError:
-        raise InvalidArgument(f"invalid {what} {text}: invalid CIDR address: {text}") from None
+        reason = "invalid CIDR block notation" if what == "subnet" else f"invalid CIDR address: {text}"
+        raise InvalidArgument(f"invalid {what} {text}: {reason}") from None
     if what == "subnet" and network != _as_written(text):
         raise InvalidArgument(f"invalid subnet {text}: it should be {network}")
     return network

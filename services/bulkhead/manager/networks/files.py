@@ -24,11 +24,13 @@ _LOCAL_LINES6 = (
 )
 # One word that cannot break out of its line.
 _NAME = re.compile(r"[^\s#]+", re.ASCII)
+# What Docker takes as a host's own name is anything; a line it must be.
+_LINE = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
 def hostname_file(hostname: str) -> str:
     """/etc/hostname."""
-    return f"{_one_word(hostname)}\n"
+    return f"{_one_line(hostname)}\n"
 
 
 def hosts_file(
@@ -51,8 +53,7 @@ def hosts_file(
     lines = [*local, *(_extra_host(entry, host_gateway) for entry in extra_hosts)]
     lines += [f"{ip_address(address)}\t{' '.join(map(_one_word, known.split()))}" for address, known in linked]
     names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-    shown = " ".join(_one_word(name) for name in names.split(" "))
-    lines += [f"{ip_address(address)}\t{shown}" for address in addresses]
+    lines += [f"{ip_address(address)}\t{_one_line(names)}" for address in addresses]
     return "\n".join(lines) + "\n"
 
 
@@ -152,4 +153,10 @@ def _extra_host(entry: str, host_gateway: str | None) -> str:
 def _one_word(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise InvalidArgument(f"invalid name {text!r}: it must be one word")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if not _LINE.fullmatch(text):
+        raise InvalidArgument(f"invalid name {text!r}: it must be one line")
     return text
