@@ -42,11 +42,14 @@ class Steady:
     _idle: SimpleQueue[str] = field(default_factory=SimpleQueue)
 
     def run(self) -> None:
-        """Until all is done or `limit` seconds are over. Raises Stopped upon the first failure."""
-        deadline = time.monotonic() + self.limit
+        """Until all is done or `limit` seconds are over, half of them for the cycles.
+
+        Raises Stopped upon the first failure.
+        """
+        began = time.monotonic()
         with self._machines():
-            self._part("cycle", self.cycles, self._cycle, deadline)
-            self._part("exec", self.execs, self._exec, deadline)
+            self._part("cycle", self.cycles, self._cycle, began + self.limit / 2)
+            self._part("exec", self.execs, self._exec, began + self.limit)
 
     def verdict(self) -> list[str]:
         """What grows, and what was not done."""

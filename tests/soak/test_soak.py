@@ -50,7 +50,7 @@ def test_a_short_steady_part(engine: Engine) -> None:
         "(run and data)",
     }
     figures = {figure for process, figure in work.samplers["exec"].lines() if process.startswith("bulkhead-manager")}
-    assert figures == {"rss", "pss", "fds", "threads", "zombies", "tasks"}
+    assert figures == {"rss", "pss_anon", "fds", "threads", "zombies", "tasks"}
     assert engine.api("GET", "/containers/json?all=1").json == []
 
 

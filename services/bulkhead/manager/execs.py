@@ -1,7 +1,8 @@
 """Further processes in running containers: create, start, inspect, resize; their end is recorded.
 
 An attached exec is only registered here: it runs when the client's stream dials the shim (see the data road in
-design.md 4). Records live in the same store as containers', go with their container, or five minutes after the end.
+design.md 4). Records live in the same store as containers', go with their container, or five minutes after the end;
+earlier when thousands ended since.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from bulkhead.model.losses import Lost
 
 log = structlog.get_logger()
 KEPT_NS = 300 * 1_000_000_000
-SWEEP_SECONDS = 30.0
+# Where many end within that time: dockerd keeps them all, two kilobytes each.
+MOST_ENDED = 2048
+SWEEP_SECONDS = 10.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
 _SUCCESSOR_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
@@ -130,16 +133,18 @@ class Execs:
                 self._watch(record)
 
     async def keep_swept(self) -> None:
-        """Until cancelled: forget execs that ended a while ago."""
+        """Until cancelled: forget execs that ended a while ago, or before very many others."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            limit = time.time_ns() - KEPT_NS
-            old = [
-                each.id for each in self.records.execs() if each.phase is ExecPhase.EXITED and each.exited_at < limit
-            ]
-            if old:
+            if old := self._old():
                 with contextlib.suppress(BulkheadError):
                     await self.records.drop_execs(old)
+
+    def _old(self) -> list[str]:
+        limit = time.time_ns() - KEPT_NS
+        ended = [each for each in self.records.execs() if each.phase is ExecPhase.EXITED]
+        ended.sort(key=lambda each: each.exited_at, reverse=True)
+        return [each.id for number, each in enumerate(ended) if number >= MOST_ENDED or each.exited_at < limit]
 
     async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
         if record.phase is ExecPhase.RUNNING:

@@ -152,6 +152,23 @@ async def test_old_ones_are_forgotten(core: Running, monkeypatch: pytest.MonkeyP
     assert core.records.exec(live.id) is not None
 
 
+async def test_of_very_many_the_last_are_remembered(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a loop of execs leaves in memory must not depend on how fast it is."""
+    monkeypatch.setattr(execs_module, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(execs_module, "MOST_ENDED", 2)
+    container_id = await core.run("sleep", "9")
+    made = [await _created(core, container_id) for _ in range(4)]
+    for each in made:
+        await core.core.execs.start(each.id, detach=True, size=(0, 0))
+    for each in made[:3]:
+        core.shim(container_id).exit_exec(each.id, 0)
+        await _ended(core, each.id)
+    sweeping = core.core.exits.actors.own(core.core.execs.keep_swept(), "sweep")
+    await eventually(lambda: core.records.exec(made[0].id) is None)
+    sweeping.cancel()
+    assert [each.id for each in core.records.execs()] == [each.id for each in made[1:]]
+
+
 async def test_exec_outlives_the_manager(tmp_path: Path) -> None:
     world = new_world(tmp_path)
     async with running_core(world) as core:
