@@ -135,7 +135,7 @@ test: $(DEV_STAMP) ## All tests (root: they make containers)
 	$(PY) -m pytest $(PYTEST)
 
 .PHONY: test-survival
-test-survival: $(DEV_STAMP) ## Crash matrix: each operation, each fault, at each failpoint (SURVIVAL='--rows start,rm --columns "kill manager"')
+test-survival: $(DEV_STAMP) ## Crash matrix: each operation by each fault, each failpoint on its way (SURVIVAL=--whole: everywhere; --rows start,rm)
 	$(PY) -m tests.survival.matrix --json survival.json $(SURVIVAL)
 	$(PY) -m tests.survival.many
 

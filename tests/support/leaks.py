@@ -7,9 +7,11 @@ belongs to the one installation is looked at, so that tests of other installatio
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +39,14 @@ class Facts:
 
 def facts(instance: Instance) -> Facts:
     """What there is now. Services themselves are not counted: a test may have restarted them."""
+    running = remains.processes(instance)
     things = {
         *_mounts(instance),
         *_cgroups(instance),
         *_veths(instance),
         *_nft_elements(instance),
-        *_shims(instance),
-        *_zombies(instance),
+        *_shims(instance, running),
+        *_zombies(instance, running),
         *_directories(instance),
     }
     return Facts(things=frozenset(things), descriptors=_descriptors(instance))
@@ -100,27 +103,35 @@ def _elements(named: dict[str, Any]) -> list[str]:
     return [str(element) for element in named.get("elem", [])]
 
 
-def _shims(instance: Instance) -> set[str]:
+def _shims(instance: Instance, running: Mapping[int, str]) -> set[str]:
     """Shims that serve a container; spare ones wait for work and are none."""
     sockets = instance.run / "containers"
     return {
         f"process {pid} {title}"
-        for pid, title in remains.processes(instance).items()
+        for pid, title in running.items()
         if re.match(r"bulkhead-shim: [0-9a-f]{12}", title) or f" {sockets}/" in title
     }
 
 
-def _zombies(instance: Instance) -> set[str]:
+def _zombies(instance: Instance, running: Mapping[int, str]) -> set[str]:
     services = {pid for service in SERVICES if (pid := holder(instance.pid_file(service))) is not None}
-    services |= set(remains.processes(instance))
+    services |= set(running)
     zombies = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for number in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 -- hundreds, at each look
         with contextlib.suppress(OSError):
-            name, _, rest = stat.read_text().rpartition(")")
+            name, _, rest = _stat(number).rpartition(")")
             state, parent = rest.split()[:2]
             if state == "Z" and int(parent) in services:
                 zombies.add(f"zombie {name}) of {parent}")
     return zombies
+
+
+def _stat(pid: str) -> str:
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096).decode(errors="replace")
+    finally:
+        os.close(fd)
 
 
 def _directories(instance: Instance) -> set[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from bulkhead.model.instance import Instance
 
+_LONGEST_TITLE = 16384
+
 
 def cgroup_parents(instance: Instance) -> list[Path]:
     """The installation's cgroup in each hierarchy that is mounted, where it exists."""
@@ -40,14 +42,14 @@ def cgroup_pids(cgroup: Path) -> set[int]:
 
 def processes(instance: Instance) -> dict[int, str]:
     """Pid and title of each Bulkhead process of this installation: services, zygote, spares and shims."""
-    sockets = _unix_sockets(instance)
+    sockets, places = _unix_sockets(instance), (f"{instance.run}/", f"{instance.data}/")
     found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 -- hundreds, at each look
+        if pid != os.getpid():
             with contextlib.suppress(OSError):
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                if _is_ours(title) and (_names(title, instance) or _holds(entry, instance, sockets)):
-                    found[int(entry.name)] = title
+                title = _title(pid)
+                if _is_ours(title) and (_names(title, instance) or _holds(pid, places, sockets)):
+                    found[pid] = title
     return found
 
 
@@ -59,6 +61,14 @@ def hierarchies() -> Iterator[Path]:
             yield Path(before.split()[4])
 
 
+def _title(pid: int) -> str:
+    fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _LONGEST_TITLE).replace(b"\0", b" ").decode(errors="replace").strip()
+    finally:
+        os.close(fd)
+
+
 def _is_ours(title: str) -> bool:
     return title.startswith("bulkhead-") or " -m bulkhead." in title
 
@@ -67,11 +77,12 @@ def _names(title: str, instance: Instance) -> bool:
     return any(str(path) in title.split() for path in (instance.run, instance.data))
 
 
-def _holds(process: Path, instance: Instance, sockets: set[str]) -> bool:
-    for fd in (process / "fd").iterdir():
+def _holds(pid: int, places: tuple[str, ...], sockets: set[str]) -> bool:
+    directory = f"/proc/{pid}/fd"
+    for fd in os.listdir(directory):  # noqa: PTH208
         with contextlib.suppress(OSError):
-            target = str(fd.readlink())
-            if target in sockets or target.startswith((f"{instance.run}/", f"{instance.data}/")):
+            target = os.readlink(f"{directory}/{fd}")  # noqa: PTH115
+            if target in sockets or target.startswith(places):
                 return True
     return False
 

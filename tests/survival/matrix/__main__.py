@@ -1,4 +1,6 @@
-"""The crash matrix: `python -m tests.survival.matrix [--rows a,b] [--columns c,d] [--json FILE]` prints a table."""
+"""The crash matrix, as a table: without options every row by every column that applies, at least once, and every
+failpoint on every row's way, at least once; with --whole every column at every failpoint where it can strike.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.support.engine import private_engine
-from tests.survival.matrix.cells import COLUMNS, NO_FAULT, Matrix, Result
+from tests.survival.matrix import selection
+from tests.survival.matrix.cells import Matrix, Result
+from tests.survival.matrix.columns import COLUMNS, NO_FAULT, SECOND_RECOVERY
 from tests.survival.matrix.host import Host
 from tests.survival.matrix.machine import machine
 from tests.survival.matrix.report import told
 from tests.survival.matrix.rows import ROWS
+
+_COLUMNS = [*COLUMNS, SECOND_RECOVERY]
 
 
 def main() -> int:
@@ -32,9 +38,10 @@ def main() -> int:
                 results.append(result)
                 _tell(result)
                 if options.json:
-                    options.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
+                    written = {"selection": _heading(options), "results": [asdict(each) for each in results]}
+                    options.json.write_text(json.dumps(written, indent=1))
     finally:
-        print(told(results))
+        print(told(results, _heading(options)))
     return int(any(not each.green for each in results))
 
 
@@ -43,11 +50,10 @@ def _run(matrix: Matrix, options: argparse.Namespace) -> Iterator[Result]:
     count = 0
     for row in options.rows:
         for result in _row(matrix, row, options):
-            count += 1
+            count += not result.lacking
             yield result
     if not count:
         yield Result(row="all", column=NO_FAULT, point=options.point, wrong=["there is no such cell"])
-    yield matrix.recovered()
 
 
 def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Result]:
@@ -55,14 +61,29 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
     if not unharmed.green:
         yield unharmed
         return
-    for column in options.columns:
-        part, parts = options.part
-        for number, passed in enumerate(matrix.cells(row, column), 1):
-            if options.point in str(passed) and number % parts == part % parts:
-                yield matrix.run(row, column, passed)
+    way, (part, parts) = matrix.way(row), options.part
+    chosen = selection.whole(way) if options.whole or options.point else selection.covering(row, way)
+    wanted = [(column, passed) for column, passed in chosen if column in options.columns]
+    for number, (column, passed) in enumerate(wanted, options.rows.index(row) + 1):
+        if options.point in str(passed) and number % parts == part % parts:
+            yield matrix.run(row, column, passed)
+    if part == options.rows.index(row) % parts + 1:
+        for column, why in selection.lacking(way).items():
+            if column in options.columns:
+                yield Result(row=row, column=column, point="", lacking=why)
+        if SECOND_RECOVERY in options.columns:
+            yield matrix.recovered(row)
+
+
+def _heading(options: argparse.Namespace) -> str:
+    if options.whole or options.point:
+        return "whole: every column at every failpoint where it can strike"
+    return "covering: every row by every column that applies, and every failpoint on every row's way, at least once"
 
 
 def _tell(result: Result) -> None:
+    if result.lacking:
+        return
     mark = "ok " if result.green else "BAD"
     aside = "" if result.passed else " (not passed)"
     print(f"{mark} {result.row:<14} {result.column:<16} {result.point:<32} {result.seconds:5.1f} s{aside}", flush=True)
@@ -75,11 +96,10 @@ def _tell(result: Result) -> None:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.survival.matrix", description=__doc__)
     parser.add_argument("--rows", type=_names(ROWS), default=list(ROWS))
-    parser.add_argument("--columns", type=_names(COLUMNS), default=list(COLUMNS))
-    parser.add_argument("--point", default="", help="only failpoints whose name has this in it")
-    parser.add_argument(
-        "--part", type=_part, default=(1, 1), help="i/n: only each n-th cell of a column, from the i-th on"
-    )
+    parser.add_argument("--columns", type=_names(_COLUMNS), default=_COLUMNS)
+    parser.add_argument("--whole", action="store_true", help="every cell: thousands")
+    parser.add_argument("--point", default="", help="of the whole, only failpoints whose name has this in it")
+    parser.add_argument("--part", type=_part, default=(1, 1), help="i/n: only each n-th cell, from the i-th on")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
 

@@ -8,20 +8,16 @@ time of recovery is on record; and a second recovery changes nothing.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
-from types import MappingProxyType
 
-from bulkhead.failpoints.catalogue import POINTS
 from bulkhead.model.instance import SERVICES
 from tests.support import leaks
-from tests.survival.matrix import facts, machine
-from tests.survival.matrix.host import CALL_SECONDS, Attempt, Host, send, until
+from tests.survival.matrix import facts
+from tests.survival.matrix.columns import COLUMNS, NO_FAULT, SECOND_RECOVERY, Column, Fault, Passed, Place, Way
+from tests.survival.matrix.host import CALL_SECONDS, Attempt, Host, until
 from tests.survival.matrix.rows import ROWS, Subject
 
 HIT_SECONDS = 15.0
@@ -31,34 +27,6 @@ LATE_SECONDS = 2.0
 REPEAT_SECONDS = 20.0
 # A transaction is committed dozens of times in a pull: each of the first few is a cell.
 MOST_HITS = 3
-# Columns of results that are no cells'.
-NO_FAULT = "no fault"
-SECOND_RECOVERY = "second recovery"
-
-
-class Place(Enum):
-    """Which process passes a failpoint."""
-
-    MANAGER = "manager"
-    API = "api"
-    SUPERVISOR = "supervisor"
-    REGISTRY = "registry"
-    SHIM = "shim"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
-    """The `number`-th time (from 0) that an operation came to a failpoint, and in which process."""
-
-    name: str
-    number: int
-    place: Place
-
-    def setting(self, action: str) -> str:
-        return f"{self.name}={f'{self.number}*off->' if self.number else ''}1*{action}"
-
-    def __str__(self) -> str:
-        return f"{self.name}#{self.number + 1}" if self.number else self.name
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,181 +41,12 @@ class Result:
     seconds: float = 0.0
     passed: bool = True
     said: str = ""
+    # Why there is no such cell.
+    lacking: str = ""
 
     @property
     def green(self) -> bool:
         return not self.wrong
-
-
-# A fault: brought about at the failpoint of one cell while the operation is under way.
-Fault = Callable[[Host, Subject, Passed, Attempt], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """Where a fault can strike, how it is set, and what is done when it has."""
-
-    strikes: Callable[[Passed], bool]
-    action: str
-    then: Fault
-    # Each process is struck at each `stride`-th of these places.
-    stride: int = 1
-    # The container's process ends by it: it is started again before the operation is repeated.
-    ends: bool = False
-    reboots: bool = False
-    # All who could have known an exit code die at once.
-    forgets: bool = False
-
-
-def _nothing(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    """The failpoint was all."""
-
-
-def _everybody_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    for service in SERVICES:
-        host.engine.kill(service)
-    _goes_on(host, subject, passed, attempt)  # a shim lives
-
-
-def _everybody_and_shim_die(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    for service in SERVICES:
-        host.engine.kill(service)
-    for pid in _stopped(host, passed):
-        send(pid, signal.SIGKILL)
-    if subject.container and (shim := host.shim_of(subject.container)):
-        send(shim, signal.SIGKILL)
-
-
-def _api_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    host.engine.kill("api")
-    _goes_on(host, subject, passed, attempt)
-
-
-def _init_dies(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    """The container's first process, while the one who passes stands still."""
-    for pid in _inits(host, subject):
-        send(pid, signal.SIGKILL)
-    _goes_on(host, subject, passed, attempt)
-
-
-def _inits(host: Host, subject: Subject) -> set[int]:
-    """Every process of the container."""
-    from bulkhead.ctl import remains
-
-    return {
-        pid
-        for parent in remains.cgroup_parents(host.engine.instance)
-        if subject.container and (group := parent / subject.container).is_dir()
-        for pid in remains.cgroup_pids(group)
-    }
-
-
-def _stands_still(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    time.sleep(STILL_SECONDS)
-    _goes_on(host, subject, passed, attempt)
-
-
-STILL_SECONDS = float(os.environ.get("BULKHEAD_TEST_STILL", "1.5"))
-LONG_SECONDS = 30.0
-# How long there are no descriptors or processes, if the operation does not end before.
-STARVED_SECONDS = 2.0
-HOUR = 3600.0
-ONLY_FIRST = 1000
-
-
-def _stands_long(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    time.sleep(LONG_SECONDS)
-    _goes_on(host, subject, passed, attempt)
-
-
-def _clock_is_set(seconds: float) -> Fault:
-    def fault(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-        host.machine.set_clock(seconds)
-        _goes_on(host, subject, passed, attempt)
-
-    return fault
-
-
-def _has_no_descriptors(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    with machine.without_descriptors(_stopped(host, passed)):
-        _goes_on(host, subject, passed, attempt)
-        attempt.ends(STARVED_SECONDS)
-
-
-def _nobody_may_fork(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    with machine.without_processes(host.engine):
-        _goes_on(host, subject, passed, attempt)
-        attempt.ends(STARVED_SECONDS)
-
-
-def _reboots(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    host.machine.reboot(host.engine)
-
-
-def _stopped(host: Host, passed: Passed) -> list[int]:
-    return [pid for pid, name, action in host.trace() if name == passed.name and action == "stop"]
-
-
-def _goes_on(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    for pid in _stopped(host, passed):
-        send(pid, signal.SIGCONT)
-
-
-def _run_is_wiped(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
-    """All daemons die and the run directory is empty; containers and shims live, and the boot id is the same."""
-    _everybody_dies(host, subject, passed, attempt)
-    machine.wipe(host.engine.instance)
-
-
-def _of(*places: Place) -> Callable[[Passed], bool]:
-    return lambda passed: passed.place in places
-
-
-def _first_of(*places: Place) -> Callable[[Passed], bool]:
-    return lambda passed: passed.place in places and not passed.number
-
-
-def _can_fail(name: str = "") -> Callable[[Passed], bool]:
-    return lambda passed: POINTS[passed.name].fails and passed.name.startswith(name)
-
-
-COLUMNS: Mapping[str, Column] = MappingProxyType(
-    {
-        "kill manager": Column(strikes=_of(Place.MANAGER), action="kill", then=_nothing),
-        "kill supervisor": Column(strikes=_of(Place.SUPERVISOR), action="kill", then=_nothing),
-        "kill shim": Column(strikes=_of(Place.SHIM), action="kill", then=_nothing),
-        "kill api": Column(strikes=_of(Place.API, Place.MANAGER), action="stop", then=_api_dies),
-        "kill registry": Column(strikes=_of(Place.REGISTRY), action="kill", then=_nothing),
-        "kill all": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_dies),
-        "kill all+shim": Column(
-            strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_everybody_and_shim_die, forgets=True
-        ),
-        "kill init": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_init_dies, ends=True),
-        "stop manager": Column(strikes=_of(Place.MANAGER), action="stop", then=_stands_still),
-        "stop api": Column(strikes=_of(Place.API), action="stop", then=_stands_still),
-        "stop supervisor": Column(strikes=_of(Place.SUPERVISOR), action="stop", then=_stands_still),
-        "stop shim": Column(strikes=_of(Place.SHIM), action="stop", then=_stands_still),
-        "stop registry": Column(strikes=_of(Place.REGISTRY), action="stop", then=_stands_still),
-        "ENOSPC": Column(strikes=_can_fail(), action="error(ENOSPC)", then=_nothing),
-        "EIO": Column(strikes=_can_fail(), action="error(EIO)", then=_nothing),
-        "EMFILE": Column(strikes=_can_fail("disk."), action="error(EMFILE)", then=_nothing),
-        "EAGAIN on clone": Column(strikes=_can_fail("nsexec."), action="error(EAGAIN)", then=_nothing),
-        "run wiped": Column(strikes=_of(Place.MANAGER, Place.SHIM), action="stop", then=_run_is_wiped),
-        "reboot": Column(
-            strikes=_first_of(Place.MANAGER, Place.SHIM),
-            action="stop",
-            then=_reboots,
-            ends=True,
-            reboots=True,
-            stride=2,
-        ),
-        "clock +1 h": Column(strikes=_first_of(*Place), action="stop", then=_clock_is_set(HOUR), stride=4),
-        "clock -1 h": Column(strikes=_first_of(*Place), action="stop", then=_clock_is_set(-HOUR), stride=4),
-        "no descriptors": Column(strikes=_first_of(*Place), action="stop", then=_has_no_descriptors),
-        "no processes": Column(strikes=_first_of(*Place), action="stop", then=_nobody_may_fork, stride=2),
-        "stop 30 s": Column(strikes=_of(*Place), action="stop", then=_stands_long, stride=ONLY_FIRST),
-    }
-)
 
 
 class Matrix:
@@ -255,20 +54,14 @@ class Matrix:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._passed: dict[str, list[Passed]] = {}
+        self._ways: dict[str, Way] = {}
         self._before = leaks.facts(host.engine.instance)
 
-    def points(self, row: str) -> list[Passed]:
-        """What a row's operation passes when nothing goes wrong, in order."""
-        if row not in self._passed:
-            self._passed[row] = self._trace(row)
-        return self._passed[row]
-
-    def cells(self, row: str, column: str) -> list[Passed]:
-        """Where a column strikes a row."""
-        struck = [passed for passed in self.points(row) if COLUMNS[column].strikes(passed)]
-        stride = COLUMNS[column].stride
-        return [each for place in Place for each in [passed for passed in struck if passed.place is place][::stride]]
+    def way(self, row: str) -> Way:
+        """What a row's operation passes when nothing goes wrong."""
+        if row not in self._ways:
+            self._ways[row] = self._trace(row)
+        return self._ways[row]
 
     def run(self, row: str, column: str, passed: Passed) -> Result:
         """One cell, from its subject's birth to the last trace of it."""
@@ -276,7 +69,7 @@ class Matrix:
         began = time.monotonic()
         with self._cleared(result):
             subject = ROWS[row](self.host)
-            self._strike(subject, COLUMNS[column], passed, result)
+            self._strike(subject, *COLUMNS[column].doing(passed), passed, result)
             wrong = self._after(subject, COLUMNS[column])
             # Never guessed: whoever cannot know the code says so.
             stated = COLUMNS[column].forgets and self.host.has_lost(subject.container, "exit code")
@@ -284,11 +77,11 @@ class Matrix:
         result.seconds = time.monotonic() - began
         return result
 
-    def _strike(self, subject: Subject, column: Column, passed: Passed, result: Result) -> None:
+    def _strike(self, subject: Subject, action: str, then: Fault, passed: Passed, result: Result) -> None:
         host = self.host
-        host.set(passed.setting(column.action))
+        host.set(passed.setting(action))
         attempt = Attempt(subject.act)
-        word = column.action.partition("(")[0]
+        word = action.partition("(")[0]
 
         def hit() -> bool:
             return any(name == passed.name and what == word for _, name, what in host.trace())
@@ -296,8 +89,8 @@ class Matrix:
         until(lambda: attempt.over or hit(), HIT_SECONDS)
         result.passed = until(hit, LATE_SECONDS)
         if result.passed:
-            column.then(host, subject, passed, attempt)
-            if column.action == "kill" and passed.place is not Place.SHIM:
+            then(host, subject, passed, attempt)
+            if action == "kill" and passed.place is not Place.SHIM:
                 until(lambda: host.engine.pid(passed.place.value) is None, HIT_SECONDS)
         result.recovery = host.recover()
         if not attempt.ends(CALL_SECONDS):
@@ -342,7 +135,8 @@ class Matrix:
         with _told(result):
             self.host.machine.set_clock(0)
             self.host.set("")
-            self.host.wake()
+            if result.wrong:
+                self.host.wake()
             self.host.recover()
             result.wrong += self._clear()
         if not self.host.has_bystander:
@@ -374,14 +168,21 @@ class Matrix:
         """Whether a row's operation does what it ought to without any fault."""
         result = Result(row=row, column=NO_FAULT, point="")
         with self._cleared(result):
-            self.points(row)
+            self.way(row)
         return result
 
-    def recovered(self) -> Result:
-        """A second recovery's own result."""
-        result = Result(row="all", column=SECOND_RECOVERY, point="")
-        with _told(result):
-            result.wrong += self.second_recovery()
+    def recovered(self, row: str) -> Result:
+        """Of what a row's operation has left: what a recovery of what is recovered changes."""
+        result = Result(row=row, column=SECOND_RECOVERY, point="")
+        began = time.monotonic()
+        with self._cleared(result):
+            subject = ROWS[row](self.host)
+            subject.act()
+            until(lambda: not subject.done(), 5.0)
+            self.host.engine.kill("manager")
+            result.recovery = self.host.recover()
+            result.wrong += facts.settled(self.host.engine) + self.second_recovery() + subject.done()
+        result.seconds = time.monotonic() - began
         return result
 
     def second_recovery(self) -> list[str]:
@@ -392,7 +193,7 @@ class Matrix:
         after = facts.snapshot(self.host.engine)
         return [f"a second recovery changed {key[:12]}" for key in facts.changed(before, after)]
 
-    def _trace(self, row: str) -> list[Passed]:
+    def _trace(self, row: str) -> Way:
         host = self.host
         subject = ROWS[row](host)
         host.set("*=print")
@@ -414,7 +215,7 @@ class Matrix:
         wrong = subject.done() + facts.settled(host.engine) + self._clear()
         if wrong:
             raise AssertionError(f"{row}: wrong without any fault: {wrong}")
-        return found
+        return Way(points=tuple(found), has_container=bool(subject.container))
 
 
 @contextlib.contextmanager

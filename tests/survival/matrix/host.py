@@ -36,6 +36,7 @@ class Host:
         self.engine = engine
         self.machine = machine
         self._count = 0
+        self._is_set = True
         self._first: dict[str, Any] = {}
 
     def name(self) -> str:
@@ -116,7 +117,8 @@ class Host:
         if container and self.state(container):
             before = self._lines(container)
             self.done("POST", f"/containers/{container}/start", also=(304, 404, 409))
-            until(lambda: self._lines(container) >= before + LINES, REVIVAL_SECONDS)
+            if before >= LINES:
+                until(lambda: self._lines(container) >= before + LINES, REVIVAL_SECONDS)
 
     def _lines(self, name: str) -> int:
         return len(self.output(name).split())
@@ -124,7 +126,10 @@ class Host:
     # --- faults
 
     def set(self, setting: str) -> None:
-        failpoints.put(self.engine.settings, setting)
+        if setting or self._is_set:
+            self._is_set = True
+            failpoints.put(self.engine.settings, setting)
+            self._is_set = bool(setting)
 
     def trace(self) -> list[tuple[int, str, str]]:
         return failpoints.trace(self.engine.instance)

@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.survival.matrix.cells import COLUMNS, NO_FAULT, SECOND_RECOVERY, Result
+from tests.survival.matrix.cells import Result
+from tests.survival.matrix.columns import COLUMNS, NO_FAULT, SECOND_RECOVERY
 
 # Nothing was dead: that was no recovery.
 _NO_RECOVERY_SECONDS = 0.01
 
 
-def told(results: Sequence[Result]) -> str:
-    """The table, the count, the times of recovery, and each cell that is not green."""
+def told(results: Sequence[Result], heading: str) -> str:
+    """The table, why some have no cell, the count, the times of recovery, and each cell that is not green."""
     red = [f"{each.row}, {each.column}, {each.point}: {'; '.join(each.wrong)}" for each in results if not each.green]
-    return "\n".join([table(results), _count(results), _recovery(results), *red])
+    legend = [f"n/a {number}: {why}" for why, number in _reasons(results).items()]
+    cells = [each for each in results if not each.lacking]
+    return "\n".join([heading, table(results), *legend, _count(cells), _recovery(cells), *red])
+
+
+def _reasons(results: Sequence[Result]) -> dict[str, int]:
+    """Numbered from 1."""
+    return {why: number for number, why in enumerate(sorted({each.lacking for each in results if each.lacking}), 1)}
 
 
 def table(results: Sequence[Result]) -> str:
     """Rows by columns: cells green of cells run."""
+    reasons = _reasons(results)
     rows = list(dict.fromkeys(result.row for result in results))
     columns = [name for name in (*COLUMNS, NO_FAULT, SECOND_RECOVERY) if any(each.column == name for each in results)]
     width = max((len(row) for row in rows), default=0) + 1
@@ -30,10 +39,16 @@ def table(results: Sequence[Result]) -> str:
         cells = []
         for column in columns:
             found = [each for each in results if (each.row, each.column) == (row, column)]
-            green = sum(each.green for each in found)
-            cells.append(f"{f'{green}/{len(found)}' if found else '-':>16}")
+            cells.append(f"{_cell(found, reasons):>16}")
         lines.append(f"{row:<{width}}" + " ".join(cells))
     return "\n".join(lines)
+
+
+def _cell(found: Sequence[Result], reasons: Mapping[str, int]) -> str:
+    ran = [each for each in found if not each.lacking]
+    if ran:
+        return f"{sum(each.green for each in ran)}/{len(ran)}"
+    return f"n/a {reasons[found[0].lacking]}" if found else "-"
 
 
 def _count(results: Sequence[Result]) -> str:
@@ -56,8 +71,9 @@ def _recovery(results: Sequence[Result]) -> str:
 
 def main(files: Sequence[str]) -> int:
     """One table of several runs, such as of halves of the rows."""
-    results = [Result(**each) for file in files for each in json.loads(Path(file).read_bytes())]
-    print(told(results))
+    read = [json.loads(Path(file).read_bytes()) for file in files]
+    results = [Result(**each) for file in read for each in file["results"]]
+    print(told(results, "; ".join(dict.fromkeys(file["selection"] for file in read))))
     return int(any(not each.green for each in results))
 
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from tests.survival.matrix import __main__ as frame
-from tests.survival.matrix import facts, rows
-from tests.survival.matrix.cells import Matrix, Passed, Place, Result
+from tests.survival.matrix import facts, rows, selection
+from tests.survival.matrix.cells import Matrix, Result
+from tests.survival.matrix.columns import COLUMNS, Passed, Place, Way
 from tests.survival.matrix.host import Host, Refused
-from tests.survival.matrix.report import table
+from tests.survival.matrix.report import table, told
 
 POINT = Passed(name="manager.remove.recorded", number=0, place=Place.MANAGER)
-
-
-CELLS = 1
+API_POINT = Passed(name="api.request.begun", number=0, place=Place.API)
+POINTS = 1
 
 
 class FakeMatrix:
-    """One cell a column; `harmed` rows are wrong without any fault."""
+    """One cell a column of the manager's; `harmed` rows are wrong without any fault."""
 
     def __init__(self, harmed: Sequence[str] = (), second: Sequence[str] = ()) -> None:
         self._harmed = harmed
@@ -29,18 +30,18 @@ class FakeMatrix:
     def unharmed(self, row: str) -> Result:
         return Result(row=row, column="no fault", point="", wrong=["wrong"] if row in self._harmed else [])
 
-    def cells(self, row: str, column: str) -> list[Passed]:
-        return [POINT] * CELLS
+    def way(self, row: str) -> Way:
+        return Way(points=tuple(replace(POINT, number=number) for number in range(POINTS)), has_container=False)
 
     def run(self, row: str, column: str, passed: Passed) -> Result:
         return Result(row=row, column=column, point=str(passed))
 
-    def recovered(self) -> Result:
-        return Result(row="all", column="second recovery", point="", wrong=self._second)
+    def recovered(self, row: str) -> Result:
+        return Result(row=row, column="second recovery", point="", wrong=self._second)
 
 
 def ran(matrix: FakeMatrix, *arguments: str) -> list[Result]:
-    options = frame._options(["--columns", "kill manager", *arguments])
+    options = frame._options(["--whole", "--columns", "kill manager,kill shim,second recovery", *arguments])
     return list(frame._run(cast(Matrix, matrix), options))
 
 
@@ -49,26 +50,69 @@ def test_a_row_that_is_wrong_without_a_fault_is_red_and_the_next_is_run() -> Non
     assert [(each.row, each.column, each.green) for each in results] == [
         ("start", "no fault", False),
         ("rm", "kill manager", True),
-        ("all", "second recovery", False),
+        ("rm", "kill shim", True),
+        ("rm", "second recovery", False),
     ]
     assert [line.split() for line in table(results).splitlines()] == [
-        ["kill", "manager", "no", "fault", "second", "recovery"],
-        ["start", "-", "0/1", "-"],
-        ["rm", "1/1", "-", "-"],
-        ["all", "-", "-", "0/1"],
+        ["kill", "manager", "kill", "shim", "no", "fault", "second", "recovery"],
+        ["start", "-", "-", "0/1", "-"],
+        ["rm", "1/1", "n/a", "1", "-", "0/1"],
     ]
+    assert "n/a 1: it is about no container with a shim\n2 cells, 1 green" in told(results[1:], "heading")
 
 
 def test_parts_together_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ran.__globals__, "CELLS", 7)
-    parts = [len(ran(FakeMatrix(), "--rows", "start", "--part", f"{part}/3")) - 1 for part in (1, 2, 3)]
-    assert parts == [3, 2, 2]
+    monkeypatch.setitem(ran.__globals__, "POINTS", 7)
+    parts = [ran(FakeMatrix(), "--rows", "start", "--part", f"{part}/3") for part in (1, 2, 3)]
+    told = [[each for each in part if each.point] for part in parts]
+    assert sorted(map(len, told)) == [2, 2, 3]
+    assert len({each.point for part in told for each in part}) == 7
+    assert [each.column for part in parts for each in part if each.column != "no fault" and not each.point] == [
+        "kill shim",
+        "second recovery",
+    ]
+
+
+def _without_recovery(*arguments: str) -> list[Result]:
+    return ran(FakeMatrix(), "--columns", "kill manager", *arguments)
 
 
 def test_no_cell_is_no_success() -> None:
-    wrong = [each.wrong for each in ran(FakeMatrix(), "--point", "no.such.point") if not each.green]
+    wrong = [each.wrong for each in _without_recovery("--point", "no.such.point") if not each.green]
     assert wrong == [["there is no such cell"]]
     assert table([]).strip() == ""
+
+
+WAY = Way(
+    points=(
+        API_POINT,
+        POINT,
+        *(Passed(name="manager.records.written", number=number, place=Place.MANAGER) for number in range(3)),
+        *(Passed(name=f"shim.exit.{name}", number=0, place=Place.SHIM) for name in ("ended", "reaped", "drained")),
+        *(Passed(name="disk.file.write", number=0, place=place) for place in (Place.SHIM, Place.MANAGER)),
+        Passed(name="nsexec.spawn.begun", number=0, place=Place.SHIM),
+    ),
+    has_container=True,
+)
+
+
+@pytest.mark.parametrize("row", ["start", "rm", "gc"])
+def test_what_covers_has_every_column_and_every_failpoint_in_every_process(row: str) -> None:
+    chosen = selection.covering(row, WAY)
+    assert {column for column, _ in chosen} == set(COLUMNS) - set(selection.lacking(WAY))
+    assert {(passed.name, passed.place) for _, passed in chosen} == {(each.name, each.place) for each in WAY.points}
+    assert len(set(chosen)) == len(chosen) < len(selection.whole(WAY))
+    assert chosen == selection.covering(row, replace(WAY, points=WAY.points[::-1])), "whoever came first"
+    for column, passed in chosen:
+        assert passed in COLUMNS[column].struck(WAY)
+
+
+def test_a_process_that_passes_nothing_suffers_beside_the_manager() -> None:
+    way = Way(points=(API_POINT, POINT), has_container=True)
+    (cell,) = COLUMNS["kill shim"].struck(way)
+    assert (cell, COLUMNS["kill shim"].doing(cell)[0]) == (POINT, "stop")
+    assert COLUMNS["kill manager"].doing(POINT)[0] == "kill"
+    assert COLUMNS["kill shim"].struck(replace(way, has_container=False)) == []
 
 
 @pytest.mark.parametrize("arguments", [("--rows", "start,nosuch"), ("--columns", "nosuch")])

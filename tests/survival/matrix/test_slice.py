@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.engine import private_engine
 from tests.survival.matrix import cells
-from tests.survival.matrix.cells import Matrix, Passed, Place
+from tests.survival.matrix.cells import Matrix
+from tests.survival.matrix.columns import Passed, Place
 from tests.survival.matrix.host import Host
 from tests.survival.matrix.machine import machine
 from tests.survival.matrix.rows import Subject
