@@ -22,11 +22,12 @@ import structlog
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from bulkhead.linux import hostmounts
-from bulkhead.manager import links, oci, planning, shared_memory
+from bulkhead.manager import links, oci, shared_memory
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
 from bulkhead.manager.log_options import log_options
 from bulkhead.manager.networks import files
+from bulkhead.manager.planning import Plans
 from bulkhead.manager.ports import Bundle, Dirs
 from bulkhead.manager.runtimes import Runtimes
 from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
@@ -55,6 +56,7 @@ class Bundles:
     config: ManagerConfig
     index: Index
     runtimes: Runtimes = field(default_factory=Runtimes)
+    plans: Plans = field(default_factory=Plans)
 
     def make_directory(self, container_id: str) -> Path:
         """The container's data directory, made when it is not there."""
@@ -170,7 +172,7 @@ class Bundles:
             open_stdin=spec.open_stdin,
             stdin_once=spec.stdin_once,
             runtime=runtime,
-            planned=b"" if runtime else planning.of_container(container.id, text, rootfs),
+            planned=b"" if runtime else self.plans.of_container(container.id, text, rootfs),
         )
 
     def link_variables(self, container: Container) -> list[str]:

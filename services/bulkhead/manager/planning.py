@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import msgspec
 import structlog
 
 from bulkhead.errors import BulkheadError
+from bulkhead.model.ids import short
 from bulkhead.runtime import planned
 from bulkhead.runtime.planned import Planned
 from bulkhead.runtime.rootfs import OverlayRootfs
@@ -24,11 +26,15 @@ log = structlog.get_logger()
 _LARGEST = 1 << 20
 # Some 60 KB each, and some 6 KB each.
 _MOST_CONFIGS, _MOST_PLANS = 8, 64
+# Some 20 KB each.
+_MOST_KNOWN = 32
 _ORDINARY = 32 << 10
 K = TypeVar("K")
 V = TypeVar("V")
 # A file's inode, time of change and size.
 _Version = tuple[int, int, int]
+# For an id, and for the beginning of one.
+_BLANKS = (b"\x01" * 64, b"\x02" * 12)
 _TROUBLE = (BulkheadError, OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -96,6 +102,50 @@ def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     known.move_to_end(key)
     if len(known) > most:
         known.popitem(last=False)
+
+
+class Plans:
+    """Launches of new containers, remembered: containers made alike differ in their ids alone, and so do their plans.
+
+    An id is as long as another, and means nothing to the runtime. What stands for it is in no JSON text.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, OverlayRootfs | None], bytes] = {}
+
+    def of_container(self, container_id: str, text: bytes, rootfs: OverlayRootfs | None) -> bytes:
+        """As the function of this name."""
+        names = (container_id.encode(), short(container_id).encode())
+        key = (_nameless(text, names), _nameless_rootfs(rootfs, names))
+        known = self._known.get(key)
+        if known is not None:
+            return _named(known, names)
+        plan = of_container(container_id, text, rootfs)
+        template = _nameless(plan, names)
+        if plan and len(text) + len(plan) <= 2 * _ORDINARY and _named(template, names) == plan:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = template
+        return plan
+
+
+def _nameless(text: bytes, names: tuple[bytes, bytes]) -> bytes:
+    for name, blank in zip(names, _BLANKS, strict=True):
+        text = text.replace(name, blank[: len(name)])
+    return text
+
+
+def _named(template: bytes, names: tuple[bytes, bytes]) -> bytes:
+    for name, blank in zip(names, _BLANKS, strict=True):
+        template = template.replace(blank[: len(name)], name)
+    return template
+
+
+def _nameless_rootfs(rootfs: OverlayRootfs | None, names: tuple[bytes, bytes]) -> OverlayRootfs | None:
+    if rootfs is None:
+        return None
+    upper, work = (_nameless(os.fsencode(path), names).decode("latin-1") for path in (rootfs.upper, rootfs.work))
+    return replace(rootfs, upper=upper, work=work)
 
 
 def _packed(found: Planned | None) -> bytes:

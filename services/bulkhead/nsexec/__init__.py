@@ -21,7 +21,16 @@ from pathlib import Path
 
 from bulkhead import failpoints
 from bulkhead.nsexec import _nsexec
-from bulkhead.nsexec._nsexec import STEPS, SpawnError, check_plan, give_back_memory, prepare, share_memory
+from bulkhead.nsexec._nsexec import (
+    STEPS,
+    SpawnError,
+    check_plan,
+    copy_memory,
+    give_back_memory,
+    prepare,
+    share_memory,
+    written_memory,
+)
 
 __all__ = [
     "STEPS",
@@ -30,10 +39,12 @@ __all__ = [
     "ReportKind",
     "SpawnError",
     "check_plan",
+    "copy_memory",
     "give_back_memory",
     "prepare",
     "share_memory",
     "spawn",
+    "written_memory",
 ]
 
 # As typing has it, without loading typing into a runtime command that lives for milliseconds.

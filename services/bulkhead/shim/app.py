@@ -14,11 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulkhead import __version__, failpoints, plainlog
+from bulkhead import __version__, failpoints, nsexec, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.model.shim_protocol import PROTOCOL
-from bulkhead.shim import messages
 from bulkhead.shim.container import Container, Phase
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.door import Door
@@ -29,11 +28,10 @@ from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
 from bulkhead.shim.upkeep import Upkeep
-from bulkhead.wire.ttrpc import TYPE_REQUEST, Request, frame
 from bulkhead.wire.ttrpc_server import Call, TtrpcServer
 
 if TYPE_CHECKING:
-    from bulkhead.shim.rehearsal import Play
+    from bulkhead.shim.rehearsal import Play, Stage
 
 _LOG_LIMIT = 256 << 10
 # The container's output may still be on its way to slow clients when the shim is told to leave.
@@ -41,9 +39,6 @@ _LEAVE_POLL = 0.05
 _LEAVE_PATIENCE = 12.0
 _OOM_SCORE = -999
 _BACKLOG = 64
-# Accept, read and answer; then nothing is left to do.
-_PRACTICE_TURNS = 3
-_PRACTICE_PATIENCE = 0.01
 # Nothing needs waiting for but the ends of processes.
 _REHEARSAL_PATIENCE = 0.01
 
@@ -108,10 +103,14 @@ class Shim:
         self._left = False
         self._ticks = 0
 
-    def get_ready(self, scratch: str) -> None:
-        """The process is a spare now, and will hear on `link` whose shim it is: do all that needs no name."""
+    def get_ready(self, pages: bytes) -> None:
+        """The process is a spare now: do all that needs no name.
+
+        A fork shares its memory until it writes to it, and each page's copy then takes microseconds. A spare makes its
+        copies before anybody waits: `pages` are those that it will write to (`learn`).
+        """
+        nsexec.copy_memory(pages)
         self.settle()
-        self._practise(scratch)
 
     def settle(self) -> None:
         """The process is this shim's for good: take what a fork does not inherit."""
@@ -120,28 +119,7 @@ class Shim:
         self._loop.open()
         self._signals.start(self._listen)
 
-    def _practise(self, scratch: str) -> None:
-        """Go through a launch and a call in the directory `scratch`, which is made and removed.
-
-        A fork shares its memory until it writes to it, and each page's copy then takes microseconds. A spare
-        that has practised has made its copies before anybody waits: a launch takes a third of the time.
-        """
-        identity = Identity("practice", f"{scratch}/run", scratch)
-        try:
-            os.makedirs(scratch, mode=0o700, exist_ok=True)
-            self._open(identity)
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(f"{identity.run_dir}/shim.sock")
-                client.sendall(frame(1, TYPE_REQUEST, Request(service=messages.SERVICE, method="State")))
-                for _ in range(_PRACTICE_TURNS):
-                    self._loop.turn(_PRACTICE_PATIENCE)
-        except (OSError, BulkheadError):
-            # Without practice it is slower, that is all.
-            return
-        finally:
-            self._undo_practice(identity)
-
-    def _undo_practice(self, identity: Identity) -> None:
+    def _undo_rehearsal(self, identity: Identity) -> None:
         self._server.close()
         self._door.stop_listening()
         _remove_run_dir(identity.run_dir)
@@ -150,6 +128,12 @@ class Shim:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def launch_by(self, launcher: Launcher) -> None:
+        """Another launcher from now on."""
+        self._launcher = launcher
+        self._container.launcher = launcher
+        self._execs.launcher = launcher
 
     def rehearse(self, play: Play, identity: Identity) -> None:
         """Live through the play, in a process that will be nobody's shim. Raises OSError and BulkheadError."""
@@ -160,7 +144,7 @@ class Shim:
             self._open(identity)
             play.run(lambda: self._loop.turn(_REHEARSAL_PATIENCE))
         finally:
-            self._undo_practice(identity)
+            self._undo_rehearsal(identity)
             play.clear()
             self._signals.stop()
             self._loop.close()
@@ -296,14 +280,13 @@ def engine_shim() -> Shim:
     return Shim(Launchers())
 
 
-def rehearse(scratch: str, finish: Callable[[], None], snapshot: Callable[[], None]) -> None:
-    """Run what shims will run, in the directory `scratch`; see `bulkhead.shim.rehearsal`. After `prepare_process`.
+def rehearse(stage: Stage, finish: Callable[[], None], snapshot: Callable[[], None]) -> None:
+    """Run what shims will run, on `stage`; see `bulkhead.shim.rehearsal`. After `prepare_process`.
 
     `finish` is called when all has been run often enough, then `snapshot` while one more container runs.
     """
-    from bulkhead.shim.rehearsal import ROUNDS, Play, Stage, nothing
+    from bulkhead.shim.rehearsal import ROUNDS, Play, nothing
 
-    stage = Stage(scratch)
     # Where it cannot be done shims are slower and larger, that is all.
     with contextlib.suppress(OSError, BulkheadError):
         stage.prepare()
@@ -312,7 +295,36 @@ def rehearse(scratch: str, finish: Callable[[], None], snapshot: Callable[[], No
     finish()
     with contextlib.suppress(OSError, BulkheadError):
         Shim(stage.launcher()).rehearse(Play(stage, snapshot), stage.identity)
-    stage.clear()
+
+
+def learn(shim: Shim, stage: Stage) -> bytes:
+    """Which pages a fork of this process writes to when it is the shim of a container (`nsexec.written_memory`).
+
+    A fork of it lives that life on `stage` and tells. Nothing when it cannot.
+    """
+    told, tells = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(told)
+            _live_and_tell(shim, stage, tells)
+        finally:
+            os._exit(0)
+    os.close(tells)
+    with os.fdopen(told, "rb") as file:
+        pages = file.read()
+    os.waitpid(child, 0)
+    return pages
+
+
+def _live_and_tell(shim: Shim, stage: Stage, tells: int) -> None:
+    from bulkhead.shim.rehearsal import Play, nothing
+
+    with contextlib.suppress(OSError, BulkheadError):
+        shim.launch_by(stage.launcher())
+        shim.rehearse(Play(stage, nothing), stage.identity)
+        with os.fdopen(tells, "wb") as file:
+            file.write(nsexec.written_memory())
 
 
 def preload(cache: Path) -> None:

@@ -117,7 +117,7 @@ class Container:
         self.exit: ExitRecord | None = None
         self._loop = loop
         self._signals = signals
-        self._launcher = launcher
+        self.launcher = launcher
         self._report = report
         self._facts = Facts("")
         self._log: LogSink = NoLog()
@@ -319,7 +319,7 @@ class Container:
                 task.cgroup.remove()
                 task.close()
             elif self._record is not None and self._record.cgroup:
-                self._launcher.release(
+                self.launcher.release(
                     container_id=self.identity.container_id,
                     data_dir=self.identity.data_dir,
                     cgroup=self._record.cgroup,
@@ -383,7 +383,7 @@ class Container:
         """The container's cgroup, also when another shim has made it."""
         if self._task is not None:
             return self._task.cgroup
-        return self._launcher.group(self._record.cgroup) if self._record is not None and self._record.cgroup else None
+        return self.launcher.group(self._record.cgroup) if self._record is not None and self._record.cgroup else None
 
     def _inherit_streams(self, record: TaskRecord, streams: Mapping[str, int]) -> None:
         try:
@@ -407,7 +407,7 @@ class Container:
         if record.boot_id != process.boot_id():
             return False
         try:
-            task = self._launcher.adopt(
+            task = self.launcher.adopt(
                 container_id=self.identity.container_id,
                 data_dir=self.identity.data_dir,
                 pid=record.pid,
@@ -432,7 +432,7 @@ class Container:
 
         assert self._task is not None
         try:
-            monitor = HealthMonitor(self._loop, self._signals, self._launcher, self.identity.data_dir, self._report)
+            monitor = HealthMonitor(self._loop, self._signals, self.launcher, self.identity.data_dir, self._report)
             monitor.begin(self._task, self.started_at, paused=self.phase is Phase.PAUSED)
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._report("cannot check the container's health", error)
@@ -480,7 +480,7 @@ class Container:
         streams.resize(options.height, options.width)
         stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True, log=log)
         undo.callback(streams.abandon)
-        task = self._launcher.create(
+        task = self.launcher.create(
             container_id=self.identity.container_id,
             data_dir=self.identity.data_dir,
             terminal=terminal,
@@ -559,7 +559,7 @@ class Container:
         self._stop_network()
         self._signals.forget(self._task.pid, self._task.pidfd)
         with contextlib.suppress(ChildProcessError):
-            self._launcher.reap(self._task.pidfd)
+            self.launcher.reap(self._task.pidfd)
         self.streams.drain(lambda: self._conclude(failure.exit_code))
 
     def _ended(self, tries: int = REAP_TRIES) -> None:
@@ -601,7 +601,7 @@ class Container:
     def _exit_code(self, task: Task) -> int | None:
         """None while nobody can tell: an adopted process is another's to reap."""
         try:
-            code = self._launcher.reap(task.pidfd)
+            code = self.launcher.reap(task.pidfd)
         except ChildProcessError:
             code = None
         return process.zombie_exit_code(task.pid) if code is None else code

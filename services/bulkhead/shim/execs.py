@@ -75,7 +75,7 @@ class Execs:
         self._container = container
         self._loop = loop
         self._signals = signals
-        self._launcher = launcher
+        self.launcher = launcher
         self._table: dict[str, Exec] = {}
         container.execs_to_keep = self._to_keep
 
@@ -148,7 +148,7 @@ class Execs:
             tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, lasting=True, log=NoLog()
         )
         try:
-            running = self._launcher.exec(
+            running = self.launcher.exec(
                 task=task,
                 data_dir=self._container.identity.data_dir,
                 process=one.process,
@@ -225,7 +225,7 @@ class Execs:
     def _exit_code(self, running: Process) -> int | None:
         """None while nobody can tell: an inherited process is another's to reap."""
         try:
-            return self._launcher.reap(running.pidfd)
+            return self.launcher.reap(running.pidfd)
         except ChildProcessError:
             code = inheritance.exit_code(running.pidfd)
             return process.zombie_exit_code(running.pid) if code is None else code

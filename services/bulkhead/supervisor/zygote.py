@@ -25,11 +25,12 @@ from bulkhead.linux import fdpass, process
 from bulkhead.shim import app
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Identity
+from bulkhead.shim.rehearsal import Stage
 
 MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
-# Directories in the cache, each with the pid of whom it is for.
-_REHEARSAL, _SPARE = "rehearsal-", "spare-"
+# A directory in the cache, with the pid of whom it is for.
+_REHEARSAL = "rehearsal-"
 
 
 def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
@@ -39,14 +40,17 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     failpoints.listen(str(cache.parent))
     control = socket.socket(fileno=control_fd)
     _clear_after_the_dead(cache)
-    app.rehearse(f"{cache}/{_REHEARSAL}{os.getpid()}", _freeze, _share)
+    stage = Stage(f"{cache}/{_REHEARSAL}{os.getpid()}")
+    app.rehearse(stage, _freeze, _share)
     _share()
+    pages = app.learn(shim, stage)
+    stage.clear()
     while _is_asked(control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_twice():
             control.close()
             ours.close()
-            _be_spare(theirs, shim, cache)
+            _be_spare(theirs, shim, pages)
         theirs.close()
         with contextlib.suppress(ConnectionError):
             fdpass.send(control, ASK, [ours.fileno()])
@@ -55,10 +59,10 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
 
 
 def _clear_after_the_dead(cache: Path) -> None:
-    """Remove the directories of zygotes and spares that were killed."""
+    """Remove the directories of zygotes that were killed."""
     with contextlib.suppress(OSError):
         for name in os.listdir(cache):  # noqa: PTH208
-            pid = name.removeprefix(_REHEARSAL).removeprefix(_SPARE)
+            pid = name.removeprefix(_REHEARSAL)
             if pid != name and pid.isdecimal() and process.start_time(int(pid)) is None:
                 shutil.rmtree(cache / name, ignore_errors=True)
 
@@ -101,12 +105,12 @@ def _fork_twice() -> bool:
     return True
 
 
-def _be_spare(theirs: socket.socket, shim: app.Shim, cache: Path) -> None:
+def _be_spare(theirs: socket.socket, shim: app.Shim, pages: bytes) -> None:
     """Wait for an identity, live its life, and leave without the zygote's clean-up."""
     status = 1
     try:
         _to_null()
-        shim.get_ready(f"{cache}/{_SPARE}{os.getpid()}")
+        shim.get_ready(pages)
         told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
         if told:
             identity, estate = _heard(told, descriptors)

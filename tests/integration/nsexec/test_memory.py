@@ -130,3 +130,52 @@ def test_nothing_is_taken_from_other_threads() -> None:
 
 def test_without_a_picture_there_is_nothing_to_give_back() -> None:
     _run("assert nsexec.give_back_memory() == 0")
+
+
+def test_what_one_fork_has_written_to_is_copied_at_once_in_the_next() -> None:
+    _run(
+        """
+        import ctypes, struct
+        nsexec.share_memory()
+        start = (ctypes.addressof(ctypes.c_char.from_buffer(block)) + 4095) & ~4095
+        told, tells = os.pipe()
+
+        def pages(ranges):
+            return {page for first, last in struct.iter_unpack("=QQ", ranges) for page in range(first, last, 4096)}
+
+        def first():
+            for number in (0, 1, 2, 700):
+                block[start - ctypes.addressof(ctypes.c_char.from_buffer(block)) + number * 4096] = 1
+            os.write(tells, nsexec.written_memory())
+            os.close(tells)
+
+        forked(first)
+        os.close(tells)
+        ranges = b""
+        while more := os.read(told, 1 << 16):
+            ranges += more
+        inside = {(page - start) // 4096 for page in pages(ranges) if start <= page < start + (8 << 20) - 4096}
+        assert inside == {0, 1, 2, 700}, inside
+
+        def second():
+            before = pages(nsexec.written_memory())
+            nsexec.copy_memory(ranges)
+            copied = pages(nsexec.written_memory()) - before
+            assert {start + number * 4096 for number in inside} <= copied
+            assert block == b"a" * (8 << 20)
+            # They are as they were: all of it may be given back.
+            assert nsexec.give_back_memory() >= 4 * 4096
+
+        forked(second)
+        """
+    )
+
+
+def test_pages_that_are_not_there_are_no_harm() -> None:
+    _run(
+        """
+        import struct
+        nsexec.copy_memory(b"")
+        nsexec.copy_memory(struct.pack("=QQQQ", 4096, 8192, 1 << 62, (1 << 62) + 4096))
+        """
+    )

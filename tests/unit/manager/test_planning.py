@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,50 @@ def test_few_plans_are_remembered(tmp_path: Path) -> None:
         assert plans.of(tmp_path, config(f"A={number}")["process"], (0, 0))
     assert plans.of(tmp_path, config("A=" + "x" * 40000)["process"], (0, 0))
     assert len(plans._plans) == 64
+
+
+def own(container_id: str, **told: Any) -> tuple[str, bytes, OverlayRootfs]:
+    """A container as the manager has it: its id is in paths and names, whole and short."""
+    wanted = config(*told.get("environment", ()))
+    wanted["hostname"] = container_id[:12]
+    wanted["linux"]["namespaces"].append({"type": "uts"})
+    wanted["linux"]["cgroupsPath"] = f"/planned/{container_id}"
+    bound = {"destination": "/etc/hosts", "type": "bind", "source": f"/data/{container_id}/hosts", "options": ["bind"]}
+    wanted["mounts"] = [*wanted["mounts"], bound]
+    rootfs = OverlayRootfs(lower=("/",), upper=f"/x/{container_id}/u", work=f"/x/{container_id}/w", volatile=False)
+    return container_id, json.dumps(wanted).encode(), rootfs
+
+
+def test_a_remembered_plan_is_the_one_that_would_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = planning.Plans()
+    made = []
+    work_out = planning.of_container
+    monkeypatch.setattr(planning, "of_container", lambda *told: made.append(told[0]) or work_out(*told))
+    first, second, third = (character * 64 for character in "abc")
+    others = {"environment": ["A=b"]}
+    for asked in (own(first), own(second), own(third, **others), own(second, **others), own(first)):
+        assert plans.of_container(*asked) == work_out(*asked) != b""
+    assert made == [first, third]
+
+
+def test_plans_are_told_apart_by_the_root_too() -> None:
+    plans = planning.Plans()
+    container_id, text, rootfs = own("d" * 64)
+    for root in (rootfs, replace(rootfs, lower=("/usr",)), replace(rootfs, volatile=True), replace(rootfs, upper="/y")):
+        assert plans.of_container(container_id, text, root) == planning.of_container(container_id, text, root) != b""
+
+
+def test_an_id_that_is_a_word_of_the_config_is_no_harm() -> None:
+    plans = planning.Plans()
+    for container_id in ("true", "cgroup", "proc"):
+        asked = own(container_id)
+        assert plans.of_container(*asked) == planning.of_container(*asked)
+
+
+def test_only_so_many_plans_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_MOST_KNOWN", 2)
+    plans = planning.Plans()
+    for number in range(5):
+        asked = own("e" * 64, environment=[f"A={number}"])
+        assert plans.of_container(*asked) == planning.of_container(*asked) != b""
+    assert len(plans._known) <= 2

@@ -18,6 +18,11 @@
 
 #include "sys.h"
 
+/* Linux 5.14 */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define PAGE 4096ul
 #define LEAST (128ul << 10)
 #define MOST_REGIONS 512
@@ -26,12 +31,15 @@
 #define PRESENT (1ull << 63)
 #define SWAPPED (1ull << 62)
 #define OF_FILE (1ull << 61)
+#define EXCLUSIVE (1ull << 56)
 #define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 struct region {
     unsigned long start, end, offset;
     int of_file;
 };
+
+enum kind { OTHER, WRITABLE, SHAREABLE };
 
 static struct region regions[MOST_REGIONS];
 static unsigned region_count;
@@ -75,8 +83,16 @@ static unsigned long number(struct reader *in, int *behind)
     }
 }
 
+static enum kind kind_of(const char *perms, int bracket, const struct region *found)
+{
+    int is_private = perms[0] == 'r' && perms[1] == 'w' && perms[2] == '-' && perms[3] == 'p';
+    if (!is_private || (bracket && bracket != 'h' && bracket != 's'))
+        return OTHER;
+    return bracket != 's' && found->end - found->start >= LEAST ? SHAREABLE : WRITABLE;
+}
+
 /* start-end perms offset device inode   path */
-static int next_mapping(struct reader *in, struct region *found, int *wanted)
+static int next_mapping(struct reader *in, struct region *found, enum kind *kind)
 {
     char perms[4] = {0};
     int c;
@@ -95,13 +111,12 @@ static int next_mapping(struct reader *in, struct region *found, int *wanted)
         found->of_file |= c != '0';
     while (c == ' ')
         c = next_byte(in);
-    int bracket = c == '[', heap = 0;
-    if (bracket)
-        heap = next_byte(in) == 'h';
+    int bracket = 0;
+    if (c == '[')
+        bracket = c = next_byte(in); /* [heap], [stack]; the others are the kernel's */
     while (c != '\n' && c >= 0)
         c = next_byte(in);
-    *wanted = perms[0] == 'r' && perms[1] == 'w' && perms[2] == '-' && perms[3] == 'p' && (!bracket || heap) &&
-              found->end - found->start >= LEAST;
+    *kind = kind_of(perms, bracket, found);
     return 1;
 }
 
@@ -115,13 +130,13 @@ static unsigned long find_regions(void)
 {
     struct reader in = {.fd = (int)sys4(__NR_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0)};
     unsigned long size = 0;
-    int wanted;
+    enum kind kind;
     region_count = 0;
     if (in.fd < 0)
         return 0;
-    while (region_count < MOST_REGIONS && next_mapping(&in, &regions[region_count], &wanted)) {
+    while (region_count < MOST_REGIONS && next_mapping(&in, &regions[region_count], &kind)) {
         struct region *region = &regions[region_count];
-        if (!wanted || holds(region, &in) || holds(region, regions) || holds(region, __builtin_thread_pointer()))
+        if (kind != SHAREABLE || holds(region, &in) || holds(region, regions) || holds(region, __builtin_thread_pointer()))
             continue;
         region->offset = size;
         size += region->end - region->start;
@@ -132,6 +147,11 @@ static unsigned long find_regions(void)
 }
 
 /* ---- pages ---- */
+
+static int open_pagemap(void)
+{
+    return (int)sys4(__NR_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
+}
 
 static long read_pagemap(int pagemap, unsigned long address, uint64_t *entries, unsigned count)
 {
@@ -217,7 +237,69 @@ static long give_back_region(const struct region *region, int pagemap)
     return given;
 }
 
-/* ---- the two verbs ---- */
+/* ---- what a life writes to ---- */
+
+struct list {
+    struct memory_range *ranges;
+    unsigned count, most;
+};
+
+static int note(struct list *list, unsigned long address)
+{
+    struct memory_range *last = list->count ? &list->ranges[list->count - 1] : 0;
+    if (last && last->end == address) {
+        last->end += PAGE;
+        return 1;
+    }
+    if (list->count == list->most)
+        return 0;
+    list->ranges[list->count].start = address;
+    list->ranges[list->count++].end = address + PAGE;
+    return 1;
+}
+
+/* A page that is neither a file's nor anybody else's too was made or copied here. */
+static int note_written(struct list *list, const struct region *found, int pagemap)
+{
+    uint64_t entries[BATCH];
+    for (unsigned long address = found->start; address < found->end;) {
+        unsigned count = batch(found, address);
+        if (read_pagemap(pagemap, address, entries, count))
+            return 1;
+        for (unsigned i = 0; i < count; i++, address += PAGE)
+            if ((entries[i] & (PRESENT | EXCLUSIVE | OF_FILE)) == (PRESENT | EXCLUSIVE) && !note(list, address))
+                return 0;
+    }
+    return 1;
+}
+
+long memory_written(struct memory_range *ranges, unsigned most)
+{
+    struct list list = {.ranges = ranges, .most = most};
+    struct region found;
+    enum kind kind;
+    int pagemap = open_pagemap();
+    if (pagemap < 0)
+        return pagemap;
+    struct reader in = {.fd = (int)sys4(__NR_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0)};
+    int room = in.fd >= 0;
+    while (room && next_mapping(&in, &found, &kind))
+        if (kind >= WRITABLE)
+            room = note_written(&list, &found, pagemap);
+    if (in.fd >= 0)
+        sys1(__NR_close, in.fd);
+    sys1(__NR_close, pagemap);
+    return (long)list.count;
+}
+
+void memory_copy(const struct memory_range *ranges, unsigned count)
+{
+    /* What is not mapped here is not needed either. */
+    for (unsigned i = 0; i < count; i++)
+        sys3(__NR_madvise, ranges[i].start, ranges[i].end - ranges[i].start, MADV_POPULATE_WRITE);
+}
+
+/* ---- memory behind a picture ---- */
 
 static void block_signals(uint64_t *before)
 {
@@ -235,11 +317,6 @@ static int is_alone(void)
 {
     struct stat tasks;
     return sys4(__NR_newfstatat, AT_FDCWD, "/proc/self/task", &tasks, 0) == 0 && tasks.st_nlink == 3;
-}
-
-static int open_pagemap(void)
-{
-    return (int)sys4(__NR_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
 }
 
 static long share(int pagemap)

@@ -3,6 +3,7 @@
 #define BULKHEAD_MEMORY_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Put this process's large private mappings behind a sealed memfd with their content: bytes, or -errno.
  * -EBUSY where there are other threads, who might write to them meanwhile. */
@@ -11,5 +12,16 @@ long memory_share(void);
 /* Drop the private copies of pages that are as they were in the picture: bytes, or -errno as above.
  * 0 where there is no picture. */
 long memory_give_back(void);
+
+struct memory_range {
+    uint64_t start, end;
+};
+
+/* Which pages this process has made or copied since it was forked: how many ranges, or -errno. What does not fit is
+ * left out. */
+long memory_written(struct memory_range *ranges, unsigned most);
+
+/* Make the copies of these at once, in a fork that would come to them one fault after the other. */
+void memory_copy(const struct memory_range *ranges, unsigned count);
 
 #endif

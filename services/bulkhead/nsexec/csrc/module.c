@@ -184,6 +184,28 @@ static PyObject *give_back_memory(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED
     return bytes_or_error(memory_give_back());
 }
 
+#define MOST_RANGES 4096
+
+static PyObject *written_memory(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    static struct memory_range ranges[MOST_RANGES];
+    long count = memory_written(ranges, MOST_RANGES);
+    if (count < 0)
+        return bytes_or_error(count);
+    return PyBytes_FromStringAndSize((const char *)ranges, count * (Py_ssize_t)sizeof *ranges);
+}
+
+static PyObject *copy_memory(PyObject *Py_UNUSED(self), PyObject *argument)
+{
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(argument, &bytes, &size) < 0)
+        return NULL;
+    /* The content of a bytes object is aligned like the size before it. */
+    memory_copy((const void *)bytes, (unsigned)(size / (Py_ssize_t)sizeof(struct memory_range)));
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
@@ -197,6 +219,10 @@ static PyMethodDef methods[] = {
     {"give_back_memory", give_back_memory, METH_NOARGS,
      "give_back_memory() -> int\n\nDrop the copies of pages that are as they were at share_memory; how many bytes. "
      "OSError (EBUSY) where there are other threads."},
+    {"written_memory", written_memory, METH_NOARGS,
+     "written_memory() -> bytes\n\nWhich pages this process has written to since it was forked, for copy_memory."},
+    {"copy_memory", copy_memory, METH_O,
+     "copy_memory(pages) -> None\n\nMake copies now of the pages that a fork like this one has written to."},
     {NULL, NULL, 0, NULL},
 };
 
