@@ -81,9 +81,14 @@ def own(container_id: str, **told: Any) -> tuple[str, bytes, OverlayRootfs]:
 
 def test_a_remembered_plan_is_the_one_that_would_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = planning.Plans()
-    made = []
+    made: list[str] = []
     work_out = planning.of_container
-    monkeypatch.setattr(planning, "of_container", lambda *told: made.append(told[0]) or work_out(*told))
+
+    def counted(container_id: str, text: bytes, rootfs: OverlayRootfs | None) -> bytes:
+        made.append(container_id)
+        return work_out(container_id, text, rootfs)
+
+    monkeypatch.setattr(planning, "of_container", counted)
     first, second, third = (character * 64 for character in "abc")
     others = {"environment": ["A=b"]}
     for asked in (own(first), own(second), own(third, **others), own(second, **others), own(first)):
