@@ -2,7 +2,11 @@
 
 For each container: what runs is watched again (same process, same start), what ended meanwhile is finished with the
 code on record, a start that was under way is undone, a restart that was due is scheduled. Then whatever no record owns
-is swept. A shim that does not answer in time is left to its watcher and delays nobody.
+is swept.
+
+All of it for one container is the first operation of its actor: whoever wants something of it waits for that, and for
+no other container. A shim that keeps silent keeps nobody from being served: its container is shown as it is on record,
+until the shim answers or, past a longer time, is left to its watcher.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from bulkhead.manager import shared_memory
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import COMMIT, FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
 from bulkhead.manager.ports import Change, Exit, Groups, Records, Shim, Shims, ShimState, Trash
+from bulkhead.manager.roll_call import RollCall
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
@@ -32,7 +37,20 @@ log = structlog.get_logger()
 BOOT_KEY = "boot_id"
 UNKNOWN_EXIT = 255
 _AT_ONCE = 16
-_BUDGET_SECONDS = 5.0
+# For a shim's answer before others are served without it; before its container is left to its watcher.
+_PATIENCE_SECONDS, _BUDGET_SECONDS = 0.4, 5.0
+# Past this we serve, whatever is not done.
+_LONGEST_SECONDS = 5.0
+# One container, of many that want the disk at the same time.
+_ONE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Strays:
+    """Run and data directories that may belong to no container."""
+
+    runs: list[Path]
+    data: list[Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +67,50 @@ class Recovery:
     boot_id: str
     groups: Groups
     apply_limits: Callable[[Container], Awaitable[None]]
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _roll: RollCall = field(default_factory=lambda: RollCall(patience=_PATIENCE_SECONDS))
 
     async def recover(self) -> None:
-        """Run once, before serving."""
+        """Run once, before serving. When it returns, what is not known yet is only known to shims that keep silent."""
         rebooted = await self._has_rebooted()
         if rebooted:
             self.exits.boot_order.expect(each.id for each in self.records.index if _starts_at_boot(each))
-        turns = asyncio.Semaphore(_AT_ONCE)
+        await self._recover_volumes()
+        strays = await asyncio.to_thread(self._strays)
+        self._roll.expect(each.id for each in self.records.index)
+        whole = self.actors.own(self._recover_all(strays, rebooted=rebooted), "recovery")
+        over = asyncio.ensure_future(self._roll.over())
+        try:
+            await asyncio.wait((whole, over), timeout=_LONGEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.cancel()
+        if whole.done():
+            whole.result()
+        else:
+            log.warning("serving before every shim has answered", silent=self._roll.silent)
 
-        async def one(container: Container) -> None:
-            async with turns:
-                await self._recover_one(container, rebooted=rebooted)
+    async def _recover_all(self, strays: _Strays, *, rebooted: bool) -> None:
+        await asyncio.gather(*(self._recover_in_turn(each, rebooted=rebooted) for each in self.records.index))
+        await self._sweep(strays)
+        log.info("recovered", containers=len(self.records.index))
 
-        await asyncio.gather(*(one(container) for container in self.records.index))
-        await self._sweep()
+    async def _recover_in_turn(self, container: Container, *, rebooted: bool) -> None:
+        async def work() -> None:
+            await self._recover_one(container, rebooted=rebooted)
+
+        try:
+            await self.actors.perform(container.id, "recover", work, seconds=_ONE_SECONDS)
+        except BulkheadError as error:
+            log.error("cannot recover a container", container=container.id, reason=str(error))
+            self._watch_on(container)
+        finally:
+            self._roll.heard(container.id)
+
+    def _watch_on(self, before: Container) -> None:
+        """What could not be written down now, for want of disk, say, is when it can."""
+        container = self.records.index.get(before.id) if self.records.index.knows(before.id) else before
+        if container.phase.alive and container.started_at == before.started_at:
+            self.exits.watch(container)
 
     async def _has_rebooted(self) -> bool:
         before = await self.records.meta(BOOT_KEY)
@@ -71,20 +119,19 @@ class Recovery:
         return before is not None and before != self.boot_id
 
     async def _recover_one(self, container: Container, *, rebooted: bool) -> None:
-        try:
-            if container.phase.alive:
-                await self._recover_live(container, rebooted=rebooted)
-            else:
+        """In the container's actor, before all else that is wanted of it."""
+        if not container.phase.alive:
+            async with self._turns:
                 await self._recover_idle(container, rebooted=rebooted)
-        except BulkheadError as error:
-            log.error("cannot recover a container", container=container.id, reason=str(error))
-
-    async def _recover_live(self, container: Container, *, rebooted: bool) -> None:
-        """The record says that it runs."""
+            return
         shim, state = await self._ask(container)
         if state is not None and state.alive and state.pid == container.pid:
             await self._rejoin(container, shim, state)
-            return
+        else:
+            await self._recover_ended(container, state, rebooted=rebooted)
+
+    async def _recover_ended(self, container: Container, state: ShimState | None, *, rebooted: bool) -> None:
+        """The record says that it runs, its shim says no, or nothing."""
         ended = self._how_it_ended(container, state)
         if ended is not None and ended.code == UNKNOWN_EXIT and state is None and not rebooted:
             # Another shim may find out what became of it, and may have to read its output to the end first.
@@ -100,12 +147,8 @@ class Recovery:
             return
         if rebooted and starts_at_boot(container.spec.restart_policy, was_alive=True, stopped_by_user=False):
             container = await self._unmark(container)
-        await self.actors.perform(
-            container.id,
-            "finish",
-            lambda: self.exits.finish(container.id, container.started_at, ended),
-            seconds=FINISH_SECONDS,
-        )
+        async with self._turns:
+            await self.exits.finish(container.id, container.started_at, ended)
 
     async def _rejoin(self, container: Container, shim: Shim | None, state: ShimState) -> None:
         phase = Phase.PAUSED if state.phase == "paused" else Phase.RUNNING
@@ -143,12 +186,7 @@ class Recovery:
         if container.phase is Phase.RESTARTING:
             self.exits.restart_later(container.id, container.restart_delay_ms)
         elif _leftover(container):
-            await self.actors.perform(
-                container.id,
-                "remove",
-                lambda: self.exits.removal.remove(container.id, volumes=True),
-                seconds=FINISH_SECONDS,
-            )
+            await self.exits.removal.remove(container.id, volumes=True)
         elif rebooted and _starts_again(container):
             self.actors.own(self._start(container.id), f"start {container.id[:12]}")
 
@@ -182,9 +220,10 @@ class Recovery:
     async def _ask(self, container: Container) -> tuple[Shim | None, ShimState | None]:
         """The container's shim, if one listens, and what it says, if it does in time."""
         try:
-            async with asyncio.timeout(_BUDGET_SECONDS):
-                shim = await self.shims.live(container.id)
-                return shim, await shim.state() if shim is not None else None
+            with self._roll.asked(container.id):
+                async with asyncio.timeout(_BUDGET_SECONDS):
+                    shim = await self.shims.live(container.id)
+                    return shim, await shim.state() if shim is not None else None
         except (TimeoutError, BulkheadError) as error:
             log.warning("a shim does not answer", container=container.id, reason=str(error))
             return None, None
@@ -192,9 +231,10 @@ class Recovery:
     async def _adopted(self, container: Container) -> tuple[Shim | None, ShimState | None]:
         """A new shim that adopts what the old one has left, and what it says; None when there is none in time."""
         try:
-            async with asyncio.timeout(_BUDGET_SECONDS):
-                shim = await self.shims.ensure(container.id)
-                return shim, await shim.state()
+            with self._roll.asked(container.id):
+                async with asyncio.timeout(_BUDGET_SECONDS):
+                    shim = await self.shims.ensure(container.id)
+                    return shim, await shim.state()
         except (TimeoutError, BulkheadError):
             return None, None
 
@@ -207,17 +247,26 @@ class Recovery:
             return recorded
         return None if is_alive(container) else unknown_exit(container)
 
-    async def _sweep(self) -> None:
-        """Take away what no record owns: shims, directories, cgroups."""
-        index = self.records.index
+    async def _recover_volumes(self) -> None:
         try:
             await self.volumes.recover()
         except BulkheadError as error:
             log.warning("cannot sweep volumes", reason=str(error))
-        for run in _directories(self.instance.run / "containers"):
+
+    def _strays(self) -> _Strays:
+        """Listed while nobody can have begun to make a container: its directory is there before its record. Blocking."""
+        return _Strays(
+            runs=_directories(self.instance.run / "containers"),
+            data=_directories(self.instance.data / "containers"),
+        )
+
+    async def _sweep(self, strays: _Strays) -> None:
+        """Take away what no record owns: shims, directories, cgroups."""
+        index = self.records.index
+        for run in strays.runs:
             if not index.has_short(run.name):
                 await self._sweep_run(run)
-        for data in _directories(self.instance.data / "containers"):
+        for data in strays.data:
             if not index.knows(data.name):
                 with contextlib.suppress(BulkheadError):
                     shared_memory.unmount(data / "shm")

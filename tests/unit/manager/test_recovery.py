@@ -177,17 +177,60 @@ async def test_live_process_whose_shim_died_stays_running_and_gets_a_new_shim(wo
         assert await core.ended(container_id) == 0
 
 
-async def test_silent_shim_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_shim_does_not_hold_up_the_others(world: World) -> None:
     _have_real_processes(world)
-    monkeypatch.setattr("bulkhead.manager.recovery._BUDGET_SECONDS", 0.05)
     wedged = await _run_in_a_first_life(world)
     async with one_life(world) as core:
         other = await core.run("sleep", "9")
-    world.shims.shims[wedged].gates["state"] = asyncio.Event()
-    world.shims.shims[other].exit(3)
+        ended = await core.run("sleep", "9")
+    gate = world.shims.shims[wedged].gates["state"] = asyncio.Event()
+    world.shims.shims[ended].exit(3)
     async with one_life(world) as core:
-        assert core.get(other).exit_code == 3
+        assert core.get(ended).exit_code == 3
+        assert [core.get(each).phase for each in (wedged, other)] == [Phase.RUNNING, Phase.RUNNING]
+        await core.core.containers.kill(other, "TERM")
+        waiting = asyncio.create_task(core.core.containers.kill(wedged, "TERM"))
+        await eventually(lambda: [each.name for each in core.core.actors.in_flight][-2:] == ["kill", "signal"])
+        assert not world.shims.shims[wedged].signals
+        gate.set()
+        await waiting
+        assert await core.ended(wedged) == 128 + 15
+    assert world.shims.launched == [wedged, other, ended], "no second shim"
+
+
+async def test_silent_shim_is_left_to_its_watcher_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _have_real_processes(world)
+    monkeypatch.setattr("bulkhead.manager.recovery._PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("bulkhead.manager.recovery._BUDGET_SECONDS", 0.05)
+    wedged = await _run_in_a_first_life(world)
+    gate = world.shims.shims[wedged].gates["state"] = asyncio.Event()
+    async with one_life(world) as core:
+        await core.settled(wedged)
         assert core.get(wedged).phase is Phase.RUNNING
+        gate.set()
+        core.shim(wedged).exit(5)
+        assert await core.ended(wedged) == 5
+
+
+async def test_nothing_is_said_of_an_end_that_is_not_confirmed(world: World) -> None:
+    """Its shim keeps silent, and has an end to tell: neither policy nor `--rm` act before."""
+    _have_real_processes(world)
+    silent = [
+        await _run_in_a_first_life(world, restart_policy=RestartPolicy(name="always")),
+        await _run_in_a_first_life(world, auto_remove=True),
+    ]
+    gate = asyncio.Event()
+    for each in silent:
+        world.shims.shims[each].gates["state"] = gate
+    async with one_life(world) as core:
+        before = await core.actions()
+        for each in silent:
+            world.shims.shims[each].exit(1)
+        assert [core.get(each).phase for each in silent] == [Phase.RUNNING, Phase.RUNNING]
+        assert await core.actions() == before
+        gate.set()
+        await eventually(lambda: not core.records.index.knows(silent[1]))
+        await eventually(lambda: core.get(silent[0]).restart_count == 1)
 
 
 async def test_start_cut_short_by_a_crash_is_undone(world: World) -> None:
