@@ -1,12 +1,13 @@
 """What libraries load while they are imported, and no service ever uses, is left out.
 
-    with lean.imports():
+    with lean.imports("api"):
         from bulkhead.api.app import serve
 
 structlog takes up rich for coloured tracebacks where that is installed, as it is on a developer's machine: 5 MB and
 50 ms. aiohttp reads all of the system's certificates into two TLS contexts: 2 MB and 45 ms; `content.trust` makes its
 own when a registry is spoken to. The garbage collector finds nothing in modules, and need not look through them
-again and again while they grow, nor later: 40 ms, and the time of each full collection.
+again and again while they grow, nor later: 40 ms, and the time of each full collection. What dataclasses generate is
+kept (`class_cache`): 110 ms of the manager's 560, 130 of the API's 420.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
+from bulkhead import class_cache
+
 _UNWANTED = ("rich",)
 # Where OpenSSL looks for certificates (SSL_CTX_set_default_verify_paths(3)).
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @contextlib.contextmanager
-def imports() -> Iterator[None]:
-    """Entered around the imports of an entry point; afterwards all is as before. Without threads."""
+def imports(name: str) -> Iterator[None]:
+    """Entered around the imports of the entry point `name`; afterwards all is as before. Without threads."""
     modules = cast(dict[str, Any], sys.modules)
     unwanted = [name for name in _UNWANTED if name not in modules]
     before = {name: os.environ.get(name) for name in _CERTIFICATES}
@@ -33,7 +36,8 @@ def imports() -> Iterator[None]:
     os.environ.update(dict.fromkeys(_CERTIFICATES, os.devnull))
     gc.disable()
     try:
-        yield
+        with class_cache.kept(name):
+            yield
     finally:
         gc.enable()
         gc.freeze()

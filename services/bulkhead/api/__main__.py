@@ -6,7 +6,7 @@ import sys
 
 from bulkhead import lean
 
-with lean.imports():
+with lean.imports("api"):
     from bulkhead.api.app import serve
     from bulkhead.service import run_service
 

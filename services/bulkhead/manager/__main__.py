@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bulkhead import lean
 
-with lean.imports():
+with lean.imports("manager"):
     from bulkhead.manager.app import serve_manager
     from bulkhead.service import run_service
 

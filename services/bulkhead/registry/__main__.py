@@ -9,7 +9,7 @@ import sys
 
 from bulkhead import lean
 
-with lean.imports():
+with lean.imports("registry"):
     from bulkhead.registry import administration
     from bulkhead.registry.app import serve
     from bulkhead.registry.config import add_arguments

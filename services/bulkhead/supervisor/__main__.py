@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bulkhead import lean
 
-with lean.imports():
+with lean.imports("supervisor"):
     from bulkhead.service import run_service
     from bulkhead.supervisor.app import serve
 
