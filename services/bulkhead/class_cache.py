@@ -40,7 +40,7 @@ def kept(name: str) -> Iterator[None]:
         if code is None:
             code = compile(source, "<string>", "exec")
         used[digest] = code
-        exec(code, *scopes)
+        exec(code, *scopes)  # noqa: S102 - of the standard library's own making
 
     # What a module calls by a builtin's name is its own, if it has one.
     vars(dataclasses)["exec"] = execute
@@ -63,7 +63,7 @@ def _read(place: Path) -> _Code:
         kept = place.read_bytes()
         if not kept.startswith(_MAGIC):
             return {}
-        found = marshal.loads(kept[len(_MAGIC) :])  # noqa: S302 - as the .pyc files beside it
+        found = marshal.loads(kept[len(_MAGIC) :])
     except (OSError, ValueError, EOFError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
