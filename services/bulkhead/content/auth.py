@@ -11,11 +11,11 @@ import re
 import time
 from dataclasses import dataclass, field
 
-import aiohttp
 import msgspec
 from yarl import URL
 
 from bulkhead.content import hosts
+from bulkhead.content.later import aiohttp
 from bulkhead.content.remote_errors import MAX_ERROR_BODY, refusal, unreachable
 from bulkhead.content.transport import Transport
 from bulkhead.errors import InvalidArgument, Unauthorized

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-import aiohttp
 from yarl import URL
 
 from bulkhead import __version__
@@ -26,6 +25,7 @@ from bulkhead.content.auth import Credentials
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.download import Download, Spans, check_encoding
 from bulkhead.content.endpoint import Answer, Endpoint, pull_scope, push_scope
+from bulkhead.content.later import aiohttp
 from bulkhead.content.manifests import MAX_MANIFEST, Descriptor, Index, Manifest, decode_object, parse_manifest
 from bulkhead.content.remote_errors import RemoteRefusal, translated
 from bulkhead.content.retries import Patience, Tries, Waiting

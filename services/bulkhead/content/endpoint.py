@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from yarl import URL
 
 from bulkhead.content import hosts
 from bulkhead.content.auth import Authorizer, Credentials, parse_challenges
+from bulkhead.content.later import aiohttp
 from bulkhead.content.remote_errors import MAX_ERROR_BODY, Unreachable, refusal, unreachable
 from bulkhead.content.transport import Transport
 from bulkhead.errors import InvalidArgument, Unauthorized
@@ -20,7 +20,10 @@ MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Body = Callable[[], Any]
-Answer = aiohttp.ClientResponse
+if TYPE_CHECKING:
+    Answer = aiohttp.ClientResponse
+else:  # not before it is used
+    Answer = object
 
 
 class Endpoint:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import aiohttp
 import msgspec
 from yarl import URL
 
 from bulkhead import __version__
+from bulkhead.content.later import aiohttp
 from bulkhead.content.transport import Transport
 from bulkhead.errors import Unavailable
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-import aiohttp
 import msgspec
 
+from bulkhead.content.later import aiohttp
 from bulkhead.errors import (
     BulkheadError,
     Forbidden,

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from bulkhead.content import later
 from bulkhead.content.blocking import Blocking
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup, hierarchies
@@ -50,6 +51,7 @@ from bulkhead.wire.server import Servicer, serve
 
 SERVICE = "manager"
 ENGINE_ID_KEY = "engine_id"
+_LOAD_SECONDS = 1.0
 
 
 @asynccontextmanager
@@ -146,6 +148,13 @@ def _begin_upkeep(core: Core, actors: Actors, events: EventBus) -> None:
     actors.own(events.keep_trimmed(), "trim the journal")
     actors.own(core.execs.keep_swept(), "sweep execs")
     actors.own(core.networking.watch(), "watch the network")
+    actors.own(_load_later(), "load what the first pull needs")
+
+
+async def _load_later() -> None:
+    """Not before whoever waits for us to be ready has gone on."""
+    await asyncio.sleep(_LOAD_SECONDS)
+    await asyncio.to_thread(later.load)
 
 
 async def _servicers(

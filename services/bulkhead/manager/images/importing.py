@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
-import aiohttp
 from yarl import URL
 
 from bulkhead import __version__
 from bulkhead.content import trust
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.inflate import Limits
+from bulkhead.content.later import aiohttp
 from bulkhead.content.layerblobs import MadeLayer, store_layer
 from bulkhead.content.platforms import parse_platform
 from bulkhead.content.staging import Pulled
