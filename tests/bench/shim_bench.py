@@ -157,7 +157,6 @@ async def bench(count: int) -> Figures:
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as directory:
         pool = SparePool(2, zygote_command(Path(directory) / "cache"))
         async with pool.running():
-            await pool.stocked()
             made = Bench(Path(directory), Launches(pool, Keeping(Path(directory))))
             with contextlib.closing(made):
                 await lives(made, count)

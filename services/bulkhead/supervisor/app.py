@@ -16,7 +16,7 @@ from bulkhead.wire import server
 
 @contextlib.asynccontextmanager
 async def serve(settings: Settings) -> AsyncIterator[None]:
-    """Entered when the socket listens; the first spares are under way."""
+    """Entered when spares are ready and the socket listens."""
     config = settings.table("supervisor", SupervisorConfig)
     pool = SparePool(config.spares, zygote_command(settings.instance.run / "cache"))
     keeping = Keeping(settings.instance.run / "containers")

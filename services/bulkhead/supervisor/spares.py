@@ -152,13 +152,16 @@ class SparePool:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Entered at once: who takes a spare before the first is made waits for it."""
+        """Entered when the first spares are ready. Raises Internal when they cannot be made."""
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(self._keep())
+            filled = group.create_task(self._filled())
+            await asyncio.wait((keeper, filled), return_when=asyncio.FIRST_COMPLETED)
             try:
                 yield
             finally:
                 keeper.cancel()
+                filled.cancel()
 
     async def take(self, *, timeout: float) -> Spare:
         """A spare, a fresh one if none waits; Unavailable when there is none in time."""
@@ -171,8 +174,7 @@ class SparePool:
         except TimeoutError as error:
             raise Unavailable(f"cannot launch shim: no spare within {timeout:g} s") from error
 
-    async def stocked(self) -> None:
-        """Wait until as many spares are ready as there shall be."""
+    async def _filled(self) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._ready) >= self._size)
 
