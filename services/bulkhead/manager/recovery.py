@@ -254,7 +254,7 @@ class Recovery:
             log.warning("cannot sweep volumes", reason=str(error))
 
     def _strays(self) -> _Strays:
-        """Listed while nobody can have begun to make a container: its directory is there before its record. Blocking."""
+        """Listed while nobody makes a container: its directory is there before its record. Blocking."""
         return _Strays(
             runs=_directories(self.instance.run / "containers"),
             data=_directories(self.instance.data / "containers"),
