@@ -19,6 +19,7 @@ import re
 import select
 import struct
 import termios
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import structlog
@@ -86,8 +87,8 @@ class End(Protocol):
 class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
-    __slots__ = ("_answered", "_expected", "_hangup", "_head", "_held", "_held_paused", "_listener", "_mid_head",
-                 "_peer_ended", "chunked", "endless", "hijacked")  # fmt: skip
+    __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_held", "_held_paused",
+                 "_listener", "_mid_head", "_peer_ended", "chunked", "endless", "hijacked")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,7 +103,9 @@ class EngineConnection(RequestHandler):
         self._held_paused = False
         self._listener: Listener | None = None
         self._peer_ended = False
+        self._eof_written = False
         self._hangup: _HangupWatch | None = None
+        self._behind_head: _BehindHead | None = None
 
     # -- bytes in
 
@@ -153,7 +156,8 @@ class EngineConnection(RequestHandler):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         self._peer_ended = True
         if self._listener is not None:
-            self._watch_hangup()
+            if not self._eof_written:  # else both have said that this was all, and it is closed now
+                self._watch_hangup()
             self._listener.ended()
             return True
         if self._request_count == self._answered:
@@ -177,6 +181,7 @@ class EngineConnection(RequestHandler):
             return
         self._close = True
         if self.endless and self.transport is not None:
+            self._let_go()
             # Each chunk is one write, so this comes between two of them, and the client sees a whole answer.
             if self.chunked and not self.hijacked:
                 self.transport.write(_LAST_CHUNK)
@@ -228,6 +233,9 @@ class EngineConnection(RequestHandler):
         if self._hangup is not None:
             self._hangup.close()
             self._hangup = None
+        if self._behind_head is not None:
+            self._behind_head.drop()
+            self._behind_head = None
         if self._listener is not None:
             self._listener.lost()
         super().connection_lost(exc)
@@ -243,34 +251,62 @@ class EngineConnection(RequestHandler):
         if self._held_paused:
             self._held_paused = False
             self._resume_transport_reading()
+        if self._behind_head is not None and self._behind_head.full:
+            listener.writing_paused()
         if self._peer_ended:
             listener.ended()
         if self.transport is None:
             listener.lost()
 
+    def hold_back(self) -> None:
+        """What is written from now on waits, for a moment at most, until the client has read all that was before.
+
+        docker-py takes the raw socket from under a buffered reader once it has read the head: output that came
+        together with the head would be lost with the buffer.
+        """
+        if self.transport is not None:
+            self._behind_head = _BehindHead(self.transport, self._let_go)
+
     def write(self, data: bytes) -> None:
+        if self._behind_head is not None:
+            if self._behind_head.hold(data):
+                if self._behind_head.full and not self._paused:
+                    self.pause_writing()
+                return
+            self._behind_head = None
         if self.transport is not None:
             self.transport.write(data)
+
+    def _let_go(self) -> None:
+        """Write what was held back."""
+        behind, self._behind_head = self._behind_head, None
+        if behind is None:
+            return
+        held = behind.drop()
+        if behind.full and self._paused:
+            self.resume_writing()
+        if self.transport is not None and not self.transport.is_closing():
+            if held:
+                self.transport.write(held)
+            if self._eof_written:
+                self._write_eof()
 
     async def drain(self) -> None:
         """Wait until the client has read enough for more to be written; raises ConnectionError when it is gone."""
         await self._drain_helper()
 
-    async def taken(self) -> None:
-        """Wait, for a moment at most, until the client has read everything that was written.
-
-        docker-py takes the raw socket from under a buffered reader once it has read the head: output that came
-        together with the head would be lost with the buffer.
-        """
-        deadline = self._loop.time() + HEAD_SECONDS
-        while (transport := self.transport) is not None and self._loop.time() < deadline:
-            if not transport.get_write_buffer_size() and not _unread(transport):
-                return
-            await asyncio.sleep(HEAD_PAUSE)
-
     def write_eof(self) -> None:
+        self._eof_written = True
+        if self._behind_head is None or not self._behind_head.holds:
+            self._write_eof()
+
+    def _write_eof(self) -> None:
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def close(self) -> None:
+        self._let_go()
+        super().close()
 
     def pause_reading(self) -> None:
         if self._listener is None:
@@ -293,6 +329,56 @@ class EngineConnection(RequestHandler):
         super().resume_writing()
         if self._listener is not None:
             self._listener.writing_resumed()
+
+
+class _BehindHead:
+    """What is held back until the client has read what was written before; then, or in time, `let_go` is called."""
+
+    __slots__ = ("_deadline", "_held", "_let_go", "_loop", "_timer", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, let_go: Callable[[], None]) -> None:
+        self._transport = transport
+        self._let_go = let_go
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + HEAD_SECONDS
+        self._held = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
+
+    @property
+    def full(self) -> bool:
+        """More should not come: its writer is told to pause."""
+        return len(self._held) > _MOST_HELD
+
+    def hold(self, data: bytes) -> bool:
+        """Whether it was held: once the client has read the rest, nothing is."""
+        if not self._held and self._is_over():
+            return False
+        self._held += data
+        if self._timer is None:
+            self._timer = self._loop.call_later(HEAD_PAUSE, self._look)
+        return True
+
+    def drop(self) -> bytes:
+        """What was held is the caller's."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return bytes(self._held)
+
+    def _look(self) -> None:
+        if self._is_over():
+            self._let_go()
+        else:
+            self._timer = self._loop.call_later(HEAD_PAUSE, self._look)
+
+    def _is_over(self) -> bool:
+        transport = self._transport
+        if transport.is_closing() or self._loop.time() >= self._deadline:
+            return True
+        return not transport.get_write_buffer_size() and not _unread(transport)
 
 
 class Refusal(asyncio.Protocol):

@@ -27,7 +27,7 @@ class Hijacked(web.StreamResponse):
         """Nothing is left to write."""
 
 
-async def take_over(call: Call, content_type: str) -> EngineConnection:
+def take_over(call: Call, content_type: str) -> EngineConnection:
     """Answer `101 UPGRADED`, which Go's client insists on, or `200 OK` to who did not ask for an upgrade."""
     headers = call.request.headers
     if "Upgrade" in headers and "upgrade" in headers.get("Connection", "").lower():
@@ -35,7 +35,7 @@ async def take_over(call: Call, content_type: str) -> EngineConnection:
     else:
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW}\r\n"
     _send(call.connection, head)
-    await call.connection.taken()
+    call.connection.hold_back()
     return call.connection
 
 

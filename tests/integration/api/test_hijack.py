@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 import pytest
 
 from bulkhead.model.lifecycle import Phase
 from tests.integration.api.conftest import Fake
+from tests.support.eventually import eventually
 from tests.support.raw_http import Wire, connected, request
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 ALL = "stream=1&stdin=1&stdout=1&stderr=1"
 STDIN: dict[str, Any] = {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
+
+
+def unframed(stream: bytes) -> bytes:
+    """What frames of stdout hold."""
+    found, position = b"", 0
+    while position < len(stream):
+        kind, size = struct.unpack_from(">BxxxL", stream, position)
+        assert kind == 1
+        position += 8 + size
+        found += stream[position - size : position]
+    return found
 
 
 async def attached(fake: Fake, wire: Wire, ref: str, query: str = ALL, version: str = "") -> dict[str, str]:
@@ -203,6 +217,34 @@ async def test_exec_streams_and_keeps_its_code(fake: Fake, headers: dict[str, st
     assert (shown["ExitCode"], shown["Running"], shown["ContainerID"]) == (3, False, container.id)
     again = await fake.call("POST", f"/exec/{made}/start", {})
     assert (again.status, again.message) == (409, f"exec command {made} has already run")
+
+
+async def _has_ended(fake: Fake, made: str) -> bool:
+    code: int | None = (await fake.call("GET", f"/exec/{made}/json")).json["ExitCode"]
+    return code == 0
+
+
+@pytest.mark.parametrize("size", [5, 1_000_000])
+async def test_output_waits_until_the_head_of_the_answer_was_read(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """docker-py reads the head through a buffer, then the socket beneath it: what else is in the buffer is lost."""
+    monkeypatch.setattr("bulkhead.api.connection.HEAD_SECONDS", 60.0)
+    container = await fake.run("sleep", "100")
+    made = await exec_id(fake, container.id, "head", "-c", str(size), "/dev/zero")
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, str(fake.socket))
+        await loop.sock_sendall(client, request("POST", f"/exec/{made}/start", {}, **UPGRADE))
+        if size < 1000:  # one that says more has to wait for its reader
+            await eventually(lambda: _has_ended(fake, made))
+        async with asyncio.timeout(20):
+            assert (await loop.sock_recv(client, 1 << 20)).endswith(b"\r\n\r\n")
+            said = b""
+            while part := await loop.sock_recv(client, 1 << 20):
+                said += part
+    assert unframed(said) == bytes(size)
 
 
 async def test_exec_errors_before_the_hijack_are_json_and_leave_the_connection(fake: Fake) -> None:

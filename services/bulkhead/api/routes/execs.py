@@ -51,7 +51,7 @@ class ExecRoutes:
         )
         process, is_tty = await self._stdio.exec(started.socket, exec_id, wanted)
         try:
-            client = await take_over(call, framing(call.version, tty))
+            client = take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
             outward = _framed if is_tty and not tty else bytes
             await splice(client, process, outward, lambda: self._settled(exec_id) if process.broken else None)

@@ -56,7 +56,7 @@ class StreamRoutes:
         _check_attachable(call["id"], found)
         process, tty = await self._stdio.attach(address.socket, wanted)
         try:
-            client = await take_over(call, framing(call.version, tty))
+            client = take_over(call, framing(call.version, tty))
             if call.flag("logs"):
                 await self._replay(call, client, wanted)
             await splice(client, process)
@@ -103,7 +103,7 @@ class StreamRoutes:
         """Without `stream`, attach is the log so far, or nothing."""
         found = await self._containers.inspect(call["id"])
         _check_attachable(call["id"], found)
-        client = await take_over(call, framing(call.version, found.spec.tty))
+        client = take_over(call, framing(call.version, found.spec.tty))
         if call.flag("logs"):
             await self._replay(call, client, wanted)
         return Hijacked()
