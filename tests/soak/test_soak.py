@@ -19,7 +19,7 @@ from tests.soak.steady import Steady
 from tests.soak.storm import CODES, Storm
 from tests.support.engine import Engine
 
-STEPS, SEED = 20, 3
+STEPS, SEED = 12, 3
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes containers: needs root")
 
 
