@@ -144,8 +144,8 @@ test-sanitizers: $(DEV_STAMP) ## The C core's tests on a build with ASan and UBS
 	$(PY) -m tests.support.sanitized
 
 TIME ?= 60
-# make soak: how many start/stop cycles and execs follow the storm, and for how many seconds at most.
-SOAK = $(if $(CYCLES),--cycles $(CYCLES)) $(if $(EXECS),--execs $(EXECS)) $(if $(LIMIT),--limit $(LIMIT))
+# make soak: how many start/stop cycles and execs follow the storm, by how many clients, for how many seconds at most.
+SOAK = $(if $(CYCLES),--cycles $(CYCLES)) $(if $(EXECS),--execs $(EXECS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(LIMIT),--limit $(LIMIT))
 .PHONY: fuzz
 fuzz: $(DEV_STAMP) ## Fuzz the plan decoder for TIME seconds; new inputs are kept in tests/fuzz/corpus
 	$(PY) -m tests.fuzz.plan $(TIME)
