@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.errors import InvalidArgument
+from bulkhead.linux import overlay
 from bulkhead.manager import remapping
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.model.container import ContainerSpec
@@ -143,3 +145,18 @@ def test_a_file_system_that_cannot_do_it_is_named() -> None:
         pytest.skip("mounts: needs root")
     with pytest.raises(InvalidArgument, match="no root file system can be made of layers in /proc/self"):
         remapping.check_kernel(IDS, Path("/proc/self"))
+
+
+def test_a_kernel_that_cannot_is_told_of_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below Linux 6.15 an overlay takes no layers that are not mounted: EINVAL."""
+    if os.geteuid() != 0:
+        pytest.skip("user namespaces with mappings: needs root")
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(overlay, "idmapped", refuse)
+    with pytest.raises(InvalidArgument, match=r"userns_remap: no root file system .*Invalid argument.* Linux 6\.15"):
+        remapping.check_kernel(IDS, tmp_path)
+    assert not list(tmp_path.iterdir()) and len(list(Path("/proc/self/fd").iterdir())) == before

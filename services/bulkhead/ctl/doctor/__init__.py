@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bulkhead.ctl.doctor import host, instance
+from bulkhead.ctl.doctor import host, instance, remapping
 from bulkhead.ctl.doctor.findings import Finding, Level
 from bulkhead.errors import BulkheadError, Forbidden
 from bulkhead.settings import Settings
@@ -41,7 +41,7 @@ def doctor(settings: Settings, *, repair: bool = False, as_json: bool = False, s
     """Check the machine and the installation, and what to do about each; 1 when something fails."""
     if os.geteuid() != 0:
         raise Forbidden("cannot examine the engine: its directories are root's")
-    found = [*host.examine(settings.instance), *instance.examine(settings)]
+    found = [*host.examine(settings.instance), *remapping.examine(settings), *instance.examine(settings)]
     treated = [_treat(each) if repair else Treated(finding=each) for each in found]
     for line in _as_json(treated) if as_json else _as_text(treated):
         say(line)
