@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from bulkhead.api.schema import create as create_schema
 from bulkhead.api.schema import hostconfig, validation
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.signals import check_signal
+from bulkhead.api.shown import Shown
 from bulkhead.api.versions import Version
 from bulkhead.errors import InvalidArgument
 
@@ -25,6 +27,8 @@ LIST_FILTERS = frozenset(
 )  # fmt: skip
 PRUNE_FILTERS = frozenset(("label", "label!", "until"))
 _LARGEST_START_BODY = 7
+# Some 8 KB each: of containers that somebody polls.
+REMEMBERED = 128
 
 
 class ContainerRoutes:
@@ -42,6 +46,7 @@ class ContainerRoutes:
         self._exists = exists
         self._cgroup_version = cgroup_version
         self._data = data
+        self._shown = Shown(REMEMBERED)
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(create_schema.CreateBody, default=create_schema.CreateBody())
@@ -70,8 +75,12 @@ class ContainerRoutes:
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         found = await self._containers.inspect(call["id"], size=call.flag("size"))
-        shown = schema.inspected(found, data=self._data, cgroup_version=self._cgroup_version)
-        return answers.json(fitted("container", shown, call.version))
+
+        def show() -> Any:
+            shown = schema.inspected(found, data=self._data, cgroup_version=self._cgroup_version)
+            return fitted("container", shown, call.version)
+
+        return answers.encoded(self._shown.of((found.id, call.version), found, show))
 
     async def start(self, call: Call) -> web.StreamResponse:
         length = call.request.content_length
