@@ -88,6 +88,7 @@ class LaunchFailed(BulkheadError):
 def may_pass(error: BulkheadError) -> bool:
     """Whether the same may succeed later though nobody changes what was asked: a part is away, the machine lacks
     something, a process was killed on its way."""
-    return isinstance(error, (Unavailable, ResourceExhausted, DeadlineExceeded, Internal)) or (
-        isinstance(error, LaunchFailed) and error.errno in _LACKS
-    )
+    if isinstance(error, LaunchFailed):
+        # A hook's refusal has the same number as a stage's death.
+        return error.errno in _LACKS or (error.errno == errno.ECANCELED and error.step != "hook")
+    return isinstance(error, (Unavailable, ResourceExhausted, DeadlineExceeded, Internal))

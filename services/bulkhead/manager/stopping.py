@@ -11,6 +11,7 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -41,6 +42,8 @@ KILL_SECONDS = 10.0
 FORCE_SECONDS = 2.0
 # A shim that does not say how it is within this long is of no use to who wants its container to end.
 SHIM_SECONDS = 3.0
+# Between attempts to have the freezer as the record says.
+SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,7 @@ class Stopping:
             container = self.records.index.get(container_id)
             _check_pausable(container)
             shim = await self.shims.ensure(container_id)
-            await shim.pause()
+            await self._ask(container, shim.pause)
             failpoints.hit("manager.pause.frozen")
             await self._move(container, Event.PAUSED, "pause", shim.resume)
 
@@ -131,11 +134,46 @@ class Stopping:
             if container.phase is not Phase.PAUSED:
                 raise Internal(f"Container {container_id} is not paused")
             shim = await self.shims.ensure(container_id)
-            await shim.resume()
+            await self._ask(container, shim.resume)
             failpoints.hit("manager.unpause.thawed")
             await self._move(container, Event.RESUMED, "unpause", shim.pause)
 
         await self.actors.perform(container_id, "unpause", work, seconds=SIGNAL_SECONDS)
+
+    async def _ask(self, container: Container, ask: Callable[[], Awaitable[None]]) -> None:
+        """A shim that stood still may do it long after who asked was told that it has failed: that is taken back."""
+        try:
+            await ask()
+        except DeadlineExceeded:
+            self.actors.own(self._take_back(container), f"settle {container.id[:12]}")
+            raise
+
+    async def _take_back(self, container: Container) -> None:
+        while self._is_run_of(container):
+            with contextlib.suppress(BulkheadError):
+                # Outside the actor: others need not wait for a shim that stands still.
+                await (await self.shims.ensure(container.id)).state()
+                work = partial(self._settle, container)
+                await self.actors.perform(container.id, "settle", work, seconds=SIGNAL_SECONDS)
+                return
+            await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _settle(self, container: Container) -> None:
+        """The kernel as the record says."""
+        if not self._is_run_of(container):
+            return
+        shim = await self.shims.ensure(container.id)
+        now, recorded = (await shim.state()).phase, self.records.index.get(container.id).phase
+        if now == "paused" and recorded is Phase.RUNNING:
+            await shim.resume()
+        elif now == "running" and recorded is Phase.PAUSED:
+            await shim.pause()
+
+    def _is_run_of(self, container: Container) -> bool:
+        if not self.records.index.knows(container.id):
+            return False
+        current = self.records.index.get(container.id)
+        return current.phase.alive and current.started_at == container.started_at
 
     async def _move(self, container: Container, event: Event, action: str, undo: Callable[[], Awaitable[None]]) -> None:
         # Docker calls a container unhealthy while nobody probes it.

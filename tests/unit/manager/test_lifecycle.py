@@ -26,6 +26,7 @@ from bulkhead.errors import (
     Unavailable,
 )
 from bulkhead.linux import process
+from bulkhead.manager import stopping
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.ports import Change, Exit
 from bulkhead.model.container import Mount, PublishedPort, Resources, RestartPolicy
@@ -499,6 +500,26 @@ async def test_pause_and_unpause(core: Running) -> None:
     assert await core.actions() == ["create", "start", "pause", "unpause"]
 
 
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_pause_that_a_shim_did_too_late_is_taken_back(
+    core: Running, monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    monkeypatch.setattr(stopping, "SETTLE_SECONDS", 0.01)
+    container_id = await core.run("sleep", "9")
+    shim, change = core.shim(container_id), core.core.containers.pause
+    if paused:
+        await change(container_id)
+        change = core.core.containers.unpause
+    before = core.get(container_id).phase
+    shim.failures.update(dict.fromkeys(("pause", "resume", "state"), DeadlineExceeded("no answer within 10 s")))
+    with pytest.raises(DeadlineExceeded):
+        await change(container_id)
+    shim.phase = "running" if paused else "paused"
+    shim.failures.clear()
+    await eventually(lambda: shim.phase == ("paused" if paused else "running"))
+    assert core.get(container_id).phase is before
+
+
 async def test_rename(core: Running) -> None:
     container_id = await core.create(name="old")
     await core.create(name="taken")
@@ -634,6 +655,7 @@ async def test_restart_waits_for_a_supervisor_that_is_away(core: Running) -> Non
         LaunchFailed("cannot clone: no space left on device", step="clone", errno=errno.ENOSPC),
         ResourceExhausted("cannot write a bundle: no space left on device"),
         Internal("cannot launch the process: its stage died at step mount"),
+        LaunchFailed("exec: its stage died", step="exec", errno=errno.ECANCELED),
     ],
 )
 async def test_restart_waits_for_what_the_machine_lacks(core: Running, lack: BulkheadError) -> None:
