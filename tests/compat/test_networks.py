@@ -244,7 +244,7 @@ def test_published_ports_of_a_users_network(either: Target) -> None:
         (["network", "create", "bridge"], "operation is not permitted on predefined bridge network"),
         (["network", "create", "-d", "nosuch", "x1"], 'plugin "nosuch" not found'),
         (["network", "create", "--subnet", "10.0.0.0/33", "x1"], "invalid"),
-        (["network", "create", "--subnet", "10.0.0.0", "x1"], "invalid CIDR address: 10.0.0.0"),
+        (["network", "create", "--subnet", "10.0.0.0", "x1"], "invalid subnet 10.0.0.0: invalid CIDR block notation"),
         (["network", "create", "--ipam-driver", "zz", "x1"], 'plugin "zz" not found'),
         (
             ["network", "create", "-o", "com.docker.network.driver.mtu=abc", "x1"],

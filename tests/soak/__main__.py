@@ -62,7 +62,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("seconds", type=_seconds, metavar="SECONDS", help="of the storm")
     parser.add_argument("seed", type=int, metavar="SEED", nargs="?", default=secrets.randbelow(10**6))
-    parser.add_argument("--cycles", type=_count, default=1000, help="start/stop cycles after the storm (%(default)s)")
+    parser.add_argument("--cycles", type=_count, default=1500, help="start/stop cycles after the storm (%(default)s)")
     parser.add_argument("--execs", type=_count, default=10000, help="execs after them (%(default)s)")
     parser.add_argument("--clients", type=_count, default=4, help="at once (%(default)s)")
     parser.add_argument(

@@ -37,18 +37,24 @@ SETTLE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A fitted line: what one operation adds, half its 99 % interval, and how many operations it is seen over."""
+    """A fitted line: what one operation adds, half its 99 % interval, and how many operations it is seen over.
+
+    `step` is the most that was added between two stretches that have one between them.
+    """
 
     slope: float
     margin: float
     span: float
+    step: float
 
     def resolution(self, figure: str) -> float:
         """The least slope that is told from none."""
         return RESOLUTION.get(figure, _COUNT_RESOLUTION) / self.span
 
     def grows(self, figure: str) -> bool:
-        return figure != JOURNALS and self.slope - self.margin > 0 and self.slope > self.resolution(figure)
+        """Surely, by more than is resolved, and not by one step, which a table makes that grows for once."""
+        surely = self.slope - self.margin > 0 and self.slope > self.resolution(figure)
+        return figure != JOURNALS and surely and self.step < self.slope * self.span / 2
 
 
 def fit(samples: Sequence[tuple[float, float]]) -> Line | None:
@@ -65,7 +71,8 @@ def fit(samples: Sequence[tuple[float, float]]) -> Line | None:
     residue = sum((y - at_zero - slope * x) ** 2 for x, y in zip(xs, ys, strict=True))
     spread = statistics.variance(xs) * (_BLOCKS - 1)
     error = math.sqrt(residue / (_BLOCKS - 2) / spread)
-    return Line(slope=slope, margin=_T * error, span=kept[-1][0] - kept[0][0])
+    step = max(later - earlier for earlier, later in zip(ys, ys[2:], strict=False))
+    return Line(slope=slope, margin=_T * error, span=kept[-1][0] - kept[0][0], step=step)
 
 
 @dataclass(slots=True)
