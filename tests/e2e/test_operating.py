@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bulkhead.linux.inode_groups import are_children_spread
 from bulkhead.model.instance import SERVICES
 from tests.e2e.counter import Counter
 from tests.support.engine import COMMAND_SECONDS, Engine, nothing_left, private_engine
@@ -119,3 +120,11 @@ def test_fsck_finds_rot_and_mends_it(engine: Engine) -> None:
     assert "instead of" in found.stdout
     assert engine.ctl("fsck", "--repair").returncode == 0
     assert engine.ctl("fsck").returncode == 0
+
+
+def test_containers_are_made_where_others_have_not_just_been_removed(engine: Engine) -> None:
+    places = [engine.instance.data / name for name in ("containers", "snapshots/containers")]
+    kind = subprocess.run(["stat", "-f", "-c%T", str(places[0])], check=True, capture_output=True, text=True).stdout
+    if not kind.startswith("ext"):
+        pytest.skip("only the ext file systems can be told so")
+    assert all(map(are_children_spread, places))

@@ -8,12 +8,23 @@ import os
 import time
 from collections.abc import Iterator
 
+_PART = 64 << 10
 REMOVE_ATTEMPTS = 10  # from 1 ms, doubling: about a second for the kernel to let go of dead processes
 
 
 def read(directory: str, file: str) -> str:
-    with open(f"{directory}/{file}") as stream:  # noqa: PTH123
-        return stream.read()
+    """Plain system calls: a file object makes five more of them, and a dozen files are read for each container."""
+    path = f"{directory}/{file}"
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    parts = []
+    try:
+        while part := os.read(fd, _PART):
+            parts.append(part)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode()
 
 
 def write(directory: str, file: str, value: str) -> None:

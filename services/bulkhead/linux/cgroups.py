@@ -388,9 +388,10 @@ def _inherit_cpuset(root: str, directory: str) -> None:
     above = directory.rpartition("/")[0]
     for name in ("cpuset.cpus", "cpuset.mems"):
         if not read(directory, name).strip():
-            if above != root and not read(above, name).strip():
+            if not (inherited := read(above, name).strip()) and above != root:
                 _inherit_cpuset(root, above)
-            write(directory, name, read(above, name).strip())
+                inherited = read(above, name).strip()
+            write(directory, name, inherited)
 
 
 def _explained(error: OSError, directory: str, each: Write) -> OSError:

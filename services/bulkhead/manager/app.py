@@ -7,11 +7,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from bulkhead.content import later
 from bulkhead.content.blocking import Blocking
+from bulkhead.content.durable import disk_errors
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup, hierarchies
+from bulkhead.linux.inode_groups import spread_children
 from bulkhead.manager import remapping, runtimes
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.adapters.database import Database
@@ -21,7 +24,7 @@ from bulkhead.manager.adapters.netlink_branches import NetlinkBranches
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.adapters.shims import SupervisedShims
-from bulkhead.manager.adapters.trash import Trash
+from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.manager.adapters.usage import read_figures
 from bulkhead.manager.archiving import Archiving
 from bulkhead.manager.config import ManagerConfig
@@ -105,6 +108,7 @@ async def _ports(
     records: SqliteRecords,
     images: ImageService,
 ) -> Ports:
+    _make_place(instance.data / "containers")
     kernel = NetlinkKernel()
     network = DrivenNetwork(
         BridgeNetwork(instance, kernel, open_forward=config.open_forward),
@@ -127,6 +131,13 @@ async def _ports(
         figures=read_figures,
         limit=lambda group, limits: Cgroup(group).update(limits),
     )
+
+
+def _make_place(containers: Path) -> None:
+    """For the containers' directories. New ones come where others have just been removed."""
+    with disk_errors(f"open {containers}"):
+        make_private(containers)
+        spread_children(containers)
 
 
 async def _remapping(instance: Instance, config: ManagerConfig) -> Remapping | None:

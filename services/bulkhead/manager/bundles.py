@@ -30,7 +30,7 @@ from bulkhead.manager.networks import files
 from bulkhead.manager.planning import Plans
 from bulkhead.manager.ports import Bundle, Dirs
 from bulkhead.manager.runtimes import Runtimes
-from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner
+from bulkhead.manager.sharing import Attachment, Namespaces, attachment, network_owner, shares_memory
 from bulkhead.model.container import Container, ContainerSpec, Mount, NetworkEndpoint
 from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
@@ -179,9 +179,10 @@ class Bundles:
         """What its links add to its environment. Raises Internal when one cannot be had."""
         return links.environment(container, self.index) if container.spec.links else []
 
-    def release(self, container: Container) -> None:
-        """Give back what the bundle of a run held on the host. Blocking."""
-        shared_memory.release(container, self.instance)
+    async def release(self, container: Container) -> None:
+        """Give back what the bundle of a run held on the host: nothing, for most. Raises Internal."""
+        if shares_memory(container.spec):
+            await asyncio.to_thread(shared_memory.release, container, self.instance)
 
     def cgroups_path(self, container: Container) -> str:
         """Below the instance's own parent, unless the user named another."""

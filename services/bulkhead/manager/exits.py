@@ -164,7 +164,7 @@ class Exits:
         self.waiters.exited(container_id, exited.exit_code)
         await self._let_shim_go(container_id)
         failpoints.hit("manager.finish.discarded")
-        await asyncio.to_thread(self.starting.bundles.release, exited)
+        await self.starting.bundles.release(exited)
         failpoints.hit("manager.finish.released")
         await self.volumes.let_go(exited)
         self.resolving.end(exited)

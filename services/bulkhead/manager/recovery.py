@@ -182,7 +182,7 @@ class Recovery:
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:
         """The record says that it does not run."""
         await self._undo_start(container)
-        await asyncio.to_thread(self.exits.starting.bundles.release, container)
+        await self.exits.starting.bundles.release(container)
         if container.phase is Phase.RESTARTING:
             self.exits.restart_later(container.id, container.restart_delay_ms)
         elif _leftover(container):

@@ -64,7 +64,7 @@ class Starting:
     async def _launch(self, container: Container, *, by_user: bool) -> tuple[Container, Shim]:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_quietly, self.shims.discard, container.id)
-            undo.push_async_callback(asyncio.to_thread, self.bundles.release, container)
+            undo.push_async_callback(self.bundles.release, container)
             shim, created = await self._create(container)
             failpoints.hit("manager.start.created")
             with _parked(created):

@@ -115,7 +115,7 @@ class Database:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             for write in batch:
-                self._perform(write)
+                self._perform(write, alone=len(batch) == 1)
             failpoints.hit("manager.records.written", _refused)
             self._connection.execute("COMMIT")
             failpoints.hit("manager.records.committed")
@@ -131,17 +131,26 @@ class Database:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_answer, writes)
 
-    def _perform(self, write: _Write) -> None:
-        self._connection.execute("SAVEPOINT work")
+    def _perform(self, write: _Write, *, alone: bool) -> None:
+        """What fails undoes no other's work. One that is `alone` needs no savepoint for that."""
+        if not alone:
+            self._connection.execute("SAVEPOINT work")
         try:
             write.result = write.work(self._connection)
         except sqlite3.OperationalError:
             raise
         except Exception as error:  # whatever it is, it belongs to the caller, not to the writer thread
-            self._connection.execute("ROLLBACK TO work")
+            self._undo(alone=alone)
             write.error = _translated(error) if isinstance(error, sqlite3.Error) else error
-        finally:
+        if not alone:
             self._connection.execute("RELEASE work")
+
+    def _undo(self, *, alone: bool) -> None:
+        if not alone:
+            self._connection.execute("ROLLBACK TO work")
+            return
+        self._connection.execute("ROLLBACK")
+        self._connection.execute("BEGIN IMMEDIATE")
 
 
 def _answer(writes: list[_Write]) -> None:

@@ -224,6 +224,8 @@ class OverlaySnapshots:
         """Make the tree."""
         with disk_errors(f"open {self._root}"):
             make_private(self._root)
+            # New containers come where others have just been removed.
+            spread_children(self._root)
 
     def after_removal(self, call: Callable[[], None]) -> None:
         """Have `call` called whenever a container let go of its image."""
