@@ -48,6 +48,13 @@ def test_one_that_never_ran(target: Target) -> None:
     assert target.ok("start", "box") == "box"
 
 
+def test_swap_without_a_limit_stays_when_something_else_changes(target: Target) -> None:
+    target.ok("create", "--name", "box", "-m", "64m", "--memory-swap", "-1", "busybox", "true")
+    target.ok("update", "--cpu-shares", "512", "box")
+    shown = host_config(target, "box")
+    assert (shown["CpuShares"], shown["MemorySwap"]) == (512, -1)
+
+
 @pytest.mark.parametrize(
     ("made", "changed", "words"),
     [

@@ -104,7 +104,7 @@ def _check(container: Container, update: Update) -> None:
         if conflicting:
             raise Conflict(f"Conflicting options: {text}")
     # What has no limit yet (0, or -1: none wanted) is below any: as Docker has it.
-    if not new.memory_swap and old.memory_swap < new.memory:
+    if new.memory and not new.memory_swap and old.memory_swap < new.memory:
         raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
