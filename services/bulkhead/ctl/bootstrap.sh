@@ -88,6 +88,10 @@ cd "$root"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e ".$extra"
 # Where PYTHONDONTWRITEBYTECODE is set, each start of each service would compile all it imports: half of its time.
 "$venv/bin/python" -m compileall -q services/bulkhead
+# The same for what `class_cache` keeps.
+for service in api manager registry supervisor; do
+    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -P -c "import bulkhead.$service.__main__"
+done
 
 # What pip makes of this entry point begins with `site`, which is a third of a bare interpreter's start and which a
 # container runtime has no need of.
