@@ -188,7 +188,7 @@ class EngineServer(web.Server):
         self._full = False
 
     def __call__(self) -> asyncio.Protocol:  # type: ignore[override]
-        if not 0 < self._most <= len(self.connections):
+        if not 0 < self._most <= len(self._connections):
             self._full = False
             return EngineConnection(self, loop=self._loop, **self._kwargs)
         if not self._full:
