@@ -9,15 +9,19 @@ import ctypes
 import errno
 import importlib.util
 import os
+import signal
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any
 
 from bulkhead.linux import atomicfile, pidfd
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # <malloc.h>
-_M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8
+# The end of the heap to keep: all of it.
+_NEVER = ctypes.c_size_t(1 << 40)
 # So that a thread finds one while the other is in use.
 _ARENAS = 2
 # Fields 3, 22 and 52 of /proc/<pid>/stat (proc(5)), counted behind the command's name.
@@ -66,6 +70,20 @@ def trim_memory() -> None:
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def empty_memory() -> None:
+    """As `trim_memory`, but the heap stays as large as it is: only the pages of freed pieces go."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(_NEVER)
+
+
+def keep_heap() -> None:
+    """Never make the heap smaller (mallopt(3), M_TRIM_THRESHOLD): its addresses stay what they are."""
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def share_arenas() -> None:
@@ -154,6 +172,15 @@ def _load_setproctitle() -> Any:
 
 
 _setproctitle = _load_setproctitle()
+
+
+def end_with(parent: int) -> None:
+    """Be killed when the parent, the process `parent`, ends (PR_SET_PDEATHSIG); at once if it has. Raises OSError."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def become_subreaper() -> None:

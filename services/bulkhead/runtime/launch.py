@@ -97,6 +97,11 @@ class Task:
         """The launch socket of a container that was created and not started: a copy of it keeps it alive."""
         return self._launch.sync_fd if self._launch else None
 
+    def told_by(self, other: Launch) -> Launch | None:
+        """Let `start` speak to another, in a rehearsal; the one that the process hears on, which is the caller's."""
+        launch, self._launch = self._launch, other
+        return launch
+
     def hold_mounts(self) -> int:
         """Descriptor of the mount namespace, the caller's to close, off the path.
 

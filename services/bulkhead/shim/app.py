@@ -142,7 +142,7 @@ class Shim:
         try:
             play.prepare()
             self._open(identity)
-            play.run(lambda: self._loop.turn(_REHEARSAL_PATIENCE))
+            play.run(lambda _: self._loop.turn(_REHEARSAL_PATIENCE))
         finally:
             self._undo_rehearsal(identity)
             play.clear()
@@ -264,6 +264,8 @@ def prepare_process() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     Signals.prepare()
+    # Forks compare theirs with what it was.
+    process.keep_heap()
     os.chdir("/")
     os.umask(0o022)
     try:
@@ -280,11 +282,8 @@ def engine_shim() -> Shim:
     return Shim(Launchers())
 
 
-def rehearse(stage: Stage, finish: Callable[[], None], snapshot: Callable[[], None]) -> None:
-    """Run what shims will run, on `stage`; see `bulkhead.shim.rehearsal`. After `prepare_process`.
-
-    `finish` is called when all has been run often enough, then `snapshot` while one more container runs.
-    """
+def rehearse(stage: Stage) -> None:
+    """Run what shims will run, on `stage`; see `bulkhead.shim.rehearsal`. After `prepare_process`."""
     from bulkhead.shim.rehearsal import ROUNDS, Play, nothing
 
     # Where it cannot be done shims are slower and larger, that is all.
@@ -292,9 +291,6 @@ def rehearse(stage: Stage, finish: Callable[[], None], snapshot: Callable[[], No
         stage.prepare()
         for _ in range(ROUNDS):
             Shim(stage.launcher()).rehearse(Play(stage, nothing), stage.identity)
-    finish()
-    with contextlib.suppress(OSError, BulkheadError):
-        Shim(stage.launcher()).rehearse(Play(stage, snapshot), stage.identity)
 
 
 def learn(shim: Shim, stage: Stage) -> bytes:

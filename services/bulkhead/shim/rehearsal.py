@@ -20,22 +20,25 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bulkhead import nsexec
 from bulkhead.errors import Unavailable
 from bulkhead.linux import atomicfile
 from bulkhead.linux.cgroup_mounts import Hierarchies
 from bulkhead.linux.cgroups import Cgroup
-from bulkhead.runtime import planned
+from bulkhead.runtime import launch, planned
 from bulkhead.runtime.rootfs import OverlayRootfs
 from bulkhead.shim import messages
+from bulkhead.shim.adapters.launchers import Launchers
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
-from bulkhead.wire.ttrpc import TYPE_REQUEST, FrameReader, Request, Response, frame
+from bulkhead.wire.ttrpc import REQUEST_ID_KEY, TYPE_REQUEST, FrameReader, KeyValue, Request, Response, frame
 from bulkhead.wire.ttrpc_protobuf import Message, decode, encode
 
-# The interpreter looks at a function again at its eighth call, and at its instructions after that.
-ROUNDS = 8
+# The interpreter looks at a function again at its eighth call, and at its instructions in the ninth.
+ROUNDS = 9
 _MOST_TURNS = 50
+_TIMEOUT = 60_000_000_000
 _EXEC = "rehearsal"
 _GROUP = "/rehearsal"
 _CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
@@ -61,7 +64,8 @@ _CONFIG: dict[str, Any] = {
     },
 }
 
-Turn = Callable[[], None]
+# Told from whom an answer is awaited.
+Turn = Callable[[socket.socket], None]
 
 
 def nothing() -> None:
@@ -84,13 +88,26 @@ class Stage:
             os.makedirs(f"{self._scratch}/{name}", mode=0o700)
         # It is looked for, but never executed.
         os.close(os.open(f"{self._scratch}/lower/bin/true", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o755))
-        _make_groups(self._cgroups)
         worked_out = planned.container(self.identity.container_id, _CONFIG, self.rootfs)
         self.planned = worked_out.pack() if worked_out else b""
 
-    def launcher(self) -> StandIn:
+    def lay_out(self) -> None:
+        """Make what a container takes away at its end: its cgroups. Raises OSError."""
+        for controller in _CONTROLLERS:
+            os.makedirs(f"{self._cgroups}/{controller}{_GROUP}", exist_ok=True)
+            for name, content in _CGROUP_FILES.items():
+                path = f"{self._cgroups}/{controller}{_GROUP}/{name}"
+                atomicfile.write(path, content.encode(), durable=False)
+
+    def tidy(self) -> None:
+        """Let it take them away: the files are the kernel's, so to speak."""
+        for controller in _CONTROLLERS:
+            for name in _CGROUP_FILES:
+                atomicfile.remove(f"{self._cgroups}/{controller}{_GROUP}/{name}", durable=False)
+
+    def launcher(self) -> Launchers:
         """One that launches here."""
-        return StandIn(self._cgroups)
+        return Launchers(StandIn(self._cgroups))
 
     def clear(self) -> None:
         """Leave nothing."""
@@ -100,22 +117,24 @@ class Stage:
 class Play:
     """One life, as the supervisor and the manager would have it."""
 
-    def __init__(self, stage: Stage, intermission: Callable[[], None]) -> None:
-        """`intermission` is called when the container runs, and nobody asks for anything."""
+    def __init__(self, stage: Stage, intermission: Callable[[], None], *, execs: bool = True) -> None:
+        """`intermission` is called when the container runs, and nobody asks for anything; `execs` come after it."""
         self._stage = stage
         self._identity = stage.identity
         self._intermission = intermission
+        self._execs = execs
         self._stream = -1
         self._answers = FrameReader()
 
     def prepare(self) -> None:
         """Lay out the bundle. Raises OSError."""
+        self._stage.lay_out()
         place = self._identity.data_dir
         os.makedirs(place, mode=0o700, exist_ok=True)
         atomicfile.write(f"{place}/config.json", json.dumps(_CONFIG).encode(), durable=False)
 
     def run(self, turn: Turn) -> None:
-        """Let the shim live; `turn` is a turn of its loop."""
+        """Let the shim live; `turn` is a turn of its loop, or the wait for one."""
         run = self._identity.run_dir
         with socket.socket(socket.AF_UNIX) as keeper, socket.socket(socket.AF_UNIX) as client:
             keeper.connect(f"{run}/stdio.sock")
@@ -125,6 +144,8 @@ class Play:
             self._call(client, self._beginning(), turn)
             self._intermission()
             self._call(client, self._end(), turn)
+            self._stage.tidy()
+            self._call(client, [("Shutdown", messages.Empty(), 1)], turn)
 
     def clear(self) -> None:
         """Leave nothing of it."""
@@ -133,14 +154,17 @@ class Play:
     def _call(self, client: socket.socket, calls: Sequence[tuple[str, Message, int]], turn: Turn) -> None:
         for method, message, answers in calls:
             self._stream += 2
-            request = Request(service=messages.SERVICE, method=method, payload=encode(message))
+            who = [KeyValue(key=REQUEST_ID_KEY, value="rehearsal")]
+            request = Request(
+                service=messages.SERVICE, method=method, payload=encode(message), timeout_nano=_TIMEOUT, metadata=who
+            )
             client.sendall(frame(self._stream, TYPE_REQUEST, request))
             self._hear(client, answers, turn)
 
     def _hear(self, client: socket.socket, answers: int, turn: Turn) -> None:
         """Let so many calls be answered. Unavailable when they are not, or when one fails."""
         for _ in range(_MOST_TURNS):
-            turn()
+            turn(client)
             with contextlib.suppress(BlockingIOError):
                 for answer in self._answers.feed(client.recv(1 << 16)):
                     status = decode(Response, answer.payload).status
@@ -157,31 +181,36 @@ class Play:
         ours = self._stage.rootfs
         rootfs = messages.OverlayRootfs(lower=[*ours.lower], upper=ours.upper, work=ours.work)
         return [
-            ("State", messages.Empty(), 1),
             ("Create", messages.CreateRequest(rootfs=rootfs, log=log, planned=self._stage.planned), 1),
             ("Start", messages.Empty(), 1),
             ("Wait", messages.ExecReference(), 0),
-            ("State", messages.Empty(), 1),
         ]
 
     def _end(self) -> list[tuple[str, Message, int]]:
+        return [
+            *(self._exec() if self._execs else ()),
+            ("Kill", messages.KillRequest(signal=signal.SIGKILL), 2),
+            ("State", messages.Empty(), 1),
+        ]
+
+    @staticmethod
+    def _exec() -> list[tuple[str, Message, int]]:
         process = json.dumps({"args": ["true"], "terminal": False}).encode()
         return [
             ("ExecCreate", messages.ExecCreateRequest(exec_id=_EXEC, process=process), 1),
             ("ExecStart", messages.ExecReference(exec_id=_EXEC), 1),
             ("Wait", messages.ExecReference(exec_id=_EXEC), 0),
             ("Kill", messages.KillRequest(exec_id=_EXEC, signal=signal.SIGKILL), 2),
-            ("Kill", messages.KillRequest(signal=signal.SIGKILL), 2),
-            ("State", messages.Empty(), 1),
-            ("Shutdown", messages.Empty(), 1),
         ]
 
 
-class StandIn:
-    """`ports.Launcher` of the engine's own core, but for the cgroups, and for what it never executes."""
+class StandIn(RuntimeLauncher):
+    """The engine's own core, but for the cgroups, and for what it never executes."""
 
     def __init__(self, cgroups: str) -> None:
-        self._own = RuntimeLauncher(lambda _path: _Directories(cgroups))
+        mounted = Hierarchies(v1={name: f"{cgroups}/{name}" for name in _CONTROLLERS}, unified=None)
+        super().__init__(lambda _path: Cgroup(_GROUP, mounted))
+        self._parked: tuple[object, ...] = ()
 
     def create(
         self,
@@ -191,10 +220,9 @@ class StandIn:
         terminal: bool,
         rootfs: Rootfs | None,
         stdio: Stdio,
-        runtime: Sequence[str] = (),
         planned: bytes = b"",
     ) -> Task:
-        task = self._own.create(
+        task = super().create(
             container_id=container_id,
             data_dir=data_dir,
             terminal=terminal,
@@ -202,48 +230,20 @@ class StandIn:
             stdio=stdio,
             planned=planned,
         )
-        return _Parked(task)
+        assert isinstance(task, launch.Task)
+        self._park(task)
+        return task
 
-    def adopt(
-        self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()
-    ) -> Task:
-        raise NotImplementedError
+    def _park(self, task: launch.Task) -> None:
+        """Let it be told to go on, and say that it has, where it cannot hear that."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.shutdown(socket.SHUT_WR)
+        self._parked = (task.told_by(nsexec.Launch(task.pid, task.pidfd, ours.detach())), theirs)
 
     def exec(
         self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
     ) -> Process:
         return _Waiting()
-
-    def reap(self, pidfd: int) -> int | None:
-        return self._own.reap(pidfd)
-
-    def group(self, cgroup: str) -> Cgroup:
-        raise NotImplementedError
-
-    def release(self, *, container_id: str, data_dir: str, cgroup: str, runtime: Sequence[str] = ()) -> None:
-        raise NotImplementedError
-
-
-class _Parked:
-    """`ports.Task` that stays where it is when it is started."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.pid = task.pid
-        self.pidfd = task.pidfd
-        self.start_time = task.start_time
-        self.cgroup = task.cgroup
-        self.console = task.console
-        self.warnings = task.warnings
-
-    def start(self) -> None:
-        """It runs, so to speak."""
-
-    def signal(self, number: int) -> None:
-        self._task.signal(number)
-
-    def close(self) -> None:
-        self._task.close()
 
 
 class _Waiting:
@@ -266,21 +266,3 @@ class _Waiting:
 
     def __del__(self) -> None:
         os.close(self._held)
-
-
-class _Directories(Cgroup):
-    """A group of cgroup v1 in directories of ours."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__(_GROUP, Hierarchies(v1={name: f"{place}/{name}" for name in _CONTROLLERS}, unified=None))
-
-    def remove(self) -> None:
-        """The next one takes it over."""
-
-
-def _make_groups(place: str) -> None:
-    for controller in _CONTROLLERS:
-        directory = f"{place}/{controller}{_GROUP}"
-        os.makedirs(directory)
-        for name, content in _CGROUP_FILES.items():
-            atomicfile.write(f"{directory}/{name}", content.encode(), durable=False)

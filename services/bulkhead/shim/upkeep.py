@@ -1,18 +1,20 @@
 """A shim's memory, kept small: what it has copied of the zygote's and not changed in the end goes back.
 
-Most of what a shim writes to are reference counts and caches, which soon are what they were in the zygote: those
-pages are shared again (`nsexec.give_back_memory`). It is done when a container has lived for a second, which many do
-not, and now and then after something has happened.
+Most of what a shim writes to are reference counts and caches, which soon are what they were in the zygote, or else what
+they are in any shim at rest: those pages are shared again (`nsexec.give_back_memory`). It is done when a container has
+lived for a second, which many do not, and now and then after something has happened.
 """
 
 from __future__ import annotations
 
 import errno
 import gc
+import sys
 import time
 from collections.abc import Callable
 
 from bulkhead import nsexec
+from bulkhead.linux import process
 from bulkhead.shim.loop import Loop, Timer
 
 _AFTER = 1.0
@@ -21,6 +23,13 @@ _PAUSE = 60.0
 # A thread that was told to end takes a moment.
 _RETRY = 0.1
 _TRIES = 5
+
+
+def let_go() -> None:
+    """Drop what the interpreter and the C library keep for later: garbage, looked-up methods, freed pieces."""
+    gc.collect()
+    sys._clear_type_cache()
+    process.empty_memory()
 
 
 class Upkeep:
@@ -44,7 +53,7 @@ class Upkeep:
     def _begin(self) -> None:
         self._not_before = time.monotonic() + _PAUSE
         self._rest()
-        gc.collect()
+        let_go()
         self._give_back()
 
     def _give_back(self, tries: int = _TRIES) -> None:

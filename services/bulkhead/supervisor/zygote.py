@@ -22,10 +22,12 @@ from pathlib import Path
 
 from bulkhead import failpoints, nsexec, plainlog
 from bulkhead.linux import fdpass, process
-from bulkhead.shim import app
+from bulkhead.shim import app, upkeep
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.rehearsal import Stage
+from bulkhead.supervisor import stillness
+from bulkhead.supervisor.model import Director
 
 MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
@@ -41,20 +43,23 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     control = socket.socket(fileno=control_fd)
     _clear_after_the_dead(cache)
     stage = Stage(f"{cache}/{_REHEARSAL}{os.getpid()}")
-    app.rehearse(stage, _freeze, _share)
-    _share()
+    app.rehearse(stage)
+    filling = _share()
     pages = app.learn(shim, stage)
     stage.clear()
+    sitting = _have_a_model_sit(control, shim, pages, cache)
     while _is_asked(control):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_twice():
             control.close()
+            os.close(sitting)
             ours.close()
             _be_spare(theirs, shim, pages)
         theirs.close()
         with contextlib.suppress(ConnectionError):
             fdpass.send(control, ASK, [ours.fileno()])
         ours.close()
+    del filling
     return 0
 
 
@@ -67,16 +72,16 @@ def _clear_after_the_dead(cache: Path) -> None:
                 shutil.rmtree(cache / name, ignore_errors=True)
 
 
-def _freeze() -> None:
-    gc.collect()
+def _share() -> list[object]:
+    """Make this process one that forks share as long as they can; while what is returned lives."""
+    stillness.still_code()
+    upkeep.let_go()
+    filling = stillness.fill_holes()
     # Without this the first collection in a child would write to, and so copy, every page with an object.
     gc.freeze()
-
-
-def _share() -> None:
-    gc.collect()
     with contextlib.suppress(OSError):  # without it shims are larger, that is all
         nsexec.share_memory()
+    return filling
 
 
 def _is_asked(control: socket.socket) -> bool:
@@ -103,6 +108,25 @@ def _fork_twice() -> bool:
     if os.fork():
         os._exit(0)
     return True
+
+
+def _have_a_model_sit(control: socket.socket, shim: app.Shim, pages: bytes, cache: Path) -> int:
+    """In the background; it ends with all copies of the descriptor that is returned."""
+    theirs, ours = os.pipe2(os.O_CLOEXEC)
+    if _fork_twice():
+        control.close()
+        os.close(ours)
+
+        def live(stage: Stage, link: socket.socket) -> None:
+            shim.launch_by(stage.launcher())
+            _be_spare(link, shim, pages)
+
+        try:
+            Director(f"{cache}/{_REHEARSAL}{os.getpid()}", live, theirs).run()
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    return ours
 
 
 def _be_spare(theirs: socket.socket, shim: app.Shim, pages: bytes) -> None:

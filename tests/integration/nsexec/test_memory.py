@@ -81,6 +81,83 @@ def test_a_picture_is_not_changed_by_the_process_that_took_it() -> None:
     )
 
 
+def test_what_a_model_has_made_of_it_is_shared_by_all_who_make_the_same_of_it() -> None:
+    _run(
+        """
+        nsexec.share_memory()
+        assert not nsexec.has_likeness()
+        a, b, size = b"a" * 4096, b"b" * 4096, 2 << 20
+
+        def live():
+            for place in range(0, size, 4096):
+                block[place : place + 4096] = b
+
+        def model():
+            live()
+            nsexec.be_model()
+            nsexec.give_back_memory()
+
+        def check(what):
+            before = private()
+            given = nsexec.give_back_memory()
+            assert given >= size - 8192, given
+            assert before - private() >= size >> 1, (before, private())
+            assert block[:size] == what * (size // 4096)
+            assert block[size:] == b"a" * len(block[size:])
+
+        def child():
+            live()
+            check(b)
+            block[0] = ord("x")
+            nsexec.give_back_memory()
+            assert block[:4097] == b"x" + b[1:] + b"b"
+            block[:size] = a * (size // 4096)
+            check(a)
+            live()
+            check(b)
+            # As in the model's life from here on: nothing but what is written.
+            block[size - 1] = ord("y")
+            assert block[size - 2 : size + 1] == b"bya"
+
+        forked(model)
+        assert nsexec.has_likeness()
+        forked(child)
+        assert block == b"a" * len(block)
+        """
+    )
+
+
+def test_there_is_one_model_and_what_it_leaves_cannot_be_changed() -> None:
+    _run(
+        """
+        nsexec.share_memory()
+        def model():
+            nsexec.be_model()
+            nsexec.give_back_memory()
+        forked(model)
+        size = lambda: [os.stat(f"/proc/self/fd/{fd}").st_size for fd in os.listdir("/proc/self/fd")
+                        if "likeness" in os.path.realpath(f"/proc/self/fd/{fd}")]
+        before = size()
+        forked(model)
+        assert len(before) == 1 and size() == before
+        """
+    )
+
+
+def test_there_is_no_model_without_a_picture() -> None:
+    _run(
+        """
+        try:
+            nsexec.be_model()
+        except OSError as error:
+            assert error.errno == errno.ENOENT
+        else:
+            raise AssertionError
+        assert not nsexec.has_likeness()
+        """
+    )
+
+
 def test_the_interpreter_goes_on_with_memory_that_was_replaced_again_and_again() -> None:
     _run(
         """

@@ -69,3 +69,16 @@ async def test_a_shim_at_rest_has_no_thread_and_goes_on(launch: Launch) -> None:
         assert (await shim.client.wait(timeout=20)).exit_code == 0
         stream.close()
         assert shim.logged() == "one\ntwo\n"
+
+
+async def test_a_shim_at_rest_shares_what_it_has_in_common_with_all(launch: Launch) -> None:
+    async with launch(script("read line; echo $line")) as shim:
+        assert (await shim.create(open_stdin=True)).failure is None
+        assert (await shim.client.start()).failure is None
+        # The model takes a second or two; who is at rest before it is shares with it the next time.
+        await until(lambda: "bulkhead-likeness" in proc(shim.pid, "maps"), timeout=30)
+        stream = await shim.attach()
+        stream.writer.write(b"two\n")
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
+        stream.close()
+        assert shim.logged() == "two\n"

@@ -163,8 +163,8 @@ async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
         sockets = {name for name in held if name.startswith(("socket:", "pipe:"))}
         assert not sockets & set(mine)
         assert not [name for name in held if name.endswith(".log")]
-        # /dev/null three times, the stage, the zygote's memory, epoll, the lock, the wakeup pipe, and the sockets.
-        assert len(held) == 13
+        # /dev/null three times, the stage, the zygote's memory, the likeness, epoll, lock, the wakeup pipe, sockets.
+        assert len(held) == 14
     await shutdown(service.instance, IDS[0])
 
 

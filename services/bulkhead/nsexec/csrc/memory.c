@@ -2,6 +2,9 @@
  * where the content is what it was: an object's reference count went up and down again. Where the memory is a
  * private mapping of a file, such a page can be dropped: the next access finds the file's.
  *
+ * A second picture, the likeness, is that of a fork which has lived as all will live and has come to rest: of the pages
+ * in which it differs from the first. What a fork has made of such a page is most likely the same, and is shared, too.
+ *
  * Nothing here calls a libc or writes outside of the stack and the few variables below: what is being replaced is
  * the heap, the interpreter's arenas and its data. Their mappings are large; the small ones (this file's own, the
  * thread's block, which the kernel writes to as well) stay what they are, and so does the stack. */
@@ -33,6 +36,9 @@
 #define OF_FILE (1ull << 61)
 #define EXCLUSIVE (1ull << 56)
 #define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+/* The likeness: the pages' number and addresses, ascending, then the pages in their order. */
+#define INDEX (16ul << 10)
+#define MOST_PAGES (INDEX / sizeof(uint64_t) - 1)
 
 struct region {
     unsigned long start, end, offset;
@@ -44,6 +50,10 @@ enum kind { OTHER, WRITABLE, SHAREABLE };
 static struct region regions[MOST_REGIONS];
 static unsigned region_count;
 static int picture = -1;
+static int likeness = -1;
+static int is_model;
+/* Of the likeness' pages: which of them are mapped here. */
+static unsigned char taken[(MOST_PAGES + 7) / 8];
 
 /* ---- /proc/self/maps, a byte at a time ---- */
 
@@ -165,10 +175,10 @@ static unsigned batch(const struct region *region, unsigned long address)
     return left < BATCH ? (unsigned)left : BATCH;
 }
 
-static long write_pages(unsigned long address, unsigned long size, unsigned long offset)
+static long write_pages(int file, unsigned long address, unsigned long size, unsigned long offset)
 {
     while (size) {
-        long written = sys4(__NR_pwrite64, picture, address, size, offset);
+        long written = sys4(__NR_pwrite64, file, address, size, offset);
         if (written <= 0)
             return written ? written : -EIO;
         address += (unsigned long)written;
@@ -187,41 +197,120 @@ static long take_picture(const struct region *region, int pagemap)
         long failed = read_pagemap(pagemap, address, entries, count);
         for (unsigned i = 0; i < count && !failed; i++, address += PAGE)
             if (region->of_file || entries[i] & (PRESENT | SWAPPED))
-                failed = write_pages(address, PAGE, region->offset + (address - region->start));
+                failed = write_pages(picture, address, PAGE, region->offset + (address - region->start));
         if (failed)
             return failed;
     }
     return 0;
 }
 
-static long replace(const struct region *region)
+static long map_file(unsigned long address, unsigned long size, int file, unsigned long offset)
 {
-    long found = sys6(__NR_mmap, region->start, region->end - region->start, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_FIXED, picture, region->offset);
+    long found =
+        sys6(__NR_mmap, address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, offset);
     return found < 0 && found > -4096 ? found : 0;
 }
 
-static int is_same(const char *page, const char *other)
+static long replace(const struct region *region)
 {
-    const uint64_t *a = (const void *)page, *b = (const void *)other;
+    return map_file(region->start, region->end - region->start, picture, region->offset);
+}
+
+static int is_same(const void *page, const void *other)
+{
+    const uint64_t *a = page, *b = other;
     for (unsigned i = 0; i < PAGE / sizeof *a; i++)
         if (a[i] != b[i])
             return 0;
     return 1;
 }
 
-/* Whether the page is a copy that says what the picture says. */
-static int is_needless(uint64_t entry, unsigned long address, unsigned long offset)
+static int is_pictured(unsigned long address, unsigned long offset)
 {
     uint64_t pictured[PAGE / sizeof(uint64_t)];
-    if (!(entry & PRESENT) || entry & OF_FILE)
-        return 0;
-    if (sys4(__NR_pread64, picture, pictured, PAGE, offset) != (long)PAGE)
-        return 0;
-    return is_same((const char *)address, (const char *)pictured);
+    return sys4(__NR_pread64, picture, pictured, PAGE, offset) == (long)PAGE && is_same((const void *)address, pictured);
 }
 
-static long give_back_region(const struct region *region, int pagemap)
+static int is_copy(uint64_t entry)
+{
+    return entry & PRESENT && !(entry & OF_FILE);
+}
+
+/* ---- the likeness ---- */
+
+/* While it is open: where it is, how large, and the next of its pages. */
+struct likeness {
+    const uint64_t *index;
+    unsigned long size;
+    unsigned next;
+};
+
+static void open_likeness(struct likeness *known)
+{
+    struct stat found;
+    known->index = NULL;
+    known->next = 0;
+    if (!memory_is_drawn() ||
+        sys4(__NR_newfstatat, likeness, "", &found, AT_EMPTY_PATH) || found.st_size <= (long)INDEX)
+        return;
+    long place = sys6(__NR_mmap, 0, found.st_size, PROT_READ, MAP_SHARED, likeness, 0);
+    if (place < 0 && place > -4096)
+        return;
+    known->index = (const void *)place;
+    known->size = (unsigned long)found.st_size;
+}
+
+static void close_likeness(const struct likeness *known)
+{
+    if (known->index)
+        sys2(__NR_munmap, known->index, known->size);
+}
+
+/* The page's place among the likeness', which is asked for in ascending order; -1 if it is not one of them. */
+static int place_in(struct likeness *known, unsigned long address)
+{
+    if (!known->index)
+        return -1;
+    while (known->next < known->index[0] && known->index[1 + known->next] < address)
+        known->next++;
+    return known->next < known->index[0] && known->index[1 + known->next] == address ? (int)known->next : -1;
+}
+
+static int is_taken(unsigned place)
+{
+    return taken[place / 8] >> place % 8 & 1;
+}
+
+/* Let the page be that of the likeness, or of the picture again. */
+static long take(unsigned place, unsigned long address, int file, unsigned long offset)
+{
+    long failed = map_file(address, PAGE, file, offset);
+    if (!failed)
+        taken[place / 8] ^= (unsigned char)(1u << place % 8);
+    return failed;
+}
+
+static long drop(unsigned long address)
+{
+    return sys3(__NR_madvise, address, PAGE, MADV_DONTNEED);
+}
+
+/* Whether a copy could be given up. */
+static int give_up(struct likeness *known, unsigned long address, unsigned long offset)
+{
+    int place = place_in(known, address);
+    if (place < 0)
+        return is_pictured(address, offset) && drop(address) == 0;
+    unsigned long start = INDEX + (unsigned long)place * PAGE;
+    int has_taken = is_taken((unsigned)place);
+    if (is_same((const void *)address, (const char *)known->index + start))
+        return (has_taken ? drop(address) : take((unsigned)place, address, likeness, start)) == 0;
+    if (is_pictured(address, offset))
+        return (has_taken ? take((unsigned)place, address, picture, offset) : drop(address)) == 0;
+    return 0;
+}
+
+static long give_back_region(const struct region *region, int pagemap, struct likeness *known)
 {
     uint64_t entries[BATCH];
     long given = 0;
@@ -230,11 +319,42 @@ static long give_back_region(const struct region *region, int pagemap)
         if (read_pagemap(pagemap, address, entries, count))
             return given;
         for (unsigned i = 0; i < count; i++, address += PAGE)
-            if (is_needless(entries[i], address, region->offset + (address - region->start)) &&
-                sys3(__NR_madvise, address, PAGE, MADV_DONTNEED) == 0)
+            if (is_copy(entries[i]) && give_up(known, address, region->offset + (address - region->start)))
                 given += (long)PAGE;
     }
     return given;
+}
+
+/* Add the copies in a region to the likeness. */
+static long draw_region(const struct region *region, int pagemap, uint64_t *count)
+{
+    uint64_t entries[BATCH];
+    for (unsigned long address = region->start; address < region->end;) {
+        unsigned pages = batch(region, address);
+        long failed = read_pagemap(pagemap, address, entries, pages);
+        for (unsigned i = 0; i < pages && !failed; i++, address += PAGE) {
+            if (!is_copy(entries[i]) || *count == MOST_PAGES)
+                continue;
+            failed = write_pages(likeness, address, PAGE, INDEX + *count * PAGE);
+            if (!failed)
+                failed = write_pages(likeness, (unsigned long)&address, sizeof address, ++*count * sizeof *count);
+        }
+        if (failed)
+            return failed;
+    }
+    return 0;
+}
+
+/* Where it fails there is no likeness: it counts when it is sealed. */
+static long draw(int pagemap)
+{
+    uint64_t count = 0;
+    long failed = 0;
+    for (unsigned i = 0; i < region_count && !failed; i++)
+        failed = draw_region(&regions[i], pagemap, &count);
+    if (!failed)
+        failed = write_pages(likeness, (unsigned long)&count, sizeof count, 0);
+    return failed ? failed : sys3(__NR_fcntl, likeness, F_ADD_SEALS, ALL_SEALS);
 }
 
 /* ---- what a life writes to ---- */
@@ -358,7 +478,8 @@ long memory_share(void)
         if (done < 0) {
             sys1(__NR_close, picture);
             picture = -1;
-        }
+        } else
+            likeness = (int)sys2(__NR_memfd_create, "bulkhead-likeness", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     }
     sys1(__NR_close, pagemap);
     return done;
@@ -375,10 +496,30 @@ long memory_give_back(void)
     int pagemap = open_pagemap();
     if (pagemap < 0)
         return pagemap;
+    struct likeness known;
     block_signals(&before);
+    open_likeness(&known);
     for (unsigned i = 0; i < region_count; i++)
-        given += give_back_region(&regions[i], pagemap);
+        given += give_back_region(&regions[i], pagemap, &known);
+    close_likeness(&known);
+    if (is_model) {
+        is_model = 0;
+        draw(pagemap);
+    }
     restore_signals(&before);
     sys1(__NR_close, pagemap);
     return given;
+}
+
+long memory_model(void)
+{
+    if (likeness < 0)
+        return -ENOENT;
+    is_model = 1;
+    return 0;
+}
+
+int memory_is_drawn(void)
+{
+    return likeness >= 0 && sys2(__NR_fcntl, likeness, F_GET_SEALS) == ALL_SEALS;
 }

@@ -9,7 +9,7 @@
  * -EBUSY where there are other threads, who might write to them meanwhile. */
 long memory_share(void);
 
-/* Drop the private copies of pages that are as they were in the picture: bytes, or -errno as above.
+/* Drop the private copies of pages that are as they were in the picture, or as in the likeness: bytes, or -errno as above.
  * 0 where there is no picture. */
 long memory_give_back(void);
 
@@ -23,5 +23,10 @@ long memory_written(struct memory_range *ranges, unsigned most);
 
 /* Make the copies of these at once, in a fork that would come to them one fault after the other. */
 void memory_copy(const struct memory_range *ranges, unsigned count);
+/* Let this fork's memory be the likeness for all others, as it is after it has given back next: 0, or -errno. */
+long memory_model(void);
+
+/* Whether there is a likeness. */
+int memory_is_drawn(void);
 
 #endif

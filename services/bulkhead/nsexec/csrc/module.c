@@ -206,6 +206,16 @@ static PyObject *copy_memory(PyObject *Py_UNUSED(self), PyObject *argument)
     Py_RETURN_NONE;
 }
 
+static PyObject *be_model(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return bytes_or_error(memory_model());
+}
+
+static PyObject *has_likeness(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(memory_is_drawn());
+}
+
 static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
@@ -223,6 +233,10 @@ static PyMethodDef methods[] = {
      "written_memory() -> bytes\n\nWhich pages this process has written to since it was forked, for copy_memory."},
     {"copy_memory", copy_memory, METH_O,
      "copy_memory(pages) -> None\n\nMake copies now of the pages that a fork like this one has written to."},
+    {"be_model", be_model, METH_NOARGS,
+     "be_model() -> int\n\nAt its next give_back_memory this fork leaves a likeness of itself, for all forks to share: "
+     "pages that differ from those at share_memory, and are the same in most."},
+    {"has_likeness", has_likeness, METH_NOARGS, "has_likeness() -> bool\n\nWhether a model has left one."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class Launchers:
     """`bulkhead.shim.ports.Launcher`. Shims on the engine's own core never load the other one."""
 
-    def __init__(self) -> None:
-        self._own = RuntimeLauncher()
+    def __init__(self, own: RuntimeLauncher | None = None) -> None:
+        """`own` stands in for the engine's own core."""
+        self._own = own or RuntimeLauncher()
 
     def create(
         self,
