@@ -36,6 +36,8 @@ _EQUAL = (
     (r"(Less than a second|About a minute|About an hour|\d+ (seconds?|minutes?|hours?))( ago)?", "<ago>"),
     (r"\b(172\.\d+|10\.(?!241)\d+)\.\d+\.\d+", "<address>"),
     (r"(/\S+)?/volumes/", "<root>/volumes/"),
+    # The client's own, when the daemon refuses before all was sent: a matter of time.
+    (r'^time=\S+ level=error msg="Can\'t (add file|close tar writer).*\n', ""),
     (r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d", "<time>"),
     (r"/proc/\d+/ns/net|/\S+/netns/<short>", "<netns>"),
     (r'"Pid": [1-9]\d*', '"Pid": <pid>'),
