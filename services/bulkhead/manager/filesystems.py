@@ -164,6 +164,10 @@ class Filesystems:
         """False for one that has ended meanwhile: it holds still anyway."""
         try:
             await self.stopping.pause(container.id)
+        except asyncio.CancelledError:
+            # Who asked has left; the container's actor pauses it all the same, and takes this after that.
+            await self._resume(container)
+            raise
         except Conflict:
             if await self._ends(container):
                 return False

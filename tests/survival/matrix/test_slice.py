@@ -33,6 +33,7 @@ CELLS = (
     ("unpause", "kill init", "manager.unpause.thawed", Place.MANAGER),
     ("unpause", "ENOSPC", "manager.records.written", Place.MANAGER),
     ("volume rm", "kill api", "manager.records.written", Place.MANAGER),
+    ("commit", "kill api", "manager.pause.frozen", Place.MANAGER),
     ("commit", "run wiped", "disk.store.rename", Place.MANAGER),
     ("connect", "ENOSPC", "disk.file.write", Place.MANAGER),
     ("start", "clock -1 h", "shim.start.begun", Place.SHIM),
