@@ -188,12 +188,21 @@ class Launch:
 
 
 def _is_stopped(pid: int) -> bool:
-    """By a signal or a tracer (proc(5), state T and t)."""
+    """By a signal, or by a tracer in a container (proc(5), `status`); one of the host's own (strace) lets go again."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        status = Path(f"/proc/{pid}/status").read_bytes()
+        state, tracer = (_field(status, name) for name in (b"State", b"TracerPid"))
+        return state == b"T" or (state == b"t" and not _shares_our_pids(int(tracer)))
     except OSError:
         return False
-    return stat[stat.rindex(b")") + 2 :][:1] in (b"T", b"t")
+
+
+def _field(status: bytes, name: bytes) -> bytes:
+    return status.partition(name + b":\t")[2].split(maxsplit=1)[0]
+
+
+def _shares_our_pids(pid: int) -> bool:
+    return Path(f"/proc/{pid}/ns/pid").stat().st_ino == Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
