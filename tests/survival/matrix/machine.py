@@ -76,7 +76,12 @@ def machine(*, boots: bool) -> Iterator[Machine]:
 def wipe(instance: Instance) -> None:
     """Nothing is left in the run directory."""
     for each in instance.run.iterdir():
-        shutil.rmtree(each) if each.is_dir() else each.unlink()
+        if each.is_dir():
+            # A zygote that dies takes its own away at the same time.
+            while each.exists():
+                shutil.rmtree(each, ignore_errors=True)
+        else:
+            each.unlink(missing_ok=True)
 
 
 def _own_boot_id(place: Path) -> None:
