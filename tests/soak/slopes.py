@@ -30,6 +30,7 @@ RESOLUTION = {"rss": 512 * 1024.0, "pss_anon": 512 * 1024.0, "bytes": 512 * 1024
 _COUNT_RESOLUTION = 1.5
 _KIB = 1024
 _MACHINE = "(run and data)"
+_MODELS = ("bulkhead-model", "bulkhead-shim: rehearsal")
 # Shown and not judged: the services' logs and the journal of events grow until they are full, which has other tests.
 JOURNALS = "journals"
 SETTLE_SECONDS = 30.0
@@ -87,20 +88,20 @@ class Sampler:
 
     def begin(self) -> None:
         """Those that are there now are looked at from now on; but for spares, who are there to be taken."""
-        found = remains.processes(self.instance)
+        found = self._present()
         self._at_first = len(found)
         self._lasting = {
             pid: title.split(" /")[0]
             for pid, title in found.items()
-            if title != "bulkhead-zygote" or _stat(pid).parent in found
+            if title != "bulkhead-zygote" or _parent(pid) in found
         }
 
     def end(self) -> None:
         """Nobody may be left of what has been since `begin`; who leaves gets a while."""
         try:
-            until(lambda: len(remains.processes(self.instance)) <= self._at_first, SETTLE_SECONDS)
+            until(lambda: len(self._present()) <= self._at_first, SETTLE_SECONDS)
         except AssertionError:
-            now = Counter(title.split(" /")[0] for title in remains.processes(self.instance).values())
+            now = Counter(title.split(" /")[0] for title in self._present().values())
             self._faults.append(f"{self._at_first} processes at first, and now {dict(now)}")
 
     def take(self, done: int) -> None:
@@ -144,6 +145,11 @@ class Sampler:
         for figure, value in figures.items():
             self.series[process, figure].append((done, value))
 
+    def _present(self) -> dict[int, str]:
+        """By pid, but for those that sit for a zygote's likeness and soon end."""
+        found = remains.processes(self.instance)
+        return {pid: title for pid, title in found.items() if not title.startswith(_MODELS)}
+
     def _tasks(self) -> dict[str, dict[str, float]]:
         """How many asyncio tasks each service has, by its title; a shim and a zygote know none."""
         found = {}
@@ -168,6 +174,13 @@ class _Stat:
 def _stat(pid: int) -> _Stat:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return _Stat(state=fields[0], parent=int(fields[1]), threads=int(fields[17]))
+
+
+def _parent(pid: int) -> int:
+    """Zero of one that has ended."""
+    with contextlib.suppress(OSError):
+        return _stat(pid).parent
+    return 0
 
 
 def _figures(pid: int) -> dict[str, float]:
