@@ -14,6 +14,7 @@ from bulkhead.content.trees import Tree as ContainerTree
 from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
 from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument
+from bulkhead.manager.filesystems import ENGINE_MADE
 from bulkhead.manager.images.committing import Commit
 from bulkhead.manager.images.importing import ImportRequest
 from bulkhead.manager.images.progress import Feed
@@ -105,7 +106,7 @@ async def test_a_commit_stands_on_its_parent(engine: Engine, registry: Registry,
     await engine.pull("parent")
     parent = engine.images.store.inspect("parent").record
     dirs = await engine.images.snapshots.prepare("c" * 64, str(parent.id))
-    tree = ContainerTree(upper=dirs.upper, lower=dirs.lower)
+    tree = ContainerTree(upper=dirs.upper, lower=dirs.lower, made=ENGINE_MADE)
     config = ImageConfig(cmd=("/new",), labels={"a": "b"})
 
     async def commit(comment: str) -> str:
