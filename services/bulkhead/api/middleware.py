@@ -84,7 +84,7 @@ class Edge:
             self._metrics.active.dec()
         failpoints.hit("api.request.answered")
         self._metrics.answered(request.method, route, response.status, time.monotonic() - began)
-        record = log.debug if response.status < 500 else log.info
+        record = log.debug if request.method in ("GET", "HEAD") and response.status < 500 else log.info
         record(
             "request",
             method=request.method,
