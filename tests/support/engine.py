@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import ipaddress
 import json
@@ -223,10 +224,37 @@ def _private_names(base: Path) -> dict[str, str]:
 
 
 def free_subnet() -> str:
-    """A /24 that no route of this machine overlaps; drawn, since others draw at the same time."""
+    """A /24 that no route of this machine overlaps, and that nobody else has drawn who still runs."""
     with Netlink() as kernel:
         taken = [route.destination for route in kernel.routes() if route.destination.prefixlen > 0]
     while True:
-        candidate = ipaddress.IPv4Network((0x0AC80000 | secrets.randbelow(0x1E00) << 8, 24))  # 10.200.0.0 and up
-        if not any(candidate.overlaps(network) for network in taken):
+        number = secrets.randbelow(_SUBNETS)
+        candidate = ipaddress.IPv4Network((_FIRST_SUBNET + (number << 8), 24))
+        if not any(candidate.overlaps(network) for network in taken) and _DRAWN.take(number):
             return str(candidate)
+
+
+class _Drawn:
+    """Numbers that this process has drawn, of all that draw: bytes of a file, locked until the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._own: set[int] = set()
+        self._fd = -1
+
+    def take(self, number: int) -> bool:
+        if number in self._own:
+            return False
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        self._own.add(number)
+        return True
+
+
+# 10.200.0.0 and up.
+_FIRST_SUBNET, _SUBNETS = 0x0AC80000, 0x1E00
+_DRAWN = _Drawn(Path("/tmp/bulkhead-test-subnets"))

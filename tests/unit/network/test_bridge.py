@@ -42,6 +42,22 @@ def _published(kernel: FakeKernel) -> dict[str, str]:
     return kernel.tables[TABLE].elements["published_any"]
 
 
+async def test_nobody_looks_at_a_bridge_that_is_being_made() -> None:
+    """Its route is there before its name: a network could not be made, now and then, while `watch` mended another."""
+    kernel = FakeKernel()
+    network = fake_network(None, kernel)
+    kernel.gates["make_bridge"] = asyncio.Event()
+    making = asyncio.create_task(network.ensure())
+    await _until(lambda: "make_bridge" in kernel.calls)
+    looking = asyncio.create_task(network.ensure())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert kernel.calls.count("survey") == 1
+    kernel.gates.pop("make_bridge").set()
+    await asyncio.gather(making, looking)
+    assert (kernel.calls.count("survey"), kernel.calls.count("make_bridge")) == (2, 1)
+
+
 # What an attachment asks of the kernel; the latter two only when the tables must be mended.
 STEPS = ["plug", "table", "apply"]
 

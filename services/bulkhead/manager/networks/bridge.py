@@ -73,6 +73,7 @@ class BridgeNetwork:
         self.plan(_default_plan(instance))
         self._mtu = 1500
         self._live: dict[str, Endpoint] = {}
+        self._converging = asyncio.Lock()
         self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
         self._owing = asyncio.Event()  # something that had to be taken away is there
@@ -395,7 +396,15 @@ class BridgeNetwork:
             self._ports.claim(endpoint.container_id, endpoint.ports)
 
     async def _converge(self) -> Reconciled:
-        """Bring bridges, links and firewall to what the books say; nothing is taken away before they are known."""
+        """Bring bridges, links and firewall to what the books say; nothing is taken away before they are known.
+
+        One at a time: who looks while another makes a bridge may see its route before its name, and take it for a
+        stranger's.
+        """
+        async with self._converging:
+            return await self._converged()
+
+    async def _converged(self) -> Reconciled:
         survey = await self._kernel.survey()
         stale = self._stale(survey) if self._adopted else ()
         survey = _without(survey, stale)
