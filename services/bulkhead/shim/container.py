@@ -496,12 +496,17 @@ class Container:
 
     def _discard(self, task: Task) -> None:
         """End a task that must not be: it was made, but the fact could not be written."""
-        task.cgroup.kill_all()
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, task.pidfd, os.WEXITED | _WALL)
-        task.cgroup.remove()
-        task.close()
+        try:
+            with contextlib.suppress(OSError):  # no descriptor may be left to do it with
+                task.cgroup.kill_all()
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
+                os.waitid(os.P_PIDFD, task.pidfd, os.WEXITED | _WALL)
+            task.cgroup.remove()
+        except OSError as error:
+            self._report("cannot remove the cgroup", error)
+        finally:
+            task.close()
 
     def _write_record(self, record: TaskRecord) -> None:
         try:

@@ -29,6 +29,7 @@ CELLS = (
     ("rm", "kill manager", "manager.remove.recorded", Place.MANAGER),
     ("start", "no descriptors", "manager.shim.launched", Place.MANAGER),
     ("run", "no descriptors", "manager.start.plugged", Place.MANAGER),
+    ("run --rm", "no descriptors", "shim.create.launched", Place.SHIM),
     ("run", "no processes", "manager.start.plugged", Place.MANAGER),
     ("unpause", "kill init", "manager.unpause.thawed", Place.MANAGER),
     ("unpause", "ENOSPC", "manager.records.written", Place.MANAGER),
