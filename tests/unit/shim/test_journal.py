@@ -66,7 +66,12 @@ class Shims:
     def say(self, text: bytes, stream: int = 1) -> None:
         """The container says it, and the shim takes it."""
         os.write(self.container, text)
-        self.log.write(stream, self.log.take(stream, self.source, terminal=self.terminal))
+        taken = 0
+        while not taken or (self.terminal and taken < len(text)):
+            select.select([self.source], [], [])  # a terminal hands over when the kernel finds the time, in pieces
+            piece = self.log.take(stream, self.source, terminal=self.terminal)
+            self.log.write(stream, piece)
+            taken += len(piece)
 
     def settle(self) -> None:
         """Everything is in the file, and the shim knows."""
@@ -265,6 +270,7 @@ def test_a_terminal_s_output_is_kept_as_well(tmp_path: Path) -> None:
     shims.say(b"one\n")
     # It dies between the terminal and the memory.
     os.write(shims.container, b"two\n")
+    select.select([shims.source], [], [])
     os.splice(shims.source, shims.journal.descriptors[HOPPER_IN], 4096)
     shims.die()
     shims.say(b"three\n")
