@@ -122,14 +122,16 @@ def _due(name: str) -> Term | None:
     from bulkhead.failpoints.grammar import Action, due
 
     terms = _set[name]
-    term = due(terms, _number(name) if any(each.count is not None for each in terms) else 0)
+    # Beyond the counted ones no number matters: a name that is hit hundreds of times is not counted for ever.
+    counted = sum(each.count or 0 for each in terms)
+    term = due(terms, _number(name, counted))
     return None if term is None or term.action is Action.OFF else term
 
 
-def _number(name: str) -> int:
-    """How often `name` was hit before, by whatever process."""
+def _number(name: str, most: int) -> int:
+    """How often `name` was hit before, by whatever process; `most` when it was that often or oftener."""
     number = 0
-    while True:
+    while number < most:
         try:
             os.close(os.open(f"{_place}/{name}.{number}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
@@ -139,6 +141,7 @@ def _number(name: str) -> int:
             return 1 << 30
         else:
             return number
+    return most
 
 
 def trace(name: str, what: str) -> None:

@@ -79,3 +79,14 @@ def test_a_wiped_directory_ends_it(run: Path) -> None:
     failpoints.listen(str(run / "gone"))
     failpoints.set_to(f"{DISK}=1*error(EIO)")
     failpoints.hit(DISK)
+
+
+def test_what_is_used_up_is_counted_no_further(run: Path) -> None:
+    put(run, f"{DISK}=1*off->1*error(EIO)")
+    failpoints.listen(str(run))
+    failpoints.hit(DISK)
+    with pytest.raises(OSError, match="Input/output"):
+        failpoints.hit(DISK)
+    for _ in range(100):
+        failpoints.hit(DISK)
+    assert len(list((run / failpoints.DIRECTORY).glob(f"{DISK}.*"))) == 2
