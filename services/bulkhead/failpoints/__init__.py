@@ -71,7 +71,9 @@ def listen(run: str) -> None:
 
 
 def refresh() -> None:
-    """Read what is set, if the file is there."""
+    """Read what is set, if the file is there, and if we listen at all."""
+    if not _place:
+        return
     try:
         fd = os.open(f"{_place}/{SET}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -206,6 +206,19 @@ def set_failpoints(instance: Instance, text: str) -> Path:
     return place / failpoints.TRACE
 
 
+async def test_what_a_zygote_rehearses_passes_no_failpoint(own_service: Service) -> None:
+    trace = set_failpoints(own_service.instance, "*=print")
+    (zygote,) = own_service.children()
+    os.kill(zygote, signal.SIGKILL)
+    await eventually(lambda: own_service.children() not in ([], [zygote]))
+    # The spares of the dead one are used up first.
+    shims = {(await own_service.launch(container_id)).pid for container_id in IDS[:3]}
+    passed = {int(line.split()[0]) for line in trace.read_text().splitlines() if " shim." in line}
+    assert passed == shims
+    for container_id in IDS[:3]:
+        await shutdown(own_service.instance, container_id)
+
+
 @pytest.mark.parametrize("point", ["shim.claim.locked", "shim.claim.claimed"])
 async def test_a_shim_that_hangs_as_it_takes_its_container_is_ended_and_replaced(
     own_service: Service, point: str
