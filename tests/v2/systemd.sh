@@ -11,11 +11,11 @@ base=$(mktemp -d /tmp/bh-sd-XXXXXX)
 name=${base##*/}
 hierarchies=(cpu cpuacct cpuset memory devices freezer blkio pids)
 
+# Also in the v1 layout: a systemd that finds itself in the root of cgroup2 clears every empty group of the machine away.
 groups=()
-if [ "$mode" = unified ]; then
-    mounted=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
-    groups=("$mounted/$name")
-else
+mounted=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
+[ -z "$mounted" ] || groups+=("$mounted/$name")
+if [ "$mode" != unified ]; then
     for each in "${hierarchies[@]}" systemd; do groups+=("/sys/fs/cgroup/$each/$name"); done
 fi
 
