@@ -64,8 +64,11 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
     way, (part, parts) = matrix.way(row), options.part
     chosen = selection.whole(way) if options.whole or options.point else selection.covering(row, way)
     wanted = [(column, passed) for column, passed in chosen if column in options.columns]
-    for number, (column, passed) in enumerate(wanted, options.rows.index(row) + 1):
-        if options.point in str(passed) and number % parts == part % parts:
+    place = options.rows.index(row)
+    for number, (column, passed) in enumerate(wanted, place + 1):
+        # Of what covers by its column: two parts trace a row each, and need not see the same.
+        turn = number if options.whole or options.point else place + _COLUMNS.index(column)
+        if options.point in str(passed) and turn % parts == part % parts:
             yield matrix.run(row, column, passed)
     if part == options.rows.index(row) % parts + 1:
         for column, why in selection.lacking(way).items():
