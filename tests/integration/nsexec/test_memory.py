@@ -67,6 +67,31 @@ def test_what_is_as_it_was_is_shared_again_and_what_is_not_stays() -> None:
     )
 
 
+def test_other_memory_in_the_place_of_what_was_freed_keeps_its_content() -> None:
+    """Also where that is what the picture says: the interpreter's table of names, made anew, lost its pages."""
+    _run(
+        """
+        import ctypes, mmap
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        start = ctypes.addressof(ctypes.c_char.from_buffer(block)) + 4095 & -4096
+        assert nsexec.share_memory() > 8 << 20
+
+        def child():
+            anew = (mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10, -1, 0)  # MAP_FIXED
+            assert libc.mmap(ctypes.c_void_p(start), ctypes.c_size_t(4 << 20), *anew) == start
+            assert block[8192] == 0
+            block[:] = b"a" * len(block)
+            for _ in range(2):
+                nsexec.give_back_memory()
+                assert block == b"a" * len(block)
+                block[0 : 8 << 20 : 4096] = block[0 : 8 << 20 : 4096]
+
+        forked(child)
+        """
+    )
+
+
 def test_a_picture_is_not_changed_by_the_process_that_took_it() -> None:
     _run(
         """

@@ -1,6 +1,6 @@
 /* A fork shares its parent's pages until it writes to them, and what it has copied is its own for good, also
  * where the content is what it was: an object's reference count went up and down again. Where the memory is a
- * private mapping of a file, such a page can be dropped: the next access finds the file's.
+ * private mapping of a file, such a page can be mapped anew: it is the file's again.
  *
  * A second picture, the likeness, is that of a fork which has lived as all will live and has come to rest: of the pages
  * in which it differs from the first. What a fork has made of such a page is most likely the same, and is shared, too.
@@ -52,8 +52,6 @@ static unsigned region_count;
 static int picture = -1;
 static int likeness = -1;
 static int is_model;
-/* Of the likeness' pages: which of them are mapped here. */
-static unsigned char taken[(MOST_PAGES + 7) / 8];
 
 /* ---- /proc/self/maps, a byte at a time ---- */
 
@@ -276,38 +274,21 @@ static int place_in(struct likeness *known, unsigned long address)
     return known->next < known->index[0] && known->index[1 + known->next] == address ? (int)known->next : -1;
 }
 
-static int is_taken(unsigned place)
+/* Let the page be that of a file, which says the same. What is mapped there may be another mapping by now, made when the
+ * one that was replaced had been freed: to drop its page would leave zeros. */
+static int show(unsigned long address, int file, unsigned long offset)
 {
-    return taken[place / 8] >> place % 8 & 1;
-}
-
-/* Let the page be that of the likeness, or of the picture again. */
-static long take(unsigned place, unsigned long address, int file, unsigned long offset)
-{
-    long failed = map_file(address, PAGE, file, offset);
-    if (!failed)
-        taken[place / 8] ^= (unsigned char)(1u << place % 8);
-    return failed;
-}
-
-static long drop(unsigned long address)
-{
-    return sys3(__NR_madvise, address, PAGE, MADV_DONTNEED);
+    return map_file(address, PAGE, file, offset) == 0;
 }
 
 /* Whether a copy could be given up. */
 static int give_up(struct likeness *known, unsigned long address, unsigned long offset)
 {
     int place = place_in(known, address);
-    if (place < 0)
-        return is_pictured(address, offset) && drop(address) == 0;
     unsigned long start = INDEX + (unsigned long)place * PAGE;
-    int has_taken = is_taken((unsigned)place);
-    if (is_same((const void *)address, (const char *)known->index + start))
-        return (has_taken ? drop(address) : take((unsigned)place, address, likeness, start)) == 0;
-    if (is_pictured(address, offset))
-        return (has_taken ? take((unsigned)place, address, picture, offset) : drop(address)) == 0;
-    return 0;
+    if (place >= 0 && is_same((const void *)address, (const char *)known->index + start))
+        return show(address, likeness, start);
+    return is_pictured(address, offset) && show(address, picture, offset);
 }
 
 static long give_back_region(const struct region *region, int pagemap, struct likeness *known)
