@@ -19,6 +19,8 @@ from tests.support.engine import Engine
 
 ANVIL = "anvil"
 _TOLD = 10
+# What went wrong a few times in a hundred thousand must not cost the lines through all of them.
+_MOST_WRONG = 20
 _SLEEP = {"Image": "busybox", "Cmd": ["sleep", "86400"], "StopSignal": "KILL"}
 _KILLED = 137
 
@@ -40,6 +42,7 @@ class Steady:
     samplers: dict[str, Sampler] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
     _idle: SimpleQueue[str] = field(default_factory=SimpleQueue)
+    _wrong: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         """Until all is done or `limit` seconds are over, half of them for the cycles.
@@ -57,7 +60,11 @@ class Steady:
         short = [
             f"only {self.done[part]} of {count} {part}s" for part, count in asked.items() if self.done[part] < count
         ]
-        return short + [f"{part}s: {each}" for part, sampler in self.samplers.items() for each in sampler.verdict()]
+        return (
+            short
+            + self._wrong
+            + [f"{part}s: {each}" for part, sampler in self.samplers.items() for each in sampler.verdict()]
+        )
 
     def _part(self, name: str, count: int, operation: Callable[[int], None], deadline: float) -> None:
         """Everybody is idle while a sample is taken: what is under way is not what is held."""
@@ -115,7 +122,12 @@ class Steady:
         made = self._must("POST", f"/containers/{ANVIL}/exec", body)
         said = unframe(self._must("POST", f"/exec/{made.json['Id']}/start", {"Detach": False}).body)
         if said != f"{number}\n".encode():
-            raise Stopped(f"exec {number} said {said!r}")
+            state = self.engine.api("GET", f"/exec/{made.json['Id']}/json").json
+            told = f"exec {number} said {said!r}: running {state['Running']}, exit code {state['ExitCode']}"
+            print(f"  {time.strftime('%T')} {told}, {made.json['Id']}", file=self.say, flush=True)
+            self._wrong.append(told)
+            if len(self._wrong) > _MOST_WRONG:
+                raise Stopped(f"so many execs went wrong, the last: {told}")
 
     def _must(self, method: str, path: str, body: object = None) -> Answer:
         answer = self.engine.api(method, path, body)

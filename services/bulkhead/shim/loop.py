@@ -34,13 +34,15 @@ class Timer:
 class Loop:
     """Watches descriptors (level-triggered) and timers until told to stop.
 
-    A callback may be called for an event that is gone by then: all descriptors must be non-blocking.
+    A callback may be called for an event that is gone by then: all descriptors must be non-blocking. But never for
+    one of a descriptor that was closed in the same turn and whose number another has by now.
     """
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._epoll: select.epoll | None = None
         self._ready: dict[int, Ready] = {}
+        self._added: set[int] = set()  # in this turn: what was polled before is not about them
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._running = False
@@ -55,6 +57,7 @@ class Loop:
         """Watch `fd`; EPOLLERR and EPOLLHUP are always watched."""
         self._opened.register(fd, events)
         self._ready[fd] = callback
+        self._added.add(fd)
 
     def change(self, fd: int, events: int) -> None:
         """Watch `fd` for other events from now on."""
@@ -85,9 +88,10 @@ class Loop:
     def turn(self, timeout: float) -> None:
         """Wait up to `timeout` seconds (-1: for ever) for something, then call what is due."""
         happened = self._opened.poll(timeout)
+        self._added.clear()
         for fd, events in happened:
             callback = self._ready.get(fd)
-            if callback is not None:
+            if callback is not None and fd not in self._added:
                 self._guarded(callback, events)
         if happened:
             self.stirred()

@@ -55,3 +55,31 @@ def test_a_descriptor_that_was_removed_in_the_same_turn_is_not_called() -> None:
     for read, write in pipes:
         os.close(read)
         os.close(write)
+
+
+def test_an_event_of_a_closed_descriptor_is_not_told_to_the_next_of_its_number() -> None:
+    """A stream that has just begun would take the hang-up of one that has ended for its own."""
+    loop = Loop(lambda event, error: None)
+    loop.open()
+    read, write = os.pipe()
+    ended = [os.pipe(), os.pipe()]
+    heard: list[int] = []
+    reused: list[int] = []
+
+    def replace(index: int) -> None:
+        other = ended[1 - index][0]
+        loop.remove(other)
+        reused.append(os.dup2(read, other))
+        loop.add(other, select.EPOLLIN, heard.append)
+
+    for index, (ours, theirs) in enumerate(ended):
+        os.close(theirs)
+        loop.add(ours, select.EPOLLIN, lambda _events, index=index: replace(index))  # type: ignore[misc]
+    loop.turn(1)
+    assert len(reused) == 1 and heard == []
+    loop.remove(next(ours for ours, _ in ended if ours != reused[0]))
+    os.write(write, b"x")
+    loop.turn(1)
+    assert heard == [select.EPOLLIN]
+    for fd in (read, write, *(ours for ours, _ in ended)):
+        os.close(fd)
