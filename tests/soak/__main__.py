@@ -46,10 +46,12 @@ def _steady(engine: Engine, asked: argparse.Namespace) -> int:
     work = Steady(
         engine=engine, cycles=asked.cycles, execs=asked.execs, clients=asked.clients, limit=asked.limit, say=sys.stdout
     )
-    work.run()
-    for part, sampler in work.samplers.items():
-        print(f"what each of {work.done[part]} {part}s adds (bytes, or things), after the warm-up:")
-        print("\n".join(sampler.table()))
+    try:
+        work.run()
+    finally:
+        for part, sampler in work.samplers.items():
+            print(f"what each of {work.done[part]} {part}s adds (bytes, or things), after the warm-up:")
+            print("\n".join(sampler.table()))
     verdict = work.verdict()
     print("\n".join(verdict) or "nothing grows")
     return 1 if verdict else 0
