@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.ctl import remains
 from bulkhead.model.instance import Instance
 from bulkhead.settings import environment
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.supervisor import v1 as supervisor
 from tests.integration.shim.harness import script, write_config
+
+
+_SHIM = "bulkhead-shim"
 
 
 @dataclass
@@ -70,10 +74,23 @@ def start(instance: Instance) -> Service:
 @contextlib.contextmanager
 def running(root: Path) -> Iterator[Service]:
     service = start(Instance(run=root / "r", data=root / "d"))
-    yield service
-    assert service.stop() in (0, -signal.SIGKILL)
-    left = list((service.instance.run / "containers").glob("*/shim.sock"))
-    assert not left, "shims were left"
+    try:
+        yield service
+        assert service.stop() in (0, -signal.SIGKILL)
+    finally:
+        left = _end_all(service)
+    assert not left, f"shims were left: {left}"
+
+
+def _end_all(service: Service) -> list[str]:
+    """Kill the supervisor and the shims that a failed test has left, who obey nobody else; their titles."""
+    service.process.kill()
+    service.process.wait()
+    left = remains.processes(service.instance)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return [title for title in left.values() if title.startswith(_SHIM)]
 
 
 @pytest.fixture(scope="session")
