@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import betterproto2
 
-from bulkhead.wire.ttrpc_protobuf import varint
+from bulkhead.wire.ttrpc_protobuf import read_value, read_varint, varint
 
 M = TypeVar("M")
 Out = list[bytes]
@@ -90,8 +90,8 @@ def _decoded(kind: type[M], table: dict[int, _Reading], data: bytes) -> M:
         key = data[position]
         position += 1
         if key > 0x7F:
-            key, position = _number(data, began)
-        raw, position = _value(data, position, key & 7)
+            key, position = read_varint(data, began)
+        raw, position = read_value(data, position, key & 7)
         field = table.get(key)
         if field is None:
             unknown += data[began:position]
@@ -107,38 +107,6 @@ def _decoded(kind: type[M], table: dict[int, _Reading], data: bytes) -> M:
     if unknown:
         message._unknown_fields = unknown  # type: ignore[attr-defined]
     return message
-
-
-def _value(data: bytes, position: int, wire: int) -> tuple[int | bytes, int]:
-    if wire == _LENGTH:
-        length = data[position]
-        position += 1
-        if length > 0x7F:
-            length, position = _number(data, position - 1)
-    elif wire == _VARINT:
-        value = data[position]
-        return (value, position + 1) if value < 0x80 else _number(data, position)
-    elif wire in (1, 5):
-        length = 8 if wire == 1 else 4
-    else:
-        raise ValueError(f"wire type {wire}")
-    end = position + length
-    if end > len(data):
-        raise ValueError("it is cut short")
-    return data[position:end], end
-
-
-def _number(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & _MASK64, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
 
 
 # -- plans
@@ -255,7 +223,7 @@ def _unpacked(read: Read) -> Read:
     def read_all(raw: bytes) -> list[Any]:
         found, position = [], 0
         while position < len(raw):
-            number, position = _number(raw, position)
+            number, position = read_varint(raw, position)
             found.append(read(number))
         return found
 

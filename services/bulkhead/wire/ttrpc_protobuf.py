@@ -95,16 +95,17 @@ def _decode(kind: type[MessageT], data: bytes) -> MessageT:
         fields = _TABLES[kind] = {field.number: field for field in kind.FIELDS}
     position = 0
     while position < len(data):
-        key, position = _read_varint(data, position)
+        key, position = read_varint(data, position)
         wire = key & 7
-        raw, position = _read_value(data, position, wire)
+        raw, position = read_value(data, position, wire)
         field = fields.get(key >> 3)
         if field is not None:
             _store(message, field, wire, raw)
     return message
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number at `position`, and where it ends. ValueError when it is too long, IndexError when it is cut short."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -117,18 +118,24 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
             raise ValueError("varint too long")
 
 
-def _read_value(data: bytes, position: int, wire: int) -> tuple[int | bytes, int]:
-    if wire == _VARINT:
-        return _read_varint(data, position)
+def read_value(data: bytes, position: int, wire: int) -> tuple[int | bytes, int]:
+    """A field's content as it stands there, and where it ends; errors as of `read_varint`. Most numbers are small."""
     if wire == _LENGTH:
-        length, position = _read_varint(data, position)
+        length = data[position]
+        position += 1
+        if length > 0x7F:
+            length, position = read_varint(data, position - 1)
+    elif wire == _VARINT:
+        value = data[position]
+        return (value, position + 1) if value < 0x80 else read_varint(data, position)
     elif wire in (_FIXED64, _FIXED32):
         length = 8 if wire == _FIXED64 else 4
     else:
         raise ValueError(f"wire type {wire}")
-    if position + length > len(data):
+    end = position + length
+    if end > len(data):
         raise ValueError("truncated")
-    return data[position : position + length], position + length
+    return data[position:end], end
 
 
 def _store(message: Message, field: Field, wire: int, raw: int | bytes) -> None:
@@ -137,7 +144,7 @@ def _store(message: Message, field: Field, wire: int, raw: int | bytes) -> None:
         assert isinstance(raw, bytes)
         position = 0
         while position < len(raw):
-            number, position = _read_varint(raw, position)
+            number, position = read_varint(raw, position)
             getattr(message, field.name).append(_scalar(field.kind, number))
         return
     if wire != (_VARINT if scalar else _LENGTH):

@@ -18,7 +18,6 @@ from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.supervisor import v1 as supervisor
 from tests.integration.shim.harness import script, write_config
 
-
 _SHIM = "bulkhead-shim"
 
 
