@@ -16,12 +16,13 @@ import dataclasses
 import hashlib
 import importlib.util
 import marshal
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 from typing import Any
+
+from bulkhead.linux import atomicfile
 
 _Code = dict[bytes, CodeType]
 _MAGIC = importlib.util.MAGIC_NUMBER
@@ -70,13 +71,7 @@ def _read(place: Path) -> _Code:
 
 
 def _write(place: Path, code: _Code) -> None:
-    """Whole or not at all; another process may do the same."""
-    own = place.with_name(f"{place.name}.{os.getpid()}")
+    """Another process may do the same."""
     with contextlib.suppress(OSError):
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            own.write_bytes(_MAGIC + marshal.dumps(code))
-            own.replace(place)
-        except OSError:
-            own.unlink(missing_ok=True)
-            raise
+        place.parent.mkdir(parents=True, exist_ok=True)
+        atomicfile.write(place, _MAGIC + marshal.dumps(code), durable=False)

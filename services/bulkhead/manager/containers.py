@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bulkhead import failpoints
@@ -122,9 +122,10 @@ class Containers:
     async def top(self, ref: str, ps_args: str) -> Listing:
         """Its processes. Raises Conflict when it does not run, InvalidArgument for options that ps does not know."""
         container = self.records.index.find(ref)
-        listing = _way_of_listing(ps_args)
+        by_ps = _needs_ps(ps_args)
         shim = await self._shim_of_running(container)
-        found = await listing(await shim.pids(), ps_args)
+        pids = await shim.pids()
+        found = await asyncio.to_thread(host_ps.listing, pids, ps_args) if by_ps else processes.listing(pids, ps_args)
         self._announce(container, "top")
         return found
 
@@ -270,19 +271,12 @@ def _refuse_removal(container: Container) -> None:
     raise Conflict(f"You cannot remove a {container.phase.value} container {container.id}. {procedure}")
 
 
-def _way_of_listing(ps_args: str) -> Callable[[Collection[int], str], Awaitable[Listing]]:
-    """Our own for the usual options, which needs no program; else the host's ps, if there is one."""
-
-    async def own(pids: Collection[int], ps_args: str) -> Listing:
-        return processes.listing(pids, ps_args)
-
-    async def hosts(pids: Collection[int], ps_args: str) -> Listing:
-        return await asyncio.to_thread(host_ps.listing, pids, ps_args)
-
+def _needs_ps(ps_args: str) -> bool:
+    """Whether only the host's ps knows these options; the usual ones need no program. InvalidArgument without a ps."""
     try:
         processes.columns(ps_args)
     except InvalidArgument:
-        if host_ps.available():
-            return hosts
-        raise
-    return own
+        if not host_ps.available():
+            raise
+        return True
+    return False

@@ -111,7 +111,7 @@ class Plans:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, OverlayRootfs | None], bytes] = {}
+        self._known: OrderedDict[tuple[bytes, OverlayRootfs | None], bytes] = OrderedDict()
 
     def of_container(self, container_id: str, text: bytes, rootfs: OverlayRootfs | None) -> bytes:
         """As the function of this name."""
@@ -119,13 +119,12 @@ class Plans:
         key = (_nameless(text, names), _nameless_rootfs(rootfs, names))
         known = self._known.get(key)
         if known is not None:
+            self._known.move_to_end(key)
             return _named(known, names)
         plan = of_container(container_id, text, rootfs)
         template = _nameless(plan, names)
         if plan and len(text) + len(plan) <= 2 * _ORDINARY and _named(template, names) == plan:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = template
+            _remember(self._known, key, template, _MOST_KNOWN)
         return plan
 
 
