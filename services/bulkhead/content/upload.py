@@ -57,15 +57,16 @@ class Upload:
         location = await self._start(mount_from)
         if location is None:
             return Pushed.MOUNTED
-        offset = 0
+        offset, resumed = 0, False
         while True:
             try:
-                location = await self._send(location, offset)
+                location = await self._send(location, offset, resumed=resumed)
                 await self._finish(location)
                 return Pushed.UPLOADED
             except (RemoteRefusal, Unreachable) as error:
                 before = offset
                 location, offset = await self._position(location, error, before)
+                resumed = True
 
     async def _start(self, mount_from: str | None) -> URL | None:
         scopes, query = self._scopes, ""
@@ -76,9 +77,10 @@ class Upload:
         async with self._endpoint.request("POST", target, scopes=scopes, body=bytes, expect=(201, 202)) as answer:
             return None if answer.status == 201 else self._location(answer)
 
-    async def _send(self, location: URL, offset: int) -> URL:
+    async def _send(self, location: URL, offset: int, *, resumed: bool) -> URL:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(self._size - offset)}
-        if offset:
+        if resumed and self._size:
+            # Also at 0: without it the rest would be put after what a cut request brought in the end.
             headers["Content-Range"] = f"{offset}-{self._size - 1}"
         async with self._endpoint.request(
             "PATCH", location, scopes=self._scopes, headers=headers, body=lambda: self._body(offset), expect=(202,)
@@ -95,6 +97,9 @@ class Upload:
         if isinstance(error, RemoteRefusal) and error.status == 404:
             await self._tries.after(Unreachable(str(error)), progressed=False)
             return await self._restart()
+        if isinstance(error, RemoteRefusal) and error.status == 416:
+            # What a cut request had brought was counted only after the registry told where we are.
+            error = Unreachable(str(error))
         # Whether the last try brought anything is known since the registry was asked after it.
         await self._tries.after(error, progressed=self._gained)
         self._gained = False

@@ -189,6 +189,45 @@ async def test_a_push_over_a_line_that_breaks_more_often_than_we_are_patient(tmp
             assert line.up_breaks == []
 
 
+async def test_what_a_cut_request_brought_in_the_end_is_not_sent_twice(store: BlobStore) -> None:
+    """The registry tells where it is before it has counted what the cut request brought."""
+    stored = await store.put(BIG)
+    brought, ranges, told = bytearray(), [], [0, 1 << 20]
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        location = {"Location": "/v2/app/blobs/uploads/1"}
+        if request.path == "/v2/":
+            return web.Response(body=b"{}")
+        match request.method:
+            case "HEAD":
+                return web.Response(status=404)
+            case "GET":
+                return web.Response(status=204, headers={**location, "Range": f"0-{max(0, told.pop(0) - 1)}"})
+            case "PATCH":
+                return await patch(request, location)
+            case "PUT":
+                return web.Response(status=201)
+        return web.Response(status=202, headers=location)
+
+    async def patch(request: web.BaseRequest, location: dict[str, str]) -> web.StreamResponse:
+        ranges.append(request.headers.get("Content-Range"))
+        data = await request.read()
+        if len(ranges) == 1:
+            brought.extend(data[: 1 << 20])
+            assert request.transport is not None
+            request.transport.abort()
+        elif ranges[-1] != f"{len(brought)}-{len(BIG) - 1}":
+            return web.Response(status=416)
+        else:
+            brought.extend(data)
+        return web.Response(status=202, headers=location)
+
+    async with Scripted(answer).serving() as peer, Registry(peer.address, patience=IMPATIENT) as registry:
+        assert await registry.push_blob("app", stored.digest, stored.path) is Pushed.UPLOADED
+    assert ranges == [None, f"0-{len(BIG) - 1}", f"{1 << 20}-{len(BIG) - 1}"]
+    assert brought == BIG
+
+
 Wrong = tuple[str, type[Exception], str]
 
 

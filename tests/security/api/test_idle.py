@@ -90,7 +90,9 @@ def test_more_clients_than_descriptors(engine: Engine) -> None:
     try:
         with contextlib.ExitStack() as stack:
             for _ in range(400):
-                stack.enter_context(connected(engine)).sendall(PING[:20])
+                client = stack.enter_context(connected(engine))
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # turned away: libuv closes at EMFILE
+                    client.sendall(PING[:20])
             assert settled(lambda: descriptors(engine) > 240)
         assert settled(lambda: descriptors(engine) < 100)
         assert engine.api("GET", f"/containers/{container}/json").json["State"]["Running"] is True
