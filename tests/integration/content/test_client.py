@@ -211,7 +211,7 @@ async def test_what_a_cut_request_brought_in_the_end_is_not_sent_twice(store: Bl
 
     async def patch(request: web.BaseRequest, location: dict[str, str]) -> web.StreamResponse:
         ranges.append(request.headers.get("Content-Range"))
-        data = await request.read()
+        data = await request.content.read()
         if len(ranges) == 1:
             brought.extend(data[: 1 << 20])
             assert request.transport is not None
