@@ -21,7 +21,7 @@ from typing import Protocol
 from tests.security.defaults.dockerd import Dockerd, _await, _clear
 from tests.support.engine import Engine, docker_cli, private_engine
 
-LINES = 2000
+LINES = 10_000
 _COUNT = f"i=1; while [ $i -le {LINES} ]; do echo $i; [ $((i % 20)) = 0 ] && usleep 10000; i=$((i+1)); done; exit 7"
 _EXIT_7 = "trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
 _SECONDS = 20.0

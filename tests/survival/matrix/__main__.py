@@ -1,11 +1,13 @@
 """The crash matrix, as a table: without options every row by every column that applies, at least once, and every
-failpoint on every row's way, at least once; with --whole every column at every failpoint where it can strike.
+failpoint on every row's way, at least once; with --whole every column at every failpoint where it can strike; with
+--sample so many of each row's that the first leaves out, by chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -14,11 +16,12 @@ from pathlib import Path
 from tests.support.engine import private_engine
 from tests.survival.matrix import selection
 from tests.survival.matrix.cells import Matrix, Result
-from tests.survival.matrix.columns import COLUMNS, NO_FAULT, SECOND_RECOVERY
+from tests.survival.matrix.columns import COLUMNS, NO_FAULT, SECOND_RECOVERY, Way
 from tests.survival.matrix.host import Host
 from tests.survival.matrix.machine import machine
 from tests.survival.matrix.report import told
 from tests.survival.matrix.rows import ROWS
+from tests.survival.matrix.selection import Cell
 
 _COLUMNS = [*COLUMNS, SECOND_RECOVERY]
 
@@ -62,12 +65,12 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
         yield unharmed
         return
     way, (part, parts) = matrix.way(row), options.part
-    chosen = selection.whole(way) if options.whole or options.point else selection.covering(row, way)
+    chosen = _chosen(row, way, options)
     wanted = [(column, passed) for column, passed in chosen if column in options.columns]
     place = options.rows.index(row)
     for number, (column, passed) in enumerate(wanted, place + 1):
         # Of what covers by its column: two parts trace a row each, and need not see the same.
-        turn = number if options.whole or options.point else place + _COLUMNS.index(column)
+        turn = place + _COLUMNS.index(column) if _is_covering(options) else number
         if options.point in str(passed) and turn % parts == part % parts:
             yield matrix.run(row, column, passed)
     if part == options.rows.index(row) % parts + 1:
@@ -78,7 +81,19 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
             yield matrix.recovered(row)
 
 
+def _chosen(row: str, way: Way, options: argparse.Namespace) -> list[Cell]:
+    if options.sample:
+        return selection.sample(row, way, options.sample, options.seed)
+    return selection.covering(row, way) if _is_covering(options) else selection.whole(way)
+
+
+def _is_covering(options: argparse.Namespace) -> bool:
+    return not (options.whole or options.point or options.sample)
+
+
 def _heading(options: argparse.Namespace) -> str:
+    if options.sample:
+        return f"{options.sample} cells a row by chance of those that the covering leaves out, seed {options.seed}"
     if options.whole or options.point:
         return "whole: every column at every failpoint where it can strike"
     return "covering: every row by every column that applies, and every failpoint on every row's way, at least once"
@@ -102,6 +117,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--columns", type=_names(_COLUMNS), default=_COLUMNS)
     parser.add_argument("--whole", action="store_true", help="every cell: thousands")
     parser.add_argument("--point", default="", help="of the whole, only failpoints whose name has this in it")
+    parser.add_argument("--sample", type=int, default=0, help="so many of each row's that the covering leaves out")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the sample")
     parser.add_argument("--part", type=_part, default=(1, 1), help="i/n: only each n-th cell, from the i-th on")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)

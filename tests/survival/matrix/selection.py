@@ -6,6 +6,7 @@ least once, by whatever column.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -26,8 +27,7 @@ def whole(way: Way) -> list[Cell]:
 def covering(row: str, way: Way) -> list[Cell]:
     """Those that the heading promises. Rows begin with different columns and places, so that all meet all."""
     turn = _ORDER[row]
-    # Not in the order of the trace, where now this process comes first, now that.
-    way = replace(way, points=tuple(sorted(way.points, key=_place)))
+    way = _in_order(way)
     places = {name: found for name, column in COLUMNS.items() if (found := _places(column, way))}
     left = {_key(passed) for passed in way.points}
     chosen: list[Cell] = []
@@ -41,9 +41,21 @@ def covering(row: str, way: Way) -> list[Cell]:
     return sorted(chosen, key=lambda cell: (list(COLUMNS).index(cell[0]), str(cell[1])))
 
 
+def sample(row: str, way: Way, count: int, seed: int) -> list[Cell]:
+    """At most `count` of those that `covering` leaves out: the same for the same way and seed."""
+    covered = set(covering(row, way))
+    left = [cell for cell in whole(_in_order(way)) if cell not in covered]
+    return random.Random(f"{seed} {row}").sample(left, min(count, len(left)))
+
+
 def lacking(way: Way) -> dict[str, str]:
     """Columns that have no cell in a row, and why."""
     return {name: column.lacking for name, column in COLUMNS.items() if not column.struck(way)}
+
+
+def _in_order(way: Way) -> Way:
+    """Not that of the trace, where now this process comes first, now that."""
+    return replace(way, points=tuple(sorted(way.points, key=_place)))
 
 
 def _rest(turn: int, left: Sequence[_Key], places: Mapping[str, Sequence[Passed]]) -> Iterator[Cell]:

@@ -107,6 +107,14 @@ def test_what_covers_has_every_column_and_every_failpoint_in_every_process(row: 
         assert passed in COLUMNS[column].struck(WAY)
 
 
+def test_a_sample_is_of_what_the_covering_leaves_out_and_hangs_on_its_seed() -> None:
+    sample = selection.sample("start", WAY, 10, 7)
+    assert len(set(sample)) == 10 and not set(sample) & set(selection.covering("start", WAY))
+    assert sample == selection.sample("start", replace(WAY, points=WAY.points[::-1]), 10, 7), "whoever came first"
+    assert sample != selection.sample("start", WAY, 10, 8)
+    assert set(selection.sample("start", WAY, 10_000, 7)) <= set(selection.whole(selection._in_order(WAY)))
+
+
 def test_a_process_that_passes_nothing_suffers_beside_the_manager() -> None:
     way = Way(points=(API_POINT, POINT), has_container=True)
     (cell,) = COLUMNS["kill shim"].struck(way)
