@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 import sys
 from contextvars import ContextVar
 from typing import Any
@@ -23,6 +22,8 @@ REQUEST_ID_HEADER = "x-request-id"
 # What clients send is untrusted: it ends in logs and in headers of the next hop.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+_threshold = logging.DEBUG
+
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -33,14 +34,20 @@ def request_id() -> str:
 
 def bind_request_id(value: str | None) -> str:
     """Adopt a caller's id, or make a new one (16 hex digits) when it is absent or ill-formed."""
-    chosen = value if value is not None and _ACCEPTABLE_ID.fullmatch(value) else secrets.token_hex(8)
+    chosen = value if value is not None and _ACCEPTABLE_ID.fullmatch(value) else os.urandom(8).hex()
     _request_id.set(chosen)
     return chosen
 
 
+def tells(level: int) -> bool:
+    """Whether a line of this level (of `logging`) is written at all; asked before much is put together for it."""
+    return level >= _threshold
+
+
 def configure(service: str, *, level: str = "info") -> None:
     """Send structlog's and logging's lines to stderr as JSON. Call once, before the loop starts."""
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+    global _threshold
+    threshold = _threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -35,6 +35,10 @@ class Admission:
         headers = request.headers
         if headers.get("Sec-Fetch-Site", "").lower() in _FOREIGN_FETCHES:
             raise Forbidden("request refused: it comes from another site")
+        if self._remote or "Origin" in headers or "Referer" in headers:
+            self._check_names(headers)
+
+    def _check_names(self, headers: Mapping[str, str]) -> None:
         host = _name(headers.get("Host", ""))
         for header in ("Origin", "Referer"):
             told = headers.get(header)

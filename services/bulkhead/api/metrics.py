@@ -6,12 +6,14 @@ runs. So the number of series is bounded by the table of routes and by the conta
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from bulkhead import __version__
 from bulkhead.api.ports import EngineInfo
@@ -26,32 +28,59 @@ _INTERFACE = ("bytes", "packets", "errors", "dropped")
 
 
 class Metrics:
-    """The counters of one API daemon."""
+    """The counters of one API daemon, in plain numbers: Prometheus's own objects cost a request more than its route.
+
+    `active`: requests under way.
+    """
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "bulkhead_api_requests", "Requests answered.", ("method", "route", "code"), registry=self._registry
-        )
-        self._seconds = Histogram(
-            "bulkhead_api_request_seconds",
-            "Until a request was answered; streams count until their end.",
-            ("route",),
-            registry=self._registry,
-            buckets=_BUCKETS,
-        )
-        self.active = Gauge("bulkhead_api_requests_active", "Requests under way.", registry=self._registry)
+        self.active = 0
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._seconds: dict[str, _Durations] = {}
 
     def answered(self, method: str, route: str, code: int, seconds: float) -> None:
         """Count a request."""
-        self._requests.labels(method if method in _METHODS else "other", route, str(code)).inc()
-        self._seconds.labels(route).observe(seconds)
+        key = (method if method in _METHODS else "other", route, code)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        durations = self._seconds.get(route)
+        if durations is None:
+            durations = self._seconds[route] = _Durations()
+        durations.counts[bisect_left(_BUCKETS, seconds)] += 1
+        durations.sum += seconds
 
     def text(self, engine: EngineInfo | None, samples: Sequence[Sample]) -> bytes:
         """Prometheus's text format; without `engine` the manager is away."""
         shown = CollectorRegistry()
-        shown.register(_Collected([*_of_engine(engine), *_of_containers(samples)]))
-        return generate_latest(self._registry) + generate_latest(shown)
+        shown.register(_Collected([*self._own(), *_of_engine(engine), *_of_containers(samples)]))
+        return generate_latest(shown)
+
+    def _own(self) -> Iterator[Metric]:
+        labels = ("method", "route", "code")
+        requests = CounterMetricFamily("bulkhead_api_requests", "Requests answered.", labels=labels)
+        for (method, route, code), count in self._requests.items():
+            requests.add_metric((method, route, str(code)), count)
+        yield requests
+        about = "Until a request was answered; streams count until their end."
+        seconds = HistogramMetricFamily("bulkhead_api_request_seconds", about, labels=("route",))
+        for route, durations in self._seconds.items():
+            seconds.add_metric((route,), durations.buckets(), durations.sum)
+        yield seconds
+        yield GaugeMetricFamily("bulkhead_api_requests_active", "Requests under way.", value=self.active)
+
+
+class _Durations:
+    """How many requests of a route took up to each of _BUCKETS, and how many longer; their sum in seconds."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.sum = 0.0
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """As Prometheus has them: each holds those before it."""
+        limits = (*map(str, _BUCKETS), "+Inf")
+        return list(zip(limits, accumulate(self.counts), strict=True))
 
 
 class _Collected:

@@ -7,6 +7,7 @@ here first of all, see `admission`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from typing import Any
@@ -72,39 +73,40 @@ class Edge:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
         began = time.monotonic()
-        path, version = _split(request.path)
-        found = self._table.find(request.method, path) if _is_text(request) else None
+        method, whole, is_text = request.method, request.path, _is_text(request)
+        path, version = _split(whole)
+        found = self._table.find(method, path) if is_text else None
         route = found.pattern if found is not None else "none"
-        self._metrics.active.inc()
+        self._metrics.active += 1
         failpoints.hit("api.request.begun")
         try:
-            with self._in_flight.tracked(f"{request.method} {route}", _printable(path)):
-                response = await self._answer(request, found, version)
+            with self._in_flight.tracked(f"{method} {route}", _printable(path)):
+                response = await self._answer(request, found, version, is_text)
         finally:
-            self._metrics.active.dec()
+            self._metrics.active -= 1
         failpoints.hit("api.request.answered")
-        self._metrics.answered(request.method, route, response.status, time.monotonic() - began)
-        record = log.debug if request.method in ("GET", "HEAD") and response.status < 500 else log.info
-        record(
-            "request",
-            method=request.method,
-            path=_printable(request.path),
-            status=response.status,
-            milliseconds=round((time.monotonic() - began) * 1000, 1),
-        )
+        status, took = response.status, time.monotonic() - began
+        self._metrics.answered(method, route, status, took)
+        level = logging.DEBUG if method in ("GET", "HEAD") and status < 500 else logging.INFO
+        if telemetry.tells(level):
+            told = {"method": method, "path": _printable(whole), "status": status}
+            log.log(level, "request", **told, milliseconds=round(took * 1000, 1))
         return response
 
-    async def _answer(self, request: web.BaseRequest, found: Found | None, told: str | None) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, found: Found | None, told: str | None, is_text: bool
+    ) -> web.StreamResponse:
         try:
             self._admission.check(request)
         except Forbidden as error:
             return failure(error)
-        if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        coding = request.headers.get("Transfer-Encoding")
+        if coding is not None and coding.strip().lower() != "chunked":
             # aiohttp would hand out the body in a coding that only others know of.
             return _last(failure(InvalidArgument("unsupported transfer encoding")))
         if request.method == "OPTIONS":
             return web.Response(headers=HEADERS)
-        if not _is_text(request):
+        if not is_text:
             return failure(InvalidArgument("invalid request: its path or query is not UTF-8"))
         if found is None:
             # Docker's mux knows no "method not allowed", and answers before the version check sets its headers.
@@ -113,10 +115,8 @@ class Edge:
             version = versions.parse(told) if told is not None else NEWEST
         except InvalidArgument as error:
             return failure(error)
-        try:
-            versions.check(version)
-        except InvalidArgument as error:
-            return _refused(error, version)
+        if not OLDEST <= version <= NEWEST:
+            return _refused(version)
         call = Call(request=request, version=version, arguments=found.arguments, patience=self._patience)
         return await _guarded(found.handler, call)
 
@@ -129,15 +129,18 @@ def _split(path: str) -> tuple[str, str | None]:
 
 def _is_text(request: web.BaseRequest) -> bool:
     """Whether path and query are Unicode; bytes that are not come from aiohttp as lone surrogates."""
+    text = request.path + request.query_string
+    if text.isascii():
+        return True
     try:
-        (request.path + request.query_string).encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
 def _printable(path: str) -> str:
-    return path.encode("ascii", "backslashreplace").decode()
+    return path if path.isascii() else path.encode("ascii", "backslashreplace").decode()
 
 
 async def _guarded(handler: Handler, call: Call) -> web.StreamResponse:
@@ -172,7 +175,11 @@ def failure(error: BaseException) -> web.Response:
     return web.Response(status=status, body=body_of(message), content_type="application/json", headers=HEADERS)
 
 
-def _refused(error: InvalidArgument, version: Version) -> web.Response:
+def _refused(version: Version) -> web.Response:
+    try:
+        versions.check(version)
+    except InvalidArgument as refusal:
+        error = refusal
     if version < OLDEST:
         # Clients that old do not expect JSON.
         return web.Response(status=400, text=f"{error}\n", content_type="text/plain", headers=HEADERS)

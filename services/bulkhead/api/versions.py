@@ -6,6 +6,7 @@ The window reaches down to 1.24 because clients in the field pin old versions (t
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from bulkhead import __version__
@@ -36,6 +37,7 @@ HEADERS = {
 _SHAPE = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?")
 
 
+@lru_cache(maxsize=64)
 def parse(text: str) -> Version:
     """Read the version of a path; raises InvalidArgument for what is none."""
     match = _SHAPE.fullmatch(text)

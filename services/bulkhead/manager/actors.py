@@ -10,7 +10,6 @@ operations get their turn.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -102,10 +101,8 @@ class Actors:
         self, ended: asyncio.Future[Any], name: str, container_id: str, seconds: float | None, phase: str
     ) -> inflight.Operation:
         """In flight until `ended` is done."""
-        with contextlib.ExitStack() as stack:
-            shown = stack.enter_context(self.in_flight.tracked(name, container_id, seconds=seconds or 0.0, phase=phase))
-            leave = stack.pop_all()
-        ended.add_done_callback(lambda _: leave.close())
+        shown = self.in_flight.tracked(name, container_id, seconds=seconds or 0.0, phase=phase)
+        ended.add_done_callback(shown.__exit__)
         return shown
 
     def own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

@@ -9,6 +9,7 @@ await manager.start(StartContainerRequest(ref="web"))
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from bulkhead import telemetry
 from bulkhead.counting import count_call
-from bulkhead.errors import DeadlineExceeded, Unavailable
+from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable
 from bulkhead.wire import direct
 from bulkhead.wire.channel import MortalChannel
 from bulkhead.wire.direct_client import Direct, Link
@@ -37,7 +38,7 @@ Stub = TypeVar("Stub", bound=ServiceStub)
 # What a reader that stands still costs; the peer waits with the rest.
 _WINDOW = 256 << 10
 _OF_ONE_CALL = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
-_GONE = (OSError, StreamTerminatedError, ProtocolError)
+_TRANSLATED = (GRPCError, TimeoutError, OSError, StreamTerminatedError, ProtocolError)
 
 
 class PeerAway(Unavailable):
@@ -49,15 +50,17 @@ def translated(peer: str) -> Iterator[None]:
     """Errors of a call to the service `peer`, in our vocabulary."""
     try:
         yield
-    except GRPCError as error:
-        raise error_of(error.status.value, error.message or error.status.name) from error
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"the {peer} service did not answer in time") from error
-    except _GONE as error:
-        reason = str(error) or type(error).__name__
-        raise PeerAway(
-            f"the {peer} service is not available: {reason} (see `make status`, start it with `make up`)"
-        ) from error
+    except _TRANSLATED as error:
+        raise _translation(peer, error) from error
+
+
+def _translation(peer: str, error: Exception) -> BulkheadError:
+    if isinstance(error, GRPCError):
+        return error_of(error.status.value, error.message or error.status.name)
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(f"the {peer} service did not answer in time")
+    reason = str(error) or type(error).__name__
+    return PeerAway(f"the {peer} service is not available: {reason} (see `make status`, start it with `make up`)")
 
 
 @contextmanager
@@ -114,15 +117,23 @@ class _Translating(ServiceStub):
     ) -> Any:
         seconds = CALL_SECONDS if timeout is None else timeout
         count_call(self.peer, route)
-        with translated(self.peer):
-            async with asyncio.timeout(seconds):
-                link = await self._direct()
-                if link is not None:
-                    return decode(response_type, await link.ask(route, encode(request), telemetry.request_id()))
+        try:
+            over = self.channel
+            link = over.direct.live if isinstance(over, ServiceChannel) else None
+            if link is None:
+                began = time.monotonic()
+                async with asyncio.timeout(seconds):
+                    link = await self._direct()
+                seconds -= time.monotonic() - began
+            if link is not None:
+                answer = await link.ask(route, encode(request), telemetry.request_id(), seconds)
+                return decode(response_type, answer)
             given = self._metadata(metadata)
             return await super()._unary_unary(
                 route, request, response_type, timeout=seconds, deadline=deadline, metadata=given
             )
+        except _TRANSLATED as error:
+            raise _translation(self.peer, error) from error
 
     async def _unary_stream(
         self,

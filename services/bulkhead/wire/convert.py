@@ -24,7 +24,7 @@ from bulkhead.wire.gen.bulkhead.types.v1 import StringList
 M = TypeVar("M", bound=betterproto2.Message)
 T = TypeVar("T")
 Copy = Callable[[Any], Any]
-Plan = list[tuple[str, Copy]]
+Plan = Callable[[Any], dict[str, Any]]
 
 _MESSAGE_PLANS: dict[tuple[type[Any], type[Any]], Plan] = {}
 _MODEL_PLANS: dict[tuple[type[Any], type[Any]], Plan] = {}
@@ -33,25 +33,39 @@ _MODEL_PLANS: dict[tuple[type[Any], type[Any]], Plan] = {}
 def to_message(kind: type[M], value: Any) -> M:
     """The message of type `kind` that says what the dataclass `value` says."""
     plan = _MESSAGE_PLANS.get((kind, type(value))) or _message_plan(kind, type(value))
-    return kind(**{name: copy(getattr(value, name)) for name, copy in plan})
+    return kind(**plan(value))
 
 
 def to_model(kind: type[T], message: betterproto2.Message) -> T:
     """The dataclass of type `kind` that `message` describes."""
     plan = _MODEL_PLANS.get((kind, type(message))) or _model_plan(kind, type(message))
-    return kind(**{name: copy(getattr(message, name)) for name, copy in plan})
+    return kind(**plan(message))
 
 
 def _message_plan(kind: type[Any], source: type[Any]) -> Plan:
     targets = _annotations(kind)
-    plan = [(name, _outward(hint, targets[name])) for name, hint in _annotations(source).items() if name in targets]
-    return _MESSAGE_PLANS.setdefault((kind, source), plan)
+    copies = {name: _outward(hint, targets[name]) for name, hint in _annotations(source).items() if name in targets}
+    return _MESSAGE_PLANS.setdefault((kind, source), _plan(copies))
 
 
 def _model_plan(kind: type[Any], source: type[Any]) -> Plan:
     sources = _annotations(source)
-    plan = [(name, _inward(hint)) for name, hint in _annotations(kind).items() if name in sources]
-    return _MODEL_PLANS.setdefault((kind, source), plan)
+    copies = {name: _inward(hint) for name, hint in _annotations(kind).items() if name in sources}
+    return _MODEL_PLANS.setdefault((kind, source), _plan(copies))
+
+
+def _plan(copies: Mapping[str, Copy]) -> Plan:
+    """The values for a constructor; most are handed over as they are."""
+    plain = tuple(name for name, copy in copies.items() if copy is _same)
+    others = tuple((name, copy) for name, copy in copies.items() if copy is not _same)
+
+    def values(source: Any) -> dict[str, Any]:
+        found = {name: getattr(source, name) for name in plain}
+        for name, copy in others:
+            found[name] = copy(getattr(source, name))
+        return found
+
+    return values
 
 
 def _annotations(kind: type[Any]) -> dict[str, Any]:

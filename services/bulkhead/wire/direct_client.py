@@ -10,6 +10,7 @@ from typing import cast
 
 from bulkhead.errors import BulkheadError
 from bulkhead.wire import direct
+from bulkhead.wire.expiry import expire
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, is_own_user
 from bulkhead.wire.ttrpc_protobuf import decode
@@ -28,17 +29,20 @@ class Direct:
         self._connecting = asyncio.Lock()
         self._not_before = 0.0
 
+    @property
+    def live(self) -> Link | None:
+        """The connection, if there is one."""
+        link = self._link
+        return link if link is not None and link.alive else None
+
     async def link(self) -> Link | None:
         """A live connection; None when the service speaks gRPC only. Raises OSError when nobody listens.
 
         Waits for a service that does not answer: how long is the caller's to say.
         """
-        link = self._link
-        if link is not None and link.alive:
-            return link
         async with self._connecting:
-            if self._link is not None and self._link.alive:
-                return self._link
+            if self.live is not None:
+                return self.live
             if time.monotonic() < self._not_before:
                 return None
             self._link = await self._connected()
@@ -87,14 +91,17 @@ class Link(asyncio.Protocol):
         self._transport.write(direct.bare(0, direct.TYPE_HELLO))
         return await self._hello
 
-    async def ask(self, route: str, message: bytes, request_id: str) -> bytes:
-        """One answer. Raises what the server raised, ConnectionResetError when the connection ends first."""
+    async def ask(self, route: str, message: bytes, request_id: str, seconds: float) -> bytes:
+        """One answer. Raises what the server raised, ConnectionResetError when the connection ends, TimeoutError."""
         stream = self._begin(route, message, request_id)
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
         self._waiting[stream] = future
+        timer = loop.call_later(seconds, expire, future)
         try:
             return await future
         finally:
+            timer.cancel()
             if self._waiting.pop(stream, None) is not None:
                 self._send(direct.bare(stream, direct.TYPE_CANCEL))
 

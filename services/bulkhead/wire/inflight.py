@@ -8,11 +8,11 @@ Told by `GET /debug/ops`, so that whoever waits can see what for.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from bulkhead import telemetry
 
@@ -21,7 +21,13 @@ QUEUED, RUNNING = "queued", "running"
 
 @dataclass(slots=True, kw_only=True)
 class Operation:
-    """Something that has begun and not ended; `seconds` is how long it may take, 0 = as long as its peer stays."""
+    """Something that has begun and not ended; `seconds` is how long it may take, 0 = as long as its peer stays.
+
+    A context manager of its own: what `contextlib` makes of a generator costs each request several times that.
+    """
+
+    number: int
+    among: dict[int, Operation]
 
     name: str
     object: str = ""
@@ -35,6 +41,13 @@ class Operation:
         """Seconds since it was asked for."""
         return time.monotonic() - self.began
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """It has ended."""
+        self.among.pop(self.number, None)
+
 
 class InFlight:
     """The operations of one process."""
@@ -47,15 +60,16 @@ class InFlight:
         """Oldest first."""
         return iter(list(self._operations.values()))
 
-    @contextlib.contextmanager
-    def tracked(
-        self, name: str, object: str = "", *, seconds: float = 0.0, phase: str = RUNNING
-    ) -> Iterator[Operation]:
-        """An operation of the current request, in flight while entered."""
+    def tracked(self, name: str, object: str = "", *, seconds: float = 0.0, phase: str = RUNNING) -> Operation:
+        """An operation of the current request, in flight from now until it is left."""
         number = next(self._numbers)
-        operation = Operation(name=name, object=object, phase=phase, seconds=seconds, request_id=telemetry.request_id())
-        self._operations[number] = operation
-        try:
-            yield operation
-        finally:
-            del self._operations[number]
+        operation = self._operations[number] = Operation(
+            number=number,
+            among=self._operations,
+            name=name,
+            object=object,
+            phase=phase,
+            seconds=seconds,
+            request_id=telemetry.request_id(),
+        )
+        return operation

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,30 +47,27 @@ class _Turnstile:
     """Counts the calls that will end by themselves, and lets no call in once it is closed."""
 
     def __init__(self) -> None:
-        self._closed = False
         self._inside = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        # None until it is closed; then told when the last one leaves.
+        self._idle: asyncio.Event | None = None
 
-    @contextlib.contextmanager
-    def passed(self, cardinality: grpclib.const.Cardinality) -> Iterator[None]:
-        """Raises Unavailable once closed."""
-        if self._closed:
+    def enter(self, ends: bool) -> None:
+        """A call, which `ends` by itself or does not. Raises Unavailable once closed."""
+        if self._idle is not None:
             raise Unavailable("the service is stopping")
-        counts = cardinality is grpclib.const.Cardinality.UNARY_UNARY
-        self._inside += counts
-        if self._inside:
-            self._idle.clear()
-        try:
-            yield
-        finally:
-            self._inside -= counts
-            if not self._inside:
-                self._idle.set()
+        self._inside += ends
+
+    def leave(self, ends: bool) -> None:
+        """One that was let in is through."""
+        self._inside -= ends
+        if not self._inside and self._idle is not None:
+            self._idle.set()
 
     async def close(self) -> None:
         """Wait until all are through, DRAIN_SECONDS at most."""
-        self._closed = True
+        self._idle = asyncio.Event()
+        if not self._inside:
+            return
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._idle.wait()
@@ -112,13 +109,18 @@ async def _answer_in_parts(
 
 def _guard(route: str, entry: grpclib.const.Handler, in_flight: InFlight, turnstile: _Turnstile) -> Handler:
     name = route.rpartition(".")[2].replace("/", ".")
+    ends = entry.cardinality is grpclib.const.Cardinality.UNARY_UNARY
 
     async def guarded(stream: Stream[Any, Any]) -> None:
         sent = stream.metadata.get(telemetry.REQUEST_ID_HEADER) if stream.metadata else None
         telemetry.bind_request_id(sent if isinstance(sent, str) else None)
         try:
-            with turnstile.passed(entry.cardinality), in_flight.tracked(name):
-                await entry.func(stream)
+            turnstile.enter(ends)
+            try:
+                with in_flight.tracked(name):
+                    await entry.func(stream)
+            finally:
+                turnstile.leave(ends)
         except BulkheadError as error:
             raise GRPCError(grpclib.const.Status(code_of(error)), str(error)) from error
         except GRPCError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -97,8 +97,15 @@ class FrameReader:
         self._buffer = bytearray()
         self._limit = limit
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that `data` completes; InvalidArgument when one exceeds the limit."""
+    def feed(self, data: bytes) -> Iterable[Frame]:
+        """The frames that `data` completes, to be taken before more is fed. InvalidArgument when one is too long."""
+        if not self._buffer and len(data) >= HEADER.size:
+            length, stream, kind, _ = HEADER.unpack_from(data)
+            if len(data) == HEADER.size + length and length <= self._limit:
+                return (Frame(stream, kind, data[HEADER.size :]),)
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Iterator[Frame]:
         self._buffer += data
         while len(self._buffer) >= HEADER.size:
             length, stream, kind, _ = HEADER.unpack_from(self._buffer)

@@ -20,6 +20,7 @@ from bulkhead import telemetry
 from bulkhead.counting import count_call
 from bulkhead.errors import BulkheadError, DeadlineExceeded, InvalidArgument, Unavailable
 from bulkhead.wire import protobuf
+from bulkhead.wire.expiry import expire
 from bulkhead.wire.gen.bulkhead.shim import v1 as shim
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import (
@@ -94,8 +95,7 @@ class TtrpcClient:
         if timeout is not None:
             envelope.timeout_nano = int(timeout * 1e9)
         try:
-            async with asyncio.timeout(timeout):
-                payload = await link.ask(envelope)
+            payload = await link.ask(envelope, timeout)
         except TimeoutError as error:
             raise DeadlineExceeded(f"cannot {method} by {self._path}: no answer within {timeout:g} s") from error
         return protobuf.decode(response_type, payload)
@@ -170,18 +170,22 @@ class _Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def ask(self, envelope: Request) -> bytes:
-        """Send a request, and wait for the payload of its response."""
+    async def ask(self, envelope: Request, seconds: float | None) -> bytes:
+        """Send a request, and wait for the payload of its response. Raises TimeoutError as well."""
         if self._transport is None or self._transport.is_closing() or self.closed.done():
             raise Unavailable(f"cannot call {self._path}: the connection ended")
         stream = self._take_stream()
         data = frame(stream, TYPE_REQUEST, envelope)
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
         self._waiting[stream] = future
         self._transport.write(data)
+        timer = loop.call_later(seconds, expire, future) if seconds is not None else None
         try:
             return await future
         finally:
+            if timer is not None:
+                timer.cancel()
             self._waiting.pop(stream, None)
 
     def _take_stream(self) -> int:

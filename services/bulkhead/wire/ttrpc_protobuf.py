@@ -7,7 +7,8 @@ nested. Unknown fields are skipped. A contract test holds them against the gener
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from bulkhead.errors import InvalidArgument
@@ -37,19 +38,52 @@ class Message:
 
 
 MessageT = TypeVar("MessageT", bound=Message)
-_TABLES: dict[type[Message], dict[int, Field]] = {}
+
+
+class _Writing(NamedTuple):
+    """How a field is written; one that does not `tell` zero from nothing leaves out zeros, and what is empty."""
+
+    name: str
+    tag: bytes
+    kind: int
+    tells: bool
+    repeated: bool
+
+
+class _Reading(NamedTuple):
+    """How a field is read: by `read`, unless it is bytes."""
+
+    name: str
+    read: Callable[[Any], Any] | None
+    repeated: bool
+
+
+# Made once for each class, by whoever uses it first.
+_WRITING: dict[type[Message], list[_Writing]] = {}
+_READING: dict[type[Message], dict[int, _Reading]] = {}
+# Numbers of one byte; most are.
+_SMALL = tuple(bytes((number,)) for number in range(0x80))
 
 
 def encode(message: Message) -> bytes:
     """The message as protobuf; fields at their default are left out unless they are optional and set."""
-    out = bytearray()
-    for field in message.FIELDS:
-        value = getattr(message, field.name)
-        if value is None or (not field.optional and not field.message and not value):
+    plan = _WRITING.get(type(message))
+    if plan is None:
+        plan = _WRITING[type(message)] = _writing(type(message))
+    out: list[bytes] = []
+    for name, tag, kind, tells, repeated in plan:
+        value = getattr(message, name)
+        if value is None or not (value or tells):
             continue
-        for single in value if field.repeated else (value,):
-            _encode_field(out, field, single)
-    return bytes(out)
+        for single in value if repeated else (value,):
+            if kind in _NUMBERS:
+                number = int(single) & _MASK64
+                out += (tag, _SMALL[number] if number < 0x80 else varint(number))
+                continue
+            payload = single.encode() if kind == STRING else encode(single) if kind == MESSAGE else single
+            size = len(payload)
+            out += (tag, _SMALL[size] if size < 0x80 else varint(size), payload)
+    return b"".join(out)
 
 
 def decode(kind: type[MessageT], data: bytes) -> MessageT:
@@ -58,22 +92,6 @@ def decode(kind: type[MessageT], data: bytes) -> MessageT:
         return _decode(kind, data)
     except (IndexError, ValueError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"cannot decode {kind.__name__}: {error}") from error
-
-
-def _encode_field(out: bytearray, field: Field, value: Any) -> None:
-    if field.kind in (SIGNED, UNSIGNED, BOOL):
-        out += varint(field.number << 3 | _VARINT)
-        out += varint(int(value) & _MASK64)
-        return
-    if field.kind == STRING:
-        payload = value.encode()
-    elif field.kind == MESSAGE:
-        payload = encode(value)
-    else:
-        payload = value
-    out += varint(field.number << 3 | _LENGTH)
-    out += varint(len(payload))
-    out += payload
 
 
 def varint(number: int) -> bytes:
@@ -90,17 +108,28 @@ def varint(number: int) -> bytes:
 
 def _decode(kind: type[MessageT], data: bytes) -> MessageT:
     message = kind()
-    fields = _TABLES.get(kind)
-    if fields is None:
-        fields = _TABLES[kind] = {field.number: field for field in kind.FIELDS}
-    position = 0
-    while position < len(data):
-        key, position = read_varint(data, position)
-        wire = key & 7
-        raw, position = read_value(data, position, wire)
-        field = fields.get(key >> 3)
-        if field is not None:
-            _store(message, field, wire, raw)
+    table = _READING.get(kind)
+    if table is None:
+        table = _READING[kind] = _reading(kind)
+    position, size = 0, len(data)
+    while position < size:
+        key = data[position]
+        position += 1
+        if key > 0x7F:
+            key, position = read_varint(data, position - 1)
+        raw, position = read_value(data, position, key & 7)
+        field = table.get(key)
+        if field is None:
+            _check_unknown(kind, key)
+            continue
+        name, read, repeated = field
+        value = raw if read is None else read(raw)
+        if not repeated:
+            setattr(message, name, value)
+        elif read in _PACKED:
+            getattr(message, name).extend(value)
+        else:
+            getattr(message, name).append(value)
     return message
 
 
@@ -138,37 +167,58 @@ def read_value(data: bytes, position: int, wire: int) -> tuple[int | bytes, int]
     return data[position:end], end
 
 
-def _store(message: Message, field: Field, wire: int, raw: int | bytes) -> None:
-    scalar = field.kind in (SIGNED, UNSIGNED, BOOL)
-    if scalar and field.repeated and wire == _LENGTH:
-        assert isinstance(raw, bytes)
-        position = 0
+def _check_unknown(kind: type[Message], key: int) -> None:
+    """A field of a later version is skipped; one that is known and of another kind is an error."""
+    for field in kind.FIELDS:
+        if field.number == key >> 3:
+            raise ValueError(f"field {field.name} has wire type {key & 7}")
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number & _SIGN_BIT else number
+
+
+def _all_of(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Reads numbers that were packed into one field."""
+
+    def read_all(raw: bytes) -> list[Any]:
+        found, position = [], 0
         while position < len(raw):
             number, position = read_varint(raw, position)
-            getattr(message, field.name).append(_scalar(field.kind, number))
-        return
-    if wire != (_VARINT if scalar else _LENGTH):
-        raise ValueError(f"field {field.name} has wire type {wire}")
-    value = _value(field, raw)
-    if field.repeated:
-        getattr(message, field.name).append(value)
-    else:
-        setattr(message, field.name, value)
+            found.append(read(number))
+        return found
+
+    return read_all
 
 
-def _value(field: Field, raw: int | bytes) -> Any:
-    if isinstance(raw, int):
-        return _scalar(field.kind, raw)
-    if field.kind == STRING:
-        return raw.decode()
+_NUMBERS: dict[int, Callable[[Any], Any]] = {SIGNED: _signed, UNSIGNED: int, BOOL: bool}
+_ALL = {kind: _all_of(read) for kind, read in _NUMBERS.items()}
+_PACKED = frozenset(_ALL.values())
+
+
+def _writing(kind: type[Message]) -> list[_Writing]:
+    rows = []
+    for field in kind.FIELDS:
+        wire = _VARINT if field.kind in _NUMBERS else _LENGTH
+        tells = field.optional or field.message is not None
+        rows.append(_Writing(field.name, varint(field.number << 3 | wire), field.kind, tells, field.repeated))
+    return rows
+
+
+def _reading(kind: type[Message]) -> dict[int, _Reading]:
+    table = {}
+    for field in kind.FIELDS:
+        length = field.number << 3 | _LENGTH
+        if field.kind in _NUMBERS:
+            table[field.number << 3 | _VARINT] = _Reading(field.name, _NUMBERS[field.kind], field.repeated)
+            if field.repeated:
+                table[length] = _Reading(field.name, _ALL[field.kind], True)
+        else:
+            table[length] = _Reading(field.name, _content(field), field.repeated)
+    return table
+
+
+def _content(field: Field) -> Callable[[Any], Any] | None:
     if field.message is not None:
-        return _decode(field.message, raw)
-    return raw
-
-
-def _scalar(kind: int, number: int) -> int | bool:
-    if kind == BOOL:
-        return number != 0
-    if kind == SIGNED and number & _SIGN_BIT:
-        return number - (1 << 64)
-    return number
+        return functools.partial(_decode, field.message)
+    return bytes.decode if field.kind == STRING else None

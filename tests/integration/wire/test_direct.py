@@ -163,4 +163,4 @@ async def test_a_call_that_cannot_be_read_is_refused(tmp_path: Path, patient: Pa
     link = await over.direct.link()
     assert link is not None
     with pytest.raises(errors.NotImplementedYet, match="no such method"):
-        await link.ask("/no.such.Service/Method", b"", "")
+        await link.ask("/no.such.Service/Method", b"", "", 10.0)
