@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.compat.conftest import Target
+from tests.support.eventually import until
 from tests.support.terminal import terminal
 
 COUNT = "i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; sleep %s; done"
@@ -143,7 +144,9 @@ def test_inspect(target: Target) -> None:
 
 
 def test_logs(target: Target) -> None:
-    target.ok("run", "--name", "ll", "busybox", "sh", "-c", "echo 1; sleep 0.2; echo 2 >&2; sleep 0.2; echo 3")
+    target.ok("run", "-d", "-i", "--name", "ll", "busybox", "sh", "-c", "echo 1; echo 2 >&2; read x; echo 3")
+    until(lambda: target.docker("logs", "ll").stderr == "2\n")  # of two pipes nobody knows which was written to first
+    assert target.ok("attach", "ll", input="go\n") == "3"
     done = target.docker("logs", "ll")
     assert (done.stdout, done.stderr) == ("1\n3\n", "2\n")
     assert target.ok("logs", "--tail", "1", "ll") == "3"

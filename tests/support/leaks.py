@@ -24,7 +24,7 @@ from bulkhead.model.instance import SERVICES, Instance
 from bulkhead.service import holder
 
 # Removal answers first and reaps in the background (design 9): what remains after this is a leak.
-SETTLE_SECONDS = 8.0
+SETTLE_SECONDS = 30.0
 # A service may open a connection or a database file when it is first needed and keep it.
 ALLOWED_GROWTH = {"socket": 4, "file": 4, "anon_inode": 2}
 

@@ -67,11 +67,13 @@ async def test_without_upgrade_it_is_a_bare_200(fake: Fake) -> None:
 
 
 async def test_both_streams_arrive_until_the_process_ends(fake: Fake) -> None:
-    container = await fake.create("sh", "-c", "echo out; sleep 0.1; echo err >&2")
+    container = await fake.create("sh", "-c", "echo out; read x; echo err >&2", **STDIN)
     async with connected(fake.socket) as wire:
         await attached(fake, wire, container.id)
         await fake.call("POST", f"/containers/{container.id}/start")
-        assert [await wire.frame(), await wire.frame()] == [(1, b"out\n"), (2, b"err\n")]
+        assert await wire.frame() == (1, b"out\n")
+        wire.send("go\n")
+        assert await wire.frame() == (2, b"err\n")
         assert await wire.rest() == b""
 
 
@@ -130,7 +132,8 @@ async def test_a_client_that_leaves_costs_only_its_stream(fake: Fake) -> None:
         await wire.frame()
     async with connected(fake.socket) as wire:
         await attached(fake, wire, container.id, "stream=1&stdout=1")
-        assert await wire.frame() == (1, b"x\n")
+        stream, said = await wire.frame()
+        assert (stream, set(said.splitlines())) == (1, {b"x"}), "on a busy machine several lines are carried at once"
     assert container.phase is Phase.RUNNING
 
 

@@ -284,6 +284,13 @@ def _workers_on(target: Path) -> list[int]:
     return found
 
 
+def blocks(path: Path) -> int:
+    """What a file takes once it is on the disk: before, a file system does not count what it needs for itself."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_blocks
+
+
 @pytest.mark.parametrize(
     "dialect",
     [("gnu",), ("pax", "0.0"), ("pax", "0.1"), ("pax", "1.0")],
@@ -304,6 +311,6 @@ async def test_holes_stay_holes(dialect: tuple[str, ...], unpack: Unpack, target
     assert len(tar) < 1_000_000, "this is not sparse"
     result = await unpack(gzip.compress(tar), diff_id(tar))
     assert (target / "holes").read_bytes() == original.read_bytes()
-    assert (target / "holes").stat().st_blocks <= original.stat().st_blocks
+    assert blocks(target / "holes") <= blocks(original)
     assert (target / "end").read_text() == "after it"
     assert result.size == 20_000_008

@@ -33,7 +33,7 @@ T = TypeVar("T")
 WORLD = IPv4Interface("198.51.100.2/24")  # a neighbour of the host, beyond no bridge of ours
 UPLINK = IPv4Interface("198.51.100.1/24")  # the host's own address on that side
 WORLD6, UPLINK6 = IPv6Interface("2001:db8::2/64"), IPv6Interface("2001:db8::1/64")
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 
 def run_on_private_host(body: Callable[[], Awaitable[T]]) -> T:

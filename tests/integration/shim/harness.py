@@ -44,7 +44,7 @@ class Nursery:
 
     def close(self) -> None:
         self._control.close()
-        self.process.wait(10)
+        self.process.wait(20)
 
 
 def become(link: socket.socket, run_dir: Path, data_dir: Path, container_id: str = CONTAINER_ID) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Stream:
 
     async def until(self, expected: bytes) -> bytes:
         """Raw bytes up to `expected` (terminals)."""
-        return await asyncio.wait_for(self.reader.readuntil(expected), 10)
+        return await asyncio.wait_for(self.reader.readuntil(expected), 20)
 
     async def everything(self) -> bytes:
         """Raw bytes to the end of the stream."""
@@ -189,7 +189,7 @@ def descriptors(pid: int) -> list[str]:
     return sorted(found)
 
 
-async def gone(pid: int, *, timeout: float = 10) -> None:
+async def gone(pid: int, *, timeout: float = 20) -> None:
     """Wait for a process's end by its pidfd."""
     try:
         pidfd = os.pidfd_open(pid)
@@ -215,7 +215,7 @@ def proc(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/{name}").read_text()
 
 
-async def until(condition: Callable[[], bool], *, timeout: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, timeout: float = 20) -> None:
     """Wait for what the kernel has no event for."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110

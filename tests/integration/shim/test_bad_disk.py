@@ -71,7 +71,7 @@ async def test_a_full_disk_costs_lines_and_says_how_many(small_disk: tuple[Nurse
         filler.unlink()
         await until(lambda: b"of log were lost" in log.read_bytes())
         stream.writer.write(b"\n")
-        assert (await shim.client.wait(timeout=10)).exit_code == 0
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
         records = [json.loads(line) for line in log.read_bytes().splitlines()]
         marker = next(record for record in records if "bulkhead:" in record["log"])
         lost = int(marker["log"].split()[1])
@@ -94,7 +94,7 @@ async def test_an_exit_is_recorded_on_a_full_disk(small_disk: tuple[Nursery, Pat
         filler = fill(seen(nursery, disk))
         stream.writer.write(b"\n")
         # Its blocks were taken at create.
-        assert (await shim.client.wait(timeout=10)).exit_code == 7
+        assert (await shim.client.wait(timeout=20)).exit_code == 7
         assert json.loads((data / "exit.json").read_text())["exit_code"] == 7
         filler.unlink()
 
@@ -133,7 +133,7 @@ async def test_a_disk_that_hangs_holds_the_container_only_for_a_while(launch: La
         assert await stream.frame() == (2, b"over\n")
         assert (await shim.client.state()).phase == "running"
         await shim.client.kill(9)
-        assert (await shim.client.wait(timeout=10)).exit_code == 137
+        assert (await shim.client.wait(timeout=20)).exit_code == 137
         os.close(disk)
 
 
@@ -157,5 +157,5 @@ async def test_a_slow_disk_loses_nothing(launch: Launch) -> None:
                 lines += more.count(b"\n")
                 received += more
         assert [int(json.loads(line)["log"]) for line in received.splitlines()] == list(range(1, 30_001))
-        assert (await shim.client.wait(timeout=10)).exit_code == 0
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
         os.close(disk)

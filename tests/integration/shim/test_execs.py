@@ -44,7 +44,7 @@ async def test_an_attached_exec(shim: Shim) -> None:
     stream.writer.write(b"input\n")
     stream.writer.write_eof()
     assert await stream.output() == {1: b"input\n", 2: b"err\n"}
-    assert (await shim.client.wait("e", timeout=5)).exit_code == 5
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 5
     state = await shim.client.exec_state("e")
     assert (state.phase, state.exit_code) == ("exited", 5)
     assert not shim.log.read_bytes(), "an exec's output is not the container's log"
@@ -55,7 +55,7 @@ async def test_a_detached_exec(shim: Shim, tmp_path: Path) -> None:
     answer = await shim.client.exec_start("e")
     assert answer.failure is None
     assert answer.pid > 0
-    assert (await shim.client.wait("e", timeout=5)).exit_code == 3
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 3
     assert (tmp_path / "fds").read_text().split() == ["/dev/null", str(tmp_path / "fds"), "/dev/null"]
 
 
@@ -77,7 +77,7 @@ async def test_an_exec_that_cannot_run_says_so_in_its_stream(shim: Shim) -> None
     assert (await stream.output())[1] == b'exec: "/nosuch": no such file or directory\r\n'
     state = await shim.client.exec_state("e")
     assert (state.phase, state.exit_code) == ("exited", 127)
-    assert (await shim.client.wait("e", timeout=5)).exit_code == 127
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 127
 
 
 async def test_a_detached_exec_that_cannot_run_is_a_failure(shim: Shim) -> None:
@@ -96,7 +96,7 @@ async def test_an_exec_runs_once(shim: Shim) -> None:
     assert (await shim.client.state()).exec_ids == ["e"]
     stream.writer.write_eof()
     await stream.everything()
-    await shim.client.wait("e", timeout=5)
+    await shim.client.wait("e", timeout=20)
     again = await dial(shim, "e")
     assert (again.answer["ok"], again.answer["kind"]) == (False, "Conflict")
     assert again.answer["error"] == "Error: Exec command e has already run"
@@ -117,7 +117,7 @@ async def test_bad_execs_are_refused(shim: Shim) -> None:
 async def test_an_exec_that_was_never_started_is_replaced(shim: Shim) -> None:
     """As by a manager whose predecessor died before anybody dialled."""
     await register(shim, "e", "exit 1")
-    waiting = asyncio.create_task(shim.client.wait("e", timeout=10))
+    waiting = asyncio.create_task(shim.client.wait("e", timeout=20))
     await asyncio.sleep(0)
     await register(shim, "e", "read x; exit 2", open_stdin=True)
     stream = await dial(shim, "e")
@@ -127,7 +127,7 @@ async def test_an_exec_that_was_never_started_is_replaced(shim: Shim) -> None:
     stream.writer.write_eof()
     await stream.everything()
     # Who waited for the first hears of the second.
-    assert (await waiting).exit_code == (await shim.client.wait("e", timeout=5)).exit_code == 2
+    assert (await waiting).exit_code == (await shim.client.wait("e", timeout=20)).exit_code == 2
     with pytest.raises(Conflict, match="cannot create exec e: it exists"):
         await register(shim, "e", "exit 3")
 
@@ -145,7 +145,7 @@ async def test_execs_need_a_running_container(launch: Launch) -> None:
         with pytest.raises(Conflict, match="is paused, unpause the container before exec"):
             await shim.client.exec_start("e")
         await shim.client.kill(signal.SIGKILL)
-        await shim.client.wait(timeout=5)
+        await shim.client.wait(timeout=20)
         with pytest.raises(Conflict, match="is not running"):
             await shim.client.exec_start("e")
 
@@ -154,7 +154,7 @@ async def test_an_exec_is_killed_alone(shim: Shim) -> None:
     await register(shim, "e", "sleep 60")
     await shim.client.exec_start("e")
     await shim.client.kill(signal.SIGTERM, exec_id="e")
-    assert (await shim.client.wait("e", timeout=5)).exit_code == 143
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 143
     assert (await shim.client.state()).phase == "running"
 
 
@@ -172,7 +172,7 @@ async def test_many_execs_leave_no_descriptor_zombie_or_entry(shim: Shim) -> Non
     for number in range(150):
         await register(shim, f"e{number}", "exit 0")
         await shim.client.exec_start(f"e{number}")
-        await shim.client.wait(f"e{number}", timeout=5)
+        await shim.client.wait(f"e{number}", timeout=20)
     await until(lambda: len(descriptors(shim.pid)) == before)
     await until(lambda: len(children(shim.pid)) == 1)
     with pytest.raises(NotFound):
@@ -184,5 +184,5 @@ async def test_orphans_are_reaped(shim: Shim) -> None:
     # The shim is their subreaper: what an exec leaves behind must not stay as zombies.
     await register(shim, "e", "(sleep 0.05 &) ; exit 0")
     await shim.client.exec_start("e")
-    await shim.client.wait("e", timeout=5)
+    await shim.client.wait("e", timeout=20)
     await until(lambda: len(children(shim.pid)) == 1)

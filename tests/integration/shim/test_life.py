@@ -52,7 +52,7 @@ async def test_the_exit_record_is_on_disk_before_wait_answers(launch: Launch) ->
     async with launch(script("exit 3")) as shim:
         await shim.create()
         await shim.client.start()
-        await shim.client.wait(timeout=10)
+        await shim.client.wait(timeout=20)
         assert json.loads((shim.data_dir / "exit.json").read_text())["exit_code"] == 3
         assert not list(shim.data_dir.glob(".*")), "the reserved file became the record"
 
@@ -70,7 +70,7 @@ async def test_an_exit_while_nobody_is_connected_is_kept(nursery: Nursery, tmp_p
         async with connected(shim.run_dir, shim.data_dir, shim.pid) as again:
             state = await again.client.state()
             assert (state.phase, state.exit_code, state.pid) == ("exited", 5, pid)
-            assert (await again.client.wait(timeout=5)).exit_code == 5
+            assert (await again.client.wait(timeout=20)).exit_code == 5
 
 
 async def test_orders_that_do_not_fit_change_nothing(launch: Launch) -> None:
@@ -92,7 +92,7 @@ async def test_orders_that_do_not_fit_change_nothing(launch: Launch) -> None:
         with pytest.raises(InvalidArgument, match="invalid signal 99"):
             await shim.client.kill(99)
         await shim.client.kill(signal.SIGKILL)
-        assert (await shim.client.wait(timeout=5)).exit_code == 137
+        assert (await shim.client.wait(timeout=20)).exit_code == 137
         with pytest.raises(Conflict, match="it is exited"):
             await shim.create()
 
@@ -101,7 +101,7 @@ async def test_a_created_container_that_is_killed_has_exited(launch: Launch) -> 
     async with launch(script("exit 0")) as shim:
         await shim.create()
         await shim.client.kill(signal.SIGKILL)
-        assert (await shim.client.wait(timeout=5)).exit_code == 137
+        assert (await shim.client.wait(timeout=20)).exit_code == 137
         assert (await shim.client.state()).started_at == 0
 
 
@@ -117,17 +117,17 @@ async def test_pause_and_resume(launch: Launch) -> None:
         await shim.client.pause()
         # SIGKILL reaches a frozen container too.
         await shim.client.kill(signal.SIGKILL)
-        assert (await shim.client.wait(timeout=5)).exit_code == 137
+        assert (await shim.client.wait(timeout=20)).exit_code == 137
 
 
 async def test_every_waiter_hears_and_so_do_late_ones(launch: Launch) -> None:
     async with launch(script("exit 4")) as shim:
-        early = [asyncio.create_task(shim.client.wait(timeout=10)) for _ in range(5)]
+        early = [asyncio.create_task(shim.client.wait(timeout=20)) for _ in range(5)]
         await shim.run()
         assert [(await waiter).exit_code for waiter in early] == [4] * 5
-        assert (await shim.client.wait(timeout=5)).exit_code == 4
+        assert (await shim.client.wait(timeout=20)).exit_code == 4
         with pytest.raises(NotFound, match="No such exec instance: nosuch"):
-            await shim.client.wait("nosuch", timeout=5)
+            await shim.client.wait("nosuch", timeout=20)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ async def test_a_launch_that_fails_is_a_field_not_an_error(launch: Launch, argv:
         failure = (await shim.client.start()).failure
         assert failure is not None
         assert (failure.exit_code, failure.step) == (code, "exec")
-        assert (await shim.client.wait(timeout=5)).exit_code == code
+        assert (await shim.client.wait(timeout=20)).exit_code == code
         assert (await shim.client.state()).phase == "exited"
         assert json.loads((shim.data_dir / "exit.json").read_text())["started_at"] == 0
 
@@ -259,7 +259,7 @@ async def test_a_successor_adopts_a_live_container(launch: Launch, nursery: Nurs
             assert state.shim_pid == successor
             await again.client.kill(signal.SIGTERM)
             # Not its child: the code comes from the kernel's memory of the process.
-            assert (await again.client.wait(timeout=15)).exit_code == 9
+            assert (await again.client.wait(timeout=20)).exit_code == 9
             assert json.loads((shim.data_dir / "exit.json").read_text())["exit_code"] == 9
 
 
@@ -279,7 +279,7 @@ async def test_a_successor_that_cannot_open_the_log_says_so(launch: Launch, nurs
             assert "cannot go on with the log" in told.read_text()
             told.unlink()
             await again.client.kill(signal.SIGTERM)
-            assert (await again.client.wait(timeout=15)).exit_code == 9
+            assert (await again.client.wait(timeout=20)).exit_code == 9
 
 
 async def test_a_successor_knows_an_exit_from_its_record(launch: Launch, nursery: Nursery) -> None:
@@ -289,7 +289,7 @@ async def test_a_successor_knows_an_exit_from_its_record(launch: Launch, nursery
         async with connected(shim.run_dir, shim.data_dir, successor) as again:
             state = await again.client.state()
             assert (state.phase, state.exit_code, state.exited_at) == ("exited", 6, answer.exited_at)
-            assert (await again.client.wait(timeout=5)).exited_at == answer.exited_at
+            assert (await again.client.wait(timeout=20)).exited_at == answer.exited_at
             # And a new life may begin: the old record is forgotten first.
             assert (await again.run()).exit_code == 6
             assert json.loads((shim.data_dir / "exit.json").read_text())["exited_at"] > answer.exited_at
@@ -332,7 +332,7 @@ async def test_pids_and_kill_everyone(launch: Launch) -> None:
         pids = (await shim.client.pids()).pids
         assert len(pids) == 3
         await shim.client.kill(signal.SIGKILL, all=True)
-        assert (await shim.client.wait(timeout=5)).exit_code == 137
+        assert (await shim.client.wait(timeout=20)).exit_code == 137
         for pid in pids:
             await gone(pid)
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.root
 LOOPBACK = f"127.{64 + (os.getpid() >> 8) % 128}.{os.getpid() % 256}"
 
 A, PTR, TXT, AAAA, OPT = 1, 12, 16, 28, 41
-PATIENCE = 5.0
+PATIENCE = 20.0
 GOOD, SILENT, BROKEN, ABSENT = (f"{LOOPBACK}.{last}" for last in range(101, 105))
 NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NO_NAME, NOT_IMPLEMENTED, REFUSED = range(6)
 

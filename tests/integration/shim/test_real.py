@@ -84,7 +84,7 @@ async def test_launch_to_exit(launch: Launch, root: Path, tmp_path: Path) -> Non
         stream = await shim.attach()
         assert (await shim.create(rootfs=overlay(root, tmp_path))).failure is None
         assert (await shim.client.start()).failure is None
-        assert (await shim.client.wait(timeout=10)).exit_code == 3
+        assert (await shim.client.wait(timeout=20)).exit_code == 3
         assert await stream.output() == {1: b"hi\n", 2: b"err\n"}
         assert (shim.logged(), shim.logged("stderr")) == ("hi\n", "err\n")
         assert (tmp_path / "upper/file").read_text() == "data\n"
@@ -148,7 +148,7 @@ async def test_a_terminal(launch: Launch, root: Path, tmp_path: Path) -> None:
         await shim.client.resize_pty(24, 80)
         stream.writer.write(b"typed\n")
         assert (await stream.everything()).endswith(b"got typed\r\n24 80\r\n")
-        assert (await shim.client.wait(timeout=5)).exit_code == 0
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
 
 
 async def test_execs(launch: Launch, root: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ async def test_execs(launch: Launch, root: Path, tmp_path: Path) -> None:
             stream.writer.write(b"typed\n")
             stream.writer.write_eof()
             assert output in (await stream.output())[1]
-            assert (await shim.client.wait(f"e{number}", timeout=5)).exit_code == code
+            assert (await shim.client.wait(f"e{number}", timeout=20)).exit_code == code
         await until(lambda: len(children(shim.pid)) == 1)
         terminal = json.dumps(bundles.process("stty", "size", terminal=True)).encode()
         await shim.client.exec_create(wire.ExecCreateRequest(exec_id="t", process=terminal, height=7, width=9))
@@ -189,7 +189,7 @@ async def test_pause_kill_and_pids(launch: Launch, root: Path, tmp_path: Path) -
         await shim.client.resume()
         await shim.client.pause()
         await shim.client.kill(signal.SIGKILL)
-        assert (await shim.client.wait(timeout=10)).exit_code == 137
+        assert (await shim.client.wait(timeout=20)).exit_code == 137
 
 
 async def test_without_a_pid_namespace_nobody_is_left(launch: Launch, root: Path, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_without_a_pid_namespace_nobody_is_left(launch: Launch, root: Path
         await shim.create(rootfs=overlay(root, tmp_path))
         await shim.client.start()
         left = int((await stream.frame())[1])
-        assert (await shim.client.wait(timeout=10)).exit_code == 2
+        assert (await shim.client.wait(timeout=20)).exit_code == 2
         await gone(left)
         await stream.everything()
 
@@ -245,9 +245,9 @@ async def test_a_killed_shim_is_succeeded(launch: Launch, real_nursery: Nursery,
             process = json.dumps(bundles.process("true")).encode()
             await again.client.exec_create(wire.ExecCreateRequest(exec_id="e", process=process))
             assert (await again.client.exec_start("e")).failure is None
-            assert (await again.client.wait("e", timeout=5)).exit_code == 0
+            assert (await again.client.wait("e", timeout=20)).exit_code == 0
             await again.client.kill(signal.SIGTERM)
-            assert (await again.client.wait(timeout=15)).exit_code == 9
+            assert (await again.client.wait(timeout=20)).exit_code == 9
 
 
 async def test_an_oom_kill_is_noticed(launch: Launch, root: Path, tmp_path: Path) -> None:

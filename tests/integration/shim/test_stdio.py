@@ -111,7 +111,7 @@ async def test_close_stdin_ends_input_after_what_was_typed(launch: Launch) -> No
         assert await stream.frame() == (1, b"typed\n")
         await shim.client.close_stdin()
         assert await stream.everything() == b""
-        assert (await shim.client.wait(timeout=5)).exit_code == 0
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
 
 
 async def test_a_process_that_closes_its_stdin_loses_nobody(launch: Launch) -> None:
@@ -189,7 +189,7 @@ async def test_a_terminal_is_resized_while_it_runs(launch: Launch) -> None:
         await stream.until(b"up\r\n")
         await shim.client.resize_pty(24, 80)
         assert await stream.until(b"\r\n") == b"24 80\r\n"
-        assert (await shim.client.wait(timeout=5)).exit_code == 0
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
 
 
 @pytest.mark.parametrize(("keys", "typed"), [("", b"\x10\x11"), ("ctrl-a,x", b"\x01x"), ("q", b"q")])
@@ -232,11 +232,12 @@ async def test_a_terminal_left_and_opened_again_still_speaks(launch: Launch) -> 
 
 
 async def test_pipes_held_by_grandchildren_do_not_hold_the_exit(launch: Launch) -> None:
-    async with launch(script("setsid sh -c 'echo $$; exec sleep 30' & sleep 0.1; exit 0")) as shim:
+    async with launch(script("setsid sh -c 'echo $$; exec sleep 30' & read go; exit 0")) as shim:
         stream = await shim.attach()
-        await started(shim)
+        await started(shim, open_stdin=True)
         frame = await stream.frame()
-        assert (await shim.client.wait(timeout=8)).exit_code == 0
+        stream.writer.write(b"go\n")
+        assert (await shim.client.wait(timeout=20)).exit_code == 0
         assert await stream.everything() == b""
         os.kill(int(frame[1]), 9)
 
@@ -266,7 +267,7 @@ async def test_a_bad_line_gets_an_error_and_the_end(launch: Launch, line: bytes,
     async with launch(script("true")) as shim:
         reader, writer = await asyncio.open_unix_connection(str(shim.run_dir / "stdio.sock"))
         writer.write(line)
-        answer = json.loads(await asyncio.wait_for(reader.readline(), 5))
+        answer = json.loads(await asyncio.wait_for(reader.readline(), 20))
         assert (answer["ok"], answer["kind"]) == (False, kind)
         assert answer["error"]
         writer.close()
@@ -277,7 +278,7 @@ async def test_a_line_may_come_in_pieces(launch: Launch) -> None:
     async with launch(script("cat")) as shim:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(shim.run_dir / "stdio.sock"))
-            client.settimeout(5)
+            client.settimeout(20)
             for piece in (b'{"op":"attach",', b'"stdin":true,"stdout":true}', b"\nhello"):
                 client.sendall(piece)
                 assert (await shim.client.state()).phase == "new"
@@ -297,7 +298,7 @@ async def test_follow_pokes_when_the_log_has_grown_and_ends_with_it(launch: Laun
         for _ in range(2):
             stream.writer.write(b"\n")
             while len(shim.records()) == seen:
-                assert await asyncio.wait_for(follower.reader.readexactly(1), 5) == b"."
+                assert await asyncio.wait_for(follower.reader.readexactly(1), 20) == b"."
             seen = len(shim.records())
         stream.writer.write(b"\n")
         rest = await follower.everything()
@@ -311,7 +312,7 @@ async def test_pokes_are_not_piled_up(launch: Launch) -> None:
         with socket.socket(socket.AF_UNIX) as follower:
             follower.connect(str(shim.run_dir / "stdio.sock"))
             follower.sendall(b'{"op":"follow"}\n')
-            follower.settimeout(5)
+            follower.settimeout(20)
             assert follower.recv(100).startswith(b'{"ok": true')
             await shim.run()
             # Nobody read a poke while nine lines were written.

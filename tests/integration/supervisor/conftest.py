@@ -54,7 +54,7 @@ class Service:
     def stop(self) -> int:
         """The polite end; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
 
 def start(instance: Instance) -> Service:
