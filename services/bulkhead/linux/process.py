@@ -24,8 +24,8 @@ _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8
 _NEVER = ctypes.c_size_t(1 << 40)
 # So that a thread finds one while the other is in use.
 _ARENAS = 2
-# Fields 3, 22 and 52 of /proc/<pid>/stat (proc(5)), counted behind the command's name.
-_STAT_STATE, _STAT_START_TIME, _STAT_EXIT_CODE = 0, 19, 49
+# Fields 3, 14 to 17, 22 and 52 of /proc/<pid>/stat (proc(5)), counted behind the command's name.
+_STAT_STATE, _STAT_TIMES, _STAT_START_TIME, _STAT_EXIT_CODE = 0, slice(11, 15), 19, 49
 # No such process; or a thread's number, or none that can be: how kernels say that differs.
 _NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,6 +35,14 @@ def start_time(pid: int) -> int | None:
     """Clock ticks since boot; None when there is no such process. Raises OSError when that cannot be told."""
     fields = _stat(pid)
     return int(fields[_STAT_START_TIME]) if fields else None
+
+
+def cpu_ticks(pid: int) -> int:
+    """What a process, and its children that it has waited for, have had of the CPU, in clock ticks; 0 when it is gone.
+
+    Raises OSError when that cannot be told.
+    """
+    return sum(map(int, (_stat(pid) or [])[_STAT_TIMES]))
 
 
 def boot_id() -> str:

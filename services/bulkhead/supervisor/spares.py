@@ -15,16 +15,18 @@ from pathlib import Path
 import structlog
 
 from bulkhead.errors import Internal, Unavailable
-from bulkhead.linux import fdpass
+from bulkhead.linux import fdpass, process
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.readiness import readable
 from bulkhead.supervisor.zygote import ASK, MESSAGE_LIMIT
 from bulkhead.wire.status import error_named
 
-# How long a zygote may take for an answer, the first one with all its imports. On a machine that is starved of CPU it
-# may take longer: the next zygote gets twice the time, or none would ever be ready.
+# How long a zygote may keep silent and do nothing. On a machine that is starved of CPU one that works is left to it,
+# and the one after a lost one gets twice the time, or none would ever be ready.
 _SPAWN_TIMEOUT, _LONGEST_TIMEOUT = 10.0, 160.0
+# It needs some 50 for its first answer, with all its imports: one that has had as many as this runs in circles.
+_MOST_TICKS = 3000
 _RESTART_PAUSE = 0.2
 
 log = structlog.get_logger()
@@ -80,8 +82,8 @@ def zygote_command(cache: Path) -> tuple[str, ...]:
 class Zygote:
     """The running zygote."""
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
-        self._process = process
+    def __init__(self, running: asyncio.subprocess.Process, control: socket.socket) -> None:
+        self._process = running
         self._control = control
 
     @classmethod
@@ -90,25 +92,24 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
-            process = await asyncio.create_subprocess_exec(
+            running = await asyncio.create_subprocess_exec(
                 *command,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
-        return cls(process, ours)
+        return cls(running, ours)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     async def spawn(self, timeout: float) -> Spare:
-        """One more spare; Internal when the zygote is dead, or stuck for `timeout` seconds."""
+        """One more spare; Internal when the zygote is dead, or stuck: it has done nothing for `timeout` seconds."""
         try:
             self._control.send(ASK, socket.MSG_NOSIGNAL)
-            async with asyncio.timeout(timeout):
-                await readable(self._control)
+            await self._answer(timeout)
             data, descriptors = fdpass.receive(self._control, 16, 1)
         except (OSError, TimeoutError) as error:
             raise Internal(f"cannot fork a spare shim: {error!r}") from error
@@ -117,6 +118,17 @@ class Zygote:
         link = socket.socket(fileno=descriptors[0])
         link.setblocking(False)
         return Spare(link)
+
+    async def _answer(self, timeout: float) -> None:
+        began = seen = process.cpu_ticks(self.pid)
+        while True:
+            try:
+                async with asyncio.timeout(timeout):
+                    return await readable(self._control)
+            except TimeoutError:
+                before, seen = seen, process.cpu_ticks(self.pid)
+                if seen <= before or seen - began > _MOST_TICKS:
+                    raise
 
     async def ended(self) -> int:
         """Wait for its end."""

@@ -39,6 +39,19 @@ def test_a_process_that_is_gone_or_another() -> None:
         launch.adopt(container_id="x", pid=child.pid, start_time=started, config={})
 
 
+def test_what_a_process_and_its_children_have_had_of_the_cpu() -> None:
+    pid = os.getpid()
+    before = process.cpu_ticks(pid)
+    while process.cpu_ticks(pid) <= before:
+        pass
+    before = process.cpu_ticks(pid)
+    subprocess.run(["sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"], check=True)
+    assert process.cpu_ticks(pid) > before + 1
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert process.cpu_ticks(gone.pid) == 0
+
+
 def test_nobody_is_dead_for_want_of_descriptors(tmp_path: Path) -> None:
     started = process.start_time(os.getpid())
     assert started is not None
