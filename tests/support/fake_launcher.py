@@ -123,7 +123,8 @@ class FakeProcess:
 
 
 class FakeLauncher:
-    """Runs process.args on the host; `config["fail"]` makes create fail."""
+    """Runs process.args on the host; `config["fail"]` makes create fail, `config["patience"]` are the seconds for which
+    the shim waits for a client that does not read, and for a disk."""
 
     def create(
         self,
@@ -140,6 +141,8 @@ class FakeLauncher:
         assert bundle.has_terminal(config) is terminal
         if config.get("fail"):
             raise LaunchFailed(str(config["fail"]), step="mount", errno=errno.EINVAL, exit_code=128)
+        if "patience" in config:
+            peers.PATIENCE = logs.PATIENCE = config["patience"]
         return _spawn(config["process"], stdio)
 
     def adopt(
@@ -222,8 +225,9 @@ def _become(wanted: Mapping[str, Any], stdio: Stdio, slave: int, go: int) -> Non
 
 def main() -> int:
     """A shim in the foreground, or a zygote."""
-    # Waiting is not what tests are for.
-    peers.PATIENCE, stdio.DRAIN_IDLE, logs.PATIENCE, logs.RETRY = 1.0, 0.4, 0.5, 0.05
+    # Waiting is not what tests are for: for clients that they leave open, for pipes that others hold. A disk has its
+    # whole time, since that of a busy machine needs it.
+    peers.PATIENCE, stdio.DRAIN_IDLE, logs.RETRY = 1.0, 0.4, 0.05
     if sys.argv[1] == "zygote":
         zygote.close_inherited(int(sys.argv[2]))
         return zygote.main(int(sys.argv[2]), app.Shim(FakeLauncher()), Path(tempfile.gettempdir()))

@@ -8,7 +8,7 @@ import socket
 
 # Below what the kernel gives to connections (net.ipv4.ip_local_port_range): it would give one away while its server
 # is down, and is free in turns to every worker that asks for any.
-_PORTS = range(10_000, 32_000)
+PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
@@ -19,7 +19,7 @@ def free_port() -> int:
 def free_ports(number: int) -> int:
     """The first of so many in a row that nobody has; drawn, since others draw at the same time."""
     for _ in range(1000):
-        first = random.choice(_PORTS[:-number])
+        first = random.choice(PORTS[:-number])
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             for port in range(first, first + number):
                 held.enter_context(socket.create_server(("127.0.0.1", port)))

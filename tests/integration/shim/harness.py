@@ -161,9 +161,9 @@ async def connected(run_dir: Path, data_dir: Path, pid: int) -> AsyncIterator[Sh
         assert not trouble.exists(), trouble.read_text()
 
 
-def script(text: str, *, terminal: bool = False) -> dict[str, Any]:
+def script(text: str, *, terminal: bool = False, **more: Any) -> dict[str, Any]:
     """A config for the fake launcher: a shell script."""
-    return {"process": {"args": ["/bin/sh", "-c", text], "terminal": terminal, "cwd": "/"}}
+    return {"process": {"args": ["/bin/sh", "-c", text], "terminal": terminal, "cwd": "/"}, **more}
 
 
 def write_config(data_dir: Path, config: dict[str, Any]) -> None:

@@ -118,7 +118,8 @@ async def test_create_on_a_full_disk_is_refused_with_nothing_left(
 
 async def test_a_disk_that_hangs_holds_the_container_only_for_a_while(launch: Launch) -> None:
     # A FIFO with nobody reading stands for the disk: write(2) does not return.
-    async with launch(script("yes 'some line of text' | head -n 400000; echo over >&2; read x")) as shim:
+    text = "yes 'some line of text' | head -n 400000; echo over >&2; read x"
+    async with launch(script(text, patience=0.5)) as shim:
         os.mkfifo(shim.log)
         disk = os.open(shim.log, os.O_RDWR)
         stream = await shim.attach(stdout=False)
@@ -143,7 +144,7 @@ def waiting(fifo: int) -> int:
 
 
 async def test_a_slow_disk_loses_nothing(launch: Launch) -> None:
-    async with launch(script("seq 1 30000")) as shim:
+    async with launch(script("seq 1 30000", patience=60.0)) as shim:
         os.mkfifo(shim.log)
         disk = os.open(shim.log, os.O_RDWR | os.O_NONBLOCK)
         await shim.create()

@@ -168,6 +168,7 @@ async def test_a_background_child_does_not_hold_an_exec_stream(shim: Shim) -> No
 
 async def test_many_execs_leave_no_descriptor_zombie_or_entry(shim: Shim) -> None:
     # Health probes run for years (ttrpc 241, moby 46957): whatever is kept per exec must have a bound.
+    await until(lambda: len(children(shim.pid)) == 1)
     before = len(descriptors(shim.pid))
     for number in range(150):
         await register(shim, f"e{number}", "exit 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from bulkhead.errors import Unavailable
 from bulkhead.shim import relay
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.relay import Relays, Way
+from tests.support.ports import PORTS
 
 PATIENCE = 20.0
 MUCH = os.urandom(3 << 20)
@@ -82,10 +84,12 @@ def server() -> Iterator[socket.socket]:
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    """Bound and let go: the kernel gives it to nobody else soon."""
-    with socket.socket(socket.AF_INET6, kind) as found:
-        found.bind(("::1", 0))
-        return int(found.getsockname()[1])
+    """One that nobody has at [::1]."""
+    while True:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, kind) as found:
+            found.bind(("::1", port))
+            return port
 
 
 def way_to(server: socket.socket, protocol: str = "tcp") -> Way:

@@ -145,13 +145,14 @@ async def test_a_client_that_vanishes_harms_nobody(launch: Launch) -> None:
 async def test_a_slow_client_is_waited_for_and_gets_everything(launch: Launch) -> None:
     # Docker blocks the process on a slow attached client; ours has a buffer in between, with an end.
     size = 16 * MEGABYTE
-    async with launch(script(f"head -c {size} /dev/zero; echo; echo end >&2")) as shim:
+    async with launch(script(f"head -c {size} /dev/zero; echo; echo end >&2", patience=60.0)) as shim:
         stream = await shim.attach()
         await started(shim, log=wire.LogOptions(driver="none"))
         await asyncio.sleep(0.3)
         assert (await shim.client.state()).phase == "running", "the process waits for its reader"
         output = await stream.output()
         assert (len(output[1]), output[2]) == (size + 1, b"end\n")
+        stream.close()
 
 
 async def test_a_client_that_never_reads_is_dropped_in_the_end(launch: Launch) -> None:
