@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted, Unavailable
-from bulkhead.linux import hostmounts
+from bulkhead.linux import atomicfile, hostmounts
 from bulkhead.manager import links, oci, shared_memory
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
@@ -62,8 +62,7 @@ class Bundles:
         """The container's data directory, made when it is not there."""
         place = self.instance.container_data(container_id)
         try:
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            place.mkdir(mode=0o700, exist_ok=True)
+            _make(place)
         except OSError as error:
             raise _failed("make", place, error) from error
         return place
@@ -114,7 +113,7 @@ class Bundles:
         """The container's shim answers names from now on."""
         place = self.instance.container_data(container.id) / _RESOLV
         try:
-            place.write_text(_resolv(container))
+            place.write_text(_resolv(container, _read(_HOST_RESOLV)))
         except OSError as error:
             raise _failed("write", place, error) from error
 
@@ -199,10 +198,30 @@ class Bundles:
         if way is Attachment.SHARED:
             place = self.instance.container_data(network_owner(container.spec, self.index).id)
             return {target: str(place / name) for target, name in _TARGETS.items()}
+        directory = str(place)
         for name, content in _contents(container, way).items():
-            (place / name).write_text(content)
-            (place / name).chmod(0o644)
-        return {target: str(place / name) for target, name in _TARGETS.items()}
+            _write_readable(f"{directory}/{name}", content)
+        return {target: f"{directory}/{name}" for target, name in _TARGETS.items()}
+
+
+def _make(place: Path) -> None:
+    try:
+        os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create and start
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
+def _write_readable(path: str, content: str) -> None:
+    """In place: what is bound into a container is never replaced."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        atomicfile.write_all(fd, content.encode())
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)
 
 
 def _bind_sources(container: Container) -> dict[str, str]:
@@ -265,23 +284,21 @@ def _contents(container: Container, way: Attachment) -> Mapping[str, str]:
         hosts += "".join(f"{line}\n" for line in extra.splitlines()[-len(spec.extra_hosts) :] if spec.extra_hosts)
     else:
         hosts = files.hosts_file(hostname=hostname(container), extra_hosts=_plain_hosts(spec), ipv6=_has_ipv6(spec))
-        resolv = _resolv(container)
+        resolv = _resolv(container, host)
     return {_HOSTS: hosts, _HOSTNAME: files.hostname_file(hostname(container)), _RESOLV: resolv}
 
 
-def _resolv(container: Container) -> str:
+def _resolv(container: Container, host: str) -> str:
     """On a network of a user's the container's own shim is its server."""
     spec = container.spec
     named = any(each.network_name not in _WITHOUT_NAMES for each in container.endpoints)
     if not named:
-        return files.resolv_conf(
-            _read(_HOST_RESOLV), servers=spec.dns, search=spec.dns_search, options=spec.dns_options
-        )
+        return files.resolv_conf(host, servers=spec.dns, search=spec.dns_search, options=spec.dns_options)
     return files.resolv_conf(
-        _read(_HOST_RESOLV),
+        host,
         servers=(files.OWN_SERVER,),
         search=spec.dns_search,
-        options=files.options_beside_own_server(_read(_HOST_RESOLV), spec.dns_options),
+        options=files.options_beside_own_server(host, spec.dns_options),
     )
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead import failpoints
@@ -29,6 +29,7 @@ from bulkhead.model.ids import new_id, short
 from bulkhead.model.image import merge
 from bulkhead.model.names import normal, random_name
 from bulkhead.model.remapping import Remapping
+from bulkhead.model.replacing import replace
 from bulkhead.model.volume import Volume
 
 _NAME_ATTEMPTS = 6
@@ -73,10 +74,7 @@ class Creation:
         sharing.check_modes(spec)
         image = await self.images.resolve(spec.image, spec.platform)
         with self.images.holding(image.id):
-            merged = self._with_modes(merge(spec, image.config))
-            merged = replace(merged, runtime=self.bundles.runtimes.chosen(merged.runtime))
-            merged = replace(merged, log_config=configured(merged.log_config, self.bundles.config))
-            merged = replace(merged, resources=_with_pids_limit(merged.resources, self.bundles.config.pids_limit))
+            merged = self._completed(merge(spec, image.config))
             path, *args = _command(merged)
             signals.parse_signal(merged.stop_signal)
             draft = Container(
@@ -111,7 +109,10 @@ class Creation:
 
     async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
         undo.push_async_callback(self._throw, self.bundles.instance.container_data(container.id))
-        await asyncio.to_thread(self._make_directories, container)
+        if any(mount.type == "bind" for mount in container.spec.mounts):
+            # What is bound may lie on a disk, or beyond a network, that takes its time.
+            await asyncio.to_thread(_check_sources, container.spec.mounts)
+        self.bundles.make_directory(container.id)
         failpoints.hit("manager.create.directory")
         dirs = await self.snapshots.prepare(container.id, container.image_id)
         undo.push_async_callback(self._forget_layer, container.id)
@@ -129,8 +130,11 @@ class Creation:
         with contextlib.suppress(BulkheadError):
             await self.snapshots.remove(container_id)
 
-    def _with_modes(self, spec: ContainerSpec) -> ContainerSpec:
-        """References to other containers by id, since names change; a network's may come to be known later."""
+    def _completed(self, spec: ContainerSpec) -> ContainerSpec:
+        """With the daemon's defaults for what is left open.
+
+        References to other containers are by id, since names change; a network's may come to be known later.
+        """
         return replace(
             spec,
             network_mode=self._resolved(spec.network_mode, must_exist=False),
@@ -138,6 +142,9 @@ class Creation:
             ipc_mode=self._resolved(spec.ipc_mode, must_exist=True),
             hostname=spec.hostname or (socket.gethostname() if spec.network_mode == "host" else ""),
             links=links.resolve(spec, self.records.index),
+            runtime=self.bundles.runtimes.chosen(spec.runtime),
+            log_config=configured(spec.log_config, self.bundles.config),
+            resources=_with_pids_limit(spec.resources, self.bundles.config.pids_limit),
         )
 
     def _resolved(self, mode: str, *, must_exist: bool) -> str:
@@ -168,7 +175,10 @@ class Creation:
 
     def _with_mounts(self, container: Container) -> Container:
         """The spec's mounts, those of `--volumes-from`, and an anonymous volume for each that is left."""
-        mounts = list(container.spec.mounts)
+        spec = container.spec
+        if not spec.mounts and not spec.volumes and not spec.volumes_from:
+            return container
+        mounts = list(spec.mounts)
         _refuse_duplicates(mounts)
         taken = {mount.target.rstrip("/") for mount in mounts}
         for mount in self._inherited(container.spec.volumes_from):
@@ -179,8 +189,7 @@ class Creation:
         mounts += [Mount(type="volume", target=target) for target in unnamed]
         named = [self._named(mount) for mount in mounts]
         anonymous = [after.source for before, after in zip(mounts, named, strict=True) if after is not before]
-        spec = replace(container.spec, mounts=tuple(named))
-        return replace(container, spec=spec, anonymous_volumes=tuple(anonymous))
+        return replace(container, spec=replace(spec, mounts=tuple(named)), anonymous_volumes=tuple(anonymous))
 
     def _named(self, mount: Mount) -> Mount:
         if mount.type != "volume" or mount.source:
@@ -200,13 +209,6 @@ class Creation:
             mounts = [mount for mount in owner.spec.mounts if mount.type != "tmpfs"]
             found += [replace(mount, read_only=mount.read_only or mode == "ro") for mount in mounts]
         return found
-
-    def _make_directories(self, container: Container) -> None:
-        """The container's own, after a look at what it wants to bind. Blocking."""
-        for mount in container.spec.mounts:
-            if mount.type == "bind" and not mount.create_source:
-                ensure_bind_source(mount)
-        self.bundles.make_directory(container.id)
 
 
 def _command(spec: ContainerSpec) -> list[str]:
@@ -228,6 +230,13 @@ def _check_mounts(mounts: Iterable[Mount]) -> None:
             raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
         if mount.type not in ("bind", "volume", "tmpfs"):
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
+
+
+def _check_sources(mounts: Iterable[Mount]) -> None:
+    """A look at what is to be bound. Blocking."""
+    for mount in mounts:
+        if mount.type == "bind" and not mount.create_source:
+            ensure_bind_source(mount)
 
 
 def _check_target(mount: Mount) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -39,6 +39,7 @@ from bulkhead.model.events import Event as EngineEvent
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Event, Phase, apply
 from bulkhead.model.losses import Loss, Lost, restated
+from bulkhead.model.replacing import replace
 from bulkhead.model.restart import LONGEST_DELAY_MS, delay_after_exit
 
 log = structlog.get_logger()
@@ -156,10 +157,11 @@ class Exits:
         container, news = health.noted(container, health.read(self.instance.container_data(container_id)))
         exited, delay = _after(container, ended, intent, self._causes.get(container_id))
         # The port a container published is free, and its end is on record, before anyone hears of it.
-        await asyncio.gather(
-            self.records.commit(Change(update=exited, events=(*news, *_events(container, exited, intent)))),
-            self.networking.unplug(container.attachments),
-        )
+        change = Change(update=exited, events=(*news, *_events(container, exited, intent)))
+        if container.attachments:
+            await asyncio.gather(self.records.commit(change), self.networking.unplug(container.attachments))
+        else:
+            await self.records.commit(change)
         failpoints.hit("manager.finish.recorded")
         self.waiters.exited(container_id, exited.exit_code)
         await self._let_shim_go(container_id)

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 
 import structlog
@@ -42,6 +42,7 @@ from bulkhead.model.network import (
     bridge_name,
     parse_link_local,
 )
+from bulkhead.model.replacing import replace
 
 log = structlog.get_logger()
 _BRIDGE = "com.docker.network.bridge."

@@ -6,7 +6,6 @@ before it leaves the container as it was.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -71,7 +70,7 @@ class Removal:
     async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:
         """Move the files out of the way; what fails is left to the sweep of the next start."""
         try:
-            await asyncio.to_thread(self.trash.throw, self.instance.container_data(container.id))
+            self.trash.throw(self.instance.container_data(container.id))
             failpoints.hit("manager.remove.thrown")
             await self.snapshots.remove(container.id)
             failpoints.hit("manager.remove.layer")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -18,7 +18,7 @@ from bulkhead.linux import process
 from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles
-from bulkhead.manager.networking import Networking
+from bulkhead.manager.networking import Networking, Plugged
 from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
 from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
@@ -26,6 +26,7 @@ from bulkhead.manager.sharing import Namespaces, namespaces
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
+from bulkhead.model.replacing import replace
 
 log = structlog.get_logger()
 INTENT = "start"
@@ -72,9 +73,7 @@ class Starting:
                 undo.push_async_callback(self.networking.unplug, plugged.attachments)
                 failpoints.hit("manager.start.plugged")
                 if plugged.attachments:
-                    await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
-                await self.resolving.begin(replace(container, endpoints=plugged.endpoints), shim)
-                await self.relaying.begin(replace(container, attachments=plugged.attachments), shim)
+                    await self._introduce(container, plugged, shim)
                 failpoints.hit("manager.start.named")
                 started_at = await shim.start()
             failpoints.hit("manager.start.started")
@@ -101,6 +100,13 @@ class Starting:
         for warning in created.warnings:
             log.warning("container started with a warning", container=container.id, warning=warning)
         return running, shim
+
+    async def _introduce(self, container: Container, plugged: Plugged, shim: Shim) -> None:
+        """Let the container find others by their names, and be found."""
+        await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
+        connected = replace(container, endpoints=plugged.endpoints, attachments=plugged.attachments)
+        await self.resolving.begin(connected, shim)
+        await self.relaying.begin(connected, shim)
 
     async def _create(self, container: Container) -> tuple[Shim, Created]:
         """The process parked before its exec. The shim is launched while the bundle is written."""
@@ -129,7 +135,7 @@ class Starting:
         """Blocking: on a busy disk this takes a while."""
         sources = self.volumes.sources(container.spec.mounts)
         mounts = self.volumes.writable(container.spec.mounts)
-        as_mounted = replace(container, spec=replace(container.spec, mounts=mounts))
+        as_mounted = replace(container, spec=replace(container.spec, mounts=mounts)) if mounts else container
         bundle = self.bundles.write(as_mounted, chosen, dirs, sources, self.volumes.own(mounts))
         health.write_check(bundle.directory, container)
         return bundle

@@ -7,13 +7,14 @@ as it comes from a client holds only what the client said; `bulkhead.model.image
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from bulkhead.model.health import Health
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Endpoint
 from bulkhead.model.remapping import Remapping
+from bulkhead.model.replacing import replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

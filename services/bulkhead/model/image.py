@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import ContainerSpec, Healthcheck
 from bulkhead.model.digest import Digest
+from bulkhead.model.replacing import replace
 
 T = TypeVar("T")
 MAX_ENTRIES = 10_000

@@ -15,7 +15,7 @@ copied        bytes that pass through a process for each byte of the layer that 
 from __future__ import annotations
 
 LIFE: dict[str, dict[str, int]] = {
-    "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 5, "sql transactions": 1},
+    "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 4, "sql transactions": 1},
     "start": {
         "forks shim": 2,
         "forks zygote": 1,
@@ -24,7 +24,7 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc shim Start": 1,
         "rpc shim Wait": 1,
         "rpc supervisor Launch": 1,
-        "sql statements": 11,
+        "sql statements": 10,
         "sql transactions": 2,
     },
     # Attached: created, started, its exit code not asked for.
@@ -34,7 +34,7 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc manager Start": 1,
         "rpc shim ExecCreate": 1,
         "rpc shim Wait": 1,
-        "sql statements": 15,
+        "sql statements": 12,
         "sql transactions": 3,
     },
     # By SIGKILL.
@@ -44,7 +44,7 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc shim Kill": 1,
         "rpc shim Shutdown": 1,
         "rpc shim State": 1,
-        "sql statements": 10,
+        "sql statements": 8,
         "sql transactions": 2,
     },
     "remove": {"fsyncs manager": 1, "rpc manager Remove": 1, "sql statements": 6, "sql transactions": 1},
@@ -52,7 +52,7 @@ LIFE: dict[str, dict[str, int]] = {
 # What differs for a container with a network and a published port.
 BRIDGE: dict[str, dict[str, int]] = {
     "start": {"netlink inside": 1, "nft transactions": 1, "netlink route": 2},
-    "exit": {"nft transactions": 1, "netlink route": 1, "sql statements": 11},
+    "exit": {"nft transactions": 1, "netlink route": 1, "sql statements": 9},
 }
 PULL: dict[str, int] = {
     "forks manager": 1,

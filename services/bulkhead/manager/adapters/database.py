@@ -52,6 +52,7 @@ class Database:
 
     _connection: sqlite3.Connection
     _queue: queue.SimpleQueue[_Write | None] = field(default_factory=queue.SimpleQueue)
+    _synchronous: str = ""
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -112,7 +113,7 @@ class Database:
         durable = any(write.durable for write in batch)
         counts["sql transactions"] += len(batch)
         try:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._synchronize("FULL" if durable else "NORMAL")
             self._connection.execute("BEGIN IMMEDIATE")
             for write in batch:
                 self._perform(write, alone=len(batch) == 1)
@@ -130,6 +131,12 @@ class Database:
         for loop, writes in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_answer, writes)
+
+    def _synchronize(self, how: str) -> None:
+        """As the connection has it, from its last transaction on."""
+        if self._synchronous != how:
+            self._connection.execute(f"PRAGMA synchronous={how}")
+            self._synchronous = how
 
     def _perform(self, write: _Write, *, alone: bool) -> None:
         """What fails undoes no other's work. One that is `alone` needs no savepoint for that."""

@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from bulkhead import failpoints
@@ -83,7 +84,7 @@ class LayerDirectories:
 
     def path(self, chain: Digest) -> Path:
         """Where a layer's root is, or would be."""
-        return self._root / "layers" / chain.encoded / "fs"
+        return _layer(self._root, chain.encoded)
 
     def size(self, chain: Digest) -> int | None:
         """Bytes of a layer that is here, whole; None when it is not."""
@@ -282,11 +283,18 @@ class OverlaySnapshots:
     def _make(self, container_id: str, topmost: Path) -> tuple[Path, Path]:
         directory = self._directory(container_id)
         upper, work = directory / "upper", directory / "work"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        work.mkdir(mode=0o700, exist_ok=True)
+        for place in (directory, work):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create and start
         if not upper.is_dir():
             _make_like(upper, topmost, _MARKER)
         return upper, work
+
+
+@lru_cache(maxsize=1024)
+def _layer(root: Path, chain: str) -> Path:
+    """Remembered: each create and start asks for its image's."""
+    return root / "layers" / chain / "fs"
 
 
 def _make_like(directory: Path, model: Path, *files: str) -> None:
@@ -295,8 +303,11 @@ def _make_like(directory: Path, model: Path, *files: str) -> None:
     temporary = directory.with_name(f".{directory.name}.new")
     temporary.mkdir(mode=0o700, exist_ok=True)
     for name in files:
-        (temporary / name).touch(0o755)
-        (temporary / name).chmod(0o755)
+        fd = os.open(temporary / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o755)
+        try:
+            os.fchmod(fd, 0o755)
+        finally:
+            os.close(fd)
     os.chown(temporary, like.st_uid, like.st_gid)
     temporary.chmod(like.st_mode & 0o7777)
     temporary.rename(directory)

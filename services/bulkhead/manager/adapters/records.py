@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec
 from bulkhead.model.network import NetworkRecord
+from bulkhead.model.replacing import replace
 from bulkhead.model.volume import Volume
 
 _CONTAINER = msgspec.json.Decoder(Container)

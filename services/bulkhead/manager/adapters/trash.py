@@ -163,13 +163,24 @@ def _flatten(root: int, name: str) -> None:
     try:
         with os.scandir(directory) as entries:
             for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    os.rename(entry.name, secrets.token_hex(12), src_dir_fd=directory, dst_dir_fd=root)
-                else:
+                if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.name, dir_fd=directory)
+                elif not _removed(directory, entry.name):
+                    os.rename(entry.name, secrets.token_hex(12), src_dir_fd=directory, dst_dir_fd=root)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=root)
+
+
+def _removed(directory: int, name: str) -> bool:
+    """Whether a directory was empty, as those of a container that has written nothing are."""
+    try:
+        os.rmdir(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _be_nice() -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from bulkhead import failpoints
@@ -28,6 +28,7 @@ from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.moments import parse_moment
 from bulkhead.model.network import BridgePlan, NetworkRecord, parse_link_local
+from bulkhead.model.replacing import replace
 
 LIST_KEYS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
 PRUNE_KEYS = frozenset(("label", "label!", "until"))
