@@ -58,7 +58,7 @@ PULL: dict[str, int] = {
     "forks manager": 1,
     "fsyncs manager": 8,
     "rpc manager Pull": 1,
-    "sql statements": 22,
+    "sql statements": 20,
     "sql transactions": 4,
 }
 COPIED: dict[str, float] = {"read manager": 2.1, "written manager": 2.0, "written registry": 1.0}
