@@ -1,6 +1,6 @@
 """The crash matrix, as a table: without options every row by every column that applies, at least once, and every
 failpoint on every row's way, at least once; with --whole every column at every failpoint where it can strike; with
---sample so many of each row's that the first leaves out, by chance.
+--sample so many of each row's that the first leaves out, by chance; with --again those that were not green.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def _run(matrix: Matrix, options: argparse.Namespace) -> Iterator[Result]:
     """Every cell's result, and what else is wrong."""
     count = 0
     for row in options.rows:
+        if options.again and not any(each.row == row for each in options.again):
+            continue
         for result in _row(matrix, row, options):
             count += not result.lacking
             yield result
@@ -67,6 +69,8 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
     way, (part, parts) = matrix.way(row), options.part
     chosen = _chosen(row, way, options)
     wanted = [(column, passed) for column, passed in chosen if column in options.columns]
+    for each in _off_the_way(row, way, options):
+        yield Result(row=row, column=each.column, point=each.point, wrong=["its failpoint is not passed any more"])
     place = options.rows.index(row)
     for number, (column, passed) in enumerate(wanted, place + 1):
         # Of what covers by its column: two parts trace a row each, and need not see the same.
@@ -75,23 +79,38 @@ def _row(matrix: Matrix, row: str, options: argparse.Namespace) -> Iterator[Resu
             yield matrix.run(row, column, passed)
     if part == options.rows.index(row) % parts + 1:
         for column, why in selection.lacking(way).items():
-            if column in options.columns:
+            if column in options.columns and not options.again:
                 yield Result(row=row, column=column, point="", lacking=why)
-        if SECOND_RECOVERY in options.columns:
+        if SECOND_RECOVERY in options.columns and (not options.again or _was_red(row, SECOND_RECOVERY, "", options)):
             yield matrix.recovered(row)
 
 
 def _chosen(row: str, way: Way, options: argparse.Namespace) -> list[Cell]:
+    if options.again:
+        every = [(name, passed) for name, column in COLUMNS.items() for passed in column.struck(way)]
+        return [(column, passed) for column, passed in every if _was_red(row, column, str(passed), options)]
     if options.sample:
         return selection.sample(row, way, options.sample, options.seed)
     return selection.covering(row, way) if _is_covering(options) else selection.whole(way)
 
 
+def _was_red(row: str, column: str, point: str, options: argparse.Namespace) -> bool:
+    return any((each.row, each.column, each.point) == (row, column, point) for each in options.again)
+
+
+def _off_the_way(row: str, way: Way, options: argparse.Namespace) -> list[Result]:
+    """Whose failpoint the operation has passed then, and does not now."""
+    passed = {"", *map(str, way.points)}
+    return [each for each in options.again if each.row == row and each.point not in passed]
+
+
 def _is_covering(options: argparse.Namespace) -> bool:
-    return not (options.whole or options.point or options.sample)
+    return not (options.whole or options.point or options.sample or options.again)
 
 
 def _heading(options: argparse.Namespace) -> str:
+    if options.again:
+        return "again: cells that were not green"
     if options.sample:
         return f"{options.sample} cells a row by chance of those that the covering leaves out, seed {options.seed}"
     if options.whole or options.point:
@@ -119,9 +138,19 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--point", default="", help="of the whole, only failpoints whose name has this in it")
     parser.add_argument("--sample", type=int, default=0, help="so many of each row's that the covering leaves out")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the sample")
+    parser.add_argument(
+        "--again", type=_red, default=[], metavar="FILE", help="those of what --json wrote that are red"
+    )
     parser.add_argument("--part", type=_part, default=(1, 1), help="i/n: only each n-th cell, from the i-th on")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
+
+
+def _red(file: str) -> list[Result]:
+    results = [Result(**each) for each in json.loads(Path(file).read_bytes())["results"]]
+    if red := [each for each in results if not each.green]:
+        return red
+    raise argparse.ArgumentTypeError(f"{file}: every cell is green")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -138,6 +138,8 @@ class Matrix:
             self.host.set("")
             if result.wrong:
                 self.host.wake()
+                # Who was late to serve is waited for: the next cells are not to blame.
+                self.host.engine.start()
             self.host.recover()
             result.wrong += self._clear()
         if not self.host.has_bystander:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -70,6 +72,26 @@ def test_parts_together_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.column for part in parts for each in part if each.column != "no fault" and not each.point] == [
         "kill shim",
         "second recovery",
+    ]
+
+
+def test_what_was_red_is_run_again_and_nothing_else(tmp_path: Path) -> None:
+    def result(row: str, column: str, point: str, *wrong: str) -> dict[str, object]:
+        return asdict(Result(row=row, column=column, point=point, wrong=list(wrong)))
+
+    told = [
+        result("start", "kill manager", str(POINT)),
+        result("rm", "kill manager", str(POINT), "wrong"),
+        result("rm", "kill manager", "manager.remove.begun", "wrong"),
+        result("gc", "second recovery", "", "wrong"),
+    ]
+    file = tmp_path / "told"
+    file.write_text(json.dumps({"results": told}))
+    results = list(frame._run(cast(Matrix, FakeMatrix()), frame._options(["--again", str(file)])))
+    assert [(each.row, each.column, each.point, each.green) for each in results] == [
+        ("rm", "kill manager", "manager.remove.begun", False),
+        ("rm", "kill manager", str(POINT), True),
+        ("gc", "second recovery", "", True),
     ]
 
 
