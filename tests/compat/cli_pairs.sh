@@ -46,3 +46,23 @@ on_terminal() { typed '' "$@"; }
 
 # typed KEYS COMMAND...: KEYS (as printf writes them) typed at a terminal once the command has begun
 typed() { python3 "$PAIRS/cli_typing.py" "$@"; }
+
+# signalled SIGNAL COMMAND...: SIGNAL sent to COMMAND once it has said `ready`
+signalled() {
+    local signal=$1 line; shift
+    coproc client { exec "$@"; }
+    local pid=$client_PID from=${client[0]}
+    read -r -t 50 line <&"$from" && echo "$line"
+    kill -s "$signal" "$pid"
+    cat <&"$from"
+    wait "$pid"; echo "ended with $?"
+}
+
+# timed COMMAND...: and for how many seconds, about
+timed() {
+    local begun=${EPOCHREALTIME/./}; "$@"
+    echo "after about $(((${EPOCHREALTIME/./} - begun) / 1000000)) s"
+}
+
+# told SINCE: all events since, a line each, without what differs by nature
+told() { docker events --since "$1" --until $(($(date +%s)+1)) | cut -d' ' -f2- | sed 's/execDuration=[0-9]*, //'; }

@@ -6,7 +6,9 @@ dockerd takes part where `BULKHEAD_TEST_DOCKERD=1` says so: it changes the machi
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ import requests
 from docker import DockerClient
 
 from tests.support.api_description import SPEC, judge
-from tests.support.engine import Engine, docker_cli
+from tests.support.engine import Engine, docker_cli, free_subnet
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
@@ -100,18 +102,37 @@ def dockerd_target() -> Iterator[Target]:
         pytest.skip(f"dockerd is asked for the control only where {CONTROL}=1")
     base = Path(tempfile.mkdtemp(prefix="bh-dockerd-", dir="/tmp"))
     places = ["--data-root", f"{base}/data", "--exec-root", f"{base}/exec", "--pidfile", f"{base}/pid"]
-    network = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
-    command = [program, *places, *network, "-H", f"unix://{base}/docker.sock"]
-    process = subprocess.Popen(command, stdout=(base / "log").open("wb"), stderr=subprocess.STDOUT)
-    target = Target("dockerd", f"unix://{base}/docker.sock", base)
+    with _bridge() as bridge:
+        network = [f"--bridge={bridge}", "--iptables=false", "--ip6tables=false", f"--default-address-pool={_pool()}"]
+        command = [program, *places, *network, "-H", f"unix://{base}/docker.sock"]
+        process = subprocess.Popen(command, stdout=(base / "log").open("wb"), stderr=subprocess.STDOUT)
+        target = Target("dockerd", f"unix://{base}/docker.sock", base)
+        try:
+            _wait_for(target, process)
+            _import_busybox(target, base)
+            yield target
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+            shutil.rmtree(base, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _bridge() -> Iterator[str]:
+    """dockerd's default network, without its firewall: containers reach each other and are reached by its proxy."""
+    name, subnet = f"bhd{secrets.token_hex(4)}", ipaddress.ip_network(free_subnet())
+    subprocess.check_call(["ip", "link", "add", name, "type", "bridge"])
     try:
-        _wait_for(target, process)
-        _import_busybox(target, base)
-        yield target
+        subprocess.check_call(["ip", "addr", "add", f"{subnet[1]}/{subnet.prefixlen}", "dev", name])
+        subprocess.check_call(["ip", "link", "set", name, "up"])
+        yield name
     finally:
-        process.terminate()
-        process.wait(timeout=60)
-        shutil.rmtree(base, ignore_errors=True)
+        subprocess.check_call(["ip", "link", "del", name])
+
+
+def _pool() -> str:
+    """Where the networks of its users come from: eight of them."""
+    return f"base={free_subnet()},size=27"
 
 
 def _wait_for(target: Target, process: subprocess.Popen[bytes]) -> None:
@@ -141,6 +162,16 @@ def _import_busybox(target: Target, base: Path) -> None:
 @pytest.fixture(params=["fake", "real", "dockerd"])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The engine under test; its containers are removed afterwards."""
+    yield from _emptied(request)
+
+
+@pytest.fixture(params=["real", "dockerd"])
+def whole_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The same, of those that have networks."""
+    yield from _emptied(request)
+
+
+def _emptied(request: pytest.FixtureRequest) -> Iterator[Target]:
     if request.param == "real":
         engine: Engine = request.getfixturevalue("engine")
         found = Target("real", f"unix://{engine.instance.docker_socket}", engine.base)

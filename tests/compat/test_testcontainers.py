@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.engine import Engine
+from tests.compat.conftest import Target
 from tests.support.images import redis_archive
 
 pytest.importorskip("testcontainers", reason="testcontainers is not installed")
@@ -17,24 +16,18 @@ pytest.importorskip("testcontainers", reason="testcontainers is not installed")
 IMAGE = "redis:debian"
 
 
-@pytest.fixture(scope="module")
-def image(shared_engine: Engine) -> str:
-    command = 'CMD ["/usr/bin/redis-server", "--port", "6379", "--protected-mode", "no"]'
-    done = subprocess.run(
-        ["docker", "import", "-c", command, "-c", "EXPOSE 6379", "-", IMAGE],
-        env=shared_engine.environ,
-        input=redis_archive(),
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def image(whole_target: Target) -> str:
+    if whole_target.docker("image", "inspect", IMAGE).returncode != 0:
+        command = 'CMD ["/usr/bin/redis-server", "--port", "6379", "--protected-mode", "no"]'
+        whole_target.ok("import", "-c", command, "-c", "EXPOSE 6379", "-", IMAGE, input=redis_archive())
     return IMAGE
 
 
 @pytest.fixture
-def redis(engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def redis(whole_target: Target, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Running, by testcontainers' own waiting; ryuk, its reaper, would have to come from Docker Hub."""
-    monkeypatch.setenv("DOCKER_HOST", engine.environ["DOCKER_HOST"])
+    monkeypatch.setenv("DOCKER_HOST", whole_target.socket)
     from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
@@ -54,7 +47,7 @@ def _ask(redis: Any, words: bytes) -> bytes:
 
 
 @pytest.mark.timeout(600)
-def test_redis_by_its_port_its_log_and_an_exec(redis: Any, engine: Engine) -> None:
+def test_redis_by_its_port_its_log_and_an_exec(redis: Any, whole_target: Target) -> None:
     assert _ask(redis, b"PING") == b"+PONG\r\n"
     assert _ask(redis, b"SET word hello") == b"+OK\r\n"
     code, said = redis.exec(["/usr/bin/redis-cli", "GET", "word"])
@@ -62,11 +55,11 @@ def test_redis_by_its_port_its_log_and_an_exec(redis: Any, engine: Engine) -> No
     out, _ = redis.get_logs()
     assert b"Ready to accept connections" in out
     name = redis.get_wrapped_container().name
-    assert name in engine.docker_ok("ps", "--filter", "label=org.testcontainers", "--format", "{{.Names}}")
+    assert name in whole_target.ok("ps", "--filter", "label=org.testcontainers", "--format", "{{.Names}}")
 
 
 @pytest.mark.timeout(600)
-def test_containers_of_a_network_find_each_other(engine: Engine, redis: Any) -> None:
+def test_containers_of_a_network_find_each_other(whole_target: Target, redis: Any) -> None:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.network import Network
 
@@ -78,8 +71,8 @@ def test_containers_of_a_network_find_each_other(engine: Engine, redis: Any) -> 
             wrapped = running.get_wrapped_container()
             assert wrapped.wait(timeout=60)["StatusCode"] == 0
             assert running.get_logs()[0] == b"PONG\n"
-        engine.docker_ok("network", "disconnect", network.name, redis.get_wrapped_container().name)
+        whole_target.ok("network", "disconnect", network.name, redis.get_wrapped_container().name)
 
 
-def test_nothing_is_left(engine: Engine) -> None:
-    assert engine.docker_ok("ps", "-aq", "--filter", "label=org.testcontainers") == ""
+def test_nothing_is_left(whole_target: Target) -> None:
+    assert whole_target.ok("ps", "-aq", "--filter", "label=org.testcontainers") == ""

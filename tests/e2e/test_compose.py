@@ -56,22 +56,22 @@ volumes:
 
 @pytest.fixture
 def shop(fresh_engine: Engine, tmp_path: Path) -> Project:
-    return Project(fresh_engine, "any", tmp_path, FILE)
+    return Project(fresh_engine.environ["DOCKER_HOST"], "any", tmp_path, FILE)
 
 
-def _asked(shop: Project) -> int:
+def _asked(engine: Engine, shop: Project) -> int:
     """How many answers the worker has got by name until now."""
-    done = shop.engine.docker("exec", shop.container("worker"), "cat", "/count")
+    done = engine.docker("exec", shop.container("worker"), "cat", "/count")
     return int(done.stdout or "0") if done.returncode == 0 else 0
 
 
 @pytest.mark.timeout(400)
-def test_an_application_serves_while_every_daemon_dies(shop: Project) -> None:
-    engine = shop.engine
+def test_an_application_serves_while_every_daemon_dies(fresh_engine: Engine, shop: Project) -> None:
+    engine = fresh_engine
     shop.compose("up", "-d")
     port = shop.port("web", 80)
     until(lambda: "LISTEN" in engine.docker_ok("exec", shop.container("web"), "netstat", "-ltn"))
-    until(lambda: _asked(shop) > 0)
+    until(lambda: _asked(engine, shop) > 0)
     worker = shop.container("worker")
     with reading(port) as answers:
         for service in ("api", "manager", "supervisor", "registry"):
@@ -85,10 +85,10 @@ def test_an_application_serves_while_every_daemon_dies(shop: Project) -> None:
         engine.start()
         # Before it is scaled: a replica has its name from its start, and serves a moment later.
         assert "failed" not in engine.docker_ok("logs", worker)
-        before = _asked(shop)
+        before = _asked(engine, shop)
         shop.compose("up", "-d", "--scale", "api=3")
         shop.compose("up", "-d", "--force-recreate", "--no-deps", "cache")
-        until(lambda: _asked(shop) > before + 5)
+        until(lambda: _asked(engine, shop) > before + 5)
     assert set(answers) == {"database\n"}
     names = engine.docker_ok("exec", worker, "nslookup", "api").partition("Name:")[2]
     assert names.count("Address") == 3

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine import Engine
 from tests.support.images import CACHE
 
 # Version 2 as the CLI's plugin or alone (`go build github.com/docker/compose/v2/cmd` makes it), and version 1.
@@ -26,30 +25,34 @@ SECONDS = 60.0
 class Project:
     """The project `shop`, by one version of Compose."""
 
-    def __init__(self, engine: Engine, version: str, directory: Path, file: str) -> None:
-        self.engine = engine
+    def __init__(self, host: str, version: str, directory: Path, file: str) -> None:
         self._place = directory / "docker-compose.yml"
         self._place.write_text(file)
         self._command = [*_program(version), "-p", "shop", "-f", str(self._place)]
         # Compose 1 indexes what newer API versions do not answer.
         self._environ = {
             **os.environ,
-            "DOCKER_HOST": f"unix://{engine.instance.docker_socket}",
+            "DOCKER_HOST": host,
             "COMPOSE_API_VERSION": "1.41",
             "COMPOSE_IGNORE_ORPHANS": "1",
         }
 
     def compose(self, *arguments: str, seconds: float = 120) -> str:
-        done = subprocess.run(
+        """What it printed; an assertion when it failed."""
+        done = self.tried(*arguments, seconds=seconds)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done.stdout.strip()
+
+    def tried(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [*self._command, *arguments],
             env=self._environ,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=seconds,
             check=False,
         )
-        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
 
     def container(self, service: str) -> str:
         return self.compose("ps", "-q", service)

@@ -20,7 +20,7 @@ from bulkhead.manager.bundles import Bundles, ensure_bind_source
 from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import initial_endpoints
-from bulkhead.manager.oci_resources import weighable
+from bulkhead.manager.oci_resources import weighable, weighs
 from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount, Resources
@@ -33,7 +33,8 @@ from bulkhead.model.replacing import replace
 from bulkhead.model.volume import Volume
 
 _NAME_ATTEMPTS = 6
-_NO_WEIGHTS = (
+_NO_WEIGHT = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+_NO_DEVICE_WEIGHTS = (
     "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded."
 )
 _NO_OOM_KILL = (
@@ -261,6 +262,8 @@ def _warnings(spec: ContainerSpec) -> tuple[str, ...]:
         found.append(_DISCARDED_PORTS)
     if spec.resources.oom_kill_disable and not spec.resources.memory:
         found.append(_NO_OOM_KILL)
+    if spec.resources.blkio_weight and not weighs():
+        found.append(_NO_WEIGHT)
     if not all(map(weighable, spec.resources.blkio_weight_devices)):
-        found.append(_NO_WEIGHTS)
+        found.append(_NO_DEVICE_WEIGHTS)
     return tuple(found)

@@ -5,6 +5,7 @@ Pure but for looking up device numbers. Sources: oci-runtime.md 6, Docker's defa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.errors import InvalidArgument
+from bulkhead.linux import cgroup_mounts
 from bulkhead.model.container import Resources, ThrottleDevice, Ulimit, WeightDevice
 
 CPU_PERIOD = 100_000
@@ -81,6 +83,19 @@ def _block_io(told: Resources) -> dict[str, Any]:
     if told.blkio_weight_devices and all(map(weighable, told.blkio_weight_devices)):
         found["weightDevice"] = [{**_numbers(each.path), "weight": each.weight} for each in told.blkio_weight_devices]
     return found
+
+
+def weighs() -> bool:
+    """Whether a share of all disks has any effect: v1 has none but BFQ's, v2 weighs whatever the scheduler."""
+    if "blkio" not in cgroup_mounts.hierarchies().v1:
+        return True
+    return any("[bfq]" in _scheduler(each) for each in Path("/sys/block").glob("*/queue/scheduler"))
+
+
+def _scheduler(place: Path) -> str:
+    with contextlib.suppress(OSError):
+        return place.read_text()
+    return ""
 
 
 def weighable(device: WeightDevice) -> bool:

@@ -81,7 +81,8 @@ def check(driver: str, options: Mapping[str, str]) -> None:
     _check_mode(options)
     for option in options:
         if option not in OPTIONS[driver] | _BUFFER | _CACHE:
-            raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver")
+            words = f"log driver {driver}" if driver == "local" else f"{driver} log driver"
+            raise InvalidArgument(f"unknown log opt '{option}' for {words}")
     for option in _PATTERNS:
         if pattern := options.get(option):
             patterns.check(pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def exit_code(report: Report) -> int:
 def _text(report: Report) -> str:
     reason = os.strerror(report.errno).lower()
     if report.step in ("lookup", "exec"):
-        return f'exec: "{report.detail}": {_program_reason(report, reason)}'
+        return f"exec: {_quoted(report.detail)}: {_program_reason(report, reason)}"
     if report.step == "cwd":
         return f'chdir to cwd ("{report.detail}") set in config.json failed: {reason}'
     if report.step == "hook":
@@ -67,6 +68,11 @@ def _text(report: Report) -> str:
         reason = _mount_reason(report, reason)
         return f'error during container init: error mounting to rootfs at "{report.detail}": {reason}'
     return f"{report.step} {report.detail}: {reason}" if report.detail else f"{report.step}: {reason}"
+
+
+def _quoted(text: str) -> str:
+    """As Go's %q: Docker's words are Go's."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _mount_reason(report: Report, reason: str) -> str:

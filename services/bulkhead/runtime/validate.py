@@ -384,7 +384,7 @@ def _sysctl(key: Any, value: Any, kinds: Mapping[str, str]) -> None:
     if name == "kernel.domainname":
         _check("uts" in kinds, f'sysctl "{key}" needs a uts namespace')
     elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
-        _check("ipc" in kinds, f'sysctl "{key}" needs an ipc namespace')
+        _check("ipc" in kinds, f'sysctl "{key}" is not allowed in the hosts ipc namespace')
     elif parts[0] == "net":
         _check("network" in kinds, f'sysctl "{key}" is not allowed in the hosts network namespace')
         path = kinds["network"]

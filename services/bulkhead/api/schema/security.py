@@ -73,4 +73,4 @@ def _boolean(value: str, option: str) -> bool:
         return True
     if value.lower() in ("0", "f", "false"):
         return False
-    raise InvalidArgument(f'invalid --security-opt: "{option}"')
+    raise InvalidArgument(f'invalid --security-opt 2: "{option}"')

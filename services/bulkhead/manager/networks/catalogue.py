@@ -375,6 +375,11 @@ def initial_endpoints(
     unique: dict[str, NetworkEndpoint] = {}
     for each in found:
         unique.setdefault(each.network_id or each.network_name, each)
+    called = {each.network_name for each in unique.values()}
+    if len(called) > 1 and "host" in called:
+        raise InvalidArgument(_SHARED)
+    if len(called) > 1 and "none" in called:
+        raise InvalidArgument(_NONE)
     return tuple(unique.values())
 
 

@@ -188,6 +188,7 @@ static int overlay_new(const struct plan_root *root)
         if (result < 0)
             die_with_log(context, STEP_ROOTFS, result, layer);
     }
+    overlay_set(context, "source", "overlay"); /* what df calls it */
     overlay_set(context, "upperdir", root->upper);
     overlay_set(context, "workdir", root->work);
     overlay_set(context, "index", "off");
