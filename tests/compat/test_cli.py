@@ -304,3 +304,24 @@ def test_create_pulls_what_is_missing(target: Target) -> None:
     done = target.docker("run", "--rm", "nosuchimage", "true")
     assert done.returncode == 125
     assert "Unable to find image 'nosuchimage:latest' locally" in done.stderr
+
+
+# --- what needs a whole engine
+
+
+def test_a_container_whose_image_lost_its_name_shows_its_id(whole_target: Target) -> None:
+    whole_target.ok("tag", "busybox", "moving:1")
+    whole_target.ok("create", "--name", "mm", "moving:1", "true")
+    shown = ("ps", "-a", "--format", "{{.Image}}")
+    assert whole_target.ok(*shown) == "moving:1"
+    whole_target.ok("rmi", "moving:1")
+    assert whole_target.ok("inspect", "-f", "{{.Image}}", "mm").startswith("sha256:" + whole_target.ok(*shown))
+
+
+def test_prunes_are_told(whole_target: Target) -> None:
+    since = str(time.time())
+    whole_target.ok("container", "prune", "-f")
+    whole_target.ok("network", "prune", "-f")
+    whole_target.ok("volume", "prune", "-f")
+    told = whole_target.ok("events", "--since", since, "--until", str(time.time() + 1), "--format", "{{.Type}}")
+    assert told.split() == ["container", "network", "volume"]

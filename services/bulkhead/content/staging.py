@@ -136,6 +136,8 @@ def stage(pulled: Pulled, staging: Staging, limits: Limits) -> None:
         if count >= limits.entries:
             raise InvalidArgument(f"cannot load archive: more than {limits.entries} members")
         _stage_member(staging, tar, entry)
+    # Tar pads what it writes; who sends that must get rid of it.
+    tar.drain()
 
 
 def _stage_member(staging: Staging, tar: TarStream, entry: Entry) -> None:

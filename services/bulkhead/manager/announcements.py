@@ -59,6 +59,11 @@ def of_volume(volume: Volume, action: str) -> Event:
     return Event(type="volume", action=action, actor_id=volume.name, attributes=attributes, time=time.time_ns())
 
 
+def of_prune(kind: str, reclaimed: int) -> Event:
+    """Containers, networks or volumes were pruned: how many bytes that freed."""
+    return Event(type=kind, action="prune", actor_id="", attributes={"reclaimed": str(reclaimed)}, time=time.time_ns())
+
+
 def of_mounts(container: Container, action: str) -> list[Event]:
     """Each volume of a container that begins or ends a run ("mount", "unmount")."""
     mounts = [mount for mount in container.spec.mounts if mount.type == "volume"]

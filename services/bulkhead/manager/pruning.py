@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from bulkhead.errors import BulkheadError, Conflict
-from bulkhead.manager.ports import Records, Snapshots
+from bulkhead.manager.announcements import of_prune
+from bulkhead.manager.ports import Change, Records, Snapshots
 from bulkhead.model.container import Container
+from bulkhead.model.events import CONTAINER
 from bulkhead.model.filters import PRUNE_KEYS, Filters, check_keys, fits_labels
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.moments import parse_moment
@@ -56,6 +58,7 @@ class Pruning:
                 continue  # started or removed meanwhile
             gone.append(container.id)
             space += size
+        await self.records.commit(Change(events=(of_prune(CONTAINER, space),)))
         return Pruned(ids=tuple(gone), space_reclaimed=space)
 
 

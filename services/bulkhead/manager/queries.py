@@ -46,6 +46,12 @@ class Queries:
         found.sort(key=lambda each: (each.created_at, each.id), reverse=True)
         return found[:limit] if limit > 0 else found
 
+    async def renamed(self, containers: Iterable[Container]) -> frozenset[str]:
+        """Ids of those whose image is no longer what they call it: the name is gone, or another image's."""
+        found = list(containers)
+        meant = {ref: await self._image_id(ref) for ref in {each.spec.image for each in found}}
+        return frozenset(each.id for each in found if meant[each.spec.image] != each.image_id)
+
     async def sizes(self, containers: Iterable[Container]) -> dict[str, Sizes]:
         """Sizes by container id, measured a few at a time."""
         turns = asyncio.Semaphore(4)

@@ -142,7 +142,7 @@ class Starting:
 
     async def _commit(self, running: Container) -> None:
         connected = [of_network(running, endpoint, "connect") for endpoint in running.endpoints]
-        events = [*of_mounts(running, "mount"), *connected, of_container(running, "start")]
+        events = [*connected, *of_mounts(running, "mount"), of_container(running, "start")]
         await self.records.commit(Change(update=running, done=True, events=tuple(events)))
 
     async def _note(self, container: Container, error: BulkheadError) -> None:

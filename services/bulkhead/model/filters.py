@@ -129,6 +129,7 @@ def parse_container_filter(
     search = Search()
     for pattern in (*filters.get("name", ()), *filters.get("id", ())):
         search.prepare(pattern)
+    boolean(filters, "is-task")
     for key in ("publish", "expose"):
         for port in filters.get(key, ()):
             _check_ports(key, port)

@@ -153,6 +153,22 @@ async def test_a_docker_archive_is_loaded(store: BlobStore, compress: Callable[[
     assert store.has(image.manifest.digest)
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+async def test_what_tar_pads_with_is_taken_from_its_sender(
+    store: BlobStore, compress: Callable[[bytes], bytes]
+) -> None:
+    left = [bytes(1 << 16)] * 3
+    archive = compress(tar_of(docker_archive(LAYER)) + bytes(1 << 16))
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield archive
+        while left:
+            yield left.pop()
+
+    await read_archive(sent(), store)
+    assert not left
+
+
 async def test_loading_twice_gives_the_same_image(store: BlobStore, other: BlobStore) -> None:
     data = tar_of(docker_archive(LAYER))
     assert (await load(store, data))[0].manifest == (await load(other, data))[0].manifest

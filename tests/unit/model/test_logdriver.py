@@ -13,7 +13,7 @@ from bulkhead.model import logdriver
     [
         ("nosuch", {}, 'plugin "nosuch" not found'),
         ("json-file", {"x": "1"}, "unknown log opt 'x' for json-file log driver"),
-        ("local", {"tag": "1"}, "unknown log opt 'tag' for local log driver"),
+        ("local", {"tag": "1"}, "unknown log opt 'tag' for log driver local"),
         ("syslog", {"max-size": "1"}, "unknown log opt 'max-size' for syslog log driver"),
         ("json-file", {"mode": "x"}, "logger: logging mode not supported: x"),
         ("local", {"max-buffer-size": "1m"}, "max-buffer-size option is only supported with 'mode=non-blocking'"),

@@ -21,7 +21,8 @@ class EventRoutes:
     async def events(self, call: Call) -> web.StreamResponse:
         since, until = call.moment("since"), call.moment("until")
         if since is not None and until is not None and until < since:
-            raise InvalidArgument(f"`since` time ({call.text('since')}) cannot be after `until` time")
+            told = f"`since` time ({call.text('since')}) cannot be after `until` time ({call.text('until')})"
+            raise InvalidArgument(told)
         filters = call.filters(schema.FILTERS)
         async with contextlib.aclosing(self._feeds.events(since=since, until=until, filters=filters)) as events:
             await anext(events)

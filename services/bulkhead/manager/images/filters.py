@@ -64,7 +64,7 @@ def moment(text: str) -> int:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidArgument(f"failed to parse value as time or duration: {text!r}") from None
+        raise InvalidArgument(f'failed to parse value as time or duration: "{text}"') from None
     return nanoseconds(parsed)
 
 

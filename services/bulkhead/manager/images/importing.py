@@ -15,6 +15,7 @@ from bulkhead.content.inflate import Limits
 from bulkhead.content.later import aiohttp
 from bulkhead.content.layerblobs import MadeLayer, store_layer
 from bulkhead.content.platforms import parse_platform
+from bulkhead.content.remote_errors import unreachable
 from bulkhead.content.staging import Pulled
 from bulkhead.content.store import BlobStore
 from bulkhead.errors import InvalidArgument, Unavailable
@@ -109,4 +110,4 @@ async def _download(url: URL, feed: Feed) -> AsyncGenerator[bytes, None]:
                 feed.count("Importing", "", done, answer.content_length or 0)
                 yield piece
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Unavailable(f"cannot import {shown}: {str(error) or type(error).__name__}") from error
+        raise unreachable(error, "get", str(shown)) from error

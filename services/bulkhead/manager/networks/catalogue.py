@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound
 from bulkhead.manager.actors import Actors
-from bulkhead.manager.announcements import about_network, of_network
+from bulkhead.manager.announcements import about_network, of_network, of_prune
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.networking import Networking, Plugged, plan_of, subnets_of
 from bulkhead.manager.networks import blocks
@@ -113,7 +113,9 @@ class Networks:
             raise Conflict("a prune operation is already running")
         self._pruning = True
         try:
-            return [network.name for network in self._unused(filters, before) if await self._removed(network)]
+            gone = [network.name for network in self._unused(filters, before) if await self._removed(network)]
+            await self.records.commit(Change(events=(of_prune("network", 0),)))
+            return gone
         finally:
             self._pruning = False
 

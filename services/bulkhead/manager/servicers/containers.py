@@ -44,8 +44,12 @@ class ContainersServicer(api.ContainersBase):
         )
         sizes = await self._queries.sizes(found) if message.size else {}
         names = links.names(self._index)
+        moved = await self._queries.renamed(found)
         return list_answer(
-            self._summaries.of(each) + _sizes(sizes.get(each.id)) + _link_names(names.get(each.id, ()))
+            self._summaries.of(each)
+            + _sizes(sizes.get(each.id))
+            + _link_names(names.get(each.id, ()))
+            + (_image(each.image_id) if each.id in moved else b"")
             for each in found
         )
 
@@ -191,6 +195,11 @@ def _sizes(measured: Sizes | None) -> bytes:
 
 
 _UNMEASURED = _sizes(Sizes())
+
+
+def _image(image_id: str) -> bytes:
+    """In place of the name: of a field that is told twice the last counts."""
+    return encode(types.ContainerSummary(image=image_id))
 
 
 def _link_names(names: Sequence[str]) -> bytes:

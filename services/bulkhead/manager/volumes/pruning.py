@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bulkhead.errors import BulkheadError, Conflict
+from bulkhead.manager.announcements import of_prune
+from bulkhead.manager.ports import Change
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.patterns import Search
@@ -75,6 +77,7 @@ class VolumePruning:
                 continue  # used or removed meanwhile
             gone.append(volume.name)
             space += size
+        await self.volumes.records.commit(Change(events=(of_prune("volume", space),)))
         return Pruned(names=tuple(gone), space_reclaimed=space)
 
 
