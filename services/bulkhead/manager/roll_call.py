@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 
 class RollCall:
@@ -27,12 +28,20 @@ class RollCall:
 
     @contextlib.contextmanager
     def asked(self, name: str) -> Iterator[None]:
-        """Around a question: `name` is silent while it takes longer than our patience."""
-        late = asyncio.get_running_loop().call_later(self._patience, self._is_silent, name)
+        """Around a question: `name` is silent while it takes longer than our patience.
+
+        Whose loop was held up finds the time over before it has read the answer, so half of the patience is counted
+        after the other half: in between it reads.
+        """
+        loop, half = asyncio.get_running_loop(), self._patience / 2
+        timers: list[asyncio.TimerHandle] = []
+        begin = partial(loop.call_later, half, self._is_silent, name)
+        timers.append(loop.call_later(half, lambda: timers.append(begin())))
         try:
             yield
         finally:
-            late.cancel()
+            for each in timers:
+                each.cancel()
 
     def heard(self, name: str) -> None:
         """All there is to know of `name` is known."""

@@ -57,7 +57,7 @@ class Service:
         command = [sys.executable, "-m", "bulkhead.registry", "--listen", f"127.0.0.1:{self.port}"]
         with (self._directory / "log").open("ab") as log:
             self.process = subprocess.Popen([*command, *self._flags, "--root", str(self.root)], env=environ, stderr=log)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(OSError):
                 if self.ask("GET", "/healthz")[0] == 200:

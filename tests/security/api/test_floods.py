@@ -57,7 +57,7 @@ HOSTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
 def test_numbers_without_measure_are_refused(engine: Engine, host: dict[str, Any]) -> None:
-    answer = engine.api("POST", "/containers/create", {"Image": "busybox", "HostConfig": host}, seconds=5)
+    answer = engine.api("POST", "/containers/create", {"Image": "busybox", "HostConfig": host}, seconds=20)
     assert answer.status == 400, answer.body
     assert containers(engine) == []
 
@@ -165,7 +165,7 @@ def test_output_that_nobody_reads_is_not_kept(engine: Engine) -> None:
             client.sendall(upgraded(f"/exec/{made}/start", "{}"))
             until(client, b"\0" * 100_000)  # the control: it writes
         assert of_shim(engine, container)[0] > base[0]
-        assert engine.api("GET", f"/containers/{container}/json", seconds=5).status == 200
+        assert engine.api("GET", f"/containers/{container}/json", seconds=20).status == 200
         assert resident(engine, "api") - memory < GROWTH
         assert of_shim(engine, container)[1] - base[1] < GROWTH
     pids = f"/containers/{container}/top"
@@ -228,7 +228,7 @@ def test_subscribers_that_never_read(engine: Engine) -> None:
         def come_and_go(times: int) -> dict[str, int]:
             for _ in range(times):
                 body = {"Image": "busybox", "Labels": {"pad": "x" * 100_000}}
-                assert engine.api("POST", "/containers/create", body, seconds=10).status == 201
+                assert engine.api("POST", "/containers/create", body, seconds=20).status == 201
                 engine.remove_containers()
                 while b'"destroy"' not in reader.readline():  # the control: it is told to who reads
                     pass
@@ -238,5 +238,5 @@ def test_subscribers_that_never_read(engine: Engine) -> None:
         still = come_and_go(8)
         reader.close()
         assert all(still[each] - full[each] < 2 * GROWTH for each in counts), (full, still)
-        assert engine.api("GET", "/containers/json", seconds=5).status == 200
+        assert engine.api("GET", "/containers/json", seconds=20).status == 200
     assert settled(lambda: all(descriptors(engine, each) <= counts[each] + 2 for each in counts))

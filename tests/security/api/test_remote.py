@@ -51,7 +51,7 @@ def test_no_certificate_no_answer(remote: Remote, certificate: bool) -> None:
     context = ssl.create_default_context(cafile=str(remote.certificates / "ca.pem"))
     if certificate:
         context.load_cert_chain(remote.certificates / "cert.pem", remote.certificates / "key.pem")
-    connection = http.client.HTTPSConnection("127.0.0.1", remote.port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection("127.0.0.1", remote.port, context=context, timeout=30)
     with contextlib.closing(connection):
         if certificate:
             connection.request("GET", "/_ping")
@@ -63,7 +63,7 @@ def test_no_certificate_no_answer(remote: Remote, certificate: bool) -> None:
 
 
 def test_plain_http_is_no_answer(remote: Remote) -> None:
-    with socket.create_connection(("127.0.0.1", remote.port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", remote.port), timeout=30) as plain:
         plain.sendall(b"GET /_ping HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             assert b"OK" not in plain.recv(4096)
@@ -87,7 +87,7 @@ def test_plain_http_is_no_answer(remote: Remote) -> None:
 def test_where_a_request_comes_from(remote: Remote, headers: dict[str, str], status: int) -> None:
     context = ssl.create_default_context(cafile=str(remote.certificates / "ca.pem"))
     context.load_cert_chain(remote.certificates / "cert.pem", remote.certificates / "key.pem")
-    connection = http.client.HTTPSConnection("127.0.0.1", remote.port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection("127.0.0.1", remote.port, context=context, timeout=30)
     with contextlib.closing(connection):
         connection.request("POST", "/containers/nobody/start", headers=headers)
         answer = connection.getresponse()
