@@ -1,6 +1,6 @@
 """Every figure of the engine beside its peers, in one sitting on one machine.
 
-    python -m tests.bench [--quick] [--rows NAME,...] [--alone] [--json FILE] [--plot FILE]
+    python -m tests.bench [--quick] [--patience SECONDS] [--rows NAME,...] [--alone] [--json FILE] [--plot FILE]
 
 Prints a table and writes the samples and a plot. Peers are measured where they are installed: dockerd,
 docker-registry, runc, crun, podman. All that is started is taken away again, after Ctrl-C too.
@@ -61,7 +61,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, _interrupt)
     failed = []
     with contextlib.ExitStack() as stack:
-        sitting = Sitting(quick=options.quick, peers=not options.alone, stack=stack)
+        sitting = Sitting(quick=options.quick, peers=not options.alone, stack=stack, patience=options.patience)
         try:
             for bench in chosen:
                 failed += _run(bench, sitting)
@@ -94,7 +94,9 @@ def _show(sitting: Sitting, options: argparse.Namespace) -> None:
     if sitting.samples:
         report.save(sitting.samples, options.json)
         report.plot(sitting.samples, options.plot)
-        sys.stdout.write(f"samples: {options.json}, plot: {options.plot}\n")
+        slopes = options.plot.with_suffix(f".slopes{options.plot.suffix}")
+        report.plot_slopes(sitting.samples, slopes)
+        sys.stdout.write(f"samples: {options.json}, plots: {options.plot}, {slopes}\n")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -122,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes: under six minutes")
+    parser.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=180,
+        help="what a bench's rounds may take, if they are more than with --quick (%(default)s)",
+    )
     parser.add_argument("--rows", metavar="NAME,...", help="only these")
     parser.add_argument("--alone", action="store_true", help="without dockerd")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))

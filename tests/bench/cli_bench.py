@@ -28,8 +28,8 @@ def command_lines(sitting: Sitting) -> None:
         engine.name: ["docker", "-H", f"unix://{engine.socket}", "run", "--rm", "--network=none", IMAGE, "true"]
         for engine in sitting.engines
     }
-    with _podman() as podman:
-        if podman and sitting.peers:
+    with podman_place() as place:
+        if sitting.peers and (podman := _podman(place)):
             commands["podman"] = podman
         for number in sitting.rounds(30, 6):
             for who, command in commands.items():
@@ -40,26 +40,34 @@ def command_lines(sitting: Sitting) -> None:
 
 
 @contextlib.contextmanager
-def _podman() -> Iterator[list[str]]:
-    """podman's command on a root file system of its own; empty where it is not installed or cannot run."""
-    if shutil.which("podman") is None:
-        yield []
-        return
+def podman_place() -> Iterator[Path]:
+    """A directory for podman's homes, and a cgroup of its name: taken away with what podman has left there."""
     place = Path(tempfile.mkdtemp(prefix="bh-podman-"))
-    parent = f"/{place.name}"
     try:
-        (place / "root").mkdir()
-        subprocess.run(["tar", "-xf", "-", "-C", str(place / "root")], input=busybox_tar(), check=True)
-        homes = ["--root", str(place / "data"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp")]
-        command = ["podman", *homes, "--cgroup-manager=cgroupfs", "--runtime=runc", "run", "--rm", "--network=none"]
-        command += [*_LIMITS, "--cgroup-parent", parent, "--rootfs", f"{place}/root:O", "/bin/true"]
-        works = subprocess.run(command, capture_output=True, check=False).returncode == 0
-        yield command if works else []
+        yield place
     finally:
         subprocess.run(["umount", "-l", f"{place}/data/overlay"], check=False, capture_output=True)
         shutil.rmtree(place, ignore_errors=True)
         assert not os.path.lexists(place)
-        remove_everywhere(parent)
+        remove_everywhere(f"/{place.name}")
+
+
+def podman_command(place: Path) -> list[str]:
+    """podman with its homes there; empty where it is not installed."""
+    if shutil.which("podman") is None:
+        return []
+    return ["podman", "--root", f"{place}/data", "--runroot", f"{place}/run", "--tmpdir", f"{place}/tmp"]
+
+
+def _podman(place: Path) -> list[str]:
+    """podman's `run` on a root file system of its own; empty where it cannot run."""
+    if not (podman := podman_command(place)):
+        return []
+    (place / "root").mkdir()
+    subprocess.run(["tar", "-xf", "-", "-C", str(place / "root")], input=busybox_tar(), check=True)
+    command = [*podman, "--cgroup-manager=cgroupfs", "--runtime=runc", "run", "--rm", "--network=none"]
+    command += [*_LIMITS, "--cgroup-parent", f"/{place.name}", "--rootfs", f"{place}/root:O", "/bin/true"]
+    return command if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
 
 
 BENCHES = (Bench(name="cli", about="docker run --rm by the CLI, and podman run", run=command_lines),)

@@ -62,13 +62,13 @@ def execs(sitting: Sitting) -> None:
 
 def eight(sitting: Sitting) -> None:
     """Whole lives of containers per second with eight clients at once."""
-    for _ in sitting.rounds(5, 2):
+    for _ in sitting.rounds(30, 2):
         for engine in sitting.engines:
             for network in NETWORKS:
                 _eight(sitting, engine, network)
 
 
-def _eight(sitting: Sitting, engine: Engine, network: str, clients: int = 8, each: int = 6) -> None:
+def _eight(sitting: Sitting, engine: Engine, network: str, clients: int = 8, each: int = 4) -> None:
     def work() -> None:
         client = engine.client()
         for _ in range(each):
@@ -85,16 +85,21 @@ def _eight(sitting: Sitting, engine: Engine, network: str, clients: int = 8, eac
 def burst(sitting: Sitting) -> None:
     """Start of 100 containers at once, and their forced removal, one after the other."""
     count = sitting.size(100, 30)
-    for engine in sitting.engines:
-        client = engine.client()
-        containers = [client.create(IMAGE, SLEEP, NetworkMode="none") for _ in range(count)]
-        with sitting.cpu(f"start of {count} at once, CPU of the engine for each [ms]", engine, count):
-            seconds = together([_starting(engine, each) for each in containers])
-        sitting.record(f"start of {count} at once [s]", engine.name, seconds)
-        begun = time.perf_counter()
-        for container in containers:
-            client.remove(container)
-        sitting.record(f"remove {count} running [s]", engine.name, time.perf_counter() - begun)
+    for _ in sitting.rounds(3, 1):
+        for engine in sitting.engines:
+            _burst(sitting, engine, count)
+
+
+def _burst(sitting: Sitting, engine: Engine, count: int) -> None:
+    client = engine.client()
+    containers = [client.create(IMAGE, SLEEP, NetworkMode="none") for _ in range(count)]
+    with sitting.cpu(f"start of {count} at once, CPU of the engine for each [ms]", engine, count):
+        seconds = together([_starting(engine, each) for each in containers])
+    sitting.record(f"start of {count} at once [s]", engine.name, seconds)
+    begun = time.perf_counter()
+    for container in containers:
+        client.remove(container)
+    sitting.record(f"remove {count} running [s]", engine.name, time.perf_counter() - begun)
 
 
 def _starting(engine: Engine, container: str) -> Callable[[], None]:
@@ -136,7 +141,7 @@ def _idle(sitting: Sitting, what: str, seconds: float) -> None:
 
 def logs(sitting: Sitting) -> None:
     """Throughput of a container that prints lines of 80 bytes, and of reading them back."""
-    for _ in sitting.rounds(5, 2):
+    for _ in sitting.rounds(30, 2):
         for engine in sitting.engines:
             _log(sitting, engine)
 

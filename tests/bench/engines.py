@@ -31,16 +31,21 @@ STOP_SECONDS = 90.0
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """One engine under test. `restart` kills its daemons by SIGKILL and starts them again, until it answers."""
+    """One engine under test. `kill` ends its daemons by SIGKILL, `start` returns when they answer again."""
 
     name: str
     socket: Path
     group: CpuGroup
-    restart: Callable[[], None]
+    kill: Callable[[], None]
+    start: Callable[[], None]
     installation: Installation | None = None
 
     def client(self) -> EngineClient:
         return EngineClient(self.socket)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
 
     def memory(self, without: set[int] | None = None) -> float:
         """Proportional set size of its processes, KiB (proc_pid_smaps_rollup(5))."""
@@ -67,17 +72,21 @@ def bulkhead() -> Iterator[Engine]:
     try:
         with private_engine() as installation:
 
-            def restart() -> None:
-                installation.kill(*SERVICES)
+            def start() -> None:
                 with group.entered():
                     installation.start()
 
-            with group.entered():
-                installation.start()
+            start()
             installation.seed()
             installation.pulled(IMAGE)
-            socket = installation.instance.docker_socket
-            yield Engine(name="bulkhead", socket=socket, group=group, restart=restart, installation=installation)
+            yield Engine(
+                name="bulkhead",
+                socket=installation.instance.docker_socket,
+                group=group,
+                kill=lambda: installation.kill(*SERVICES),
+                start=start,
+                installation=installation,
+            )
     finally:
         group.remove()
 
@@ -93,20 +102,24 @@ def dockerd(*, iptables: bool = False) -> Iterator[Engine]:
         subprocess.run(["ip", "address", "add", subnet.replace(".0/", ".1/"), "dev", bridge], check=True)
         subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
 
-        def restart() -> None:
-            daemon.end(signal.SIGKILL)
+        def start() -> None:
             with group.entered():
                 daemon.start(bridge)
 
-        with group.entered():
-            daemon.start(bridge)
+        start()
         _import_busybox(daemon.socket)
-        engine = Engine(name="dockerd", socket=daemon.socket, group=group, restart=restart)
+        engine = Engine(
+            name="dockerd",
+            socket=daemon.socket,
+            group=group,
+            kill=lambda: daemon.end(signal.SIGKILL),
+            start=start,
+        )
         try:
             yield engine
         finally:
             if not _answers(daemon.socket):
-                restart()
+                engine.restart()
             engine.remove_containers()
     finally:
         daemon.end(signal.SIGTERM)
@@ -130,6 +143,7 @@ class _Dockerd:
         places = ["--data-root", f"{self._root}/data", "--exec-root", f"{self._root}/exec", "-p", f"{self._root}/pid"]
         # Its rules would outlive it and drop what others forward.
         network = [f"--bridge={bridge}", f"--iptables={str(self._iptables).lower()}", "--ip6tables=false"]
+        network.append("--live-restore")  # or its containers would end with it
         command = ["dockerd", "-H", f"unix://{self.socket}", *places, *network, "--log-level", "error"]
         (self._root / "pid").unlink(missing_ok=True)
         with (self._root / "log").open("ab") as log:

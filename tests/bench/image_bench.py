@@ -11,12 +11,14 @@ import gzip
 import hashlib
 import json
 import os
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead.ctl.seed.images import Image, Tree, digest_of
 from bulkhead.ctl.seed.push import push
+from tests.bench.cli_bench import podman_command, podman_place
 from tests.bench.engines import IMAGE, Engine
 from tests.bench.sitting import Bench, Sitting
 from tests.support.images import debian_layout
@@ -83,22 +85,31 @@ def pulls(sitting: Sitting) -> None:
     """Each layer on each engine, turn by turn."""
     layers = [debian(), small_files()]
     registry = _registry(sitting)
-    for number in sitting.rounds(5, 1):
-        for layer in layers:
-            tag = f"{layer.name[:3].strip(', ')}{number}"
-            push(registry, "bench", tag, layer.image(number + 1))
-            for engine in sitting.engines:
-                os.sync()
-                with sitting.cpu(f"pull+unpack, {layer.name}, CPU of the engine [ms]", engine):
-                    sitting.record(
-                        f"pull+unpack, {layer.name} [s]", engine.name, _pull(engine, f"{registry}/bench", tag)
-                    )
+    with podman_place() as place:
+        for number in sitting.rounds(15, 1):
+            for layer in layers:
+                tag = f"{layer.name[:3].strip(', ')}{number}"
+                push(registry, "bench", tag, layer.image(number + 1))
+                _pulls(sitting, f"pull+unpack, {layer.name}", f"{registry}/bench", tag)
+                if sitting.peers and (podman := podman_command(place)):
+                    os.sync()
+                    begun = time.perf_counter()
+                    command = [*podman, "pull", "-q", "--tls-verify=false", f"{registry}/bench:{tag}"]
+                    subprocess.run(command, check=True, capture_output=True)
+                    sitting.record(f"pull+unpack, {layer.name} [s]", "podman", time.perf_counter() - begun)
+
+
+def _pulls(sitting: Sitting, row: str, name: str, tag: str) -> None:
+    for engine in sitting.engines:
+        os.sync()
+        with sitting.cpu(f"{row}, CPU of the engine [ms]", engine):
+            sitting.record(f"{row} [s]", engine.name, _pull(engine, name, tag))
 
 
 def commits(sitting: Sitting) -> None:
     """A container that has written half compressible 64 MB: commit, and push of the new image."""
     registry = _registry(sitting)
-    for number in sitting.rounds(5, 2):
+    for number in sitting.rounds(30, 2):
         for engine in sitting.engines:
             _commit_and_push(sitting, engine, registry, f"{engine.name}{number}")
 

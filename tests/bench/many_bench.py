@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from urllib.parse import quote
 
 from tests.bench.engine_bench import SLEEP, running, together
 from tests.bench.engines import IMAGE, Engine
@@ -25,26 +27,41 @@ def many(sitting: Sitting) -> None:
             begun = time.perf_counter()
             client.json("GET", f"/containers/{containers[0]}/json")
             sitting.record(f"inspect of one of {count} [ms]", engine.name, (time.perf_counter() - begun) * 1e3)
-        for _ in sitting.rounds(3, 1):
-            with sitting.cpu(f"daemons start with {count} containers, CPU [ms]", engine):
-                sitting.record(f"daemons start with {count} containers [s]", engine.name, _recovery(engine, count))
+        for _ in sitting.rounds(5, 1):
+            _recovery(sitting, engine, f"{count} containers", count)
         engine.remove_containers()
 
 
-def _recovery(engine: Engine, count: int) -> float:
-    """Seconds from the death of all daemons until a list names every container again."""
-    begun = time.perf_counter()
-    engine.restart()
-    if len(engine.client().json("GET", "/containers/json?all=1")) < count:
-        raise RuntimeError(f"{engine.name} has lost containers")
-    return time.perf_counter() - begun
+def restarts(sitting: Sitting) -> None:
+    """All daemons killed and started: with nothing to recover, and with 200 containers that run on meanwhile."""
+    for _ in sitting.rounds(30, 2, share=0.3):
+        for engine in sitting.engines:
+            _recovery(sitting, engine, "no containers", 0)
+    count = sitting.size(200, 20)
+    with running(sitting, count):
+        for _ in sitting.rounds(5, 1):
+            for engine in sitting.engines:
+                _recovery(sitting, engine, f"{count} running", count, "running")
+
+
+def _recovery(sitting: Sitting, engine: Engine, beside: str, count: int, status: str = "") -> None:
+    """From the start of the daemons that were killed until a list names every container again."""
+    wanted = json.dumps({"status": [status]} if status else {})
+    engine.kill()
+    with sitting.cpu(f"daemons start with {beside}, CPU [ms]", engine):
+        begun = time.perf_counter()
+        engine.start()
+        listed = engine.client().json("GET", f"/containers/json?all=1&filters={quote(wanted)}")
+        sitting.record(f"daemons start with {beside} [s]", engine.name, time.perf_counter() - begun)
+    if len(listed) < count:
+        raise RuntimeError(f"{engine.name} has lost containers: {len(listed)} of {count} are listed")
 
 
 def statistics(sitting: Sitting) -> None:
     """One sample of the statistics of every running container, asked for by eight clients."""
     count = sitting.size(100, 30)
     with running(sitting, count) as containers:
-        for _ in sitting.rounds(5, 2):
+        for _ in sitting.rounds(30, 2, share=0.3):
             for engine in sitting.engines:
                 shares = [containers[engine.name][number::8] for number in range(8)]
                 with sitting.cpu("statistics, CPU of the engine for each container [ms]", engine, count):
@@ -58,7 +75,7 @@ def sampling(sitting: Sitting) -> None:
     engine = sitting.engines[0]
     containers = fill(engine, count)
     together([starting(engine, containers[number::8]) for number in range(8)])
-    for _ in sitting.rounds(10, 5):
+    for _ in sitting.rounds(30, 5):
         with sitting.cpu(f"statistics of {count} at once, CPU of the engine [ms]", engine):
             begun = time.perf_counter()
             status, text = engine.client().call("GET", "/metrics")
@@ -103,6 +120,7 @@ def starting(engine: Engine, containers: list[str]) -> Callable[[], None]:
 
 BENCHES = (
     Bench(name="many", about="ps, inspect and a restart of the daemons with 1,000 containers", run=many),
+    Bench(name="restart", about="restart of the daemons, without containers and beside 200 running", run=restarts),
     Bench(name="stats", about="statistics of 100 containers", run=statistics),
     Bench(name="sampling", about="statistics of 500 containers at once", run=sampling),
 )

@@ -43,10 +43,11 @@ def registries(sitting: Sitting) -> None:
     with tempfile.TemporaryDirectory(prefix="bh-rbench-") as directory, ExitStack() as stack:
         names = ["bulkhead"] + ["docker-registry"] * (shutil.which("docker-registry") is not None)
         ports = {name: stack.enter_context(serving(name, Path(directory))) for name in names}
-        data = os.urandom(1 << 20) * sitting.size(256, 64)
+        data = os.urandom(1 << 20) * sitting.size(128, 64)
         pushed = {name: push_image(port, data) for name, port in ports.items()}
-        for row, work in works(data, sitting.size(2, 1)).items():
-            for number in sitting.rounds(9, 3):
+        rows = works(data, seconds=0.5)
+        for row, work in rows.items():
+            for number in sitting.rounds(30, 3, share=1 / len(rows)):
                 for name, port in ports.items():
                     sitting.record(f"registry {row}", name, work(port, pushed[name], number))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from pathlib import Path
@@ -131,5 +132,42 @@ def plot(samples: Samples, path: Path) -> None:
     axes.axvline(1, color="grey", linewidth=1)
     axes.set_xlabel(f"times better than the peer (black: the goal)    {machine()}", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawing.tight_layout()
+    drawing.savefig(path, dpi=110)
+
+
+def lines(samples: Samples) -> dict[str, dict[tuple[str, str], list[tuple[int, float]]]]:
+    """The points that slopes were fitted through: of what -> (operation, who) -> (how many, CPU milliseconds)."""
+    found: dict[str, dict[tuple[str, str], list[tuple[int, float]]]] = {}
+    for row, by_who in samples.items():
+        if point := re.fullmatch(rf"(.+), {DETAIL}(\d+) (.+) \[ms\]", row):
+            for who, values in by_who.items():
+                line = found.setdefault(point[3], {}).setdefault((point[1], who), [])
+                line.append((int(point[2]), statistics.median(values)))
+    return found
+
+
+def plot_slopes(samples: Samples, path: Path) -> None:
+    """A drawing for each kind of thing there may be many of: an operation's CPU time by how many there are."""
+    drawn = lines(samples)
+    if not drawn:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawing, grid = pyplot.subplots(1, len(drawn), figsize=(5 * len(drawn), 5), squeeze=False)
+    for axes, (kind, by_line) in zip(grid[0], drawn.items(), strict=True):
+        colours = {
+            operation: f"C{number}" for number, operation in enumerate(dict.fromkeys(name for name, _ in by_line))
+        }
+        for (operation, who), points in by_line.items():
+            ours = who == OURS
+            style = {"linestyle": "-" if ours else ":", "label": operation if ours else None}
+            axes.plot(*zip(*points, strict=True), marker=".", color=colours[operation], **style)
+        axes.set(xscale="log", yscale="log", xlabel=kind, ylabel="CPU of the engine [ms]")
+        axes.legend(fontsize=7)
+    drawing.suptitle(f"{OURS}: lines; peers: dots    {machine()}", fontsize=8)
     drawing.tight_layout()
     drawing.savefig(path, dpi=110)

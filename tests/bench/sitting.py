@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +20,12 @@ Samples = dict[str, dict[str, list[float]]]
 
 @dataclass(kw_only=True)
 class Sitting:
-    """`quick` asks for fewer rounds and smaller sizes."""
+    """`quick` asks for fewer rounds and smaller sizes; `patience` is for the rounds of one bench, seconds."""
 
     quick: bool
     peers: bool
     stack: contextlib.ExitStack
+    patience: float = float("inf")
     samples: Samples = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
@@ -38,8 +40,13 @@ class Sitting:
                 self.failed.append(f"dockerd: {type(error).__name__}: {error}")
         return found
 
-    def rounds(self, full: int, quick: int) -> range:
-        return range(quick if self.quick else full)
+    def rounds(self, full: int, quick: int, share: float = 1.0) -> Iterator[int]:
+        """Numbers of rounds; of the full number no more than this `share` of the patience has time for."""
+        end = time.monotonic() + self.patience * share
+        for number in range(quick if self.quick else full):
+            if number >= quick and time.monotonic() > end:
+                return
+            yield number
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full

@@ -1,4 +1,4 @@
-"""From nothing to ready: each service, all of them, and dockerd."""
+"""From nothing to ready: each service, and all of them by `make up`. Beside dockerd: `many_bench.restarts`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def services(sitting: Sitting) -> None:
     """Each service alone, the others running; its CPU time by the way."""
     with private_engine() as installation:
         installation.start()
-        for _ in sitting.rounds(11, 3):
+        for _ in sitting.rounds(30, 3):
             for service in SERVICES:
                 installation.stop(service)
                 seconds, used = _start(installation, service)
@@ -42,7 +42,7 @@ def _start(installation: Engine, service: str) -> tuple[float, float]:
 
 def up(sitting: Sitting) -> None:
     """`make up` on a built tree: from nothing to four services with the embedded images."""
-    for _ in sitting.rounds(5, 2):
+    for _ in sitting.rounds(30, 2):
         with private_engine() as installation, contextlib.chdir("/"):
             begun = time.perf_counter()
             command = [sys.executable, "-m", "bulkhead.ctl", "up"]

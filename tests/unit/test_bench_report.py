@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from tests.bench import report
 from tests.bench.budgets import GOALS
+from tests.bench.sitting import Sitting
 
 LIFE = "create+start+wait+remove, none [ms]"
 EIGHT = "8 clients, none [containers/s]"
@@ -31,3 +35,18 @@ def test_a_row_says_whether_each_of_its_goals_is_met() -> None:
 def test_points_of_a_slope_are_left_to_the_file() -> None:
     samples = {f"start, {report.DETAIL}10 containers [ms]": {"bulkhead": [1.0]}, "inspect [ms]": {"bulkhead": [2.0]}}
     assert len(report.table(samples).splitlines()) == 3
+
+
+def test_points_of_slopes_are_drawn_as_lines(tmp_path: Path) -> None:
+    samples = {f"start, {report.DETAIL}{size} networks [ms]": {"bulkhead": [size / 10]} for size in (10, 100)}
+    assert report.lines(samples) == {"networks": {("start", "bulkhead"): [(10, 1.0), (100, 10.0)]}}
+    report.plot_slopes(samples, tmp_path / "slopes.png")
+    assert (tmp_path / "slopes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_patience_cuts_rounds_but_not_the_least_of_them() -> None:
+    with contextlib.ExitStack() as stack:
+        hasty = Sitting(quick=False, peers=False, stack=stack, patience=0)
+        assert list(hasty.rounds(30, 2)) == [0, 1]
+        assert list(Sitting(quick=False, peers=False, stack=stack).rounds(30, 2)) == list(range(30))
+        assert list(Sitting(quick=True, peers=False, stack=stack, patience=0).rounds(30, 2)) == [0, 1]
