@@ -106,3 +106,9 @@ bin=$(cd "$venv/bin" && pwd)
 } >"$bin/.bulkhead-runtime"
 chmod 755 "$bin/.bulkhead-runtime"
 mv "$bin/.bulkhead-runtime" "$bin/bulkhead-runtime"
+# Its modules in one file.
+sed '/^from/,$d' "$bin/bulkhead-runtime" | {
+    cat
+    echo "from bulkhead.runtime.command.entry import install"
+    echo "install()"
+} | env -u PYTHONDONTWRITEBYTECODE "$bin/python" -IS -

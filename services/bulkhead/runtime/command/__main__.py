@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,10 +17,12 @@ _Action = Callable[[Context, Arguments], int]
 _ROOTLESS = {"true": True, "false": False}
 
 
-def main() -> None:
+def main(before_end: Callable[[], None] | None = None) -> None:
     """The command; its exit status is the verb's, or of a process that it waited for."""
     status = run(os.path.basename(sys.argv[0]), sys.argv[1:])  # noqa: PTH119
     sys.stdout.flush()
+    if before_end is not None:
+        before_end()
     # Nothing is left to be torn down: an interpreter that ends in good order takes milliseconds for it.
     os._exit(status)
 
@@ -83,8 +84,15 @@ def _verb(context: Context, name: str, arguments: Arguments) -> int:
 
 def _action(verb: Verb) -> _Action:
     module, _, function = verb.place.partition(".")
-    action: _Action = getattr(importlib.import_module(f"bulkhead.runtime.command.{module}"), function)
+    action: _Action = getattr(_module(module), function)
     return action
+
+
+def _module(name: str) -> Any:
+    """One beside this, without importlib: that costs more than most of them."""
+    full = f"bulkhead.runtime.command.{name}"
+    __import__(full)
+    return sys.modules[full]
 
 
 # Docker's introductions of the runtime's errors: whoever calls this command puts its own there.
@@ -125,7 +133,7 @@ def _misused(log: Log, program: str, name: str, problem: str) -> int:
 
 
 def _usage() -> Any:
-    return importlib.import_module("bulkhead.runtime.command.usage")
+    return _module("usage")
 
 
 def _print(text: str) -> int:

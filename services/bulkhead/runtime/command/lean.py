@@ -1,40 +1,75 @@
 """A start in a third of the time: the interpreter's modules that cost most of it, replaced or put off.
 
-A container that lives for milliseconds waits for its runtime's imports longer than for the kernel. Half of
-them is `dataclasses`, which compiles source text for every class and brings the parser for it; then `socket`,
-which turns a thousand constants into enumerations; and some that few verbs ever use. This process, and only
-it, gets a `dataclasses` that does by closures what our classes ask of it, the C modules under `socket` and `json`,
-and modules that load themselves when something is asked of them. Tests import the real ones.
+A container that lives for milliseconds waits for its runtime's imports longer than for the kernel. Most of
+them is `dataclasses`, which compiles source text for every class and brings the parser for it; then `socket` and
+`signal`, which turn a thousand constants into enumerations, `enum` itself, `collections`, `functools` and `pathlib`
+for the little we ask of them; and some that few verbs ever use. This process, and only it, gets stand-ins that do
+what our modules ask of them (`standins` has those with a life of their own), and modules that load themselves when
+something else is asked. They are for our modules alone: when any other is loaded, all of them give way, and it finds
+the real ones. Tests import the real ones.
 """
 
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
 
-_LATER = ("ctypes", "hashlib", "inspect", "shutil", "subprocess", "tty")
+_Module: Any = type(sys)
+
+_LATER = ("ctypes", "inspect", "pathlib", "shutil", "subprocess", "threading", "tty")
+# What is loaded beside ours and has no use for what stands in: C modules, and what asks for no more than they have.
+NEUTRAL = frozenset(
+    {
+        *("_struct", "array", "collections", "contextlib", "errno", "fcntl", "math", "posix", "resource", "select"),
+        *("struct", "termios", "types", "_sha256", "_sha2"),
+    }
+)
+_standins: dict[str, ModuleType] = {}
 
 
 def lighten() -> None:
     """Before anything else is imported; what is loaded already stays."""
-    sys.modules.setdefault("socket", _socket_module())
-    if "dataclasses" not in sys.modules:
-        sys.modules["dataclasses"] = _dataclasses()
-    for name in _LATER:
-        sys.modules.setdefault(name, _Later(name))
-    sys.modules.setdefault("json", _json_module())
-    sys.modules.setdefault("re", _Later("re", compile=_Pattern))
-    sys.modules.setdefault("typing", _Later("typing", Any=object, IO=object))
-    sys.modules.setdefault("urllib.parse", _url_module())
+    from bulkhead.runtime.command import standins
+
+    offered: dict[str, ModuleType] = {
+        "socket": _socket_module(),
+        "dataclasses": _dataclasses(),
+        "json": _json_module(),
+        "re": Later("re", compile=_Pattern),
+        "typing": Later("typing", Any=object, IO=object),
+        **{name: Later(name) for name in _LATER},
+        **standins.modules(),
+    }
+    _standins.update({name: module for name, module in offered.items() if name not in sys.modules})
+    sys.modules.update(_standins)
+    sys.meta_path.insert(0, _Watch)
 
 
-class _Later(ModuleType):
-    """Becomes the module of its name when it is first used for more than what it has been `given`."""
+class _Watch:
+    """Sees every module that is loaded from now on: one that is neither ours nor neutral finds no stand-ins."""
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        if not name.startswith("bulkhead") and name not in NEUTRAL and name not in sys.builtin_module_names:
+            give_way()
+
+
+def give_way() -> None:
+    """The real modules may be imported from now on; who has a stand-in keeps it."""
+    if _Watch in sys.meta_path:
+        sys.meta_path.remove(_Watch)
+    for name, module in _standins.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+
+
+class Later(_Module):  # type: ignore[misc]
+    """A module of what has been `given`; it becomes the real one of its name when more is asked of it."""
 
     def __init__(self, name: str, **given: Any) -> None:
         super().__init__(name)
@@ -43,16 +78,15 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.load(), name)
+        return getattr(self._real(), name)
 
-    def load(self) -> Any:
-        """The real one, in our place from now on."""
-        name = self.__name__
-        if sys.modules.get(name) is self:
-            del sys.modules[name]
-            __import__(name)
-        module = sys.modules[name]
-        self.__dict__.update(module.__dict__)
+    def _real(self) -> Any:
+        """The real one, in our place from now on; what was given stays, for who compares by it."""
+        give_way()
+        __import__(self.__name__)
+        module = sys.modules[self.__name__]
+        for name, value in module.__dict__.items():
+            self.__dict__.setdefault(name, value)
         return module
 
 
@@ -63,18 +97,10 @@ class _Pattern:
         self._given = given
 
     def __getattr__(self, name: str) -> Any:
+        give_way()
         import re
 
-        # The module may be the one that waits: its own `compile` is this class.
-        real: Any = re.load() if isinstance(re, _Later) else re
-        return getattr(real.compile(*self._given), name)
-
-
-def _url_module() -> ModuleType:
-    """pathlib takes one function from it by name."""
-    later = _Later("urllib.parse")
-    later.__dict__["quote_from_bytes"] = lambda *given: later.load().quote_from_bytes(*given)
-    return later
+        return getattr(re.compile(*self._given), name)
 
 
 # ---- json ----
@@ -95,7 +121,7 @@ def _json_module() -> ModuleType:
     """Its two functions; what they cannot do, and every error, is the real one's affair."""
     import _json
 
-    later = _Later("json")
+    later = Later("json")
     scan: Any = _json.make_scanner(_Rules)  # type: ignore[arg-type]
 
     def loads(content: str | bytes) -> Any:
@@ -104,8 +130,8 @@ def _json_module() -> ModuleType:
             text = (content.decode() if isinstance(content, bytes) else content).strip(" \t\n\r")
             value, end = scan(text, 0)
         except Exception:  # whichever: the real one says it properly
-            return later.load().loads(content)
-        return value if end == len(text) else later.load().loads(content)
+            return later._real().loads(content)
+        return value if end == len(text) else later._real().loads(content)
 
     def dumps(
         value: Any,
@@ -116,7 +142,7 @@ def _json_module() -> ModuleType:
         indent: Any = None,
     ) -> str:
         if indent is not None:
-            text: str = later.load().dumps(value, separators=separators, indent=indent)
+            text: str = later._real().dumps(value, separators=separators, indent=indent)
             return text
         item, key = separators or (", ", ": ")
         string: Any = _json.encode_basestring_ascii if ensure_ascii else _json.encode_basestring
@@ -148,7 +174,7 @@ def _socket_module() -> ModuleType:
         def __exit__(self, *_failure: object) -> None:
             self.close()
 
-    module = ModuleType("socket")
+    module: ModuleType = _Module("socket")
     module.__dict__.update(_socket.__dict__, socket=Socket, __name__="socket")
     return module
 
@@ -165,7 +191,7 @@ class _Field:
 
 
 def _dataclasses() -> ModuleType:
-    module = ModuleType("dataclasses")
+    module: ModuleType = _Module("dataclasses")
     module.__dict__.update(dataclass=_dataclass, field=_Field, replace=_replace, asdict=_asdict)
     return module
 

@@ -338,8 +338,8 @@ def parse_signal(text: str) -> int:
         raise InvalidArgument(f'unknown signal "{text}"')
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
-    found = getattr(signal, name, None)
-    if not isinstance(found, signal.Signals):
+    found = getattr(signal, name, None) if name.isalnum() else None  # not SIG_BLOCK
+    if not isinstance(found, int):
         raise InvalidArgument(f'unknown signal "{text}"')
     return int(found)
 

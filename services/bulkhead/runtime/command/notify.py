@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import socket
-import threading
 from typing import Any
 
 _INSIDE = "/run/notify"
@@ -76,6 +75,8 @@ class Listener:
 
     def pass_on_meanwhile(self, process: int) -> None:
         """The same beside other work, for as long as that takes; the main process is the caller's child as it was."""
+        import threading  # which nobody else here needs
+
         threading.Thread(target=self.pass_on, args=(process, 0), daemon=True).start()
 
     def _told(self, pid: int) -> bool:

@@ -1,0 +1,90 @@
+"""The command's modules in one file: what is taken from it, and when it is written anew."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from bulkhead.runtime.command import image
+found = image.Image({place!r})
+sys.meta_path.insert(0, found)
+sys.path.insert(0, {source!r})
+import bulkhead
+bulkhead.__path__.insert(0, {source!r})
+import bulkhead.sample, bulkhead.sample.part
+found.keep()
+print(bulkhead.sample.part.VALUE, *sorted(found._used))
+"""
+BOTH = "bulkhead.sample bulkhead.sample.part"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A package of ours to be imported, with a module in it."""
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "__init__.py").touch()
+    (tmp_path / "sample" / "part.py").write_text("VALUE = 1\n")
+    return tmp_path
+
+
+def imported(source: Path, place: Path) -> str:
+    """What a fresh interpreter finds in `sample.part`, and which modules it took from the image."""
+    script = SCRIPT.format(place=str(place), source=str(source))
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path = {sys.path!r}\n{script}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_what_was_imported_once_comes_from_the_image(source: Path) -> None:
+    place = source / "image"
+    assert imported(source, place) == "1"
+    before = place.stat().st_mtime_ns
+    assert imported(source, place) == f"1 {BOTH}"
+    assert place.stat().st_mtime_ns == before, "nothing new, nothing written"
+
+
+def test_a_source_that_changed_is_read_again(source: Path) -> None:
+    place = source / "image"
+    imported(source, place)
+    (source / "sample" / "part.py").write_text("VALUE = 22\n")
+    assert imported(source, place) == "22 bulkhead.sample"
+    assert imported(source, place) == f"22 {BOTH}"
+    # As long as before, but newer.
+    (source / "sample" / "part.py").write_text("VALUE = 33\n")
+    os.utime(source / "sample" / "part.py", ns=(1, 1 << 60))
+    assert imported(source, place) == "33 bulkhead.sample"
+
+
+def test_a_source_that_has_gone_is_not_found(source: Path) -> None:
+    place = source / "image"
+    imported(source, place)
+    (source / "sample" / "part.py").unlink()
+    with pytest.raises(AssertionError, match=r"No module named 'bulkhead\.sample\.part'"):
+        imported(source, place)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 10, 200, -1], ids=str)
+def test_an_image_of_no_use_is_replaced(source: Path, keep: int) -> None:
+    place = source / "image"
+    imported(source, place)
+    whole = place.read_bytes()
+    for content in (whole[:keep], whole[:keep] + bytes(len(whole) - len(whole[:keep])), b"\0" * 4 + whole[4:]):
+        place.write_bytes(content)
+        assert imported(source, place).startswith("1")
+        assert imported(source, place) == f"1 {BOTH}"
+
+
+def test_without_a_place_all_is_as_ever(source: Path) -> None:
+    assert imported(source, source / "sample") == "1"
+    assert imported(source, Path("/proc/none")) == "1"
