@@ -46,7 +46,9 @@ def up(sitting: Sitting) -> None:
         with private_engine() as installation, contextlib.chdir("/"):
             begun = time.perf_counter()
             command = [sys.executable, "-m", "bulkhead.ctl", "up"]
-            subprocess.run(command, env=installation.environ, check=True, capture_output=True)
+            done = subprocess.run(command, env=installation.environ, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"make up: {done.stdout}{done.stderr}")
             sitting.record("make up on a built tree [s]", "bulkhead", time.perf_counter() - begun)
 
 
