@@ -12,6 +12,8 @@ from bulkhead.api.connection import EngineConnection
 from bulkhead.api.streams import RAW
 from bulkhead.api.versions import HEADERS
 
+_END_OF_HEAD = ("".join(f"{name}: {value}\r\n" for name, value in HEADERS.items()) + "\r\n").encode()
+
 
 class Hijacked(web.StreamResponse):
     """Everything was said on the raw stream: aiohttp has only to close the connection."""
@@ -50,4 +52,4 @@ def _send(connection: EngineConnection, head: str) -> None:
     # Nobody reads more requests from here on.
     connection.hijacked = True
     connection.keep_alive(False)
-    connection.write((head + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items()) + "\r\n").encode())
+    connection.write(head.encode() + _END_OF_HEAD)

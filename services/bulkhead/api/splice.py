@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -38,9 +37,11 @@ async def splice(
         # that was held up because the process did not read is heard again, its input thrown away.
         client.write_eof()
         client.resume_reading()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await joint.client_ended.wait()
+        timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, joint.client_ended.set)
+        try:
+            await joint.client_ended.wait()
+        finally:
+            timer.cancel()
     finally:
         process.close()
         client.close()

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 _FIXED = struct.Struct("=IIiI")
 _LARGEST = 1024
+_ROOM = socket.CMSG_SPACE(struct.calcsize("i"))
 # STAGE_NAME in csrc/steps.h.
 _STAGE_NAME = b"nsinit [stage]"
 # Of /proc/<pid>/stat behind the name (proc_pid_stat(5)): the size of its memory, 0 when it has given that up.
@@ -133,7 +134,8 @@ class Launch:
         begin_new_exec): so there is no moment between that could be taken for the other.
         """
         try:
-            about, _, rest = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b") ")
+            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123 -- of each exec
+                about, _, rest = stat.read().rpartition(b") ")
         except OSError:
             return True
         return rest.split()[_VSIZE] != b"0" or about.partition(b" (")[2] != _STAGE_NAME
@@ -144,10 +146,9 @@ class Launch:
         Our caller serves a whole container meanwhile, and that container may see the process before it execs:
         one that it stopped (SIGSTOP), or that is beyond its limit (a lease on the program), is killed.
         """
-        room = socket.CMSG_SPACE(struct.calcsize("i"))
         while True:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, room, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
                 break
             except ConnectionResetError:
                 return Report(kind=ReportKind.CLOSED)

@@ -339,7 +339,7 @@ def _flagged(data: bytes, more: Flag) -> bytes:
         return data
     place = _HEADER.size + _SECTION.size
     (flags,) = _FLAGS.unpack_from(data, place)
-    return data[:place] + _FLAGS.pack(flags | more) + data[place + _FLAGS.size :]
+    return data[:place] + _FLAGS.pack(flags | int(more)) + data[place + _FLAGS.size :]
 
 
 def builds(data: bytes) -> bool:

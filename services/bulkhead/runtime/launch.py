@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -533,15 +534,14 @@ def _spawn(
     occasion: Occasion,
 ) -> Launch:
     """Start the stage. A standard descriptor that is absent becomes the container's /dev/null inside."""
+    opened: list[int] = []
+    stack.callback(_close_all, opened)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    stack.callback(os.close, null)
-    group, tasks = _places(cgroup, stack)
+    opened.append(null)
+    group, tasks = _places(cgroup, opened)
     terminal = plan.flags & Flag.TERMINAL
     given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
-    nulls = Flag(0)
-    if not terminal:
-        for fd, flag in zip(given, _NULL_FLAGS, strict=True):
-            nulls |= flag if fd < 0 else Flag(0)
+    nulls = Flag(0) if terminal else _nulls(*(fd < 0 for fd in given))
     first, second, third = (null if fd < 0 else fd for fd in given)
     try:
         data = plan.encode(nulls)
@@ -556,14 +556,27 @@ def _spawn(
         raise launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number), occasion) from error
 
 
-def _places(cgroup: Cgroup | None, stack: ExitStack) -> tuple[int, list[int]]:
-    """The v2 group to be born in, or -1, and the v1 groups to join."""
+def _places(cgroup: Cgroup | None, opened: list[int]) -> tuple[int, list[int]]:
+    """The v2 group to be born in, or -1, and the v1 groups to join; they are among what was `opened`."""
     if cgroup is None:
         return -1, []
     group = cgroup.open_unified()
     if group >= 0:
-        stack.callback(os.close, group)
+        opened.append(group)
     tasks = cgroup.open_tasks()
-    for descriptor in tasks:
-        stack.callback(os.close, descriptor)
+    opened += tasks
     return group, tasks
+
+
+def _close_all(opened: list[int]) -> None:
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+@functools.cache
+def _nulls(*absent: bool) -> Flag:
+    """What the stage opens itself of stdin, stdout and stderr."""
+    found = Flag(0)
+    for is_absent, flag in zip(absent, _NULL_FLAGS, strict=True):
+        found |= flag if is_absent else Flag(0)
+    return found

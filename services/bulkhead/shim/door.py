@@ -27,6 +27,7 @@ from bulkhead.wire.acceptor import Acceptor
 _LINE_LIMIT = 64 << 10
 _LINE_TIMEOUT = 10.0
 _MOST_PEERS = 512
+_TERMINAL, _PIPES = (json.dumps({"ok": True, "tty": tty}).encode() + b"\n" for tty in (True, False))
 
 
 class Door:
@@ -161,7 +162,7 @@ class _Knock:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        wish = json.loads(line)
+        wish = json.loads(line.decode())
     except ValueError as error:
         raise InvalidArgument(f"cannot read request: {error}") from error
     if not isinstance(wish, dict):
@@ -175,7 +176,7 @@ def _flag(wish: dict[str, Any], name: str) -> bool:
 
 def _answer(sock: socket.socket, *, tty: bool) -> None:
     try:
-        sock.send(json.dumps({"ok": True, "tty": tty}).encode() + b"\n", socket.MSG_NOSIGNAL)
+        sock.send(_TERMINAL if tty else _PIPES, socket.MSG_NOSIGNAL)
     except OSError as error:
         # A fresh socket takes a line; one that does not has lost its client.
         raise Conflict(f"cannot answer: {error.strerror}") from error

@@ -40,7 +40,6 @@ class Loop:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._epoll: select.epoll | None = None
         self._ready: dict[int, Ready] = {}
         self._added: set[int] = set()  # in this turn: what was polled before is not about them
         self._timers: list[tuple[float, int, Timer]] = []
@@ -51,23 +50,25 @@ class Loop:
 
     def open(self) -> None:
         """Make the epoll descriptor, which a fork would share; nothing else works before."""
-        self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._epoll: select.epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
 
     def add(self, fd: int, events: int, callback: Ready) -> None:
         """Watch `fd`; EPOLLERR and EPOLLHUP are always watched."""
-        self._opened.register(fd, events)
+        self._epoll.register(fd, events)
         self._ready[fd] = callback
         self._added.add(fd)
 
     def change(self, fd: int, events: int) -> None:
         """Watch `fd` for other events from now on."""
-        self._opened.modify(fd, events)
+        self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
         """Watch `fd` no longer; call it before the descriptor is closed. Harmless when it is not watched."""
         if self._ready.pop(fd, None) is not None:
-            with contextlib.suppress(OSError):
-                self._opened.unregister(fd)
+            try:  # noqa: SIM105 -- of each exec there are many
+                self._epoll.unregister(fd)
+            except OSError:
+                pass
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once after `seconds`."""
@@ -87,7 +88,7 @@ class Loop:
 
     def turn(self, timeout: float) -> None:
         """Wait up to `timeout` seconds (-1: for ever) for something, then call what is due."""
-        happened = self._opened.poll(timeout)
+        happened = self._epoll.poll(timeout)
         self._added.clear()
         for fd, events in happened:
             callback = self._ready.get(fd)
@@ -95,6 +96,8 @@ class Loop:
                 self._guarded(callback, events)
         if happened:
             self.stirred()
+        if not self._timers:
+            return
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
@@ -103,12 +106,7 @@ class Loop:
 
     def close(self) -> None:
         """Give the epoll descriptor back."""
-        self._opened.close()
-
-    @property
-    def _opened(self) -> select.epoll:
-        assert self._epoll is not None
-        return self._epoll
+        self._epoll.close()
 
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].callback is None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.wire.ttrpc import HEADER, REQUEST_ID_KEY
-from bulkhead.wire.ttrpc_protobuf import varint
+from bulkhead.wire.ttrpc_protobuf import SMALL, varint
 
 TYPE_DATA = 3
 TYPE_HELLO = 0x10
@@ -35,22 +35,27 @@ def bare(stream: int, kind: int, payload: bytes = b"") -> bytes:
 
 def request(route: str, message: bytes, request_id: str) -> bytes:
     """A `ttrpc.Request` for `/service/method`, encoded."""
-    envelope = _called(route) + b"\x1a" + varint(len(message)) + message
-    if request_id:
-        entry = _field(b"\x0a", REQUEST_ID_KEY.encode()) + _field(b"\x12", request_id.encode())
-        envelope += _field(b"\x2a", entry)
-    return envelope
+    size = len(message)
+    envelope = _called(route) + b"\x1a" + (SMALL[size] if size < 0x80 else varint(size)) + message
+    return envelope + _told_id(request_id) if request_id else envelope
 
 
 def response(message: bytes) -> bytes:
     """A `ttrpc.Response` that says yes, encoded."""
-    return b"\x12" + varint(len(message)) + message
+    size = len(message)
+    return b"\x12" + (SMALL[size] if size < 0x80 else varint(size)) + message
 
 
 @lru_cache(maxsize=512)
 def _called(route: str) -> bytes:
     _, service, method = route.split("/")
     return _field(b"\x0a", service.encode()) + _field(b"\x12", method.encode())
+
+
+@lru_cache(maxsize=16)
+def _told_id(request_id: str) -> bytes:
+    """The entry of the metadata; of one request there are several calls."""
+    return _field(b"\x2a", _field(b"\x0a", REQUEST_ID_KEY.encode()) + _field(b"\x12", request_id.encode()))
 
 
 def _field(tag: bytes, payload: bytes) -> bytes:

@@ -61,8 +61,8 @@ class _Reading(NamedTuple):
 # Made once for each class, by whoever uses it first.
 _WRITING: dict[type[Message], list[_Writing]] = {}
 _READING: dict[type[Message], dict[int, _Reading]] = {}
-# Numbers of one byte; most are.
-_SMALL = tuple(bytes((number,)) for number in range(0x80))
+# Numbers of one byte, encoded; most are.
+SMALL = tuple(bytes((number,)) for number in range(0x80))
 
 
 def encode(message: Message) -> bytes:
@@ -78,11 +78,11 @@ def encode(message: Message) -> bytes:
         for single in value if repeated else (value,):
             if kind in _NUMBERS:
                 number = int(single) & _MASK64
-                out += (tag, _SMALL[number] if number < 0x80 else varint(number))
+                out += (tag, SMALL[number] if number < 0x80 else varint(number))
                 continue
             payload = single.encode() if kind == STRING else encode(single) if kind == MESSAGE else single
             size = len(payload)
-            out += (tag, _SMALL[size] if size < 0x80 else varint(size), payload)
+            out += (tag, SMALL[size] if size < 0x80 else varint(size), payload)
     return b"".join(out)
 
 
@@ -117,7 +117,15 @@ def _decode(kind: type[MessageT], data: bytes) -> MessageT:
         position += 1
         if key > 0x7F:
             key, position = read_varint(data, position - 1)
-        raw, position = read_value(data, position, key & 7)
+        if key & 7 == _LENGTH and (length := data[position]) < 0x80:
+            # Most are like this. What `read_value` does for it, without a call for each field.
+            position += 1
+            raw: Any = data[position : position + length]
+            position += length
+            if position > size:
+                raise ValueError("truncated")
+        else:
+            raw, position = read_value(data, position, key & 7)
         field = table.get(key)
         if field is None:
             _check_unknown(kind, key)

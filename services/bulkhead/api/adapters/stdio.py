@@ -16,6 +16,7 @@ from bulkhead import telemetry
 from bulkhead.api.connection import End, Listener
 from bulkhead.api.ports import Following, ProcessEnd, Streams
 from bulkhead.errors import Unavailable
+from bulkhead.wire.expiry import expire
 from bulkhead.wire.status import error_named
 
 ANSWER_SECONDS = 10.0
@@ -61,8 +62,11 @@ async def _open(path: str, request: dict[str, Any]) -> tuple[_ShimEnd, bool]:
         raise Unavailable(f"cannot reach the container's shim at {path}: {error.strerror or error}") from error
     try:
         end.write(msgspec.json.encode({**request, "request_id": telemetry.request_id()}) + b"\n")
-        async with asyncio.timeout(ANSWER_SECONDS):
+        timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, expire, end.answer)
+        try:
             answer = msgspec.json.decode(await end.answer, type=_Answer)
+        finally:
+            timer.cancel()
     except (TimeoutError, msgspec.DecodeError, ConnectionError) as error:
         end.close()
         raise Unavailable(f"the container's shim at {path} does not answer: {error or 'time is up'}") from error

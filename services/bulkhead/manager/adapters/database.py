@@ -83,8 +83,8 @@ class Database:
         loop = asyncio.get_running_loop()
         write = _Write(work, durable, loop, loop.create_future(), committed)
         self._queue.put(write)
-        # The commit happens whether or not the caller still waits.
-        result: T = await asyncio.shield(write.future)
+        # The commit happens whether or not the caller still waits: nobody but it has this future.
+        result: T = await write.future
         return result
 
     async def read(self, work: Work[T]) -> T:
