@@ -8,14 +8,14 @@ fsyncs        fsync(2) and fdatasync(2), SQLite's too
 netlink       messages by family; inside: to the container's own namespace
 nft           transactions; what is only asked depends on what other tables the machine has
 rpc           calls between the services and of shims; the wait for an exit is one
-sql           of the manager: transactions, and statements with the BEGIN and COMMIT around them
+sql           of the manager: transactions, and the statements in them; several that wait share a BEGIN and a COMMIT
 copied        bytes that pass through a process for each byte of the layer that is pulled, rounded to tenths
 """
 
 from __future__ import annotations
 
 LIFE: dict[str, dict[str, int]] = {
-    "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 4, "sql transactions": 1},
+    "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 2, "sql transactions": 1},
     "start": {
         "forks shim": 2,
         "forks zygote": 1,
@@ -24,7 +24,7 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc shim Start": 1,
         "rpc shim Wait": 1,
         "rpc supervisor Launch": 1,
-        "sql statements": 10,
+        "sql statements": 5,
         "sql transactions": 2,
     },
     # Attached: created, started, its exit code not asked for.
@@ -34,7 +34,7 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc manager Start": 1,
         "rpc shim ExecCreate": 1,
         "rpc shim Wait": 1,
-        "sql statements": 12,
+        "sql statements": 6,
         "sql transactions": 3,
     },
     # By SIGKILL.
@@ -44,21 +44,21 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc shim Kill": 1,
         "rpc shim Shutdown": 1,
         "rpc shim State": 1,
-        "sql statements": 8,
+        "sql statements": 4,
         "sql transactions": 2,
     },
-    "remove": {"fsyncs manager": 1, "rpc manager Remove": 1, "sql statements": 6, "sql transactions": 1},
+    "remove": {"fsyncs manager": 1, "rpc manager Remove": 1, "sql statements": 3, "sql transactions": 1},
 }
 # What differs for a container with a network and a published port.
 BRIDGE: dict[str, dict[str, int]] = {
     "start": {"netlink inside": 1, "nft transactions": 1, "netlink route": 2},
-    "exit": {"nft transactions": 1, "netlink route": 1, "sql statements": 9},
+    "exit": {"nft transactions": 1, "netlink route": 1, "sql statements": 5},
 }
 PULL: dict[str, int] = {
     "forks manager": 1,
     "fsyncs manager": 8,
     "rpc manager Pull": 1,
-    "sql statements": 20,
+    "sql statements": 10,
     "sql transactions": 4,
 }
 COPIED: dict[str, float] = {"read manager": 2.1, "written manager": 2.0, "written registry": 1.0}

@@ -113,16 +113,23 @@ class Database:
         durable = any(write.durable for write in batch)
         counts["sql transactions"] += len(batch)
         try:
-            self._synchronize("FULL" if durable else "NORMAL")
-            self._connection.execute("BEGIN IMMEDIATE")
+    def _synchronize(self, how: str) -> None:
+        """As the connection has it, from its last transaction on."""
+        if self._synchronous != how:
+            self._around(f"PRAGMA synchronous={how}")
+            self._synchronous = how
+
+    def _around(self, statement: str) -> None:
+        """Not counted: who shares a commit with whom depends on what else goes on."""
+        self._connection.cursor().execute(statement)
             for write in batch:
                 self._perform(write, alone=len(batch) == 1)
             failpoints.hit("manager.records.written", _refused)
-            self._connection.execute("COMMIT")
+            self._around("COMMIT")
             failpoints.hit("manager.records.committed")
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
+                self._around("ROLLBACK")
             for write in batch:
                 write.error = write.error or _translated(error)
         by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
@@ -135,13 +142,21 @@ class Database:
     def _synchronize(self, how: str) -> None:
         """As the connection has it, from its last transaction on."""
         if self._synchronous != how:
-            self._connection.execute(f"PRAGMA synchronous={how}")
+            self._around(f"PRAGMA synchronous={how}")
             self._synchronous = how
+
+    def _around(self, statement: str) -> None:
+        """Not counted: who shares a commit with whom depends on what else goes on."""
+        self._connection.cursor().execute(statement)
+
+    def _around(self, statement: str) -> None:
+        """Not counted: who shares a commit with whom depends on what else goes on."""
+        self._connection.cursor().execute(statement)
 
     def _perform(self, write: _Write, *, alone: bool) -> None:
         """What fails undoes no other's work. One that is `alone` needs no savepoint for that."""
         if not alone:
-            self._connection.execute("SAVEPOINT work")
+            self._around("SAVEPOINT work")
         try:
             write.result = write.work(self._connection)
         except sqlite3.OperationalError:
@@ -150,14 +165,14 @@ class Database:
             self._undo(alone=alone)
             write.error = _translated(error) if isinstance(error, sqlite3.Error) else error
         if not alone:
-            self._connection.execute("RELEASE work")
+            self._around("RELEASE work")
 
     def _undo(self, *, alone: bool) -> None:
         if not alone:
-            self._connection.execute("ROLLBACK TO work")
+            self._around("ROLLBACK TO work")
             return
-        self._connection.execute("ROLLBACK")
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._around("ROLLBACK")
+        self._around("BEGIN IMMEDIATE")
 
 
 def _answer(writes: list[_Write]) -> None:
@@ -192,7 +207,7 @@ def _translated(error: sqlite3.Error) -> BulkheadError:
 
 
 class _Counting(sqlite3.Connection):
-    """A connection that counts statements; those of the shell around a transaction too."""
+    """A connection that counts the statements of what is written or read."""
 
     def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
         counts["sql statements"] += 1
