@@ -113,15 +113,8 @@ class Database:
         durable = any(write.durable for write in batch)
         counts["sql transactions"] += len(batch)
         try:
-    def _synchronize(self, how: str) -> None:
-        """As the connection has it, from its last transaction on."""
-        if self._synchronous != how:
-            self._around(f"PRAGMA synchronous={how}")
-            self._synchronous = how
-
-    def _around(self, statement: str) -> None:
-        """Not counted: who shares a commit with whom depends on what else goes on."""
-        self._connection.cursor().execute(statement)
+            self._synchronize("FULL" if durable else "NORMAL")
+            self._around("BEGIN IMMEDIATE")
             for write in batch:
                 self._perform(write, alone=len(batch) == 1)
             failpoints.hit("manager.records.written", _refused)
@@ -144,10 +137,6 @@ class Database:
         if self._synchronous != how:
             self._around(f"PRAGMA synchronous={how}")
             self._synchronous = how
-
-    def _around(self, statement: str) -> None:
-        """Not counted: who shares a commit with whom depends on what else goes on."""
-        self._connection.cursor().execute(statement)
 
     def _around(self, statement: str) -> None:
         """Not counted: who shares a commit with whom depends on what else goes on."""
