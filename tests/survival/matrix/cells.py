@@ -138,8 +138,9 @@ class Matrix:
             self.host.set("")
             if result.wrong:
                 self.host.wake()
-                # Who was late to serve is waited for: the next cells are not to blame.
+                # Who was late to serve is waited for, and who has ended is replaced: the next cells are not to blame.
                 self.host.engine.start()
+                result.wrong += [each for each in self.host.without_harmed_bystander() if each not in result.wrong]
             self.host.recover()
             result.wrong += self._clear()
         if not self.host.has_bystander:

@@ -108,6 +108,14 @@ class Host:
         self._first = {}
         return wrong
 
+    def without_harmed_bystander(self) -> list[str]:
+        """What of it is not as it was; if anything, it is gone after."""
+        wrong = self.bystander_noticed()
+        if wrong:
+            self.done("DELETE", f"/containers/{BYSTANDER}?force=1&v=1", also=(404,))
+            self._first = {}
+        return wrong
+
     def has_lost(self, name: str, what: str) -> bool:
         """Whether inspect states that."""
         return any(each["What"] == what for each in self.state(name).get("Losses") or ())
