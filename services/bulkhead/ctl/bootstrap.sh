@@ -88,7 +88,7 @@ cd "$root"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e ".$extra"
 # Where PYTHONDONTWRITEBYTECODE is set, each start of each service would compile all it imports: half of its time.
 "$venv/bin/python" -m compileall -q services/bulkhead
-# The same for what `class_cache` keeps.
+# The same for what `class_cache` and `module_image` keep.
 for service in api manager registry supervisor; do
     env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -P -c "import bulkhead.$service.__main__"
 done

@@ -26,7 +26,7 @@ _LATER = ("ctypes", "inspect", "pathlib", "shutil", "subprocess", "threading", "
 NEUTRAL = frozenset(
     {
         *("_struct", "array", "collections", "contextlib", "errno", "fcntl", "math", "posix", "resource", "select"),
-        *("struct", "termios", "types", "_sha256", "_sha2"),
+        *("struct", "termios", "types", "_json", "_sha256", "_sha2", "_socket"),
     }
 )
 _standins: dict[str, ModuleType] = {}

@@ -1,4 +1,4 @@
-"""The command's modules in one file: what is taken from it, and when it is written anew."""
+"""A program's modules in one file: what is taken from it, and when it is written anew."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import pytest
 
 SCRIPT = """
 import sys
-from bulkhead.runtime.command import image
-found = image.Image({place!r})
-sys.meta_path.insert(0, found)
+from bulkhead import module_image
+image = module_image.ModuleImage({place!r}, lambda name: name.startswith("bulkhead"), mapped={mapped})
 sys.path.insert(0, {source!r})
 import bulkhead
 bulkhead.__path__.insert(0, {source!r})
-import bulkhead.sample, bulkhead.sample.part
-found.keep()
-print(bulkhead.sample.part.VALUE, *sorted(found._used))
+with image:
+    import bulkhead.sample, bulkhead.sample.part
+print(bulkhead.sample.part.VALUE, *sorted(image._used))
+assert image not in sys.meta_path
+import inspect, pkgutil, importlib.resources
+assert inspect.getsource(bulkhead.sample.part).startswith("VALUE")
+assert importlib.resources.files("bulkhead.sample").joinpath("text").read_text() == "text"
+assert pkgutil.get_data("bulkhead.sample", "text") == b"text"
 """
 BOTH = "bulkhead.sample bulkhead.sample.part"
 
@@ -29,15 +33,17 @@ def source(tmp_path: Path) -> Path:
     """A package of ours to be imported, with a module in it."""
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "__init__.py").touch()
+    (tmp_path / "sample" / "text").write_text("text")
     (tmp_path / "sample" / "part.py").write_text("VALUE = 1\n")
     return tmp_path
 
 
-def imported(source: Path, place: Path) -> str:
+def imported(source: Path, place: Path, *, mapped: bool = False, **environ: str) -> str:
     """What a fresh interpreter finds in `sample.part`, and which modules it took from the image."""
-    script = SCRIPT.format(place=str(place), source=str(source))
+    script = SCRIPT.format(place=str(place), source=str(source), mapped=mapped)
     done = subprocess.run(
-        [sys.executable, "-IS", "-c", f"import sys; sys.path = {sys.path!r}\n{script}"],
+        [sys.executable, "-S", "-P", "-c", f"import sys; sys.path = {sys.path!r}\n{script}"],
+        env={**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **environ},
         capture_output=True,
         text=True,
         check=False,
@@ -46,11 +52,12 @@ def imported(source: Path, place: Path) -> str:
     return done.stdout.strip()
 
 
-def test_what_was_imported_once_comes_from_the_image(source: Path) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_was_imported_once_comes_from_the_image(source: Path, mapped: bool) -> None:
     place = source / "image"
-    assert imported(source, place) == "1"
+    assert imported(source, place, mapped=mapped) == "1"
     before = place.stat().st_mtime_ns
-    assert imported(source, place) == f"1 {BOTH}"
+    assert imported(source, place, mapped=mapped) == f"1 {BOTH}"
     assert place.stat().st_mtime_ns == before, "nothing new, nothing written"
 
 
@@ -88,3 +95,15 @@ def test_an_image_of_no_use_is_replaced(source: Path, keep: int) -> None:
 def test_without_a_place_all_is_as_ever(source: Path) -> None:
     assert imported(source, source / "sample") == "1"
     assert imported(source, Path("/proc/none")) == "1"
+
+
+def test_another_installation_does_not_use_it(source: Path) -> None:
+    place = source / "image"
+    imported(source, place)
+    assert imported(source, place, PYTHONPATH=str(source)) == "1"
+    assert imported(source, place, PYTHONPATH=str(source)) == f"1 {BOTH}"
+
+
+def test_nothing_is_written_where_python_may_not(source: Path) -> None:
+    assert imported(source, source / "image", PYTHONDONTWRITEBYTECODE="1") == "1"
+    assert not (source / "image").exists()
