@@ -7,6 +7,7 @@ whatever the caller adds.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -16,7 +17,13 @@ def timestamp(seconds: float | None = None) -> str:
     """RFC 3339 in UTC with microseconds, as in every log line of the engine."""
     now = time.time() if seconds is None else seconds
     whole = int(now)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((now - whole) * 1e6):06d}Z"
+    return f"{_second(whole)}.{int((now - whole) * 1e6):06d}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _second(whole: int) -> str:
+    """Of one second there are many lines."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
 def log_line(fileno: int, level: str, event: str, **fields: object) -> None:

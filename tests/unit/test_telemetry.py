@@ -23,6 +23,8 @@ try:
     1 / 0
 except ZeroDivisionError:
     structlog.get_logger().exception("three")
+telemetry.line(logging.INFO, "four", status=200)
+telemetry.line(logging.DEBUG, "unseen")
 """
 
 
@@ -41,7 +43,9 @@ def test_every_source_writes_one_shape() -> None:
     """structlog's and logging's lines are read by one program."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
     lines = [msgspec.json.decode(line, type=dict[str, object]) for line in done.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["one", "two 2", "three"]
+    assert [line["event"] for line in lines] == ["one", "two 2", "three", "four"]
+    assert [line["level"] for line in lines] == ["info", "warning", "error", "info"]
+    assert list(lines[3]) == [*list(lines[0])[:-1], "status"]
     assert {line["service"] for line in lines} == {"bulkhead-test"}
     assert {line["request_id"] for line in lines} == {"abc"}
     assert "ZeroDivisionError" in str(lines[2]["exception"])

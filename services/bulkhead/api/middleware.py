@@ -90,7 +90,7 @@ class Edge:
         level = logging.DEBUG if method in ("GET", "HEAD") and status < 500 else logging.INFO
         if telemetry.tells(level):
             told = {"method": method, "path": _printable(whole), "status": status}
-            log.log(level, "request", **told, milliseconds=round(took * 1000, 1))
+            telemetry.line(level, "request", **told, milliseconds=round(took * 1000, 1))
         return response
 
     async def _answer(
