@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
         taken = [_recovered(engine) for _ in range(RUNS)]
         changed = facts.changed(before, facts.snapshot(engine))
         wrong = facts.settled(engine)
-    print(f"{stopped} stopped and {running} running: recovered in {', '.join(f'{each:.2f}' for each in taken)} s")
-    print("nothing changed" if not changed and not wrong else f"changed: {changed} {wrong}")
+        print(f"{stopped} stopped and {running} running: recovered in {', '.join(f'{each:.2f}' for each in taken)} s")
+        print("nothing changed" if not changed and not wrong else f"changed: {changed} {wrong}", flush=True)
     return int(bool(changed or wrong))
 
 
