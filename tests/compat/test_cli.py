@@ -325,3 +325,10 @@ def test_prunes_are_told(whole_target: Target) -> None:
     whole_target.ok("volume", "prune", "-f")
     told = whole_target.ok("events", "--since", since, "--until", str(time.time() + 1), "--format", "{{.Type}}")
     assert told.split() == ["container", "network", "volume"]
+
+
+def test_who_shares_a_network_has_its_names(whole_target: Target) -> None:
+    forever(whole_target, "owner", "--domainname", "example.org")
+    forever(whole_target, "guest", "--network", "container:owner")
+    names = whole_target.ok("exec", "owner", "sh", "-c", "hostname; hostname -f; hostname -i")
+    assert whole_target.ok("exec", "guest", "sh", "-c", "hostname; hostname -f; hostname -i") == names

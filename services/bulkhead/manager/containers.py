@@ -90,7 +90,10 @@ class Containers:
 
     async def restart(self, ref: str, signal: str, timeout: int | None) -> None:
         container = self.records.index.find(ref)
-        await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart", container.id)
+        try:
+            await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart", container.id)
+        except NotFound as error:
+            raise NotFound(f"Cannot restart container {ref}: {error}") from error
 
     async def kill(self, ref: str, signal: str) -> None:
         try:

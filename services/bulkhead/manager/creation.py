@@ -200,6 +200,8 @@ class Creation:
     def _inherited(self, references: Iterable[str]) -> list[Mount]:
         found: list[Mount] = []
         for reference in references:
+            if not reference:
+                raise InvalidArgument("volumes-from specification cannot be an empty string")
             ref, _, mode = reference.partition(":")
             if mode not in ("", "ro", "rw", "z", "Z"):
                 raise InvalidArgument(f"invalid mode: {mode}")

@@ -17,12 +17,13 @@ from bulkhead.errors import BulkheadError, Conflict, Internal, LaunchFailed, Not
 from bulkhead.linux import process
 from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
-from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.bundles import Bundles, hostname
+from bulkhead.manager.index import Index
 from bulkhead.manager.networking import Networking, Plugged
 from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
 from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
-from bulkhead.manager.sharing import Namespaces, namespaces
+from bulkhead.manager.sharing import Attachment, Namespaces, attachment, namespaces, network_owner
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
@@ -55,6 +56,7 @@ class Starting:
         """
         container = self.records.index.get(container_id)
         _check_phase(container, by_user=by_user)
+        container = _named_as_owner(container, self.records.index)
         try:
             async with self.volumes.used_by(container):
                 return await self._launch(container, by_user=by_user)
@@ -175,6 +177,19 @@ def _is_there(created: Created) -> bool:
     except OSError:
         return True
     return started == created.start_time and process.zombie_exit_code(created.pid) is None
+
+
+def _named_as_owner(container: Container, index: Index) -> Container:
+    """Who shares another's network has its names too, which is whom its /etc/hosts tells of."""
+    spec = container.spec
+    if attachment(spec) is not Attachment.SHARED or spec.uts_mode:
+        return container
+    try:
+        owner = network_owner(spec, index)
+    except NotFound:
+        return container  # told where its namespace is looked for
+    names = replace(spec, hostname=hostname(owner), domainname=owner.spec.domainname)
+    return replace(container, spec=names)
 
 
 def _check_phase(container: Container, *, by_user: bool) -> None:

@@ -37,6 +37,8 @@ def parse_bind(text: str, driver: str = "") -> Mount:
     if len(parts) not in (2, 3) or not all(parts[:2]):
         raise InvalidArgument(f"invalid volume specification: '{text}'")
     source, target = parts[0], parts[1]
+    if len(parts) == 2 and target in ("ro", "rw"):
+        raise InvalidArgument(f"invalid volume specification: '{text}'")  # no mode without a source
     _check_target(target, "bind" if source.startswith("/") else "volume", f"invalid volume specification: '{text}': ")
     options = _parse_options(parts[2] if len(parts) == 3 else "")
     if source.startswith("/"):
@@ -49,6 +51,11 @@ def parse_bind(text: str, driver: str = "") -> Mount:
             create_source=True,
         )
     _check_volume_name(source)
+    if options.propagation:
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': "
+            'invalid mount config for type "volume": field BindOptions must not be specified'
+        )
     return Mount(
         type="volume",
         source=source,
@@ -107,6 +114,10 @@ def _check_target(target: str, kind: str, prefix: str = "") -> None:
     invalid = f'{prefix}invalid mount config for type "{kind}": '
     if not target:
         raise InvalidArgument(f"{invalid}field Target must not be empty")
+    _check_place(target, invalid)
+
+
+def _check_place(target: str, invalid: str = "") -> None:
     if "\0" in target or not target.startswith("/"):
         raise InvalidArgument(f"{invalid}invalid mount path: '{target}' mount path must be absolute")
     if posixpath.normpath(target) in ("/", "//"):
@@ -204,7 +215,7 @@ def _refuse_options(mount: wire.Mount, kind: str, own: str) -> None:
 
 
 def _parse_tmpfs(target: str, options: str) -> Mount:
-    _check_target(target, "tmpfs")
+    _check_place(target)
     return Mount(
         type="tmpfs",
         target=posixpath.normpath(target),

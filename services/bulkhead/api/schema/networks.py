@@ -56,6 +56,8 @@ class CreateNetwork(wire.Part):
             raise Forbidden("cannot create a swarm scoped network when swarm is not active")
         if self.ConfigOnly or (self.ConfigFrom is not None and self.ConfigFrom.Network):
             raise InvalidArgument("configuration-only networks are not supported by this engine")
+        if self.Ingress:
+            raise InvalidArgument("Ingress network can only be global scope network")
         return NetworkRecord(
             id="",
             name=self.Name or "",

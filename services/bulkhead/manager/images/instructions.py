@@ -29,7 +29,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def apply_changes(config: ImageConfig, changes: Iterable[str]) -> ImageConfig:
     """`config` after the instructions. Raises InvalidArgument with Docker's texts where there are known ones."""
+    changes = tuple(changes)
     told = [line for change in changes for line in _lines(change)]
+    if changes and not told:
+        raise InvalidArgument("file with no instructions")
     if len(told) > _MAX_CHANGES:
         raise InvalidArgument(f"cannot apply changes: more than {_MAX_CHANGES} instructions")
     command_told = False
@@ -57,13 +60,15 @@ def _instruction(line: str) -> tuple[str, str]:
     name, arguments = name.upper(), arguments.strip()
     if name not in _APPLY:
         raise InvalidArgument(f"{name.lower()} is not a valid change command")
-    if not arguments:
+    if not arguments and name not in ("CMD", "ENTRYPOINT"):
         raise InvalidArgument(f"dockerfile parse error on line 1: {name} requires at least one argument")
     return name, arguments
 
 
 def _argv(config: ImageConfig, text: str) -> tuple[str, ...]:
     """The JSON form as it is, anything else for the shell."""
+    if not text:
+        return ()
     listed = _json_list(text)
     return listed if listed is not None else (*(config.shell or _DEFAULT_SHELL), text)
 

@@ -331,8 +331,10 @@ def _check_connection(container: Container, network: NetworkRecord) -> None:
     way = attachment(container.spec)
     if way is Attachment.SHARED:
         raise Forbidden(_SHARED)
-    if way is Attachment.HOST or network.driver == "host":
+    if network.driver == "host":
         raise Forbidden(_HOST)
+    if way is Attachment.HOST:
+        raise Forbidden(_SHARED)
     if way is Attachment.NONE or network.driver == "null":
         raise Forbidden(_NONE)
 
