@@ -45,6 +45,8 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
         raise Unavailable(f"cannot list processes: ps did not end within {_SECONDS:g} s") from None
     except OSError as error:
         raise Internal(f"cannot run ps: {error.strerror}") from error
+    except ValueError as error:  # a NUL, or what no program can be told
+        raise InvalidArgument(f"ps: {error}") from error
 
 
 def _parsed(output: str, pids: frozenset[str]) -> Listing:

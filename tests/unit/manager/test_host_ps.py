@@ -23,6 +23,7 @@ def test_the_processes_asked_for_and_no_others(told: str) -> None:
 @pytest.mark.parametrize(
     ("told", "words"),
     [
+        ("-o pid\0,args", "ps: embedded null byte"),
         ("-o nosuch", "ps: error: unknown user-defined format specifier"),
         ("-o comm", "Couldn't find PID field in ps output"),
         ("-o pid=X -o comm=PID", 'specifying "comm=PID" is not allowed'),
