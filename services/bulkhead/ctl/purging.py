@@ -81,17 +81,21 @@ def kill_all(instance: Instance) -> None:
 
     Raises Internal when a process outlives SIGKILL or a cgroup cannot be removed.
     """
-    deadline = time.monotonic() + DEATH_SECONDS
+    last = time.monotonic() + 6 * DEATH_SECONDS
     _kill_groups(instance)
-    while time.monotonic() < deadline:
-        pids = {pid for parent in remains.cgroup_parents(instance) for pid in remains.cgroup_pids(parent)}
-        pids = pids or set(remains.processes(instance))
-        if not pids:
-            break
-        kill_processes(pids, deadline)
-    else:
-        raise Internal(f"cannot purge: processes outlive SIGKILL for {DEATH_SECONDS:g} s")
-    _remove_cgroups(instance, deadline)
+    killed = set[int]()
+    while pids := _remaining(instance):
+        # Each has had that long to end, however slow a look through all processes is on a busy machine.
+        if pids & killed or time.monotonic() > last:
+            raise Internal(f"cannot purge: processes outlive SIGKILL for {DEATH_SECONDS:g} s")
+        killed |= kill_processes(pids, time.monotonic() + DEATH_SECONDS)
+    _remove_cgroups(instance, time.monotonic() + DEATH_SECONDS)
+
+
+def _remaining(instance: Instance) -> set[int]:
+    """Members of its cgroups, and when there are none, whoever else is of it."""
+    pids = {pid for parent in remains.cgroup_parents(instance) for pid in remains.cgroup_pids(parent)}
+    return pids or set(remains.processes(instance))
 
 
 def _kill_groups(instance: Instance) -> None:
@@ -102,21 +106,22 @@ def _kill_groups(instance: Instance) -> None:
             Cgroup(f"/{instance.label}/{name}").kill_all()
 
 
-def kill_processes(pids: set[int], deadline: float) -> None:
-    """SIGKILL each and wait for its end, by pidfd."""
+def kill_processes(pids: set[int], deadline: float) -> set[int]:
+    """SIGKILL each and wait for its end, by pidfd; those that have not ended by the deadline."""
     poll = select.poll()
-    pidfds = set()
+    pidfds = dict[int, int]()
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            pidfds.add(pidfd := os.pidfd_open(pid))
+            pidfds[pidfd := os.pidfd_open(pid)] = pid
             poll.register(pidfd, select.POLLIN)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     try:
         while pidfds and time.monotonic() < deadline:
             for pidfd, _ in poll.poll(1000):
                 poll.unregister(pidfd)
-                pidfds.remove(pidfd)
+                del pidfds[pidfd]
                 os.close(pidfd)
+        return set(pidfds.values())
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
