@@ -63,13 +63,14 @@ class FakeShim:
             losses=self.losses,
         )
 
-    async def create(self, bundle: Bundle) -> Created:
+    async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
         await self._called("create")
         if self.phase != "new":
             raise Conflict("cannot create: it has been created")
         self.phase, self.bundle = "created", bundle
         self.pid, self.start_time = self._next_process()
-        return Created(pid=self.pid, start_time=self.start_time)
+        started_at = await self.start() if start else 0
+        return Created(pid=self.pid, start_time=self.start_time, started_at=started_at)
 
     async def start(self) -> int:
         await self._called("start")

@@ -194,11 +194,12 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A process parked before its exec, in the host's pid namespace."""
+    """A process parked before its exec, in the host's pid namespace, or started in Unix nanoseconds."""
 
     pid: int
     start_time: int
     warnings: tuple[str, ...] = ()
+    started_at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,8 +244,11 @@ class Shim(Protocol):
 
     async def state(self) -> ShimState: ...
 
-    async def create(self, bundle: Bundle) -> Created:
-        """Bring the container's process up to just before its exec. Raises LaunchFailed."""
+    async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
+        """Bring the container's process up to just before its exec, or with `start` beyond it.
+
+        A shim of an earlier release may not know how: `started_at` tells. Raises LaunchFailed.
+        """
 
     async def start(self) -> int:
         """Let it exec; when it did, in Unix nanoseconds. Raises LaunchFailed."""

@@ -77,7 +77,7 @@ class Starting:
                 if plugged.attachments:
                     await self._introduce(container, plugged, shim)
                 failpoints.hit("manager.start.named")
-                started_at = await shim.start()
+                started_at = created.started_at or await shim.start()
             failpoints.hit("manager.start.started")
             running = replace(
                 container,
@@ -111,7 +111,11 @@ class Starting:
         await self.relaying.begin(connected, shim)
 
     async def _create(self, container: Container) -> tuple[Shim, Created]:
-        """The process parked before its exec. The shim is launched while the bundle is written."""
+        """The process: parked before its exec if it is to be plugged in there, else it has begun.
+
+        The shim is launched while the bundle is written.
+        """
+        at_once = attachment(container.spec) is not Attachment.BRIDGE
         await self.bundles.find_directory(container.id)
         failpoints.hit("manager.start.begun")
         with ExitStack() as pinned:
@@ -121,12 +125,12 @@ class Starting:
                 self.records.commit(Change(intent=INTENT, about=container.id)),
             )
             try:
-                return shim, await shim.create(bundle)
+                return shim, await shim.create(bundle, start=at_once)
             except Conflict:
                 # A shim of the last run that was not told to leave; it serves one run only.
                 await self.shims.discard(container.id)
                 shim = await self.shims.ensure(container.id)
-                return shim, await shim.create(bundle)
+                return shim, await shim.create(bundle, start=at_once)
 
     async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
         dirs = await self.snapshots.prepare(container.id, container.image_id)

@@ -188,8 +188,8 @@ class Container:
 
     # Life
 
-    def create(self, options: CreateOptions) -> Task:
-        """Bring the container up to the point before exec; its first process.
+    def create(self, options: CreateOptions, *, parked: bool = True) -> Task:
+        """Bring the container up to the point before exec; its first process. It is `parked` there, or `start` is next.
 
         Raises LaunchFailed and whatever the launcher raises; nothing is left then.
         """
@@ -206,7 +206,8 @@ class Container:
             task = self._launch(terminal, options, log, undo)
             failpoints.hit("shim.create.launched")
             record = _record(task, options, self.streams.pipes(), terminal=terminal)
-            self._write_record(record)
+            if parked:
+                self._write_record(record)
             failpoints.hit("shim.create.recorded")
             undo.pop_all()
         self._task, self._log, self._record = task, log, record

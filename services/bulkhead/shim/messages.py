@@ -103,6 +103,7 @@ class CreateRequest(Message):
     width: int = 0
     runtime: list[str] = field(default_factory=list)
     planned: bytes = b""
+    start: bool = False
     FIELDS: ClassVar = (
         Field(1, "rootfs", MESSAGE, OverlayRootfs),
         Field(2, "log", MESSAGE, LogOptions),
@@ -112,6 +113,7 @@ class CreateRequest(Message):
         Field(6, "width", UNSIGNED),
         Field(7, "runtime", STRING, repeated=True),
         Field(8, "planned", BYTES),
+        Field(9, "start", BOOL),
     )
 
 
@@ -121,11 +123,13 @@ class CreateResponse(Message):
     start_time: int = 0
     failure: Launch | None = None
     warnings: list[str] = field(default_factory=list)
+    started_at: int = 0
     FIELDS: ClassVar = (
         Field(1, "pid", SIGNED),
         Field(2, "start_time", UNSIGNED),
         Field(3, "failure", MESSAGE, Launch),
         Field(4, "warnings", STRING, repeated=True),
+        Field(5, "started_at", SIGNED),
     )
 
 

@@ -69,11 +69,15 @@ class ShimServicer:
 
     def _create(self, request: messages.CreateRequest, call: Call) -> None:
         try:
-            task = self._container.create(_options(request))
+            task = self._container.create(_options(request), parked=not request.start)
+            started_at = self._container.start() if request.start else 0
         except LaunchFailed as failure:
             call.reply(messages.CreateResponse(failure=_launch(failure)))
             return
-        call.reply(messages.CreateResponse(pid=task.pid, start_time=task.start_time, warnings=list(task.warnings)))
+        warnings = list(task.warnings)
+        call.reply(
+            messages.CreateResponse(pid=task.pid, start_time=task.start_time, warnings=warnings, started_at=started_at)
+        )
 
     def _start(self, _request: Empty, call: Call) -> None:
         try:

@@ -66,10 +66,15 @@ class RemoteShim:
             losses=_losses(told.losses),
         )
 
-    async def create(self, bundle: Bundle) -> Created:
-        answer = await self.client.create(_create_request(bundle))
+    async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
+        answer = await self.client.create(_create_request(bundle, start=start))
         _raise_failure(answer.failure)
-        return Created(pid=answer.pid, start_time=answer.start_time, warnings=tuple(answer.warnings))
+        return Created(
+            pid=answer.pid,
+            start_time=answer.start_time,
+            warnings=tuple(answer.warnings),
+            started_at=answer.started_at,
+        )
 
     async def start(self) -> int:
         answer = await self.client.start()
@@ -326,7 +331,7 @@ async def _gone(pidfd: int, pid: int) -> None:
         loop.remove_reader(pidfd)
 
 
-def _create_request(bundle: Bundle) -> wire.CreateRequest:
+def _create_request(bundle: Bundle, *, start: bool) -> wire.CreateRequest:
     rootfs = bundle.rootfs
     return wire.CreateRequest(
         rootfs=None
@@ -341,6 +346,7 @@ def _create_request(bundle: Bundle) -> wire.CreateRequest:
         width=bundle.width,
         runtime=list(bundle.runtime),
         planned=bundle.planned,
+        start=start,
     )
 
 

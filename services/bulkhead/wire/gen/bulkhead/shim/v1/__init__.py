@@ -103,6 +103,11 @@ class CreateRequest(betterproto2.Message):
     what config.json comes to, see bulkhead.runtime.planned; empty: it was not worked out
     """
 
+    start: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
+    """
+    and Start, at once; a shim of before ignores it
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "CreateRequest", CreateRequest)
 
@@ -116,6 +121,11 @@ class CreateResponse(betterproto2.Message):
     failure: "Launch | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     warnings: "list[str]" = betterproto2.field(4, betterproto2.TYPE_STRING, repeated=True)
+
+    started_at: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    0: it is parked
+    """
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "CreateResponse", CreateResponse)
@@ -563,7 +573,7 @@ class ShimStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "CreateResponse":
         """
-        Reads <data_dir>/config.json (OCI runtime spec). The child is parked before exec when this returns.
+        Reads <data_dir>/config.json (OCI runtime spec). The child is parked before exec when this returns, or has executed.
         """
 
         return await self._unary_unary(
@@ -886,7 +896,7 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
 
     async def create(self, message: "CreateRequest") -> "CreateResponse":
         """
-        Reads <data_dir>/config.json (OCI runtime spec). The child is parked before exec when this returns.
+        Reads <data_dir>/config.json (OCI runtime spec). The child is parked before exec when this returns, or has executed.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
