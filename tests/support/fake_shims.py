@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
+from bulkhead.errors import BulkheadError, Conflict, Internal, NotFound, Unavailable
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState, SupervisorAway
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
@@ -69,7 +69,10 @@ class FakeShim:
             raise Conflict("cannot create: it has been created")
         self.phase, self.bundle = "created", bundle
         self.pid, self.start_time = self._next_process()
-        started_at = await self.start() if start else 0
+        try:
+            started_at = await self.start() if start else 0
+        except Conflict as error:
+            raise Internal(f"its process was ended before its program ran: {error}") from error
         return Created(pid=self.pid, start_time=self.start_time, started_at=started_at)
 
     async def start(self) -> int:

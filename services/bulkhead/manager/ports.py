@@ -247,7 +247,8 @@ class Shim(Protocol):
     async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
         """Bring the container's process up to just before its exec, or with `start` beyond it.
 
-        A shim of an earlier release may not know how: `started_at` tells. Raises LaunchFailed.
+        A shim of an earlier release may not know how: `started_at` tells.
+        Raises LaunchFailed, and with `start` Internal when the process was ended before its program ran.
         """
 
     async def start(self) -> int:

@@ -325,7 +325,8 @@ class Encoded:
     """A plan that was encoded before, and what its launcher must know of it."""
 
     data: bytes
-    flags: Flag
+    # Of `Flag`; the enumeration makes an object of each new sum, and remembers it in memory that forks would share.
+    flags: int
     rlimits: tuple[tuple[int, int, int], ...] = ()
 
     def encode(self, more: Flag = _NO_FLAGS) -> bytes:

@@ -69,7 +69,7 @@ def unpack(packed: bytes) -> Planned | None:
         if head["version"] != [_VERSION, layout.VERSION]:
             return None
         limits = tuple((number, soft, hard) for number, soft, hard in head["rlimits"])
-        plan = Encoded(data=packed[_LENGTH.size + length :], flags=Flag(head["flags"]), rlimits=limits)
+        plan = Encoded(data=packed[_LENGTH.size + length :], flags=int(head["flags"]), rlimits=limits)
         return Planned(
             plan=plan,
             terminal=head["terminal"],

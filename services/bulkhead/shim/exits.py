@@ -120,7 +120,9 @@ def encode_losses(losses: tuple[Loss, ...]) -> bytes:
 
 
 def _encode(record: ExitRecord | TaskRecord) -> bytes:
-    return json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
+    told = {name: getattr(record, name) for name in record.__slots__}
+    told["losses"] = [asdict(loss) for loss in record.losses]
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
 
 
 def _read(path: str, kind: type[RecordT]) -> RecordT | None:

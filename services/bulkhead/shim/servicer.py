@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from bulkhead.errors import InvalidArgument, LaunchFailed, NotFound
+from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.shim import messages
 from bulkhead.shim.container import Container, CreateOptions, Phase
 from bulkhead.shim.execs import Exec, Execs
@@ -70,7 +70,7 @@ class ShimServicer:
     def _create(self, request: messages.CreateRequest, call: Call) -> None:
         try:
             task = self._container.create(_options(request), parked=not request.start)
-            started_at = self._container.start() if request.start else 0
+            started_at = self._begun() if request.start else 0
         except LaunchFailed as failure:
             call.reply(messages.CreateResponse(failure=_launch(failure)))
             return
@@ -78,6 +78,14 @@ class ShimServicer:
         call.reply(
             messages.CreateResponse(pid=task.pid, start_time=task.start_time, warnings=warnings, started_at=started_at)
         )
+
+    def _begun(self) -> int:
+        """When what has just been created began. Whoever has ended its process says nothing about the request."""
+        try:
+            return self._container.start()
+        except (Conflict, NotFound) as error:
+            text = f"cannot start the container: its process was ended before its program ran: {error}"
+            raise Internal(text) from error
 
     def _start(self, _request: Empty, call: Call) -> None:
         try:
