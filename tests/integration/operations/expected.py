@@ -17,7 +17,7 @@ from __future__ import annotations
 LIFE: dict[str, dict[str, int]] = {
     "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 2, "sql transactions": 1},
     "start": {
-        "forks shim": 1,
+        "forks shim": 2,
         "forks zygote": 1,
         "rpc manager Start": 1,
         "rpc shim Create": 1,
