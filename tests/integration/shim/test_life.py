@@ -167,6 +167,26 @@ async def test_a_bad_bundle_is_an_invalid_argument(launch: Launch, text: str) ->
         assert (await shim.client.state()).phase == "new"
 
 
+async def test_what_is_created_to_start_has_executed_when_that_is_answered(launch: Launch) -> None:
+    async with launch(script("echo once; exit 7")) as shim:
+        made = await shim.create(start=True)
+        assert made.failure is None
+        assert made.started_at > 0
+        ended = await shim.client.wait(timeout=20)
+        assert ended.exit_code == 7
+        assert [record["log"] for record in shim.records()] == ["once\n"]
+        with pytest.raises(Conflict):
+            await shim.client.start()
+
+
+async def test_a_program_that_is_not_there_is_told_by_the_create_that_starts(launch: Launch) -> None:
+    async with launch({"process": {"args": ["/nosuch"]}}) as shim:
+        made = await shim.create(start=True)
+        assert made.failure is not None
+        assert made.failure.exit_code == 127
+        assert made.started_at == 0
+
+
 async def test_shutdown_ends_everything_it_knows(launch: Launch) -> None:
     async with launch(script("sleep 60")) as shim:
         await shim.create()
