@@ -17,6 +17,8 @@ from tests.bench.sitting import Samples
 OURS = "bulkhead"
 # Points of a line whose slope is a row: in JSON alone.
 DETAIL = "CPU with "
+# Slopes: near nothing, and below it by chance; no ratio means anything.
+SLOPE = "more CPU for "
 _BETTER_WHEN_MORE = ("/s]",)
 
 
@@ -56,7 +58,7 @@ def _times_better(row: str, ours: float, theirs: float) -> float:
 def _line(row: str, by_who: dict[str, list[float]]) -> str:
     ours = by_who[OURS]
     beside = [
-        f"{who} {figure(statistics.median(values))} ({ratio(row, ours, values):.1f}x)"
+        f"{who} {figure(statistics.median(values))}" + ("" if SLOPE in row else f" ({ratio(row, ours, values):.1f}x)")
         for who, values in by_who.items()
         if who != OURS
     ]
@@ -115,7 +117,7 @@ def plot(samples: Samples, path: Path) -> None:
         (row, who, ratio(row, by_who[OURS], values))
         for row, by_who in samples.items()
         for who, values in by_who.items()
-        if who != OURS and OURS in by_who and "more CPU for" not in row and DETAIL not in row
+        if who != OURS and OURS in by_who and SLOPE not in row and DETAIL not in row
     ]
     drawing, axes = pyplot.subplots(figsize=(13, 1 + 0.22 * len(bars)))
     shown = [(place, row, who, value) for place, (row, who, value) in enumerate(bars) if 0 < value < float("inf")]

@@ -50,3 +50,8 @@ def test_patience_cuts_rounds_but_not_the_least_of_them() -> None:
         assert list(hasty.rounds(30, 2)) == [0, 1]
         assert list(Sitting(quick=False, peers=False, stack=stack).rounds(30, 2)) == list(range(30))
         assert list(Sitting(quick=True, peers=False, stack=stack, patience=0).rounds(30, 2)) == [0, 1]
+
+
+def test_a_slope_has_no_ratio() -> None:
+    samples = {f"start, {report.SLOPE}1,000 networks [ms]": {"bulkhead": [-1.0], "dockerd": [2.0]}}
+    assert report.table(samples).endswith("| dockerd 2 |  |")
