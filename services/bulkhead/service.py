@@ -38,6 +38,7 @@ Serve = Callable[[Settings], AbstractAsyncContextManager[None]]
 _FLOCK = struct.Struct("hhqqi4x")
 _RUN_MODE = 0o711
 _DATA_MODE = 0o700
+_WAITERS = 32
 _FIRST_TRIM_SECONDS = 3.0
 _TRIM_SECONDS = 60.0
 
@@ -65,7 +66,9 @@ def run_service(
         with _PidFile(options.pid_file or told.instance.pid_file(name)).held() as pid_file:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 # Work of the loop's own pool must not be refused because the pool cannot grow.
-                runner.get_loop().set_default_executor(Threads(thread_name_prefix="asyncio"))
+                # It is wide: those who wait for a disk that stands still are not to be waited for by all others.
+                threads = Threads(max_workers=_WAITERS, thread_name_prefix="asyncio")
+                runner.get_loop().set_default_executor(threads)
                 runner.run(_until_told(told, serve, pid_file, told.instance.stacks(name)))
     except BulkheadError as error:
         log.error(str(error))

@@ -3,6 +3,7 @@ the log lacks is said. A file system of its own, mounted where only this test lo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model.instance import SERVICES
-from tests.support.engine import Engine, private_engine
+from tests.support.engine import Engine, docker_cli, private_engine
 from tests.support.eventually import until
 
 pytestmark = [pytest.mark.root]
@@ -141,15 +142,64 @@ def test_a_disk_that_stands_still_does_not_hold_the_container(engine: Engine, di
     script = f"echo armed; while [ ! -e /shared/go ]; do sleep 0.05; done; seq 1 {LINES}; touch /shared/done; read x"
     engine.docker_ok("run", "-di", "--name", "talks", "-v", f"{tmp_path}:/shared", "busybox", "sh", "-c", script)
     until(lambda: "armed" in engine.docker_ok("logs", "talks"))
-    subprocess.run(["fsfreeze", "-f", disk.place], check=True)
-    try:
+    with frozen(disk):
         (tmp_path / "go").touch()
         until((tmp_path / "done").exists)
         assert "talks" in engine.docker_ok("ps", "--format", "{{.Names}}")
-    finally:
-        subprocess.run(["fsfreeze", "-u", disk.place], check=True)
     until(lambda: "of log were lost" in engine.docker("logs", "talks").stderr)
     told = engine.docker("logs", "talks")
     marker = next(line for line in told.stderr.splitlines() if "of log were lost" in line)
     assert marker.endswith("were lost: the disk is too slow]")
     assert len(told.stdout.splitlines()) - 1 + int(marker.split()[1]) == LINES
+
+
+# Each writes to the disk in its own way.
+HELD = (
+    ("create", "busybox", "true"),
+    ("start", "idle"),
+    ("exec", "runs", "true"),
+    ("rename", "idle", "other"),
+    ("update", "--restart", "always", "runs"),
+    ("kill", "killed"),
+    ("rm", "gone"),
+    ("rm", "-f", "forced"),
+    ("volume", "create", "made"),
+    ("volume", "rm", "unused"),
+    ("network", "create", "made"),
+    ("tag", "busybox", "tagged"),
+)
+
+
+def test_a_disk_that_stands_still_holds_only_who_writes_to_it(engine: Engine, disk: Disk) -> None:
+    for name in ("runs", "forced", "killed"):
+        engine.docker_ok("run", "-d", "--name", name, "busybox", "sleep", "1000")
+    for name in ("idle", "gone"):
+        engine.docker_ok("create", "--name", name, "busybox", "true")
+    engine.docker_ok("volume", "create", "unused")
+    with contextlib.ExitStack() as clients:
+        with frozen(disk):
+            held = [clients.enter_context(client(engine, *arguments)) for arguments in HELD]
+            until(lambda: in_flight(engine) >= len(HELD) // 2)
+            for path in ("/containers/json?all=1", "/containers/runs/json", "/images/json", "/info", "/_ping"):
+                assert engine.api("GET", path, seconds=SECONDS).status == 200
+        for process in held:
+            process.wait(SECONDS)
+    assert {"other", "runs", "killed"} < set(engine.docker_ok("ps", "-a", "--format", "{{.Names}}").split())
+
+
+@contextlib.contextmanager
+def frozen(disk: Disk) -> Iterator[None]:
+    subprocess.run(["fsfreeze", "-f", disk.place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", disk.place], check=True)
+
+
+def client(engine: Engine, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([docker_cli(), *arguments], env=engine.environ, stdout=subprocess.DEVNULL)
+
+
+def in_flight(engine: Engine) -> int:
+    """How many operations are."""
+    return len(engine.api("GET", "/debug/ops", seconds=SECONDS).json["Operations"])

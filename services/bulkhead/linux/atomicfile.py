@@ -25,7 +25,7 @@ def write(
     Raises OSError, and leaves no temporary file then.
     """
     directory, name = os.path.split(os.fspath(path))
-    temporary = f"{directory}/.{name}.tmp" if alone else f"{directory}/.{name}.{os.getpid()}.tmp"
+    temporary = _alone(path) if alone else f"{directory}/.{name}.{os.getpid()}.tmp"
     try:
         fd = os.open(temporary, _WRITE | os.O_TRUNC, mode)
         try:
@@ -59,8 +59,17 @@ def remove(path: str | os.PathLike[str], *, durable: bool = True) -> None:
 
 def sweep(path: str | os.PathLike[str]) -> None:
     """Take away what a writer that was `alone`, and killed, has left beside `path`."""
+    remove(_alone(path), durable=False)
+
+
+def is_left(path: str | os.PathLike[str]) -> bool:
+    """Whether `sweep` has something to do: to ask is never held up by a disk that takes no writes."""
+    return os.path.lexists(_alone(path))
+
+
+def _alone(path: str | os.PathLike[str]) -> str:
     directory, name = os.path.split(os.fspath(path))
-    remove(f"{directory}/.{name}.tmp", durable=False)
+    return f"{directory}/.{name}.tmp"
 
 
 def read(path: str | os.PathLike[str], limit: int) -> bytes:

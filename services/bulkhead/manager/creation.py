@@ -110,10 +110,7 @@ class Creation:
 
     async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
         undo.push_async_callback(self._throw, self.bundles.instance.container_data(container.id))
-        if any(mount.type == "bind" for mount in container.spec.mounts):
-            # What is bound may lie on a disk, or beyond a network, that takes its time.
-            await asyncio.to_thread(_check_sources, container.spec.mounts)
-        self.bundles.make_directory(container.id)
+        await asyncio.to_thread(self._make_directory, container)
         failpoints.hit("manager.create.directory")
         dirs = await self.snapshots.prepare(container.id, container.image_id)
         undo.push_async_callback(self._forget_layer, container.id)
@@ -121,6 +118,13 @@ class Creation:
         await self.volumes.fill(container.spec.mounts, new, dirs.lower)
         failpoints.hit("manager.create.filled")
         return replace(container, lower_dirs=dirs.lower)
+
+    def _make_directory(self, container: Container) -> None:
+        """The container's own, after a look at what it wants to bind. Blocking: a disk, or a network, may stand still."""
+        for mount in container.spec.mounts:
+            if mount.type == "bind" and not mount.create_source:
+                ensure_bind_source(mount)
+        self.bundles.make_directory(container.id)
 
     async def _throw(self, place: Path) -> None:
         """Undo a step; what cannot be undone now is swept at the next start."""
@@ -233,13 +237,6 @@ def _check_mounts(mounts: Iterable[Mount]) -> None:
             raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
         if mount.type not in ("bind", "volume", "tmpfs"):
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
-
-
-def _check_sources(mounts: Iterable[Mount]) -> None:
-    """A look at what is to be bound. Blocking."""
-    for mount in mounts:
-        if mount.type == "bind" and not mount.create_source:
-            ensure_bind_source(mount)
 
 
 def _check_target(mount: Mount) -> None:

@@ -6,6 +6,7 @@ before it leaves the container as it was.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -70,7 +71,7 @@ class Removal:
     async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:
         """Move the files out of the way; what fails is left to the sweep of the next start."""
         try:
-            self.trash.throw(self.instance.container_data(container.id))
+            await asyncio.to_thread(self.trash.throw, self.instance.container_data(container.id))
             failpoints.hit("manager.remove.thrown")
             await self.snapshots.remove(container.id)
             failpoints.hit("manager.remove.layer")

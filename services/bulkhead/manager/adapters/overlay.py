@@ -239,13 +239,14 @@ class OverlaySnapshots:
         """
         chains = self._chains_of(image_id)
         lower = [self._layers.path(chain) for chain in reversed(chains)] or [self._layers.empty]
-        with disk_errors(f"make writable layer of container {container_id}"):
-            upper, work = self._make(container_id, lower[0])
+        upper, work = self._directories(container_id)
+        if not (upper.is_dir() and work.is_dir()):
+            await asyncio.to_thread(self._make, container_id, lower[0])
         return OverlayDirs(lower=tuple(str(path) for path in lower), upper=str(upper), work=str(work))
 
     async def remove(self, container_id: str) -> None:
         """Forget a container's writable layer; nothing happens when there is none."""
-        self._trash.throw(self._directory(container_id))
+        await asyncio.to_thread(self._trash.throw, self._directory(container_id))
         self._after_removal()
 
     async def usage(self, container_id: str) -> int:
@@ -280,15 +281,19 @@ class OverlaySnapshots:
             raise NotFound(f"No such container: {container_id}")
         return self._root / container_id
 
-    def _make(self, container_id: str, topmost: Path) -> tuple[Path, Path]:
+    def _directories(self, container_id: str) -> tuple[Path, Path]:
         directory = self._directory(container_id)
-        upper, work = directory / "upper", directory / "work"
-        for place in (directory, work):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create and start
-        if not upper.is_dir():
-            _make_like(upper, topmost, _MARKER)
-        return upper, work
+        return directory / "upper", directory / "work"
+
+    def _make(self, container_id: str, topmost: Path) -> None:
+        """Blocking: a disk may stand still."""
+        upper, work = self._directories(container_id)
+        with disk_errors(f"make writable layer of container {container_id}"):
+            for place in (upper.parent, work):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create
+            if not upper.is_dir():
+                _make_like(upper, topmost, _MARKER)
 
 
 @lru_cache(maxsize=1024)

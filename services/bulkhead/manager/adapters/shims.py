@@ -42,6 +42,8 @@ SHUTDOWN_SECONDS = 10.0
 KILL_SECONDS = 5.0
 DEATH_SECONDS = 5.0
 SHIM_RECORD, TASK_RECORD = "shim.json", "task.json"
+# Written by the shim alone.
+_ALONE = (SHIM_RECORD, TASK_RECORD)
 _encode = msgspec.json.Encoder().encode
 _decode_losses = msgspec.json.Decoder(tuple[Loss, ...]).decode
 
@@ -251,16 +253,22 @@ class SupervisedShims:
         data = self._instance.container_data(container_id)
         record = read_json(data / SHIM_RECORD)
         run = self._instance.container_run(container_id)
-        for name in (SHIM_RECORD, TASK_RECORD):
-            atomicfile.sweep(data / name)
+        if any(atomicfile.is_left(data / name) for name in _ALONE):
+            await asyncio.to_thread(_sweep, data)
         if record is None and not run.exists():
             return
         if record is not None:
             await _kill(record)
         # Not left behind by a deadline: the next start makes a group of the same name.
         await to_its_end(remove_group, _cgroup_of(data))
-        (data / SHIM_RECORD).unlink(missing_ok=True)
+        await asyncio.to_thread((data / SHIM_RECORD).unlink, missing_ok=True)
         remove_run_directory(run)
+
+
+def _sweep(data: Path) -> None:
+    """What a shim that was killed in the middle of a write has left. Blocking: a disk may stand still."""
+    for name in _ALONE:
+        atomicfile.sweep(data / name)
 
 
 def remove_run_directory(run: Path) -> None:

@@ -46,11 +46,14 @@ class Trash:
         self._hopeless: set[str] = set()
         self._thread = Threads(max_workers=1, thread_name_prefix="trash", initializer=_be_nice)
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home = threading.get_ident()
 
     async def __aenter__(self) -> Trash:
         with disk_errors(f"open {self._root}"):
             make_private(self._root)
         self._news.set()
+        self._loop, self._home = asyncio.get_running_loop(), threading.get_ident()
         self._task = asyncio.create_task(self._reap())
         return self
 
@@ -63,15 +66,24 @@ class Trash:
         self._thread.shutdown(wait=True)
 
     def throw(self, path: Path) -> bool:
-        """Take a file or tree out of sight; whether it was there. Raises ResourceExhausted, Internal."""
+        """Take a file or tree out of sight; whether it was there. Raises ResourceExhausted, Internal.
+
+        Blocking: a disk may stand still. From any thread.
+        """
         with disk_errors(f"remove {path}"):
             try:
                 path.rename(self._root / secrets.token_hex(12))
             except FileNotFoundError:
                 return False
+        if self._loop is None or threading.get_ident() == self._home:
+            self._thrown()
+        else:
+            self._loop.call_soon_threadsafe(self._thrown)
+        return True
+
+    def _thrown(self) -> None:
         self._empty.clear()
         self._news.set()
-        return True
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
