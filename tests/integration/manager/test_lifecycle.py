@@ -109,14 +109,19 @@ async def test_auto_remove_wakes_who_waits_for_the_removal(manager: ManagerClien
 
 
 async def test_restart_keeps_the_writable_layer(manager: ManagerClient) -> None:
-    container_id = await manager.run("sh", "-c", "test -e /kept && echo again; touch /kept; exec sleep 99")
+    container_id = await manager.run("sh", "-c", "test -e /kept && echo again; touch /kept; echo kept; exec sleep 99")
+
+    async def kept() -> bool:
+        return await manager.output(container_id) == "kept\n"
+
+    await eventually(kept)
     first = await manager.inspect(container_id)
     await manager.containers.restart(api.RestartContainerRequest(ref=container_id, timeout=0))
     second = await manager.inspect(container_id)
     assert second.phase == "running" and second.pid != first.pid
 
     async def wrote_again() -> bool:
-        return await manager.output(container_id) == "again\n"
+        return await manager.output(container_id) == "kept\nagain\nkept\n"
 
     await eventually(wrote_again)
 
