@@ -120,7 +120,7 @@ class Creation:
         return replace(container, lower_dirs=dirs.lower)
 
     def _make_directory(self, container: Container) -> None:
-        """The container's own, after a look at what it wants to bind. Blocking: a disk, or a network, may stand still."""
+        """The container's own, after a look at what it wants to bind. Blocking: a disk may stand still."""
         for mount in container.spec.mounts:
             if mount.type == "bind" and not mount.create_source:
                 ensure_bind_source(mount)
