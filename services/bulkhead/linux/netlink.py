@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -73,6 +73,7 @@ _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _RT_SCOPE_LINK = 253
 _RTNLGRP_LINK = 1
 _RECEIVE = 1 << 16
+_SO_RCVBUFFORCE, _NEWS_BYTES = 33, 4 << 20
 _SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 _BPF = struct.Struct("=HBBI")  # code, jump if true, jump if false, operand
@@ -222,6 +223,9 @@ class Deletions:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | _SOCKET_FLAGS, protocol)
         try:
             _filter_kinds(self._socket, kinds)
+            # What is lost has to be looked for in all there is: others may delete thousands while we are held up.
+            with suppress(PermissionError):
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _NEWS_BYTES)
             self._socket.bind((0, 1 << (group - 1)))
         except BaseException:
             self._socket.close()
