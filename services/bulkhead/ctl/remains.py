@@ -47,6 +47,8 @@ def processes(instance: Instance) -> dict[int, str]:
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 -- hundreds, at each look
         if pid != os.getpid():
             with contextlib.suppress(OSError):
+                if not _may_be_ours(pid):
+                    continue
                 title = _title(pid)
                 if _is_ours(title) and (_names(title, instance) or _holds(pid, places, sockets)):
                     found[pid] = title
@@ -61,10 +63,21 @@ def hierarchies() -> Iterator[Path]:
             yield Path(before.split()[4])
 
 
+def _may_be_ours(pid: int) -> bool:
+    """By its short name (proc(5), comm), which is always to be had: a title waits for a process that is held up in
+    its memory, as by a disk that stands still.
+    """
+    return _start(f"/proc/{pid}/comm").startswith((b"bulkhead", b"python"))
+
+
 def _title(pid: int) -> str:
-    fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+    return _start(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def _start(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, _LONGEST_TITLE).replace(b"\0", b" ").decode(errors="replace").strip()
+        return os.read(fd, _LONGEST_TITLE)
     finally:
         os.close(fd)
 

@@ -31,6 +31,10 @@ def examined(engine: Engine, *, repair: bool = False) -> tuple[int, list[dict[st
     return status, [each for each in report["findings"] if each["area"] == "instance" and each["level"] != "ok"]
 
 
+def without_manager(said: tuple[int, list[dict[str, Any]]]) -> tuple[int, list[dict[str, Any]]]:
+    return said[0], [each for each in said[1] if each["subject"] != "manager"]
+
+
 def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
@@ -101,12 +105,16 @@ def test_what_no_record_owns_is_named_and_mended(
     engine.docker_ok(
         "run", "-d", "--name", "bystander", "-p", "127.0.0.1::80", "-v", "kept:/v", "busybox", "sleep", "600"
     )
+    if plant in (published_port, seat):
+        engine.kill("manager")  # it looks after its tables itself, whenever another firewall changes its own
     with plant(engine.instance) as subject:
-        status, found = examined(engine)
+        status, found = without_manager(examined(engine))
         assert (status, [each["subject"] for each in found]) == (1, [subject])
-        status, found = examined(engine, repair=True)
-        assert (status, [each["repaired"] for each in found]) == (0, [True])
-        assert examined(engine) == (0, [])
+        status, found = without_manager(examined(engine, repair=True))
+        assert [each["repaired"] for each in found] == [True]
+        assert without_manager(examined(engine))[1] == []
+    engine.start()
+    assert examined(engine) == (0, [])
     assert engine.docker_ok("exec", "bystander", "echo", "well") == "well"
     engine.docker_ok("rm", "-fv", "bystander")
     engine.docker_ok("volume", "rm", "kept")

@@ -88,10 +88,12 @@ def test_an_nft_element(instance: Instance) -> None:
     assert len(left(instance, before)) == 1
 
 
-def test_a_shim(instance: Instance) -> None:
+def test_a_shim(instance: Instance, tmp_path: Path) -> None:
     """A process with a shim's title that holds a file of this installation; a stranger's is not ours."""
     before = leaks.facts(instance)
-    command = ["bash", "-c", 'exec -a "bulkhead-shim: 0123456789ab" sleep 600']
+    named = tmp_path / "bulkhead-shim: "
+    named.symlink_to(shutil.which("sleep") or "")
+    command = ["bash", "-c", 'exec -a "bulkhead-shim: 0123456789ab" "$0" 600', str(named)]
     with (instance.run / "held").open("w") as held:
         ours = subprocess.Popen(command, stdout=held)
         strange = subprocess.Popen(command)
