@@ -114,6 +114,12 @@ class ModuleImage:
 
     def keep(self) -> None:
         """Write the image anew if a module has been loaded that it does not have as it is now."""
+        try:
+            self._keep()
+        except Exception:  # what a program has done must not fail for what would make it quicker: sources that change
+            return
+
+    def _keep(self) -> None:
         if sys.dont_write_bytecode or not os.access(os.path.dirname(self._place), os.W_OK):  # noqa: PTH120
             return
         missing = [name for name in [*sys.modules] if name not in self._used and name not in self._before]
@@ -131,8 +137,10 @@ class ModuleImage:
         return self
 
     def __exit__(self, *_failure: object) -> None:
-        self.keep()
-        self.close()
+        try:
+            self.keep()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Nothing more comes from it, and nothing of it stays in memory."""
@@ -151,7 +159,8 @@ def kept(name: str, wanted: Callable[[str], bool] = lambda _: True, *, mapped: b
 
 def _installation() -> str:
     """Where modules are looked for differs from one to the other, also when the image lies in sources of both."""
-    return "\n".join((sys.version, sys.prefix, os.environ.get("PYTHONPATH", "")))
+    places = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
+    return "\n".join((sys.version, sys.prefix, places, str(sys.flags.optimize)))
 
 
 def _is_current(entry: Entry) -> bool:
@@ -189,6 +198,6 @@ def _write(place: str, found: dict[str, tuple[Entry, bytes]]) -> None:
     packed = marshal.dumps((_installation(), index))
     whole = _MAGIC + len(packed).to_bytes(4, "little") + packed + b"".join(code for _, code in found.values())
     try:
-        atomicfile.write(place, whole, durable=False)
+        atomicfile.write(place, whole, mode=0o644, durable=False)
     except OSError:
         return

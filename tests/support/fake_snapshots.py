@@ -19,9 +19,11 @@ class FakeSnapshots:
     failure: BulkheadError | None = None
 
     async def prepare(self, container_id: str, image_id: str) -> OverlayDirs:
-        if self.failure is not None:
-            raise self.failure
         place = self.root / container_id
+        if self.failure is not None:
+            # Half-way, as by want of descriptors.
+            place.mkdir(parents=True)
+            raise self.failure
         for name in ("upper", "work"):
             (place / name).mkdir(parents=True, exist_ok=True)
         return OverlayDirs(lower=(f"/layers/{image_id}",), upper=str(place / "upper"), work=str(place / "work"))

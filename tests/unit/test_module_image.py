@@ -107,3 +107,28 @@ def test_another_installation_does_not_use_it(source: Path) -> None:
 def test_nothing_is_written_where_python_may_not(source: Path) -> None:
     assert imported(source, source / "image", PYTHONDONTWRITEBYTECODE="1") == "1"
     assert not (source / "image").exists()
+
+
+def test_optimized_code_is_for_optimized_programs(source: Path) -> None:
+    """As Python tells .opt-2.pyc files apart."""
+    place = source / "image"
+    imported(source, place, PYTHONOPTIMIZE="2")
+    assert imported(source, place) == "1"
+
+
+def test_a_source_that_is_being_written_harms_no_program(source: Path) -> None:
+    place = source / "image"
+    (source / "sample" / "part.py").write_text(
+        "VALUE = 1\nwith open(__file__, 'a') as itself:\n    itself.write('def half(')\n"
+    )
+    script = SCRIPT.format(place=str(place), source=str(source), mapped=False).partition("import inspect")[0]
+    command = [
+        sys.executable,
+        "-S",
+        "-P",
+        "-B",
+        "-c",
+        f"import sys; sys.path = {sys.path!r}\nsys.dont_write_bytecode = False\n{script}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("1\n", "")

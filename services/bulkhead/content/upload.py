@@ -65,8 +65,7 @@ class Upload:
                 return Pushed.UPLOADED
             except (RemoteRefusal, Unreachable) as error:
                 before = offset
-                location, offset = await self._position(location, error, before)
-                resumed = True
+                location, offset, resumed = await self._position(location, error, before)
 
     async def _start(self, mount_from: str | None) -> URL | None:
         scopes, query = self._scopes, ""
@@ -92,12 +91,13 @@ class Upload:
         async with self._endpoint.request("PUT", url, scopes=self._scopes, body=bytes, expect=(201,)):
             return
 
-    async def _position(self, location: URL, error: RemoteRefusal | Unreachable, before: int) -> tuple[URL, int]:
-        """Where to go on after `error`; it is raised when that is of no use."""
+    async def _position(self, location: URL, error: RemoteRefusal | Unreachable, before: int) -> tuple[URL, int, bool]:
+        """Where to go on after `error`, and whether that is in the same session; raised when it is of no use."""
         if isinstance(error, RemoteRefusal) and error.status == 404:
             await self._tries.after(Unreachable(str(error)), progressed=False)
             return await self._restart()
-        if isinstance(error, RemoteRefusal) and error.status == 416:
+        misplaced = isinstance(error, RemoteRefusal) and error.status == 416
+        if misplaced:
             # What a cut request had brought was counted only after the registry told where we are.
             error = Unreachable(str(error))
         # Whether the last try brought anything is known since the registry was asked after it.
@@ -108,17 +108,19 @@ class Upload:
                 last = answer.headers.get("Range", "0-0").rpartition("-")[2]
                 offset = int(last) + 1 if last.isdigit() and int(last) > 0 else 0
                 self._gained, self._arrived = offset > self._arrived, max(offset, self._arrived)
-                return self._location(answer, location), min(offset, self._size)
+                if not misplaced or offset != before:
+                    return self._location(answer, location), min(offset, self._size), True
         except Unreachable:
-            return location, before
+            return location, before, True
         except RemoteRefusal:
-            return await self._restart()
+            pass
+        return await self._restart()
 
-    async def _restart(self) -> tuple[URL, int]:
+    async def _restart(self) -> tuple[URL, int, bool]:
         location = await self._start(None)
         if location is None:
             raise Unavailable(f"cannot push blob {self._digest}: the registry did not start an upload")
-        return location, 0
+        return location, 0, False
 
     def _location(self, answer: Answer, fallback: URL | None = None) -> URL:
         header = answer.headers.get("Location")

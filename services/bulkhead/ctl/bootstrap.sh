@@ -111,4 +111,4 @@ sed '/^from/,$d' "$bin/bulkhead-runtime" | {
     cat
     echo "from bulkhead.runtime.command.entry import install"
     echo "install()"
-} | env -u PYTHONDONTWRITEBYTECODE "$bin/python" -IS -
+} | env -u PYTHONDONTWRITEBYTECODE "$bin/python" -IS - || say "the runtime starts slowly: its modules could not be kept"

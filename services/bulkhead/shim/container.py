@@ -206,7 +206,8 @@ class Container:
             task = self._launch(terminal, options, log, undo)
             failpoints.hit("shim.create.launched")
             record = _record(task, options, self.streams.pipes(), terminal=terminal)
-            if parked:
+            # What a foreign runtime has parked outlives us, and is let go of by this record.
+            if parked or options.runtime:
                 self._write_record(record)
             failpoints.hit("shim.create.recorded")
             undo.pop_all()

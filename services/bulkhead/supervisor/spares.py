@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -121,13 +122,14 @@ class Zygote:
 
     async def _answer(self, timeout: float) -> None:
         began = seen = process.cpu_ticks(self.pid)
+        end = time.monotonic() + _LONGEST_TIMEOUT
         while True:
             try:
                 async with asyncio.timeout(timeout):
                     return await readable(self._control)
             except TimeoutError:
                 before, seen = seen, process.cpu_ticks(self.pid)
-                if seen <= before or seen - began > _MOST_TICKS:
+                if seen <= before or seen - began > _MOST_TICKS or time.monotonic() > end:
                     raise
 
     async def ended(self) -> int:

@@ -132,6 +132,7 @@ async def test_failed_snapshot_gives_the_name_back(core: Running) -> None:
     core.world.snapshots.failure = Internal("no space")
     with pytest.raises(Internal):
         await core.create(name="web")
+    assert list(core.world.snapshots.root.iterdir()) == []
     core.world.snapshots.failure = None
     assert await core.create(name="web")
 

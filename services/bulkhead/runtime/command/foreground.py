@@ -7,6 +7,7 @@ terminal, our stdin and the master.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -29,6 +30,7 @@ _OURS = frozenset(
 
 def attend(process: int, master: int | None, wakeup: int) -> int:
     """Wait for the process (by pidfd) and relay meanwhile; its exit status. Takes the terminal's master over."""
+    gc.enable()  # not worth its while in a command that ends at once, as `entry` has it
     with _raw_stdin(master):
         relay = _Relay(process, master, wakeup)
         relay.until_exit()

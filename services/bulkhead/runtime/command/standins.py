@@ -23,17 +23,23 @@ def modules() -> dict[str, ModuleType]:
     kinds = {name: _built_in("_collections")[name] for name in ("OrderedDict", "defaultdict", "deque")}
     # Numbers instead of members of an enumeration, which are numbers, too.
     signals = {name: value for name, value in _built_in("_signal").items() if name[0] != "_"}
-    # OpenSSL takes milliseconds to load; Python has this one by itself.
-    sha256 = _built_in("_sha256" if sys.version_info < (3, 12) else "_sha2")["sha256"]
     return {
         "collections": Later("collections", abc=abstract, **kinds),
         "collections.abc": abstract,
         "enum": Later("enum", Enum=Enum, IntEnum=IntEnum, IntFlag=IntFlag),
         "functools": Later("functools", cache=_cache, partial=_built_in("_functools")["partial"], wraps=_wraps),
-        "hashlib": Later("hashlib", sha256=sha256),
+        "hashlib": _hashlib(),
         "pathlib": Later("pathlib", Path=Path),
         "signal": Later("signal", **signals),
     }
+
+
+def _hashlib() -> Later:
+    """With Python's own SHA-256: OpenSSL takes milliseconds to load. Some distributions build Python without it."""
+    try:
+        return Later("hashlib", sha256=_built_in("_sha256" if sys.version_info < (3, 12) else "_sha2")["sha256"])
+    except ImportError:
+        return Later("hashlib")
 
 
 def _built_in(name: str) -> dict[str, Any]:

@@ -187,3 +187,15 @@ def test_paths(kind: Any, tmp_path: Path) -> None:
 def test_a_digest_is_the_real_ones() -> None:
     digest = standins.modules()["hashlib"].sha256(b"a").hexdigest()
     assert digest == hashlib.sha256(b"a").hexdigest()
+
+
+def test_a_python_without_its_own_sha256_has_openssls() -> None:
+    """As Red Hat's is built."""
+    program = (
+        "import sys; sys.modules['_sha256'] = sys.modules['_sha2'] = None\n"
+        "from bulkhead.runtime.command import standins\n"
+        "hashlib = standins.modules()['hashlib']\n"
+        "print(hashlib.sha256(b'x').hexdigest())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hashlib.sha256(b"x").hexdigest()
