@@ -442,8 +442,8 @@ class Hand:
             self._work.release()
 
     def dismiss(self) -> bool:
-        """End the thread, not the file; False while something is being written."""
-        if self._job is not None:
+        """End the thread, not the file; False while something is being written, and once it is to end by itself."""
+        if self._job is not None or self._closing:
             return False
         self._loop.remove(self._told)
         # All that the thread had to tell was heard.

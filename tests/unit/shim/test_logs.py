@@ -12,7 +12,7 @@ import pytest
 
 from bulkhead.api.adapters.logfiles import FileCursor, open_log
 from bulkhead.shim.jsonfile import Encoder
-from bulkhead.shim.logs import JsonFile, LogTarget, RotatingFile
+from bulkhead.shim.logs import Hand, JsonFile, LogTarget, RotatingFile
 from bulkhead.shim.loop import Loop
 
 
@@ -250,4 +250,17 @@ def test_a_log_at_rest_has_no_thread_and_goes_on_with_the_next_line(tmp_path: Pa
     assert logged(path) == ["0", "1", "2", "3", "4"]
     log.finish(lambda: None)
     log.close()
+    loop.close()
+
+
+def test_the_hand_of_a_closed_log_ends_by_itself(tmp_path: Path) -> None:
+    """A container may end in the moment in which its shim comes to rest."""
+    loop = Loop(unexpected)
+    loop.open()
+    log = JsonFile(LogTarget(path=str(tmp_path / "log")), loop, NoBrake(), lambda: None)
+    before = _threads()
+    hand = Hand(log._file, loop, lambda _failure, _written: None)
+    hand.close()
+    assert not hand.dismiss()
+    _turned_until(loop, lambda: _threads() <= before)
     loop.close()
