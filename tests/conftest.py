@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +18,9 @@ from tests.support.remapping import remapping_config
 def pytest_configure(config: pytest.Config) -> None:
     """Give `tmp_path` a short root: below xdist's own a Unix socket's path would be too long."""
     if config.option.basetemp is None:
-        config.option.basetemp = tempfile.mkdtemp(prefix="bh-t-", dir="/tmp")
+        # Not tempfile's names: podman takes no path with `-_` in it.
+        config.option.basetemp = f"/tmp/bh-t-{secrets.token_hex(4)}"
+        os.mkdir(config.option.basetemp, 0o700)
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 

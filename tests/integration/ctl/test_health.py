@@ -19,6 +19,7 @@ from bulkhead.wire import server
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.manager.v1 import CheckRequest, UpkeepStub
 from tests.integration.registry.wire import open_peer
+from tests.support.ports import free_port
 from tests.support.registries import write_certificate
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -26,7 +27,7 @@ Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Instance:
-    return Instance(run=tmp_path, data=tmp_path / "data")
+    return Instance(run=tmp_path, data=tmp_path / "data", registry=f"127.0.0.1:{free_port()}")
 
 
 @asynccontextmanager
