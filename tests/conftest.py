@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         # Not tempfile's names: podman takes no path with `-_` in it.
         config.option.basetemp = f"/tmp/bh-t-{secrets.token_hex(4)}"
-        os.mkdir(config.option.basetemp, 0o700)
+        Path(config.option.basetemp).mkdir(0o700)
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
