@@ -13,6 +13,7 @@ import pytest
 from bulkhead.errors import Conflict, Internal, NotFound
 from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.ports import Change
 from bulkhead.model.container import NetworkEndpoint
 from bulkhead.model.network import AddressBlock, NetworkRecord
 from tests.support.eventually import eventually
@@ -154,6 +155,35 @@ async def test_two_installations_that_make_a_network_at_once_choose_two_subnets(
         kernel.gates["make_bridge"].set()
         chosen = {network.blocks[0].subnet for network in await asyncio.gather(*making)}
     assert len(chosen) == 2
+
+
+async def test_a_subnet_is_not_chosen_elsewhere_before_its_removal_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, begun, refused = FakeKernel(), asyncio.Event(), asyncio.Event()
+    async with _installation(tmp_path / "a", kernel, 1) as ours, _installation(tmp_path / "b", kernel, 2) as theirs:
+        kept = await ours.core.networks.create(NetworkRecord(id="", name="late"))
+        before = set(kernel.interfaces)
+        commit = SqliteRecords.commit
+
+        async def refuse_ours(records: SqliteRecords, change: Change, *, durable: bool = False) -> None:
+            if records is ours.records:
+                begun.set()
+                await refused.wait()
+                raise REFUSED
+            await commit(records, change, durable=durable)
+
+        monkeypatch.setattr(SqliteRecords, "commit", refuse_ours)
+        removing = asyncio.create_task(ours.core.networks.remove("late"))
+        await begun.wait()
+        making = asyncio.create_task(theirs.core.networks.create(NetworkRecord(id="", name="late")))
+        # Who is not kept waiting has chosen by now.
+        await asyncio.wait([making], timeout=0.1)
+        refused.set()
+        with pytest.raises(Internal, match="No route to host"):
+            await removing
+        assert (await making).blocks[0].subnet != kept.blocks[0].subnet
+        assert before < set(kernel.interfaces)
 
 
 @asynccontextmanager

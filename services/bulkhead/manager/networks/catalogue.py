@@ -237,14 +237,16 @@ class Networks:
     async def _drop(self, network: NetworkRecord) -> None:
         """The kernel first: it refuses when somebody is just being plugged in. A crash before the record is gone leaves
         a network without its bridge, which the next start makes again."""
-        await self.networking.drop(network)
-        failpoints.hit("manager.network.dropped")
-        try:
-            event = about_network(network, "destroy")
-            await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
-        except BaseException:
-            await self.networking.add(network)
-            raise
+        # Until the record is gone, and the bridge need not come back, its subnet is nobody else's to choose.
+        async with self.networking.choosing():
+            await self.networking.drop(network)
+            failpoints.hit("manager.network.dropped")
+            try:
+                event = about_network(network, "destroy")
+                await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
+            except BaseException:
+                await self.networking.add(network)
+                raise
         failpoints.hit("manager.network.forgotten")
 
     async def _complete(self, wanted: NetworkRecord) -> NetworkRecord:
