@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bulkhead.ctl.seed.push import push
-from tests.support.engine import Engine
+from tests.support.engine import Engine, free_subnet
 from tests.survival.matrix.host import CALL_SECONDS, LINES, Host, Refused, until
 from tests.survival.test_image_kills import archive, trial_image
 
@@ -297,9 +297,16 @@ def _networks(host: Host, name: str) -> set[str]:
     return set(host.done("GET", f"/containers/{name}/json")["NetworkSettings"]["Networks"])
 
 
+def _network(host: Host) -> str:
+    """A new one. Its subnet is its own: while a fault has its bridge gone, another engine on this machine, such as that
+    of the matrix's other part, would be right to choose what this one had chosen."""
+    name = host.name()
+    host.done("POST", "/networks/create", {"Name": name, "IPAM": {"Config": [{"Subnet": free_subnet()}]}})
+    return name
+
+
 def connect(host: Host) -> Subject:
-    name, network = host.name(), host.name()
-    host.done("POST", "/networks/create", {"Name": network})
+    name, network = host.name(), _network(host)
     made = host.run(name, *SLEEPER)
 
     def act() -> None:
@@ -313,8 +320,7 @@ def connect(host: Host) -> Subject:
 
 
 def disconnect(host: Host) -> Subject:
-    name, network = host.name(), host.name()
-    host.done("POST", "/networks/create", {"Name": network})
+    name, network = host.name(), _network(host)
     made = host.run(name, *SLEEPER)
     host.done("POST", f"/networks/{network}/connect", {"Container": name})
 
@@ -342,8 +348,7 @@ def network_create(host: Host) -> Subject:
 
 
 def network_remove(host: Host) -> Subject:
-    name = host.name()
-    host.done("POST", "/networks/create", {"Name": name})
+    name = _network(host)
     return Subject(
         act=lambda: host.done("DELETE", f"/networks/{name}", also=(404,)),
         done=lambda: ["it is there"] if host.call("GET", f"/networks/{name}").status == 200 else [],
