@@ -66,8 +66,9 @@ class Stopping:
         container = self.records.index.get(container_id)
         number = parse_signal(signal_name or container.spec.stop_signal)
         if container.phase is Phase.RESTARTING:
-            await self._perform(container_id, "stop", self.exits.cancel_restart)
-            return
+            container = await self._without_restart(container, "stop")
+            if not container.phase.alive:
+                return
         if not container.phase.alive:
             raise NotModified(f"container {container_id} is not running")
         await self._end(container, number, self._seconds(container, timeout), Intent.STOP)
@@ -77,9 +78,8 @@ class Stopping:
         container = self.records.index.get(container_id)
         number = parse_signal(signal_name or container.spec.stop_signal)
         with self.exits.expected(container_id, Intent.RESTART):
-            if container.phase is Phase.RESTARTING:
-                await self._perform(container_id, "stop", self.exits.cancel_restart)
-            elif container.phase.alive:
+            container = await self._without_restart(container, "stop")
+            if container.phase.alive:
                 await self._end(container, number, self._seconds(container, timeout), Intent.RESTART)
             await self.actors.perform(
                 container_id, "start", lambda: self.exits.start(container_id, by_user=True), seconds=START_SECONDS
@@ -92,8 +92,9 @@ class Stopping:
         container = self.records.index.get(container_id)
         number = parse_signal(signal_name, signal.SIGKILL)
         if container.phase is Phase.RESTARTING:
-            await self._perform(container_id, "kill", self.exits.cancel_restart)
-            return
+            container = await self._without_restart(container, "kill")
+            if not container.phase.alive:
+                return
         if not container.phase.alive:
             raise Conflict(f"Cannot kill container: {ref}: Container {container_id} is not running")
         manual = number in (signal.SIGKILL, parse_signal(container.spec.stop_signal))
@@ -104,14 +105,21 @@ class Stopping:
 
     async def end_for_removal(self, container_id: str) -> None:
         """KILL, and wait until it has ended; fine when it has already."""
-        container = self.records.index.get(container_id)
-        if container.phase is Phase.RESTARTING:
-            await self._perform(container_id, "kill", self.exits.cancel_restart)
-        elif container.phase.alive:
+        container = await self._without_restart(self.records.index.get(container_id), "kill")
+        if container.phase.alive:
             try:
                 await self._kill(container)
             except (Internal, Unavailable, DeadlineExceeded):
                 await self._abandon(container)
+
+    async def _without_restart(self, container: Container, name: str) -> Container:
+        """What it is once the restart that it waits for is cancelled: it runs when the restart was faster."""
+        while container.phase is Phase.RESTARTING:
+            await self._perform(container.id, name, self.exits.cancel_restart)
+            if not self.records.index.knows(container.id):
+                break
+            container = self.records.index.get(container.id)
+        return container
 
     async def pause(self, container_id: str) -> None:
         """Freeze every process. Raises Conflict with Docker's texts."""

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -32,6 +32,7 @@ from bulkhead.manager.ports import Change, Exit
 from bulkhead.model.container import Mount, PublishedPort, Resources, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
+from bulkhead.wire.inflight import QUEUED, RUNNING
 from tests.support.eventually import eventually
 from tests.support.manager_core import Running, fake_core, new_world, running_core
 
@@ -624,6 +625,46 @@ async def test_stop_of_a_restarting_container_cancels_the_restart(core: Running)
     launched = len(core.world.shims.launched)
     await asyncio.sleep(0.15)
     assert len(core.world.shims.launched) == launched
+
+
+async def _stop(core: Running, container_id: str) -> None:
+    await core.core.containers.stop(container_id, "", None)
+    assert core.get(container_id).phase is Phase.EXITED
+
+
+async def _kill(core: Running, container_id: str) -> None:
+    await core.core.containers.kill(container_id, "KILL")
+    await eventually(lambda: core.get(container_id).phase is Phase.EXITED)
+
+
+async def _restart(core: Running, container_id: str) -> None:
+    first = core.get(container_id).pid
+    await core.core.containers.restart(container_id, "", None)
+    assert core.get(container_id).phase is Phase.RUNNING
+    assert core.get(container_id).pid != first
+
+
+async def _remove(core: Running, container_id: str) -> None:
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    assert not core.records.index.knows(container_id)
+
+
+@pytest.mark.parametrize("end", [_stop, _kill, _restart, _remove])
+async def test_a_restart_that_is_faster_than_its_cancelling(
+    core: Running, end: Callable[[Running, str], Coroutine[None, None, None]]
+) -> None:
+    """It still waits to be restarted, says the record, but its start is under way."""
+    container_id = await core.run("false", restart_policy=RestartPolicy(name="always"))
+    gate = core.world.shims.gates["create"] = asyncio.Event()
+    core.shim(container_id).exit(1)
+    actors = core.core.containers.actors
+    await eventually(lambda: ("restart", RUNNING) in [(each.name, each.phase) for each in actors.in_flight])
+    assert core.get(container_id).phase is Phase.RESTARTING
+    ending = asyncio.create_task(end(core, container_id))
+    await eventually(lambda: QUEUED in [each.phase for each in actors.in_flight])
+    core.world.shims.gates.clear()
+    gate.set()
+    await ending
 
 
 async def test_user_start_forgets_the_policys_history(core: Running) -> None:
