@@ -93,7 +93,7 @@ class Sampler:
         self._lasting = {
             pid: title.split(" /")[0]
             for pid, title in found.items()
-            if title != "bulkhead-zygote" or _parent(pid) in found
+            if title != "bulkhead-zygote" or found.get(_parent(pid), "").startswith("bulkhead-supervisor")
         }
 
     def end(self) -> None:

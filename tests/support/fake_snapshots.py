@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead.errors import BulkheadError
-from bulkhead.manager.ports import OverlayDirs
+from bulkhead.manager.ports import Dirs, OverlayDirs
 
 
 @dataclass(slots=True)
@@ -19,17 +19,27 @@ class FakeSnapshots:
     failure: BulkheadError | None = None
 
     async def prepare(self, container_id: str, image_id: str) -> OverlayDirs:
+        dirs = self.dirs(container_id, image_id)
+        self.make(container_id, dirs)
+        return dirs
+
+    def dirs(self, container_id: str, image_id: str) -> OverlayDirs:
+        place = self.root / container_id
+        return OverlayDirs(lower=(f"/layers/{image_id}",), upper=str(place / "upper"), work=str(place / "work"))
+
+    def make(self, container_id: str, dirs: Dirs) -> None:
         place = self.root / container_id
         if self.failure is not None:
             # Half-way, as by want of descriptors.
             place.mkdir(parents=True)
             raise self.failure
-        for name in ("upper", "work"):
-            (place / name).mkdir(parents=True, exist_ok=True)
-        return OverlayDirs(lower=(f"/layers/{image_id}",), upper=str(place / "upper"), work=str(place / "work"))
+        for each in (dirs.upper, dirs.work):
+            Path(each).mkdir(parents=True, exist_ok=True)
 
-    async def remove(self, container_id: str) -> None:
+    async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
         shutil.rmtree(self.root / container_id, ignore_errors=True)
+        if then is not None:
+            then()
 
     async def usage(self, container_id: str) -> int:
         return 1024

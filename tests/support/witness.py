@@ -5,9 +5,9 @@
         engine.api("POST", ...)
         counts = seen.counts()
 
-Counts are of the whole engine and of what is forked while it is watched (spares that wait already are left out), by
-the role of the process: forks of processes, fsyncs (fdatasync too), messages to netlink by family (`inside`: to a
-container's namespace), nft transactions, and bytes read, written, and moved by the kernel alone.
+Counts are of the whole engine, its spares too, and of what is forked while it is watched, by the role of the process:
+forks of processes, fsyncs (fdatasync too), messages to netlink by family (`inside`: to a container's namespace), nft
+transactions, and bytes read, written, and moved by the kernel alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.ctl import remains
+from tests.integration.supervisor.spares import spares_of
 from tests.support.engine import Engine
 
 _FORKS = ("clone", "clone3", "fork", "vfork")
@@ -149,7 +150,9 @@ def _wait_attached(process: subprocess.Popen[bytes], count: int) -> None:
 
 
 def _roles(engine: Engine) -> dict[int, str]:
-    return {pid: _role(title) for pid, title in remains.processes(engine.instance).items()}
+    roles = {pid: _role(title) for pid, title in remains.processes(engine.instance).items()}
+    spares = [spare for pid, role in roles.items() if role == "zygote" for spare in spares_of(pid)]
+    return roles | dict.fromkeys(spares, "shim")
 
 
 def _role(title: str) -> str:

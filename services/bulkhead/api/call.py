@@ -134,11 +134,12 @@ class Call:
         if self.request.headers.get("Expect", "").lower() == "100-continue":
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         clock, pace = asyncio.get_running_loop().time, Pace(self.patience, progress)
-        while True:
+        content = self.request.content
+        while not content.at_eof():
             began = clock()
             try:
                 async with asyncio.timeout(pace.left):
-                    block = await self.request.content.read(size)
+                    block = await content.read(size)
             except TimeoutError:
                 raise InvalidArgument(f"request body is too slow: it got nowhere in {self.patience:g} s") from None
             if not block:
@@ -151,7 +152,7 @@ class Call:
 
         Clients whose writing is broken off by the answer report that beside it; Go's server waits as well.
         """
-        if self.request.headers.get("Expect"):
+        if self.request.content.at_eof() or self.request.headers.get("Expect"):
             return
         # RuntimeError: what the handler left behind reads it still.
         with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError, RuntimeError):

@@ -85,13 +85,17 @@ class Edge:
         finally:
             self._metrics.active -= 1
         failpoints.hit("api.request.answered")
-        status, took = response.status, time.monotonic() - began
+        told = (method, route, whole, response.status, time.monotonic() - began)
+        # After the answer, which aiohttp writes before this loop turns again.
+        asyncio.get_running_loop().call_soon(self._note, *told)
+        return response
+
+    def _note(self, method: str, route: str, path: str, status: int, took: float) -> None:
         self._metrics.answered(method, route, status, took)
         level = logging.DEBUG if method in ("GET", "HEAD") and status < 500 else logging.INFO
         if telemetry.tells(level):
-            told = {"method": method, "path": _printable(whole), "status": status}
+            told = {"method": method, "path": _printable(path), "status": status}
             telemetry.line(level, "request", **told, milliseconds=round(took * 1000, 1))
-        return response
 
     async def _answer(
         self, request: web.BaseRequest, found: Found | None, told: str | None, is_text: bool

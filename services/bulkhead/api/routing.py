@@ -31,11 +31,11 @@ class Found(NamedTuple):
 
 
 class Table:
-    """The routes, asked in the order in which they were given."""
+    """The routes, asked in the order in which they were given; but for those that begin otherwise."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[tuple[str, str], Handler] = {}
-        self._patterns: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
+        self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Route]]] = {}
         for route in routes:
             for method in route.methods.split(","):
                 self._add(method, route)
@@ -44,16 +44,22 @@ class Table:
         if "{" not in route.pattern:
             self._fixed.setdefault((method, route.pattern), route.handler)
         else:
-            self._patterns.setdefault(method, []).append((_compile(route.pattern), route))
+            found = self._patterns.setdefault((method, _first(route.pattern)), [])
+            found.append((_compile(route.pattern), route))
 
     def find(self, method: str, path: str) -> Found | None:
         fixed = self._fixed.get((method, path))
         if fixed is not None:
             return Found(fixed, {}, path)
-        for pattern, route in self._patterns.get(method, ()):
+        for pattern, route in self._patterns.get((method, _first(path)), ()):
             if match := pattern.fullmatch(path):
                 return Found(route.handler, match.groupdict(), route.pattern)
         return None
+
+
+def _first(path: str) -> str:
+    """The first segment, which in a pattern is always a word."""
+    return path[1:].partition("/")[0]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bulkhead.content import media_types
-from bulkhead.content.blocking import Blocking
+from bulkhead.content.blocking import Blocking, settle
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.inflate import Limits
 from bulkhead.content.manifests import (
@@ -99,7 +99,7 @@ async def read_archive(
         return await store.blocking.run(_images, staging, platform)
     finally:
         pulled.abort()
-        await asyncio.wait([reading])
+        await settle(reading)
         thread.close()
         await store.blocking.run(staging.discard)
 

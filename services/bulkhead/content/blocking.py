@@ -40,11 +40,12 @@ async def _ended(future: asyncio.Future[T]) -> T:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await _settle(future)
+        await settle(future)
         raise
 
 
-async def _settle(future: asyncio.Future[T]) -> None:
+async def settle(future: asyncio.Future[T]) -> None:
+    """Wait for its end, also when cancelled; an error of its has been heard then."""
     while not future.done():
         try:
             await asyncio.wait([future])

@@ -35,6 +35,7 @@ _LIMIT = 1 << 20
 
 _set: dict[str, tuple[Term, ...]] = {}
 _place = ""
+_struck = False
 
 
 def hit(name: str, failure: Callable[[OSError], Exception] | None = None) -> None:
@@ -50,10 +51,18 @@ def any_set() -> bool:
     return bool(_set)
 
 
+def has_struck() -> bool:
+    """Whether anything was ever done here on purpose: such a process is not what others are."""
+    return _struck
+
+
 def taken(names: Iterable[str]) -> dict[str, Term]:
     """What is due at `names`, for code that cannot ask on its way and acts by itself; each counts as hit."""
+    global _struck
     due = {name: _due(name) for name in names if name in _set}
-    return {name: term for name, term in due.items() if term is not None}
+    found = {name: term for name, term in due.items() if term is not None}
+    _struck = _struck or bool(found)
+    return found
 
 
 def listen(run: str) -> None:
@@ -103,9 +112,11 @@ def _told(*_: object) -> None:
 def _act(name: str, failure: Callable[[OSError], Exception] | None) -> None:
     from bulkhead.failpoints.grammar import Action
 
+    global _struck
     term = _due(name)
     if term is None:
         return
+    _struck = True
     trace(name, term.action.value)
     match term.action:
         case Action.KILL:

@@ -231,7 +231,9 @@ class Containers:
             if renamed.phase.alive:
                 self.exits.networking.rename(renamed)
         except BaseException:
-            self.records.index.free(name, container_id)
+            # A commit does not end with the patience of who waits for it: the name may be the container's by now.
+            if self.records.index.get(container_id).name != name:
+                self.records.index.free(name, container_id)
             raise
 
     async def _shim_of_running(self, container: Container) -> Shim:

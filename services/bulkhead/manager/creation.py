@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from bulkhead import failpoints
+from bulkhead.content.blocking import settle
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
 from bulkhead.manager import links, remapping, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
@@ -21,7 +22,7 @@ from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import initial_endpoints
 from bulkhead.manager.oci_resources import weighable, weighs
-from bulkhead.manager.ports import Change, Images, Records, Snapshots, Trash
+from bulkhead.manager.ports import Change, Dirs, Images, Records, Snapshots, Trash
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount, Resources
 from bulkhead.model.directives import directives
@@ -103,37 +104,43 @@ class Creation:
             async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
                 container = await self._make_files(container, new, undo)
                 events = (*(of_volume(volume, "create") for volume in new), of_container(container, "create"))
-                await self.records.commit(Change(create=container, volumes=new, events=events), durable=True)
+                await self._commit(Change(create=container, volumes=new, events=events), container.id, undo)
                 failpoints.hit("manager.create.recorded")
-            undo.pop_all()
         return container
 
+    async def _commit(self, change: Change, container_id: str, undo: AsyncExitStack) -> None:
+        """To its end, also when the create is given up meanwhile: what is on record is not undone."""
+        commit = asyncio.ensure_future(self.records.commit(change, durable=True))
+        try:
+            await asyncio.shield(commit)
+        finally:
+            await settle(commit)
+            if self.records.index.knows(container_id):
+                undo.pop_all()
+
     async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
-        undo.push_async_callback(self._throw, self.bundles.instance.container_data(container.id))
-        await asyncio.to_thread(self._make_directory, container)
-        failpoints.hit("manager.create.directory")
-        undo.push_async_callback(self._forget_layer, container.id)
-        dirs = await self.snapshots.prepare(container.id, container.image_id)
-        failpoints.hit("manager.create.layer")
+        dirs = self.snapshots.dirs(container.id, container.image_id)
+        undo.push_async_callback(self._forget, container.id)
+        await asyncio.to_thread(self._make_directories, container, dirs)
         await self.volumes.fill(container.spec.mounts, new, dirs.lower)
         failpoints.hit("manager.create.filled")
         return replace(container, lower_dirs=dirs.lower)
 
-    def _make_directory(self, container: Container) -> None:
-        """The container's own, after a look at what it wants to bind. Blocking: a disk may stand still."""
+    def _make_directories(self, container: Container, dirs: Dirs) -> None:
+        """The container's own, after a look at what it wants to bind, and its layer. Blocking: the disk may be busy."""
         for mount in container.spec.mounts:
             if mount.type == "bind" and not mount.create_source:
                 ensure_bind_source(mount)
         self.bundles.make_directory(container.id)
+        failpoints.hit("manager.create.directory")
+        self.snapshots.make(container.id, dirs)
+        failpoints.hit("manager.create.layer")
 
-    async def _throw(self, place: Path) -> None:
-        """Undo a step; what cannot be undone now is swept at the next start."""
+    async def _forget(self, container_id: str) -> None:
+        """Undo the directories; what cannot be undone now is swept at the next start."""
         with contextlib.suppress(BulkheadError):
-            await asyncio.to_thread(self.trash.throw, place)
-
-    async def _forget_layer(self, container_id: str) -> None:
-        with contextlib.suppress(BulkheadError):
-            await self.snapshots.remove(container_id)
+            throw = partial(self.trash.throw, self.bundles.instance.container_data(container_id))
+            await self.snapshots.remove(container_id, throw)
 
     def _completed(self, spec: ContainerSpec) -> ContainerSpec:
         """With the daemon's defaults for what is left open.

@@ -12,7 +12,7 @@ from bulkhead.model.ids import short
 
 
 class ExecIndex:
-    """A mirror of what has been committed; oldest first."""
+    """A mirror of what has been committed, or is about to be; oldest first."""
 
     def __init__(self, execs: Iterable[Exec] = ()) -> None:
         self._by_id: dict[str, Exec] = {}

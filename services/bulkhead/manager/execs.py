@@ -1,8 +1,9 @@
 """Further processes in running containers: create, start, inspect, resize; their end is recorded.
 
 An attached exec is only registered here: it runs when the client's stream dials the shim (see the data road in
-design.md 4). Records live in the same store as containers', go with their container, or five minutes after the end;
-earlier when thousands ended since.
+design.md 4), and its record says so a little later: after a manager that died between, the shim is asked. Records live
+in the same store as containers', go with their container, or five minutes after the end; earlier when thousands ended
+since.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
 from bulkhead.manager.oci_resources import rlimits
 from bulkhead.manager.planning import ProcessPlans
-from bulkhead.manager.ports import Records, Shim, Shims
+from bulkhead.manager.ports import ExecState, Records, Shim, Shims
 from bulkhead.model.container import Container
+from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from bulkhead.model.ids import new_id
 from bulkhead.model.instance import Instance
@@ -40,6 +42,8 @@ SWEEP_SECONDS = 10.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
 _SUCCESSOR_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
+# What nobody waits for is done when those who wait have their answer.
+_AFTERWARDS = 0.001
 UNKNOWN_EXIT = 255
 
 
@@ -62,6 +66,8 @@ class Execs:
     _watched: set[str] = field(default_factory=set)
     # Of which the end is known and not committed yet.
     _ending: dict[str, Exec] = field(default_factory=dict)
+    # Created, says their record, by a manager that may have died before it could say more; until a shim has told.
+    _doubtful: set[str] = field(default_factory=set)
     _plans: ProcessPlans = field(default_factory=ProcessPlans)
 
     async def create(self, ref: str, spec: ExecSpec) -> Exec:
@@ -98,23 +104,42 @@ class Execs:
     async def inspect(self, exec_id: str) -> Exec:
         """Its record; the shim is asked when the end may not have been recorded yet."""
         record = self._find(exec_id)
-        if record.phase is not ExecPhase.RUNNING:
+        if record.phase is not ExecPhase.RUNNING and record.id not in self._doubtful:
             return record
         if (ended := self._ending.get(record.id)) is not None:
             return ended
-        try:
-            shim = await self.shims.live(record.container_id)
-            state = await shim.exec_state(exec_id) if shim is not None else None
-        except BulkheadError:
-            state = None
-        current = self.records.exec(exec_id) or record
-        if state is None or current.phase is not ExecPhase.RUNNING:
+        state = await self._state(record)
+        current = self.records.exec(record.id) or record
+        if state is None or current.phase is ExecPhase.EXITED:
             return current
         if state.phase == "exited":
             return replace(current, phase=ExecPhase.EXITED, exit_code=state.exit_code, pid=0)
         if state.phase == "created":
             return replace(current, phase=ExecPhase.CREATED)
-        return replace(current, pid=state.pid)
+        return replace(current, phase=ExecPhase.RUNNING, pid=state.pid)
+
+    async def _state(self, record: Exec) -> ExecState | None:
+        """What its shim says; None without one, or when that does not know it. It ends the doubt, if it has begun."""
+        try:
+            shim = await self.shims.live(record.container_id)
+            state = await shim.exec_state(record.id) if shim is not None else None
+        except NotFound:
+            self._doubtful.discard(record.id)
+            return None
+        except BulkheadError:
+            return None
+        if state is not None and state.phase != ExecPhase.CREATED.value and record.id in self._doubtful:
+            self._take_up(record.id)
+        return state
+
+    def _take_up(self, exec_id: str) -> None:
+        """Watch what has begun, though its record does not say so."""
+        self._doubtful.discard(exec_id)
+        current = self.records.exec(exec_id)
+        if current is not None and current.phase is ExecPhase.CREATED:
+            running = replace(current, phase=ExecPhase.RUNNING)
+            self.records.put_exec(running)
+            self._watch(running, begun=self._begun(running))
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         """Waits a while for an exec that is about to run. Raises Conflict when it does not."""
@@ -127,10 +152,26 @@ class Execs:
         await shim.resize(height, width, exec_id)
 
     def recover(self) -> None:
-        """After a restart: wait again for those that run."""
+        """After a restart: wait again for those that run, whether or not their record says so already."""
         for record in self.records.execs():
             if record.phase is ExecPhase.RUNNING:
                 self._watch(record)
+            elif record.phase is ExecPhase.CREATED:
+                self._doubtful.add(record.id)
+                self.actors.own(self._ask(record), f"ask for exec {record.id[:12]}")
+
+    async def _ask(self, record: Exec) -> None:
+        """Until its shim tells: whoever starts one is answered before its record says so.
+
+        One that has not begun yet stays in doubt: its client may dial later, and asks for its code then.
+        """
+        delay = _SUCCESSOR_SECONDS
+        while await self._state(record) is None and record.id in self._doubtful:
+            if not self._is_alive(record):
+                self._doubtful.discard(record.id)
+                return
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_SECONDS)
 
     async def keep_swept(self) -> None:
         """Until cancelled: forget execs that ended a while ago, or before very many others."""
@@ -147,7 +188,7 @@ class Execs:
         return [each.id for number, each in enumerate(ended) if number >= MOST_ENDED or each.exited_at < limit]
 
     async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
-        if record.phase is ExecPhase.RUNNING:
+        if record.phase is ExecPhase.RUNNING or record.id in self._doubtful:
             record = await self.inspect(record.id)
         if record.phase is ExecPhase.RUNNING:
             raise Conflict(f"exec command {record.id} is already running")
@@ -159,15 +200,25 @@ class Execs:
         process = exec_process(container, record.spec, links.environment(container, self.records.index))
         planned = self._plans.of(self.instance.container_data(container.id), process, wanted)
         await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted, planned=planned)
+        self._doubtful.discard(record.id)
         failpoints.hit("manager.exec.registered")
         running = replace(record, phase=ExecPhase.RUNNING)
-        await self.records.save_exec(
-            running, of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
-        )
-        failpoints.hit("manager.exec.running")
-        if detach:
-            await self._run_detached(shim, running)
+        if not detach:
+            # Its shim knows that it begins: the client need not wait for the file to say so, too.
+            self.records.put_exec(running)
+            self._watch(running, shim, begun=self._begun(running))
+            return
+        await self._save_begun(running, self._begun(running))
+        await self._run_detached(shim, running)
         self._watch(running, shim)
+
+    async def _save_begun(self, record: Exec, begun: Event) -> None:
+        await self.records.save_exec(record, begun)
+        failpoints.hit("manager.exec.running")
+
+    def _begun(self, record: Exec) -> Event:
+        container = self.records.index.get(record.container_id)
+        return of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
 
     async def _run_detached(self, shim: Shim, record: Exec) -> None:
         try:
@@ -185,14 +236,19 @@ class Execs:
         with contextlib.suppress(BulkheadError):
             await self.records.save_exec(replace(record, pid=pid))
 
-    def _watch(self, record: Exec, shim: Shim | None = None) -> None:
-        """Once: a start that is made again is watched already."""
+    def _watch(self, record: Exec, shim: Shim | None = None, *, begun: Event | None = None) -> None:
+        """Once: a start that is made again is watched already. What has `begun` is recorded first."""
         if record.id not in self._watched:
             self._watched.add(record.id)
-            self.actors.own(self._wait(record, shim), f"watch exec {record.id[:12]}")
+            self.actors.own(self._wait(record, shim, begun), f"watch exec {record.id[:12]}")
 
-    async def _wait(self, record: Exec, shim: Shim | None) -> None:
+    async def _wait(self, record: Exec, shim: Shim | None, begun: Event | None) -> None:
         try:
+            if begun is not None:
+                await asyncio.sleep(_AFTERWARDS)
+                failpoints.hit("manager.exec.begun")
+                with contextlib.suppress(BulkheadError):
+                    await self._save_begun(record, begun)
             await self._record_when_ended(record, shim)
         finally:
             self._watched.discard(record.id)
@@ -218,8 +274,7 @@ class Execs:
             except BulkheadError as error:
                 log.info("lost an exec", exec=record.id, reason=str(error))
                 shim = None
-            index = self.records.index
-            if not index.knows(record.container_id) or not index.get(record.container_id).phase.alive:
+            if not self._is_alive(record):
                 return None
             # A shim that speaks otherwise may live as long as its container.
             await asyncio.sleep(delay)
@@ -227,17 +282,26 @@ class Execs:
 
     async def _record_end(self, record: Exec, code: int, *, known: bool = True) -> None:
         ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())
-        events = []
-        if self.records.index.knows(record.container_id):
+        self._ending[record.id] = ended
+        try:
+            # Whoever has heard the end of its stream asks for its code now, and is answered from here.
+            await asyncio.sleep(_AFTERWARDS)
+            if not self._knows(record):
+                return
             container = self.records.index.get(record.container_id)
             told = {"exitCode": str(code)} if known else {"exitCode": str(code), "lost": Lost.EXIT_CODE.value}
-            events.append(of_container(container, "exec_die", {**_of(record), **told}))
             failpoints.hit("manager.exec.ended")
-            self._ending[record.id] = ended
-            try:
-                await self.records.save_exec(ended, *events)
-            finally:
-                self._ending.pop(record.id, None)
+            await self.records.save_exec(ended, of_container(container, "exec_die", {**_of(record), **told}))
+        finally:
+            self._ending.pop(record.id, None)
+
+    def _knows(self, record: Exec) -> bool:
+        """Whether its container is there."""
+        return self.records.index.knows(record.container_id)
+
+    def _is_alive(self, record: Exec) -> bool:
+        """Whether its container is."""
+        return self._knows(record) and self.records.index.get(record.container_id).phase.alive
 
     def _find(self, exec_id: str) -> Exec:
         found = self.records.exec(exec_id)
@@ -249,7 +313,7 @@ class Execs:
         return found
 
     def _container(self, record: Exec) -> Container:
-        if not self.records.index.knows(record.container_id):
+        if not self._knows(record):
             raise NotFound(f"No such exec instance: {record.id}")
         return self.records.index.get(record.container_id)
 

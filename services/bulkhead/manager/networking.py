@@ -126,6 +126,16 @@ class Networking:
         await self._network.forget(network.id)
         self.names.remove_network(network.id)
 
+    async def restore(self, network: NetworkRecord) -> None:
+        """What was dropped but stays on record is planned again; if it cannot be made now, as after a start."""
+        self._network.plan(plan_of(network))
+        try:
+            self.names.add_network(network.id, network.name)
+            await self._ensure()
+            await self._network.ensure(network.id)
+        except BulkheadError as error:
+            log.warning("a network cannot be made again", network=network.id, reason=str(error))
+
     # ---- containers ----
 
     async def plug(self, container: Container, created: Created) -> Plugged:

@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,9 @@ class Records(Protocol):
 
     async def save_exec(self, record: Exec, *events: Event) -> None: ...
 
+    def put_exec(self, record: Exec) -> None:
+        """What is true from now on, for readers; its caller saves it soon."""
+
     async def drop_execs(self, exec_ids: Sequence[str]) -> None: ...
 
     async def meta(self, key: str) -> str | None: ...
@@ -133,11 +136,17 @@ class Dirs(Protocol):
 
 
 class Snapshots(Protocol):
+    def dirs(self, container_id: str, image_id: str) -> Dirs:
+        """Where a container's writable layer above its image is, or will be. Raises NotFound without the image."""
+
+    def make(self, container_id: str, dirs: Dirs) -> None:
+        """Make what is not there of a writable layer. Blocking. Raises ResourceExhausted, Internal."""
+
     async def prepare(self, container_id: str, image_id: str) -> Dirs:
         """Make, or find as they are, the writable layer of a container above its image."""
 
-    async def remove(self, container_id: str) -> None:
-        """Take the writable layer away; no error when there is none."""
+    async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
+        """Take the writable layer away, and do `then` in the same thread; no error when there is none."""
 
     async def usage(self, container_id: str) -> int:
         """Bytes in the writable layer."""

@@ -1,19 +1,21 @@
 """Removing a container: its shim, its record, then its files. Runs inside the container's actor.
 
 The record goes first, durably: a crash after it leaves files that nobody owns, which the next start sweeps; a crash
-before it leaves the container as it was.
+before it leaves the container as it was. Whoever asked is answered when the record is gone, since no death can bring
+the container back from there; the files follow on nobody's time.
 """
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError
+from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Change, Records, Shims, Snapshots, Trash
@@ -38,6 +40,7 @@ class Removal:
     volumes: Volumes
     trash: Trash
     waiters: Waiters
+    actors: Actors
 
     async def remove(self, container_id: str, *, volumes: bool) -> None:
         """Remove a container that does not run.
@@ -64,18 +67,25 @@ class Removal:
             )
             await self.records.commit(change, durable=True)
             failpoints.hit("manager.remove.recorded")
-            await self._clear(container, gone)
-        failpoints.hit("manager.remove.cleared")
+            if gone:
+                # Their names may be used again from here on, for other volumes.
+                await self._clear_volumes(container, gone)
+        self.actors.follow_up(self._clear(container), f"clear after {container_id[:12]}")
         self.waiters.removed(container_id, container.exit_code)
 
-    async def _clear(self, container: Container, volumes: tuple[str, ...]) -> None:
-        """Move the files out of the way; what fails is left to the sweep of the next start."""
+    async def _clear(self, container: Container) -> None:
+        """Move the files out of the way; what fails, or is never done, is left to the sweep of the next start."""
         try:
-            await asyncio.to_thread(self.trash.throw, self.instance.container_data(container.id))
-            failpoints.hit("manager.remove.thrown")
-            await self.snapshots.remove(container.id)
-            failpoints.hit("manager.remove.layer")
-            if volumes:
-                await self.volumes.clear(volumes)
+            # Each by a trash of its own: a rename stays on one file system.
+            throw = partial(self.trash.throw, self.instance.container_data(container.id))
+            await self.snapshots.remove(container.id, throw)
         except BulkheadError as error:
             log.warning("cannot clear after a container", container=container.id, reason=str(error))
+        failpoints.hit("manager.remove.cleared")
+
+    async def _clear_volumes(self, container: Container, volumes: tuple[str, ...]) -> None:
+        try:
+            await self.volumes.clear(volumes)
+        except BulkheadError as error:
+            log.warning("cannot clear volumes after a container", container=container.id, reason=str(error))
+        failpoints.hit("manager.remove.volumes")

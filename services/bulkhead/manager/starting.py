@@ -133,12 +133,13 @@ class Starting:
                 return shim, await shim.create(bundle, start=at_once)
 
     async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
-        dirs = await self.snapshots.prepare(container.id, container.image_id)
+        dirs = self.snapshots.dirs(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container, self.records.index))
         return await asyncio.to_thread(self._write_bundle, container, chosen, dirs)
 
     def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
         """Blocking: on a busy disk this takes a while."""
+        self.snapshots.make(container.id, dirs)
         sources = self.volumes.sources(container.spec.mounts)
         mounts = self.volumes.writable(container.spec.mounts)
         as_mounted = replace(container, spec=replace(container.spec, mounts=mounts)) if mounts else container

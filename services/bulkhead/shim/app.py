@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,8 @@ _LOG_LIMIT = 256 << 10
 # The container's output may still be on its way to slow clients when the shim is told to leave.
 _LEAVE_POLL = 0.05
 _LEAVE_PATIENCE = 12.0
+# Who takes longer may have been given up: a SIGKILL that is on its way must not meet another container.
+_PROMPT = 2.0
 _OOM_SCORE = -999
 _BACKLOG = 64
 # Nothing needs waiting for but the ends of processes.
@@ -52,6 +55,8 @@ class Journal:
 
     def __init__(self) -> None:
         self._identity = Identity("", "", "")
+        # Whether anything ever went wrong.
+        self.told = False
 
     def claim(self, identity: Identity) -> None:
         """Write to this container's log from now on."""
@@ -59,6 +64,7 @@ class Journal:
 
     def error(self, event: str, error: BaseException, **fields: object) -> None:
         """One line with the error's trace; a log that cannot be written is no reason to stop."""
+        self.told = True
         path = f"{self._identity.data_dir}/shim.log"
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -101,6 +107,10 @@ class Shim:
         self._lock = -1
         self._leaving: list[Callable[[], None]] = []
         self._left = False
+        self._leaves_since = 0.0
+        # Whether somebody takes it for dead, or may do so.
+        self._suspected = False
+        self._reusable = False
         self._ticks = 0
 
     def get_ready(self, pages: bytes) -> None:
@@ -117,7 +127,7 @@ class Shim:
         # Its launching children's children come to it, and whom a container without pid namespace leaves behind.
         process.become_subreaper()
         self._loop.open()
-        self._signals.start(self._listen)
+        self._signals.start(self._called)
 
     def _undo_rehearsal(self, identity: Identity) -> None:
         self._server.close()
@@ -138,7 +148,7 @@ class Shim:
     def rehearse(self, play: Play, identity: Identity) -> None:
         """Live through the play, in a process that will be nobody's shim. Raises OSError and BulkheadError."""
         self._loop.open()
-        self._signals.start(self._listen)
+        self._signals.start(self._called)
         try:
             play.prepare()
             self._open(identity)
@@ -170,6 +180,26 @@ class Shim:
         self._loop.run()
         return 0
 
+    def retire(self) -> bool:
+        """After `live`: hang up on everybody, and let go of what was made for this life.
+
+        False when this process has done what may have left something in it, and is to end. The next life wants
+        another `Shim`.
+        """
+        if not self._reusable or self._suspected or self._journal.told or self._container.has_succeeded:
+            return False
+        if failpoints.has_struck() or any(map(os.path.lexists, self._traces())):
+            return False
+        failpoints.hit("shim.retire.begun")
+        self._server.close()
+        self._door.close()
+        self._container.streams.drop_peers()
+        self._execs.drop_peers()
+        self._container.custody.close()
+        self._signals.stop()
+        self._loop.close()
+        return not self._journal.told
+
     def _open(self, identity: Identity, estate: Estate | None = None) -> None:
         """Raises Conflict when another shim has the container, Unavailable when the sockets cannot be made."""
         self._identity = identity
@@ -192,6 +222,17 @@ class Shim:
         except OSError as error:
             raise Unavailable(f"cannot listen in {run}: {error.strerror}") from error
 
+    def _called(self) -> None:
+        """SIGUSR1: somebody cannot reach us, and will kill us if that lasts."""
+        self._suspected = True
+        if not self._left:
+            self._listen()
+
+    def _traces(self) -> tuple[str, ...]:
+        """What tells others that this is the container's shim."""
+        run = self._identity.run_dir
+        return f"{run}/shim.sock", f"{run}/stdio.sock", f"{self._identity.data_dir}/{SHIM_RECORD}"
+
     def _write_record(self) -> None:
         pid = os.getpid()
         try:
@@ -209,6 +250,7 @@ class Shim:
         self._leaving.append(done)
         if len(self._leaving) > 1 and not self._left:
             return
+        self._leaves_since = self._leaves_since or time.monotonic()
         if self._container.phase in (Phase.NEW, Phase.EXITED):
             self._clear()
             return
@@ -226,21 +268,31 @@ class Shim:
     def _clear(self) -> None:
         if not self._left:
             self._left = True
-            failpoints.hit("shim.leave.begun")
-            self._container.remove()
-            failpoints.hit("shim.leave.removed")
-            self._server.stop_listening()
-            self._door.stop_listening()
-            _remove_run_dir(self._identity.run_dir)
-            atomicfile.remove(f"{self._identity.data_dir}/{SHIM_RECORD}", durable=False)
-            # A successor may take the container from here on.
-            failpoints.hit("shim.leave.cleared")
-            os.close(self._lock)
-            self._lock = -1
-            self._linger()
+            try:
+                self._give_back()
+            finally:
+                # A successor may take the container from here on, who has to do with what this one could not.
+                os.close(self._lock)
+                self._lock = -1
+                self._linger()
         waiting, self._leaving = self._leaving, []
         for done in waiting:
             done()
+        # Who asked and did not stay for the answer may have lost patience.
+        self._suspected = self._suspected or self._server.deserted
+
+    def _give_back(self) -> None:
+        # Who could not do all of it is no spare.
+        self._suspected, suspected = True, self._suspected
+        failpoints.hit("shim.leave.begun")
+        self._container.remove()
+        failpoints.hit("shim.leave.removed")
+        self._server.stop_listening()
+        self._door.stop_listening()
+        _remove_run_dir(self._identity.run_dir)
+        atomicfile.remove(f"{self._identity.data_dir}/{SHIM_RECORD}", durable=False)
+        failpoints.hit("shim.leave.cleared")
+        self._suspected = suspected
 
     def _linger(self) -> None:
         self._ticks += 1
@@ -248,6 +300,7 @@ class Shim:
         if busy and self._ticks * _LEAVE_POLL < _LEAVE_PATIENCE:
             self._loop.later(_LEAVE_POLL, self._linger)
         else:
+            self._reusable = not busy and time.monotonic() - self._leaves_since < _PROMPT
             self._loop.later(0, self._loop.stop)
 
 
@@ -299,7 +352,12 @@ def learn(shim: Shim, stage: Stage) -> bytes:
     A fork of it lives that life on `stage` and tells. Nothing when it cannot.
     """
     told, tells = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        os.close(told)
+        os.close(tells)
+        return b""
     if child == 0:
         try:
             os.close(told)

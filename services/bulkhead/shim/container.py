@@ -115,6 +115,8 @@ class Container:
         self.followers = Followers(loop)
         self.custody = Custody(loop, self._estate)
         self.exit: ExitRecord | None = None
+        # Whether another shim has died in the middle of this container's run.
+        self.has_succeeded = False
         self._loop = loop
         self._signals = signals
         self.launcher = launcher
@@ -341,6 +343,7 @@ class Container:
 
     def _succeed(self, record: TaskRecord, estate: Estate | None) -> None:
         """Go on where another shim has died."""
+        self.has_succeeded = True
         lives = self._adopt(record)
         legacy = inheritance.claim(record, estate, self._pids)
         lost = inheritance.losses(record, legacy)

@@ -86,6 +86,11 @@ class Custody:
         for fd in tuple(self._keepers):
             self._tell(fd)
 
+    def close(self) -> None:
+        """Hang up on every keeper; each has what it heard last."""
+        for fd in tuple(self._keepers):
+            self._drop(fd)
+
     def _tell(self, fd: int) -> None:
         estate = self._estate()
         told = {"id": self._identity.container_id, "data_dir": self._identity.data_dir} | estate.label()

@@ -19,7 +19,7 @@ from bulkhead.errors import BulkheadError, Conflict, InvalidArgument
 from bulkhead.shim import detach
 from bulkhead.shim.container import Container
 from bulkhead.shim.execs import Execs
-from bulkhead.shim.loop import Loop
+from bulkhead.shim.loop import Loop, Timer
 from bulkhead.shim.peers import Peer
 from bulkhead.shim.stdio import STDERR, STDOUT, Streams
 from bulkhead.wire.acceptor import Acceptor
@@ -51,11 +51,20 @@ class Door:
         """Accept no more; streams live on."""
         self._acceptor.stop()
 
+    def close(self) -> None:
+        """Accept no more, and hang up on those who have not said what they want."""
+        self.stop_listening()
+        for knock in tuple(self._knocking):
+            knock.drop()
+
     def _admit(self, sock: socket.socket) -> None:
         if len(self._knocking) >= _MOST_PEERS:
             sock.close()
             return
-        self._knocking.add(_Knock(self._loop, sock, self._asked, self._knocking.discard))
+        knock = _Knock(self._loop, sock, self._asked, self._knocking.discard)
+        if not knock.heard():
+            self._knocking.add(knock)
+            knock.wait()
 
     def _asked(self, sock: socket.socket, line: bytes, rest: bytes) -> None:
         """The client's line is complete; the socket is ours now, and what it sent behind the line."""
@@ -128,20 +137,20 @@ class _Knock:
         self._asked = asked
         self._gone = gone
         self._buffer = b""
-        self._timer = loop.later(_LINE_TIMEOUT, self._drop)
-        loop.add(sock.fileno(), select.EPOLLIN, self._ready)
+        self._timer: Timer | None = None
 
-    def _ready(self, _events: int) -> None:
+    def heard(self) -> bool:
+        """Read what has come. Whether that was all: the line is passed on, or the client dropped."""
         try:
             data = self._socket.recv(_LINE_LIMIT)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         self._buffer += data
         line, newline, rest = self._buffer.partition(b"\n")
         if not newline and data and len(line) <= _LINE_LIMIT:
-            return
+            return False
         self._leave()
         if newline and len(line) <= _LINE_LIMIT:
             self._asked(self._socket, line, rest)
@@ -149,15 +158,26 @@ class _Knock:
             _refuse(self._socket, InvalidArgument(f"cannot read request: its line exceeds {_LINE_LIMIT} bytes"))
         else:
             self._socket.close()
+        return True
 
-    def _drop(self) -> None:
+    def wait(self) -> None:
+        """Hear the rest when it comes, for a while. Most clients have said all before they are accepted."""
+        self._timer = self._loop.later(_LINE_TIMEOUT, self.drop)
+        self._loop.add(self._socket.fileno(), select.EPOLLIN, self._ready)
+
+    def _ready(self, _events: int) -> None:
+        self.heard()
+
+    def drop(self) -> None:
+        """Hang up, whatever it was about to say."""
         self._leave()
         self._socket.close()
 
     def _leave(self) -> None:
-        self._timer.cancel()
-        self._loop.remove(self._socket.fileno())
-        self._gone(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._loop.remove(self._socket.fileno())
+            self._gone(self)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

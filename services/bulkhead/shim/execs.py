@@ -193,6 +193,11 @@ class Execs:
         """Whether somebody still has output to receive."""
         return any(one.streams.busy for one in self._table.values())
 
+    def drop_peers(self) -> None:
+        """Hang up on whoever is attached to one."""
+        for one in self._table.values():
+            one.streams.drop_peers()
+
     def conclude_all(self) -> None:
         """The container has ended: what was never started never will be."""
         for one in tuple(self._table.values()):

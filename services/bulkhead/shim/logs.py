@@ -464,6 +464,8 @@ class Hand:
                     self._failure = error
             if self._closing:
                 self._file.close()
+                # Nobody hears it any more.
+                os.close(self._told)
                 return
             os.eventfd_write(self._told, 1)
 

@@ -179,6 +179,11 @@ class Streams:
         for peer in tuple(self._peers):
             peer.finish()
 
+    def drop_peers(self) -> None:
+        """Hang up on every peer, whatever it still was to receive."""
+        for peer in tuple(self._peers):
+            peer.drop()
+
     @property
     def busy(self) -> bool:
         """Whether a peer still has something to receive, or is still typing into the void."""

@@ -75,7 +75,7 @@ class Keeping:
         return None if kept is None else kept.estate
 
     async def _follow(self, place: str) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = await _socket()
         reader = _Reader(sock)
         with sock, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             try:
@@ -112,6 +112,15 @@ class Keeping:
             if kept.place not in self._followed and not kept.record.exists():
                 del self._kept[container_id]
                 kept.estate.close()
+
+
+async def _socket() -> socket.socket:
+    """A new one, as soon as this process may have one more descriptor: who has none kept must not end of it."""
+    while True:
+        try:
+            return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:
+            await asyncio.sleep(_SWEEP_SECONDS)
 
 
 class Kept:

@@ -85,6 +85,7 @@ class Launches:
                 failpoints.hit("supervisor.launch.taken")
                 shim = await spare.become(identity, estate, timeout=_LAUNCH_TIMEOUT)
                 failpoints.hit("supervisor.launch.given")
+                self._pool.expect(spare)
             except Unavailable as error:
                 failure = error
                 continue
@@ -179,13 +180,14 @@ async def _told_to_listen(identity: Identity, holder: _Holder) -> Shim | None:
     _send(holder, signal.SIGUSR1)
     patience = _REBIND_TIMEOUT if holder.recorded else _CLAIM_TIMEOUT
     try:
-        return await _awaited(lambda: _has_ended(holder.pidfd), identity, patience)
+        return await _awaited(lambda: _has_left(holder, identity), identity, patience)
     except TimeoutError:
         if process.is_stopped(holder.pid):
             raise
     log.error("a shim hangs and is ended", container=identity.container_id, shim_pid=holder.pid)
-    _send(holder, signal.SIGKILL)
-    return await _awaited(lambda: _has_ended(holder.pidfd), identity, _DEATH_TIMEOUT)
+    if not _has_left(holder, identity):
+        _send(holder, signal.SIGKILL)
+    return await _awaited(lambda: _has_left(holder, identity), identity, _DEATH_TIMEOUT)
 
 
 def _send(holder: _Holder, number: signal.Signals) -> None:
@@ -210,6 +212,7 @@ class _Holder:
     """A shim that holds its container; `recorded`: it says so beside the bundle."""
 
     pid: int
+    started: int
     pidfd: int
     recorded: bool
 
@@ -223,6 +226,13 @@ def _is_held(identity: Identity) -> bool:
         return not _has_ended(holder.pidfd)
     finally:
         os.close(holder.pidfd)
+
+
+def _has_left(holder: _Holder, identity: Identity) -> bool:
+    """By its end, or as one that is free for another container, or has it already."""
+    if holder.recorded:
+        return _has_ended(holder.pidfd) or _recorded(identity) != (holder.pid, holder.started)
+    return _has_ended(holder.pidfd) or process.title(holder.pid) != title(identity)
 
 
 def _has_ended(pidfd: int) -> bool:
@@ -250,20 +260,30 @@ def _open_holder(identity: Identity) -> _Holder | None:
     for pid in owners:
         started = process.start_time(pid)
         pidfd = process.open_verified(pid, started) if started is not None else None
-        if pidfd is None:
+        if started is None or pidfd is None:
             continue
         if process.title(pid) == title(identity):
-            return _Holder(pid=pid, pidfd=pidfd, recorded=False)
+            return _Holder(pid=pid, started=started, pidfd=pidfd, recorded=False)
         os.close(pidfd)
     return None
 
 
 def _open_recorded(identity: Identity) -> _Holder | None:
     """The shim that wrote the container's record, None when it is gone or there is no such record."""
+    who = _recorded(identity)
+    try:
+        pidfd = None if who is None else process.open_verified(*who)
+    except OSError:
+        return None
+    if who is None or pidfd is None:
+        return None
+    return _Holder(pid=who[0], started=who[1], pidfd=pidfd, recorded=True)
+
+
+def _recorded(identity: Identity) -> tuple[int, int] | None:
+    """Pid and start time, as they stand in the container's record now."""
     try:
         told = json.loads((Path(identity.data_dir) / SHIM_RECORD).read_bytes())
-        pid = int(told["pid"])
-        pidfd = process.open_verified(pid, int(told["start_time"]))
+        return int(told["pid"]), int(told["start_time"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None if pidfd is None else _Holder(pid=pid, pidfd=pidfd, recorded=True)

@@ -1,26 +1,31 @@
-"""The supervisor's stock of spare shims, and the zygote that makes them. Both are renewed when they are lost."""
+"""The supervisor's stock of spare shims, and the zygote that makes them. Both are renewed when they are lost.
+
+A shim that has left its container, and that nothing of it clings to, is a spare again: it says so itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import select
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import Internal, Unavailable
 from bulkhead.linux import fdpass, process
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.identity import Identity
+from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT
 from bulkhead.supervisor.readiness import readable
-from bulkhead.supervisor.zygote import ASK, MESSAGE_LIMIT
 from bulkhead.wire.status import error_named
 
 # How long a zygote may keep silent and do nothing. On a machine that is starved of CPU one that works is left to it,
@@ -29,6 +34,8 @@ _SPAWN_TIMEOUT, _LONGEST_TIMEOUT = 10.0, 160.0
 # It needs some 50 for its first answer, with all its imports: one that has had as many as this runs in circles.
 _MOST_TICKS = 3000
 _RESTART_PAUSE = 0.2
+# How many that were shims wait beyond those that always do, and for how long nobody may have wanted them (seconds).
+_MOST_MORE, _WAIT = 8, 10.0
 
 log = structlog.get_logger()
 
@@ -42,16 +49,24 @@ class Shim:
 
 
 class Spare:
-    """A forked shim that waits to be told whose it is."""
+    """A shim that waits to be told whose it is; the link to it lasts as long as it may be a spare again."""
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: socket.socket, zygote: Zygote) -> None:
         self._link = link
+        self.zygote = zygote
 
     async def become(self, identity: Identity, estate: Estate | None = None, *, timeout: float) -> Shim:
         """Make it the shim of `identity`, with duplicates of `estate`; its sockets listen when this returns.
 
-        Raises what the shim raised, Unavailable when the spare is dead.
+        Raises what the shim raised, Unavailable when the spare is dead; it is let go of then.
         """
+        try:
+            return await self._become(identity, estate, timeout)
+        except BaseException:
+            self.discard()
+            raise
+
+    async def _become(self, identity: Identity, estate: Estate | None, timeout: float) -> Shim:
         try:
             label = () if estate is None else (json.dumps(estate.label()),)
             given = () if estate is None else tuple(estate.descriptors.values())
@@ -61,8 +76,6 @@ class Spare:
             answer = self._link.recv(MESSAGE_LIMIT)
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"cannot launch shim: the spare does not answer: {error!r}") from error
-        finally:
-            self.discard()
         if not answer:
             raise Unavailable("cannot launch shim: the spare died")
         told = json.loads(answer)
@@ -70,9 +83,29 @@ class Spare:
             raise error_named(told["kind"], told["error"])
         return Shim(pid=told["pid"], start_time=told["start_time"])
 
+    def when_free(self, hear: Callable[[bool], None]) -> None:
+        """Call `hear` once, when it has left its container: with whether it may have another. Not for a spare."""
+        asyncio.get_running_loop().add_reader(self._link, self._said, hear)
+
+    def _said(self, hear: Callable[[bool], None]) -> None:
+        asyncio.get_running_loop().remove_reader(self._link)
+        try:
+            said = self._link.recv(len(FREE))
+        except OSError:
+            said = b""
+        hear(said == FREE)
+
+    def waits(self) -> bool:
+        """Whether it does: a spare has nothing to say but that it has ended."""
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        return not poll.poll(0)
+
     def discard(self) -> None:
-        """Let go of it; a spare that is nobody's shim ends."""
-        self._link.close()
+        """Let go of it: a spare that is nobody's shim ends, a shim when its container is gone."""
+        if self._link.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._link)
+            self._link.close()
 
 
 def zygote_command(cache: Path) -> tuple[str, ...]:
@@ -118,7 +151,7 @@ class Zygote:
             raise Internal("cannot fork a spare shim: the zygote ended")
         link = socket.socket(fileno=descriptors[0])
         link.setblocking(False)
-        return Spare(link)
+        return Spare(link, self)
 
     async def _answer(self, timeout: float) -> None:
         began = seen = process.cpu_ticks(self.pid)
@@ -154,8 +187,13 @@ class SparePool:
     def __init__(self, size: int, command: Sequence[str]) -> None:
         self._size = size
         self._command = command
+        # Who has waited longest is at the left; those at work may come back.
         self._ready: deque[Spare] = deque()
-        self._changed = asyncio.Condition()
+        self._at_work: set[Spare] = set()
+        self._changed = asyncio.Event()
+        self._thinning: asyncio.TimerHandle | None = None
+        # How many have waited at any time since the last thinning.
+        self._least = 0
         self._zygote: Zygote | None = None
         self._patience = _SPAWN_TIMEOUT
 
@@ -166,31 +204,84 @@ class SparePool:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Entered when the first spares are ready. Raises Internal when they cannot be made."""
+        """Entered when a container can be launched. Raises Internal when no spare can be made."""
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(self._keep())
-            filled = group.create_task(self._filled())
-            await asyncio.wait((keeper, filled), return_when=asyncio.FIRST_COMPLETED)
+            begun = group.create_task(self._begun())
+            await asyncio.wait((keeper, begun), return_when=asyncio.FIRST_COMPLETED)
             try:
                 yield
             finally:
                 keeper.cancel()
-                filled.cancel()
+                begun.cancel()
 
     async def take(self, *, timeout: float) -> Spare:
         """A spare, a fresh one if none waits; Unavailable when there is none in time."""
+        return self._taken() or await self._awaited(timeout)
+
+    def expect(self, spare: Spare) -> None:
+        """It is a shim now, and may be a spare again."""
+        if spare.zygote is not self._zygote:
+            # The next zygote's spares may be of other code.
+            spare.discard()
+            return
+        self._at_work.add(spare)
+        spare.when_free(lambda free: self._returned(spare, free=free))
+
+    def _returned(self, spare: Spare, *, free: bool) -> None:
+        self._at_work.discard(spare)
+        if free:
+            failpoints.hit("supervisor.spare.returned")
+        if free and len(self._ready) < self._size + _MOST_MORE:
+            self._wait(spare)
+        else:
+            spare.discard()
+
+    def _wait(self, spare: Spare) -> None:
+        self._ready.append(spare)
+        self._changed.set()
+        if self._thinning is None:
+            self._thin_later()
+
+    def _thin_later(self) -> None:
+        if len(self._ready) > self._size:
+            self._least = len(self._ready)
+            self._thinning = asyncio.get_running_loop().call_later(_WAIT, self._thin)
+
+    def _thin(self) -> None:
+        """Let go of as many as were never wanted, but for those that always wait."""
+        self._thinning = None
+        for _ in range(min(self._least, len(self._ready)) - self._size):
+            self._ready.popleft().discard()
+        self._thin_later()
+
+    async def _awaited(self, timeout: float) -> Spare:
         try:
-            async with asyncio.timeout(timeout), self._changed:
-                await self._changed.wait_for(lambda: self._ready)
-                spare = self._ready.popleft()
-                self._changed.notify_all()
+            async with asyncio.timeout(timeout):
+                while (spare := self._taken()) is None:
+                    await self._change()
                 return spare
         except TimeoutError as error:
             raise Unavailable(f"cannot launch shim: no spare within {timeout:g} s") from error
 
-    async def _filled(self) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._ready) >= self._size)
+    def _taken(self) -> Spare | None:
+        """Who was at work last: what it touches is in the caches still."""
+        while self._ready:
+            spare = self._ready.pop()
+            self._least = min(self._least, len(self._ready))
+            self._changed.set()
+            if spare.waits():
+                return spare
+            spare.discard()
+        return None
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _begun(self) -> None:
+        while not self._ready:
+            await self._change()
 
     async def _keep(self) -> None:
         """Run zygote after zygote."""
@@ -219,21 +310,31 @@ class SparePool:
             await zygote.stop()
 
     async def _stock(self, zygote: Zygote) -> None:
+        # The first is there long before the zygote has taught the others, and is not kept beside them.
+        untaught = await self._spawned(zygote)
+        self._wait(untaught)
         while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: len(self._ready) < self._size)
+            while len(self._ready) >= self._size and untaught not in self._ready:
+                await self._change()
             spare = await self._spawned(zygote)
-            async with self._changed:
-                self._ready.append(spare)
-                self._changed.notify_all()
+            self._patience = _SPAWN_TIMEOUT
+            if untaught in self._ready:
+                self._ready.remove(untaught)
+                untaught.discard()
+            self._wait(spare)
 
     async def _spawned(self, zygote: Zygote) -> Spare:
+        """One more; until there is one that was taught, each takes twice the patience of the one before."""
         patience = self._patience
         self._patience = min(patience * 2, _LONGEST_TIMEOUT)
-        spare = await zygote.spawn(patience)
-        self._patience = _SPAWN_TIMEOUT
-        return spare
+        return await zygote.spawn(patience)
 
     def _discard_all(self) -> None:
-        while self._ready:
-            self._ready.popleft().discard()
+        """Of a zygote that is lost. Those at work end when their containers are gone."""
+        if self._thinning is not None:
+            self._thinning.cancel()
+            self._thinning = None
+        for spare in (*self._ready, *self._at_work):
+            spare.discard()
+        self._ready.clear()
+        self._at_work.clear()

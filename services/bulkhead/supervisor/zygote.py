@@ -2,10 +2,12 @@
 
     python -m bulkhead.supervisor.zygote <cache directory> <fd of a SEQPACKET socket>
 
-One byte received asks for one spare; the answer carries the socket over which the spare will hear its
-identity (container id, run and data directory between NULs, and as a fourth the label of the descriptors that
-come along: see shim.custody) and answer in JSON (pid and start_time, or
-kind and error). The zygote ends with its socket, an unused spare with its own. A spare is forked twice
+One byte received asks for one spare. The first is forked as soon as all is imported, so that a container need not wait
+for the rest, and its shim is slower and larger; those after it have rehearsed (see shim.rehearsal). The answer carries
+the socket over which the spare will hear its identity (container id, run and data directory between NULs, and as a
+fourth the label of the descriptors that come along: see shim.custody) and answer in JSON (pid and start_time, or kind
+and error). When its container is gone, and nothing of it is left in the process, it says with one byte more that it is
+a spare again. The zygote ends with its socket, an unused spare with its own. A spare is forked twice
 into a session of its own, so that init adopts it at once and it outlives supervisor and zygote.
 """
 
@@ -15,9 +17,11 @@ import contextlib
 import gc
 import json
 import os
+import select
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bulkhead import failpoints, nsexec, plainlog
@@ -26,21 +30,26 @@ from bulkhead.shim import app, upkeep
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.rehearsal import Stage
+from bulkhead.shim.reuse import Slate
 from bulkhead.supervisor import stillness
 from bulkhead.supervisor.model import Director
+from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT
 
-MESSAGE_LIMIT = 64 << 10
-ASK = b"s"
+_NAME = "bulkhead-zygote"
+_FORK_PAUSE_MS = 100
 # A directory in the cache, with the pid of whom it is for.
 _REHEARSAL = "rehearsal-"
 
 
 def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     """Fork a spare per request until the supervisor goes away. `shim` is what each has inherited."""
-    process.set_title("bulkhead-zygote")
+    process.set_title(_NAME)
     app.prepare_process()
     control = socket.socket(fileno=control_fd)
     _clear_after_the_dead(cache)
+    if not _is_asked(control):
+        return 0
+    _answer_with_spare(control, lambda link: _be_untaught(link, shim, cache))
     stage = Stage(f"{cache}/{_REHEARSAL}{os.getpid()}")
     app.rehearse(stage)
     filling = _share()
@@ -49,19 +58,28 @@ def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     sitting = _have_a_model_sit(control, shim, pages, cache)
     # Not before: what is rehearsed passes failpoints too, a thousand times, and they are not meant for it.
     failpoints.listen(str(cache.parent))
+
+    def be_taught(link: socket.socket) -> None:
+        os.close(sitting)
+        _be_spare(link, shim, pages)
+
     while _is_asked(control):
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if _fork_twice():
-            control.close()
-            os.close(sitting)
-            ours.close()
-            _be_spare(theirs, shim, pages)
-        theirs.close()
-        with contextlib.suppress(ConnectionError):
-            fdpass.send(control, ASK, [ours.fileno()])
-        ours.close()
+        _answer_with_spare(control, be_taught)
     del filling
     return 0
+
+
+def _answer_with_spare(control: socket.socket, be: Callable[[socket.socket], None]) -> None:
+    """Fork one, which does not return from `be`, and tell where it can be reached."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if _fork_patiently(control):
+        control.close()
+        ours.close()
+        be(theirs)
+    theirs.close()
+    with contextlib.suppress(ConnectionError):
+        fdpass.send(control, ASK, [ours.fileno()])
+    ours.close()
 
 
 def _clear_after_the_dead(cache: Path) -> None:
@@ -99,14 +117,41 @@ def close_inherited(control_fd: int) -> None:
     os.closerange(control_fd + 1, os.sysconf("SC_OPEN_MAX"))
 
 
+def _fork_patiently(control: socket.socket) -> bool:
+    """As `_fork_twice`, again and again while the host has no room for a process and the supervisor lives."""
+    told = False
+    gone = select.poll()
+    gone.register(control, select.POLLHUP)
+    while True:
+        try:
+            return _fork_twice()
+        except OSError as error:
+            if not told:
+                plainlog.log_line(2, "warning", "cannot fork a spare shim", service=_NAME, error=str(error))
+            told = True
+        # Nothing else is waited for: what the supervisor asks meanwhile stays in the socket.
+        if gone.poll(_FORK_PAUSE_MS):
+            sys.exit(0)
+
+
 def _fork_twice() -> bool:
-    """True in the grandchild, whose parent is init or the nearest subreaper; False in this process."""
+    """True in the grandchild, whose parent is init or the nearest subreaper; False in this process.
+
+    Raises OSError when the host allows no more processes; nothing of the attempt is left then.
+    """
     child = os.fork()
     if child:
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            number = os.waitstatus_to_exitcode(status)
+            raise OSError(number, os.strerror(number))
         return False
-    os.setsid()
-    if os.fork():
+    try:
+        os.setsid()
+        grandchild = os.fork()
+    except OSError as error:
+        os._exit(error.errno or 1)
+    if grandchild:
         os._exit(0)
     return True
 
@@ -114,7 +159,7 @@ def _fork_twice() -> bool:
 def _have_a_model_sit(control: socket.socket, shim: app.Shim, pages: bytes, cache: Path) -> int:
     """In the background; it ends with all copies of the descriptor that is returned."""
     theirs, ours = os.pipe2(os.O_CLOEXEC)
-    if _fork_twice():
+    if _fork_patiently(control):
         control.close()
         os.close(ours)
 
@@ -130,22 +175,56 @@ def _have_a_model_sit(control: socket.socket, shim: app.Shim, pages: bytes, cach
     return ours
 
 
-def _be_spare(theirs: socket.socket, shim: app.Shim, pages: bytes) -> None:
-    """Wait for an identity, live its life, and leave without the zygote's clean-up."""
+def _be_untaught(theirs: socket.socket, shim: app.Shim, cache: Path) -> None:
+    """A spare of a zygote that has nothing but its imports."""
+    failpoints.listen(str(cache.parent))
+    gc.freeze()
+    _be_spare(theirs, shim, b"", once=True)
+
+
+def _be_spare(theirs: socket.socket, shim: app.Shim, pages: bytes, *, once: bool = False) -> None:
+    """Live as the shim of one container after the other, or of one, and leave without the zygote's clean-up."""
     status = 1
     try:
         _to_null()
+        slate = Slate()
         shim.get_ready(pages)
-        told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
-        if told:
-            identity, estate = _heard(told, descriptors)
-            status = shim.live(identity, lambda problem: _answer(theirs, problem), estate)
-        else:
-            status = 0
+        slate.weigh()
+        status = _be_shim(theirs, shim)
+        while not once and not status and _is_wanted(theirs) and shim.retire() and slate.is_clean():
+            failpoints.hit("shim.retire.clean")
+            shim = _anew()
+            theirs.send(FREE, socket.MSG_NOSIGNAL)
+            failpoints.hit("shim.retire.told")
+            status = _be_shim(theirs, shim)
     except BaseException as error:
-        plainlog.log_line(2, "error", "a spare shim died", service="bulkhead-zygote", error=repr(error))
+        plainlog.log_line(2, "error", "a spare shim died", service=_NAME, error=repr(error))
     finally:
         os._exit(status)
+
+
+def _be_shim(theirs: socket.socket, shim: app.Shim) -> int:
+    """Wait for an identity, and live its life; the exit status. Nobody may come any more."""
+    told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
+    if not told:
+        return 0
+    identity, estate = _heard(told, descriptors)
+    return shim.live(identity, lambda problem: _answer(theirs, problem), estate)
+
+
+def _is_wanted(theirs: socket.socket) -> bool:
+    """False when the supervisor that this spare was made for has ended, or has let go of it."""
+    gone = select.poll()
+    gone.register(theirs, 0)
+    return not gone.poll(0)
+
+
+def _anew() -> app.Shim:
+    """What the zygote gives its spares."""
+    process.set_title(_NAME)
+    shim = app.engine_shim()
+    shim.settle()
+    return shim
 
 
 def _to_null() -> None:
@@ -163,11 +242,10 @@ def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None
 
 
 def _answer(link: socket.socket, problem: str) -> None:
-    """Say that the sockets listen, or what is wrong; the link is of no use afterwards."""
+    """Say that the sockets listen, or what is wrong."""
     pid = os.getpid()
     answer = problem or f'{{"pid":{pid},"start_time":{process.start_time(pid)}}}'
     link.send(answer.encode(), socket.MSG_NOSIGNAL)
-    link.close()
 
 
 if __name__ == "__main__":

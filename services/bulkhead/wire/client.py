@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -63,6 +63,16 @@ def _translation(peer: str, error: Exception) -> BulkheadError:
     return PeerAway(f"the {peer} service is not available: {reason} (see `make status`, start it with `make up`)")
 
 
+class _OneCall(ServiceStub):
+    """A call in parts, over a connection that may break while we speak."""
+
+    @staticmethod
+    async def _send_messages(stream: Any, messages: Any) -> None:
+        """The answers tell of a broken connection; what the task that this is raises would be heard by nobody."""
+        with suppress(StreamTerminatedError):
+            await ServiceStub._send_messages(stream, messages)
+
+
 @contextmanager
 def _apart(over: Channel) -> Iterator[ServiceStub]:
     """For one call in parts: a connection of its own to the peer of `over`.
@@ -72,7 +82,7 @@ def _apart(over: Channel) -> Iterator[ServiceStub]:
     """
     own = MortalChannel(path=str(over.path), config=_OF_ONE_CALL) if isinstance(over, ServiceChannel) else over
     try:
-        yield ServiceStub(own)
+        yield _OneCall(own)
     finally:
         if own is not over:
             own.close()

@@ -94,6 +94,11 @@ class TtrpcServer:
         """Whether every answer given so far has left this process."""
         return not any(connection.unsent for connection in self._connections)
 
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is connected: somebody who hung up is noticed by the answer that he cannot be sent."""
+        return not self._connections
+
     def close(self) -> None:
         """Stop listening and drop every connection."""
         self.stop_listening()

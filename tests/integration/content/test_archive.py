@@ -27,6 +27,7 @@ from bulkhead.model.digest import Digest
 from bulkhead.model.reference import parse_reference
 from tests.integration.content.peers import Image, image_of, wire
 from tests.integration.content.tars import Member, archive, hard_link, symlink
+from tests.support.unheard import none_unheard
 
 LAYER = archive(Member(name=b"hello", data=b"world"))
 NEVER = "0" * 64
@@ -342,11 +343,15 @@ async def test_a_cancelled_load_leaves_nothing(store: BlobStore) -> None:
         await asyncio.Event().wait()
         yield b""
 
-    task = asyncio.create_task(read_archive(endless(), store))
-    await asked.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async def given_up() -> None:
+        task = asyncio.create_task(read_archive(endless(), store))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async with none_unheard():
+        await given_up()
     assert everything(store) == []
 
 

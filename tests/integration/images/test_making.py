@@ -22,6 +22,7 @@ from bulkhead.model.image import ImageConfig
 from bulkhead.model.reference import parse_reference
 from tests.integration.content.tars import Member, archive, symlink
 from tests.integration.images.conftest import Engine, Open, Registry
+from tests.support.unheard import none_unheard
 
 pytestmark = [
     pytest.mark.root,
@@ -93,11 +94,15 @@ async def test_an_import_that_is_given_up_leaves_nothing(engine: Engine) -> None
         await asyncio.Event().wait()
         yield b""
 
-    working = asyncio.create_task(engine.images.importer.run(ImportRequest(source="-"), endless(), Feed()))
-    await begun.wait()
-    working.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await working
+    async def given_up() -> None:
+        working = asyncio.create_task(engine.images.importer.run(ImportRequest(source="-"), endless(), Feed()))
+        await begun.wait()
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+    async with none_unheard():
+        await given_up()
     assert nothing(engine)
 
 

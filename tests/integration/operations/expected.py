@@ -3,7 +3,7 @@
 Whoever makes an operation cheaper lowers its row in the same commit. Whoever must make one dearer raises it, and says
 in the commit what that buys.
 
-forks         processes, by who forks: zygote and shim make a new spare in the place of the one that was taken
+forks         processes, by who forks; a shim is one that was another container's before
 fsyncs        fsync(2) and fdatasync(2), SQLite's too
 netlink       messages by family; inside: to the container's own namespace
 nft           transactions; what is only asked depends on what other tables the machine has
@@ -17,8 +17,7 @@ from __future__ import annotations
 LIFE: dict[str, dict[str, int]] = {
     "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 2, "sql transactions": 1},
     "start": {
-        "forks shim": 2,
-        "forks zygote": 1,
+        "forks shim": 1,
         "rpc manager Start": 1,
         "rpc shim Create": 1,
         "rpc shim Wait": 1,

@@ -68,7 +68,7 @@ def engine_alone() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def meter(engine_alone: Engine) -> Iterator[Meter]:
-    """Warm; the spares that waited before are used up, since they are not watched."""
+    """Warm: its shims have come back as spares, so that none is forked for the next container."""
     with witness(engine_alone) as seen:
         meter = Meter(engine_alone, seen)
         until(lambda: recorded(engine_alone))

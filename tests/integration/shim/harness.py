@@ -33,6 +33,8 @@ class Nursery:
         with theirs:
             self.process = subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self._control.settimeout(20)
+        # The one that has not rehearsed.
+        self.first = self.spare()
 
     def spare(self) -> socket.socket:
         """The link to a fresh spare."""
@@ -43,6 +45,7 @@ class Nursery:
         return link
 
     def close(self) -> None:
+        self.first.close()
         self._control.close()
         self.process.wait(20)
 

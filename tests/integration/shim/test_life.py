@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -219,9 +220,9 @@ async def test_a_shim_has_no_parent_of_ours_and_nothing_of_ours_open(launch: Lau
         open_now = descriptors(shim.pid)
         assert open_now[:3] == ["/dev/null"] * 3
         # The zygote's memory, likeness and stage, its epoll, the lock, the wakeup pipe's two ends, two listeners,
-        # our connection.
+        # our connection, and the link to whoever has made it.
         kinds = sorted(name.split(":")[0] for name in open_now[3:])
-        own = ["/memfd"] * 3 + ["anon_inode", str(shim.data_dir), "pipe", "pipe", "socket", "socket", "socket"]
+        own = ["/memfd"] * 3 + ["anon_inode", str(shim.data_dir), "pipe", "pipe", *["socket"] * 4]
         assert kinds == sorted(own)
 
 
@@ -253,6 +254,24 @@ async def test_a_wiped_run_directory_is_made_again_on_demand(launch: Launch) -> 
         await until((shim.run_dir / "stdio.sock").exists)
         async with connected(shim.run_dir, shim.data_dir, shim.pid) as again:
             assert (await again.client.state()).shim_pid == shim.pid
+
+
+async def test_a_shim_that_has_left_listens_no_more(launch: Launch) -> None:
+    """A call that comes late finds it while a client still takes its time with the output."""
+    async with launch(script("head -c 900000 /dev/zero")) as shim:
+        assert (await shim.create()).failure is None
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(str(shim.run_dir / "stdio.sock"))
+            client.sendall(b'{"op":"attach","stdout":true}\n')
+            assert client.recv(4096)
+            await shim.client.start()
+            await shim.client.wait(timeout=20)
+            await shim.client.shutdown()
+            assert not shim.run_dir.exists()
+            os.kill(shim.pid, signal.SIGUSR1)
+        await gone(shim.pid)
+        assert not shim.run_dir.exists()
 
 
 async def adopted(nursery: Nursery, shim: Shim) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -59,10 +60,12 @@ async def launch(real_nursery: Nursery, root: Path, tmp_path: Path) -> AsyncIter
     cgroup = f"/bh-h3-{uuid.uuid4().hex[:8]}"
 
     @asynccontextmanager
-    async def launched(process: dict[str, Any], **options: Any) -> AsyncIterator[Shim]:
+    async def launched(
+        process: dict[str, Any], *, spare: socket.socket | None = None, **options: Any
+    ) -> AsyncIterator[Shim]:
         run, data = tmp_path / "run", tmp_path / "data"
         write_config(data, bundles.config(root, cgroup, process, **options))
-        answer = become(real_nursery.spare(), run, data)
+        answer = become(spare or real_nursery.spare(), run, data)
         assert "error" not in answer, answer
         async with connected(run, data, answer["pid"]) as shim:
             yield shim
@@ -89,6 +92,17 @@ async def test_launch_to_exit(launch: Launch, root: Path, tmp_path: Path) -> Non
         assert (shim.logged(), shim.logged("stderr")) == ("hi\n", "err\n")
         assert (tmp_path / "upper/file").read_text() == "data\n"
         assert str(tmp_path) not in proc(os.getpid(), "mountinfo")
+
+
+async def test_a_container_does_not_wait_for_a_zygote_that_rehearses(
+    launch: Launch, real_nursery: Nursery, root: Path, tmp_path: Path
+) -> None:
+    """Its first spare was forked before, and has all that a shim needs."""
+    async with launch(bundles.process("sh", "-c", "echo hi; exit 3"), spare=real_nursery.first) as shim:
+        assert (await shim.create(rootfs=overlay(root, tmp_path))).failure is None
+        assert (await shim.client.start()).failure is None
+        assert (await shim.client.wait(timeout=20)).exit_code == 3
+        assert shim.logged() == "hi\n"
 
 
 async def test_a_container_starts_with_clean_signals_descriptors_and_score(

@@ -17,8 +17,11 @@ from bulkhead.settings import environment
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.supervisor import v1 as supervisor
 from tests.integration.shim.harness import script, write_config
+from tests.integration.supervisor.spares import is_taught, spares_of
+from tests.support.eventually import until
 
 _SHIM = "bulkhead-shim"
+_SPARES = 2
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Service:
 
 
 def start(instance: Instance) -> Service:
-    """Start a supervisor, and wait until it says that it is ready."""
+    """Start a supervisor, and wait until it says that it is ready, and has all of its spares."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bulkhead.supervisor"],
         env=os.environ | environment(instance, Path("/etc/bulkhead/config.toml")),
@@ -67,7 +70,17 @@ def start(instance: Instance) -> Service:
     assert process.stderr is not None
     while b'"ready"' not in (line := process.stderr.readline()):
         assert line, "the supervisor died"
-    return Service(instance, process)
+    service = Service(instance, process)
+    until(lambda: _is_stocked(service))
+    return service
+
+
+def _is_stocked(service: Service) -> bool:
+    """Whether its spares, as many as the settings say, are those that it keeps."""
+    for zygote in service.children():
+        spares = spares_of(zygote)
+        return len(spares) == _SPARES and all(map(is_taught, spares))
+    return False
 
 
 @contextlib.contextmanager

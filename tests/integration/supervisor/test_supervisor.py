@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,11 +9,12 @@ import pytest
 
 from bulkhead import failpoints
 from bulkhead.errors import InvalidArgument, Unavailable
-from bulkhead.linux.process import start_time
+from bulkhead.linux.process import start_time, title
 from bulkhead.model.instance import Instance
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 from tests.integration.shim.harness import alive, children, descriptors, gone
 from tests.integration.supervisor.conftest import Service, start
+from tests.integration.supervisor.spares import spares_of
 from tests.support.eventually import eventually
 
 IDS = [f"{number:x}" * 64 for number in range(1, 16)]
@@ -30,34 +30,12 @@ async def shutdown(instance: Instance, *container_ids: str) -> None:
         async with TtrpcClient(instance.shim_socket(container_id)) as client:
             pid = (await ShimClient(client).state()).shim_pid
             await ShimClient(client).shutdown()
-            await gone(pid)
+            await left(pid, container_id)
 
 
-def spares_of(zygote: int) -> set[int]:
-    """Processes that the zygote forked and nobody has taken: they still bear its name."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != zygote and alive(int(entry.name)):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # anybody's process, which may end here
-                name = (entry / "cmdline").read_bytes().rstrip(b"\0")
-                if name == b"bulkhead-zygote" and same_stage(int(entry.name), zygote):
-                    found.add(int(entry.name))
-    return found
-
-
-def same_stage(one: int, other: int) -> bool:
-    """Whether two processes share the sealed stage program, which every zygote makes anew."""
-    return bool({stage(one)} & {stage(other)} - {None})
-
-
-def stage(pid: int) -> int | None:
-    try:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            if "memfd:bulkhead" in os.readlink(link):  # noqa: PTH115
-                return link.stat().st_ino
-    except OSError:
-        return None
-    return None
+async def left(pid: int, container_id: str) -> None:
+    """Wait until a shim is no longer the container's: it has ended, or is a spare again."""
+    await eventually(lambda: title(pid) != f"bulkhead-shim: {container_id[:12]}")
 
 
 async def test_launch_answers_a_shim_that_listens(service: Service) -> None:
@@ -74,7 +52,8 @@ async def test_a_live_shim_is_answered_as_it_is(service: Service) -> None:
     assert await service.launch(IDS[0]) == first
     await shutdown(service.instance, IDS[0])
     again = await service.launch(IDS[0])
-    assert again.pid != first.pid
+    assert await phase(service.instance, IDS[0]) == "new"
+    assert await service.launch(IDS[0]) == again
     await shutdown(service.instance, IDS[0])
 
 
@@ -157,8 +136,9 @@ async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
     async with TtrpcClient(service.instance.shim_socket(IDS[0])) as client:
         await ShimClient(client).state()
         # /dev/null three times, the stage, the zygote's memory, the likeness, epoll, lock, the wakeup pipe, sockets:
-        # two listeners, our connection, the supervisor's that keeps duplicates, which may come after our answer.
-        await eventually(lambda: _sockets(answer.pid) >= 4 and len(descriptors(answer.pid)) == 14)
+        # two listeners, our connection, the link to whoever has its spares, and the supervisor's that keeps duplicates,
+        # which may come after our answer.
+        await eventually(lambda: _sockets(answer.pid) >= 5 and len(descriptors(answer.pid)) == 15)
         held = descriptors(answer.pid)
         mine = descriptors(service.process.pid)
         sockets = {name for name in held if name.startswith(("socket:", "pipe:"))}

@@ -16,8 +16,10 @@ from grpclib.client import Channel
 
 from bulkhead import errors, telemetry
 from bulkhead.wire.client import channel, stub
+from bulkhead.wire.gen.bulkhead.manager.v1 import ImagesStub, LoadRequest
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchResponse, SupervisorBase, SupervisorStub
 from bulkhead.wire.server import serve
+from tests.support.unheard import none_unheard
 
 
 class Supervisor(SupervisorBase):
@@ -130,3 +132,21 @@ async def test_a_stop_does_not_wait_for_ever(tmp_path: Path, over: Channel, monk
         await slow.asked.wait()
     with pytest.raises(errors.Unavailable):
         await begun
+
+
+async def test_a_peer_that_dies_while_it_is_told_a_lot_is_one_error_and_no_other(tmp_path: Path) -> None:
+    """The window is full and nobody opens it: the task that sends stands still when the connection breaks."""
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(60 << 10)
+        writer.transport.abort()
+
+    async def endless() -> AsyncIterator[LoadRequest]:
+        while True:
+            yield LoadRequest(data=bytes(16 << 10))
+
+    async with none_unheard(), await asyncio.start_unix_server(dies, tmp_path / "s.sock"):
+        with contextlib.closing(channel(tmp_path / "s.sock")) as over:
+            with pytest.raises(errors.Unavailable, match="the manager service is not available"):
+                async for _ in stub(ImagesStub, over, "manager").load(endless()):
+                    pytest.fail("nobody answers")

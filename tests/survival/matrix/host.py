@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ CALL_SECONDS = 40.0
 # What a subject says when it begins, if it says anything, and how long that is waited for after a reboot.
 LINES = 300
 REVIVAL_SECONDS = 2.0
+# The registry writes a push's record some seconds after it, see bulkhead.registry.collection.RECORD_SECONDS.
+REGISTRY_SECONDS = 20.0
 BYSTANDER = "bystander"
 _COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
 
@@ -132,6 +135,16 @@ class Host:
         return len(self.output(name).split())
 
     # --- faults
+
+    def registry_rests(self) -> None:
+        """Wait until the registry has written what it writes after a push. Refused when it does not come to that."""
+        if not until(lambda: not self._is_registry_behind(), REGISTRY_SECONDS):
+            raise Refused(f"the registry has records to write after {REGISTRY_SECONDS:g} s still")
+
+    def _is_registry_behind(self) -> bool:
+        database = self.engine.instance.data / "registry" / "meta.sqlite"
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            return connection.execute("SELECT 1 FROM dirty LIMIT 1").fetchone() is not None
 
     def set(self, setting: str) -> None:
         if setting or self._is_set:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bulkhead.ctl.seed.push import push
 from tests.support.engine import private_engine
 from tests.survival.matrix import cells
 from tests.survival.matrix.cells import Matrix
@@ -13,6 +14,7 @@ from tests.survival.matrix.columns import Passed, Place
 from tests.survival.matrix.host import Host
 from tests.survival.matrix.machine import machine
 from tests.survival.matrix.rows import Subject
+from tests.survival.test_image_kills import trial_image
 
 pytestmark = [pytest.mark.root]
 
@@ -60,6 +62,12 @@ def test_cell(matrix: Matrix, row: str, column: str, point: str, place: Place) -
     result = matrix.run(row, column, Passed(name=point, number=0, place=place))
     assert result.passed, "the operation does not come there"
     assert not result.wrong, f"{result.wrong}; the operation said {result.said!r}"
+
+
+def test_what_comes_of_an_earlier_push_is_not_on_the_way(matrix: Matrix) -> None:
+    push(matrix.host.engine.instance.registry, matrix.host.name(), "latest", trial_image())
+    places = {passed.place for passed in matrix.way("volume create").points}
+    assert places == {Place.API, Place.MANAGER}
 
 
 def test_a_lost_container_is_a_red_cell(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:

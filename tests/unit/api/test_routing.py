@@ -53,3 +53,10 @@ def test_names_of_images_may_hold_slashes(method: str, path: str, name: str) -> 
 )
 def test_what_matches_nothing_is_not_found(method: str, path: str) -> None:
     assert TABLE.find(method, path) is None
+
+
+def test_every_pattern_begins_with_a_word() -> None:
+    """By which its table finds it."""
+    assert TABLE.find("GET", "/containers/a/json") is not None
+    assert TABLE.find("GET", "/container/a/json") is None
+    assert TABLE.find("GET", "containers/a/json") is None

@@ -198,6 +198,86 @@ async def test_a_start_cut_short_is_made_again(tmp_path: Path) -> None:
         assert (await core.actions()).count("exec_die") == 1
 
 
+async def test_a_start_that_no_record_knows_of_goes_on(tmp_path: Path) -> None:
+    """The manager dies when whoever started it was answered, before its record says so."""
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        begun, waiting = await _created(core, container_id), await _created(core, container_id)
+        for each in (begun, waiting):
+            await core.shim(container_id).create_exec(each.id, {}, stdin=False, size=(0, 0))
+        await core.shim(container_id).start_exec(begun.id)
+    async with running_core(world) as core:
+        assert (await core.core.execs.inspect(begun.id)).phase is ExecPhase.RUNNING
+        with pytest.raises(Conflict, match=f"exec command {begun.id} is already running"):
+            await core.core.execs.start(begun.id, detach=True, size=(0, 0))
+        core.shim(container_id).exit_exec(begun.id, 4)
+        assert (await _ended(core, begun.id)).exit_code == 4
+        assert (await core.core.execs.inspect(waiting.id)).phase is ExecPhase.CREATED
+        assert [each for each in await core.actions() if "exec_start" in each or each == "exec_die"] == [
+            "exec_start: ls -l",
+            "exec_die",
+        ]
+
+
+async def test_a_start_that_no_record_knows_of_is_taken_up_when_its_shim_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        record = await _created(core, container_id)
+        shim = core.shim(container_id)
+        await shim.create_exec(record.id, {}, stdin=False, size=(0, 0))
+        await shim.start_exec(record.id)
+
+    async def nap(_: float) -> None:
+        shim.failures.clear()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(execs_module, "asyncio", SimpleNamespace(sleep=nap))
+    shim.failures["exec_state"] = Unavailable("it is being replaced")
+    async with running_core(world) as core:
+        shim.exit_exec(record.id, 4)
+        assert (await _ended(core, record.id)).exit_code == 4
+        assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]
+
+
+@pytest.mark.parametrize("phase", [ExecPhase.RUNNING, ExecPhase.EXITED])
+async def test_a_start_that_no_record_knows_of_may_begin_after_the_next_manager(
+    tmp_path: Path, phase: ExecPhase
+) -> None:
+    """Its client was answered by the manager that died, and dials when the next one has asked already."""
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        record = await _created(core, container_id)
+        shim = core.shim(container_id)
+        await shim.create_exec(record.id, {}, stdin=False, size=(0, 0))
+    async with running_core(world) as core:
+        await eventually(lambda: not any(task.get_name().startswith("ask for") for task in asyncio.all_tasks()))
+        await shim.start_exec(record.id)
+        if phase is ExecPhase.EXITED:
+            shim.exit_exec(record.id, 4)
+        assert (await core.core.execs.inspect(record.id)).phase is phase
+        if phase is ExecPhase.RUNNING:
+            shim.exit_exec(record.id, 4)
+        assert (await _ended(core, record.id)).exit_code == 4
+        assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]
+
+
+async def test_an_attached_start_is_on_record_soon(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    found = core.records.exec(record.id)
+    assert found is not None
+    assert found.phase is ExecPhase.RUNNING
+    core.shim(container_id).exit_exec(record.id, 3)
+    await _ended(core, record.id)
+    assert await core.actions() == ["create", "start", "exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
 async def test_a_start_that_nobody_answers_does_not_run_for_ever(core: Running) -> None:
     container_id = await core.run("sleep", "9")
     record = await _created(core, container_id)

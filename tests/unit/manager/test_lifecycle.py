@@ -6,9 +6,11 @@ import asyncio
 import errno
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -29,7 +31,7 @@ from bulkhead.linux import process
 from bulkhead.manager import stopping
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.ports import Change, Exit
-from bulkhead.model.container import Mount, PublishedPort, Resources, RestartPolicy
+from bulkhead.model.container import ContainerSpec, Mount, PublishedPort, Resources, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
 from bulkhead.wire.inflight import QUEUED, RUNNING
@@ -300,7 +302,7 @@ async def test_auto_remove_after_the_exit_is_announced(core: Running) -> None:
     assert await removed == 5
     assert not core.records.index.knows(container_id)
     assert await core.actions() == ["create", "start", "die", "destroy"]
-    assert not core.world.instance.container_data(container_id).exists()
+    await eventually(lambda: not core.world.instance.container_data(container_id).exists())
 
 
 async def test_next_exit_of_a_stopped_container_waits_for_the_next_run(core: Running) -> None:
@@ -522,6 +524,35 @@ async def test_a_pause_that_a_shim_did_too_late_is_taken_back(
     assert core.get(container_id).phase is before
 
 
+async def test_a_create_that_is_given_up_as_it_is_committed_leaves_all_of_it(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, committing, disk = core.records.commit, asyncio.Event(), threading.Event()
+
+    async def slow(*args: Any, **options: Any) -> None:
+        committing.set()
+        await commit(*args, **options)
+
+    standing = asyncio.create_task(core.records._database.read(lambda _: disk.wait(60)))
+    monkeypatch.setattr(core.records, "commit", slow)
+    spec = ContainerSpec(
+        image="busybox", network_mode="none", mounts=(Mount(type="volume", source="kept", target="/k"),)
+    )
+    creating = asyncio.create_task(core.core.containers.creation.create("web", spec))
+    await committing.wait()
+    await asyncio.sleep(0)
+    creating.cancel()
+    asyncio.get_running_loop().call_later(0.01, disk.set)
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    await standing
+    found = core.records.index.find("web")
+    assert core.world.instance.container_data(found.id).exists()
+    assert (core.world.snapshots.root / found.id).exists()
+    assert core.records.volumes.keys() == {"kept"}
+    assert core.core.volumes.places.names() == ["kept"]
+
+
 async def test_rename(core: Running) -> None:
     container_id = await core.create(name="old")
     await core.create(name="taken")
@@ -536,6 +567,23 @@ async def test_rename(core: Running) -> None:
     assert not core.records.index.is_reserved("old")
     renamed = [event for event in await core.journal() if event.action == "rename"]
     assert renamed[0].attributes["oldName"] == "/old"
+
+
+async def test_a_rename_that_is_given_up_as_it_is_committed_leaves_the_new_name(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await core.create(name="old")
+    commit = core.records.commit
+
+    async def late(*args: Any, **options: Any) -> None:
+        await commit(*args, **options)
+        raise DeadlineExceeded("it took longer than 30 s")
+
+    monkeypatch.setattr(core.records, "commit", late)
+    with pytest.raises(DeadlineExceeded):
+        await core.core.containers.rename("old", "new")
+    assert core.records.index.find("new").id == container_id
+    assert not core.records.index.is_reserved("old")
 
 
 async def test_full_disk_does_not_keep_a_container_from_being_stopped(

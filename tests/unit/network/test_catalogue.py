@@ -112,6 +112,30 @@ async def test_a_network_whose_record_stays_has_its_bridge_again(
     await core.run("sleep", "9", network_mode="late")
 
 
+async def test_a_network_whose_record_stays_is_not_forgotten_when_its_bridge_cannot_be_made_again(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await core.core.networks.create(NetworkRecord(id="", name="late"))
+    before = set(core.world.kernel.interfaces)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise REFUSED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteRecords, "commit", refuse)
+        core.world.kernel.failures["make_bridge"] = Internal("cannot: No buffer space available")
+        with pytest.raises(Internal, match="No route to host"):
+            await core.core.networks.remove("late")
+    core.world.kernel.failures.clear()
+    # As who watches does.
+    await core.core.networking._network.ensure(made.id)
+    assert set(core.world.kernel.interfaces) == before
+    container_id = await core.run("sleep", "9", network_mode="late")
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    await core.core.networks.remove("late")
+    assert not core.records.networks
+
+
 @pytest.mark.parametrize("step", ["delete_links", "apply"])
 async def test_a_network_is_gone_whatever_the_kernel_says_of_its_bridge(core: Running, step: str) -> None:
     before = set(core.world.kernel.interfaces)

@@ -124,11 +124,13 @@ class ManagerContainers:
         await self._stub.unpause(wire.UnpauseContainerRequest(ref=ref))
 
     async def wait(self, ref: str, condition: str) -> AsyncGenerator[Exit | None]:
-        async for answer in self._stub.wait(wire.WaitContainerRequest(ref=ref, condition=condition)):
-            if answer.exit_code is None and not answer.error:
-                yield None
-            else:
-                yield Exit(exit_code=answer.exit_code or 0, error=answer.error)
+        request = wire.WaitContainerRequest(ref=ref, condition=condition)
+        async with contextlib.aclosing(self._stub.exits(request)) as answers:
+            async for answer in answers:
+                if answer.exit_code is None and not answer.error:
+                    yield None
+                else:
+                    yield Exit(exit_code=answer.exit_code or 0, error=answer.error)
 
     async def resize(self, ref: str, height: int, width: int) -> None:
         await self._stub.resize(wire.ResizeContainerRequest(ref=ref, height=height, width=width))

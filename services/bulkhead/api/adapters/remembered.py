@@ -8,7 +8,7 @@ the same without it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar, cast
 
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
@@ -33,7 +33,13 @@ class Undecoded:
 
 
 class ReadingStub(wire.ContainersStub):
-    """The two calls that read, with their answers as bytes; all else is the generated stub's."""
+    """The two calls that read, with their answers as bytes, and the wait; all else is the generated stub's."""
+
+    def exits(self, request: wire.WaitContainerRequest) -> AsyncGenerator[wire.WaitContainerResponse]:
+        """What `wait` gives; but whoever closes it has ended the call, which the generated one leaves to the loop."""
+        route = "/bulkhead.manager.v1.Containers/Wait"
+        answers = self._unary_stream(route, request, wire.WaitContainerResponse)
+        return cast("AsyncGenerator[wire.WaitContainerResponse]", answers)
 
     async def list_parts(self, request: wire.ListContainersRequest) -> Sequence[bytes]:
         return await self._parts("List", request)

@@ -56,12 +56,8 @@ def _wanted(streams: Streams) -> dict[str, Any]:
 
 async def _open(path: str, request: dict[str, Any]) -> tuple[_ShimEnd, bool]:
     """Dial, ask, and read the answer; what follows it is held for the listener."""
+    end = await _asked(path, msgspec.json.encode({**request, "request_id": telemetry.request_id()}) + b"\n")
     try:
-        _, end = await asyncio.get_running_loop().create_unix_connection(_ShimEnd, path)
-    except OSError as error:
-        raise Unavailable(f"cannot reach the container's shim at {path}: {error.strerror or error}") from error
-    try:
-        end.write(msgspec.json.encode({**request, "request_id": telemetry.request_id()}) + b"\n")
         timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, expire, end.answer)
         try:
             answer = msgspec.json.decode(await end.answer, type=_Answer)
@@ -77,6 +73,24 @@ async def _open(path: str, request: dict[str, Any]) -> tuple[_ShimEnd, bool]:
         end.close()
         raise error_named(answer.kind, answer.error)
     return end, answer.tty
+
+
+async def _asked(path: str, line: bytes) -> _ShimEnd:
+    """Dial and ask at once, which a Unix socket allows: the shim is at it while the loop takes the socket over."""
+    dialled = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
+    try:
+        dialled.connect(path)
+        sent = dialled.send(line, sockets.MSG_NOSIGNAL)
+        _, end = await asyncio.get_running_loop().create_unix_connection(_ShimEnd, sock=dialled)
+    except OSError as error:
+        dialled.close()
+        raise Unavailable(f"cannot reach the container's shim at {path}: {error.strerror or error}") from error
+    except BaseException:
+        dialled.close()
+        raise
+    if sent < len(line):
+        end.write(line[sent:])
+    return end
 
 
 class _ShimEnd(asyncio.Protocol):

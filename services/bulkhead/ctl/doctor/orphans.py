@@ -85,13 +85,16 @@ def _shims(instance: Instance, known: Records) -> Iterator[Finding]:
         named = _SHIM_TITLE.match(title)
         started = process.start_time(pid)
         if named and started is not None and not known.knows_short(named[1]):
-            yield _orphan(f"shim of {named[1]}", f"it runs as pid {pid}", partial(_end_process, pid, started))
+            yield _orphan(f"shim of {named[1]}", f"it runs as pid {pid}", partial(_end_process, pid, started, title))
 
 
-def _end_process(pid: int, started: int) -> None:
+def _end_process(pid: int, started: int, title: str) -> None:
+    """If it still bears the title: a shim may have left that container, and be another's."""
     descriptor = process.open_verified(pid, started)
     if descriptor is not None:
         try:
+            if process.title(pid) != title:
+                return
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:

@@ -34,6 +34,7 @@ from bulkhead.errors import BulkheadError, NotFound
 from bulkhead.linux.inode_groups import spread_children
 from bulkhead.linux.resolve import open_directory_beneath
 from bulkhead.manager.adapters.trash import Trash, make_private
+from bulkhead.manager.ports import Dirs
 from bulkhead.model.digest import Digest
 
 Told = Callable[[int], None]
@@ -237,17 +238,41 @@ class OverlaySnapshots:
 
         Raises NotFound when the image is not here, ResourceExhausted.
         """
+        dirs = self.dirs(container_id, image_id)
+        if not _are_there(dirs):
+            await asyncio.to_thread(self.make, container_id, dirs)
+        return dirs
+
+    def dirs(self, container_id: str, image_id: str) -> OverlayDirs:
+        """Where a container's writable layer on top of an image is, or will be. Raises NotFound without the image."""
         chains = self._chains_of(image_id)
         lower = [self._layers.path(chain) for chain in reversed(chains)] or [self._layers.empty]
         upper, work = self._directories(container_id)
-        if not (upper.is_dir() and work.is_dir()):
-            await asyncio.to_thread(self._make, container_id, lower[0])
         return OverlayDirs(lower=tuple(str(path) for path in lower), upper=str(upper), work=str(work))
 
-    async def remove(self, container_id: str) -> None:
-        """Forget a container's writable layer; nothing happens when there is none."""
-        await asyncio.to_thread(self._trash.throw, self._directory(container_id))
+    def make(self, container_id: str, dirs: Dirs) -> None:
+        """Make what is not there of those. Blocking: a disk may stand still. Raises ResourceExhausted, Internal."""
+        if _are_there(dirs):
+            return
+        upper, work = Path(dirs.upper), dirs.work
+        with disk_errors(f"make writable layer of container {container_id}"):
+            for place in (upper.parent, work):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create
+            if not upper.is_dir():
+                _make_like(upper, Path(dirs.lower[0]), _MARKER)
+
+    async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
+        """Forget a container's writable layer, and do `then` in that thread; nothing happens when there is none."""
+        await asyncio.to_thread(self._throw, self._directory(container_id), then)
         self._after_removal()
+
+    def _throw(self, layer: Path, then: Callable[[], object] | None) -> None:
+        """Blocking: a disk may stand still."""
+        self._trash.throw(layer)
+        failpoints.hit("manager.remove.layer")
+        if then is not None:
+            then()
 
     async def usage(self, container_id: str) -> int:
         """Bytes in a container's writable layer; hard links count once."""
@@ -285,15 +310,9 @@ class OverlaySnapshots:
         directory = self._directory(container_id)
         return directory / "upper", directory / "work"
 
-    def _make(self, container_id: str, topmost: Path) -> None:
-        """Blocking: a disk may stand still."""
-        upper, work = self._directories(container_id)
-        with disk_errors(f"make writable layer of container {container_id}"):
-            for place in (upper.parent, work):
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create
-            if not upper.is_dir():
-                _make_like(upper, topmost, _MARKER)
+
+def _are_there(dirs: Dirs) -> bool:
+    return os.path.isdir(dirs.upper) and os.path.isdir(dirs.work)  # noqa: PTH112 -- on the way of each start
 
 
 @lru_cache(maxsize=1024)

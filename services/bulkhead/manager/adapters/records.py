@@ -93,6 +93,9 @@ class SqliteRecords:
 
         await self._database.write(write, durable=False, committed=committed)
 
+    def put_exec(self, record: Exec) -> None:
+        self._execs.put(record)
+
     async def drop_execs(self, exec_ids: Sequence[str]) -> None:
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("DELETE FROM execs WHERE id = ?", [(each,) for each in exec_ids])

@@ -207,9 +207,7 @@ class SupervisedShims:
         await self._destroy(container_id)
 
     async def break_off(self, container_id: str) -> None:
-        record = read_json(self._instance.container_data(container_id) / SHIM_RECORD)
-        if record is not None:
-            await _kill(record)
+        await _kill(self._instance.container_data(container_id) / SHIM_RECORD)
         await self.forget(container_id)
 
     async def forget(self, container_id: str) -> None:
@@ -257,8 +255,7 @@ class SupervisedShims:
             await asyncio.to_thread(_sweep, data)
         if record is None and not run.exists():
             return
-        if record is not None:
-            await _kill(record)
+        await _kill(data / SHIM_RECORD)
         # Not left behind by a deadline: the next start makes a group of the same name.
         await to_its_end(remove_group, _cgroup_of(data))
         await asyncio.to_thread((data / SHIM_RECORD).unlink, missing_ok=True)
@@ -307,8 +304,9 @@ def _cgroup_of(data: Path) -> str:
     return path if isinstance(path, str) else ""
 
 
-async def _kill(record: dict[str, Any]) -> None:
-    """SIGKILL the shim that wrote `record`, and wait until it is gone. Raises Internal when it stays, Unavailable."""
+async def _kill(place: Path) -> None:
+    """SIGKILL the shim that wrote the record, and wait until it is gone. Raises Internal when it stays, Unavailable."""
+    record = read_json(place) or {}
     pid, started = record.get("pid"), record.get("start_time")
     if not isinstance(pid, int) or not isinstance(started, int):
         return
@@ -319,6 +317,9 @@ async def _kill(record: dict[str, Any]) -> None:
     if descriptor is None:
         return
     try:
+        # A shim that has left takes its record along, before it is another container's.
+        if read_json(place) != record:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         await _gone(descriptor, pid)

@@ -10,7 +10,7 @@ from yarl import URL
 
 from bulkhead import __version__
 from bulkhead.content import trust
-from bulkhead.content.blocking import Blocking
+from bulkhead.content.blocking import Blocking, settle
 from bulkhead.content.inflate import Limits
 from bulkhead.content.later import aiohttp
 from bulkhead.content.layerblobs import MadeLayer, store_layer
@@ -71,7 +71,7 @@ async def made_layer(stream: AsyncIterator[bytes], store: BlobStore) -> MadeLaye
         return await asyncio.shield(working)
     finally:
         pulled.abort()
-        await asyncio.wait([working])
+        await settle(working)
         thread.close()
 
 

@@ -245,7 +245,7 @@ class Networks:
                 event = about_network(network, "destroy")
                 await self.records.commit(Change(drop_network=network.id, events=(event,)), durable=True)
             except BaseException:
-                await self.networking.add(network)
+                await self.networking.restore(network)
                 raise
         failpoints.hit("manager.network.forgotten")
 

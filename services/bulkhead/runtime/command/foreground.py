@@ -30,6 +30,8 @@ _OURS = frozenset(
 
 def attend(process: int, master: int | None, wakeup: int) -> int:
     """Wait for the process (by pidfd) and relay meanwhile; its exit status. Takes the terminal's master over."""
+    # What there is stays: the first collection would look through all modules.
+    gc.freeze()
     gc.enable()  # not worth its while in a command that ends at once, as `entry` has it
     with _raw_stdin(master):
         relay = _Relay(process, master, wakeup)

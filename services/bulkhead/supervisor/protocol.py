@@ -1,0 +1,9 @@
+"""What supervisor and zygote say to each other, known to both without loading what either is made of."""
+
+from __future__ import annotations
+
+MESSAGE_LIMIT = 64 << 10
+# One more spare.
+ASK = b"s"
+# A shim says that it is a spare again.
+FREE = b"f"
