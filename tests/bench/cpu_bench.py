@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bulkhead.model.instance import Instance
 from tests.bench.engine_client import EngineClient
+from tests.integration.supervisor.spares import spares_of
 
 ROOT = Path("/sys/fs/cgroup/cpuacct")
 SERVICES = ("api", "manager", "supervisor")
@@ -81,9 +82,10 @@ def accounted(subject: Subject) -> Iterator[None]:
 
 
 def _zygote_of(supervisor: int) -> list[int]:
-    """The zygote; the spares it has forked already are used up before anything counts."""
+    """The zygote and the spares that wait, of which some have been shims before and will be again."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("bulkhead-zyg")]
+    zygotes = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("bulkhead-zyg")]
+    return zygotes + [spare for zygote in zygotes for spare in spares_of(zygote)]
 
 
 def live(subject: Subject, network: str, settle: float) -> None:
