@@ -36,6 +36,8 @@ _MOST_TICKS = 3000
 _RESTART_PAUSE = 0.2
 # How many that were shims wait beyond those that always do, and for how long nobody may have wanted them (seconds).
 _MOST_MORE, _WAIT = 8, 10.0
+# How long the first is kept back for those that are taught, some 0.7 s behind it: its shim would be ten times as large.
+_HELD = 1.0
 
 log = structlog.get_logger()
 
@@ -191,6 +193,8 @@ class SparePool:
         self._ready: deque[Spare] = deque()
         self._at_work: set[Spare] = set()
         self._changed = asyncio.Event()
+        # One of those that wait, of which there is no other then.
+        self._held: Spare | None = None
         self._thinning: asyncio.TimerHandle | None = None
         # How many have waited at any time since the last thinning.
         self._least = 0
@@ -262,11 +266,14 @@ class SparePool:
                     await self._change()
                 return spare
         except TimeoutError as error:
+            self._held = None
+            if (spare := self._taken()) is not None:
+                return spare
             raise Unavailable(f"cannot launch shim: no spare within {timeout:g} s") from error
 
     def _taken(self) -> Spare | None:
         """Who was at work last: what it touches is in the caches still."""
-        while self._ready:
+        while self._ready and self._ready[-1] is not self._held:
             spare = self._ready.pop()
             self._least = min(self._least, len(self._ready))
             self._changed.set()
@@ -312,7 +319,7 @@ class SparePool:
     async def _stock(self, zygote: Zygote) -> None:
         # The first is there long before the zygote has taught the others, and is not kept beside them.
         untaught = await self._spawned(zygote)
-        self._wait(untaught)
+        self._hold(untaught)
         while True:
             while len(self._ready) >= self._size and untaught not in self._ready:
                 await self._change()
@@ -322,6 +329,17 @@ class SparePool:
                 self._ready.remove(untaught)
                 untaught.discard()
             self._wait(spare)
+
+    def _hold(self, untaught: Spare) -> None:
+        """It waits, and is taken after a while, if there is no other by then."""
+        self._held = untaught
+        self._wait(untaught)
+        asyncio.get_running_loop().call_later(_HELD, self._release, untaught)
+
+    def _release(self, untaught: Spare) -> None:
+        if self._held is untaught:
+            self._held = None
+            self._changed.set()
 
     async def _spawned(self, zygote: Zygote) -> Spare:
         """One more; until there is one that was taught, each takes twice the patience of the one before."""

@@ -3,12 +3,12 @@
     python -m bulkhead.supervisor.zygote <cache directory> <fd of a SEQPACKET socket>
 
 One byte received asks for one spare. The first is forked as soon as all is imported, so that a container need not wait
-for the rest, and its shim is slower and larger; those after it have rehearsed (see shim.rehearsal). The answer carries
-the socket over which the spare will hear its identity (container id, run and data directory between NULs, and as a
-fourth the label of the descriptors that come along: see shim.custody) and answer in JSON (pid and start_time, or kind
-and error). When its container is gone, and nothing of it is left in the process, it says with one byte more that it is
-a spare again. The zygote ends with its socket, an unused spare with its own. A spare is forked twice
-into a session of its own, so that init adopts it at once and it outlives supervisor and zygote.
+for the rest where that takes long, and its shim is slower and larger; those after it have rehearsed (see
+shim.rehearsal). The answer carries the socket over which the spare will hear its identity (container id, run and data
+directory between NULs, and as a fourth the label of the descriptors that come along: see shim.custody) and answer in
+JSON (pid and start_time, or kind and error). When its container is gone, and nothing of it is left in the process, it
+says with one byte more that it is a spare again. The zygote ends with its socket, an unused spare with its own. A spare
+is forked twice into a session of its own, so that init adopts it at once and it outlives supervisor and zygote.
 """
 
 from __future__ import annotations

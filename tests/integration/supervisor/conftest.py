@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,13 @@ class Service:
 
 def start(instance: Instance) -> Service:
     """Start a supervisor, and wait until it says that it is ready, and has all of its spares."""
+    service = begin(instance)
+    until(lambda: _is_stocked(service))
+    return service
+
+
+def begin(instance: Instance) -> Service:
+    """Start a supervisor, and wait until it says that it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bulkhead.supervisor"],
         env=os.environ | environment(instance, Path("/etc/bulkhead/config.toml")),
@@ -70,9 +77,7 @@ def start(instance: Instance) -> Service:
     assert process.stderr is not None
     while b'"ready"' not in (line := process.stderr.readline()):
         assert line, "the supervisor died"
-    service = Service(instance, process)
-    until(lambda: _is_stocked(service))
-    return service
+    return Service(instance, process)
 
 
 def _is_stocked(service: Service) -> bool:
@@ -84,8 +89,8 @@ def _is_stocked(service: Service) -> bool:
 
 
 @contextlib.contextmanager
-def running(root: Path) -> Iterator[Service]:
-    service = start(Instance(run=root / "r", data=root / "d"))
+def running(root: Path, by: Callable[[Instance], Service] = start) -> Iterator[Service]:
+    service = by(Instance(run=root / "r", data=root / "d"))
     try:
         yield service
         assert service.stop() in (0, -signal.SIGKILL)

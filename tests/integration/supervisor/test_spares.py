@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,28 @@ async def test_who_takes_the_spare_from_before_the_rehearsal_keeps_it(tmp_path: 
         assert "1 closed" not in told.read_text()
         first.discard()
         await eventually(lambda: "1 closed" in told.read_text())
+
+
+async def test_who_comes_before_the_rehearsal_is_over_waits_for_the_spare_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shim would be ten times as large for as long as its container lives."""
+    monkeypatch.setattr(spares, "_HELD", 60)
+    pool = SparePool(1, acting(tmp_path))
+    async with pool.running():
+        taking = asyncio.create_task(pool.take(timeout=60))
+        (tmp_path / "rehearsed").touch()
+        (await taking).discard()
+        await eventually(lambda: {"1 closed", "2 closed"} <= set((tmp_path / "told").read_text().splitlines()))
+
+
+async def test_a_rehearsal_that_takes_long_holds_nobody_up(tmp_path: Path) -> None:
+    pool = SparePool(1, acting(tmp_path))
+    async with pool.running():
+        began = time.monotonic()
+        (await pool.take(timeout=60)).discard()
+        assert time.monotonic() - began < 10
+        assert "2 made" not in (tmp_path / "told").read_text()
 
 
 async def test_a_zygote_that_runs_in_circles_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from bulkhead.linux.process import start_time, title
 from bulkhead.model.instance import Instance
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 from tests.integration.shim.harness import alive, children, descriptors, gone
-from tests.integration.supervisor.conftest import Service, start
-from tests.integration.supervisor.spares import spares_of
+from tests.integration.supervisor.conftest import Service, begin, running, start
+from tests.integration.supervisor.spares import is_taught, spares_of
 from tests.support.eventually import eventually
 
 IDS = [f"{number:x}" * 64 for number in range(1, 16)]
@@ -45,6 +46,17 @@ async def test_launch_answers_a_shim_that_listens(service: Service) -> None:
     assert service.instance.stdio_socket(IDS[0]).is_socket()
     assert service.instance.container_run(IDS[0]).stat().st_mode & 0o777 == 0o700
     await shutdown(service.instance, IDS[0])
+
+
+async def test_a_launch_right_at_the_start_gives_a_shim_as_small_as_any(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The spare from before the rehearsal has ten times the memory, for as long as the container lives."""
+    with running(tmp_path_factory.mktemp("s"), begin) as service:
+        began = time.monotonic()
+        answer = await service.launch(IDS[0])
+        assert is_taught(answer.pid) or time.monotonic() - began > 1
+        await shutdown(service.instance, IDS[0])
 
 
 async def test_a_live_shim_is_answered_as_it_is(service: Service) -> None:
