@@ -53,6 +53,9 @@ class FakeTrash:
         shutil.rmtree(path, ignore_errors=True)
         return there
 
+    def clear(self, path: Path) -> None:
+        self.throw(path)
+
 
 class FakeGroups:
     """`bulkhead.manager.ports.Groups`: `found` are listed, once `listed` lets them."""

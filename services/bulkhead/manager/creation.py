@@ -139,8 +139,8 @@ class Creation:
     async def _forget(self, container_id: str) -> None:
         """Undo the directories; what cannot be undone now is swept at the next start."""
         with contextlib.suppress(BulkheadError):
-            throw = partial(self.trash.throw, self.bundles.instance.container_data(container_id))
-            await self.snapshots.remove(container_id, throw)
+            clear = partial(self.trash.clear, self.bundles.instance.container_data(container_id))
+            await self.snapshots.remove(container_id, clear)
 
     def _completed(self, spec: ContainerSpec) -> ContainerSpec:
         """With the daemon's defaults for what is left open.

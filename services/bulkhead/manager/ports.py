@@ -159,6 +159,12 @@ class Trash(Protocol):
         Raises ResourceExhausted, Internal.
         """
 
+    def clear(self, path: Path) -> None:
+        """Take away a file or tree that no record knows any more, at once if it is small. Blocking.
+
+        Raises ResourceExhausted, Internal.
+        """
+
 
 class Groups(Protocol):
     """The cgroups of this installation's containers, by id. Blocking."""

@@ -74,11 +74,11 @@ class Removal:
         self.waiters.removed(container_id, container.exit_code)
 
     async def _clear(self, container: Container) -> None:
-        """Move the files out of the way; what fails, or is never done, is left to the sweep of the next start."""
+        """Take the files away; what fails, or is never done, is left to the sweep of the next start."""
         try:
             # Each by a trash of its own: a rename stays on one file system.
-            throw = partial(self.trash.throw, self.instance.container_data(container.id))
-            await self.snapshots.remove(container.id, throw)
+            clear = partial(self.trash.clear, self.instance.container_data(container.id))
+            await self.snapshots.remove(container.id, clear)
         except BulkheadError as error:
             log.warning("cannot clear after a container", container=container.id, reason=str(error))
         failpoints.hit("manager.remove.cleared")

@@ -144,6 +144,45 @@ def make_deep(root: Path, depth: int) -> None:
     os.close(here)
 
 
+async def test_a_small_tree_is_gone_at_once(trash: Trash, tmp_path: Path) -> None:
+    """The files of most containers: two threads less are woken."""
+    (tmp_path / "precious").write_text("kept")
+    tree = tmp_path / "tree"
+    (tree / "upper" / "etc").mkdir(parents=True)
+    (tree / "upper" / "etc" / "hosts").write_text("x")
+    (tree / "upper" / "out").symlink_to(tmp_path)
+    (tree / "work" / "work").mkdir(mode=0, parents=True)
+    trash.clear(tree)
+    # The loop has not had its turn since: who empties the trash cannot have.
+    assert list_of(str(tmp_path / "trash")) == []
+    assert sorted(each.name for each in list_of(str(tmp_path))) == ["precious", "trash"]
+    trash.clear(tree)
+
+
+@pytest.mark.parametrize("large", ["deep", "wide"])
+async def test_a_large_tree_is_left_to_those_who_have_time(trash: Trash, tmp_path: Path, large: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    if large == "deep":
+        make_deep(tree, 1500)
+    else:
+        for number in range(200):
+            (tree / str(number)).touch()
+    trash.clear(tree)
+    assert not tree.exists()
+    assert list_of(str(tmp_path / "trash"))
+    await asyncio.wait_for(trash.emptied(), 30)
+    assert list_of(str(tmp_path / "trash")) == []
+
+
+async def test_what_is_cleared_waits_for_quiet_too(trash: Trash, tmp_path: Path) -> None:
+    (tmp_path / "thing").write_text("x")
+    with trash.paused():
+        trash.clear(tmp_path / "thing")
+        assert len(list_of(str(tmp_path / "trash"))) == 1
+    await asyncio.wait_for(gone(tmp_path / "trash"), 30)
+
+
 async def test_nothing_is_deleted_while_somebody_asks_for_quiet(trash: Trash, tmp_path: Path) -> None:
     await trash.emptied()
     (tmp_path / "thing").write_text("x")

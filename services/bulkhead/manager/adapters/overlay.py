@@ -264,12 +264,12 @@ class OverlaySnapshots:
 
     async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
         """Forget a container's writable layer, and do `then` in that thread; nothing happens when there is none."""
-        await asyncio.to_thread(self._throw, self._directory(container_id), then)
+        await asyncio.to_thread(self._clear, self._directory(container_id), then)
         self._after_removal()
 
-    def _throw(self, layer: Path, then: Callable[[], object] | None) -> None:
+    def _clear(self, layer: Path, then: Callable[[], object] | None) -> None:
         """Blocking: a disk may stand still."""
-        self._trash.throw(layer)
+        self._trash.clear(layer)
         failpoints.hit("manager.remove.layer")
         if then is not None:
             then()
