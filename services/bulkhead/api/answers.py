@@ -2,23 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import HttpVersion11
 
 from bulkhead.api.versions import HEADERS
 
 
-def json(value: Any, status: int = 200) -> web.Response:
+class Head:
+    """Headers that are the same in many answers; their bytes are made once for each status."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self._bytes: dict[int, bytes] = {}
+
+    def of(self, status: int) -> bytes:
+        known = self._bytes.get(status)
+        if known is None:
+            lines = (f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *map(": ".join, self.headers.items()))
+            known = self._bytes[status] = "".join(f"{line}\r\n" for line in lines).encode()
+        return known
+
+
+class Whole(web.StreamResponse):
+    """An answer of which all is known: head and body are one write of bytes that are mostly made already.
+
+    They are those of `web.Response`, whose way to them costs more than most handlers; HEAD and HTTP/1.0 it still
+    answers.
+    """
+
+    def __init__(self, status: int, head: Head, body: bytes = b"") -> None:
+        super().__init__(status=status)
+        self._constant = head
+        self._content = body
+        self._plain: web.Response | None = None
+
+    @property
+    def body(self) -> bytes:
+        return self._content
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if request.method == "HEAD" or request.version != HttpVersion11:
+            return await self._prepare_plain(request)
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        self._eof_sent = True
+        await request.writer.write(self._bytes())
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        if self._plain is not None:
+            await self._plain.write_eof()
+
+    def _bytes(self) -> bytes:
+        length = b"" if self._status in (204, 304) else b"Content-Length: %d\r\n" % len(self._content)
+        last = b"" if self._keep_alive else b"Connection: close\r\n"
+        date = rfc822_formatted_time().encode()
+        return b"%b%bDate: %b\r\n%b\r\n%b" % (self._constant.of(self._status), length, date, last, self._content)
+
+    async def _prepare_plain(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self._plain = web.Response(status=self._status, body=self._content, headers=self._constant.headers)
+        if self._keep_alive is False:
+            self._plain.force_close()
+        writer = await self._plain.prepare(request)
+        self._keep_alive = self._plain.keep_alive
+        return writer
+
+
+PLAIN = Head(HEADERS)
+JSON = Head({**HEADERS, "Content-Type": "application/json"})
+
+
+def json(value: Any, status: int = 200) -> web.StreamResponse:
     """`value` as JSON with a newline, as Go's encoder ends it."""
     return encoded(msgspec.json.encode(value) + b"\n", status)
 
 
-def encoded(body: bytes, status: int = 200) -> web.Response:
+def encoded(body: bytes, status: int = 200) -> web.StreamResponse:
     """JSON that is bytes already."""
-    return web.Response(status=status, body=body, content_type="application/json", headers=HEADERS)
+    return Whole(status, JSON, body)
 
 
-def empty(status: int = 204) -> web.Response:
-    return web.Response(status=status, headers=HEADERS)
+def empty(status: int = 204) -> web.StreamResponse:
+    return Whole(status, PLAIN)

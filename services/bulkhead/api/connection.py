@@ -25,7 +25,8 @@ from typing import Any, Protocol, cast
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_writer import StreamWriter
+from aiohttp.web_protocol import ERROR, PayloadAccessError, RequestHandler, _ErrInfo
 
 from bulkhead.api.errors import body_of
 
@@ -47,6 +48,7 @@ _REFUSED = (
 # How long output waits for a client to read the head of the answer, and how often this is looked at.
 HEAD_SECONDS = 0.1
 HEAD_PAUSE = 0.0005
+_TOO_LATE = PayloadAccessError()
 
 
 class Listener(Protocol):
@@ -171,6 +173,82 @@ class EngineConnection(RequestHandler):
     def _watch_hangup(self) -> None:
         if self.transport is not None and self._hangup is None:
             self._hangup = _HangupWatch(self.transport)
+
+    # -- requests
+
+    async def start(self) -> None:
+        """aiohttp's way from request to request, without a task for each: one costs more than most handlers.
+
+        What a handler binds to its context stays there until the next one binds its own.
+        """
+        while not self._force_close and await self._serve(*await self._next_message()):
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            if self._messages:
+                # Who asks much at once waits for all others in between.
+                await asyncio.sleep(0)
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _next_message(self) -> Any:
+        if not self._messages:
+            try:
+                self._waiter = self._loop.create_future()
+                await self._waiter
+            finally:
+                self._waiter = None
+        received = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return received
+
+    async def _serve(self, message: Any, payload: Any) -> bool:
+        """Answer a request; whether there may be another."""
+        request, handler = self._request_of(message, payload)
+        try:
+            response, lost = await self._handle_request(request, None, handler)
+            if lost:
+                return False
+            self._keepalive = bool(response.keep_alive)
+            if not payload.is_eof() and not self._force_close:
+                await self._linger(payload)
+            payload.set_exception(_TOO_LATE)
+        except ConnectionError:
+            return False
+        except Exception as error:
+            self.log_exception("Unhandled exception", exc_info=error)
+            self.force_close()
+        except BaseException:
+            self.force_close()
+            raise
+        finally:
+            request._task = None  # type: ignore[assignment]  # or they would hold each other
+        return self._keepalive and not self._close and not self._force_close
+
+    def _request_of(self, message: Any, payload: Any) -> tuple[web.BaseRequest, Any]:
+        """What a message asks, and who answers it."""
+        assert self._manager is not None and self._request_factory is not None
+        self._manager.requests_count += 1
+        handler: Any = self._request_handler
+        if isinstance(message, _ErrInfo):
+            handler, message = self._make_error_handler(message), ERROR
+        writer = StreamWriter(self, self._loop)
+        return self._request_factory(message, payload, self, writer, cast(Any, self._task_handler)), handler
+
+    async def _linger(self, payload: Any) -> None:
+        """Read what its handler left of a body, or nothing more is read of a client who sends too slowly."""
+        try:
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof():
+                    await payload.readany()
+        except TimeoutError:
+            if not self._force_close:
+                self.close()
 
     # -- the end of a request
 

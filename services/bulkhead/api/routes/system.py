@@ -30,6 +30,7 @@ _PING_HEADERS = {
     "Builder-Version": "1",
     "Swarm": "inactive",
 }
+_PING = answers.Head(_PING_HEADERS)
 _USAGES = ("container", "image", "volume", "build-cache")
 
 
@@ -59,7 +60,7 @@ class SystemRoutes:
         # Answered without the manager: it tells that the API is there, as health checks ask.
         if call.request.method == "HEAD":
             return web.Response(headers={**_PING_HEADERS, "Content-Length": "0"})
-        return web.Response(body=b"OK", headers=_PING_HEADERS)
+        return answers.Whole(200, _PING, b"OK")
 
     async def version(self, call: Call) -> web.StreamResponse:
         return answers.json(self._version)
