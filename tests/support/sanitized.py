@@ -17,7 +17,13 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 EXTENSION = "bulkhead/nsexec/_nsexec.abi3.so"
-TESTS = ("tests/unit/nsexec", "tests/integration/runtime", "tests/security/runtime", "tests/integration/nsexec")
+TESTS = (
+    "tests/unit/nsexec",
+    "tests/unit/shim/test_jsonfile.py",
+    "tests/integration/runtime",
+    "tests/security/runtime",
+    "tests/integration/nsexec",
+)
 _SANITIZE = "-fsanitize=address,undefined"
 _OPTIONS = "detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import codecs
 import time
 
+from bulkhead.nsexec import json_lines
+
 PIECE = 16 << 10
 _PLAIN = bytes(byte for byte in range(0x20, 0x80) if byte not in b'"\\<>&') + b"\n"
 # The backslash first, since the others bring backslashes of their own.
@@ -99,14 +101,14 @@ class Encoder:
                 position = newline + 1
                 continue
             if position > start:
-                records.append(_lines(data[start:position], suffix))
+                records.append(_lines(data, start, position, suffix))
             start = position
             position = _piece_end(data, start)
             records.append(b'{"log":"' + escape(data[start:position]) + suffix)
             start = position
         position = max(position, data.rfind(b"\n", position) + 1)
         if position > start:
-            records.append(_lines(data[start:position], suffix))
+            records.append(_lines(data, start, position, suffix))
         self._carry = data[position:]
         return records[0] if len(records) == 1 else b"".join(records)
 
@@ -118,8 +120,13 @@ class Encoder:
         return b'{"log":"%b","stream":"%b"time":"%b"}\n' % (escape(data), self._stream, timestamp(now))
 
 
-def _lines(data: bytes, suffix: bytes) -> bytes:
-    """Records of whole lines; `data` ends with a newline."""
+def _lines(data: bytes, start: int, end: int, suffix: bytes) -> bytes:
+    """Records of the whole lines data[start:end]. Few programs write what is not ASCII."""
+    return json_lines(data, start, end, suffix) or _lines_of_text(data[start:end], suffix)
+
+
+def _lines_of_text(data: bytes, suffix: bytes) -> bytes:
+    """The same in whatever encoding; `data` ends with a newline."""
     escaped = escape(data)
     end = b"\\n" + suffix
     return b"".join((b'{"log":"', escaped[:-1].replace(b"\n", end + b'{"log":"'), end))

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from bulkhead.nsexec import json_lines
 from bulkhead.shim.jsonfile import PIECE, Encoder, escape, timestamp
 
 NOW = 1_700_000_000_123_456_000
@@ -122,3 +123,25 @@ def test_however_it_is_cut_the_log_is_the_same_text() -> None:
             position += step
         written += encoder.finish(NOW)
         assert "".join(json.loads(line)["log"] for line in written.splitlines()).encode() == text
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 1000])
+def test_the_extension_escapes_every_ascii_byte_as_escape_does(size: int) -> None:
+    source = random.Random(size)
+    for alphabet in (bytes(range(0x20, 0x80)), bytes(range(0x80)), b"plain"):
+        text = bytes(source.choices(alphabet, k=size)) + b"\n"
+        expected = b"".join(b'{"log":"' + escape(line) + b"\\n|}\n" for line in text.split(b"\n")[:-1])
+        assert json_lines(b"before\n" + text + b"behind", 7, 7 + len(text), b"|}\n") == expected
+
+
+@pytest.mark.parametrize("position", [0, 127, 128, 300])
+def test_the_extension_leaves_alone_what_is_not_ascii(position: int) -> None:
+    text = bytearray(b"x" * 400 + b"\n")
+    text[position] = 0x80
+    assert json_lines(bytes(text), 0, len(text), b"") is None
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 2), (0, 0), (2, 1), (0, 1), (0, 3), (0, 5)])
+def test_the_extension_takes_whole_lines_only(start: int, end: int) -> None:
+    with pytest.raises(ValueError, match="whole lines"):
+        json_lines(b"a\nb\n", start, end, b"")
