@@ -50,6 +50,9 @@ class FakeShim:
         self._instance = instance
         self._next_process = next_process
         self._changed = asyncio.Event()
+        # Who waits for an exec's beginning, and what wakes them.
+        self.awaited_execs: set[str] = set()
+        self._exec_begun = asyncio.Event()
 
     async def state(self) -> ShimState:
         await self._called("state")
@@ -121,6 +124,7 @@ class FakeShim:
     async def start_exec(self, exec_id: str) -> int:
         await self._called("start_exec")
         self.started_execs.add(exec_id)
+        self._exec_begun.set()
         return self._next_process()[0]
 
     async def exec_state(self, exec_id: str) -> ExecState:
@@ -133,6 +137,16 @@ class FakeShim:
         if exec_id not in self.started_execs:
             return ExecState(phase="created")
         return ExecState(phase="running", pid=self.pid)
+
+    async def begun(self, exec_id: str) -> None:
+        await self._called("begun")
+        self.awaited_execs.add(exec_id)
+        while exec_id not in self.started_execs:
+            self._exec_begun.clear()
+            await self._exec_begun.wait()
+            await self._called("begun")
+            if self.ended is not None:
+                raise Unavailable("cannot call the shim: the connection ended")
 
     async def health(self, after: int) -> Health:
         await self._called("health")
@@ -162,6 +176,7 @@ class FakeShim:
         record = {"exit_code": code, "exited_at": self.ended.at, "started_at": self.started_at, "pid": self.pid}
         self._instance.exit_record(self.container_id).write_text(json.dumps(record))
         self._changed.set()
+        self._exec_begun.set()
         self.probed.set()
 
     def exit_exec(self, exec_id: str, code: int) -> None:
@@ -173,6 +188,7 @@ class FakeShim:
         self.dead = True
         self.probed.set()
         self._changed.set()
+        self._exec_begun.set()
 
     async def _called(self, method: str) -> None:
         if method in self.gates:

@@ -161,17 +161,31 @@ class Execs:
                 self.actors.own(self._ask(record), f"ask for exec {record.id[:12]}")
 
     async def _ask(self, record: Exec) -> None:
-        """Until its shim tells: whoever starts one is answered before its record says so.
-
-        One that has not begun yet stays in doubt: its client may dial later, and asks for its code then.
-        """
+        """Until its shim tells that it has begun, or is gone: its client may dial at any time."""
         delay = _SUCCESSOR_SECONDS
-        while await self._state(record) is None and record.id in self._doubtful:
+        while await self._is_doubtful(record):
             if not self._is_alive(record):
                 self._doubtful.discard(record.id)
                 return
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_SECONDS)
+
+    async def _is_doubtful(self, record: Exec) -> bool:
+        """Ask its shim, and wait for what it says while it is there."""
+        if await self._state(record) is not None and record.id in self._doubtful:
+            await self._until_begun(record)
+            await self._state(record)
+        return record.id in self._doubtful
+
+    async def _until_begun(self, record: Exec) -> None:
+        try:
+            shim = await self.shims.live(record.container_id)
+            if shim is not None:
+                await shim.begun(record.id)
+        except (NotFound, Conflict):
+            self._doubtful.discard(record.id)
+        except BulkheadError as error:
+            log.info("lost an exec that may begin", exec=record.id, reason=str(error))
 
     async def keep_swept(self) -> None:
         """Until cancelled: forget execs that ended a while ago, or before very many others."""

@@ -255,7 +255,7 @@ class ExecState:
 
 
 class Shim(Protocol):
-    """One container's shim. Every call but `wait` has its own deadline; all raise Unavailable when it is gone."""
+    """One container's shim. Calls have their own deadlines, but `wait` and `begun`; Unavailable when it is gone."""
 
     async def state(self) -> ShimState: ...
 
@@ -290,6 +290,9 @@ class Shim(Protocol):
         """Start a registered exec; its pid. Raises LaunchFailed."""
 
     async def exec_state(self, exec_id: str) -> ExecState: ...
+
+    async def begun(self, exec_id: str) -> None:
+        """Answers when an exec runs, or has. Raises NotFound, Conflict when it was forgotten."""
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None: ...
 

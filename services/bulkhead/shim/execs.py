@@ -60,6 +60,7 @@ class Exec:
     exit_code: int | None = None
     exited_at: int = 0
     waiting: list[Callable[[Exec], None]] = field(default_factory=list)
+    beginning: list[Callable[[Exec], None]] = field(default_factory=list)
     keeping: Timer | None = None
     kept: bool = False
 
@@ -115,7 +116,7 @@ class Execs:
         one = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned)
         if before is not None:
             before.streams.finish()
-            one.waiting = before.waiting
+            one.waiting, one.beginning = before.waiting, before.beginning
         self._table[exec_id] = one
 
     def find(self, exec_id: str) -> Exec:
@@ -167,6 +168,7 @@ class Execs:
         one.phase, one.started_at = ExecPhase.RUNNING, time.time_ns()
         self._signals.watch(running.pid, running.pidfd, lambda: self._ended(one))
         one.keeping = self._loop.later(_KEEP_AFTER, lambda: self._keep(one))
+        _tell_of_beginning(one)
 
     def kill(self, exec_id: str, number: int) -> None:
         """Signal its process."""
@@ -187,6 +189,14 @@ class Execs:
             hear(found)
         else:
             found.waiting.append(hear)
+
+    def when_begun(self, exec_id: str, hear: Callable[[Exec], None]) -> None:
+        """Call `hear` when it has begun, at once if it has; one that is forgotten never will."""
+        found = self.find(exec_id)
+        if found.phase is ExecPhase.CREATED:
+            found.beginning.append(hear)
+        else:
+            hear(found)
 
     @property
     def busy(self) -> bool:
@@ -245,6 +255,7 @@ class Execs:
         if one.kept:
             self._container.custody.changed()
         failpoints.hit("shim.exec.ended")
+        _tell_of_beginning(one)
         waiting, one.waiting = one.waiting, []
         for hear in waiting:
             hear(one)
@@ -260,6 +271,7 @@ class Execs:
     def _forget(self, one: Exec) -> None:
         if self._table.get(one.exec_id) is one:
             del self._table[one.exec_id]
+            _tell_of_beginning(one)
 
     def _make_room(self) -> None:
         if len(self._table) < _MOST:
@@ -280,6 +292,12 @@ class _Inherited:
     def __init__(self, *, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+
+
+def _tell_of_beginning(one: Exec) -> None:
+    beginning, one.beginning = one.beginning, []
+    for hear in beginning:
+        hear(one)
 
 
 def _nothing() -> None:

@@ -147,10 +147,17 @@ class StartResponse(Message):
 
 @dataclass(slots=True, kw_only=True)
 class ExecReference(Message):
-    """WaitRequest, ExecStartRequest, ExecStateRequest and CloseStdinRequest; empty is the container."""
+    """ExecStartRequest, ExecStateRequest and CloseStdinRequest; empty is the container."""
 
     exec_id: str = ""
     FIELDS: ClassVar = (Field(1, "exec_id", STRING),)
+
+
+@dataclass(slots=True, kw_only=True)
+class WaitRequest(Message):
+    exec_id: str = ""
+    begun: bool = False
+    FIELDS: ClassVar = (Field(1, "exec_id", STRING), Field(2, "begun", BOOL))
 
 
 @dataclass(slots=True, kw_only=True)

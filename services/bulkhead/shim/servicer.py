@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.shim import messages
 from bulkhead.shim.container import Container, CreateOptions, Phase
-from bulkhead.shim.execs import Exec, Execs
+from bulkhead.shim.execs import Exec, ExecPhase, Execs
 from bulkhead.shim.exits import ExitRecord, encode_losses
 from bulkhead.shim.logs import LogTarget
 from bulkhead.shim.messages import Empty
@@ -33,7 +34,7 @@ class ShimServicer:
                 "State": (Empty, self._state),
                 "Create": (messages.CreateRequest, self._create),
                 "Start": (Empty, self._start),
-                "Wait": (messages.ExecReference, self._wait),
+                "Wait": (messages.WaitRequest, self._wait),
                 "Kill": (messages.KillRequest, self._kill),
                 "Pause": (Empty, self._pause),
                 "Resume": (Empty, self._resume),
@@ -95,7 +96,7 @@ class ShimServicer:
             return
         call.reply(messages.StartResponse(started_at=started_at, pid=self._container.pid))
 
-    def _wait(self, request: messages.ExecReference, call: Call) -> None:
+    def _wait(self, request: messages.WaitRequest, call: Call) -> None:
         def container_exited(record: ExitRecord) -> None:
             call.reply(
                 messages.WaitResponse(
@@ -109,7 +110,9 @@ class ShimServicer:
         def exec_exited(one: Exec) -> None:
             call.reply(messages.WaitResponse(exit_code=one.exit_code or 0, exited_at=one.exited_at))
 
-        if request.exec_id:
+        if request.exec_id and request.begun:
+            self._execs.when_begun(request.exec_id, functools.partial(_tell_begun, call))
+        elif request.exec_id:
             self._execs.when_exited(request.exec_id, exec_exited)
         else:
             self._container.when_exited(container_exited)
@@ -223,6 +226,13 @@ def _target(log: messages.LogOptions) -> LogTarget:
         non_blocking=log.non_blocking,
         max_buffer=max(0, log.max_buffer),
     )
+
+
+def _tell_begun(call: Call, one: Exec) -> None:
+    if one.phase is ExecPhase.CREATED:
+        call.fail(Conflict(f"exec {one.exec_id} was forgotten before it ran"))
+    else:
+        call.reply(messages.WaitResponse())
 
 
 def _launch(failure: LaunchFailed) -> messages.Launch:

@@ -213,7 +213,7 @@ class _Link(asyncio.Protocol):
 class ShimClient:
     """The service bulkhead.shim.v1.Shim, one method per RPC; errors are bulkhead.errors.
 
-    `timeout` is in seconds; `wait` has none of its own.
+    `timeout` is in seconds; `wait` and `begun` have none of their own.
     """
 
     SERVICE = "bulkhead.shim.v1.Shim"
@@ -243,6 +243,10 @@ class ShimClient:
     async def wait(self, exec_id: str = "", *, timeout: float | None = None) -> shim.WaitResponse:
         """Wait for the end of the container (its exit record is on disk then), or of an exec."""
         return await self._call("Wait", shim.WaitRequest(exec_id=exec_id), shim.WaitResponse, timeout)
+
+    async def begun(self, exec_id: str, *, timeout: float | None = None) -> None:
+        """Wait until an exec has begun; Conflict when it was forgotten. An earlier shim answers at its end."""
+        await self._call("Wait", shim.WaitRequest(exec_id=exec_id, begun=True), shim.WaitResponse, timeout)
 
     async def kill(
         self, signal: int, *, exec_id: str = "", all: bool = False, timeout: float = DEFAULT_TIMEOUT

@@ -14,7 +14,7 @@ from bulkhead.wire.gen.bulkhead.shim import v1 as generated
 from bulkhead.wire.ttrpc_protobuf import BOOL, BYTES, MESSAGE, SIGNED, STRING, UNSIGNED, Message, decode, encode
 
 ALIASES = {
-    "WaitRequest": messages.ExecReference,
+    "WaitRequest": messages.WaitRequest,
     "ExecStartRequest": messages.ExecReference,
     "ExecStateRequest": messages.ExecReference,
     "CloseStdinRequest": messages.ExecReference,

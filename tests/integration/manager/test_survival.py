@@ -15,7 +15,10 @@ import pytest
 
 from bulkhead.errors import Unavailable
 from bulkhead.linux import process
+from bulkhead.wire.gen.bulkhead.manager import v1 as api
+from bulkhead.wire.gen.bulkhead.shim.v1 import ExecCreateRequest
 from bulkhead.wire.gen.bulkhead.types import v1 as types
+from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 from tests.integration.manager.conftest import SERVICES
 from tests.support.engine import Engine
 from tests.support.eventually import catches, eventually
@@ -104,6 +107,28 @@ async def test_manager_and_shim_killed_together(manager: ManagerClient, watched_
     assert (await manager.inspect(dead)).exit_code in (137, 255)
     await manager.kill(alive)
     assert await manager.wait(alive) == 137
+
+
+async def test_an_exec_that_begins_after_the_next_manager_is_on_record(
+    manager: ManagerClient, watched_engine: Engine
+) -> None:
+    """Its client was sent to the shim by the manager that died, and takes its time; nobody asks for the exec."""
+    container_id = await manager.run("sleep", "99")
+    spec = api.ExecSpec(command=["/bin/sleep", "9"])
+    exec_id = (await manager.execs.create(api.CreateExecRequest(ref=container_id, spec=spec))).id
+    await _kill(watched_engine, "manager")
+    async with TtrpcClient(watched_engine.instance.shim_socket(container_id)) as client:
+        shim = ShimClient(client)
+        await shim.exec_create(ExecCreateRequest(exec_id=exec_id, process=b'{"args": ["/bin/sleep", "9"], "cwd": "/"}'))
+        await _start(watched_engine)
+        assert (await manager.inspect(container_id)).exec_ids == [exec_id]
+        await shim.exec_start(exec_id)
+        await shim.kill(signal.SIGKILL, exec_id=exec_id)
+
+        async def has_ended() -> bool:
+            return (await manager.inspect(container_id)).exec_ids == []
+
+        await eventually(has_ended)
 
 
 async def test_silent_shims_hold_up_nobody_else(manager: ManagerClient, watched_engine: Engine) -> None:

@@ -132,6 +132,32 @@ async def test_an_exec_that_was_never_started_is_replaced(shim: Shim) -> None:
         await register(shim, "e", "exit 3")
 
 
+async def test_who_waits_for_the_beginning_hears_of_it(shim: Shim) -> None:
+    """A manager that comes after the one which has registered an exec would not know that its client dials."""
+    for exec_id in ("e", "never"):
+        await register(shim, exec_id, "read line; exit 4", open_stdin=True)
+    begun, never = (asyncio.create_task(shim.client.begun(exec_id)) for exec_id in ("e", "never"))
+    await shim.client.state()
+    assert not begun.done()
+    stream = await dial(shim, "e")
+    await begun
+    await shim.client.begun("e")
+    stream.writer.write(b"\n")
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 4
+    await shim.client.begun("e")
+    assert not never.done()
+    never.cancel()
+
+
+async def test_who_waits_for_a_beginning_that_fails_hears_of_it(shim: Shim) -> None:
+    await shim.client.exec_create(wire.ExecCreateRequest(exec_id="e", process=b'{"args": ["/nosuch"], "cwd": "/"}'))
+    begun = asyncio.create_task(shim.client.begun("e"))
+    await shim.client.state()
+    await shim.client.exec_start("e")
+    await begun
+    assert (await shim.client.exec_state("e")).phase == "exited"
+
+
 async def test_execs_need_a_running_container(launch: Launch) -> None:
     async with launch(script("sleep 60")) as shim:
         with pytest.raises(Conflict, match="is not running"):

@@ -255,7 +255,7 @@ async def test_a_start_that_no_record_knows_of_may_begin_after_the_next_manager(
         shim = core.shim(container_id)
         await shim.create_exec(record.id, {}, stdin=False, size=(0, 0))
     async with running_core(world) as core:
-        await eventually(lambda: not any(task.get_name().startswith("ask for") for task in asyncio.all_tasks()))
+        await eventually(lambda: record.id in shim.awaited_execs)
         await shim.start_exec(record.id)
         if phase is ExecPhase.EXITED:
             shim.exit_exec(record.id, 4)
@@ -264,6 +264,33 @@ async def test_a_start_that_no_record_knows_of_may_begin_after_the_next_manager(
             shim.exit_exec(record.id, 4)
         assert (await _ended(core, record.id)).exit_code == 4
         assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]
+
+
+async def test_what_begins_after_the_next_manager_is_recorded_though_nobody_asks(tmp_path: Path) -> None:
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        record, never = await _created(core, container_id), await _created(core, container_id)
+        shim = core.shim(container_id)
+        for each in (record, never):
+            await shim.create_exec(each.id, {}, stdin=False, size=(0, 0))
+    async with running_core(world) as core:
+        await eventually(lambda: {record.id, never.id} <= shim.awaited_execs)
+        await shim.start_exec(record.id)
+        await eventually(lambda: _phase(core, record.id) is ExecPhase.RUNNING)
+        shim.exit_exec(record.id, 4)
+        await eventually(lambda: _phase(core, record.id) is ExecPhase.EXITED)
+        await core.core.containers.stop(container_id, "", None)
+        assert _phase(core, never.id) is ExecPhase.CREATED
+        assert [each for each in await core.actions() if each.startswith(("exec_start", "exec_die"))] == [
+            "exec_start: ls -l",
+            "exec_die",
+        ]
+
+
+def _phase(core: Running, exec_id: str) -> ExecPhase | None:
+    found = core.records.exec(exec_id)
+    return None if found is None else found.phase
 
 
 async def test_an_attached_start_is_on_record_soon(core: Running) -> None:

@@ -123,6 +123,9 @@ class RemoteShim:
         told = await self.client.exec_state(exec_id)
         return ExecState(phase=told.phase, pid=told.pid, exit_code=told.exit_code)
 
+    async def begun(self, exec_id: str) -> None:
+        await self.client.begun(exec_id)
+
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
         await self.client.resize_pty(height, width, exec_id=exec_id)
 

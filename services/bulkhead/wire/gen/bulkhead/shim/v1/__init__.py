@@ -521,6 +521,11 @@ class WaitRequest(betterproto2.Message):
     empty = the container
     """
 
+    begun: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    of an exec: answer when it has begun; Conflict when it was forgotten. A shim of before ignores it
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "WaitRequest", WaitRequest)
 
