@@ -10,10 +10,10 @@ from collections.abc import Sequence
 _INT = array.array("i").itemsize
 
 
-def send(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
-    """Send `data` (at least one byte) with `descriptors`; the caller keeps its own copies."""
+def send(connection: socket.socket, data: bytes, descriptors: Sequence[int], *, flags: int = 0) -> None:
+    """Send `data` (at least one byte) with `descriptors`; the caller keeps its own copies. `flags` are of send(2)."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-    connection.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+    connection.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | flags)
 
 
 def receive(connection: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:

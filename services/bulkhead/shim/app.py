@@ -149,13 +149,17 @@ class Shim:
         """Live through the play, in a process that will be nobody's shim. Raises OSError and BulkheadError."""
         self._loop.open()
         self._signals.start(self._called)
+        confidant, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             play.prepare()
             self._open(identity)
+            self.confide(link, heir=False)
             play.run(lambda _: self._loop.turn(_REHEARSAL_PATIENCE))
         finally:
             self._undo_rehearsal(identity)
             play.clear()
+            confidant.close()
+            link.close()
             self._signals.stop()
             self._loop.close()
 
@@ -179,6 +183,10 @@ class Shim:
         self._upkeep.begin()
         self._loop.run()
         return 0
+
+    def confide(self, link: socket.socket, *, heir: bool) -> None:
+        """Have the other end of `link` keep what would be lost with this process; see `custody`."""
+        self._container.custody.confide(link, heir=heir)
 
     def retire(self) -> bool:
         """After `live`: hang up on everybody, and let go of what was made for this life.

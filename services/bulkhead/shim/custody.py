@@ -1,6 +1,7 @@
 """Duplicates of a container's descriptors, kept by the supervisor so that the shim's death loses nothing.
 
-A keeper dials stdio.sock with {"op":"keep"} and hears a JSON line whenever what there is to keep has changed:
+The supervisor that has made a process a shim hears over the link between them whenever what there is to keep has
+changed; another keeper dials stdio.sock with {"op":"keep"}. Either hears a JSON line:
 
     {"id":"...","data_dir":"...","pid":4711,"start_time":99,"names":["pid","stdout"]}   with a descriptor per name
     {"id":"...","data_dir":"...","pid":0,"start_time":0,"names":[]}                     there is nothing to keep
@@ -10,6 +11,7 @@ A connection that ends leaves the keeper what it heard last: the estate, which t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -68,11 +70,21 @@ class Custody:
         self._loop = loop
         self._estate = estate
         self._keepers: dict[int, socket.socket] = {}
+        self._link: socket.socket | None = None
         self._identity = Identity("", "", "")
 
     def claim(self, identity: Identity) -> None:
         """It is known whose descriptors these are."""
         self._identity = identity
+
+    def confide(self, link: socket.socket, *, heir: bool) -> None:
+        """Let the other end of `link` keep from now on; the link stays the caller's.
+
+        It is told at once what it does not expect: that there is something, or what `heir` was given of its own.
+        """
+        self._link = link
+        if heir or self._estate().descriptors:
+            self._tell_link(link)
 
     def join(self, sock: socket.socket) -> None:
         """Let `sock` keep from now on."""
@@ -83,6 +95,8 @@ class Custody:
 
     def changed(self) -> None:
         """Give every keeper what there is now; it lets go of what it had."""
+        if self._link is not None:
+            self._tell_link(self._link)
         for fd in tuple(self._keepers):
             self._tell(fd)
 
@@ -92,13 +106,26 @@ class Custody:
             self._drop(fd)
 
     def _tell(self, fd: int) -> None:
-        estate = self._estate()
-        told = {"id": self._identity.container_id, "data_dir": self._identity.data_dir} | estate.label()
         try:
-            fdpass.send(self._keepers[fd], json.dumps(told).encode() + b"\n", tuple(estate.descriptors.values()))
+            self._send(self._keepers[fd])
         except OSError:
             # A keeper that does not read keeps nothing; it may come back.
             self._drop(fd)
+
+    def _tell_link(self, link: socket.socket) -> None:
+        try:
+            self._send(link)
+        except OSError:
+            # Nor may it believe that it hears everything.
+            self._link = None
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, sock: socket.socket) -> None:
+        estate = self._estate()
+        told = {"id": self._identity.container_id, "data_dir": self._identity.data_dir} | estate.label()
+        given = tuple(estate.descriptors.values())
+        fdpass.send(sock, json.dumps(told).encode() + b"\n", given, flags=socket.MSG_DONTWAIT)
 
     def _heard(self, fd: int) -> None:
         """A keeper has nothing to say: this is its end."""

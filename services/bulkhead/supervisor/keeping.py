@@ -1,7 +1,8 @@
 """Duplicates of containers' descriptors (shim.custody), held so that a shim's death loses no output and no exit code.
 
-A shim's connection that ends without a word leaves an estate: the next shim of the container is given it. It is
-thrown away when the shim's record is gone from the container's directory, as after a removal.
+A shim that was launched here tells over the link that made it one, those that were there before us are dialled. What
+ends without a word leaves an estate: the next shim of the container is given it. It is thrown away when the shim's
+record is gone from the container's directory, as after a removal.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bulkhead.linux import fdpass
 from bulkhead.shim.app import SHIM_RECORD
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.supervisor.readiness import readable
+from bulkhead.supervisor.spares import Spare
 
 _LINE_LIMIT = 64 << 10
 _SWEEP_SECONDS = 0.5
@@ -32,7 +34,9 @@ class Keeping:
     def __init__(self, containers: Path) -> None:
         self._containers = containers
         self._kept: dict[str, Kept] = {}
-        self._followed: dict[str, asyncio.Task[None]] = {}
+        # Who is heard, by the place of his socket: a task that has dialled, or what is done when a link is over.
+        self._followed: dict[str, asyncio.Future[Any]] = {}
+        self._dialled: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._orphaned = asyncio.Event()
 
@@ -47,7 +51,7 @@ class Keeping:
                 try:
                     yield
                 finally:
-                    for task in (sweep, *self._followed.values()):
+                    for task in (sweep, *self._dialled):
                         task.cancel()
         finally:
             self._group = None
@@ -61,18 +65,55 @@ class Keeping:
         if self._group is None or place in self._followed:
             return
         task = self._followed[place] = self._group.create_task(self._follow(place))
-        task.add_done_callback(lambda _: self._followed.pop(place, None))
+        self._dialled.add(task)
+        task.add_done_callback(self._dialled.discard)
+        task.add_done_callback(lambda task: self._is_over(place, task))
+
+    def keep(self, stdio_socket: Path, spare: Spare) -> None:
+        """Keep for the shim that `spare` has just become; its socket is dialled only if the link fails."""
+        place, left = str(stdio_socket), spare.left
+        if not spare.confides:
+            # It is of an older version.
+            self.follow(stdio_socket)
+            return
+        self._followed[place] = left
+        spare.confidant = lambda said, received: self._confided(place, left, said, received)
+        left.add_done_callback(lambda _: self._link_is_over(stdio_socket, left))
+
+    def hears(self, stdio_socket: Path) -> bool:
+        """Whether a shim that has listened there may have something to say still."""
+        return str(stdio_socket) in self._followed
 
     async def hear_out(self, stdio_socket: Path) -> None:
         """The shim there is dead: wait for its last words, so that `estate` is whole."""
-        task = self._followed.get(str(stdio_socket))
-        if task is not None:
-            await asyncio.wait((task,), timeout=_LAST_WORDS_SECONDS)
+        source = self._followed.get(str(stdio_socket))
+        if source is not None:
+            await asyncio.wait((source,), timeout=_LAST_WORDS_SECONDS)
 
     def estate(self, container_id: str) -> Estate | None:
         """What is kept for the container; it stays ours."""
         kept = self._kept.get(container_id)
         return None if kept is None else kept.estate
+
+    def _confided(self, place: str, source: asyncio.Future[bool], said: bytes, received: list[int]) -> None:
+        """The container may have another shim by now."""
+        told = json.loads(said)
+        if self._followed.get(place) is source:
+            self._heard(place, told, received)
+        else:
+            Estate.labelled(told, received).close()
+
+    def _link_is_over(self, stdio_socket: Path, source: asyncio.Future[bool]) -> None:
+        if self._is_over(str(stdio_socket), source) and not source.result():
+            # Most likely the shim is dead. If it is not, it has more to tell.
+            self.follow(stdio_socket)
+
+    def _is_over(self, place: str, source: asyncio.Future[Any]) -> bool:
+        """Whether nobody else is heard for it by now."""
+        last = self._followed.get(place) is source
+        if last:
+            del self._followed[place]
+        return last
 
     async def _follow(self, place: str) -> None:
         sock = await _socket()

@@ -52,29 +52,29 @@ class Launches:
         _check(identity)
         async with self._alone(identity.container_id):
             shim = await self._found_or_made(identity)
-            self._keeping.follow(_stdio_socket(identity))
             failpoints.hit("supervisor.launch.kept")
             return shim
 
     async def _found_or_made(self, identity: Identity) -> Shim:
         live = await _find_live(identity)
-        if live is not None:
-            return live
-        await self._hear_out(identity)
-        try:
-            return await self._fresh(identity)
-        except Conflict:
-            # A shim holds the container, but does not listen: the run directory was wiped, or it hangs.
-            live = await _brought_back(identity)
         if live is None:
             await self._hear_out(identity)
-            live = await self._fresh(identity)
+            try:
+                return await self._fresh(identity)
+            except Conflict:
+                # A shim holds the container, but does not listen: the run directory was wiped, or it hangs.
+                live = await _brought_back(identity)
+        if live is None:
+            await self._hear_out(identity)
+            return await self._fresh(identity)
+        self._keeping.follow(_stdio_socket(identity))
         return live
 
     async def _hear_out(self, identity: Identity) -> None:
         """A dying shim lets go of its lock a moment before it is dead."""
-        if not _is_held(identity) or not _owners(identity):
-            await self._keeping.hear_out(_stdio_socket(identity))
+        place = _stdio_socket(identity)
+        if self._keeping.hears(place) and (not _is_held(identity) or not _owners(identity)):
+            await self._keeping.hear_out(place)
 
     async def _fresh(self, identity: Identity) -> Shim:
         failure: Unavailable | None = None
@@ -85,6 +85,7 @@ class Launches:
                 failpoints.hit("supervisor.launch.taken")
                 shim = await spare.become(identity, estate, timeout=_LAUNCH_TIMEOUT)
                 failpoints.hit("supervisor.launch.given")
+                self._keeping.keep(_stdio_socket(identity), spare)
                 self._pool.expect(spare)
             except Unavailable as error:
                 failure = error
@@ -132,7 +133,11 @@ def _check(identity: Identity) -> None:
 
 async def _find_live(identity: Identity) -> Shim | None:
     """The shim that answers on the container's socket; Unavailable when one listens but does not answer."""
-    client = TtrpcClient(f"{identity.run_dir}/shim.sock")
+    place = f"{identity.run_dir}/shim.sock"
+    if not _is_there(place):
+        # As for most containers that are started: nobody has listened yet.
+        return None
+    client = TtrpcClient(place)
     try:
         await client.connect(timeout=_ANSWER_TIMEOUT)
     except Unavailable:
@@ -152,6 +157,10 @@ async def _find_live(identity: Identity) -> Shim | None:
     except OSError as error:
         raise Unavailable(f"cannot look at the shim of {identity.short_id}: {error.strerror}") from error
     return None if started is None else Shim(pid=state.shim_pid, start_time=started)
+
+
+def _is_there(socket: str) -> bool:
+    return os.path.lexists(socket)
 
 
 async def _brought_back(identity: Identity) -> Shim | None:

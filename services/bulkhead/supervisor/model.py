@@ -76,7 +76,8 @@ class Director:
                 fdpass.send(link, "\0".join(self._stage.identity).encode(), [])
                 self._await(link)
                 link.recv(_ANSWER_LIMIT)
-            play.run(self._await)
+                # Open meanwhile, for what it confides.
+                play.run(self._await)
         finally:
             play.clear()
 

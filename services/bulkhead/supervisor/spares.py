@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import select
 import socket
 import sys
@@ -22,10 +23,11 @@ import structlog
 from bulkhead import failpoints
 from bulkhead.errors import Internal, Unavailable
 from bulkhead.linux import fdpass, process
-from bulkhead.shim.custody import Estate
+from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Identity
 from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT
 from bulkhead.supervisor.readiness import readable
+from bulkhead.wire.expiry import expire
 from bulkhead.wire.status import error_named
 
 # How long a zygote may keep silent and do nothing. On a machine that is starved of CPU one that works is left to it,
@@ -40,6 +42,7 @@ _MOST_MORE, _WAIT = 8, 10.0
 _HELD = 1.0
 
 log = structlog.get_logger()
+Confidant = Callable[[bytes, list[int]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +54,23 @@ class Shim:
 
 
 class Spare:
-    """A shim that waits to be told whose it is; the link to it lasts as long as it may be a spare again."""
+    """A shim that waits to be told whose it is; the link to it lasts as long as it may be a spare again.
+
+    The link is watched for good: uvloop registers a descriptor anew with the kernel for each time it is waited for.
+    """
 
     def __init__(self, link: socket.socket, zygote: Zygote) -> None:
         self._link = link
         self.zygote = zygote
+        self._answer: asyncio.Future[bytes] | None = None
+        # Told of what a shim confides: a message, and the descriptors that came with it.
+        self.confidant: Confidant | None = None
+        # Whether what it has become will confide.
+        self.confides = False
+        # Done when it has left its container: with whether it may have another, which one that has ended may not.
+        loop = asyncio.get_running_loop()
+        self.left: asyncio.Future[bool] = loop.create_future()
+        loop.add_reader(link, self._heard)
 
     async def become(self, identity: Identity, estate: Estate | None = None, *, timeout: float) -> Shim:
         """Make it the shim of `identity`, with duplicates of `estate`; its sockets listen when this returns.
@@ -73,9 +88,7 @@ class Spare:
             label = () if estate is None else (json.dumps(estate.label()),)
             given = () if estate is None else tuple(estate.descriptors.values())
             fdpass.send(self._link, "\0".join((*identity, *label)).encode(), given)
-            async with asyncio.timeout(timeout):
-                await readable(self._link)
-            answer = self._link.recv(MESSAGE_LIMIT)
+            answer = await self._answered(timeout)
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"cannot launch shim: the spare does not answer: {error!r}") from error
         if not answer:
@@ -83,31 +96,60 @@ class Spare:
         told = json.loads(answer)
         if "error" in told:
             raise error_named(told["kind"], told["error"])
+        self.confides = told.get("keeps") is True
         return Shim(pid=told["pid"], start_time=told["start_time"])
 
-    def when_free(self, hear: Callable[[bool], None]) -> None:
-        """Call `hear` once, when it has left its container: with whether it may have another. Not for a spare."""
-        asyncio.get_running_loop().add_reader(self._link, self._said, hear)
-
-    def _said(self, hear: Callable[[bool], None]) -> None:
-        asyncio.get_running_loop().remove_reader(self._link)
+    async def _answered(self, timeout: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        timer = loop.call_later(timeout, expire, self._answer)
         try:
-            said = self._link.recv(len(FREE))
+            return await self._answer
+        finally:
+            timer.cancel()
+            self._answer = None
+
+    def _heard(self) -> None:
+        try:
+            said, received = fdpass.receive(self._link, MESSAGE_LIMIT, MOST_DESCRIPTORS)
+        except BlockingIOError:
+            return
         except OSError:
-            said = b""
-        hear(said == FREE)
+            said, received = b"", []
+        if not said:
+            asyncio.get_running_loop().remove_reader(self._link)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(said)
+        elif self.confidant is not None and said.startswith(b"{"):
+            self.confidant(said, received)
+        else:
+            _close_all(received)
+            self._leave(free=said == FREE)
+
+    def _leave(self, *, free: bool) -> None:
+        left, self.confidant = self.left, None
+        if free:
+            self.left = asyncio.get_running_loop().create_future()
+        if not left.done():
+            left.set_result(free)
 
     def waits(self) -> bool:
         """Whether it does: a spare has nothing to say but that it has ended."""
         poll = select.poll()
         poll.register(self._link, select.POLLIN)
-        return not poll.poll(0)
+        return not self.left.done() and not poll.poll(0)
 
     def discard(self) -> None:
         """Let go of it: a spare that is nobody's shim ends, a shim when its container is gone."""
         if self._link.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._link)
             self._link.close()
+            self._leave(free=False)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def zygote_command(cache: Path) -> tuple[str, ...]:
@@ -218,6 +260,8 @@ class SparePool:
             finally:
                 keeper.cancel()
                 begun.cancel()
+                for spare in tuple(self._at_work):
+                    spare.discard()
 
     async def take(self, *, timeout: float) -> Spare:
         """A spare, a fresh one if none waits; Unavailable when there is none in time."""
@@ -225,18 +269,15 @@ class SparePool:
 
     def expect(self, spare: Spare) -> None:
         """It is a shim now, and may be a spare again."""
-        if spare.zygote is not self._zygote:
-            # The next zygote's spares may be of other code.
-            spare.discard()
-            return
         self._at_work.add(spare)
-        spare.when_free(lambda free: self._returned(spare, free=free))
+        spare.left.add_done_callback(lambda left: self._returned(spare, free=left.result()))
 
     def _returned(self, spare: Spare, *, free: bool) -> None:
         self._at_work.discard(spare)
         if free:
             failpoints.hit("supervisor.spare.returned")
-        if free and len(self._ready) < self._size + _MOST_MORE:
+        # The next zygote's spares may be of other code.
+        if free and spare.zygote is self._zygote and len(self._ready) < self._size + _MOST_MORE:
             self._wait(spare)
         else:
             spare.discard()
@@ -348,11 +389,10 @@ class SparePool:
         return await zygote.spawn(patience)
 
     def _discard_all(self) -> None:
-        """Of a zygote that is lost. Those at work end when their containers are gone."""
+        """Of a zygote that is lost. Those at work confide in us still, and end when their containers are gone."""
         if self._thinning is not None:
             self._thinning.cancel()
             self._thinning = None
-        for spare in (*self._ready, *self._at_work):
+        for spare in self._ready:
             spare.discard()
         self._ready.clear()
-        self._at_work.clear()

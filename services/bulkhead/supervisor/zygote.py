@@ -6,9 +6,10 @@ One byte received asks for one spare. The first is forked as soon as all is impo
 for the rest where that takes long, and its shim is slower and larger; those after it have rehearsed (see
 shim.rehearsal). The answer carries the socket over which the spare will hear its identity (container id, run and data
 directory between NULs, and as a fourth the label of the descriptors that come along: see shim.custody) and answer in
-JSON (pid and start_time, or kind and error). When its container is gone, and nothing of it is left in the process, it
-says with one byte more that it is a spare again. The zygote ends with its socket, an unused spare with its own. A spare
-is forked twice into a session of its own, so that init adopts it at once and it outlives supervisor and zygote.
+JSON (pid and start_time, or kind and error); "keeps" says that it will tell over the same socket what there is to keep
+for it. When its container is gone, and nothing of it is left in the process, it says with one byte that it is a spare
+again. The zygote ends with its socket, an unused spare with its own. A spare is forked twice into a session of its own,
+so that init adopts it at once and it outlives supervisor and zygote.
 """
 
 from __future__ import annotations
@@ -209,7 +210,13 @@ def _be_shim(theirs: socket.socket, shim: app.Shim) -> int:
     if not told:
         return 0
     identity, estate = _heard(told, descriptors)
-    return shim.live(identity, lambda problem: _answer(theirs, problem), estate)
+
+    def ready(problem: str) -> None:
+        _answer(theirs, problem)
+        if not problem:
+            shim.confide(theirs, heir=estate is not None)
+
+    return shim.live(identity, ready, estate)
 
 
 def _is_wanted(theirs: socket.socket) -> bool:
@@ -244,7 +251,7 @@ def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None
 def _answer(link: socket.socket, problem: str) -> None:
     """Say that the sockets listen, or what is wrong."""
     pid = os.getpid()
-    answer = problem or f'{{"pid":{pid},"start_time":{process.start_time(pid)}}}'
+    answer = problem or f'{{"pid":{pid},"start_time":{process.start_time(pid)},"keeps":true}}'
     link.send(answer.encode(), socket.MSG_NOSIGNAL)
 
 

@@ -148,9 +148,9 @@ async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
     async with TtrpcClient(service.instance.shim_socket(IDS[0])) as client:
         await ShimClient(client).state()
         # /dev/null three times, the stage, the zygote's memory, the likeness, epoll, lock, the wakeup pipe, sockets:
-        # two listeners, our connection, the link to whoever has its spares, and the supervisor's that keeps duplicates,
-        # which may come after our answer.
-        await eventually(lambda: _sockets(answer.pid) >= 5 and len(descriptors(answer.pid)) == 15)
+        # two listeners, our connection, and the link to whoever has its spares, and keeps duplicates for it.
+        assert _sockets(answer.pid) == 4
+        assert len(descriptors(answer.pid)) == 14
         held = descriptors(answer.pid)
         mine = descriptors(service.process.pid)
         sockets = {name for name in held if name.startswith(("socket:", "pipe:"))}
