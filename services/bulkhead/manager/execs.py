@@ -44,6 +44,8 @@ _RESIZE_SECONDS = 10.0
 _SUCCESSOR_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
 # What nobody waits for is done when those who wait have their answer.
 _AFTERWARDS = 0.001
+# Most execs are over by then: their beginning and their end are on record at once.
+_BRIEF = 0.1
 UNKNOWN_EXIT = 255
 
 
@@ -258,21 +260,32 @@ class Execs:
 
     async def _wait(self, record: Exec, shim: Shim | None, begun: Event | None) -> None:
         try:
-            if begun is not None:
-                await asyncio.sleep(_AFTERWARDS)
-                failpoints.hit("manager.exec.begun")
-                with contextlib.suppress(BulkheadError):
-                    await self._save_begun(record, begun)
-            await self._record_when_ended(record, shim)
+            await self._record_when_ended(record, shim, begun)
         finally:
             self._watched.discard(record.id)
 
-    async def _record_when_ended(self, record: Exec, shim: Shim | None) -> None:
-        code = await self._exit_code(record, shim)
+    async def _record_when_ended(self, record: Exec, shim: Shim | None, begun: Event | None) -> None:
+        unsaid = [] if begun is None else [begun]
+        later = asyncio.get_running_loop().call_later(_BRIEF, self._say_begun, record, unsaid) if unsaid else None
+        try:
+            code = await self._exit_code(record, shim)
+        finally:
+            if later is not None:
+                later.cancel()
         current = self.records.exec(record.id)
         if current is not None and current.phase is not ExecPhase.EXITED:
             with contextlib.suppress(BulkheadError):
-                await self._record_end(current, UNKNOWN_EXIT if code is None else code, known=code is not None)
+                await self._record_end(current, UNKNOWN_EXIT if code is None else code, unsaid, known=code is not None)
+
+    def _say_begun(self, record: Exec, unsaid: list[Event]) -> None:
+        """It goes on: that it has begun is on record, and need not be said with its end."""
+        self.actors.own(self._save_late(record, unsaid.pop()), f"begin exec {record.id[:12]}")
+
+    async def _save_late(self, record: Exec, begun: Event) -> None:
+        failpoints.hit("manager.exec.begun")
+        if self._knows(record):
+            with contextlib.suppress(BulkheadError):
+                await self._save_begun(record, begun)
 
     async def _exit_code(self, record: Exec, shim: Shim | None) -> int | None:
         """None when nobody can tell. A shim that dies has a successor, which was given the exec."""
@@ -294,7 +307,10 @@ class Execs:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_SECONDS)
 
-    async def _record_end(self, record: Exec, code: int, *, known: bool = True) -> None:
+    async def _record_end(self, record: Exec, code: int, unsaid: Sequence[Event] = (), *, known: bool = True) -> None:
+        """With the events of what went before it and is not in the journal yet."""
+        if unsaid:
+            failpoints.hit("manager.exec.begun")
         ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())
         self._ending[record.id] = ended
         try:
@@ -305,7 +321,8 @@ class Execs:
             container = self.records.index.get(record.container_id)
             told = {"exitCode": str(code)} if known else {"exitCode": str(code), "lost": Lost.EXIT_CODE.value}
             failpoints.hit("manager.exec.ended")
-            await self.records.save_exec(ended, of_container(container, "exec_die", {**_of(record), **told}))
+            died = of_container(container, "exec_die", {**_of(record), **told})
+            await self.records.save_exec(ended, *unsaid, died)
         finally:
             self._ending.pop(record.id, None)
 

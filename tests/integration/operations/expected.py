@@ -32,8 +32,8 @@ LIFE: dict[str, dict[str, int]] = {
         "rpc manager Start": 1,
         "rpc shim ExecCreate": 1,
         "rpc shim Wait": 1,
-        "sql statements": 6,
-        "sql transactions": 3,
+        "sql statements": 5,
+        "sql transactions": 2,
     },
     # By SIGKILL.
     "exit": {

@@ -235,7 +235,7 @@ async def test_a_start_that_no_record_knows_of_is_taken_up_when_its_shim_answers
         shim.failures.clear()
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(execs_module, "asyncio", SimpleNamespace(sleep=nap))
+    monkeypatch.setattr(execs_module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": nap}))
     shim.failures["exec_state"] = Unavailable("it is being replaced")
     async with running_core(world) as core:
         shim.exit_exec(record.id, 4)
@@ -305,6 +305,20 @@ async def test_an_attached_start_is_on_record_soon(core: Running) -> None:
     assert await core.actions() == ["create", "start", "exec_create: ls -l", "exec_start: ls -l", "exec_die"]
 
 
+async def test_a_long_exec_is_said_to_have_begun_while_it_runs(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.execs.start(record.id, detach=False, size=(0, 0))
+
+    async def is_said() -> bool:
+        return (await core.actions())[-1] == "exec_start: ls -l"
+
+    await eventually(is_said)
+    core.shim(container_id).exit_exec(record.id, 3)
+    await _ended(core, record.id)
+    assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]
+
+
 async def test_a_start_that_nobody_answers_does_not_run_for_ever(core: Running) -> None:
     container_id = await core.run("sleep", "9")
     record = await _created(core, container_id)
@@ -347,7 +361,7 @@ async def test_a_shim_that_speaks_otherwise_is_asked_ever_more_rarely(
         naps.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(execs_module, "asyncio", SimpleNamespace(sleep=nap))
+    monkeypatch.setattr(execs_module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": nap}))
     await core.core.execs.start(record.id, detach=True, size=(0, 0))
     await eventually(lambda: len(naps) > 8)
     assert naps[:8] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
