@@ -41,9 +41,10 @@ from bulkhead.runtime.rootfs import OverlayRootfs
 log = structlog.get_logger()
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
 _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf": _RESOLV}
-_HOST_IPV6 = Path("/proc/net/if_inet6")
+_HOST_IPV6 = "/proc/net/if_inet6"
 _HOST_RESOLV = Path("/etc/resolv.conf")
 _LONGEST_HOSTS = 1 << 20
+_LONGEST_FILE = 1 << 24
 _WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
 _encode = msgspec.json.Encoder().encode
 
@@ -69,8 +70,11 @@ class Bundles:
 
     async def find_directory(self, container_id: str) -> None:
         """Make the data directory if it has been lost: a shim cannot be launched without it."""
-        if not self.instance.container_data(container_id).is_dir():
+        if self._lacks_directory(container_id):
             await asyncio.to_thread(self.make_directory, container_id)
+
+    def _lacks_directory(self, container_id: str) -> bool:
+        return not os.path.isdir(self.instance.container_data(container_id))  # noqa: PTH112 -- on the way of each start
 
     def write(
         self,
@@ -158,7 +162,7 @@ class Bundles:
             shared_memory=shared_memory.prepared(container, self.instance),
         )
         text = _encode(oci.config(container, around))
-        (place / "config.json").write_bytes(text)
+        _write_readable(f"{place}/config.json", text)
         runtime = self.runtimes.command(spec.runtime)
         rootfs = OverlayRootfs(
             lower=tuple(dirs.lower), upper=str(dirs.upper), work=str(dirs.work), volatile=spec.auto_remove
@@ -200,7 +204,7 @@ class Bundles:
             return {target: str(place / name) for target, name in _TARGETS.items()}
         directory = str(place)
         for name, content in _contents(container, way).items():
-            _write_readable(f"{directory}/{name}", content)
+            _write_readable(f"{directory}/{name}", content.encode())
         return {target: f"{directory}/{name}" for target, name in _TARGETS.items()}
 
 
@@ -214,11 +218,11 @@ def _make(place: Path) -> None:
         place.mkdir(mode=0o700, exist_ok=True)
 
 
-def _write_readable(path: str, content: str) -> None:
+def _write_readable(path: str, content: bytes) -> None:
     """In place: what is bound into a container is never replaced."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        atomicfile.write_all(fd, content.encode())
+        atomicfile.write_all(fd, content)
         os.fchmod(fd, 0o644)
     finally:
         os.close(fd)
@@ -322,7 +326,7 @@ def _hosts(container: Container, endpoints: Sequence[NetworkEndpoint], linked: S
 def _has_ipv6(spec: ContainerSpec) -> bool:
     """Whether ::1 answers inside: not where the host has no IPv6, or the user switched it off."""
     off = any(spec.sysctls.get(f"net.ipv6.conf.{which}.disable_ipv6") == "1" for which in ("all", "lo"))
-    return not off and _HOST_IPV6.exists()
+    return not off and os.path.exists(_HOST_IPV6)  # noqa: PTH110 -- on the way of each start
 
 
 def _readdress(hosts: Path, alias: str, address: str) -> None:
@@ -338,7 +342,7 @@ def _readdress(hosts: Path, alias: str, address: str) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return atomicfile.read(path, _LONGEST_FILE).decode(errors="replace")
     except OSError:
         return ""
 
@@ -355,10 +359,10 @@ def _failed(verb: str, place: Path, error: OSError) -> Conflict | Internal | Res
     return Internal(f"cannot {verb} {place}: {reason(error)}")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """A JSON object that a shim has left, None when there is none. Raises Unavailable when it cannot be read now."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(atomicfile.read(path, _LONGEST_FILE), type=dict[str, Any])
     except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return None
     except OSError as error:

@@ -154,7 +154,7 @@ class Exits:
         intent = self._intents.get(container_id)
         # What the last probes found, if nobody has heard of it yet.
         failpoints.hit("manager.finish.begun")
-        container, news = health.noted(container, health.read(self.instance.container_data(container_id)))
+        container, news = self._probed(container)
         exited, delay = _after(container, ended, intent, self._causes.get(container_id))
         # The port a container published is free, and its end is on record, before anyone hears of it.
         change = Change(update=exited, events=(*news, *_events(container, exited, intent)))
@@ -175,6 +175,11 @@ class Exits:
             self.restart_later(container_id, delay)
         elif exited.spec.auto_remove and intent is not Intent.RESTART:
             await self._remove_itself(exited)
+
+    def _probed(self, container: Container) -> tuple[Container, tuple[EngineEvent, ...]]:
+        if container.health is None:
+            return container, ()
+        return health.noted(container, health.read(self.instance.container_data(container.id)))
 
     def note_losses(self, container: Container, losses: tuple[Loss, ...]) -> None:
         """What a shim says that deaths have taken of the run so far; what is new is on record and announced once."""

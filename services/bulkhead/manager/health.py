@@ -41,7 +41,7 @@ def write_check(place: Path, container: Container) -> None:
     command, check = probe_command(container.spec), container.spec.healthcheck
     try:
         if not command or check is None:
-            atomicfile.remove(place / CHECK, durable=False)
+            atomicfile.remove(f"{place}/{CHECK}", durable=False)
             return
         orders = {
             "process": exec_process(container, ExecSpec(command=command)),

@@ -67,7 +67,7 @@ def clean_target(target: str) -> str:
 
 
 def _depth(mount: OciMount) -> int:
-    return len(PurePosixPath(mount["destination"]).parts)
+    return sum(1 for name in mount["destination"].split("/") if name)
 
 
 def _replaced(destination: str, asked: Container[str], ipc_mode: str) -> bool:

@@ -46,9 +46,7 @@ class Instance:
     @property
     def suffix(self) -> str:
         """Empty for the default run directory, else eight hex digits that name this instance."""
-        if self.run == DEFAULT_RUN:
-            return ""
-        return hashlib.sha256(str(self.run).encode()).hexdigest()[:8]
+        return "" if self.run == DEFAULT_RUN else _digest(self.run)
 
     @property
     def label(self) -> str:
@@ -120,6 +118,11 @@ class Instance:
 
     def exit_record(self, container_id: str) -> Path:
         return _place(self.data, container_id, "exit.json")
+
+
+@lru_cache(maxsize=16)
+def _digest(run: Path) -> str:
+    return hashlib.sha256(str(run).encode()).hexdigest()[:8]
 
 
 @lru_cache(maxsize=512)

@@ -247,8 +247,8 @@ class OverlaySnapshots:
         """Where a container's writable layer on top of an image is, or will be. Raises NotFound without the image."""
         chains = self._chains_of(image_id)
         lower = [self._layers.path(chain) for chain in reversed(chains)] or [self._layers.empty]
-        upper, work = self._directories(container_id)
-        return OverlayDirs(lower=tuple(str(path) for path in lower), upper=str(upper), work=str(work))
+        own = str(self._directory(container_id))
+        return OverlayDirs(lower=tuple(str(path) for path in lower), upper=f"{own}/upper", work=f"{own}/work")
 
     def make(self, container_id: str, dirs: Dirs) -> None:
         """Make what is not there of those. Blocking: a disk may stand still. Raises ResourceExhausted, Internal."""
@@ -305,10 +305,6 @@ class OverlaySnapshots:
         if not container_id or "/" in container_id or container_id.startswith("."):
             raise NotFound(f"No such container: {container_id}")
         return self._root / container_id
-
-    def _directories(self, container_id: str) -> tuple[Path, Path]:
-        directory = self._directory(container_id)
-        return directory / "upper", directory / "work"
 
 
 def _are_there(dirs: Dirs) -> bool:

@@ -155,6 +155,7 @@ class SupervisedShims:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        self._names_directory = str(instance.names_directory)
         self._channel: Channel | None = None
         self._live: dict[str, RemoteShim] = {}
 
@@ -184,12 +185,16 @@ class SupervisedShims:
         known = self._live.get(container_id)
         if known is not None and not known.client.closed.done():
             return known
-        if not self._instance.shim_socket(container_id).exists():
+        if not self._listens(container_id):
             return None
         try:
             return await self._connect(container_id)
         except (Unavailable, FileNotFoundError):
             return None
+
+    def _listens(self, container_id: str) -> bool:
+        """Or has listened, and was killed."""
+        return os.path.exists(self._instance.shim_socket(container_id))  # noqa: PTH110 -- on the way of each start
 
     async def discard(self, container_id: str) -> None:
         try:
@@ -233,14 +238,15 @@ class SupervisedShims:
 
     async def _connect(self, container_id: str) -> RemoteShim:
         """Raises Conflict when the shim is of a version that this manager does not understand."""
-        check_protocol(container_id, read_json(self._instance.container_data(container_id) / SHIM_RECORD) or {})
+        record = read_json(f"{self._instance.container_data(container_id)}/{SHIM_RECORD}")
+        check_protocol(container_id, record or {})
         client = TtrpcClient(self._instance.shim_socket(container_id))
         await client.connect(timeout=CONNECT_SECONDS)
         other = self._live.get(container_id)
         if other is not None and not other.client.closed.done():
             await client.close()
             return other
-        shim = RemoteShim(ShimClient(client), str(self._instance.names_directory))
+        shim = RemoteShim(ShimClient(client), self._names_directory)
         self._live[container_id] = shim
         client.closed.add_done_callback(lambda _: self._drop(container_id, shim))
         return shim
