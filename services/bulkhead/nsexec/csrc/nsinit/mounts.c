@@ -425,8 +425,17 @@ static void root_uncover(const struct stage *s)
     }
 }
 
+/* A mount that is attached nowhere is taken apart when its descriptor is closed, and that waits for an RCU grace period
+ * as the old root's end does: with that it costs nothing more. Where /proc is shared or missing it stays as it is. */
+static void procfs_leave(const struct stage *s)
+{
+    if (s->proc >= 0 && !(s->plan.general.root_propagation & MS_SHARED_))
+        sys5(__NR_move_mount, s->proc, "", AT_FDCWD, "/proc", MOVE_MOUNT_F_EMPTY_PATH);
+}
+
 static void root_pivot(struct stage *s)
 {
+    procfs_leave(s);
     int old = (int)must(sys4(__NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0), STEP_PIVOT, "/");
     must(sys1(__NR_fchdir, s->root), STEP_PIVOT, "/");
     must(sys2(__NR_pivot_root, ".", "."), STEP_PIVOT, "/");
