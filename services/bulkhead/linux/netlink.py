@@ -26,7 +26,6 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from pathlib import Path
 from typing import TypeVar
 
 from bulkhead.linux import threads
@@ -77,7 +76,10 @@ _SO_RCVBUFFORCE, _NEWS_BYTES = 33, 4 << 20
 _SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 _BPF = struct.Struct("=HBBI")  # code, jump if true, jump if false, operand
-_BPF_LOAD_HALF, _BPF_JUMP_EQUAL, _BPF_RETURN = 0x28, 0x15, 0x06
+_BPF_LOAD, _BPF_LOAD_HALF, _BPF_LOAD_BYTE, _BPF_JUMP_EQUAL, _BPF_RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
+_BPF_SET, _BPF_SET_INDEX, _BPF_TO_INDEX, _BPF_LOAD_AT, _BPF_LOAD_HALF_AT, _BPF_LOAD_BYTE_AT = 0, 1, 7, 0x40, 0x48, 0x50
+# Places whose "load" finds the attribute number X, from the accumulator's place on or within the attribute there.
+_BPF_ATTRIBUTE, _BPF_ATTRIBUTE_WITHIN = 0xFFFFF000 + 12, 0xFFFFF000 + 16
 _SO_ATTACH_FILTER = 26
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -138,26 +140,22 @@ class Netlink:
     def request(self, *requests: bytes) -> None:
         """Have the kernel carry out `requests`, in order, in one call.
 
-        One that fails does not stop those after it; the first failure is raised when all that ask
-        for an answer have it.
+        One that fails does not stop those after it; the first failure is raised.
         """
         if not requests:
             return  # the kernel takes no empty datagram
-        awaited: set[int] = set()
         first = self._sequence + 1
-        self._socket.sendall(b"".join(self._numbered(request, awaited) for request in requests))
-        failure: OSError | None = None
-        while awaited:
+        datagram, last = self._numbered(requests)
+        self._socket.sendall(datagram)
+        while last:
             for kind, flags, sequence, body in self._receive():
                 if kind != _NLMSG_ERROR or sequence < first:
-                    continue
+                    continue  # of an earlier datagram, whose failure was raised before its end was heard
                 error = _error(flags, body)
-                if error is not None and sequence not in awaited:
-                    raise error  # of a batch as a whole: its parts get no answers
-                awaited.discard(sequence)
-                failure = failure or error
-        if failure is not None:
-            raise failure
+                if error is not None:
+                    raise error
+                if sequence == last:
+                    return
 
     def links(self) -> tuple[Link, ...]:
         """All interfaces."""
@@ -185,12 +183,20 @@ class Netlink:
             if whole:
                 return bodies
 
-    def _numbered(self, request: bytes, awaited: set[int]) -> bytes:
-        length, kind, flags, _, _ = _NLMSG.unpack_from(request)
-        self._sequence += 1
-        if flags & _F_ACK:
-            awaited.add(self._sequence)
-        return _NLMSG.pack(length, kind, flags, self._sequence, 0) + request[_NLMSG.size :]
+    def _numbered(self, requests: Sequence[bytes]) -> tuple[bytes, int]:
+        """One datagram, and the number of the request that is answered when all are carried out; 0 for none.
+
+        A failure is told of each, and before that: more answers would only have to be read.
+        """
+        headers = [_NLMSG.unpack_from(request) for request in requests]
+        last = max((place for place, header in enumerate(headers) if header[2] & _F_ACK), default=-1)
+        parts = []
+        for place, (length, kind, flags, _, _) in enumerate(headers):
+            asked = flags if place == last else flags & ~_F_ACK
+            parts += [_NLMSG.pack(length, kind, asked, self._sequence + 1 + place, 0), requests[place][_NLMSG.size :]]
+        answered = self._sequence + 1 + last if last >= 0 else 0
+        self._sequence += len(requests)
+        return b"".join(parts), answered
 
     def _dump_once(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
         self._sequence += 1
@@ -213,16 +219,20 @@ class Netlink:
         return _messages(self._socket.recv(_RECEIVE))
 
 
+# Of classic BPF (linux/filter.h), as _BPF has it.
+Instruction = tuple[int, int, int, int]
+
+
 class Deletions:
     """News of what anyone deletes in the network namespace in which the calling thread stands.
 
-    A kernel-side filter lets nothing but the wanted kinds through, so a busy host does not wake the reader.
+    A kernel-side filter lets nothing but what is wanted through, so a busy host does not wake the reader.
     """
 
-    def __init__(self, protocol: int, group: int, kinds: Sequence[int]) -> None:
+    def __init__(self, protocol: int, group: int, program: Sequence[Instruction]) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | _SOCKET_FLAGS, protocol)
         try:
-            _filter_kinds(self._socket, kinds)
+            _filter(self._socket, program)
             # What is lost has to be looked for in all there is: others may delete thousands while we are held up.
             with suppress(PermissionError):
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _NEWS_BYTES)
@@ -252,13 +262,13 @@ class Deletions:
         self._socket.close()
 
 
-def link_deletions() -> Deletions:
-    """News of deleted interfaces; see `deleted_link`."""
-    return Deletions(socket.NETLINK_ROUTE, _RTNLGRP_LINK, (_DELLINK,))
+def bridge_deletions() -> Deletions:
+    """News of deleted bridges; see `deleted_link`. Of veths, which come and go with containers, nothing is heard."""
+    return Deletions(socket.NETLINK_ROUTE, _RTNLGRP_LINK, _deleted_bridges())
 
 
 def deleted_link(body: bytes) -> str:
-    """The name of the interface that a message of `link_deletions` is about."""
+    """The name of the interface that a message of `bridge_deletions` is about."""
     return _link(body).name
 
 
@@ -458,10 +468,15 @@ def netns_of(pid: int, start_time: int | None = None) -> Iterator[int]:
 
 def _start_time(pid: int) -> int:
     """Field 22 of /proc/<pid>/stat; the second field may hold anything, so count from its end."""
+    # With bare calls: it is asked for every container.
     try:
-        status = Path(f"/proc/{pid}/stat").read_bytes()
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise ProcessLookupError(f"no process {pid}") from None
+    try:
+        status = os.read(file, 4096)
+    finally:
+        os.close(file)
     return int(status[status.rindex(b")") + 2 :].split()[19])
 
 
@@ -532,14 +547,47 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _filter_kinds(netlink: socket.socket, kinds: Sequence[int]) -> None:
-    """Have the kernel drop all messages but those whose type is in `kinds` (classic BPF, socket(7))."""
+def of_kinds(kinds: Sequence[int]) -> list[Instruction]:
+    """For `Deletions`: the messages whose type is in `kinds`."""
     # The type lies at offset 4 in host order; BPF loads in network order.
     wanted = [socket.htons(kind) for kind in kinds]
-    program = [_BPF.pack(_BPF_LOAD_HALF, 0, 0, 4)]
-    program += [_BPF.pack(_BPF_JUMP_EQUAL, len(wanted) - place, 0, kind) for place, kind in enumerate(wanted)]
-    program += [_BPF.pack(_BPF_RETURN, 0, 0, 0), _BPF.pack(_BPF_RETURN, 0, 0, 0xFFFFFFFF)]
-    code = ctypes.create_string_buffer(b"".join(program))
+    jumps = [(_BPF_JUMP_EQUAL, len(wanted) - place, 0, kind) for place, kind in enumerate(wanted)]
+    return [(_BPF_LOAD_HALF, 0, 0, 4), *jumps, (_BPF_RETURN, 0, 0, 0), (_BPF_RETURN, 0, 0, 0xFFFFFFFF)]
+
+
+def _deleted_bridges() -> list[Instruction]:
+    """DELLINK of an interface (family 0: of 7 it is a port that leaves its bridge) whose kind is "bridge"."""
+    body, value, name = _NLMSG.size, _RTATTR.size, b"bridge\0"
+    # What is loaded, or found; what it is to be.
+    tests: list[tuple[list[tuple[int, int]], int]] = [
+        ([(_BPF_LOAD_HALF, 4)], socket.htons(_DELLINK)),
+        ([(_BPF_LOAD_BYTE, body)], socket.AF_UNSPEC),
+        # Without the attribute the place found is 0, where no kind lies.
+        (
+            [
+                (_BPF_SET, body + _IFINFO.size),
+                (_BPF_SET_INDEX, _IFLA_LINKINFO),
+                (_BPF_LOAD, _BPF_ATTRIBUTE),
+                (_BPF_SET_INDEX, _IFLA_INFO_KIND),
+                (_BPF_LOAD, _BPF_ATTRIBUTE_WITHIN),
+                (_BPF_TO_INDEX, 0),
+                (_BPF_LOAD_AT, value),
+            ],
+            int.from_bytes(name[:4], "big"),
+        ),
+        ([(_BPF_LOAD_HALF_AT, value + 4)], int.from_bytes(name[4:6], "big")),
+        ([(_BPF_LOAD_BYTE_AT, value + 6)], name[6]),
+    ]
+    program: list[Instruction] = [(_BPF_RETURN, 0, 0, 0xFFFFFFFF), (_BPF_RETURN, 0, 0, 0)]
+    for loads, wanted in reversed(tests):
+        jump = (_BPF_JUMP_EQUAL, 0, len(program) - 1, wanted)
+        program = [*((code, 0, 0, operand) for code, operand in loads), jump, *program]
+    return program
+
+
+def _filter(netlink: socket.socket, program: Sequence[Instruction]) -> None:
+    """Have the kernel drop all messages but those that a program of classic BPF returns whole (socket(7))."""
+    code = ctypes.create_string_buffer(b"".join(_BPF.pack(*instruction) for instruction in program))
     netlink.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
     )

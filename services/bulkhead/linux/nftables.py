@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from bulkhead.linux.netlink import Deletions, Netlink, attribute, attributes, message, nest
+from bulkhead.linux.netlink import Deletions, Netlink, attribute, attributes, message, nest, of_kinds
 
 _LIBRARY = "libnftables.so.1"
 _JSON, _NUMERIC_PROTOCOL = 1 << 4, 1 << 7
@@ -248,7 +248,7 @@ _PACKERS: Mapping[str, Callable[[str], bytes]] = {
 
 def deletions() -> Deletions:
     """News of deleted tables, chains and rules, and of new chains; see `told`. Elements come and go unheard."""
-    return Deletions(NETFILTER, _GROUP_NFTABLES, _HEARD)
+    return Deletions(NETFILTER, _GROUP_NFTABLES, of_kinds(_HEARD))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

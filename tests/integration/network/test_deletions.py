@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bulkhead.linux import nftables
+from bulkhead.linux import netlink, nftables
 
 pytestmark = [pytest.mark.root]
 COUNT = 1500
@@ -25,3 +25,23 @@ def test_a_late_reader_has_lost_nothing() -> None:
     finally:
         news.close()
     assert told is not None and len(told) >= COUNT
+
+
+def test_of_interfaces_the_deleted_bridges_are_told() -> None:
+    """By the kernel's filter: the end of each container's veth, in its bridge and as such, wakes nobody."""
+    name = f"bhd{os.getpid()}"
+    news = netlink.bridge_deletions()
+    try:
+        for command in (
+            f"link add {name} type bridge",
+            f"link add {name}a type veth peer name {name}b",
+            f"link set {name}a master {name}",
+            f"link delete {name}a",
+            f"link delete {name}",
+        ):
+            subprocess.run(["ip", *command.split()], check=True)
+        told = news.read()
+    finally:
+        news.close()
+    assert told is not None
+    assert [netlink.deleted_link(body) for _, body in told if name in netlink.deleted_link(body)] == [name]

@@ -126,7 +126,7 @@ class NetlinkKernel:
     async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
         if self._deletions is None:
             with _translated("cannot watch the host's network"):
-                self._deletions = (nftables.deletions(), netlink.link_deletions())
+                self._deletions = (nftables.deletions(), netlink.bridge_deletions())
             return
         rules, links = self._deletions
         while True:
