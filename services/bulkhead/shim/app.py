@@ -1,5 +1,5 @@
 """A shim put together: the process made fit to outlive everybody, the sockets, the parts, the loop."""
-# ruff: noqa: PTH103, PTH104, PTH106 -- see linux.atomicfile
+# ruff: noqa: PTH102, PTH103, PTH104, PTH106 -- see linux.atomicfile
 
 from __future__ import annotations
 
@@ -96,6 +96,8 @@ class Shim:
         self._identity = Identity("", "", "")
         self._launcher = launcher
         self._journal = Journal()
+        # With its pid the process's name, as it stands in the container's record.
+        self.started: int | None = None
         self._loop = Loop(self._journal.error)
         self._signals = Signals(self._loop)
         self._container = Container(self._loop, self._signals, launcher, self._journal.error)
@@ -224,7 +226,7 @@ class Shim:
         """(Re)make the sockets in the run directory."""
         run = self._identity.run_dir
         try:
-            os.makedirs(run, mode=0o700, exist_ok=True)
+            _make_directory(run)
             self._server.listen(_bind(f"{run}/shim.sock"))
             self._door.listen(_bind(f"{run}/stdio.sock"))
         except OSError as error:
@@ -244,8 +246,8 @@ class Shim:
     def _write_record(self) -> None:
         pid = os.getpid()
         try:
-            who = f'"pid":{pid},"start_time":{process.start_time(pid)}'
-            record = f'{{{who},"protocol":{PROTOCOL},"version":"{__version__}"}}\n'
+            self.started = process.start_time(pid)
+            record = f'{{"pid":{pid},"start_time":{self.started},"protocol":{PROTOCOL},"version":"{__version__}"}}\n'
             atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False, alone=True)
         except OSError as error:
             raise Unavailable(f"cannot write {SHIM_RECORD}: {error.strerror}") from error
@@ -412,6 +414,15 @@ def _lock(data_dir: str) -> int:
         os.close(fd)
         raise Conflict(f"cannot serve {data_dir}: another shim does") from None
     return fd
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.makedirs(path, 0o700, exist_ok=True)
 
 
 def _bind(path: str) -> socket.socket:

@@ -125,7 +125,7 @@ class Custody:
         estate = self._estate()
         told = {"id": self._identity.container_id, "data_dir": self._identity.data_dir} | estate.label()
         given = tuple(estate.descriptors.values())
-        fdpass.send(sock, json.dumps(told).encode() + b"\n", given, flags=socket.MSG_DONTWAIT)
+        fdpass.send(sock, json.dumps(told).encode() + b"\n", given, fdpass.NO_WAIT)
 
     def _heard(self, fd: int) -> None:
         """A keeper has nothing to say: this is its end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import cast
 
 from bulkhead.linux import atomicfile
 
@@ -25,6 +26,7 @@ _CAUGHT = b"SigCgt"
 # Of the C library, which takes them with the first thread (nptl(7)).
 _INTERNAL = 1 << 31 | 1 << 32
 _GROWS = b"RssAnon"
+_LOOKED_AT = {name: b"\n%b:\t" % name for name in (*_ALIKE, _CAUGHT, _GROWS)}
 _PLACES = ("cwd", "root", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/user", "ns/uts")
 # A thread that has done its work may not be gone yet.
 _PAUSE, _TRIES = 0.001, 50
@@ -39,7 +41,7 @@ class Slate:
         self._files = _files()
         self._alike = _alike(_status())
         self._modules = len(sys.modules)
-        self._environment = dict(os.environ)
+        self._environment = dict(_environment())
         self._lives = 0
         self.weigh()
 
@@ -58,36 +60,43 @@ class Slate:
             and len(sys.modules) == self._modules
             and _alike(status) == self._alike
             and _files() == self._files
-            and os.environ == self._environment
+            and _environment() == self._environment
             and _size(status) <= self._size + _MOST_GROWN
         )
 
 
 def _files() -> dict[str, str]:
     """What each descriptor is, and where the process is; but for the one that lists them."""
-    found = {name: _target(name) for name in _PLACES}
-    for number in os.listdir(f"{_PROC}/fd"):  # noqa: PTH208
-        target = _target(f"fd/{number}")
-        if target:
-            found[number] = target
-    return found
-
-
-def _target(name: str) -> str:
+    found = {name: _target(f"{_PROC}/{name}") for name in _PLACES}
+    listing = os.open(f"{_PROC}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return os.readlink(f"{_PROC}/{name}")  # noqa: PTH115
+        own = str(listing)
+        found |= {number: _target(number, listing) for number in os.listdir(listing) if number != own}  # noqa: PTH208
+    finally:
+        os.close(listing)
+    return {name: target for name, target in found.items() if target}
+
+
+def _target(name: str, directory: int | None = None) -> str:
+    try:
+        return os.readlink(name, dir_fd=directory)
     except FileNotFoundError:
         return ""
 
 
+def _environment() -> dict[bytes, bytes]:
+    """As the interpreter has it: to decode it takes longer than to look at all the rest."""
+    return cast("dict[bytes, bytes]", vars(os.environ)["_data"])
+
+
 def _status() -> dict[bytes, bytes]:
-    """proc_pid_status(5)."""
-    lines = atomicfile.read(f"{_PROC}/status", 1 << 14).split(b"\n")
-    return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
+    """Of proc_pid_status(5), what is looked at."""
+    told = atomicfile.read(f"{_PROC}/status", 1 << 14)
+    return {name: told.partition(begins)[2].partition(b"\n")[0] for name, begins in _LOOKED_AT.items()}
 
 
 def _alike(status: dict[bytes, bytes]) -> tuple[object, ...]:
-    return int(status[_CAUGHT], 16) & ~_INTERNAL, *(status.get(name, b"") for name in _ALIKE)
+    return int(status[_CAUGHT], 16) & ~_INTERNAL, *(status[name] for name in _ALIKE)
 
 
 def _size(status: dict[bytes, bytes]) -> int:

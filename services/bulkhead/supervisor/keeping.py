@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bulkhead.linux import fdpass
 from bulkhead.shim.app import SHIM_RECORD
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
@@ -26,6 +28,7 @@ _LINE_LIMIT = 64 << 10
 _SWEEP_SECONDS = 0.5
 _LAST_WORDS_SECONDS = 5.0
 _WISH = b'{"op":"keep"}\n'
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Keeping:
@@ -46,7 +49,7 @@ class Keeping:
         try:
             async with asyncio.TaskGroup() as self._group:
                 for path in self._containers.glob("*/stdio.sock"):
-                    self.follow(path)
+                    self.follow(str(path))
                 sweep = self._group.create_task(self._sweep())
                 try:
                     yield
@@ -59,9 +62,8 @@ class Keeping:
                 kept.estate.close()
             self._kept.clear()
 
-    def follow(self, stdio_socket: Path) -> None:
-        """Keep for the shim that listens there; harmless when that is done already."""
-        place = str(stdio_socket)
+    def follow(self, place: str) -> None:
+        """Keep for the shim whose stdio socket is there; harmless when that is done already."""
         if self._group is None or place in self._followed:
             return
         task = self._followed[place] = self._group.create_task(self._follow(place))
@@ -69,24 +71,24 @@ class Keeping:
         task.add_done_callback(self._dialled.discard)
         task.add_done_callback(lambda task: self._is_over(place, task))
 
-    def keep(self, stdio_socket: Path, spare: Spare) -> None:
+    def keep(self, place: str, spare: Spare) -> None:
         """Keep for the shim that `spare` has just become; its socket is dialled only if the link fails."""
-        place, left = str(stdio_socket), spare.left
         if not spare.confides:
             # It is of an older version.
-            self.follow(stdio_socket)
+            self.follow(place)
             return
+        left = spare.left
         self._followed[place] = left
         spare.confidant = lambda said, received: self._confided(place, left, said, received)
-        left.add_done_callback(lambda _: self._link_is_over(stdio_socket, left))
+        left.add_done_callback(lambda _: self._link_is_over(place, left))
 
-    def hears(self, stdio_socket: Path) -> bool:
+    def hears(self, place: str) -> bool:
         """Whether a shim that has listened there may have something to say still."""
-        return str(stdio_socket) in self._followed
+        return place in self._followed
 
-    async def hear_out(self, stdio_socket: Path) -> None:
+    async def hear_out(self, place: str) -> None:
         """The shim there is dead: wait for its last words, so that `estate` is whole."""
-        source = self._followed.get(str(stdio_socket))
+        source = self._followed.get(place)
         if source is not None:
             await asyncio.wait((source,), timeout=_LAST_WORDS_SECONDS)
 
@@ -97,16 +99,16 @@ class Keeping:
 
     def _confided(self, place: str, source: asyncio.Future[bool], said: bytes, received: list[int]) -> None:
         """The container may have another shim by now."""
-        told = json.loads(said)
+        told = _decode(said)
         if self._followed.get(place) is source:
             self._heard(place, told, received)
         else:
             Estate.labelled(told, received).close()
 
-    def _link_is_over(self, stdio_socket: Path, source: asyncio.Future[bool]) -> None:
-        if self._is_over(str(stdio_socket), source) and not source.result():
+    def _link_is_over(self, place: str, source: asyncio.Future[bool]) -> None:
+        if self._is_over(place, source) and not source.result():
             # Most likely the shim is dead. If it is not, it has more to tell.
-            self.follow(stdio_socket)
+            self.follow(place)
 
     def _is_over(self, place: str, source: asyncio.Future[Any]) -> bool:
         """Whether nobody else is heard for it by now."""
@@ -137,7 +139,7 @@ class Keeping:
         if before is not None:
             before.estate.close()
         if estate.descriptors:
-            self._kept[str(told["id"])] = Kept(estate, Path(told["data_dir"]) / SHIM_RECORD, place)
+            self._kept[str(told["id"])] = Kept(estate, f"{told['data_dir']}/{SHIM_RECORD}", place)
 
     async def _sweep(self) -> None:
         while True:
@@ -150,7 +152,7 @@ class Keeping:
     def _throw_unwanted(self) -> None:
         """Let go of what no shim will ask for."""
         for container_id, kept in tuple(self._kept.items()):
-            if kept.place not in self._followed and not kept.record.exists():
+            if kept.place not in self._followed and not os.path.exists(kept.record):  # noqa: PTH110
                 del self._kept[container_id]
                 kept.estate.close()
 
@@ -169,7 +171,7 @@ class Kept:
 
     __slots__ = ("estate", "place", "record")
 
-    def __init__(self, estate: Estate, record: Path, place: str) -> None:
+    def __init__(self, estate: Estate, record: str, place: str) -> None:
         self.estate = estate
         self.record = record
         self.place = place

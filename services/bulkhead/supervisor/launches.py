@@ -116,8 +116,8 @@ class _Turn:
     users: int = 0
 
 
-def _stdio_socket(identity: Identity) -> Path:
-    return Path(identity.run_dir) / "stdio.sock"
+def _stdio_socket(identity: Identity) -> str:
+    return f"{identity.run_dir}/stdio.sock"
 
 
 def _check(identity: Identity) -> None:
@@ -125,9 +125,9 @@ def _check(identity: Identity) -> None:
     if not hexadecimal or not 12 <= len(identity.container_id) <= 64:
         raise InvalidArgument(f"cannot launch shim: {identity.container_id!r} is no container id")
     for path in (identity.run_dir, identity.data_dir):
-        if not path.startswith("/") or ".." in Path(path).parts or "\0" in path:
+        if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise InvalidArgument(f"cannot launch shim: {path!r} is not an absolute path")
-    if len(f"{identity.run_dir}/stdio.sock".encode()) > _LONGEST_SOCKET_PATH:
+    if len(_stdio_socket(identity).encode()) > _LONGEST_SOCKET_PATH:
         raise InvalidArgument(f"cannot launch shim: {identity.run_dir!r} is too long for a socket's path")
 
 

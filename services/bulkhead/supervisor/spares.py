@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from bulkhead import failpoints
@@ -93,7 +94,7 @@ class Spare:
             raise Unavailable(f"cannot launch shim: the spare does not answer: {error!r}") from error
         if not answer:
             raise Unavailable("cannot launch shim: the spare died")
-        told = json.loads(answer)
+        told = msgspec.json.decode(answer)
         if "error" in told:
             raise error_named(told["kind"], told["error"])
         self.confides = told.get("keeps") is True

@@ -212,7 +212,7 @@ def _be_shim(theirs: socket.socket, shim: app.Shim) -> int:
     identity, estate = _heard(told, descriptors)
 
     def ready(problem: str) -> None:
-        _answer(theirs, problem)
+        _answer(theirs, shim.started, problem)
         if not problem:
             shim.confide(theirs, heir=estate is not None)
 
@@ -248,10 +248,9 @@ def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None
     return Identity(container_id, run_dir, data_dir), estate
 
 
-def _answer(link: socket.socket, problem: str) -> None:
+def _answer(link: socket.socket, started: int | None, problem: str) -> None:
     """Say that the sockets listen, or what is wrong."""
-    pid = os.getpid()
-    answer = problem or f'{{"pid":{pid},"start_time":{process.start_time(pid)},"keeps":true}}'
+    answer = problem or f'{{"pid":{os.getpid()},"start_time":{started},"keeps":true}}'
     link.send(answer.encode(), socket.MSG_NOSIGNAL)
 
 

@@ -30,7 +30,7 @@ async def test_a_shim_is_followed_once_there_is_a_descriptor_for_it(tmp_path: Pa
     async with await asyncio.start_unix_server(lambda *_: followed.set(), place), keeping.running():
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
-            keeping.follow(place)
+            keeping.follow(str(place))
             await asyncio.sleep(0)
             assert not followed.is_set()
         finally:
@@ -46,7 +46,7 @@ async def confiding(keeping: Keeping, place: Path) -> AsyncIterator[socket.socke
     spare = Spare(ours, cast(Zygote, object()))
     spare.confides = True
     with theirs:
-        keeping.keep(place, spare)
+        keeping.keep(str(place), spare)
         yield theirs
     spare.discard()
 
@@ -73,7 +73,7 @@ async def test_what_is_told_over_the_link_is_kept_until_it_is_taken_back(tmp_pat
         tell(link, tmp_path)
         await eventually(lambda: kept(keeping) == [])
         link.send(FREE)
-        await eventually(lambda: not keeping.hears(tmp_path / "stdio.sock"))
+        await eventually(lambda: not keeping.hears(str(tmp_path / "stdio.sock")))
 
 
 async def test_a_dead_shims_last_words_are_heard_out(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ async def test_a_dead_shims_last_words_are_heard_out(tmp_path: Path) -> None:
         tell(link, tmp_path, "pid")
         tell(link, tmp_path, "pid", "stdout")
         link.close()
-        await keeping.hear_out(tmp_path / "stdio.sock")
+        await keeping.hear_out(str(tmp_path / "stdio.sock"))
         assert kept(keeping) == ["pid", "stdout"]
 
 
@@ -109,4 +109,4 @@ async def test_a_predecessors_words_are_not_the_successors(tmp_path: Path) -> No
         before.send(FREE)
         tell(after, tmp_path, "pid", "stdout")
         await eventually(lambda: kept(keeping) == ["pid", "stdout"])
-        assert keeping.hears(place)
+        assert keeping.hears(str(place))
