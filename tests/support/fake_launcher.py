@@ -126,6 +126,12 @@ class FakeLauncher:
     """Runs process.args on the host; `config["fail"]` makes create fail, `config["patience"]` are the seconds for which
     the shim waits for a client that does not read, and for a disk."""
 
+    def expect(self) -> None:
+        """Nothing takes long here."""
+
+    def dismiss(self) -> None:
+        """There is nothing."""
+
     def create(
         self,
         *,

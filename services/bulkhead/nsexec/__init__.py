@@ -30,6 +30,7 @@ from bulkhead.nsexec._nsexec import (
     give_back_memory,
     has_likeness,
     json_lines,
+    new_network,
     prepare,
     share_memory,
     written_memory,
@@ -47,6 +48,7 @@ __all__ = [
     "give_back_memory",
     "has_likeness",
     "json_lines",
+    "new_network",
     "prepare",
     "share_memory",
     "spawn",
@@ -231,13 +233,15 @@ def spawn(
     plan: bytes,
     *,
     clone_flags: int = 0,
+    network_fd: int = -1,
     cgroup_fd: int = -1,
     stdio: tuple[int, int, int],
     extra_fds: Sequence[int] = (),
     task_fds: Sequence[int] = (),
 ) -> Launch:
-    """Start the stage with this plan, born in the v2 group `cgroup_fd` and a member of the v1 groups whose `tasks`
-    files are `task_fds`. SpawnError (errno, text, index into STEPS) leaves nothing behind."""
+    """Start the stage with this plan, in the network namespace `network_fd`, born in the v2 group `cgroup_fd` and a
+    member of the v1 groups whose `tasks` files are `task_fds`. SpawnError (errno, text, index into STEPS) leaves
+    nothing behind."""
     failpoints.hit("nsexec.spawn.begun", lambda error: SpawnError(error.errno, error.strerror, STEPS.index("clone")))
     armed, words = None, b""
     if failpoints.any_set():
@@ -245,6 +249,7 @@ def spawn(
         from bulkhead.nsexec.points import arm
 
         plan, armed, words = arm(plan)
-    launch = Launch(*_nsexec.spawn(plan, clone_flags, cgroup_fd, stdio, extra_fds, task_fds, words), armed)
+    begun = _nsexec.spawn(plan, clone_flags, network_fd, cgroup_fd, stdio, extra_fds, task_fds, words)
+    launch = Launch(*begun, armed)
     failpoints.hit("nsexec.spawn.cloned")
     return launch

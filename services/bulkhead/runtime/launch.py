@@ -19,7 +19,7 @@ from typing import Any
 
 from bulkhead import nsexec
 from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, Unavailable
-from bulkhead.linux import overlay, pidfd
+from bulkhead.linux import namespaces, overlay, pidfd
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
 from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError
@@ -195,7 +195,7 @@ def create(
             came = luggage.pack(
                 plan, config, rootfs, stdio, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary
             )
-            birth.begin(plan, translate.clone_flags(config), stdio, came, temporary)
+            birth.begin(plan, _Spaces(translate.clone_flags(config)), stdio, came, temporary)
         birth.until_ready(plan)
         left_out = (*translate.warnings(config["process"]), *translate.unknown_calls(config))
         task = birth.task(left_out, parked=exec_fifo is None)
@@ -210,16 +210,17 @@ def create_planned(
     rootfs: OverlayRootfs | None,
     stdio: StdioFds,
     group: Callable[[str], Cgroup] = Cgroup,
+    network: int = -1,
 ) -> Task:
-    """The same, for a launch that was worked out before; `group` makes its cgroup of the path. Raises what `create`
-    raises."""
+    """The same, for a launch that was worked out before; `group` makes its cgroup of the path, and a new network
+    namespace is `network` if there is one. Raises what `create` raises."""
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     config = {"linux": {"resources": planned.resources}}
     with ExitStack() as undo:
         birth = _Birth(container_id, config, "", group(planned.cgroup), undo, Manner())
         with ExitStack() as temporary:
-            birth.begin(planned.plan, planned.clone_flags, stdio, (), temporary)
+            birth.begin(planned.plan, _spaces(planned.clone_flags, network), stdio, (), temporary)
         birth.until_ready(planned.plan)
         task = birth.task(planned.warnings, parked=True)
         undo.pop_all()
@@ -356,7 +357,7 @@ class _Birth:
         undo.callback(self._run_poststop)
 
     def begin(
-        self, plan: Plan | Encoded, clone_flags: int, stdio: StdioFds, came: Sequence[int], temporary: ExitStack
+        self, plan: Plan | Encoded, spaces: _Spaces, stdio: StdioFds, came: Sequence[int], temporary: ExitStack
     ) -> None:
         """Make the group, start the stage in it."""
         self._placed = _make_group(self._cgroup, self._config, self._undo, self._manner)
@@ -365,7 +366,7 @@ class _Birth:
         if group and owner:
             with contextlib.suppress(PermissionError):  # an ordinary user's group is that user's already
                 group.delegate(*owner)
-        launch = _spawn(plan, clone_flags, group, stdio, came, temporary, CREATE)
+        launch = _spawn(plan, spaces, group, stdio, came, temporary, CREATE)
         self._cgroup.settled()
         launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))
         self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
@@ -484,7 +485,7 @@ def _begin_exec(
     placed = os.geteuid() == 0 or task.cgroup.exists()
     with ExitStack() as temporary:
         try:
-            launch = _spawn(plan, 0, task.cgroup if placed else None, stdio, came, temporary, EXEC)
+            launch = _spawn(plan, _Spaces(), task.cgroup if placed else None, stdio, came, temporary, EXEC)
         except FileNotFoundError:
             raise stopped from None
     launch.limit(_JOIN_SECONDS)
@@ -524,9 +525,24 @@ def reaped_or_dead(fd: int) -> bool:
 _NULL_FLAGS = (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR)
 
 
+@dataclass(frozen=True, slots=True)
+class _Spaces:
+    """The namespaces of a birth: CLONE_NEW* for those that are made, and a network namespace that was made before."""
+
+    made: int = 0
+    network: int = -1
+
+
+def _spaces(wanted: int, network: int) -> _Spaces:
+    """A user namespace owns those that are made with it, so one that was made before would be another's."""
+    if network < 0 or not wanted & namespaces.NEWNET or wanted & namespaces.NEWUSER:
+        return _Spaces(wanted)
+    return _Spaces(wanted & ~namespaces.NEWNET, network)
+
+
 def _spawn(
     plan: Plan | Encoded,
-    flags: int,
+    spaces: _Spaces,
     cgroup: Cgroup | None,
     stdio: StdioFds,
     extra: Sequence[int],
@@ -549,7 +565,13 @@ def _spawn(
         raise InvalidArgument(f"cannot create the container: {error}") from error
     try:
         return nsexec.spawn(
-            data, clone_flags=flags, cgroup_fd=group, stdio=(first, second, third), extra_fds=extra, task_fds=tasks
+            data,
+            clone_flags=spaces.made,
+            network_fd=spaces.network,
+            cgroup_fd=group,
+            stdio=(first, second, third),
+            extra_fds=extra,
+            task_fds=tasks,
         )
     except SpawnError as error:
         number, _, step = error.args

@@ -156,6 +156,7 @@ class Shim:
             play.prepare()
             self._open(identity)
             self.confide(link, heir=False)
+            self._launcher.expect()
             play.run(lambda _: self._loop.turn(_REHEARSAL_PATIENCE))
         finally:
             self._undo_rehearsal(identity)
@@ -182,6 +183,9 @@ class Shim:
             ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
             return 1
         ready("")
+        if self._container.phase is Phase.NEW:
+            # While whoever heard that is on the way with the bundle.
+            self._launcher.expect()
         self._upkeep.begin()
         self._loop.run()
         return 0
@@ -201,6 +205,7 @@ class Shim:
         if failpoints.has_struck() or any(map(os.path.lexists, self._traces())):
             return False
         failpoints.hit("shim.retire.begun")
+        self._launcher.dismiss()
         self._server.close()
         self._door.close()
         self._container.streams.drop_peers()

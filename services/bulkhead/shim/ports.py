@@ -85,6 +85,12 @@ class Launcher(Protocol):
     LaunchFailed when the kernel or the runtime refuses, InvalidArgument for a bad bundle.
     """
 
+    def expect(self) -> None:
+        """A container is about to be created: make ready what most have."""
+
+    def dismiss(self) -> None:
+        """None is to be created any more: let go of that."""
+
     def create(
         self,
         *,

@@ -149,8 +149,9 @@ async def test_a_shim_holds_nothing_of_the_supervisor(service: Service) -> None:
         await ShimClient(client).state()
         # /dev/null three times, the stage, the zygote's memory, the likeness, epoll, lock, the wakeup pipe, sockets:
         # two listeners, our connection, and the link to whoever has its spares, and keeps duplicates for it.
+        # And the network namespace of the container that is to come.
         assert _sockets(answer.pid) == 4
-        assert len(descriptors(answer.pid)) == 14
+        assert len(descriptors(answer.pid)) == 15
         held = descriptors(answer.pid)
         mine = descriptors(service.process.pid)
         sockets = {name for name in held if name.startswith(("socket:", "pipe:"))}

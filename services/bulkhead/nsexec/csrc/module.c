@@ -135,8 +135,9 @@ static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
     Py_ssize_t size, words_size = 0;
     unsigned long long flags;
     PyObject *extra, *tasks;
-    if (!PyArg_ParseTuple(arguments, "y#Ki(iii)OO|y#:spawn", &plan, &size, &flags, &request.cgroup, &request.stdio[0],
-                          &request.stdio[1], &request.stdio[2], &extra, &tasks, &words, &words_size) ||
+    if (!PyArg_ParseTuple(arguments, "y#Kii(iii)OO|y#:spawn", &plan, &size, &flags, &request.network, &request.cgroup,
+                          &request.stdio[0], &request.stdio[1], &request.stdio[2], &extra, &tasks, &words,
+                          &words_size) ||
         fill_failpoints(&request, words, words_size) < 0)
         return NULL;
     Py_ssize_t extra_count = fill_descriptors(extra, request.extra, SPAWN_MAX_EXTRA);
@@ -173,6 +174,11 @@ static PyObject *bytes_or_error(long outcome)
         return PyLong_FromLong(outcome);
     errno = (int)-outcome;
     return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *new_network(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return bytes_or_error(spawn_network());
 }
 
 static PyObject *share_memory(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
@@ -260,9 +266,11 @@ static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
     {"spawn", spawn, METH_VARARGS,
-     "spawn(plan, clone_flags, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds, failpoints=b'') -> "
+     "spawn(plan, clone_flags, network_fd, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds, failpoints=b'') -> "
      "(pid, pidfd, sync_fd)\n\n"
      "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
+    {"new_network", new_network, METH_NOARGS,
+     "new_network() -> int\n\nDescriptor of a network namespace that nobody was in yet. OSError."},
     {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},
     {"share_memory", share_memory, METH_NOARGS,
      "share_memory() -> int\n\nLet forks of this process share its memory again: see give_back_memory."},

@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -90,6 +92,20 @@ int spawn_seal(const char *name, const void *bytes, size_t size, int executable)
     return stolen;
 }
 
+/* In the thread that calls: it leaves and comes back, and who cannot come back is not to go on elsewhere. */
+int spawn_network(void)
+{
+    static const char place[] = "/proc/thread-self/ns/net";
+    scoped_fd home = open(place, O_RDONLY | O_CLOEXEC);
+    if (home < 0 || unshare(CLONE_NEWNET) < 0)
+        return -errno;
+    int fd = open(place, O_RDONLY | O_CLOEXEC);
+    int outcome = fd < 0 ? -errno : fd;
+    if (setns(home, CLONE_NEWNET) < 0)
+        abort();
+    return outcome;
+}
+
 /* ---- between clone and exec: raw system calls, own stack, our memory only through *child ---- */
 
 static _Noreturn void child_exit(struct child *child, int step, long error)
@@ -167,6 +183,15 @@ static void join_groups(struct child *child)
     }
 }
 
+static void enter_network(struct child *child)
+{
+    if (child->request->network < 0)
+        return;
+    long result = sys2(__NR_setns, child->request->network, CLONE_NEWNET);
+    if (result < 0)
+        child_exit(child, STEP_NAMESPACE, result);
+}
+
 static int child_main(void *argument)
 {
     static char name[] = "nsinit";
@@ -174,6 +199,7 @@ static int child_main(void *argument)
     failpoint(child, FAILPOINT_CLONED);
     join_groups(child);
     failpoint(child, FAILPOINT_GROUPED);
+    enter_network(child);
     int program = arrange(child);
     failpoint(child, FAILPOINT_ARRANGED);
     child->reached = FAILPOINT_BEGUN;

@@ -13,6 +13,7 @@
 
 struct spawn_request {
     uint64_t clone_flags; /* CLONE_NEW* only; the rest is spawn's business */
+    int network;          /* a network namespace to enter, or -1 */
     int cgroup;           /* a cgroup2 directory to be born in, or -1 */
     size_t tasks_count;
     int tasks[SPAWN_MAX_TASKS]; /* `tasks` files of cgroup v1 groups, open for writing: joined before exec */
@@ -32,6 +33,9 @@ struct spawn_result {
 
 /* A sealed, executable, close-on-exec memfd with these bytes; -errno on failure. */
 int spawn_seal(const char *name, const void *bytes, size_t size, int executable);
+
+/* A descriptor of a network namespace that nobody was in yet; -errno on failure. */
+int spawn_network(void);
 
 /* 0 when the stage program runs (its further failures come as reports), -1 otherwise: then nothing
  * is left behind, neither process nor descriptor. */

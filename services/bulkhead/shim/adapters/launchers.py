@@ -19,6 +19,12 @@ class Launchers:
         """`own` stands in for the engine's own core."""
         self._own = own or RuntimeLauncher()
 
+    def expect(self) -> None:
+        self._own.expect()
+
+    def dismiss(self) -> None:
+        self._own.dismiss()
+
     def create(
         self,
         *,
@@ -39,6 +45,7 @@ class Launchers:
                 stdio=stdio,
                 planned=planned,
             )
+        self._own.dismiss()
         return _others().create(
             container_id=container_id,
             data_dir=data_dir,

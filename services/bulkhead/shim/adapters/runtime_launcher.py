@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,9 @@ from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
 from bulkhead.shim.adapters.forked import Answer, Child, Interrupted, told_warnings
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+
+# Settings of the host's that a new network namespace takes over may be changed at any time.
+_NETWORK_SECONDS = 2.0
 
 
 def preload(cache: Path) -> None:
@@ -38,6 +42,24 @@ class RuntimeLauncher:
     def __init__(self, group: Callable[[str], Cgroup] = Cgroup) -> None:
         self._group = group
         self._leaving: list[int] = []
+        # A network namespace of nobody, or -1, and since when.
+        self._network, self._network_since = -1, 0.0
+
+    def expect(self) -> None:
+        """The kernel takes longer for a network namespace than for all else that a process is born with."""
+        with contextlib.suppress(OSError):
+            self._network, self._network_since = nsexec.new_network(), time.monotonic()
+
+    def dismiss(self) -> None:
+        if self._network >= 0:
+            os.close(self._network)
+            self._network = -1
+
+    def _new_network(self) -> int:
+        """That namespace, or -1: it has the host's settings of the time when it was made."""
+        if time.monotonic() - self._network_since > _NETWORK_SECONDS:
+            self.dismiss()
+        return self._network
 
     def create(
         self,
@@ -51,15 +73,20 @@ class RuntimeLauncher:
     ) -> Task:
         known = unpack(planned)
         if known is None:
+            self.dismiss()
             return self._create_forked(container_id, data_dir, terminal, rootfs, stdio)
         _check_terminal(known.terminal, terminal, data_dir)
-        return launch.create_planned(
-            container_id=container_id,
-            planned=known,
-            rootfs=None if rootfs is None else _overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile),
-            stdio=_fds(stdio),
-            group=self._group,
-        )
+        try:
+            return launch.create_planned(
+                container_id=container_id,
+                planned=known,
+                rootfs=None if rootfs is None else _overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile),
+                stdio=_fds(stdio),
+                group=self._group,
+                network=self._new_network(),
+            )
+        finally:
+            self.dismiss()
 
     def _create_forked(
         self, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio

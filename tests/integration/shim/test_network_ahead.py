@@ -1,0 +1,101 @@
+"""A network namespace that was made before anybody knew for whom: it is the container's, or nobody's."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bulkhead import nsexec
+from bulkhead.nsexec import STEPS, SpawnError
+from bulkhead.runtime import launch, planned
+from bulkhead.shim.adapters import runtime_launcher
+from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
+from bulkhead.shim.ports import Rootfs, Stdio
+from tests.support.containers import BUSYBOX, Box, Config, boxed, namespace, open_descriptors, wait
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0 or not BUSYBOX.exists(), reason="containers need root and busybox-static"),
+]
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    yield from boxed(tmp_path)
+
+
+@contextmanager
+def expecting() -> Iterator[tuple[RuntimeLauncher, str]]:
+    """A launcher that expects a container, and the namespace it has made; it may hold nothing of that afterwards."""
+    before, home = open_descriptors(), namespace("self", "net")
+    launcher = RuntimeLauncher()
+    launcher.expect()
+    (made,) = Counter(open_descriptors()) - Counter(before)
+    assert namespace("self", "net") == home != made
+    yield launcher, made
+    assert open_descriptors() == before
+
+
+def network_of(launcher: RuntimeLauncher, box: Box, config: Config) -> str:
+    """In which one a container comes to be; it is gone then."""
+    rootfs = box.rootfs()
+    worked_out = planned.container("ahead", config, rootfs)
+    assert worked_out is not None
+    task = launcher.create(
+        container_id="ahead",
+        data_dir="",
+        terminal=False,
+        rootfs=Rootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile),
+        stdio=Stdio(),
+        planned=worked_out.pack(),
+    )
+    assert isinstance(task, launch.Task)
+    found = namespace(task.pid, "net")
+    task.cgroup.kill_all()
+    wait(task.pidfd)
+    task.cgroup.remove()
+    task.close()
+    return found
+
+
+def test_the_container_is_in_it(box: Box) -> None:
+    with expecting() as (launcher, made):
+        assert network_of(launcher, box, box.config("/bin/true")) == made
+
+
+def test_it_serves_one_container(box: Box) -> None:
+    with expecting() as (launcher, made):
+        network_of(launcher, box, box.config("/bin/true"))
+        assert network_of(launcher, box, box.config("/bin/true")) not in (made, namespace("self", "net"))
+
+
+def test_a_container_that_wants_no_new_one_is_not_in_it(box: Box) -> None:
+    config = box.config("/bin/true")
+    config["linux"]["namespaces"] = [each for each in config["linux"]["namespaces"] if each["type"] != "network"]
+    config["linux"]["sysctl"] = {}
+    with expecting() as (launcher, _):
+        assert network_of(launcher, box, config) == namespace("self", "net")
+
+
+def test_it_is_not_kept_until_the_host_has_other_settings(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_launcher, "_NETWORK_SECONDS", 0)
+    with expecting() as (launcher, made):
+        assert network_of(launcher, box, box.config("/bin/true")) not in (made, namespace("self", "net"))
+
+
+def test_who_is_dismissed_holds_nothing() -> None:
+    with expecting() as (launcher, _):
+        launcher.dismiss()
+
+
+def test_what_is_no_network_namespace_ends_the_launch() -> None:
+    before = open_descriptors()
+    with Path("/proc/self/ns/uts").open("rb") as other, pytest.raises(SpawnError) as refused:
+        nsexec.spawn(b"", network_fd=other.fileno(), stdio=(0, 1, 2))
+    assert STEPS[refused.value.args[2]] == "namespace"
+    assert open_descriptors() == before
