@@ -12,10 +12,11 @@ message of an answer in parts, which ends with a Response. There is no flow cont
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple, cast
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.wire.ttrpc import HEADER, REQUEST_ID_KEY
-from bulkhead.wire.ttrpc_protobuf import SMALL, varint
+from bulkhead.wire.ttrpc import HEADER, REQUEST_ID_KEY, Request, Response
+from bulkhead.wire.ttrpc_protobuf import SMALL, decode, read_value, varint
 
 TYPE_DATA = 3
 TYPE_HELLO = 0x10
@@ -46,6 +47,67 @@ def response(message: bytes) -> bytes:
     return b"\x12" + (SMALL[size] if size < 0x80 else varint(size)) + message
 
 
+class Asked(NamedTuple):
+    """What a request's envelope says."""
+
+    route: str
+    message: bytes
+    metadata: dict[str, str]
+
+
+def asked(envelope: bytes) -> Asked:
+    """Read a `ttrpc.Request`. InvalidArgument when it is none.
+
+    Those that `request` has made are taken apart where they lie; of a route there are few spellings.
+    """
+    try:
+        _, service = read_value(envelope, 1, 2)
+        _, begun = read_value(envelope, service + 1, 2)
+        message, end = read_value(envelope, begun + 1, 2)
+        if envelope[0] == 0x0A and envelope[service] == 0x12 and envelope[begun] == 0x1A:
+            told = _id_of(envelope[end:])
+            if told is not None:
+                return Asked(_route(envelope[:begun]), cast(bytes, message), told)
+    except (IndexError, ValueError):
+        # The whole reader says what is wrong with it.
+        pass
+    found = decode(Request, envelope)
+    return Asked(
+        f"/{found.service}/{found.method}", found.payload, {entry.key: entry.value for entry in found.metadata}
+    )
+
+
+def answered(envelope: bytes) -> Response:
+    """Read a `ttrpc.Response`. InvalidArgument when it is none."""
+    try:
+        if envelope[0] == 0x12:
+            payload, end = read_value(envelope, 1, 2)
+            if end == len(envelope):
+                return Response(payload=cast(bytes, payload))
+    except (IndexError, ValueError):
+        pass
+    return decode(Response, envelope)
+
+
+@lru_cache(maxsize=512)
+def _route(beginning: bytes) -> str:
+    """The route of an envelope that begins so."""
+    found = decode(Request, beginning)
+    return f"/{found.service}/{found.method}"
+
+
+def _id_of(rest: bytes) -> dict[str, str] | None:
+    """The metadata of an envelope of which so much is left, when it is as `_told_id` has it."""
+    if not rest:
+        return {}
+    size = len(_ID_BEGINS)
+    if not rest.startswith(_ID_BEGINS, 2) or rest[0] != 0x2A or rest[1] != len(rest) - 2 or len(rest) > 0x7F:
+        return None
+    if rest[size + 2] != len(rest) - size - 3:
+        return None
+    return {REQUEST_ID_KEY: rest[size + 3 :].decode()}
+
+
 @lru_cache(maxsize=512)
 def _called(route: str) -> bytes:
     _, service, method = route.split("/")
@@ -60,3 +122,6 @@ def _told_id(request_id: str) -> bytes:
 
 def _field(tag: bytes, payload: bytes) -> bytes:
     return tag + varint(len(payload)) + payload
+
+
+_ID_BEGINS = _field(b"\x0a", REQUEST_ID_KEY.encode()) + b"\x12"

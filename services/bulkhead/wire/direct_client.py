@@ -10,10 +10,9 @@ from typing import cast
 
 from bulkhead.errors import BulkheadError
 from bulkhead.wire import direct
-from bulkhead.wire.expiry import expire
+from bulkhead.wire.expiry import Deadlines
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, is_own_user
-from bulkhead.wire.ttrpc_protobuf import decode
 
 # Who speaks gRPC only is asked again after a while: he may have been replaced.
 _ASK_AGAIN_SECONDS = 30.0
@@ -76,6 +75,7 @@ class Link(asyncio.Protocol):
         self._hello: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._parts: dict[int, asyncio.Queue[bytes | Exception | None]] = {}
+        self._deadlines = Deadlines()
         self._next = 1
 
     @property
@@ -94,14 +94,13 @@ class Link(asyncio.Protocol):
     async def ask(self, route: str, message: bytes, request_id: str, seconds: float) -> bytes:
         """One answer. Raises what the server raised, ConnectionResetError when the connection ends, TimeoutError."""
         stream = self._begin(route, message, request_id)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes] = loop.create_future()
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[stream] = future
-        timer = loop.call_later(seconds, expire, future)
+        self._deadlines.set(future, seconds)
         try:
             return await future
         finally:
-            timer.cancel()
+            self._deadlines.lift(future)
             if self._waiting.pop(stream, None) is not None:
                 self._send(direct.bare(stream, direct.TYPE_CANCEL))
 
@@ -129,6 +128,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self._hello.done():
             self._hello.set_result(False)
+        self._deadlines.drop()
         gone = ConnectionResetError("the connection ended")
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
@@ -148,7 +148,7 @@ class Link(asyncio.Protocol):
 
     def _receive(self, received: Frame) -> None:
         if received.type == TYPE_RESPONSE:
-            self._settle(received.stream, decode(Response, received.payload))
+            self._settle(received.stream, direct.answered(received.payload))
         elif received.type == direct.TYPE_DATA:
             queue = self._parts.get(received.stream)
             if queue is not None:

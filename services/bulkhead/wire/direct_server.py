@@ -11,8 +11,8 @@ from grpclib.exceptions import GRPCError
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.wire import direct, protobuf
-from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Request, Response, Status
-from bulkhead.wire.ttrpc_protobuf import decode, encode
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, Status
+from bulkhead.wire.ttrpc_protobuf import encode
 
 Handlers = Mapping[str, grpclib.const.Handler]
 
@@ -77,25 +77,24 @@ class Session(asyncio.Protocol):
 
     def _receive(self, received: Frame) -> None:
         if received.type == TYPE_REQUEST:
-            task = asyncio.get_running_loop().create_task(self._serve(received))
-            self._calls[received.stream] = task
-            task.add_done_callback(lambda _: self._calls.pop(received.stream, None))
+            self._calls[received.stream] = asyncio.get_running_loop().create_task(self._serve(received))
         elif received.type == direct.TYPE_HELLO:
             self.send(received.stream, direct.TYPE_HELLO, b"")
         elif received.type == direct.TYPE_CANCEL:
             call = self._calls.get(received.stream)
             if call is not None:
                 call.cancel()
+                # One that has not begun never comes to its end.
+                call.add_done_callback(lambda _: self._calls.pop(received.stream, None))
         else:
             raise InvalidArgument(f"cannot handle frame: type {received.type} is not one of ours")
 
     async def _serve(self, received: Frame) -> None:
         try:
-            asked = decode(Request, received.payload)
-            route = f"/{asked.service}/{asked.method}"
-            handler = self._handlers.get(route)
+            asked = direct.asked(received.payload)
+            handler = self._handlers.get(asked.route)
             if handler is None:
-                raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"cannot call {route}: no such method")
+                raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"cannot call {asked.route}: no such method")
             stream = _Stream(self, received.stream, handler, asked)
             await handler.func(cast(Any, stream))
             stream.end()
@@ -103,6 +102,8 @@ class Session(asyncio.Protocol):
             self._fail(received.stream, grpclib.const.Status.INVALID_ARGUMENT, str(error))
         except GRPCError as error:
             self._fail(received.stream, error.status, error.message or error.status.name)
+        finally:
+            self._calls.pop(received.stream, None)
 
     def _fail(self, stream: int, status: grpclib.const.Status, message: str) -> None:
         answer = Response(status=Status(code=status.value, message=message))
@@ -112,12 +113,12 @@ class Session(asyncio.Protocol):
 class _Stream:
     """As much of `grpclib.server.Stream` as handlers of unary requests use."""
 
-    def __init__(self, session: Session, number: int, handler: grpclib.const.Handler, asked: Request) -> None:
-        self.metadata: Mapping[str, str] = {entry.key: entry.value for entry in asked.metadata}
+    def __init__(self, session: Session, number: int, handler: grpclib.const.Handler, asked: direct.Asked) -> None:
+        self.metadata: Mapping[str, str] = asked.metadata
         self._session = session
         self._number = number
         self._handler = handler
-        self._payload = asked.payload
+        self._payload = asked.message
         self._in_parts = handler.cardinality is grpclib.const.Cardinality.UNARY_STREAM
 
     async def recv_message(self) -> Any:
