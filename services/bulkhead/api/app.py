@@ -141,6 +141,7 @@ def _server(edge: Edge, most: int) -> EngineServer:
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,
+        tcp_keepalive=False,
         keepalive_timeout=IDLE_SECONDS,
         max_line_size=LONGEST_LINE,
         max_field_size=LONGEST_LINE,

@@ -90,13 +90,16 @@ class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
     __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_held", "_held_paused",
-                 "_listener", "_mid_head", "_peer_ended", "chunked", "endless", "hijacked")  # fmt: skip
+                 "_listener", "_mid_head", "_peer_ended", "behind", "chunked", "endless", "hijacked")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.hijacked = False  # raw bytes were written: no HTTP can follow
         self.endless = False  # the handler streams until the client leaves: a stop of the daemon does not wait for it
         self.chunked = False  # and what it streams are chunks, the last of which is empty
+        self.behind: Callable[[], None] | None = None  # called once the answer to the request is out
+        # What aiohttp would ask the kernel for, and nobody else: requests tell of their peer only in its access log.
+        self._cache.update(ssl_context=None, peername=None, sockname=None)
         self._answered = 0
         self._head = b""  # a head that may be hijacked and is not complete
         self._mid_head = False  # aiohttp has the beginning of a head
@@ -272,7 +275,12 @@ class EngineConnection(RequestHandler):
         self.endless = self.chunked = False
         if self._close and not resp.prepared:
             resp.force_close()
-        answer = await super().finish_response(request, resp, start_time)
+        try:
+            answer = await super().finish_response(request, resp, start_time)
+        finally:
+            behind, self.behind = self.behind, None
+            if behind is not None:
+                behind()
         self._release()
         return answer
 

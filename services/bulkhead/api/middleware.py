@@ -10,15 +10,17 @@ import asyncio
 import logging
 import re
 import time
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
 
 from bulkhead import failpoints, telemetry
-from bulkhead.api import versions
+from bulkhead.api import answers, versions
 from bulkhead.api.admission import Admission
 from bulkhead.api.call import Call
+from bulkhead.api.connection import EngineConnection
 from bulkhead.api.errors import body_of, status_of
 from bulkhead.api.metrics import Metrics
 from bulkhead.api.routing import Found, Handler, Table
@@ -86,8 +88,8 @@ class Edge:
             self._metrics.active -= 1
         failpoints.hit("api.request.answered")
         told = (method, route, whole, response.status, time.monotonic() - began)
-        # After the answer, which aiohttp writes before this loop turns again.
-        asyncio.get_running_loop().call_soon(self._note, *told)
+        # Nobody waits for that.
+        cast(EngineConnection, request.protocol).behind = partial(self._note, *told)
         return response
 
     def _note(self, method: str, route: str, path: str, status: int, took: float) -> None:
@@ -109,7 +111,7 @@ class Edge:
             # aiohttp would hand out the body in a coding that only others know of.
             return _last(failure(InvalidArgument("unsupported transfer encoding")))
         if request.method == "OPTIONS":
-            return web.Response(headers=HEADERS)
+            return answers.Whole(200, answers.PLAIN)
         if not is_text:
             return failure(InvalidArgument("invalid request: its path or query is not UTF-8"))
         if found is None:
@@ -163,23 +165,23 @@ async def _guarded(handler: Handler, call: Call) -> web.StreamResponse:
         return failure(error)
 
 
-def _last(response: web.Response) -> web.Response:
+def _last(response: web.StreamResponse) -> web.StreamResponse:
     """The last answer on its connection."""
     response.force_close()
     return response
 
 
-def failure(error: BaseException) -> web.Response:
+def failure(error: BaseException) -> web.StreamResponse:
     """The answer that tells `error`."""
     status = status_of(error)
     if status == 304:
-        return web.Response(status=304, headers=HEADERS)
+        return answers.empty(304)
     known = isinstance(error, BulkheadError)
     message = str(error) if known else f"internal error: {type(error).__name__}: {error}"
-    return web.Response(status=status, body=body_of(message), content_type="application/json", headers=HEADERS)
+    return answers.encoded(body_of(message), status)
 
 
-def _refused(version: Version) -> web.Response:
+def _refused(version: Version) -> web.StreamResponse:
     try:
         versions.check(version)
     except InvalidArgument as refusal:
