@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bulkhead import failpoints
+from bulkhead.content.aside import aside
 from bulkhead.content.blocking import settle
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
 from bulkhead.manager import links, remapping, sharing, signals
@@ -121,7 +122,7 @@ class Creation:
     async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
         dirs = self.snapshots.dirs(container.id, container.image_id)
         undo.push_async_callback(self._forget, container.id)
-        await asyncio.to_thread(self._make_directories, container, dirs)
+        await aside(self._make_directories, container, dirs)
         await self.volumes.fill(container.spec.mounts, new, dirs.lower)
         failpoints.hit("manager.create.filled")
         return replace(container, lower_dirs=dirs.lower)

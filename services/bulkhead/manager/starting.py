@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from bulkhead import failpoints
+from bulkhead.content.aside import aside
 from bulkhead.errors import BulkheadError, Conflict, Internal, LaunchFailed, NotFound, NotModified, may_pass
 from bulkhead.linux import process
 from bulkhead.manager import health
@@ -105,7 +106,7 @@ class Starting:
 
     async def _introduce(self, container: Container, plugged: Plugged, shim: Shim) -> None:
         """Let the container find others by their names, and be found."""
-        await asyncio.to_thread(self.bundles.name_addresses, container, plugged.endpoints)
+        await aside(self.bundles.name_addresses, container, plugged.endpoints)
         connected = replace(container, endpoints=plugged.endpoints, attachments=plugged.attachments)
         await self.resolving.begin(connected, shim)
         await self.relaying.begin(connected, shim)
@@ -135,7 +136,7 @@ class Starting:
     async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
         dirs = self.snapshots.dirs(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container, self.records.index))
-        return await asyncio.to_thread(self._write_bundle, container, chosen, dirs)
+        return await aside(self._write_bundle, container, chosen, dirs)
 
     def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
         """Blocking: on a busy disk this takes a while."""

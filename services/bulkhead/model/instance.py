@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+SHIM_SOCKET = "shim.sock"
 DEFAULT_RUN = Path("/run/bulkhead")
 DEFAULT_DATA = Path("/var/lib/bulkhead")
 SERVICES = ("supervisor", "manager", "registry", "api")
@@ -101,7 +102,7 @@ class Instance:
         return _place(self.run, container_id[:12])
 
     def shim_socket(self, container_id: str) -> Path:
-        return _place(self.run, container_id[:12], "shim.sock")
+        return _place(self.run, container_id[:12], SHIM_SOCKET)
 
     def stdio_socket(self, container_id: str) -> Path:
         return _place(self.run, container_id[:12], "stdio.sock")

@@ -256,10 +256,11 @@ class Execs:
             self._container.custody.changed()
         failpoints.hit("shim.exec.ended")
         _tell_of_beginning(one)
+        # Its client first: the manager is asked later, and asks here if it has not been told by then.
+        one.streams.finish()
         waiting, one.waiting = one.waiting, []
         for hear in waiting:
             hear(one)
-        one.streams.finish()
         one.process, one.planned = {"terminal": one.tty}, b""
         # Last in the table's order is last to be forgotten.
         self._table[one.exec_id] = self._table.pop(one.exec_id)

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from bulkhead import failpoints
 from bulkhead.content.arriving import Arriving
+from bulkhead.content.aside import aside
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.unpack import UnpackResult, sync_file_system
 from bulkhead.errors import BulkheadError, NotFound
@@ -240,7 +241,7 @@ class OverlaySnapshots:
         """
         dirs = self.dirs(container_id, image_id)
         if not _are_there(dirs):
-            await asyncio.to_thread(self.make, container_id, dirs)
+            await aside(self.make, container_id, dirs)
         return dirs
 
     def dirs(self, container_id: str, image_id: str) -> OverlayDirs:
@@ -264,7 +265,7 @@ class OverlaySnapshots:
 
     async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
         """Forget a container's writable layer, and do `then` in that thread; nothing happens when there is none."""
-        await asyncio.to_thread(self._clear, self._directory(container_id), then)
+        await aside(self._clear, self._directory(container_id), then)
         self._after_removal()
 
     def _clear(self, layer: Path, then: Callable[[], object] | None) -> None:

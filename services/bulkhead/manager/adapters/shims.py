@@ -25,7 +25,7 @@ from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState, SupervisorAway
 from bulkhead.model.health import Health, decode_health
-from bulkhead.model.instance import Instance
+from bulkhead.model.instance import SHIM_SOCKET, Instance
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Relay
 from bulkhead.model.shim_protocol import check_protocol
@@ -194,7 +194,10 @@ class SupervisedShims:
 
     def _listens(self, container_id: str) -> bool:
         """Or has listened, and was killed."""
-        return os.path.exists(self._instance.shim_socket(container_id))  # noqa: PTH110 -- on the way of each start
+        return os.path.exists(self._socket(container_id))  # noqa: PTH110 -- on the way of each start
+
+    def _socket(self, container_id: str) -> str:
+        return f"{self._instance.container_run(container_id)}/{SHIM_SOCKET}"
 
     async def discard(self, container_id: str) -> None:
         try:
@@ -240,7 +243,7 @@ class SupervisedShims:
         """Raises Conflict when the shim is of a version that this manager does not understand."""
         record = read_json(f"{self._instance.container_data(container_id)}/{SHIM_RECORD}")
         check_protocol(container_id, record or {})
-        client = TtrpcClient(self._instance.shim_socket(container_id))
+        client = TtrpcClient(self._socket(container_id))
         await client.connect(timeout=CONNECT_SECONDS)
         other = self._live.get(container_id)
         if other is not None and not other.client.closed.done():
@@ -279,7 +282,7 @@ def _sweep(data: Path) -> None:
 
 def remove_run_directory(run: Path) -> None:
     """Take away the sockets of a shim that is gone."""
-    for name in ("shim.sock", "stdio.sock"):
+    for name in (SHIM_SOCKET, "stdio.sock"):
         (run / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         run.rmdir()

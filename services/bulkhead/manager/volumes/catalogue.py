@@ -145,6 +145,9 @@ class Volumes:
     @contextlib.asynccontextmanager
     async def used_by(self, container: Container) -> AsyncIterator[None]:
         """Hold a container's volumes while it is being started, and mount those that must be mounted."""
+        if not container.spec.mounts:
+            yield
+            return
         with self._hold(_names(container.spec.mounts)):
             try:
                 for volume in self._mounted(container):
