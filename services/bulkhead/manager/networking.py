@@ -23,7 +23,7 @@ from bulkhead.manager.networks.link_options import DRIVERS, link_plan
 from bulkhead.manager.networks.names import NamedHost, NameFiles
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
 from bulkhead.manager.ports import Created
-from bulkhead.manager.sharing import Attachment, attachment
+from bulkhead.manager.sharing import may_have_links
 from bulkhead.model.container import Container, ContainerSpec, NetworkEndpoint, PublishedPort
 from bulkhead.model.filters import port_range
 from bulkhead.model.ids import short
@@ -140,7 +140,7 @@ class Networking:
 
     async def plug(self, container: Container, created: Created) -> Plugged:
         """Connect a parked container to its networks, or to none of them. Raises what `Network` does, and NotFound."""
-        if attachment(container.spec) is not Attachment.BRIDGE:
+        if not may_have_links(container):
             return Plugged(endpoints=tuple(self._shown(wish) for wish in container.endpoints))
         wishes = [(wish, self.known.find(wish.network_id or wish.network_name)) for wish in container.endpoints]
         await self._ensure()
@@ -158,6 +158,8 @@ class Networking:
 
     async def plug_live(self, container: Container, wish: NetworkEndpoint, network: NetworkRecord) -> Plugged:
         """One more network for a container that runs; all that it is on now."""
+        if network.driver == "null":
+            return Plugged(endpoints=(*container.endpoints, self._shown(wish)), attachments=container.attachments)
         await self._ensure()
         created = Created(pid=container.pid, start_time=container.pid_start_time)
         number = _free_number(container.attachments)
@@ -304,7 +306,7 @@ class Networking:
     async def _clear(self) -> None:
         """Nobody is being plugged in yet: what is in a container and not on its record is a dead manager's."""
         for container in self._index:
-            if container.phase.alive and attachment(container.spec) is Attachment.BRIDGE:
+            if container.phase.alive and may_have_links(container):
                 netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
                 try:
                     await self._network.clear(netns, container.attachments)

@@ -75,6 +75,15 @@ def attachment(spec: ContainerSpec) -> Attachment:
     return Attachment.BRIDGE
 
 
+def may_have_links(container: Container) -> bool:
+    """Whether it has a network of its own, and is on more, or less, than the one that leads nowhere: containers are
+    taken off that one, and put on it, whatever mode they were created with."""
+    spec = container.spec
+    if spec.network_disabled or attachment(spec) in (Attachment.HOST, Attachment.SHARED):
+        return False
+    return not container.endpoints or any(each.network_name != "none" for each in container.endpoints)
+
+
 def network_owner(spec: ContainerSpec, index: Index) -> Container:
     """The container whose network `spec` shares. Raises NotFound."""
     return index.find(spec.network_mode.removeprefix(_OF_CONTAINER))

@@ -24,7 +24,7 @@ from bulkhead.manager.networking import Networking, Plugged
 from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
 from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
-from bulkhead.manager.sharing import Attachment, Namespaces, attachment, namespaces, network_owner
+from bulkhead.manager.sharing import Attachment, Namespaces, attachment, may_have_links, namespaces, network_owner
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
@@ -116,7 +116,7 @@ class Starting:
 
         The shim is launched while the bundle is written.
         """
-        at_once = attachment(container.spec) is not Attachment.BRIDGE
+        at_once = not may_have_links(container)
         await self.bundles.find_directory(container.id)
         failpoints.hit("manager.start.begun")
         with ExitStack() as pinned:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound
+from bulkhead.errors import BulkheadError, Conflict, Forbidden, Internal, InvalidArgument, NotFound
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import about_network, of_network, of_prune
 from bulkhead.manager.bundles import Bundles
@@ -149,7 +149,7 @@ class Networks:
 
         async def work() -> None:
             current = self.records.index.get(container.id)
-            if current.phase.alive:
+            if current.phase.alive and (self._is_there(ref) or not force):
                 await self._disconnect(current, self.find(ref))
             else:
                 await self._promise_no_more(current, ref)
@@ -189,10 +189,10 @@ class Networks:
         await self.records.commit(Change(update=replace(container, endpoints=(*kept, wish))), durable=True)
 
     async def _disconnect(self, container: Container, network: NetworkRecord) -> None:
-        if network.driver == "host":
-            raise Forbidden(_HOST)
+        if network.driver == "host" and attachment(container.spec) is Attachment.HOST:
+            raise InvalidArgument(_HOST)
         if all(each.network_id != network.id for each in container.endpoints):
-            raise Forbidden(f"container {container.id} is not connected to network {network.name}")
+            raise Internal(f"container {container.id} is not connected to network {network.name}")
         # The record goes first: what a crash after it leaves plugged is swept by the next start, as nobody's.
         await self._replugged(container, self.networking.without(container, network), network, "disconnect")
         try:
@@ -208,7 +208,7 @@ class Networks:
             ref = self.find(ref).name
         left = tuple(each for each in container.endpoints if each.network_name != ref)
         if len(left) == len(container.endpoints):
-            raise Forbidden(f"container {container.id} is not connected to the network {ref}")
+            raise Internal(f"container {container.id} is not connected to the network {ref}")
         await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
 
     async def _replugged(self, container: Container, now: Plugged, network: NetworkRecord, action: str) -> None:
@@ -271,6 +271,13 @@ class Networks:
             raise Forbidden(f"networks have same bridge name: {plan.bridge} is in use")
         return network
 
+    def _is_there(self, ref: str) -> bool:
+        try:
+            self.find(ref)
+        except NotFound:
+            return False
+        return True
+
     def _matches(self, network: NetworkRecord, filters: Filters) -> bool:
         if not matches_labels(network.labels, filters.get("label", ())):
             return False
@@ -330,15 +337,17 @@ def _is_address(text: str, version: int) -> bool:
 
 
 def _check_connection(container: Container, network: NetworkRecord) -> None:
+    """As Docker has it, but that nobody is promised a network who never gets one: who shares a namespace."""
     way = attachment(container.spec)
     if way is Attachment.SHARED:
-        raise Forbidden(_SHARED)
-    if network.driver == "host":
-        raise Forbidden(_HOST)
-    if way is Attachment.HOST:
-        raise Forbidden(_SHARED)
-    if way is Attachment.NONE or network.driver == "null":
-        raise Forbidden(_NONE)
+        raise InvalidArgument(_SHARED)
+    if way is Attachment.HOST and network.driver != "host":
+        raise InvalidArgument(_SHARED)
+    if way is not Attachment.HOST and network.driver == "host":
+        raise InvalidArgument(_HOST)
+    others = {each.network_name for each in container.endpoints} - {network.name}
+    if container.spec.network_disabled or "none" in others or (others and network.driver == "null"):
+        raise InvalidArgument(_NONE)
 
 
 def _check(wanted: NetworkRecord) -> None:
