@@ -48,7 +48,9 @@ def line(level: int, event: str, **fields: Any) -> None:
     if _sink is None:
         structlog.get_logger().log(level, event, **fields)
     elif tells(level):
-        _sink.msg(_encode(_stamp(None, logging.getLevelName(level).lower(), {"event": event, **fields})))
+        told = _stamp.beginning(logging.getLevelName(level).lower(), event)
+        told.update(fields)
+        _sink.msg(_encode(told))
 
 
 def configure(service: str, *, level: str = "info") -> None:
@@ -77,16 +79,21 @@ class _Stamp:
         self._service = service
 
     def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        line = {
+        return {**self.beginning(method, event.pop("event", "")), **event}
+
+    def beginning(self, level: str, event: Any) -> dict[str, Any]:
+        """A line without the event's own fields."""
+        line: dict[str, Any] = {
             "timestamp": timestamp(),
-            "level": method,
+            "level": level,
             "service": self._service,
             "pid": os.getpid(),
-            "event": event.pop("event", ""),
+            "event": event,
         }
-        if request_id():
-            line["request_id"] = request_id()
-        return {**line, **event}
+        bound = request_id()
+        if bound:
+            line["request_id"] = bound
+        return line
 
 
 # Of this process, once it is configured.
@@ -103,5 +110,8 @@ class _Bridge(logging.Handler):
         logger.log(record.levelno, record.getMessage(), logger_name=record.name, exc_info=record.exc_info or None)
 
 
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
 def _encode(line: Mapping[str, Any], **_: Any) -> bytes:
-    return msgspec.json.encode(line, enc_hook=str)
+    return _encoder.encode(line)

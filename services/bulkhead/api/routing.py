@@ -30,28 +30,42 @@ class Found(NamedTuple):
     pattern: str
 
 
+class _Tried(NamedTuple):
+    """A pattern with arguments; `last` is its last segment, None where that is one of them."""
+
+    last: str | None
+    pattern: re.Pattern[str]
+    route: Route
+
+
 class Table:
-    """The routes, asked in the order in which they were given; but for those that begin otherwise."""
+    """The routes, asked in the order in which they were given; but for those that begin or end otherwise."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[tuple[str, str], Handler] = {}
-        self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Route]]] = {}
+        tried: dict[tuple[str, str], list[_Tried]] = {}
         for route in routes:
             for method in route.methods.split(","):
-                self._add(method, route)
-
-    def _add(self, method: str, route: Route) -> None:
-        if "{" not in route.pattern:
-            self._fixed.setdefault((method, route.pattern), route.handler)
-        else:
-            found = self._patterns.setdefault((method, _first(route.pattern)), [])
-            found.append((_compile(route.pattern), route))
+                if "{" not in route.pattern:
+                    self._fixed.setdefault((method, route.pattern), route.handler)
+                else:
+                    last = _last(route.pattern)
+                    each = _Tried(None if "{" in last else last, _compile(route.pattern), route)
+                    tried.setdefault((method, _first(route.pattern)), []).append(each)
+        # By method, first and last segment: those that may fit.
+        self._patterns = {
+            (*key, last): [each for each in all_tried if each.last in (last, None)]
+            for key, all_tried in tried.items()
+            for last in {None, *(each.last for each in all_tried)}
+        }
 
     def find(self, method: str, path: str) -> Found | None:
         fixed = self._fixed.get((method, path))
         if fixed is not None:
             return Found(fixed, {}, path)
-        for pattern, route in self._patterns.get((method, _first(path)), ()):
+        first = _first(path)
+        tried = self._patterns.get((method, first, _last(path))) or self._patterns.get((method, first, None), [])
+        for _, pattern, route in tried:
             if match := pattern.fullmatch(path):
                 return Found(route.handler, match.groupdict(), route.pattern)
         return None
@@ -60,6 +74,10 @@ class Table:
 def _first(path: str) -> str:
     """The first segment, which in a pattern is always a word."""
     return path[1:].partition("/")[0]
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 
 from bulkhead import errors
+from bulkhead.api.answers import Head
 from bulkhead.api.call import Call
 from bulkhead.api.versions import HEADERS, Version
 
@@ -31,6 +35,32 @@ def framing(version: Version, tty: bool) -> str:
     return RAW if tty or version < Version(1, 42) else MULTIPLEXED
 
 
+class _Growing(web.StreamResponse):
+    """A body in chunks behind a head whose bytes are known; what is not in chunks has a head of aiohttp's making."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(headers=head.headers)
+        self._head = head
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        if not self._chunked or request.method == "HEAD":
+            return await super()._start(request)
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        writer = self._payload_writer = request.writer
+        self._req = request
+        last = b"" if self._keep_alive else b"Connection: close\r\n"
+        date = rfc822_formatted_time().encode()
+        await writer.write(b"%bTransfer-Encoding: chunked\r\nDate: %b\r\n%b\r\n" % (self._head.of(200), date, last))
+        writer.enable_chunking()
+        return writer
+
+
+@lru_cache(maxsize=8)
+def _head(content_type: str) -> Head:
+    return Head({**HEADERS, "Content-Type": content_type})
+
+
 async def begin(
     call: Call,
     content_type: str = "application/json",
@@ -42,7 +72,11 @@ async def begin(
 
     `endless` marks streams that last until the client leaves: stopping the daemon does not wait for them.
     """
-    response = web.StreamResponse(headers={**HEADERS, **headers, "Content-Type": content_type})
+    response = (
+        web.StreamResponse(headers={**HEADERS, **headers, "Content-Type": content_type})
+        if headers
+        else _Growing(_head(content_type))
+    )
     if call.request.version >= (1, 1):
         response.enable_chunked_encoding()
     call.connection.endless, call.connection.chunked = endless, bool(response.chunked)

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from bulkhead.api.answers import JSON, PLAIN, Head, Whole
+from bulkhead.api.call import Call
+from bulkhead.api.connection import EngineConnection
+from bulkhead.api.streams import RAW, begin
+from bulkhead.api.versions import HEADERS, NEWEST
 
 Answer = Callable[[], web.StreamResponse]
 
@@ -48,6 +53,40 @@ def test_whole_answers_are_what_aiohttp_writes(
     assert made.startswith(b"HTTP/1.")
 
 
+@pytest.mark.parametrize("closing", [False, True], ids=["open", "closed"])
+@pytest.mark.parametrize("parts", [(), (b"a",), (b"a" * 70_000, b"b")], ids=["none", "one", "several"])
+@pytest.mark.parametrize("request_text", REQUESTS)
+def test_growing_answers_are_what_aiohttp_writes(
+    tmp_path: Path, request_text: str, parts: tuple[bytes, ...], closing: bool
+) -> None:
+    headers = {**HEADERS, "Content-Type": RAW}
+
+    async def begun(request: web.BaseRequest) -> web.StreamResponse:
+        return await begin(Call(request=request, version=NEWEST), RAW)
+
+    async def plain(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
+        if request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        return response
+
+    def handled(start: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> bytes:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            response = await start(request)
+            for part in parts[:-1]:
+                await response.write(part)
+            await response.write_eof(*parts[-1:])
+            return response
+
+        text = request_text.replace("Host: engine", "Host: engine\r\nConnection: close") if closing else request_text
+        return _undated(asyncio.run(_asked(tmp_path, text + BEHIND, handle)))
+
+    made, expected = handled(begun), handled(plain)
+    assert made == expected
+    assert made.startswith(b"HTTP/1.")
+
+
 def _told(directory: Path, text: str, answer: Answer, closing: bool) -> bytes:
     """All that a server says to `text` until it closes the connection."""
 
@@ -57,13 +96,17 @@ def _told(directory: Path, text: str, answer: Answer, closing: bool) -> bytes:
             made.force_close()
         return made
 
-    return re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: now", asyncio.run(_asked(directory, text, handle)))
+    return _undated(asyncio.run(_asked(directory, text, handle)))
+
+
+def _undated(told: bytes) -> bytes:
+    return re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: now", told)
 
 
 async def _asked(
     directory: Path, text: str, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 ) -> bytes:
-    engine = web.Server(handle)
+    engine = _Engine(handle)
     server = await asyncio.get_running_loop().create_unix_server(engine, str(directory / "s"))
     reader, writer = await asyncio.open_unix_connection(str(directory / "s"))
     try:
@@ -73,3 +116,10 @@ async def _asked(
         writer.close()
         server.close()
         await engine.shutdown()
+
+
+class _Engine(web.Server):
+    """aiohttp's server with our connections."""
+
+    def __call__(self) -> RequestHandler:
+        return EngineConnection(self, loop=self._loop, **self._kwargs)

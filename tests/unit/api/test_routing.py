@@ -60,3 +60,19 @@ def test_every_pattern_begins_with_a_word() -> None:
     assert TABLE.find("GET", "/containers/a/json") is not None
     assert TABLE.find("GET", "/container/a/json") is None
     assert TABLE.find("GET", "containers/a/json") is None
+
+
+def test_the_first_of_several_that_fit_is_taken_whatever_the_last_segment_of_each_is() -> None:
+    table = Table(
+        (
+            Route("GET", "/things/{a}/json", inspect),
+            Route("GET", "/things/{b:path}", push),
+            Route("GET", "/things/{c:path}/json", remove),
+            Route("GET", "/others/{d}/json", remove),
+        )
+    )
+    asked = {"/things/x/json": inspect, "/things/x/y/json": push, "/things/x/y": push, "/others/x/json": remove}
+    for path, handler in asked.items():
+        found = table.find("GET", path)
+        assert found is not None and found.handler is handler, path
+    assert table.find("GET", "/others/x/yson") is None
