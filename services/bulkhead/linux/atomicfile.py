@@ -14,6 +14,7 @@ import os
 from bulkhead import failpoints
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_PIECE = 64 << 10
 
 
 def write(
@@ -76,9 +77,10 @@ def read(path: str | os.PathLike[str], limit: int) -> bytes:
     """At most `limit` bytes of a file."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = piece = os.read(fd, limit)
+        # A buffer of the whole limit would be mapped, and moved to what was read, at each file.
+        content = piece = os.read(fd, min(limit, _PIECE))
         while piece and len(content) < limit:
-            piece = os.read(fd, limit - len(content))
+            piece = os.read(fd, min(limit - len(content), max(_PIECE, len(content))))
             content += piece
         return content
     finally:

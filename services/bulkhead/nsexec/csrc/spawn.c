@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -92,6 +94,17 @@ int spawn_seal(const char *name, const void *bytes, size_t size, int executable)
     return stolen;
 }
 
+/* Where it cannot be done here the stage says why. */
+static void loopback_up(void)
+{
+    struct ifreq request = {.ifr_name = "lo"};
+    scoped_fd fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+        return;
+    request.ifr_flags = (short)(request.ifr_flags | IFF_UP);
+    ioctl(fd, SIOCSIFFLAGS, &request);
+}
+
 /* In the thread that calls: it leaves and comes back, and who cannot come back is not to go on elsewhere. */
 int spawn_network(void)
 {
@@ -101,6 +114,7 @@ int spawn_network(void)
         return -errno;
     int fd = open(place, O_RDONLY | O_CLOEXEC);
     int outcome = fd < 0 ? -errno : fd;
+    loopback_up();
     if (setns(home, CLONE_NEWNET) < 0)
         abort();
     return outcome;

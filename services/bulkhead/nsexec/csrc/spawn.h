@@ -34,7 +34,7 @@ struct spawn_result {
 /* A sealed, executable, close-on-exec memfd with these bytes; -errno on failure. */
 int spawn_seal(const char *name, const void *bytes, size_t size, int executable);
 
-/* A descriptor of a network namespace that nobody was in yet; -errno on failure. */
+/* A descriptor of a network namespace that nobody was in yet, its loopback up; -errno on failure. */
 int spawn_network(void);
 
 /* 0 when the stage program runs (its further failures come as reports), -1 otherwise: then nothing

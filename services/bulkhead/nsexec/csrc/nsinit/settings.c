@@ -109,7 +109,9 @@ void loopback_up(void)
     struct interface_request request = {.name = "lo"};
     int fd = (int)must(sys3(__NR_socket, AF_INET_, SOCK_DGRAM_CLOEXEC, 0), STEP_LOOPBACK, "lo");
     must(sys3(__NR_ioctl, fd, SIOCGIFFLAGS, &request), STEP_LOOPBACK, "lo");
-    request.flags = (short)(request.flags | INTERFACE_UP);
-    must(sys3(__NR_ioctl, fd, SIOCSIFFLAGS, &request), STEP_LOOPBACK, "lo");
+    if (!(request.flags & INTERFACE_UP)) { /* see spawn_network */
+        request.flags = (short)(request.flags | INTERFACE_UP);
+        must(sys3(__NR_ioctl, fd, SIOCSIFFLAGS, &request), STEP_LOOPBACK, "lo");
+    }
     must_close(fd);
 }
