@@ -32,13 +32,13 @@ from bulkhead.shim.adapters.launchers import Launchers
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
-from bulkhead.wire.ttrpc import REQUEST_ID_KEY, TYPE_REQUEST, FrameReader, KeyValue, Request, Response, frame
-from bulkhead.wire.ttrpc_protobuf import Message, decode, encode
+from bulkhead.wire import direct
+from bulkhead.wire.ttrpc import TYPE_REQUEST, FrameReader, frame
+from bulkhead.wire.ttrpc_protobuf import Message, encode
 
 # The interpreter looks at a function again at its eighth call, and at its instructions in the ninth.
 ROUNDS = 9
 _MOST_TURNS = 50
-_TIMEOUT = 60_000_000_000
 _EXEC = "rehearsal"
 _GROUP = "/rehearsal"
 _CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd")
@@ -154,10 +154,7 @@ class Play:
     def _call(self, client: socket.socket, calls: Sequence[tuple[str, Message, int]], turn: Turn) -> None:
         for method, message, answers in calls:
             self._stream += 2
-            who = [KeyValue(key=REQUEST_ID_KEY, value="rehearsal")]
-            request = Request(
-                service=messages.SERVICE, method=method, payload=encode(message), timeout_nano=_TIMEOUT, metadata=who
-            )
+            request = direct.request(f"/{messages.SERVICE}/{method}", encode(message), "rehearsal")
             client.sendall(frame(self._stream, TYPE_REQUEST, request))
             self._hear(client, answers, turn)
 
@@ -167,7 +164,7 @@ class Play:
             turn(client)
             with contextlib.suppress(BlockingIOError):
                 for answer in self._answers.feed(client.recv(1 << 16)):
-                    status = decode(Response, answer.payload).status
+                    status = direct.answered(answer.payload).status
                     if status is not None and status.code:
                         raise Unavailable(f"cannot rehearse: {status.message}")
                     answers -= 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from bulkhead.errors import InvalidArgument
-from bulkhead.wire.ttrpc_protobuf import BYTES, MESSAGE, SIGNED, STRING, Field, Message, encode
+from bulkhead.wire.ttrpc_protobuf import BYTES, MESSAGE, SIGNED, STRING, Field, Message
 
 MAX_PAYLOAD = 4 << 20
 TYPE_REQUEST = 1
@@ -80,9 +80,8 @@ class Response(Message):
     FIELDS: ClassVar = (Field(1, "status", MESSAGE, Status), Field(2, "payload", BYTES))
 
 
-def frame(stream: int, kind: int, message: Message) -> bytes:
+def frame(stream: int, kind: int, payload: bytes) -> bytes:
     """One whole frame; InvalidArgument when the message exceeds the limit."""
-    payload = encode(message)
     if len(payload) > MAX_PAYLOAD:
         raise InvalidArgument(f"cannot send message: {len(payload)} bytes exceed the limit of {MAX_PAYLOAD}")
     return HEADER.pack(len(payload), stream, kind, 0) + payload

@@ -19,23 +19,18 @@ from typing import Protocol, Self, TypeVar, cast
 from bulkhead import telemetry
 from bulkhead.counting import count_call
 from bulkhead.errors import BulkheadError, DeadlineExceeded, InvalidArgument, Unavailable
-from bulkhead.wire import protobuf
+from bulkhead.wire import direct, protobuf
 from bulkhead.wire.expiry import expire
 from bulkhead.wire.gen.bulkhead.shim import v1 as shim
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import (
-    REQUEST_ID_KEY,
     TYPE_REQUEST,
     TYPE_RESPONSE,
     FrameReader,
-    KeyValue,
-    Request,
-    Response,
     frame,
     is_own_user,
     peer_of,
 )
-from bulkhead.wire.ttrpc_protobuf import decode
 
 _LAST_STREAM = (1 << 31) - 1
 DEFAULT_TIMEOUT = 10.0
@@ -91,9 +86,7 @@ class TtrpcClient:
         """
         link = self._connected()
         count_call("shim", method)
-        envelope = Request(service=service, method=method, payload=protobuf.encode(request), metadata=_metadata())
-        if timeout is not None:
-            envelope.timeout_nano = int(timeout * 1e9)
+        envelope = direct.request(f"/{service}/{method}", protobuf.encode(request), telemetry.request_id())
         try:
             payload = await link.ask(envelope, timeout)
         except TimeoutError as error:
@@ -119,11 +112,6 @@ class TtrpcClient:
         if self._link is None:
             raise Unavailable(f"cannot call {self._path}: not connected")
         return self._link
-
-
-def _metadata() -> list[KeyValue]:
-    request_id = telemetry.request_id()
-    return [KeyValue(REQUEST_ID_KEY, request_id)] if request_id else []
 
 
 class _Link(asyncio.Protocol):
@@ -170,8 +158,8 @@ class _Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def ask(self, envelope: Request, seconds: float | None) -> bytes:
-        """Send a request, and wait for the payload of its response. Raises TimeoutError as well."""
+    async def ask(self, envelope: bytes, seconds: float | None) -> bytes:
+        """Send a request, encoded, and wait for the payload of its response. Raises TimeoutError as well."""
         if self._transport is None or self._transport.is_closing() or self.closed.done():
             raise Unavailable(f"cannot call {self._path}: the connection ended")
         stream = self._take_stream()
@@ -199,7 +187,7 @@ class _Link(asyncio.Protocol):
         if future is None or future.done():
             return
         try:
-            response = decode(Response, payload)
+            response = direct.answered(payload)
         except InvalidArgument as error:
             future.set_exception(error)
             return

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bulkhead.errors import BulkheadError, InvalidArgument, NotImplementedYet
+from bulkhead.wire import direct
 from bulkhead.wire.acceptor import Acceptor, Reactor
 from bulkhead.wire.status import code_of
 from bulkhead.wire.ttrpc import (
+    REQUEST_ID_KEY,
     TYPE_REQUEST,
     TYPE_RESPONSE,
     Frame,
     FrameReader,
-    Request,
     Response,
     Status,
     frame,
@@ -49,14 +50,14 @@ class Call:
 
     def reply(self, message: Message) -> None:
         """Answer with a message."""
-        self._send(Response(status=Status(), payload=encode(message)))
+        self._send(direct.response(encode(message)))
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error's status."""
         text = str(error) if isinstance(error, BulkheadError) else f"{type(error).__name__}: {error}"
-        self._send(Response(status=Status(code=code_of(error), message=text)))
+        self._send(encode(Response(status=Status(code=code_of(error), message=text))))
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: bytes) -> None:
         connection, self._connection = self._connection, None
         if connection is not None and connection.open:
             connection.send(frame(self._stream, TYPE_RESPONSE, response))
@@ -111,22 +112,23 @@ class TtrpcServer:
     def _handle(self, connection: _Connection, received: Frame) -> None:
         if received.type != TYPE_REQUEST:
             raise InvalidArgument(f"cannot handle frame: type {received.type} is not a request")
-        request = decode(Request, received.payload)
-        call = Call(connection, received.stream, request.method, request.request_id())
+        asked = direct.asked(received.payload)
+        _, service, method = asked.route.split("/", 2)
+        call = Call(connection, received.stream, method, asked.metadata.get(REQUEST_ID_KEY, ""))
         try:
-            kind, handle = self._find(request)
-            handle(decode(kind, request.payload), call)
+            kind, handle = self._find(service, method)
+            handle(decode(kind, asked.message), call)
         except BulkheadError as error:
             call.fail(error)
         except Exception as error:
             self._failed(call, error)
             call.fail(error)
 
-    def _find(self, request: Request) -> Method:
-        method = self._services.get(request.service, {}).get(request.method)
-        if method is None:
-            raise NotImplementedYet(f"cannot call {request.service}/{request.method}: no such method")
-        return method
+    def _find(self, service: str, method: str) -> Method:
+        found = self._services.get(service, {}).get(method)
+        if found is None:
+            raise NotImplementedYet(f"cannot call {service}/{method}: no such method")
+        return found
 
 
 class _Connection:
