@@ -331,11 +331,18 @@ def _configure(settings: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _set(path: str, value: str) -> bool:
-    """Write a sysctl if it differs; whether it did. One that this kernel does not have is nothing to set."""
+    """Write a sysctl if it differs; whether it did. One that this kernel does not have is nothing to set.
+
+    With bare calls: three of each bridge are looked at whenever a network is made.
+    """
     try:
-        differs = (_SYSCTL / path).read_text().strip() != value
+        file = os.open(f"{_SYSCTL}/{path}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    try:
+        differs = os.read(file, 4096).strip() != value.encode()
+    finally:
+        os.close(file)
     if differs:
         _write(path, value)
     return differs

@@ -419,8 +419,9 @@ class BridgeNetwork:
             await self._kernel.delete_links(stale)
         for bridge in missing:
             await self._make(bridge)
-        for bridge in self._bridges():
-            settings += await self._kernel.configure(_bridge_settings(bridge))
+        # In one go: of networks there may be hundreds, and each call has a thread of its own.
+        of_bridges = [_bridge_settings(bridge) for bridge in self._bridges()]
+        settings += await self._kernel.configure({path: value for each in of_bridges for path, value in each.items()})
         loose = self._loose(survey)
         for name, veths in loose.items():
             await self._kernel.replug(name, veths)
