@@ -83,3 +83,14 @@ def _change(either: Target, verb: str, network: str, **told: bool) -> tuple[int,
 def _networks(either: Target) -> dict[str, Any]:
     shown: dict[str, Any] = json.loads(either.ok("inspect", "-f", "{{json .NetworkSettings.Networks}}", "box"))
     return shown
+
+
+def test_address_options_are_shown_as_they_were_told(either: Target) -> None:
+    """None at all, which is what a client leaves out, are not the same as no option."""
+    socket = Path(urlsplit(either.socket).path)
+    for told in (None, {}, {"a": "b"}):
+        body = {"Name": "plain", "IPAM": {"Options": told} if told is not None else {}}
+        assert call(socket, "POST", "/networks/create", body).status == 201
+        shown = call(socket, "GET", "/networks/plain").json
+        either.ok("network", "rm", "plain")
+        assert shown["IPAM"]["Options"] == told

@@ -507,6 +507,8 @@ class InspectedNetwork:
     enable_ipv6: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     ipam_options: Mapping[str, str] = field(default_factory=dict)
+    # Whether the user told any, be they none.
+    ipam_options_told: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     created_at: int = 0
     members: tuple[NetworkMember, ...] = ()

@@ -121,7 +121,7 @@ def _tmpfs_options(mount: Mount) -> list[str]:
     options = [option for text in mount.options for option in text.split(",") if option]
     bad = [option for option in options if not _is_tmpfs_option(option)]
     if bad:
-        listed = " ".join(f'"{option}"' for option in bad)
+        listed = " ".join(f'"{part}"' for part in bad[0].split("=", 1))
         raise Internal(f"invalid tmpfs option [{listed}]")
     undone = {_OPPOSITE[option] for option in options if option in _OPPOSITE}
     base = [option for option in ("noexec", "nosuid", "nodev") if option not in undone]

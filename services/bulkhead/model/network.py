@@ -205,6 +205,8 @@ class NetworkRecord:
     enable_ipv6: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     ipam_options: Mapping[str, str] = field(default_factory=dict)
+    # Whether the user told any, be they none.
+    ipam_options_told: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     created_at: int = 0
 

@@ -65,14 +65,23 @@ def _text(report: Report) -> str:
         told = report.errno == errno.ECANCELED
         return f"error running {report.detail}" + ("" if told else f": {reason}")
     if report.step == "mount":
-        reason = _mount_reason(report, reason)
-        return f'error during container init: error mounting to rootfs at "{report.detail}": {reason}'
-    return f"{report.step} {report.detail}: {reason}" if report.detail else f"{report.step}: {reason}"
+        return f"error during container init: error mounting {_mount_failure(report, reason)}"
+    detail = report.detail.replace("\n", ": ")
+    return f"{report.step} {detail}: {reason}" if detail else f"{report.step}: {reason}"
 
 
 def _quoted(text: str) -> str:
     """As Go's %q: Docker's words are Go's."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _mount_failure(report: Report, reason: str) -> str:
+    """What the kernel itself said of an option is on a line of its own, with the file system's type before it."""
+    place, line, words = report.detail.rpartition("\n")
+    if not line:
+        return f'to rootfs at "{report.detail}": {_mount_reason(report, reason)}'
+    kind, _, words = words.partition(": ")
+    return f'"{kind}" to rootfs at "{place}": {words}: {reason}'
 
 
 def _mount_reason(report: Report, reason: str) -> str:

@@ -69,6 +69,7 @@ class CreateNetwork(wire.Part):
             enable_ipv6=bool(self.EnableIPv6),
             options=self.Options or {},
             ipam_options=ipam.Options or {},
+            ipam_options_told=ipam.Options is not None,
             labels=self.Labels or {},
         )
 
@@ -127,7 +128,7 @@ def shown(network: InspectedNetwork) -> dict[str, Any]:
         "EnableIPv6": network.enable_ipv6,
         "IPAM": {
             "Driver": "default",
-            "Options": dict(network.ipam_options) or None,
+            "Options": dict(network.ipam_options) if network.ipam_options_told or network.ipam_options else None,
             "Config": [_shown_block(block) for block in network.blocks] or None,
         },
         "Internal": network.internal,

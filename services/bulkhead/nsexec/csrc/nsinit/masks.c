@@ -24,7 +24,7 @@ void masks_prepare(const struct stage *s)
     struct plan_cursor none = {0};
     if (s->plan.masked.left == 0)
         return;
-    int fd = mount_new("tmpfs", "", none, MASK_ATTRIBUTES, STEP_MASK);
+    int fd = mount_new("tmpfs", "", none, MASK_ATTRIBUTES, STEP_MASK, "tmpfs");
     bool bound = wants(s, PLAN_BIND_DEVICES);
     if (!bound)
         must(sys4(__NR_mknodat, fd, "null", S_IFCHR | 0666, 0x103), STEP_MASK, "null");

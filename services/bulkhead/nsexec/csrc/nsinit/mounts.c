@@ -27,7 +27,7 @@ int mount_clone(int from, bool tree, int step, const char *what)
     return (int)must(sys3(__NR_open_tree, from, "", flags), step, what);
 }
 
-/* The kernel's own words about a refused option ("e tmpfs: Unknown parameter 'x'"), if it has any. */
+/* On a line of their own the kernel's words about a refused option ("e tmpfs: Unknown parameter 'x'"), if it has any. */
 static _Noreturn void die_with_log(int context, int step, long error, const char *what)
 {
     static char log[512], text[REPORT_DETAIL_MAX];
@@ -37,7 +37,7 @@ static _Noreturn void die_with_log(int context, int step, long error, const char
     log[got] = 0;
     if (log[got - 1] == '\n')
         log[got - 1] = 0;
-    die(step, error, text_join(text, sizeof text, what, ": ", log + 2) ? text : what);
+    die(step, error, text_join(text, sizeof text, what, "\n", log + 2) ? text : what);
 }
 
 /* fsconfig takes strings below 256 bytes; a longer path goes in as a descriptor (6.13). */
@@ -88,14 +88,15 @@ int mount_try(const char *type, const char *source, struct plan_cursor options, 
     return (int)result;
 }
 
-int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step)
+int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step,
+              const char *what)
 {
-    int context = (int)must(sys2(__NR_fsopen, type, FSOPEN_CLOEXEC), step, type);
+    int context = (int)must(sys2(__NR_fsopen, type, FSOPEN_CLOEXEC), step, what);
     long result = make_superblock(context, source, options);
     if (result < 0)
-        die_with_log(context, step, result, type);
+        die_with_log(context, step, result, what);
     long fd = sys3(__NR_fsmount, context, FSMOUNT_CLOEXEC, attributes);
-    must(fd, step, type);
+    must(fd, step, what);
     must_close(context);
     return (int)fd;
 }
@@ -283,7 +284,7 @@ static int make_filesystem(const struct plan_mount *m, uint64_t attributes)
         int fd = mount_try(m->type, m->source, m->option_cursor, attributes);
         return fd == -EPERM ? bind_of_host(m) : (int)must(fd, STEP_MOUNT, m->target);
     }
-    return mount_new(m->type, m->source, m->option_cursor, attributes, STEP_MOUNT);
+    return mount_new(m->type, m->source, m->option_cursor, attributes, STEP_MOUNT, m->target);
 }
 
 /* Nodes, and places to mount on, are still to be made in /dev: it becomes read-only at the end. */
@@ -397,7 +398,7 @@ static void root_move(struct stage *s)
     while (plan_next_string(&hidden, &path)) {
         if (sys2(__NR_umount2, path, MNT_DETACH) >= 0)
             continue;
-        int cover = mount_new("tmpfs", "", none, MOUNT_ATTR_RDONLY, STEP_PIVOT);
+        int cover = mount_new("tmpfs", "", none, MOUNT_ATTR_RDONLY, STEP_PIVOT, "tmpfs");
         must(sys5(__NR_move_mount, cover, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), STEP_PIVOT, path);
         must_close(cover);
     }

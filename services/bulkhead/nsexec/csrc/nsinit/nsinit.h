@@ -105,7 +105,8 @@ const char *root_place(const struct stage *s);
 void mounts_make(struct stage *s);
 void root_enter(struct stage *s);
 int mount_try(const char *type, const char *source, struct plan_cursor options, uint64_t attributes);
-int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step);
+int mount_new(const char *type, const char *source, struct plan_cursor options, uint64_t attributes, int step,
+              const char *what);
 void mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool tree, int step, const char *what);
 void mount_attach(int fd, int target, int step, const char *what);
 int mount_clone(int from, bool tree, int step, const char *what);

@@ -1025,6 +1025,8 @@ class Network(betterproto2.Message):
 
     enable_ipv4: "bool" = betterproto2.field(13, betterproto2.TYPE_BOOL)
 
+    ipam_options_told: "bool" = betterproto2.field(14, betterproto2.TYPE_BOOL)
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "Network", Network)
 
