@@ -158,9 +158,33 @@ def test_an_exec_goes_on_and_its_code_is_true(fresh_engine: Engine) -> None:
     assert losses(fresh_engine) == []
 
 
-def test_a_terminal_goes_on(fresh_engine: Engine) -> None:
+def zygote_of(engine: Engine) -> int:
+    supervisor = engine.pid("supervisor")
+    pids = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return int(pids[0]) if pids else 0
+
+
+def keeps_a_terminal(engine: Engine) -> bool:
+    """Whether the supervisor has a duplicate of some console."""
+    held = Path(f"/proc/{engine.pid('supervisor')}/fd").iterdir()
+    with contextlib.suppress(FileNotFoundError):
+        return any("ptmx" in os.readlink(link) for link in held)  # noqa: PTH115
+    return False
+
+
+@pytest.mark.parametrize("lost", ["nobody", "zygote", "supervisor"])
+def test_a_terminal_goes_on(fresh_engine: Engine, lost: str) -> None:
+    """What is kept for a shim outlives the zygote that has made it, and is told again to the next supervisor."""
     container = fresh_engine.docker_ok("run", "-dt", "--name", "subject", "busybox", "sh", "-c", EXIT_7)
     until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
+    if lost == "zygote":
+        before = zygote_of(fresh_engine)
+        os.kill(before, signal.SIGKILL)
+        until(lambda: zygote_of(fresh_engine) not in (0, before))
+    elif lost == "supervisor":
+        fresh_engine.kill("supervisor")
+        fresh_engine.start("supervisor")
+    until(lambda: keeps_a_terminal(fresh_engine))
     replaced(fresh_engine, container)
     fresh_engine.docker_ok("exec", "subject", "sh", "-c", "echo again > /proc/1/fd/1")
     until(lambda: "again" in fresh_engine.docker_ok("logs", "subject"))
