@@ -16,7 +16,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import Any
 
 from bulkhead.linux.netlink import Deletions, Netlink, attribute, attributes, message, nest, of_kinds
@@ -236,7 +236,7 @@ def _packed(kinds: str, parts: Sequence[str]) -> bytes:
 
 
 _PACKERS: Mapping[str, Callable[[str], bytes]] = {
-    "ipv4_addr": lambda text: IPv4Address(text).packed,
+    "ipv4_addr": lambda text: socket.inet_pton(socket.AF_INET, text),
     "ipv6_addr": lambda text: IPv6Address(text).packed,
     "integer": lambda text: int(text, 16).to_bytes(_LARGEST_INTEGER, "big"),
     "ether_addr": lambda text: bytes.fromhex(text.replace(":", "")),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -247,7 +248,7 @@ class Endpoint:
     def addresses(self) -> tuple[IPInterface, ...]:
         """Those it has, IPv4's first."""
         both = ((self.address, self.prefix_len), (self.address6, self.prefix_len6))
-        return tuple(ip_interface((address, length)) for address, length in both if address)
+        return tuple(_interface(address, length) for address, length in both if address)
 
     @property
     def relays(self) -> tuple[Relay, ...]:
@@ -271,7 +272,7 @@ class Endpoint:
     @property
     def gateways(self) -> tuple[IPAddress, ...]:
         """By family, as `addresses` are."""
-        return tuple(ip_address(gateway) for gateway in (self.gateway, self.gateway6) if gateway)
+        return tuple(parsed(gateway) for gateway in (self.gateway, self.gateway6) if gateway)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,8 +333,19 @@ def link_local(mac: str) -> IPv6Address:
     return IPv6Address(b"\xfe\x80" + bytes(6) + bytes((octets[0] ^ 2,)) + octets[1:3] + b"\xff\xfe" + octets[3:])
 
 
+@lru_cache(maxsize=1024)
+def parsed(text: str) -> IPAddress:
+    """An address, of which each is looked at a dozen times while its container starts. Raises ValueError."""
+    return ip_address(text)
+
+
+@lru_cache(maxsize=1024)
+def _interface(address: str, length: int) -> IPInterface:
+    return ip_interface((address, length))
+
+
 def _is(version: int, text: str) -> bool:
     try:
-        return ip_address(text).version == version
+        return parsed(text).version == version
     except ValueError:
         return False

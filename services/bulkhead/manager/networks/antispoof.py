@@ -18,11 +18,11 @@ An address of nobody is let through: containers that route for others (kind's no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 
 from bulkhead.manager.networks.ports import LINK_GATEWAY, Bridge
 from bulkhead.manager.networks.tables import Elements, Key, Layout, Table
-from bulkhead.model.network import Endpoint, link_local
+from bulkhead.model.network import Endpoint, link_local, parsed
 
 _TARGET = "@th,64,128"
 LAYOUT = Layout(
@@ -81,7 +81,7 @@ def elements_of(endpoint: Endpoint) -> Elements:
         "seats": {(interface, mac): ""},
     }
     if endpoint.address:
-        address = str(IPv4Address(endpoint.address))
+        address = str(parsed(endpoint.address))
         held |= {"addresses": {(address,): ""}, "holders": {(interface, mac, address): ""}}
     if not endpoint.address6:
         return held | {"without6": {(interface,): ""}}

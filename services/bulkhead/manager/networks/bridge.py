@@ -342,7 +342,8 @@ class BridgeNetwork:
         self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: Collection[int], link_local: Sequence[IPInterface]
     ) -> None:
         wire = self._wire(net, endpoint, routed=() if net.plan.internal else routed)
-        wire = replace(wire, addresses=(*wire.addresses, *link_local))
+        if link_local:
+            wire = replace(wire, addresses=(*wire.addresses, *link_local))
         if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 

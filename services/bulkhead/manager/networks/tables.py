@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bulkhead.manager.networks.ports import ElementChange
 from bulkhead.model.network import PROTOCOL_NUMBERS
+from bulkhead.model.replacing import replace
 
 Key = tuple[str, ...]
 # By collection: each element's key, and its value in a map or "" in a set.
