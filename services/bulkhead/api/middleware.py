@@ -83,7 +83,8 @@ class Edge:
         failpoints.hit("api.request.begun")
         try:
             with self._in_flight.tracked(f"{method} {route}", _printable(path)):
-                response = await self._answer(request, found, version, is_text)
+                asked = self._admitted(request, found, version, is_text)
+                response = asked if isinstance(asked, web.StreamResponse) else await _guarded(*asked)
         finally:
             self._metrics.active -= 1
         failpoints.hit("api.request.answered")
@@ -99,9 +100,10 @@ class Edge:
             told = {"method": method, "path": _printable(path), "status": status}
             telemetry.line(level, "request", **told, milliseconds=round(took * 1000, 1))
 
-    async def _answer(
+    def _admitted(
         self, request: web.BaseRequest, found: Found | None, told: str | None, is_text: bool
-    ) -> web.StreamResponse:
+    ) -> tuple[Handler, Call] | web.StreamResponse:
+        """What is to be done, or the answer that there already is."""
         try:
             self._admission.check(request)
         except Forbidden as error:
@@ -124,7 +126,7 @@ class Edge:
         if not OLDEST <= version <= NEWEST:
             return _refused(version)
         call = Call(request=request, version=version, arguments=found.arguments, patience=self._patience)
-        return await _guarded(found.handler, call)
+        return found.handler, call
 
 
 def _split(path: str) -> tuple[str, str | None]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 from bulkhead import telemetry
@@ -19,22 +18,27 @@ from bulkhead import telemetry
 QUEUED, RUNNING = "queued", "running"
 
 
-@dataclass(slots=True, kw_only=True)
 class Operation:
     """Something that has begun and not ended; `seconds` is how long it may take, 0 = as long as its peer stays.
 
-    A context manager of its own: what `contextlib` makes of a generator costs each request several times that.
+    A context manager of its own, written out: what `contextlib` makes of a generator costs each request several times
+    that, and what `dataclasses` make of defaults twice.
     """
 
-    number: int
-    among: dict[int, Operation]
+    __slots__ = ("_among", "_number", "began", "name", "object", "phase", "request_id", "seconds")
 
-    name: str
-    object: str = ""
-    phase: str = RUNNING
-    seconds: float = 0.0
-    request_id: str = ""
-    began: float = field(default_factory=time.monotonic)
+    def __init__(
+        self, among: dict[int, Operation], number: int, name: str, object: str, seconds: float, phase: str
+    ) -> None:
+        self._among = among
+        self._number = number
+        self.name = name
+        self.object = object
+        self.seconds = seconds
+        self.phase = phase
+        self.request_id = telemetry.request_id()
+        self.began = time.monotonic()
+        among[number] = self
 
     @property
     def age(self) -> float:
@@ -46,7 +50,7 @@ class Operation:
 
     def __exit__(self, *_: Any) -> None:
         """It has ended."""
-        self.among.pop(self.number, None)
+        self._among.pop(self._number, None)
 
 
 class InFlight:
@@ -62,14 +66,4 @@ class InFlight:
 
     def tracked(self, name: str, object: str = "", *, seconds: float = 0.0, phase: str = RUNNING) -> Operation:
         """An operation of the current request, in flight from now until it is left."""
-        number = next(self._numbers)
-        operation = self._operations[number] = Operation(
-            number=number,
-            among=self._operations,
-            name=name,
-            object=object,
-            phase=phase,
-            seconds=seconds,
-            request_id=telemetry.request_id(),
-        )
-        return operation
+        return Operation(self._operations, next(self._numbers), name, object, seconds, phase)
