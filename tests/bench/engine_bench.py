@@ -109,6 +109,7 @@ def _starting(engine: Engine, container: str) -> Callable[[], None]:
 def memory(sitting: Sitting) -> None:
     """What each running container costs in the engine's processes, the container's own left out."""
     count = sitting.size(50, 20)
+    _rest(sitting)
     before = {engine.name: engine.memory() for engine in sitting.engines}
     with running(sitting, count) as containers:
         for engine in sitting.engines:
@@ -122,12 +123,19 @@ def memory(sitting: Sitting) -> None:
 
 def idle(sitting: Sitting, seconds: float = 5.0) -> None:
     """Memory of all the engine's processes, and the CPU time they take while nobody asks, with containers too."""
+    _rest(sitting)
     _idle(sitting, "idle stack", seconds)
     for engine in sitting.engines:
         sitting.record("memory of the idle stack [MiB]", engine.name, engine.memory() / 1024)
     count = sitting.size(50, 20)
     with running(sitting, count):
         _idle(sitting, f"{count} idle containers", seconds)
+
+
+def _rest(sitting: Sitting) -> None:
+    """What rows before have left warm must not be counted as there before."""
+    for engine in sitting.engines:
+        engine.rest()
 
 
 def _idle(sitting: Sitting, what: str, seconds: float) -> None:

@@ -29,6 +29,10 @@ START_SECONDS = 30.0
 STOP_SECONDS = 90.0
 
 
+# Longer than a spare waits to be wanted (supervisor/spares.py), and at most (seconds).
+_REST, _LONGEST_UNREST = 12.0, 60.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """One engine under test. `kill` ends its daemons by SIGKILL, `start` returns when they answer again."""
@@ -50,6 +54,15 @@ class Engine:
     def memory(self, without: set[int] | None = None) -> float:
         """Proportional set size of its processes, KiB (proc_pid_smaps_rollup(5))."""
         return sum(map(pss, self.group.pids - (without or set())))
+
+    def rest(self) -> None:
+        """Wait until it has as many processes as stay: spares that nobody wants are let go of after ten seconds."""
+        seen, since = self.group.pids, time.monotonic()
+        end = since + _LONGEST_UNREST
+        while time.monotonic() < min(since + _REST, end):
+            time.sleep(0.2)
+            if (now := self.group.pids) != seen:
+                seen, since = now, time.monotonic()
 
     def remove_containers(self) -> None:
         client = self.client()

@@ -135,8 +135,10 @@ class Attack:
             kind="application/json",
             seconds=seconds,
         )
-        found = self.engine.api("GET", f"/exec/{made.json['Id']}/json").json
-        return Outcome(found["ExitCode"], unframe(body.body).decode(errors="replace"), body.status == 200)
+        found = self.engine.api("GET", f"/exec/{made.json['Id']}/json")
+        if found.status != 200:  # it has gone with its container
+            return Outcome(found.status, found.body.decode(), False)
+        return Outcome(found.json["ExitCode"], unframe(body.body).decode(errors="replace"), body.status == 200)
 
     def pid(self, container: str) -> int:
         return int(self.engine.api("GET", f"/containers/{container}/json").json["State"]["Pid"])

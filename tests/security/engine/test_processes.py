@@ -45,12 +45,15 @@ def test_a_container_cannot_make_itself_unkillable(armed: Attack, command: tuple
     while "ready" not in armed.logs(container):
         pass
     program = ("/bin/true",) if command[1] == "lease" else ("true",)
-    threads = [threading.Thread(target=armed.exec, args=(container, *program)) for _ in range(6)]
-    for thread in threads[: 1 if command[1] == "lease" else 6]:
+    count = 1 if command[1] == "lease" else 6
+    threads = [threading.Thread(target=armed.exec, args=(container, *program)) for _ in range(count)]
+    for thread in threads:
         thread.start()
     killed = armed.engine.api("POST", f"/containers/{container}/kill", seconds=45)
     assert killed.status == 204, killed.body
     assert armed.engine.api("DELETE", f"/containers/{container}?force=1").status == 204
+    for thread in threads:
+        thread.join()
 
 
 def test_whoever_joins_shows_nothing(armed: Attack) -> None:
