@@ -36,10 +36,11 @@ class FakeSnapshots:
         for each in (dirs.upper, dirs.work):
             Path(each).mkdir(parents=True, exist_ok=True)
 
-    async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
+    def clear(self, container_id: str) -> None:
         shutil.rmtree(self.root / container_id, ignore_errors=True)
-        if then is not None:
-            then()
+
+    def let_go(self) -> None:
+        pass
 
     async def usage(self, container_id: str) -> int:
         return 1024

@@ -22,9 +22,9 @@ class Point:
 _STEPS = {
     # creating
     "manager.create.named": "the name is reserved in memory, nothing else done",
+    "manager.create.filled": "its new volumes are filled",
     "manager.create.directory": "the container's directory is made",
     "manager.create.layer": "its writable layer is made",
-    "manager.create.filled": "its new volumes are filled",
     "manager.create.recorded": "its record is durable",
     # starting
     "manager.start.begun": "nothing done yet",

@@ -54,7 +54,6 @@ class Actors:
     def __init__(self) -> None:
         self._actors: dict[str, _Actor] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._to_the_end: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.in_flight = InFlight()
 
@@ -62,22 +61,18 @@ class Actors:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Operations under way, and what follows them, get a while to end; what waits and what watches is dropped."""
+        """Operations under way get a while to end; what waits and what watches is dropped."""
         self._closing = True
         operations = {actor.running for actor in self._actors.values() if actor.running is not None}
         for actor in self._actors.values():
             for operation in actor.queue:
                 _fail(operation, Unavailable(f"cannot {operation.name} container: the manager is stopping"))
             actor.queue.clear()
-        others = self._tasks - operations - self._to_the_end
+        others = self._tasks - operations
         for task in others:
             task.cancel()
-        clock = asyncio.get_running_loop().time
-        until = clock() + DRAIN_SECONDS
-        # In this order: an operation's end may bring more that follows. Both in one time: who stops us waits no longer.
-        for under_way in (operations, self._to_the_end):
-            if under_way:
-                await asyncio.wait(set(under_way), timeout=max(until - clock(), 0.0))
+        if operations:
+            await asyncio.wait(operations, timeout=DRAIN_SECONDS)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -115,13 +110,6 @@ class Actors:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        return task
-
-    def follow_up(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """What an operation leaves to be done after its answer: owned, and given a while when the manager stops."""
-        task = self.own(work, name)
-        self._to_the_end.add(task)
-        task.add_done_callback(self._to_the_end.discard)
         return task
 
     async def shielded(

@@ -115,7 +115,6 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         volumes=volumes,
         trash=ports.trash,
         waiters=waiters,
-        actors=actors,
     )
     exits = Exits(
         boot_order=BootOrder(index=index),

@@ -15,7 +15,7 @@ from functools import partial
 from bulkhead import failpoints
 from bulkhead.content.aside import aside
 from bulkhead.content.blocking import settle
-from bulkhead.errors import BulkheadError, InvalidArgument, NotFound
+from bulkhead.errors import BulkheadError, InvalidArgument, NotFound, Unavailable
 from bulkhead.manager import links, remapping, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
@@ -32,7 +32,6 @@ from bulkhead.model.image import merge
 from bulkhead.model.names import normal, random_name
 from bulkhead.model.remapping import Remapping
 from bulkhead.model.replacing import replace
-from bulkhead.model.volume import Volume
 
 _NAME_ATTEMPTS = 6
 _NO_WEIGHT = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
@@ -103,32 +102,41 @@ class Creation:
             container = self._with_mounts(self._with_networks(named))
             _check_mounts(container.spec.mounts)
             async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
-                container = await self._make_files(container, new, undo)
+                dirs = self.snapshots.dirs(container.id, container.image_id)
+                container = replace(container, lower_dirs=dirs.lower)
+                await self.volumes.fill(container.spec.mounts, new, dirs.lower)
+                failpoints.hit("manager.create.filled")
                 events = (*(of_volume(volume, "create") for volume in new), of_container(container, "create"))
-                await self._commit(Change(create=container, volumes=new, events=events), container.id, undo)
+                await self._commit(Change(create=container, volumes=new, events=events), container, dirs, undo)
                 failpoints.hit("manager.create.recorded")
         return container
 
-    async def _commit(self, change: Change, container_id: str, undo: AsyncExitStack) -> None:
-        """To its end, also when the create is given up meanwhile: what is on record is not undone."""
-        commit = asyncio.ensure_future(self.records.commit(change, durable=True))
+    async def _commit(self, change: Change, container: Container, dirs: Dirs, undo: AsyncExitStack) -> None:
+        """Make the directories, then the record.
+
+        The record is made to its end, also when the create is given up meanwhile: what is on record is not undone.
+        A directory is not waited for then: its disk may stand still.
+        """
+        undo.push_async_callback(self._forget, container.id)
+        # Taken by the thread that goes on to the record, or by who gives up: whoever is first.
+        turn = [True]
+        directories = partial(self._make_directories, container, dirs, turn)
+        commit = asyncio.ensure_future(self.records.commit(change, durable=True, first=directories))
         try:
             await asyncio.shield(commit)
         finally:
-            await settle(commit)
-            if self.records.index.knows(container_id):
+            if not commit.done() and _taken(turn):
+                commit.add_done_callback(_heard)
+            else:
+                await settle(commit)
+            if self.records.index.knows(container.id):
                 undo.pop_all()
 
-    async def _make_files(self, container: Container, new: tuple[Volume, ...], undo: AsyncExitStack) -> Container:
-        dirs = self.snapshots.dirs(container.id, container.image_id)
-        undo.push_async_callback(self._forget, container.id)
-        await aside(self._make_directories, container, dirs)
-        await self.volumes.fill(container.spec.mounts, new, dirs.lower)
-        failpoints.hit("manager.create.filled")
-        return replace(container, lower_dirs=dirs.lower)
+    def _make_directories(self, container: Container, dirs: Dirs, turn: list[bool]) -> None:
+        """The container's own, after a look at what it wants to bind, and its layer. Blocking: the disk may be busy.
 
-    def _make_directories(self, container: Container, dirs: Dirs) -> None:
-        """The container's own, after a look at what it wants to bind, and its layer. Blocking: the disk may be busy."""
+        Raises Unavailable when nobody wants the container any more.
+        """
         for mount in container.spec.mounts:
             if mount.type == "bind" and not mount.create_source:
                 ensure_bind_source(mount)
@@ -136,12 +144,18 @@ class Creation:
         failpoints.hit("manager.create.directory")
         self.snapshots.make(container.id, dirs)
         failpoints.hit("manager.create.layer")
+        if not _taken(turn):
+            raise Unavailable("cannot create container: it was given up")
 
     async def _forget(self, container_id: str) -> None:
         """Undo the directories; what cannot be undone now is swept at the next start."""
         with contextlib.suppress(BulkheadError):
-            clear = partial(self.trash.clear, self.bundles.instance.container_data(container_id))
-            await self.snapshots.remove(container_id, clear)
+            await aside(self._clear, container_id)
+        self.snapshots.let_go()
+
+    def _clear(self, container_id: str) -> None:
+        self.snapshots.clear(container_id)
+        self.trash.clear(self.bundles.instance.container_data(container_id))
 
     def _completed(self, spec: ContainerSpec) -> ContainerSpec:
         """With the daemon's defaults for what is left open.
@@ -224,6 +238,19 @@ class Creation:
             mounts = [mount for mount in owner.spec.mounts if mount.type != "tmpfs"]
             found += [replace(mount, read_only=mount.read_only or mode == "ro") for mount in mounts]
         return found
+
+
+def _taken(turn: list[bool]) -> bool:
+    """Whether it was still there. From any thread."""
+    try:
+        return turn.pop()
+    except IndexError:
+        return False
+
+
+def _heard(commit: asyncio.Future[None]) -> None:
+    if not commit.cancelled():
+        commit.exception()
 
 
 def _command(spec: ContainerSpec) -> list[str]:

@@ -65,8 +65,18 @@ class Records(Protocol):
     def removed_volumes(self) -> Sequence[str]:
         """Volumes that were marked removed, and not forgotten, when the records were opened."""
 
-    async def commit(self, change: Change, *, durable: bool = False) -> None:
+    async def commit(
+        self,
+        change: Change,
+        *,
+        durable: bool = False,
+        first: Callable[[], object] | None = None,
+        then: Callable[[], object] | None = None,
+    ) -> None:
         """Write `change`, all or nothing. With `durable` it survives power loss.
+
+        What blocks is done in the same thread: `first`, which may raise, before; `then`, which must not, after the
+        write, and nobody waits for it.
 
         Raises Conflict for a name that is taken, ResourceExhausted when the disk is full.
         """
@@ -145,8 +155,11 @@ class Snapshots(Protocol):
     async def prepare(self, container_id: str, image_id: str) -> Dirs:
         """Make, or find as they are, the writable layer of a container above its image."""
 
-    async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
-        """Take the writable layer away, and do `then` in the same thread; no error when there is none."""
+    def clear(self, container_id: str) -> None:
+        """Take the writable layer away; no error when there is none. Blocking. Raises ResourceExhausted, Internal."""
+
+    def let_go(self) -> None:
+        """A container has let go of its image: that may be in nobody's way any more."""
 
     async def usage(self, container_id: str) -> int:
         """Bytes in the writable layer."""

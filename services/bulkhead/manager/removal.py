@@ -15,7 +15,6 @@ import structlog
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError
-from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.ports import Change, Records, Shims, Snapshots, Trash
@@ -40,7 +39,6 @@ class Removal:
     volumes: Volumes
     trash: Trash
     waiters: Waiters
-    actors: Actors
 
     async def remove(self, container_id: str, *, volumes: bool) -> None:
         """Remove a container that does not run.
@@ -65,20 +63,21 @@ class Removal:
             change = Change(
                 remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy"))
             )
-            await self.records.commit(change, durable=True)
-            failpoints.hit("manager.remove.recorded")
+            await self.records.commit(change, durable=True, then=partial(self._clear, container))
             if gone:
                 # Their names may be used again from here on, for other volumes.
                 await self._clear_volumes(container, gone)
-        self.actors.follow_up(self._clear(container), f"clear after {container_id[:12]}")
+        self.snapshots.let_go()
         self.waiters.removed(container_id, container.exit_code)
 
-    async def _clear(self, container: Container) -> None:
-        """Take the files away; what fails, or is never done, is left to the sweep of the next start."""
+    def _clear(self, container: Container) -> None:
+        """Take the files away; what fails, or is never done, is left to the sweep of the next start. Blocking."""
+        failpoints.hit("manager.remove.recorded")
         try:
             # Each by a trash of its own: a rename stays on one file system.
-            clear = partial(self.trash.clear, self.instance.container_data(container.id))
-            await self.snapshots.remove(container.id, clear)
+            self.snapshots.clear(container.id)
+            failpoints.hit("manager.remove.layer")
+            self.trash.clear(self.instance.container_data(container.id))
         except BulkheadError as error:
             log.warning("cannot clear after a container", container=container.id, reason=str(error))
         failpoints.hit("manager.remove.cleared")

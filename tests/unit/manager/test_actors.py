@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from bulkhead import telemetry
 from bulkhead.errors import DeadlineExceeded, NotFound, Unavailable
-from bulkhead.manager import actors as actors_module
 from bulkhead.manager.actors import Actors
 
 
@@ -122,46 +120,7 @@ async def test_stopping_ends_what_runs_and_refuses_the_rest() -> None:
         await actors.perform("c", "three", work, seconds=5)
 
 
-async def test_operations_and_what_follows_them_share_the_time_of_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors_module, "DRAIN_SECONDS", 0.05)
-    wait, given = asyncio.wait, list[float]()
-
-    async def waiting(tasks: Any, *, timeout: float) -> Any:
-        given.append(timeout)
-        return await wait(tasks, timeout=timeout)
-
-    async with Actors() as actors:
-        operation = asyncio.create_task(actors.perform("c", "work", asyncio.Event().wait, seconds=5))
-        await asyncio.sleep(0)
-        actors.follow_up(asyncio.Event().wait(), "clear")
-        monkeypatch.setattr(asyncio, "wait", waiting)
-    with pytest.raises(Unavailable):
-        await operation
-    assert given[1] < 0.05 / 2, "the operation had all of it"
-
-
 async def test_owned_tasks_end_with_the_owner() -> None:
     async with Actors() as actors:
         task = actors.own(asyncio.Event().wait(), "watch")
     assert task.cancelled()
-
-
-async def test_what_follows_an_operation_is_done_before_the_owner_ends() -> None:
-    begun, go, done = asyncio.Event(), asyncio.Event(), list[str]()
-
-    async def clear() -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
-        done.append("cleared")
-
-    async def work() -> None:
-        begun.set()
-        await go.wait()
-        actors.follow_up(clear(), "clear")
-
-    async with Actors() as actors:
-        asking = asyncio.create_task(actors.perform("c", "remove", work, seconds=5))
-        await begun.wait()
-        asyncio.get_running_loop().call_soon(go.set)
-    await asking
-    assert done == ["cleared"]

@@ -30,12 +30,13 @@ from bulkhead.errors import (
 from bulkhead.linux import process
 from bulkhead.manager import stopping
 from bulkhead.manager.config import ManagerConfig
-from bulkhead.manager.ports import Change, Exit
+from bulkhead.manager.ports import Change, Dirs, Exit
 from bulkhead.model.container import ContainerSpec, Mount, PublishedPort, Resources, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
 from bulkhead.wire.inflight import QUEUED, RUNNING
 from tests.support.eventually import eventually
+from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.manager_core import Running, fake_core, new_world, running_core
 
 
@@ -524,23 +525,16 @@ async def test_a_pause_that_a_shim_did_too_late_is_taken_back(
     assert core.get(container_id).phase is before
 
 
-async def test_a_create_that_is_given_up_as_it_is_committed_leaves_all_of_it(
-    core: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit, committing, disk = core.records.commit, asyncio.Event(), threading.Event()
-
-    async def slow(*args: Any, **options: Any) -> None:
-        committing.set()
-        await commit(*args, **options)
-
-    standing = asyncio.create_task(core.records._database.read(lambda _: disk.wait(60)))
-    monkeypatch.setattr(core.records, "commit", slow)
+async def test_a_create_that_is_given_up_as_it_is_committed_leaves_all_of_it(core: Running) -> None:
+    disk = threading.Event()
+    database = core.records._database
+    standing = asyncio.create_task(database.read(lambda _: disk.wait(60)))
+    await eventually(database._turn.locked)
     spec = ContainerSpec(
         image="busybox", network_mode="none", mounts=(Mount(type="volume", source="kept", target="/k"),)
     )
     creating = asyncio.create_task(core.core.containers.creation.create("web", spec))
-    await committing.wait()
-    await asyncio.sleep(0)
+    await eventually(lambda: len(database._waiting) == 1)
     creating.cancel()
     asyncio.get_running_loop().call_later(0.01, disk.set)
     with pytest.raises(asyncio.CancelledError):
@@ -551,6 +545,32 @@ async def test_a_create_that_is_given_up_as_it_is_committed_leaves_all_of_it(
     assert (core.world.snapshots.root / found.id).exists()
     assert core.records.volumes.keys() == {"kept"}
     assert core.core.volumes.places.names() == ["kept"]
+
+
+async def test_a_create_that_is_given_up_while_a_disk_stands_still_does_not_wait_for_it_and_leaves_no_record(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, reached, disk = FakeSnapshots.make, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def standing(self: FakeSnapshots, container_id: str, dirs: Dirs) -> None:
+        loop.call_soon_threadsafe(reached.set)
+        disk.wait(60)
+        made(self, container_id, dirs)
+
+    monkeypatch.setattr(FakeSnapshots, "make", standing)
+    spec = ContainerSpec(image="busybox", network_mode="none")
+    creating = asyncio.create_task(core.core.containers.creation.create("web", spec))
+    await reached.wait()
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert not core.records.index.is_reserved("web")
+    disk.set()
+    monkeypatch.undo()
+    await core.create(name="web")
+    assert [each.name for each in core.records.index] == ["web"]
+    assert await core.actions() == ["create"]
 
 
 async def test_rename(core: Running) -> None:

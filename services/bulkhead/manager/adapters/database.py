@@ -1,4 +1,4 @@
-"""One SQLite file, one writer thread: transactions in the order they were asked for.
+"""One SQLite file, one writer at a time: transactions in the order they were asked for.
 
     async with Database.open(path) as database:
         await database.write(lambda connection: connection.execute(...), durable=True)
@@ -7,6 +7,9 @@ A durable write has reached the disk when it returns (synchronous=FULL); any oth
 process but not of the machine (NORMAL). Both are in the write-ahead log, in order: a durable write makes all
 earlier ones durable too. Waiting writes of the same kind share one commit. The file is locked against a second
 manager for as long as it is open.
+
+Who writes is a thread of its own, or one that has blocking work to do before or after the write anyway: each way to
+another thread and back costs as much as the transaction. Whoever has the turn commits for all who wait.
 """
 
 from __future__ import annotations
@@ -19,20 +22,28 @@ import os
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from bulkhead import failpoints
 from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
+from bulkhead.linux.threads import Threads
 from bulkhead.manager.adapters.reserve import Reserve
 from bulkhead.manager.adapters.schema import MIGRATIONS
 from bulkhead.model.refusals import reason
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+# So many writes share a commit at most; so many threads do what is to be done before and after a write.
+_BATCH, _HANDS = 64, 32
 
 
 @dataclass(slots=True)
@@ -44,6 +55,7 @@ class _Write:
     committed: Callable[[Any], None] | None = None
     result: Any = None
     error: BaseException | None = None
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -51,7 +63,11 @@ class Database:
     """The manager's records. Use `open`."""
 
     _connection: sqlite3.Connection
-    _queue: queue.SimpleQueue[_Write | None] = field(default_factory=queue.SimpleQueue)
+    _waiting: deque[_Write] = field(default_factory=deque)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    # Rung for the writer's own thread; False ends it.
+    _bell: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
+    _hands: Threads = field(default_factory=lambda: Threads(max_workers=_HANDS, thread_name_prefix="hand"))
     _synchronous: str = ""
 
     @staticmethod
@@ -68,21 +84,37 @@ class Database:
             try:
                 yield database
             finally:
-                database._queue.put(None)
+                await asyncio.to_thread(database._hands.shutdown)
+                database._bell.put(False)
                 await asyncio.to_thread(writer.join)
                 reserve.put_aside()
                 database._connection.close()
                 reserve.close()
 
-    async def write(self, work: Work[T], *, durable: bool = True, committed: Callable[[T], None] | None = None) -> T:
+    async def write(
+        self,
+        work: Work[T],
+        *,
+        durable: bool = True,
+        committed: Callable[[T], None] | None = None,
+        first: Callable[[], object] | None = None,
+        then: Callable[[], object] | None = None,
+    ) -> T:
         """Run `work` in a transaction; its result once committed. An error in `work` undoes `work` alone.
 
         `committed` is called in the loop with the result, in the order of the commits, even when the caller no
         longer waits: what mirrors the file is told there.
+
+        `first` and `then` may block: they are done in the thread that writes. Where `first` raises nothing is written;
+        for `then`, which must not raise, and is done only after a write that succeeded, nobody waits.
         """
         loop = asyncio.get_running_loop()
         write = _Write(work, durable, loop, loop.create_future(), committed)
-        self._queue.put(write)
+        if first is None and then is None:
+            self._waiting.append(write)
+            self._bell.put(True)
+        else:
+            self._hands.submit(self._by_hand, write, first, then)
         # The commit happens whether or not the caller still waits: nobody but it has this future.
         result: T = await write.future
         return result
@@ -92,22 +124,33 @@ class Database:
         return await self.write(work, durable=False)
 
     def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            batch = [first]
-            ended = False
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < 64:
-                    following = self._queue.get_nowait()
-                    if following is None:
-                        ended = True
-                        break
-                    batch.append(following)
-            self._commit(batch)
-            if ended:
-                return
+        while self._bell.get():
+            self._commit_waiting()
+        self._commit_waiting()
+
+    def _by_hand(self, write: _Write, first: Callable[[], object] | None, then: Callable[[], object] | None) -> None:
+        try:
+            if first is not None:
+                first()
+        except Exception as error:  # whatever it is, it belongs to the caller
+            write.error = error
+            _tell([write])
+            return
+        self._waiting.append(write)
+        self._commit_waiting(write)
+        if then is not None and write.error is None:
+            _do(then)
+
+    def _commit_waiting(self, until: _Write | None = None) -> None:
+        """Write all that wait; or, until one of those that do is written, by whomever."""
+        while self._waiting if until is None else not until.ended:
+            with self._turn:
+                batch: list[_Write] = []
+                with contextlib.suppress(IndexError):
+                    while len(batch) < _BATCH:
+                        batch.append(self._waiting.popleft())
+                if batch:
+                    self._commit(batch)
 
     def _commit(self, batch: list[_Write]) -> None:
         durable = any(write.durable for write in batch)
@@ -125,12 +168,9 @@ class Database:
                 self._around("ROLLBACK")
             for write in batch:
                 write.error = write.error or _translated(error)
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
         for write in batch:
-            by_loop.setdefault(write.loop, []).append(write)
-        for loop, writes in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_answer, writes)
+            write.ended = True
+        _tell(batch)
 
     def _synchronize(self, how: str) -> None:
         """As the connection has it, from its last transaction on."""
@@ -162,6 +202,22 @@ class Database:
             return
         self._around("ROLLBACK")
         self._around("BEGIN IMMEDIATE")
+
+
+def _tell(batch: list[_Write]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
+    for write in batch:
+        by_loop.setdefault(write.loop, []).append(write)
+    for loop, writes in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_answer, writes)
+
+
+def _do(then: Callable[[], object]) -> None:
+    try:
+        then()
+    except Exception:  # nobody waits for it
+        log.exception("what follows a write failed")
 
 
 def _answer(writes: list[_Write]) -> None:

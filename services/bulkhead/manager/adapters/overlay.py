@@ -263,17 +263,18 @@ class OverlaySnapshots:
             if not upper.is_dir():
                 _make_like(upper, Path(dirs.lower[0]), _MARKER)
 
-    async def remove(self, container_id: str, then: Callable[[], object] | None = None) -> None:
-        """Forget a container's writable layer, and do `then` in that thread; nothing happens when there is none."""
-        await aside(self._clear, self._directory(container_id), then)
-        self._after_removal()
+    async def remove(self, container_id: str) -> None:
+        """Forget a container's writable layer, and that it needs its image; nothing happens when there is none."""
+        await aside(self.clear, container_id)
+        self.let_go()
 
-    def _clear(self, layer: Path, then: Callable[[], object] | None) -> None:
-        """Blocking: a disk may stand still."""
-        self._trash.clear(layer)
-        failpoints.hit("manager.remove.layer")
-        if then is not None:
-            then()
+    def clear(self, container_id: str) -> None:
+        """Take away what there is of a writable layer. Blocking: a disk may stand still."""
+        self._trash.clear(self._directory(container_id))
+
+    def let_go(self) -> None:
+        """A container needs its image no longer."""
+        self._after_removal()
 
     async def usage(self, container_id: str) -> int:
         """Bytes in a container's writable layer; hard links count once."""

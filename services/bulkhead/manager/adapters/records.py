@@ -63,12 +63,22 @@ class SqliteRecords:
         records.volumes, records.removed_volumes = await database.read(_load_volumes)
         return records
 
-    async def commit(self, change: Change, *, durable: bool = False) -> None:
+    async def commit(
+        self,
+        change: Change,
+        *,
+        durable: bool = False,
+        first: Callable[[], object] | None = None,
+        then: Callable[[], object] | None = None,
+    ) -> None:
         def committed(events: tuple[Event, ...]) -> None:
             self._mirror(change)
             self._announce(events)
 
-        await self._database.write(lambda connection: _apply(connection, change), durable=durable, committed=committed)
+        def work(connection: sqlite3.Connection) -> tuple[Event, ...]:
+            return _apply(connection, change)
+
+        await self._database.write(work, durable=durable, committed=committed, first=first, then=then)
 
     def exec(self, exec_id: str) -> Exec | None:
         return self._execs.get(exec_id)

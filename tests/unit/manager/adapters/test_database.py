@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,71 @@ async def test_a_write_whose_caller_was_cancelled_is_committed(tmp_path: Path) -
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == [("a",)]
+
+
+async def test_what_is_to_be_done_before_and_after_a_write_is_done_in_its_thread(tmp_path: Path) -> None:
+    done: list[tuple[str, int]] = []
+
+    def note(what: str) -> None:
+        done.append((what, threading.get_ident()))
+
+    async with Database.open(tmp_path / "b.db") as database:
+
+        def work(connection: sqlite3.Connection) -> None:
+            note("work")
+            put("a", "1")(connection)
+
+        await database.write(work, first=lambda: note("first"), then=lambda: note("then"))
+    # Also what nobody waits for is done when the file is closed.
+    assert [what for what, _ in done] == ["first", "work", "then"]
+    assert len({thread for _, thread in done}) == 1
+    assert done[0][1] != threading.get_ident()
+
+
+@pytest.mark.parametrize("fails", ["first", "work"])
+async def test_nothing_follows_a_write_that_fails(tmp_path: Path, fails: str) -> None:
+    done: list[str] = []
+
+    def fail(*_: object) -> None:
+        raise AttributeError("a mistake in the caller's code")
+
+    first = fail if fails == "first" else lambda: done.append("first")
+    work = fail if fails == "work" else put("a", "1")
+    async with Database.open(tmp_path / "b.db") as database:
+        with pytest.raises(AttributeError):
+            await database.write(work, first=first, then=lambda: done.append("then"))
+        assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == []
+    assert done == [each for each in ["first"] if each != fails]
+
+
+async def test_writes_of_many_threads_are_told_in_the_order_of_their_commits(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def number(connection: sqlite3.Connection) -> int:
+        put(str(connection.execute("SELECT count(*) FROM meta").fetchone()[0]), "")(connection)
+        return int(connection.execute("SELECT count(*) FROM meta").fetchone()[0])
+
+    async with Database.open(tmp_path / "b.db") as database:
+        by_hand = [
+            database.write(number, durable=each % 2 == 0, committed=told.append, first=lambda: None)
+            for each in range(100)
+        ]
+        by_the_writer = [database.write(number, durable=False, committed=told.append) for _ in range(100)]
+        results = await asyncio.gather(*by_hand, *by_the_writer)
+    assert told == list(range(1, 201))
+    assert sorted(results) == told
+
+
+async def test_who_waits_for_a_disk_before_a_write_holds_nobody_else(tmp_path: Path) -> None:
+    disk = threading.Event()
+    async with Database.open(tmp_path / "b.db") as database:
+        held = asyncio.create_task(database.write(put("held", "1"), first=lambda: disk.wait(60)))
+        await asyncio.sleep(0)
+        await database.write(put("other", "1"))
+        await database.write(put("by hand", "1"), first=lambda: None)
+        assert not held.done()
+        disk.set()
+        await held
 
 
 def names(place: Path) -> set[str]:
