@@ -1,11 +1,16 @@
-"""Threads, where the kernel gives no more of them (EAGAIN of clone(2): a pids cgroup, the machine's limit)."""
+"""Threads for calls that block, also where the kernel gives no more of them (EAGAIN of clone(2): a pids cgroup, the
+machine's limit).
+"""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 
 class Threads(ThreadPoolExecutor):
@@ -20,6 +25,67 @@ class Threads(ThreadPoolExecutor):
         except RuntimeError:
             if not self._threads:
                 raise
+
+
+class Hands:
+    """Threads that take up work as it comes, as many as there is work at once, `most` at most.
+
+    A pool of the standard library tells by two futures, with locks of their own, what nobody here asks: most of what
+    the way to its threads and back costs a service that was idle is that code, which is in no cache then.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most, self._name = most, name
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        # Threads that wait for work, less the work that waits for a thread.
+        self._free = 0
+        self._threads: list[threading.Thread] = []
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Have a thread do `work`, which must not raise. When all are at work and there can be no more, it waits.
+
+        Raises RuntimeError when there is no thread at all.
+        """
+        with self._lock:
+            if self._free <= 0 and len(self._threads) < self._most:
+                self._start()
+            self._free -= 1
+        self._work.put(work)
+
+    def close(self, seconds: float) -> bool:
+        """End the threads when all is done, or leave those behind that are not ready in time: a disk may stand still.
+
+        Whether all was done. The next work brings new threads.
+        """
+        until = time.monotonic() + seconds
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for _ in threads:
+            self._work.put(None)
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._free = 0
+        return not any(thread.is_alive() for thread in threads)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
+            self._free += 1
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            # Not kept until the next comes.
+            del work
+            with self._lock:
+                self._free += 1
 
 
 @contextmanager

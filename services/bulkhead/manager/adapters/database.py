@@ -24,7 +24,9 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +35,7 @@ import structlog
 from bulkhead import failpoints
 from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, Conflict, Internal, ResourceExhausted
-from bulkhead.linux.threads import Threads
+from bulkhead.linux.threads import Hands
 from bulkhead.manager.adapters.reserve import Reserve
 from bulkhead.manager.adapters.schema import MIGRATIONS
 from bulkhead.model.refusals import reason
@@ -44,6 +46,8 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 # So many writes share a commit at most; so many threads do what is to be done before and after a write.
 _BATCH, _HANDS = 64, 32
+# Who stops us does not wait for a disk that stands still.
+_CLOSE_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -67,7 +71,7 @@ class Database:
     _turn: threading.Lock = field(default_factory=threading.Lock)
     # Rung for the writer's own thread; False ends it.
     _bell: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
-    _hands: Threads = field(default_factory=lambda: Threads(max_workers=_HANDS, thread_name_prefix="hand"))
+    _hands: Hands = field(default_factory=lambda: Hands(_HANDS, "records"))
     _synchronous: str = ""
 
     @staticmethod
@@ -84,7 +88,7 @@ class Database:
             try:
                 yield database
             finally:
-                await asyncio.to_thread(database._hands.shutdown)
+                await asyncio.to_thread(database._hands.close, _CLOSE_SECONDS)
                 database._bell.put(False)
                 await asyncio.to_thread(writer.join)
                 reserve.put_aside()
@@ -114,7 +118,7 @@ class Database:
             self._waiting.append(write)
             self._bell.put(True)
         else:
-            self._hands.submit(self._by_hand, write, first, then)
+            self._hands.do(partial(copy_context().run, self._by_hand, write, first, then))
         # The commit happens whether or not the caller still waits: nobody but it has this future.
         result: T = await write.future
         return result
