@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
 from bulkhead.errors import InvalidArgument
@@ -122,6 +123,7 @@ def _directives(text: str) -> dict[str, list[str]]:
     return found
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(server: str) -> bool:
     try:
         return ip_address(server.partition("%")[0]).is_loopback
