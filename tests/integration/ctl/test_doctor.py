@@ -16,8 +16,10 @@ import pytest
 
 from bulkhead.ctl import remains
 from bulkhead.ctl.doctor import doctor
+from bulkhead.ctl.doctor import instance as instance_examination
 from bulkhead.model.instance import Instance
 from tests.support.engine import Engine, private_engine
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.root]
 STRANGER = "f00d" * 16
@@ -154,6 +156,26 @@ def test_leftovers_on_disk_are_removed_and_a_volumes_files_kept(fresh_engine: En
     assert (data / "volumes" / "lost" / "_data" / "thesis").read_text() == "x"
     fresh_engine.start()
     assert "lost" in fresh_engine.docker_ok("volume", "ls", "-q").split()
+
+
+def test_files_of_a_container_that_was_just_removed_are_on_their_way(
+    fresh_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager takes them away behind its answer, later on a slow disk; without one they are nobody's."""
+    monkeypatch.setattr(instance_examination, "BEING_MADE", 0.001)  # as if everything had been there for long
+    containers = fresh_engine.instance.data / "snapshots" / "containers"
+    removed = fresh_engine.docker_ok("create", "busybox", "true")
+    fresh_engine.docker_ok("rm", removed)
+    until(lambda: not (containers / removed).exists())
+    for name in (removed, STRANGER):
+        (containers / name).mkdir()
+    status, found = examined(fresh_engine)
+    assert (status, [each["subject"] for each in found]) == (1, [f"directory {containers / STRANGER}"])
+    fresh_engine.stop()
+    told = {each["subject"] for each in examined(fresh_engine, repair=True)[1]}
+    assert {f"directory {containers / name}" for name in (removed, STRANGER)} <= told
+    fresh_engine.start()
+    assert examined(fresh_engine) == (0, [])
 
 
 def test_without_readable_records_nothing_is_touched(fresh_engine: Engine) -> None:

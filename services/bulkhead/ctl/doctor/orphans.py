@@ -245,8 +245,9 @@ def _directories(instance: Instance, known: Records, being_made: float) -> Itera
     for place in _children(instance.run / "containers"):
         if not known.knows_short(place.name):
             yield _orphan(f"directory {place}", "sockets of a shim", partial(_remove, instance, place))
+    owned = {*known.containers, *(known.leaving if being_made else ())}
     for place in (*_children(instance.data / "containers"), *_children(instance.data / "snapshots" / "containers")):
-        if place.name not in known.containers and _settled(place, being_made):
+        if place.name not in owned and _settled(place, being_made):
             yield _orphan(f"directory {place}", "a container's files", partial(_remove, instance, place))
     for place in _children(instance.data / "snapshots" / "layers"):
         if place.name not in known.layers and _settled(place, being_made):

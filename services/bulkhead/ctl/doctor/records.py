@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,17 @@ from bulkhead.model.instance import Instance
 
 ALIVE = frozenset(("running", "paused"))
 Record = Mapping[str, Any]
+# For so long are files of a container on their way, even on a disk that stands still (nanoseconds).
+_LEAVING = 600 * 1_000_000_000
+_REMOVED = "SELECT actor_id FROM events WHERE type = 'container' AND action = 'destroy' AND time > ?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
     """Everything that is known of: containers and networks by id, volumes' names, layers by their directory.
 
-    `under_way` are containers that the manager was acting upon.
+    `under_way` are containers that the manager was acting upon, `leaving` those it has just removed: a living one takes
+    their files away when nobody waits for it.
     """
 
     containers: Mapping[str, Record] = field(default_factory=dict)
@@ -31,6 +36,7 @@ class Records:
     volumes: frozenset[str] = frozenset()
     layers: frozenset[str] = frozenset()
     under_way: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
 
     def knows_short(self, short_id: str) -> bool:
         """Whether a container's id begins so."""
@@ -63,8 +69,8 @@ def read(instance: Instance) -> Records:
 def _read(database: sqlite3.Connection) -> Records:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
-    def column(table: str, query: str) -> list[tuple[Any, ...]]:
-        return database.execute(query).fetchall() if table in tables else []
+    def column(table: str, query: str, *values: int) -> list[tuple[Any, ...]]:
+        return database.execute(query, values).fetchall() if table in tables else []
 
     return Records(
         containers={
@@ -74,4 +80,5 @@ def _read(database: sqlite3.Connection) -> Records:
         volumes=frozenset(name for (name,) in column("volumes", "SELECT name FROM volumes")),
         layers=frozenset(str(chain).rpartition(":")[2] for (chain,) in column("layers", "SELECT chain_id FROM layers")),
         under_way=frozenset(key for (key,) in column("intents", "SELECT container_id FROM intents")),
+        leaving=frozenset(key for (key,) in column("events", _REMOVED, time.time_ns() - _LEAVING)),
     )
