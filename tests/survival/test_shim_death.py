@@ -192,6 +192,19 @@ def test_a_terminal_goes_on(fresh_engine: Engine, lost: str) -> None:
     assert inspect(fresh_engine, "subject", ".State.ExitCode") == "7"
 
 
+def test_what_has_ended_is_kept_no_longer(fresh_engine: Engine) -> None:
+    """Not even when nobody has its shim leave."""
+    fresh_engine.docker_ok("run", "-dt", "--name", "subject", "busybox", "sh", "-c", EXIT_7)
+    until(lambda: "armed" in fresh_engine.docker_ok("logs", "subject"))
+    pid = int(inspect(fresh_engine, "subject", ".State.Pid"))
+    until(lambda: keeps_a_terminal(fresh_engine))
+    fresh_engine.kill("manager")
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not keeps_a_terminal(fresh_engine))
+    fresh_engine.start("manager")
+    assert fresh_engine.docker_ok("wait", "subject") == "7"
+
+
 def test_an_end_that_no_shim_saw_has_its_code(fresh_engine: Engine) -> None:
     """The container ends while its shim is dead and the manager away; only the supervisor is left."""
     container = fresh_engine.docker_ok("run", "-d", "--name", "subject", "busybox", "sh", "-c", EXIT_7)

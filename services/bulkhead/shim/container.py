@@ -665,7 +665,7 @@ class Container:
             hear(record)
         failpoints.hit("shim.exit.announced")
         self._log.close()
-        self.custody.changed()
+        self.custody.ended()
         if self._remains >= 0:
             os.close(self._remains)
             self._remains = -1

@@ -29,6 +29,7 @@ PID, STDIN, STDOUT, STDERR, CONSOLE = "pid", "stdin", "stdout", "stderr", "conso
 EXEC = "exec "
 # More than anybody sends; the kernel's own limit for a message is 253.
 MOST_DESCRIPTORS = 128
+_LONG = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +101,19 @@ class Custody:
         for fd in tuple(self._keepers):
             self._tell(fd)
 
+    def ended(self) -> None:
+        """There is nothing to keep any more. The link hears of it by what is said there next: that this is a spare.
+
+        If that takes long, for want of a manager who has us leave, it is told like others.
+        """
+        for fd in tuple(self._keepers):
+            self._tell(fd)
+        if self._link is not None:
+            self._loop.later(_LONG, self.changed)
+
     def close(self) -> None:
         """Hang up on every keeper; each has what it heard last."""
+        self._link = None
         for fd in tuple(self._keepers):
             self._drop(fd)
 

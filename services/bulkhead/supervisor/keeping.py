@@ -71,7 +71,7 @@ class Keeping:
         task.add_done_callback(self._dialled.discard)
         task.add_done_callback(lambda task: self._is_over(place, task))
 
-    def keep(self, place: str, spare: Spare) -> None:
+    def keep(self, container_id: str, place: str, spare: Spare) -> None:
         """Keep for the shim that `spare` has just become; its socket is dialled only if the link fails."""
         if not spare.confides:
             # It is of an older version.
@@ -80,7 +80,7 @@ class Keeping:
         left = spare.left
         self._followed[place] = left
         spare.confidant = lambda said, received: self._confided(place, left, said, received)
-        left.add_done_callback(lambda _: self._link_is_over(place, left))
+        left.add_done_callback(lambda _: self._link_is_over(container_id, place, left))
 
     def hears(self, place: str) -> bool:
         """Whether a shim that has listened there may have something to say still."""
@@ -105,8 +105,12 @@ class Keeping:
         else:
             Estate.labelled(told, received).close()
 
-    def _link_is_over(self, place: str, source: asyncio.Future[bool]) -> None:
-        if self._is_over(place, source) and not source.result():
+    def _link_is_over(self, container_id: str, place: str, source: asyncio.Future[bool]) -> None:
+        if not self._is_over(place, source):
+            return
+        if source.result():
+            self._let_go(container_id)
+        else:
             # Most likely the shim is dead. If it is not, it has more to tell.
             self.follow(place)
 
@@ -135,11 +139,14 @@ class Keeping:
 
     def _heard(self, place: str, told: dict[str, Any], received: list[int]) -> None:
         estate = Estate.labelled(told, received)
-        before = self._kept.pop(str(told["id"]), None)
-        if before is not None:
-            before.estate.close()
+        self._let_go(str(told["id"]))
         if estate.descriptors:
             self._kept[str(told["id"])] = Kept(estate, f"{told['data_dir']}/{SHIM_RECORD}", place)
+
+    def _let_go(self, container_id: str) -> None:
+        kept = self._kept.pop(container_id, None)
+        if kept is not None:
+            kept.estate.close()
 
     async def _sweep(self) -> None:
         while True:
@@ -153,8 +160,7 @@ class Keeping:
         """Let go of what no shim will ask for."""
         for container_id, kept in tuple(self._kept.items()):
             if kept.place not in self._followed and not os.path.exists(kept.record):  # noqa: PTH110
-                del self._kept[container_id]
-                kept.estate.close()
+                self._let_go(container_id)
 
 
 async def _socket() -> socket.socket:

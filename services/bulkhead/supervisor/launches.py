@@ -85,7 +85,7 @@ class Launches:
                 failpoints.hit("supervisor.launch.taken")
                 shim = await spare.become(identity, estate, timeout=_LAUNCH_TIMEOUT)
                 failpoints.hit("supervisor.launch.given")
-                self._keeping.keep(_stdio_socket(identity), spare)
+                self._keeping.keep(identity.container_id, _stdio_socket(identity), spare)
                 self._pool.expect(spare)
             except Unavailable as error:
                 failure = error

@@ -46,7 +46,7 @@ async def confiding(keeping: Keeping, place: Path) -> AsyncIterator[socket.socke
     spare = Spare(ours, cast(Zygote, object()))
     spare.confides = True
     with theirs:
-        keeping.keep(str(place), spare)
+        keeping.keep(ID, str(place), spare)
         yield theirs
     spare.discard()
 
@@ -74,6 +74,15 @@ async def test_what_is_told_over_the_link_is_kept_until_it_is_taken_back(tmp_pat
         await eventually(lambda: kept(keeping) == [])
         link.send(FREE)
         await eventually(lambda: not keeping.hears(str(tmp_path / "stdio.sock")))
+
+
+async def test_nothing_is_kept_for_a_shim_that_has_left(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    async with keeping.running(), confiding(keeping, tmp_path / "stdio.sock") as link:
+        tell(link, tmp_path, "pid", "stdout")
+        await eventually(lambda: kept(keeping) == ["pid", "stdout"])
+        link.send(FREE)
+        await eventually(lambda: kept(keeping) == [])
 
 
 async def test_a_dead_shims_last_words_are_heard_out(tmp_path: Path) -> None:
