@@ -112,6 +112,7 @@ def memory(sitting: Sitting) -> None:
     _rest(sitting)
     before = {engine.name: engine.memory() for engine in sitting.engines}
     with running(sitting, count) as containers:
+        _rest(sitting)
         for engine in sitting.engines:
             client = engine.client()
             inside = {
@@ -133,7 +134,7 @@ def idle(sitting: Sitting, seconds: float = 5.0) -> None:
 
 
 def _rest(sitting: Sitting) -> None:
-    """What rows before have left warm must not be counted as there before."""
+    """What rows before have left warm must not be counted as there before, nor what a start needs for a moment."""
     for engine in sitting.engines:
         engine.rest()
 
