@@ -33,6 +33,7 @@ has_busybox() {
 has_libnftables() { find /usr/lib /usr/lib64 /lib -name 'libnftables.so.1*' | grep -q .; }
 has_certificates() { [ -s /etc/ssl/certs/ca-certificates.crt ] || [ -s /etc/pki/tls/certs/ca-bundle.crt ]; }
 has_ip() { command -v ip; }
+has_nft() { command -v nft; }
 has_skopeo() { command -v skopeo; }
 has_docker() { command -v docker; }
 
@@ -69,6 +70,7 @@ need has_libnftables libnftables1 nftables nftables
 need has_certificates ca-certificates ca-certificates ca-certificates
 if [ "$kind" = dev ]; then
     need has_ip iproute2 iproute iproute2
+    need has_nft nftables nftables nftables
     need has_skopeo skopeo skopeo skopeo
     # Debian 12 has the client inside docker.io; later ones have it alone.
     if command -v apt-cache >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then

@@ -45,7 +45,7 @@ _SUCCESSOR_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
 # What nobody waits for is done when those who wait have their answer.
 _AFTERWARDS = 0.001
 # Most execs are over by then: their beginning and their end are on record at once.
-_BRIEF = 0.1
+BRIEF = 0.1
 UNKNOWN_EXIT = 255
 
 
@@ -266,7 +266,7 @@ class Execs:
 
     async def _record_when_ended(self, record: Exec, shim: Shim | None, begun: Event | None) -> None:
         unsaid = [] if begun is None else [begun]
-        later = asyncio.get_running_loop().call_later(_BRIEF, self._say_begun, record, unsaid) if unsaid else None
+        later = asyncio.get_running_loop().call_later(BRIEF, self._say_begun, record, unsaid) if unsaid else None
         try:
             code = await self._exit_code(record, shim)
         finally:

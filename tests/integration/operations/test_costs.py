@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
+from bulkhead.manager.execs import BRIEF
 from tests.integration.operations.expected import BRIDGE, COPIED, LIFE, PULL
 from tests.support.engine import Engine, private_engine
 from tests.support.eventually import until
@@ -20,6 +22,7 @@ from tests.support.witness import Witness, witness
 
 # An echo that comes too late, or another's, is counted once; a change of the code each time.
 ATTEMPTS = 3
+EXECS = 50
 SPARES = 2
 LAYER_BYTES = 8 << 20
 ADVICE = """\
@@ -36,11 +39,14 @@ class Meter:
         self.engine = engine
         self._seen = seen
         self.bytes: Counter[str] = Counter()
+        self.seconds = 0.0
 
     def cost(self, method: str, path: str, body: Any = None) -> tuple[Counts, Any]:
         """What a request costs with all that it sets off, and its answer."""
         before = self._told()
+        begun = time.monotonic()
         answer = self.engine.api(method, path, body)
+        self.seconds = time.monotonic() - begun
         assert answer.status < 300, answer.body
         seen = self._seen.counts()
         self.bytes = Counter({name: value for name, value in seen.items() if name.startswith("bytes")})
@@ -98,12 +104,20 @@ def _life(meter: Meter, host_config: dict[str, Any]) -> dict[str, Counts]:
     costs["create"], answer = meter.cost("POST", "/containers/create", body)
     container = f"/containers/{answer.json['Id']}"
     costs["start"], _ = meter.cost("POST", f"{container}/start")
-    created, answer = meter.cost("POST", f"{container}/exec", {"Cmd": ["true"], "AttachStdout": True})
-    ran, _ = meter.cost("POST", f"/exec/{answer.json['Id']}/start", {"Detach": False})
-    costs["exec"] = Counter(created) + Counter(ran)
+    costs["exec"] = _brief_exec(meter, container)
     costs["exit"], _ = meter.cost("POST", f"{container}/kill")
     costs["remove"], _ = meter.cost("DELETE", container)
     return costs
+
+
+def _brief_exec(meter: Meter, container: str) -> Counts:
+    """One whose beginning and end are on record at once: a machine that is busy makes of some a longer one."""
+    for _ in range(EXECS):
+        created, answer = meter.cost("POST", f"{container}/exec", {"Cmd": ["true"], "AttachStdout": True})
+        ran, _ = meter.cost("POST", f"/exec/{answer.json['Id']}/start", {"Detach": False})
+        if meter.seconds < BRIEF:
+            return Counter(created) + Counter(ran)
+    pytest.skip(f"this machine is too busy: none of {EXECS} execs was done in {BRIEF} s")
 
 
 def recorded(engine: Engine) -> bool:
