@@ -38,6 +38,8 @@ PATIENCE = 5.0
 _GZIP = 31
 _PACK_BLOCK = 256 << 10
 _STREAMS = {1: "stdout", 2: "stderr"}
+# Of a file as it was written, and packed.
+_SUFFIXES = ("", ".gz")
 _READ = 256 << 10
 _CHUNK = 256 << 10
 _NEWLINE = 0x0A
@@ -587,15 +589,14 @@ class RotatingFile:
             _thread.start_new_thread(self._pack, (_numbered(path, 1),))
 
     def _move_up(self, path: str) -> None:
+        """Free `path`. Who is killed within this leaves a number free, and the next one goes on from there."""
         last = self._target.max_file - 1
-        for suffix in ("", ".gz"):
+        free = next((number for number in range(1, last + 1) if not _is_there(path, number)), last)
+        if free == last:
             # With a single file, those who still read the old one keep it until they close it.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_numbered(path, last) + suffix)
-        for number in range(last, 0, -1):
-            for suffix in ("", ".gz") if number > 1 else ("",):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(_numbered(path, number - 1) + suffix, _numbered(path, number) + suffix)
+            _remove(path, last)
+        for number in range(free, 0, -1):
+            _move(path, number - 1)
 
     def _pack(self, path: str) -> None:
         """A rotated file that cannot be packed stays as it is."""
@@ -653,6 +654,27 @@ def _compress(path: str) -> None:
     finally:
         os.close(source)
     os.unlink(path)
+
+
+def _is_there(path: str, number: int) -> bool:
+    return any(os.path.lexists(_numbered(path, number) + suffix) for suffix in _SUFFIXES)
+
+
+def _remove(path: str, number: int) -> None:
+    for suffix in _SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_numbered(path, number) + suffix)
+
+
+def _move(path: str, number: int) -> None:
+    """To the next number, as one file: a packed one is complete, whoever died before the plain one was unlinked."""
+    source, target = _numbered(path, number), _numbered(path, number + 1)
+    if number and os.path.lexists(f"{source}.gz"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(source)
+        os.rename(f"{source}.gz", f"{target}.gz")
+    else:
+        os.rename(source, target)
 
 
 def _numbered(path: str, number: int) -> str:

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,8 @@ def test_streams_keep_their_order_and_their_partial_lines(tmp_path: Path) -> Non
     while not done:
         loop.turn(1.0)
     assert logged(tmp_path / "log") == ["out 1", "err 1", "partial", "end"]
+    log.close()
+    loop.close()
 
 
 def test_rotated_files_are_packed(tmp_path: Path) -> None:
@@ -158,6 +161,64 @@ def _everything(cursor: FileCursor) -> list[bytes]:
     return lines
 
 
+def _killed_at(moment: int, file: RotatingFile, record: bytes) -> bool:
+    """Whether a process that was to write `record` was killed instead of its change number `moment` of a name."""
+    child = os.fork()
+    if not child:
+        left = moment
+
+        def dying(change: Callable[..., None]) -> Callable[..., None]:
+            def change_or_die(*names: str) -> None:
+                nonlocal left
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+                change(*names)
+
+            return change_or_die
+
+        os.rename, os.unlink = dying(os.rename), dying(os.unlink)
+        file.write(record)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("moment", range(6))
+def test_a_death_in_the_midst_of_a_rotation_takes_no_older_file(packed: bool, moment: int, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    target = LogTarget(path=str(path), max_size=10, max_file=4)
+    file = RotatingFile(target)
+    for text in ("1", "2", "3"):
+        file.write(records(text))
+    if packed:
+        _pack(tmp_path / "log.1")
+        _pack(tmp_path / "log.2")
+        # Whoever packed this one was killed before the plain file went.
+        (tmp_path / "log.2").write_bytes(records("1"))
+    killed = _killed_at(moment, file, records("4"))
+    file.close()
+    assert _texts(path) == (["1", "2", "3"] if killed else ["1", "2", "3", "4"])
+    file = RotatingFile(target)
+    if killed:
+        file.write(records("4"))
+    assert _texts(path) == ["1", "2", "3", "4"]
+    for text in ("5", "6"):
+        file.write(records(text))
+    assert _texts(path) == ["3", "4", "5", "6"]
+    file.close()
+
+
+def _pack(path: Path) -> None:
+    Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+
+
+def _texts(path: Path) -> list[str]:
+    return [json.loads(line)["log"].rstrip("\n") for line in _everything(open_log(str(path), None, None))]
+
+
 def test_every_line_bears_the_attributes() -> None:
     encoder = Encoder("stdout", b'{"tag":"t"}')
     for record in (encoder.feed(b"a\nb", 0).splitlines()[0], encoder.finish(0)):
@@ -178,6 +239,7 @@ def test_a_log_that_must_not_hold_drops_what_does_not_fit(tmp_path: Path) -> Non
         received += os.read(disk, 65536)
         loop.turn(0.01)
     log.close()
+    loop.close()
     os.close(disk)
     assert len(received) < 400_000
 
@@ -219,6 +281,7 @@ def test_a_disk_with_errors_costs_time_and_no_line_until_the_buffer_is_full(
     assert lines[-1].endswith("Input/output error]")
     assert log.unlogged() is None
     log.close()
+    loop.close()
 
 
 def _threads() -> int:

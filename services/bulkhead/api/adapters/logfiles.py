@@ -139,21 +139,28 @@ class FileCursor:
 
 
 def _sources(path: str, *, compressed: bool = True) -> list[_Source]:
-    """The files that are there, open, oldest first."""
-    found: list[_Source] = []
+    """The files that are there, open, oldest first.
+
+    One name may be free in the midst of them: a rotation is under way, or whoever made it was killed.
+    """
+    found: dict[int, _Source] = {}
+    missing = 0
     for name in _names(path):
         # Newest first, so that a rotation meanwhile shows a file twice rather than never.
-        for candidate in (name, f"{name}.gz") if compressed and name != path else (name,):
-            source = _open(candidate)
-            if source is not None and source.inode not in {each.inode for each in found}:
-                found.append(source)
+        source = _open_any((name, f"{name}.gz") if compressed and name != path else (name,))
+        if source is None:
+            missing += 1
+            if missing > 1:
                 break
-            if source is not None:
-                source.close()
+        elif source.inode in found:
+            source.close()
         else:
-            if name != path:
-                break
-    return found[::-1]
+            found[source.inode] = source
+    return [*found.values()][::-1]
+
+
+def _open_any(names: tuple[str, ...]) -> _Source | None:
+    return next((source for name in names if (source := _open(name)) is not None), None)
 
 
 def _names(path: str) -> Iterator[str]:
