@@ -6,9 +6,11 @@ python -m tests.bench.spawn_leaks [launches]     10,000 unless told; every eight
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,8 @@ class Held:
 
 
 def held() -> Held:
-    """Of this process, now."""
+    """Of this process, now, without what waits to be collected."""
+    gc.collect()
     children = Path("/proc/self/task").iterdir()
     rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
     private = sum(int(line.split()[1]) for line in rollup if line.startswith(("Private_Clean:", "Private_Dirty:")))
@@ -60,24 +63,24 @@ def launches(box: Box, count: int) -> None:
     box.kill(task)
 
 
-def grown(count: int) -> tuple[Held, Held]:
-    """What was held before and after `count` launches, and some to get warm."""
+def grown(count: int, rounds: int = 1) -> Iterator[tuple[Held, Held]]:
+    """What was held before and after `count` launches, in so many rounds, behind some to get warm."""
     with tempfile.TemporaryDirectory(prefix="bh-leak-", dir="/tmp") as base:
         box = Box(Path(base))
         launch.prepare()
         launches(box, _WARM)
-        before = held()
-        launches(box, count)
-        after = held()
+        for _ in range(rounds):
+            before = held()
+            launches(box, count)
+            yield before, held()
         box.close()
-    return before, after
 
 
 def main() -> int:
     """As the module says."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     begun = time.monotonic()
-    before, after = grown(count)
+    ((before, after),) = grown(count)
     print(f"{count} launches in {time.monotonic() - begun:.0f} s\nbefore {before}\nafter  {after}")
     return int((before.descriptors, before.children) != (after.descriptors, after.children))
 

@@ -11,10 +11,14 @@ from tests.support.containers import BUSYBOX
 
 # More than the allocator keeps for later; a kibibyte per launch would be 200.
 ROOM_KIB = 128
+ROUNDS = 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not BUSYBOX.exists(), reason="containers need root and busybox-static")
 def test_two_hundred_launches_leave_nothing() -> None:
-    before, after = grown(200)
-    assert (after.descriptors, after.children) == (before.descriptors, before.children)
-    assert after.memory - before.memory < ROOM_KIB
+    """A leak grows in every round; the allocator's and the interpreter's tables grow once, whenever they are full."""
+    rounds = tuple(grown(200, ROUNDS))
+    assert len(rounds) == ROUNDS
+    for before, after in rounds:
+        assert (after.descriptors, after.children) == (before.descriptors, before.children)
+    assert min(after.memory - before.memory for before, after in rounds) < ROOM_KIB
