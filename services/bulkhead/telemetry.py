@@ -6,13 +6,14 @@ event's own fields. What libraries say through `logging` comes out in the same s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
 import structlog
@@ -57,7 +58,8 @@ def configure(service: str, *, level: str = "info") -> None:
     """Send structlog's and logging's lines to stderr as JSON. Call once, before the loop starts."""
     global _threshold, _stamp, _sink
     threshold = _threshold = logging.getLevelNamesMapping()[level.upper()]
-    _stamp, _sink = _Stamp(service), structlog.BytesLogger(sys.stderr.buffer)
+    stream = cast(BinaryIO, _Stream())
+    _stamp, _sink = _Stamp(service), structlog.BytesLogger(stream)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -66,10 +68,24 @@ def configure(service: str, *, level: str = "info") -> None:
             structlog.processors.JSONRenderer(serializer=_encode),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[_Bridge()], force=True)
+
+
+class _Stream:
+    """Standard error. What cannot be told (its disk is full, its reader has gone) is no error of whoever tells it."""
+
+    @staticmethod
+    def write(data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.buffer.write(data)
+
+    @staticmethod
+    def flush() -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.buffer.flush()
 
 
 class _Stamp:

@@ -49,3 +49,10 @@ def test_every_source_writes_one_shape() -> None:
     assert {line["service"] for line in lines} == {"bulkhead-test"}
     assert {line["request_id"] for line in lines} == {"abc"}
     assert "ZeroDivisionError" in str(lines[2]["exception"])
+
+
+def test_what_cannot_be_told_is_no_error_of_who_tells_it() -> None:
+    """The disk of the log is full: a request must not fail because its line cannot be written."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run([sys.executable, "-c", PROGRAM + "print('done')"], stdout=subprocess.PIPE, stderr=full)
+    assert done.stdout == b"done\n"

@@ -54,6 +54,8 @@ class Whole(web.StreamResponse):
             self._keep_alive = request.keep_alive
         self._eof_sent = True
         await request.writer.write(self._bytes())
+        # A client that asks on and on and does not read has the next answer when it has taken this one.
+        await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -129,19 +129,20 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         local = _server(edge(Admission()), config.max_connections)
         await stack.enter_async_context(_listening(instance, config, local))
         if remote is not None:
-            far = _server(edge(Admission(names, remote=True)), config.max_connections)
+            far = _server(edge(Admission(names, remote=True)), config.max_connections, keepalive=True)
             await stack.enter_async_context(_listening_remotely(remote, far))
         yield
 
 
-def _server(edge: Edge, most: int) -> EngineServer:
+def _server(edge: Edge, most: int, *, keepalive: bool = False) -> EngineServer:
+    """`keepalive` is TCP's: a peer that has gone without a word is noticed."""
     return EngineServer(
         edge,
         most,
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,
-        tcp_keepalive=False,
+        tcp_keepalive=keepalive,
         keepalive_timeout=IDLE_SECONDS,
         max_line_size=LONGEST_LINE,
         max_field_size=LONGEST_LINE,

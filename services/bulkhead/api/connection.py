@@ -224,8 +224,9 @@ class EngineConnection(RequestHandler):
         except ConnectionError:
             return False
         except Exception as error:
-            self.log_exception("Unhandled exception", exc_info=error)
+            # First: nobody waits for an answer because the line about it cannot be written.
             self.force_close()
+            self.log_exception("Unhandled exception", exc_info=error)
         except BaseException:
             self.force_close()
             raise

@@ -40,6 +40,7 @@ class Hands:
         self._lock = threading.Lock()
         # Threads that wait for work, less the work that waits for a thread.
         self._free = 0
+        # Those that `_work` is for: who was left behind has the queue of his time.
         self._threads: list[threading.Thread] = []
 
     def do(self, work: Callable[[], object]) -> None:
@@ -51,7 +52,7 @@ class Hands:
             if self._free <= 0 and len(self._threads) < self._most:
                 self._start()
             self._free -= 1
-        self._work.put(work)
+            self._work.put(work)
 
     def close(self, seconds: float) -> bool:
         """End the threads when all is done, or leave those behind that are not ready in time: a disk may stand still.
@@ -61,15 +62,18 @@ class Hands:
         until = time.monotonic() + seconds
         with self._lock:
             threads, self._threads = self._threads, []
+            work, self._work = self._work, SimpleQueue()
+            self._free = 0
         for _ in threads:
-            self._work.put(None)
+            work.put(None)
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
-        self._free = 0
         return not any(thread.is_alive() for thread in threads)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(self._work,), name=f"{self._name}_{len(self._threads)}", daemon=True
+        )
         try:
             thread.start()
         except RuntimeError:
@@ -79,13 +83,13 @@ class Hands:
             self._threads.append(thread)
             self._free += 1
 
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
+    def _run(self, queue: SimpleQueue[Callable[[], object] | None]) -> None:
+        while (work := queue.get()) is not None:
             work()
             # Not kept until the next comes.
             del work
             with self._lock:
-                self._free += 1
+                self._free += queue is self._work
 
 
 @contextmanager

@@ -87,6 +87,34 @@ def test_growing_answers_are_what_aiohttp_writes(
     assert made.startswith(b"HTTP/1.")
 
 
+async def test_a_client_that_asks_on_and_does_not_read_is_not_answered_on(tmp_path: Path) -> None:
+    """Nor is what nobody takes piled up in the service's memory."""
+    answered = {"/first": 0, "/second": 0}
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        answered[request.path] += 1
+        return Whole(200, JSON, b"x" * 60_000)
+
+    engine = _Engine(handle)
+    server = await asyncio.get_running_loop().create_unix_server(engine, str(tmp_path / "s"))
+    _, deaf = await asyncio.open_unix_connection(str(tmp_path / "s"))
+    reader, other = await asyncio.open_unix_connection(str(tmp_path / "s"))
+    try:
+        deaf.write(b"GET /first HTTP/1.1\r\nHost: engine\r\n\r\n" * 500)
+        for _ in range(200):  # each lets the first have a turn
+            other.write(b"GET /second HTTP/1.1\r\nHost: engine\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            await reader.readexactly(60_000)
+        assert answered["/second"] == 200
+        assert 0 < answered["/first"] < 50
+    finally:
+        deaf.close()
+        other.close()
+        server.close()
+        await engine.shutdown()
+
+
 def _told(directory: Path, text: str, answer: Answer, closing: bool) -> bytes:
     """All that a server says to `text` until it closes the connection."""
 

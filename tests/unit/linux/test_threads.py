@@ -82,3 +82,19 @@ def test_who_is_held_by_a_disk_does_not_hold_the_end(hands: Hands) -> None:
     hands.do(lambda: disk.wait(SECONDS))
     assert not hands.close(0.01)
     disk.set()
+
+
+def test_who_is_left_behind_does_not_count_for_those_who_come_after(hands: Hands) -> None:
+    held, done = threading.Event(), threading.Event()
+    left = threading.Event()
+
+    def stands_still() -> None:
+        held.wait(SECONDS)
+        left.set()
+
+    hands.do(stands_still)
+    assert not hands.close(0)
+    held.set()
+    assert left.wait(SECONDS)
+    hands.do(done.set)
+    assert done.wait(SECONDS)
