@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from statistics import median
 
 import pytest
 
@@ -16,9 +17,9 @@ ROUNDS = 3
 
 @pytest.mark.skipif(os.geteuid() != 0 or not BUSYBOX.exists(), reason="containers need root and busybox-static")
 def test_two_hundred_launches_leave_nothing() -> None:
-    """A leak grows in every round; the allocator's and the interpreter's tables grow once, whenever they are full."""
+    """A leak grows in most rounds; the allocator's and the interpreter's tables grow in one, and shrink in another."""
     rounds = tuple(grown(200, ROUNDS))
     assert len(rounds) == ROUNDS
     for before, after in rounds:
         assert (after.descriptors, after.children) == (before.descriptors, before.children)
-    assert min(after.memory - before.memory for before, after in rounds) < ROOM_KIB
+    assert median(after.memory - before.memory for before, after in rounds) < ROOM_KIB
