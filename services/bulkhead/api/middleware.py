@@ -45,12 +45,14 @@ class Edge:
         self._in_flight = in_flight
         self._patience = patience
         self._handling: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
         self._cut = False
 
     async def idle(self) -> None:
-        """Return when no request is being handled."""
+        """Return when no request is being handled. The tasks are connections', which go on."""
         while self._handling:
-            await asyncio.wait(self._handling)
+            self._idle.clear()
+            await self._idle.wait()
 
     def cut_off(self) -> None:
         """The service leaves now: those whose answer has not begun are told, the others broken off."""
@@ -71,6 +73,8 @@ class Edge:
             return _last(failure(Unavailable("the API service is stopping: the operation may go on")))
         finally:
             self._handling.discard(task)
+            if not self._handling:
+                self._idle.set()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))

@@ -101,6 +101,7 @@ class Creation:
             failpoints.hit("manager.create.named")
             container = self._with_mounts(self._with_networks(named))
             _check_mounts(container.spec.mounts)
+            await _look_for_sources(container.spec.mounts)
             async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
                 dirs = self.snapshots.dirs(container.id, container.image_id)
                 container = replace(container, lower_dirs=dirs.lower)
@@ -133,13 +134,10 @@ class Creation:
                 undo.pop_all()
 
     def _make_directories(self, container: Container, dirs: Dirs, turn: list[bool]) -> None:
-        """The container's own, after a look at what it wants to bind, and its layer. Blocking: the disk may be busy.
+        """The container's own, and its layer. Blocking: the disk may be busy.
 
         Raises Unavailable when nobody wants the container any more.
         """
-        for mount in container.spec.mounts:
-            if mount.type == "bind" and not mount.create_source:
-                ensure_bind_source(mount)
         self.bundles.make_directory(container.id)
         failpoints.hit("manager.create.directory")
         self.snapshots.make(container.id, dirs)
@@ -272,6 +270,13 @@ def _check_mounts(mounts: Iterable[Mount]) -> None:
             raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
         if mount.type not in ("bind", "volume", "tmpfs"):
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
+
+
+async def _look_for_sources(mounts: Iterable[Mount]) -> None:
+    """Raises InvalidArgument where one is missing. In a thread of nobody else's: it may be on a server that is away."""
+    wanted = [mount for mount in mounts if mount.type == "bind" and not mount.create_source]
+    for mount in wanted:
+        await asyncio.to_thread(ensure_bind_source, mount)
 
 
 def _check_target(mount: Mount) -> None:

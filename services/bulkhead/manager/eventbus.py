@@ -28,6 +28,8 @@ RECENT = 4096
 RECENT_ATTRIBUTES = 100_000
 BATCH = 512
 TRIM_SECONDS = 300.0
+# How much later than it happened something may be told, behind what is younger (`execs.BRIEF`, and a commit).
+LATE_NS = 250_000_000
 
 
 class JournalStore(Protocol):
@@ -110,12 +112,12 @@ class EventBus:
         while True:
             news = self._news
             for event in await self._after(position):
-                if until is not None and event.time > until:
+                if until is not None and event.time > until + LATE_NS:
                     return
                 if event.sequence > position + 1 and position > 0:
                     yield gap(event.sequence - position - 1, event.time)
                 position = event.sequence
-                if (since is None or event.time >= since) and matches_event(event, filters):
+                if _is_within(event.time, since, until) and matches_event(event, filters):
                     yield event
             if position < self._last:
                 continue
@@ -141,13 +143,17 @@ class EventBus:
             await asyncio.sleep(TRIM_SECONDS)
 
 
+def _is_within(moment: int, since: int | None, until: int | None) -> bool:
+    return (since is None or moment >= since) and (until is None or moment <= until)
+
+
 async def _news_before(news: asyncio.Event, until: int | None) -> bool:
-    """Wait for news; False when `until` comes first."""
+    """Wait for news; False when `until` comes first, and what is told late of the time before it has come."""
     if until is None:
         await news.wait()
         return True
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.0, (until - time.time_ns()) / 1e9)):
+        async with asyncio.timeout(max(0.0, (until + LATE_NS - time.time_ns()) / 1e9)):
             await news.wait()
         return True
     return False

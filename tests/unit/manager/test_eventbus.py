@@ -64,6 +64,21 @@ async def test_since_and_until(tmp_path: Path) -> None:
         assert [event.action async for event in entries] == ["200", "300"]
 
 
+async def test_what_is_told_late_hides_nothing_younger_and_is_shown_itself(tmp_path: Path) -> None:
+    """An exec's beginning is on record with its end."""
+    async with _bus(tmp_path) as bus:
+        await bus.write(_event("150", at=150))
+        await bus.write(_event("100", at=100), _event("160", at=160))
+
+        async def shown(since: int, until: int) -> list[str]:
+            entries = await bus.subscribe(since=since, until=until)
+            return [event.action async for event in entries]
+
+        assert await shown(120, 200) == ["150", "160"]
+        assert await shown(0, 120) == ["100"]
+        assert await shown(170, 200) == []
+
+
 async def test_until_in_the_future_ends_by_itself(tmp_path: Path) -> None:
     async with _bus(tmp_path) as bus:
         entries = await bus.subscribe(until=time.time_ns() + 50_000_000)

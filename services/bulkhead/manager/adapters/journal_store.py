@@ -37,8 +37,10 @@ class SqliteJournalStore:
 
     async def before_time(self, time: int) -> int:
         def query(connection: sqlite3.Connection) -> int:
-            row = connection.execute("SELECT max(sequence) FROM events WHERE time < ?", (time,)).fetchone()
-            return int(row[0] or 0)
+            # Some are told late: not all behind the last of an earlier time are of a later one.
+            first = "SELECT min(sequence) - 1 FROM events WHERE time >= ?"
+            row = connection.execute(f"SELECT coalesce(({first}), max(sequence), 0) FROM events", (time,)).fetchone()
+            return int(row[0])
 
         return await self._database.read(query)
 
