@@ -102,7 +102,7 @@ def _redis_tree() -> Path:
 def _install(part: Path, packages: Sequence[str]) -> None:
     """Debian with these packages."""
     # Devices as devices: to read /dev/full, say, has no end.
-    subprocess.run(["cp", "-a", _debian_tree(), part], check=True)
+    subprocess.check_call(["cp", "-a", _debian_tree(), part])
     # Nothing is to be started while it is installed.
     policy = part / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")

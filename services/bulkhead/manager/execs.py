@@ -282,7 +282,7 @@ class Execs:
         self.actors.own(self._save_late(record, unsaid.pop()), f"begin exec {record.id[:12]}")
 
     async def _save_late(self, record: Exec, begun: Event) -> None:
-        failpoints.hit("manager.exec.begun")
+        _reach_what_is_unsaid()
         if self._knows(record):
             with contextlib.suppress(BulkheadError):
                 await self._save_begun(record, begun)
@@ -310,7 +310,7 @@ class Execs:
     async def _record_end(self, record: Exec, code: int, unsaid: Sequence[Event] = (), *, known: bool = True) -> None:
         """With the events of what went before it and is not in the journal yet."""
         if unsaid:
-            failpoints.hit("manager.exec.begun")
+            _reach_what_is_unsaid()
         ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())
         self._ending[record.id] = ended
         try:
@@ -347,6 +347,11 @@ class Execs:
         if not self._knows(record):
             raise NotFound(f"No such exec instance: {record.id}")
         return self.records.index.get(record.container_id)
+
+
+def _reach_what_is_unsaid() -> None:
+    """Here the exec's beginning is about to be recorded: by itself, or with its end."""
+    failpoints.hit("manager.exec.begun")
 
 
 def exec_process(container: Container, spec: ExecSpec, linked: Sequence[str] = ()) -> dict[str, Any]:
