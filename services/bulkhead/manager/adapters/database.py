@@ -67,6 +67,7 @@ class Database:
     """The manager's records. Use `open`."""
 
     _connection: sqlite3.Connection
+    _reserve: Reserve
     _waiting: deque[_Write] = field(default_factory=deque)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     # Rung for the writer's own thread; False ends it.
@@ -81,7 +82,7 @@ class Database:
         with _locked(path):
             reserve = Reserve(path)
             reserve.take_back()
-            database = Database(_connect(path))
+            database = Database(_connect(path), reserve)
             reserve.fill(database._connection)
             writer = threading.Thread(target=database._run, name="records", daemon=True)
             writer.start()
@@ -159,6 +160,7 @@ class Database:
     def _commit(self, batch: list[_Write]) -> None:
         durable = any(write.durable for write in batch)
         counts["sql transactions"] += len(batch)
+        self._reserve.read_ahead()
         try:
             self._synchronize("FULL" if durable else "NORMAL")
             self._around("BEGIN IMMEDIATE")

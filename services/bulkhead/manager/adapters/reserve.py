@@ -4,6 +4,10 @@ The write-ahead log has its blocks in advance, for as many pages as SQLite lets 
 mapped memory and would end the process by SIGBUS, too, and the file itself has free pages. SQLite removes log and
 index when the manager stops: second names keep their blocks for the next one.
 
+A log that is written over and over in place has its price where the kernel no longer has its pages in memory: frames
+end in the middle of pages, so that each page is read before it is written, one after the other, while the writer
+waits. `read_ahead` has them read together, and in time.
+
     <file>-wal, <file>-shm                   log and index
     <file>-reserve-wal, <file>-reserve-shm   their blocks while no manager runs
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import struct
 from pathlib import Path
 
 # SQLite moves the log into the file every 1,000 pages (wal_autocheckpoint).
@@ -22,6 +27,12 @@ _FREE_PAGES = 64
 _ROOM = 512 << 10
 # A log whose header is no header is an empty log (sqlite.org/walformat.html).
 _HEADER = 32
+# Of the index (sqlite.org/walformat.html, 2.1): the size of pages and the number of frames, then how many of these are
+# in the file. All are there: the log begins anew with the next one.
+_INDEX_HEAD = struct.Struct("=14x H I 76x I")
+_FRAME_HEADER = 24
+# Read at a time; what a container's life writes, about. Half of it is ahead at least.
+_AHEAD = 128 << 10
 
 
 class Reserve:
@@ -31,6 +42,7 @@ class Reserve:
         self._log, self._index = (path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm"))
         self._log_kept, self._index_kept = (path.with_name(f"{path.name}-reserve-{kind}") for kind in ("wal", "shm"))
         self._held = -1
+        self._read = -1
 
     def take_back(self) -> None:
         """Before SQLite opens the file: the reserve becomes its log and index, unless there are some.
@@ -60,6 +72,17 @@ class Reserve:
         with contextlib.suppress(OSError, sqlite3.Error), self._log.open("r+b") as file:
             _make_room(connection)
             os.posix_fallocate(file.fileno(), 0, _LOG)
+            self._read = os.dup(file.fileno())
+
+    def read_ahead(self) -> None:
+        """Before a write: have the kernel read what it has not of the pages to be written; nobody waits for it."""
+        if self._held < 0 or self._read < 0:
+            return
+        with contextlib.suppress(OSError, struct.error):
+            page, frames, in_file = _INDEX_HEAD.unpack(os.pread(self._held, _INDEX_HEAD.size, 0))
+            begin = 0 if frames == in_file else _HEADER + frames * (page + _FRAME_HEADER)
+            end = (begin + 3 * _AHEAD // 2) // _AHEAD * _AHEAD
+            os.posix_fadvise(self._read, begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def put_aside(self) -> None:
         """Before SQLite closes the file."""
@@ -70,9 +93,10 @@ class Reserve:
 
     def close(self) -> None:
         """After SQLite has closed the file."""
-        if self._held >= 0:
-            os.close(self._held)
-            self._held = -1
+        for descriptor in (self._held, self._read):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._held = self._read = -1
 
 
 def _size(path: Path) -> int:

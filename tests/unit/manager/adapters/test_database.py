@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import mmap
+import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,3 +195,50 @@ async def test_a_write_that_the_disk_refuses_says_what_to_do_and_leaves_nothing(
         await database.write(insert("after"))
         rows = await database.read(lambda c: c.execute("SELECT key FROM meta ORDER BY key").fetchall())
         assert rows == [("after",), ("before",)]
+
+
+def pages_in_memory(descriptor: int) -> set[int]:
+    """Which pages of a file the kernel has: mincore(2). Reading them, even without waiting, would fetch the others."""
+    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+        residency = (ctypes.c_ubyte * (len(mapped) // mmap.PAGESIZE))()
+        begin = ctypes.c_char.from_buffer(mapped)
+        try:
+            assert ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(begin)), len(mapped), residency) == 0
+        finally:
+            del begin
+        return {page for page, state in enumerate(residency) if state & 1}
+
+
+@pytest.mark.parametrize("begins_anew", (False, True))
+async def test_the_log_is_in_memory_by_the_time_it_is_written(tmp_path: Path, begins_anew: bool) -> None:
+    """A page of the log that the kernel has not would be read from disk first, one after the other."""
+    async with Database.open(tmp_path / "b.db") as database:
+        for number in range(30):
+            await database.write(put(f"before {number}", "x" * 5000))
+        if begins_anew:
+            with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as other:
+                assert other.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0] == 0
+        descriptor = os.open(tmp_path / "b.db-wal", os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if pages_in_memory(descriptor):
+                pytest.skip("this filesystem keeps what it is told to drop")
+            before = (tmp_path / "b.db-wal").read_bytes()
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+            def while_read(connection: sqlite3.Connection) -> set[int]:
+                put("key", "value")(connection)
+                deadline = time.monotonic() + 10
+                while len(found := pages_in_memory(descriptor)) < 8 and time.monotonic() < deadline:
+                    threading.Event().wait(0.01)
+                return found
+
+            in_memory = await database.write(while_read)
+        finally:
+            os.close(descriptor)
+        after = (tmp_path / "b.db-wal").read_bytes()
+        written = {at // 4096 for at in range(len(after)) if after[at : at + 1] != before[at : at + 1]}
+        assert written and written <= in_memory
+        assert (min(written) == 0) is begins_anew
+        assert len(in_memory) <= 48
