@@ -1,7 +1,8 @@
 # Bulkhead. `make help` lists the targets; each reads BULKHEAD_RUN, _DATA, _REGISTRY, _BRIDGE and
 # _SUBNET from the environment, so that several installations live side by side.
 VENV ?= .venv
-PYTHON ?= python3
+# Empty: the distribution's, or the first on the PATH where that is too old.
+PYTHON ?=
 PY := $(VENV)/bin/python
 CTL := $(PY) -m bulkhead.ctl
 SERVICES := api manager supervisor registry
@@ -123,10 +124,10 @@ check-c: $(DEV_STAMP)
 
 CSRC := services/bulkhead/nsexec/csrc
 .PHONY: check-analyzer
-check-analyzer: ## gcc's static analyzer over the C core
+check-analyzer: $(DEV_STAMP) ## gcc's static analyzer over the C core
 	@for file in $(CSRC)/plan.c $(CSRC)/spawn.c $(CSRC)/memory.c $(CSRC)/lines.c $(CSRC)/module.c $(CSRC)/nsinit/*.c $(CSRC)/init/*.c; do \
 	    echo "$$file"; \
-	    cc -fanalyzer -Werror -std=gnu11 -O2 -ffreestanding -I"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
+	    cc -fanalyzer -Werror -std=gnu11 -O2 -ffreestanding -I"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
 	        -c -o /dev/null "$$file" || exit 1; \
 	done
 
