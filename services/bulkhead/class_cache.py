@@ -22,6 +22,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from bulkhead.bare_code import bare
 from bulkhead.linux import atomicfile
 
 _Code = dict[bytes, CodeType]
@@ -39,7 +40,7 @@ def kept(name: str) -> Iterator[None]:
         digest = hashlib.blake2b(source.encode(), digest_size=16).digest()
         code = used.get(digest) or known.get(digest)
         if code is None:
-            code = compile(source, "<string>", "exec")
+            code = bare(compile(source, "<string>", "exec"))
         used[digest] = code
         exec(code, *scopes)  # noqa: S102 - of the standard library's own making
 

@@ -17,10 +17,13 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any, cast
 
-from bulkhead import class_cache, module_image
+from bulkhead import module_image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _UNWANTED = ("rich",)
 # Where OpenSSL looks for certificates (SSL_CTX_set_default_verify_paths(3)).
@@ -30,15 +33,18 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 @contextlib.contextmanager
 def imports(name: str) -> Iterator[None]:
     """Entered around the imports of the entry point `name`; afterwards all is as before. Without threads."""
-    modules = cast(dict[str, Any], sys.modules)
+    modules: dict[str, Any] = vars(sys)["modules"]
     unwanted = [name for name in _UNWANTED if name not in modules]
     before = {name: os.environ.get(name) for name in _CERTIFICATES}
     modules.update(dict.fromkeys(unwanted))
     os.environ.update(dict.fromkeys(_CERTIFICATES, os.devnull))
     gc.disable()
     try:
-        with module_image.kept(name), class_cache.kept(name):
-            yield
+        with module_image.kept(name):
+            from bulkhead import class_cache  # from the image, and half of the standard library with it
+
+            with class_cache.kept(name):
+                yield
     finally:
         gc.enable()
         gc.freeze()

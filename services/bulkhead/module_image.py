@@ -9,6 +9,8 @@ Python itself judges its .pyc files; otherwise Python loads it as ever, and the 
 lies beside the .pyc files, is trusted as they are, and is for one version of Python and one installation. Without it,
 or where it cannot be written, all is as without this module.
 
+What only people read is not in it (`bare_code`): a tenth of a service's memory.
+
     magic of .pyc files | u32 length | installation and index, marshalled | code of each, marshalled
 """
 
@@ -36,6 +38,8 @@ Entry = tuple[str, int, int, bool, int, int]
 
 _MAGIC: bytes = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
 _HEAD = len(_MAGIC) + 4
+# Of the code: other than what it was before.
+_FORM = "bare"
 
 
 class _Loader(SourceFileLoader):
@@ -160,7 +164,7 @@ def kept(name: str, wanted: Callable[[str], bool] = lambda _: True, *, mapped: b
 def _installation() -> str:
     """Where modules are looked for differs from one to the other, also when the image lies in sources of both."""
     places = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
-    return "\n".join((sys.version, sys.prefix, places, str(sys.flags.optimize)))
+    return "\n".join((sys.version, sys.prefix, places, str(sys.flags.optimize), _FORM))
 
 
 def _is_current(entry: Entry) -> bool:
@@ -179,11 +183,17 @@ def _compiled(name: str) -> tuple[str, tuple[Entry, bytes]] | None:
         return None
     try:
         found = os.stat(spec.origin)  # noqa: PTH116
-        code = marshal.dumps(loader.get_code(name)) if isinstance(loader, SourceFileLoader) else b""
+        code = _packed(loader.get_code(name)) if isinstance(loader, SourceFileLoader) else b""
     except (OSError, ImportError, ValueError):
         return None
     package = spec.submodule_search_locations is not None
     return name, ((spec.origin, found.st_mtime_ns, found.st_size, package, 0, 0), code)
+
+
+def _packed(code: CodeType | None) -> bytes:
+    from bulkhead.bare_code import bare
+
+    return marshal.dumps(code and bare(code))
 
 
 def _write(place: str, found: dict[str, tuple[Entry, bytes]]) -> None:
