@@ -54,8 +54,16 @@ class FakeTrash:
         shutil.rmtree(path, ignore_errors=True)
         return there
 
-    def clear(self, path: Path) -> None:
-        self.throw(path)
+
+class FakeSpares:
+    """`bulkhead.manager.ports.Spares`, of which there are none."""
+
+    def take(self, place: Path) -> bool:
+        assert not place.exists()
+        return False
+
+    def clear(self, place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 class FakeGroups:

@@ -20,7 +20,7 @@ from bulkhead.ctl import remains
 from bulkhead.ctl.purging import NFT_FAMILIES
 from bulkhead.linux import nftables
 from bulkhead.linux.netlink import Netlink
-from bulkhead.model.instance import SERVICES, Instance
+from bulkhead.model.instance import SERVICES, SPARE, Instance
 from bulkhead.service import holder
 
 # Removal answers first and reaps in the background (design 9): what remains after this is a leak.
@@ -137,7 +137,8 @@ def _stat(pid: str) -> str:
 def _directories(instance: Instance) -> set[str]:
     names = ("containers", "trash", "snapshots/containers", "snapshots/ingest", "content/ingest")
     places = (instance.run / "containers", *(instance.data / name for name in names))
-    return {f"directory {entry}" for place in places if place.is_dir() for entry in place.iterdir()}
+    entries = (entry for place in places if place.is_dir() for entry in place.iterdir())
+    return {f"directory {entry}" for entry in entries if not entry.name.startswith(SPARE)}
 
 
 def _descriptors(instance: Instance) -> dict[str, Counter[str]]:

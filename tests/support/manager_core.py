@@ -27,7 +27,7 @@ from bulkhead.model.sample import Sample
 from tests.support.fake_images import FakeImages
 from tests.support.fake_network import FakeKernel, fake_network
 from tests.support.fake_shims import FakeShim, FakeShims
-from tests.support.fake_snapshots import FakeGroups, FakeSnapshots, FakeTrash
+from tests.support.fake_snapshots import FakeGroups, FakeSnapshots, FakeSpares, FakeTrash
 
 
 @dataclass(slots=True)
@@ -118,6 +118,7 @@ async def running_core(world: World, *, recover: bool = True) -> AsyncIterator[R
                 snapshots=world.snapshots,
                 network=network,
                 trash=FakeTrash(),
+                spares=FakeSpares(),
                 image_size=lambda _: 4096,
                 boot_id=world.boot_id,
                 groups=world.groups,

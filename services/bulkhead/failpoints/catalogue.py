@@ -53,6 +53,9 @@ _STEPS = {
     "manager.remove.recorded": "the record is gone, the files are there",
     "manager.remove.volumes": "its volumes' files are gone, nobody told",
     "manager.remove.layer": "its writable layer is gone, its directory is not",
+    "manager.spare.named": "the emptied directory of a removed container is nobody's, it is not looked at",
+    "manager.spare.furnished": "it is fit for a container to come, nobody knows it",
+    "manager.spare.finished": "it is fit for its next container, and does not bear its name",
     "manager.remove.cleared": "everything is gone",
     # other changes of a container
     "manager.rename.recorded": "the new name is durable, the networks do not know it",

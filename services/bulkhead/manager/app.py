@@ -24,6 +24,7 @@ from bulkhead.manager.adapters.netlink_branches import NetlinkBranches
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.adapters.shims import SupervisedShims
+from bulkhead.manager.adapters.spares import Spares
 from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.manager.adapters.usage import read_figures
 from bulkhead.manager.archiving import Archiving
@@ -115,6 +116,7 @@ async def _ports(
         ParentNetworks(NetlinkBranches(kernel), instance.network_alias),
     )
     stack.callback(network.close)
+    trash = await stack.enter_async_context(Trash(instance.data / "trash"))
     return Ports(
         runtimes=runtimes.configured(config),
         remapping=await _remapping(instance, config),
@@ -123,7 +125,8 @@ async def _ports(
         images=images.store,
         snapshots=images.snapshots,
         network=network,
-        trash=await stack.enter_async_context(Trash(instance.data / "trash")),
+        trash=trash,
+        spares=Spares(instance.data / "containers", trash),
         image_size=lambda image_id: images.store.inspect(image_id).record.size,
         boot_id=process.boot_id(),
         engine_id=await _engine_id(records),

@@ -23,7 +23,7 @@ from bulkhead.manager.networks.catalogue import Networks
 from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.names import NameFiles
 from bulkhead.manager.networks.ports import Network
-from bulkhead.manager.ports import Groups, Images, Records, Shims, Snapshots, Trash
+from bulkhead.manager.ports import Groups, Images, Records, Shims, Snapshots, Spares, Trash
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
 from bulkhead.manager.recovery import Recovery
@@ -56,6 +56,7 @@ class Ports:
     snapshots: Snapshots
     network: Network
     trash: Trash
+    spares: Spares
     image_size: Callable[[str], int]
     boot_id: str
     groups: Groups
@@ -113,7 +114,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         snapshots=snapshots,
         networking=networking,
         volumes=volumes,
-        trash=ports.trash,
+        spares=ports.spares,
         waiters=waiters,
     )
     exits = Exits(
@@ -160,7 +161,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             snapshots=snapshots,
             bundles=bundles,
             volumes=volumes,
-            trash=ports.trash,
+            spares=ports.spares,
             networking=networking,
             remapping=ports.remapping,
         ),

@@ -23,7 +23,7 @@ from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import initial_endpoints
 from bulkhead.manager.oci_resources import weighable, weighs
-from bulkhead.manager.ports import Change, Dirs, Images, Records, Snapshots, Trash
+from bulkhead.manager.ports import Change, Dirs, Images, Records, Snapshots, Spares
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container, ContainerSpec, Mount, Resources
 from bulkhead.model.directives import directives
@@ -62,7 +62,7 @@ class Creation:
     snapshots: Snapshots
     bundles: Bundles
     volumes: Volumes
-    trash: Trash
+    spares: Spares
     networking: Networking
     remapping: Remapping | None = None
 
@@ -138,7 +138,8 @@ class Creation:
 
         Raises Unavailable when nobody wants the container any more.
         """
-        self.bundles.make_directory(container.id)
+        if not self.spares.take(self.bundles.instance.container_data(container.id)):
+            self.bundles.make_directory(container.id)
         failpoints.hit("manager.create.directory")
         self.snapshots.make(container.id, dirs)
         failpoints.hit("manager.create.layer")
@@ -153,7 +154,7 @@ class Creation:
 
     def _clear(self, container_id: str) -> None:
         self.snapshots.clear(container_id)
-        self.trash.clear(self.bundles.instance.container_data(container_id))
+        self.spares.clear(self.bundles.instance.container_data(container_id))
 
     def _completed(self, spec: ContainerSpec) -> ContainerSpec:
         """With the daemon's defaults for what is left open.

@@ -172,11 +172,15 @@ class Trash(Protocol):
         Raises ResourceExhausted, Internal.
         """
 
-    def clear(self, path: Path) -> None:
-        """Take away a file or tree that no record knows any more, at once if it is small. Blocking.
 
-        Raises ResourceExhausted, Internal.
-        """
+class Spares(Protocol):
+    """Containers' data directories, which go from those that are removed to those that come next. Blocking."""
+
+    def take(self, place: Path) -> bool:
+        """Have an empty, private directory at `place`, where there is none, unless there is none to have."""
+
+    def clear(self, place: Path) -> None:
+        """Take away what a container has left there, if anything. Raises ResourceExhausted, Internal."""
 
 
 class Groups(Protocol):

@@ -17,7 +17,7 @@ from bulkhead import failpoints
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.networking import Networking
-from bulkhead.manager.ports import Change, Records, Shims, Snapshots, Trash
+from bulkhead.manager.ports import Change, Records, Shims, Snapshots, Spares
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.waiters import Waiters
 from bulkhead.model.container import Container
@@ -37,7 +37,7 @@ class Removal:
     snapshots: Snapshots
     networking: Networking
     volumes: Volumes
-    trash: Trash
+    spares: Spares
     waiters: Waiters
 
     async def remove(self, container_id: str, *, volumes: bool) -> None:
@@ -74,10 +74,10 @@ class Removal:
         """Take the files away; what fails, or is never done, is left to the sweep of the next start. Blocking."""
         failpoints.hit("manager.remove.recorded")
         try:
-            # Each by a trash of its own: a rename stays on one file system.
+            # Each by spares and a trash of its own: a rename stays on one file system.
             self.snapshots.clear(container.id)
             failpoints.hit("manager.remove.layer")
-            self.trash.clear(self.instance.container_data(container.id))
+            self.spares.clear(self.instance.container_data(container.id))
         except BulkheadError as error:
             log.warning("cannot clear after a container", container=container.id, reason=str(error))
         failpoints.hit("manager.remove.cleared")

@@ -26,6 +26,8 @@ from functools import lru_cache
 from pathlib import Path
 
 SHIM_SOCKET = "shim.sock"
+# Beside containers' directories and writable layers: one for a container to come begins with it.
+SPARE = ".spare-"
 DEFAULT_RUN = Path("/run/bulkhead")
 DEFAULT_DATA = Path("/var/lib/bulkhead")
 SERVICES = ("supervisor", "manager", "registry", "api")

@@ -12,7 +12,7 @@ from typing import Any
 
 from bulkhead.ctl import remains
 from bulkhead.linux.netlink import Netlink
-from bulkhead.model.instance import Instance
+from bulkhead.model.instance import SPARE, Instance
 from tests.support.engine import Engine
 
 SETTLE_SECONDS = 6.0
@@ -125,7 +125,8 @@ def _addresses(pid: int) -> set[str]:
 
 def _directories(instance: Instance, ids: set[str]) -> Iterator[str]:
     for place in (instance.data / "containers", instance.data / "snapshots" / "containers"):
-        yield from (f"{place.name} of nobody: {name}" for name in _names(place) - ids)
+        names = {name for name in _names(place) if not name.startswith(SPARE)}
+        yield from (f"{place.name} of nobody: {name}" for name in names - ids)
     short = {each[:12] for each in ids}
     sockets = {name for name in _names(instance.run / "containers") if name not in ids and name not in short}
     yield from (f"sockets of nobody: {name}" for name in sockets)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bulkhead.ctl.seed.push import push
+from bulkhead.model.instance import SPARE
 from tests.support.engine import private_engine
 from tests.survival.matrix import cells
 from tests.survival.matrix.cells import Matrix
 from tests.survival.matrix.columns import Passed, Place
-from tests.survival.matrix.host import Host
+from tests.survival.matrix.host import Host, until
 from tests.survival.matrix.machine import machine
 from tests.survival.matrix.rows import Subject
 from tests.survival.test_image_kills import trial_image
@@ -29,6 +31,8 @@ CELLS = (
     ("update", "kill manager", "manager.update.recorded", Place.MANAGER),
     ("disconnect", "kill manager", "manager.connect.named", Place.MANAGER),
     ("rm", "kill manager", "manager.remove.recorded", Place.MANAGER),
+    ("rm", "kill manager", "manager.spare.named", Place.MANAGER),
+    ("rm", "kill manager", "manager.spare.furnished", Place.MANAGER),
     ("start", "no descriptors", "manager.shim.launched", Place.MANAGER),
     ("run", "no descriptors", "manager.start.plugged", Place.MANAGER),
     ("run --rm", "no descriptors", "shim.create.launched", Place.SHIM),
@@ -62,6 +66,36 @@ def test_cell(matrix: Matrix, row: str, column: str, point: str, place: Place) -
     result = matrix.run(row, column, Passed(name=point, number=0, place=place))
     assert result.passed, "the operation does not come there"
     assert not result.wrong, f"{result.wrong}; the operation said {result.said!r}"
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["directory", "layer"])
+def test_a_manager_is_killed_as_it_hands_on_what_a_removed_container_left(matrix: Matrix, number: int) -> None:
+    host = matrix.host
+    removed = host.create(host.name(), "true")
+    host.done("DELETE", f"/containers/{removed}")
+    assert until(lambda: all(map(spares, places(host))), 5.0)
+    result = matrix.run(
+        "create", "kill manager", Passed(name="manager.spare.finished", number=number, place=Place.MANAGER)
+    )
+    assert result.passed, "the operation does not come there"
+    assert not result.wrong, f"{result.wrong}; the operation said {result.said!r}"
+
+
+def places(host: Host) -> list[Path]:
+    return [host.engine.instance.data / name for name in ("containers", "snapshots/containers")]
+
+
+def spares(place: Path) -> list[Path]:
+    return list(place.glob(f"{SPARE}*"))
+
+
+def test_what_a_dead_manager_kept_for_containers_to_come_is_swept(matrix: Matrix) -> None:
+    host = matrix.host
+    for place in places(host):
+        (place / f"{SPARE}left" / "work").mkdir(parents=True)
+    host.engine.kill("manager")
+    host.recover()
+    assert until(lambda: not any((place / f"{SPARE}left").exists() for place in places(host)), 10.0)
 
 
 def test_what_comes_of_an_earlier_push_is_not_on_the_way(matrix: Matrix) -> None:

@@ -26,7 +26,7 @@ from bulkhead.ctl.doctor.findings import Area, Finding, Level
 from bulkhead.ctl.doctor.records import Records
 from bulkhead.linux import hostmounts, netlink, nftables, process
 from bulkhead.linux.cgroups import Cgroup
-from bulkhead.model.instance import Instance
+from bulkhead.model.instance import SPARE, Instance
 from bulkhead.model.network import MAC, bridge_name, link_local, parent_name
 
 # Writable layers, volumes and layers are there before their record, for so long at most (seconds).
@@ -247,7 +247,7 @@ def _directories(instance: Instance, known: Records, being_made: float) -> Itera
             yield _orphan(f"directory {place}", "sockets of a shim", partial(_remove, instance, place))
     owned = {*known.containers, *(known.leaving if being_made else ())}
     for place in (*_children(instance.data / "containers"), *_children(instance.data / "snapshots" / "containers")):
-        if place.name not in owned and _settled(place, being_made):
+        if place.name not in owned and not place.name.startswith(SPARE) and _settled(place, being_made):
             yield _orphan(f"directory {place}", "a container's files", partial(_remove, instance, place))
     for place in _children(instance.data / "snapshots" / "layers"):
         if place.name not in known.layers and _settled(place, being_made):

@@ -4,6 +4,7 @@
         layers/<chain id>/fs               one layer unpacked, in overlay's own form of whiteouts
         layers/<chain id>/size             bytes in it
         containers/<id>/{upper,work}       a container's writable layer
+        containers/.spare-<random>/        the same for one to come (`spares`)
         ingest/<random>/fs                 being unpacked; renamed into layers/ when whole
         trash/                             on its way out
         empty/                             what an image of no layers consists of
@@ -23,7 +24,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from bulkhead import failpoints
@@ -34,9 +35,11 @@ from bulkhead.content.unpack import UnpackResult, sync_file_system
 from bulkhead.errors import BulkheadError, NotFound
 from bulkhead.linux.inode_groups import spread_children
 from bulkhead.linux.resolve import open_directory_beneath
+from bulkhead.manager.adapters.spares import Spares
 from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.manager.ports import Dirs
 from bulkhead.model.digest import Digest
+from bulkhead.model.instance import SPARE
 
 Told = Callable[[int], None]
 # One descriptor per level; what a container hides deeper is not measured.
@@ -187,7 +190,7 @@ class LayerDirectories:
     def _make_target(self, target: Path) -> None:
         with disk_errors(f"unpack to {self._root}"):
             target.parent.mkdir(mode=0o700)
-            _make_like(target, self.empty)
+            _make_like(target, self.empty.stat())
 
     def _inherit(self, target: Path, below: Sequence[Digest], implied: Sequence[str]) -> None:
         """Directories that the layer passes through but does not describe are as the layers below have them."""
@@ -221,6 +224,7 @@ class OverlaySnapshots:
         self._layers = layers
         self._chains_of = chains_of
         self._trash = trash
+        self._spares = Spares(self._root, trash, _furnish)
         self._after_removal: Callable[[], None] = lambda: None
 
     def open(self) -> None:
@@ -257,11 +261,14 @@ class OverlaySnapshots:
             return
         upper, work = Path(dirs.upper), dirs.work
         with disk_errors(f"make writable layer of container {container_id}"):
+            like = os.stat(dirs.lower[0])  # noqa: PTH116 -- on the way of each create
+            if self._spares.take(upper.parent, partial(_finish, like)):
+                return
             for place in (upper.parent, work):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create
             if not upper.is_dir():
-                _make_like(upper, Path(dirs.lower[0]), _MARKER)
+                _make_like(upper, like, _MARKER)
 
     async def remove(self, container_id: str) -> None:
         """Forget a container's writable layer, and that it needs its image; nothing happens when there is none."""
@@ -270,7 +277,7 @@ class OverlaySnapshots:
 
     def clear(self, container_id: str) -> None:
         """Take away what there is of a writable layer. Blocking: a disk may stand still."""
-        self._trash.clear(self._directory(container_id))
+        self._spares.clear(self._directory(container_id))
 
     def let_go(self) -> None:
         """A container needs its image no longer."""
@@ -296,7 +303,9 @@ class OverlaySnapshots:
             return sorted(
                 entry.name
                 for entry in os.scandir(self._root)
-                if entry.name not in known_ids and entry.stat(follow_symlinks=False).st_ctime < before
+                if entry.name not in known_ids
+                and not entry.name.startswith(SPARE)
+                and entry.stat(follow_symlinks=False).st_ctime < before
             )
 
     def discard_stray(self, container_id: str) -> None:
@@ -319,17 +328,38 @@ def _layer(root: Path, chain: str) -> Path:
     return root / "layers" / chain / "fs"
 
 
-def _make_like(directory: Path, model: Path, *files: str) -> None:
+def _furnish(directory: int) -> None:
+    """Make in a directory what a writable layer consists of, but for what it has of its image."""
+    for name in ("work", "upper"):
+        os.mkdir(name, 0o700, dir_fd=directory)
+    _make_marker(f"upper/{_MARKER}", directory)
+
+
+def _finish(like: os.stat_result, spare: str) -> None:
+    """Give such a layer owner and mode of another's root, and the time of day."""
+    upper = f"{spare}/upper"
+    os.chown(upper, like.st_uid, like.st_gid)
+    os.chmod(upper, like.st_mode & 0o7777)  # noqa: PTH101 -- on the way of each create
+    for place in (f"{upper}/{_MARKER}", upper):
+        os.utime(place)
+
+
+def _make_marker(path: str | Path, directory: int | None = None) -> None:
+    """An empty file of root's."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o755, dir_fd=directory)
+    try:
+        os.fchmod(fd, 0o755)
+    finally:
+        os.close(fd)
+
+
+def _make_like(directory: Path, like: os.stat_result, *files: str) -> None:
     """Make a directory with the owner and mode of another, and empty files of root's in it."""
-    like = model.stat()
     temporary = directory.with_name(f".{directory.name}.new")
     temporary.mkdir(mode=0o700, exist_ok=True)
     for name in files:
-        fd = os.open(temporary / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o755)
-        try:
-            os.fchmod(fd, 0o755)
-        finally:
-            os.close(fd)
+        _make_marker(temporary / name)
     os.chown(temporary, like.st_uid, like.st_gid)
     temporary.chmod(like.st_mode & 0o7777)
     temporary.rename(directory)

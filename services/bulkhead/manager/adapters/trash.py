@@ -17,7 +17,6 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +24,7 @@ import structlog
 
 from bulkhead.content.durable import disk_errors
 from bulkhead.linux.threads import Threads
+from bulkhead.manager.adapters import small_trees
 
 log = structlog.get_logger()
 # How long the deleting thread works before it looks whether it should wait (seconds).
@@ -34,8 +34,6 @@ _PASSING, _WANT_SECONDS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM), 1.0
 # No more: it holds the interpreter's lock between two calls, and loses its core with it. On a machine with eight at
 # work for each core all other threads waited up to a second for one of nice 15, fifteen milliseconds for one of 5.
 _NICE = 5
-# What `clear` deletes by itself: so many entries, so many levels of directories.
-_SMALL, _SHALLOW = 64, 4
 
 
 class Trash:
@@ -91,11 +89,16 @@ class Trash:
 
         Raises ResourceExhausted, Internal. Blocking. From any thread.
         """
-        if self._quiet.is_set():
-            with contextlib.suppress(OSError), _opened(path.parent) as parent:
-                _erase(parent, path.name, _SMALL, _SHALLOW)
+        if not self.is_paused:
+            with contextlib.suppress(OSError), small_trees.opened(path.parent) as parent:
+                small_trees.erase(parent, path.name)
                 return
         self.throw(path)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is to be deleted now."""
+        return not self._quiet.is_set()
 
     def _thrown(self) -> None:
         self._empty.clear()
@@ -193,51 +196,11 @@ def _flatten(root: int, name: str) -> None:
             for entry in list(entries):
                 if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.name, dir_fd=directory)
-                elif not _removed(directory, entry.name):
+                elif not small_trees.removed(directory, entry.name):
                     os.rename(entry.name, secrets.token_hex(12), src_dir_fd=directory, dst_dir_fd=root)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=root)
-
-
-def _erase(parent: int, name: str, most: int, levels: int) -> int:
-    """Delete a tree of `most` entries and `levels` at most; how many more there might have been.
-
-    Raises OSError for a larger one, of which a part is gone then.
-    """
-    with _opened(name, parent) as directory:
-        with os.scandir(directory) as entries:
-            found = list(islice(entries, most + 1))
-        most -= len(found)
-        if most < 0 or not levels:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        for entry in found:
-            if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.name, dir_fd=directory)
-            elif not _removed(directory, entry.name):
-                most = _erase(directory, entry.name, most, levels - 1)
-    os.rmdir(name, dir_fd=parent)
-    return most
-
-
-@contextlib.contextmanager
-def _opened(name: str | Path, parent: int | None = None) -> Iterator[int]:
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _removed(directory: int, name: str) -> bool:
-    """Whether a directory was empty, as those of a container that has written nothing are."""
-    try:
-        os.rmdir(name, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
-    return True
 
 
 def _be_nice() -> None:
