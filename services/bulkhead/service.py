@@ -67,7 +67,7 @@ def run_service(
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 # Work of the loop's own pool must not be refused because the pool cannot grow.
                 # It is wide: those who wait for a disk that stands still are not to be waited for by all others.
-                threads = Threads(max_workers=_WAITERS, thread_name_prefix="asyncio")
+                threads = Threads(_WAITERS, "asyncio")
                 runner.get_loop().set_default_executor(threads)
                 runner.run(_until_told(told, serve, pid_file, told.instance.stacks(name)))
     except BulkheadError as error:

@@ -20,7 +20,7 @@ class Blocking:
     """
 
     def __init__(self, workers: int = 4) -> None:
-        self._pool = Threads(max_workers=workers, thread_name_prefix="content")
+        self._pool = Threads(workers, "content")
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`call(*args, **kwargs)` in a thread; its result, or what it raised."""

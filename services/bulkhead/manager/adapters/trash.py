@@ -47,7 +47,7 @@ class Trash:
         self._quiet.set()
         self._busy = 0
         self._hopeless: set[str] = set()
-        self._thread = Threads(max_workers=1, thread_name_prefix="trash", initializer=_be_nice)
+        self._thread = Threads(1, "trash", _be_nice)
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._home = threading.get_ident()
