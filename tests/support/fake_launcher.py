@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,14 @@ class FakeProcess:
                 exit_code=_EXIT_CODES.get(number, 128),
             )
 
+    def end(self) -> None:
+        """Before it was started."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.go)
+        os.close(self.word)
+        self.close()
+
     def signal(self, number: int) -> None:
         signal.pidfd_send_signal(self.pidfd, number)
 
@@ -123,7 +131,8 @@ class FakeProcess:
 
 
 class FakeLauncher:
-    """Runs process.args on the host; `config["fail"]` makes create fail, `config["patience"]` are the seconds for which
+    """Runs process.args on the host; `config["fail"]` makes create fail, `config["fail late"]` when there is a process,
+    `config["patience"]` are the seconds for which
     the shim waits for a client that does not read, and for a disk."""
 
     def expect(self) -> None:
@@ -142,6 +151,7 @@ class FakeLauncher:
         stdio: Stdio,
         runtime: Sequence[str] = (),
         planned: bytes = b"",
+        begun: Callable[[Any], None],
     ) -> FakeProcess:
         config = bundle.read(data_dir)
         assert bundle.has_terminal(config) is terminal
@@ -149,7 +159,12 @@ class FakeLauncher:
             raise LaunchFailed(str(config["fail"]), step="mount", errno=errno.EINVAL, exit_code=128)
         if "patience" in config:
             peers.PATIENCE = logs.PATIENCE = config["patience"]
-        return _spawn(config["process"], stdio)
+        spawned = _spawn(config["process"], stdio)
+        if config.get("fail late"):
+            begun(spawned)
+            spawned.end()
+            raise LaunchFailed(str(config["fail late"]), step="mount", errno=errno.EINVAL, exit_code=128)
+        return spawned
 
     def adopt(
         self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()

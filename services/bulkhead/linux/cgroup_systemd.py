@@ -57,6 +57,10 @@ class ScopeGroup(Cgroup):
                 raise
         super().create(tolerant=tolerant, occupied=True)
 
+    @property
+    def is_held(self) -> bool:
+        return self._holder != 0
+
     def settled(self) -> None:
         """There are members: the sleeper may go."""
         holder, self._holder = self._holder, 0

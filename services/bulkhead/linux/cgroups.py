@@ -109,8 +109,13 @@ class Cgroup:
         del self._directories[root]
         return False
 
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody keeps the group until there are members, and waits for `settled`."""
+        return False
+
     def settled(self) -> None:
-        """There are members now, which keep the group; for those that need somebody to until then."""
+        """There are members now, which keep the group."""
 
     def delegate(self, uid: int, gid: int) -> None:
         """Give the v2 group to a user: the directory and the files that the kernel says are safe to give."""

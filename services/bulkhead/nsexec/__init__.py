@@ -32,6 +32,7 @@ from bulkhead.nsexec._nsexec import (
     json_lines,
     new_network,
     prepare,
+    settle,
     share_memory,
     written_memory,
 )
@@ -58,6 +59,7 @@ __all__ = [
 # As typing has it, without loading typing into a runtime command that lives for milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bulkhead.nsexec._nsexec import Birth
     from bulkhead.nsexec.points import Armed
 
 _FIXED = struct.Struct("=IIiI")
@@ -100,16 +102,21 @@ class Report:
 
 
 class Launch:
-    """A stage on its way: its pid, pidfd and our end of the launch socket, all owned by this object."""
+    """A stage on its way: its pid, pidfd and our end of the launch socket, all owned by this object.
 
-    __slots__ = ("_armed", "_deadline", "_socket", "overdue", "pid", "pidfd", "struck")
+    What `birth` is of may be the stage only in a moment, while we do something else.
+    """
 
-    def __init__(self, pid: int, pidfd: int, sync: int, armed: Armed | None = None) -> None:
+    __slots__ = ("_armed", "_birth", "_deadline", "_failure", "_socket", "overdue", "pid", "pidfd", "struck")
+
+    def __init__(self, pid: int, pidfd: int, sync: int, birth: Birth | None = None, armed: Armed | None = None) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.overdue = False  # it was killed for taking too long
         self.struck = ""  # the step of the last failpoint that did something
         self._armed = armed
+        self._birth = birth
+        self._failure: Report | None = None
         self._deadline: float | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, sync)
         self._socket.settimeout(_GLANCE_SECONDS)
@@ -117,6 +124,16 @@ class Launch:
     def limit(self, seconds: float | None) -> None:
         """The rest may take this long: who has not executed its program by then is killed. None for no limit."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def await_stage(self) -> None:
+        """Wait until it is the stage, or has failed before, which is the next report."""
+        birth, self._birth = self._birth, None
+        try:
+            if birth is not None:
+                settle(birth)
+        except SpawnError as error:
+            number, _, step = error.args
+            self._failure = Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number)
 
     def receive(self) -> Report:
         """Wait for the next report. See `_receive`; failpoints are seen to here."""
@@ -155,9 +172,15 @@ class Launch:
                 data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
                 break
             except ConnectionResetError:
-                return Report(kind=ReportKind.CLOSED)
+                data, ancillary = b"", []
+                break
             except TimeoutError:
                 self._kill_if_stuck()
+        # Who has said something, or ended, has left our memory.
+        self.await_stage()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            return failure
         fds = _descriptors(ancillary)
         report = _parse(data, fds)
         if report.fd < 0:
@@ -241,7 +264,7 @@ def spawn(
 ) -> Launch:
     """Start the stage with this plan, in the network namespace `network_fd`, born in the v2 group `cgroup_fd` and a
     member of the v1 groups whose `tasks` files are `task_fds`. SpawnError (errno, text, index into STEPS) leaves
-    nothing behind."""
+    nothing behind; what fails between clone and exec is told by the first report."""
     failpoints.hit("nsexec.spawn.begun", lambda error: SpawnError(error.errno, error.strerror, STEPS.index("clone")))
     armed, words = None, b""
     if failpoints.any_set():

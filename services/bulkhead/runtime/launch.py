@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 Config = Mapping[str, Any]
+# Told of a container's process as soon as it is known, while that builds itself; what it raises ends the launch.
+Begun = Callable[["Task"], None]
 
 # Who joins a container can be held up by it; longer than any honest launch, shorter than our callers wait.
 _JOIN_SECONDS = 8.0
@@ -156,6 +158,10 @@ def prepare(*, filter_directory: Path | None = None, profiles: Sequence[Config] 
         filters.filter_for(profile)
 
 
+def _ignored(_task: Task) -> None:
+    """Nobody wants to hear of it."""
+
+
 def create(
     *,
     container_id: str,
@@ -211,9 +217,11 @@ def create_planned(
     stdio: StdioFds,
     group: Callable[[str], Cgroup] = Cgroup,
     network: int = -1,
+    begun: Begun = _ignored,
 ) -> Task:
     """The same, for a launch that was worked out before; `group` makes its cgroup of the path, and a new network
-    namespace is `network` if there is one. Raises what `create` raises."""
+    namespace is `network` if there is one. `begun` hears of the task before it has its console and its warnings.
+    Raises what `create` raises."""
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     config = {"linux": {"resources": planned.resources}}
@@ -221,8 +229,7 @@ def create_planned(
         birth = _Birth(container_id, config, "", group(planned.cgroup), undo, Manner())
         with ExitStack() as temporary:
             birth.begin(planned.plan, _spaces(planned.clone_flags, network), stdio, (), temporary)
-        birth.until_ready(planned.plan)
-        task = birth.task(planned.warnings, parked=True)
+        task = birth.raised(planned.plan, planned.warnings, begun)
         undo.pop_all()
     return task
 
@@ -367,7 +374,9 @@ class _Birth:
             with contextlib.suppress(PermissionError):  # an ordinary user's group is that user's already
                 group.delegate(*owner)
         launch = _spawn(plan, spaces, group, stdio, came, temporary, CREATE)
-        self._cgroup.settled()
+        if self._cgroup.is_held:
+            launch.await_stage()
+            self._cgroup.settled()
         launch.limit(_time_limit(self._config, "prestart", "createRuntime", "createContainer"))
         self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
         self._conversation.follow(self._manner.trace)
@@ -387,6 +396,20 @@ class _Birth:
 
         self._conversation.until_ready(lambda: limit(resources) if self._placed else None, mounted)
         self._conversation.raise_limits(plan.rlimits)
+
+    def raised(self, plan: Plan | Encoded, left_out: Sequence[str], begun: Begun) -> Task:
+        """Parked in the end; `begun` is told before where the stage is to be the container's process itself."""
+        if plan.flags & Flag.FORK_EARLY:
+            self.until_ready(plan)
+            task = self.task(left_out, parked=True)
+            begun(task)
+            return task
+        task = self.task((), parked=True)
+        begun(task)
+        self.until_ready(plan)
+        task.warnings = (*self._conversation.warnings, *left_out)
+        task.console = self._conversation.take_console()
+        return task
 
     def task(self, left_out: Sequence[str], *, parked: bool) -> Task:
         """What was born; `parked` on the launch socket, else by itself. `left_out`: what it is to be warned of."""

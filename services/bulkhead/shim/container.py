@@ -200,23 +200,16 @@ class Container:
         if self._from_disk:
             self.remove()
         with ExitStack() as undo:
-            self._begin(undo)
-            failpoints.hit("shim.create.reserved")
-            log = self._open_logs(options, None, terminal=terminal)
-            undo.callback(log.close)
-            failpoints.hit("shim.create.logging")
-            task = self._launch(terminal, options, log, undo)
+            task = self._launch(terminal, options, undo)
             failpoints.hit("shim.create.launched")
-            record = _record(task, options, self.streams.pipes(), terminal=terminal)
             # What a foreign runtime has parked outlives us, and is let go of by this record.
             if parked or options.runtime:
-                self._write_record(record)
+                assert self._record is not None
+                self._write_record(self._record)
             failpoints.hit("shim.create.recorded")
             undo.pop_all()
-        self._task, self._log, self._record = task, log, record
         self.phase, self.exit, self._from_disk = created, None, False
         self._signals.watch(task.pid, task.pidfd, self._ended)
-        self.custody.changed()
         return task
 
     def start(self) -> int:
@@ -479,12 +472,16 @@ class Container:
                 journal.close()
             raise ResourceExhausted(f"cannot open log {target.path}: {reason(error)}") from error
 
-    def _launch(self, terminal: bool, options: CreateOptions, log: LogSink, undo: ExitStack) -> Task:
+    def _launch(self, terminal: bool, options: CreateOptions, undo: ExitStack) -> Task:
         streams = self.streams
         streams.stdin_once = options.stdin_once
         streams.resize(options.height, options.width)
-        stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True, log=log)
+        stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
         undo.callback(streams.abandon)
+
+        def begun(task: Task) -> None:
+            self._take(task, terminal, options, undo)
+
         task = self.launcher.create(
             container_id=self.identity.container_id,
             data_dir=self.identity.data_dir,
@@ -493,11 +490,34 @@ class Container:
             stdio=stdio,
             runtime=options.runtime,
             planned=options.planned,
+            begun=begun,
         )
         undo.callback(self._discard, task)
         console, task.console = task.console, None
         streams.launched(console)
+        if self._task is not task:
+            begun(task)
+        elif console is not None:
+            self.custody.changed()
         return task
+
+    def _take(self, task: Task, terminal: bool, options: CreateOptions, undo: ExitStack) -> None:
+        """All that there is to be done for a process that is known, though it may not be ready."""
+        self._begin(undo)
+        failpoints.hit("shim.create.reserved")
+        log = self._open_logs(options, None, terminal=terminal)
+        undo.callback(log.close)
+        failpoints.hit("shim.create.logging")
+        undo.callback(self._give_up, self._record, self.phase)
+        self.streams.log = self._log = log
+        self._task, self.phase = task, Phase.CREATED
+        self._record = _record(task, options, self.streams.pipes(), terminal=terminal)
+        self.custody.changed()
+
+    def _give_up(self, record: TaskRecord | None, phase: Phase) -> None:
+        self._task, self._record, self.phase = None, record, phase
+        self.streams.log = self._log = NoLog()
+        self.custody.changed()
 
     def _discard(self, task: Task) -> None:
         """End a task that must not be: it was made, but the fact could not be written."""

@@ -145,9 +145,7 @@ class Execs:
         task = self._container.running_task()
         streams = one.streams
         failpoints.hit("shim.exec.begun")
-        stdio = streams.open(
-            tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, lasting=True, log=NoLog()
-        )
+        stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, lasting=True)
         try:
             running = self.launcher.exec(
                 task=task,

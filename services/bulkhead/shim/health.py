@@ -187,7 +187,8 @@ class _Probe:
     def start(self, data_dir: str, process: dict[str, Any]) -> None:
         """Run it; a probe that cannot run has failed."""
         try:
-            stdio = self._streams.open(tty=False, stdin=False, log=self._output)
+            self._streams.log = self._output
+            stdio = self._streams.open(tty=False, stdin=False)
             self._pipes = frozenset(f"pipe:[{os.fstat(fd).st_ino}]" for fd in (stdio.stdout, stdio.stderr))
             running = self._launcher.exec(task=self._task, data_dir=data_dir, process=process, stdio=stdio)
         except (BulkheadError, OSError) as error:

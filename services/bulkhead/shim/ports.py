@@ -5,7 +5,7 @@ The shapes are those of `bulkhead.runtime.launch`; a fake in tests forks plain p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,7 +101,10 @@ class Launcher(Protocol):
         stdio: Stdio,
         runtime: Sequence[str] = (),
         planned: bytes = b"",
-    ) -> Task: ...
+        begun: Callable[[Task], None],
+    ) -> Task:
+        """`begun` may be told of the task, which wants its console and its warnings then, while its process still builds
+        itself. What it raises ends the launch."""
 
     def adopt(
         self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()

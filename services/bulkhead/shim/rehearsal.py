@@ -218,6 +218,7 @@ class StandIn(RuntimeLauncher):
         rootfs: Rootfs | None,
         stdio: Stdio,
         planned: bytes = b"",
+        begun: Callable[[Task], None],
     ) -> Task:
         task = super().create(
             container_id=container_id,
@@ -226,6 +227,7 @@ class StandIn(RuntimeLauncher):
             rootfs=rootfs,
             stdio=stdio,
             planned=planned,
+            begun=begun,
         )
         assert isinstance(task, launch.Task)
         self._park(task)

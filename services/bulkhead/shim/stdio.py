@@ -38,7 +38,8 @@ class Streams:
 
     def __init__(self, loop: Loop, *, stdin_once: bool = False) -> None:
         self._loop = loop
-        self._log: LogSink = NoLog()
+        # Where output goes, before any is read.
+        self.log: LogSink = NoLog()
         self.stdin_once = stdin_once
         self.tty = False
         self.ended = False
@@ -70,14 +71,12 @@ class Streams:
         stdout: bool = True,
         stderr: bool = True,
         lasting: bool = False,
-        log: LogSink,
     ) -> Stdio:
         """Make the pipes; the child's ends are to be closed by `launched` or `abandon`. Raises OSError.
 
         With `lasting` the process is not hit by SIGPIPE when this one dies: its output waits for a successor.
         """
         self.tty = tty
-        self._log = log
         if tty:
             return Stdio()
         try:
@@ -105,7 +104,7 @@ class Streams:
 
     def inherit(self, descriptors: Mapping[str, int], *, stdin_once: bool, log: LogSink) -> None:
         """Go on with what an earlier shim's streams were; they are ours from now on."""
-        self._log, self.stdin_once = log, stdin_once
+        self.log, self.stdin_once = log, stdin_once
         for name in descriptors.keys() & {custody.STDIN, custody.STDOUT, custody.STDERR}:
             os.set_blocking(descriptors[name], False)
         for name, stream in ((custody.STDOUT, STDOUT), (custody.STDERR, STDERR)):
@@ -123,9 +122,9 @@ class Streams:
         """
         self._stdin_gone = stdin_gone
         if self._console >= 0:
-            return {custody.CONSOLE: self._console} | self._log.to_keep()
+            return {custody.CONSOLE: self._console} | self.log.to_keep()
         names = {STDOUT: custody.STDOUT, STDERR: custody.STDERR}
-        kept = {names[stream]: fd for fd, stream in self._sources.items()} | self._log.to_keep()
+        kept = {names[stream]: fd for fd, stream in self._sources.items()} | self.log.to_keep()
         if self._stdin >= 0 and not self.stdin_once:
             kept[custody.STDIN] = self._stdin
         return kept
@@ -274,7 +273,7 @@ class Streams:
         """Read once; whether there was something."""
         stream = self._sources[fd]
         try:
-            chunk = self._log.take(stream, fd, terminal=fd == self._console)
+            chunk = self.log.take(stream, fd, terminal=fd == self._console)
         except BlockingIOError:
             return False
         except OSError:
@@ -282,7 +281,7 @@ class Streams:
         if not chunk:
             self._source_ended(fd)
             return False
-        self._log.write(stream, chunk)
+        self.log.write(stream, chunk)
         for peer in tuple(self._peers):
             peer.offer(stream, chunk)
         return True
@@ -296,7 +295,7 @@ class Streams:
             return
         stream = self._sources[fd]
         self._close_source(fd)
-        self._log.end(stream)
+        self.log.end(stream)
         if self._drained is not None:
             self._note_news()
 
@@ -326,7 +325,7 @@ class Streams:
                 timer.cancel()
         for fd, stream in tuple(self._sources.items()):
             self._close_source(fd)
-            self._log.end(stream)
+            self.log.end(stream)
         self._close_stdin()
         done()
 

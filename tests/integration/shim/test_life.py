@@ -146,8 +146,11 @@ async def test_a_launch_that_fails_is_a_field_not_an_error(launch: Launch, argv:
         assert json.loads((shim.data_dir / "exit.json").read_text())["started_at"] == 0
 
 
-async def test_a_create_that_fails_leaves_nothing_and_may_be_repeated(launch: Launch) -> None:
-    async with launch({"process": {"args": ["/bin/true"]}, "fail": "no such layer"}) as shim:
+@pytest.mark.parametrize(("when", "left"), [("fail", []), ("fail late", ["log.json"])])
+async def test_a_create_that_fails_leaves_nothing_and_may_be_repeated(
+    launch: Launch, when: str, left: list[str]
+) -> None:
+    async with launch({"process": {"args": ["/bin/true"]}, when: "no such layer"}) as shim:
         await shim.client.state()
         before = descriptors(shim.pid)
         for _ in range(3):
@@ -156,7 +159,18 @@ async def test_a_create_that_fails_leaves_nothing_and_may_be_repeated(launch: La
             assert (failure.message, failure.step) == ("no such layer", "mount")
         assert descriptors(shim.pid) == before
         assert (await shim.client.state()).phase == "new"
-        assert sorted(path.name for path in shim.data_dir.iterdir()) == ["config.json", "log.json", "shim.json"]
+        assert sorted(path.name for path in shim.data_dir.iterdir()) == ["config.json", *left, "shim.json"]
+
+
+async def test_what_a_launch_confides_is_taken_back_when_it_fails(launch: Launch) -> None:
+    # Else its keeper would hold the ends of pipes that nobody is at, and the pidfd of somebody who is gone.
+    async with launch({"process": {"args": ["/bin/true"]}, "fail late": "no such layer"}) as shim:
+        keeper = await shim.dial(op="keep")
+        told = [json.loads(await keeper.reader.readline())]
+        assert (await shim.create()).failure is not None
+        told += [json.loads(await keeper.reader.readline()) for _ in range(2)]
+        assert [{"pid", "stdout", "stderr"} <= set(each["names"]) for each in told] == [False, True, False]
+        assert told[2]["names"] == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"process":[]}', "\xff"])

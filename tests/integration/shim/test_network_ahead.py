@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from bulkhead import nsexec
-from bulkhead.nsexec import STEPS, SpawnError
+from bulkhead.linux import pidfd
+from bulkhead.nsexec import ReportKind
 from bulkhead.runtime import launch, planned
 from bulkhead.shim.adapters import runtime_launcher
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
-from bulkhead.shim.ports import Rootfs, Stdio
+from bulkhead.shim.ports import Rootfs, Stdio, Task
 from tests.support.containers import BUSYBOX, Box, Config, boxed, namespace, open_descriptors, wait
 
 pytestmark = [
@@ -46,6 +48,7 @@ def network_of(launcher: RuntimeLauncher, box: Box, config: Config) -> str:
     rootfs = box.rootfs()
     worked_out = planned.container("ahead", config, rootfs)
     assert worked_out is not None
+    begun: list[Task] = []
     task = launcher.create(
         container_id="ahead",
         data_dir="",
@@ -53,8 +56,10 @@ def network_of(launcher: RuntimeLauncher, box: Box, config: Config) -> str:
         rootfs=Rootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile),
         stdio=Stdio(),
         planned=worked_out.pack(),
+        begun=begun.append,
     )
     assert isinstance(task, launch.Task)
+    assert begun == [task]
     found = namespace(task.pid, "net")
     task.cgroup.kill_all()
     wait(task.pidfd)
@@ -95,7 +100,10 @@ def test_who_is_dismissed_holds_nothing() -> None:
 
 def test_what_is_no_network_namespace_ends_the_launch() -> None:
     before = open_descriptors()
-    with Path("/proc/self/ns/uts").open("rb") as other, pytest.raises(SpawnError) as refused:
-        nsexec.spawn(b"", network_fd=other.fileno(), stdio=(0, 1, 2))
-    assert STEPS[refused.value.args[2]] == "namespace"
+    with Path("/proc/self/ns/uts").open("rb") as other:
+        started = nsexec.spawn(b"", network_fd=other.fileno(), stdio=(0, 1, 2))
+    report = started.receive()
+    assert (report.kind, report.step, report.errno) == (ReportKind.ERROR, "namespace", errno.EINVAL)
+    pidfd.wait(started.pidfd)
+    started.close()
     assert open_descriptors() == before

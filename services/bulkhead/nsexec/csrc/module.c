@@ -115,6 +115,36 @@ static int fill_failpoints(struct spawn_request *request, const char *words, Py_
     return 0;
 }
 
+#define BIRTH_NAME "bulkhead.nsexec.birth"
+
+/* Of one that nobody has settled. */
+static void forget_birth(PyObject *capsule)
+{
+    struct spawn_result result = {0};
+    struct spawn_birth *birth = PyCapsule_GetPointer(capsule, BIRTH_NAME);
+    if (birth && !PyCapsule_GetContext(capsule))
+        spawn_settle(birth, &result);
+}
+
+static PyObject *settle(PyObject *Py_UNUSED(self), PyObject *capsule)
+{
+    struct spawn_result result = {0};
+    struct spawn_birth *birth = PyCapsule_GetPointer(capsule, BIRTH_NAME);
+    int failed;
+    if (!birth)
+        return NULL;
+    if (PyCapsule_GetContext(capsule))
+        Py_RETURN_NONE;
+    if (PyCapsule_SetContext(capsule, birth) < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    failed = spawn_settle(birth, &result);
+    Py_END_ALLOW_THREADS
+    if (failed)
+        return raise_step(result.step, result.error);
+    Py_RETURN_NONE;
+}
+
 static PyObject *run(struct spawn_request *request)
 {
     struct spawn_result result = {0};
@@ -125,7 +155,13 @@ static PyObject *run(struct spawn_request *request)
     close(request->plan);
     if (failed)
         return raise_step(result.step, result.error);
-    return Py_BuildValue("(iii)", result.pid, result.pidfd, result.sync);
+    PyObject *birth = PyCapsule_New(result.birth, BIRTH_NAME, forget_birth);
+    if (birth)
+        return Py_BuildValue("(iiiN)", result.pid, result.pidfd, result.sync, birth);
+    close(result.sync); /* which ends the stage */
+    close(result.pidfd);
+    spawn_settle(result.birth, &result);
+    return NULL;
 }
 
 static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
@@ -267,8 +303,11 @@ static PyMethodDef methods[] = {
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
     {"spawn", spawn, METH_VARARGS,
      "spawn(plan, clone_flags, network_fd, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds, failpoints=b'') -> "
-     "(pid, pidfd, sync_fd)\n\n"
+     "(pid, pidfd, sync_fd, birth)\n\n"
      "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
+    {"settle", settle, METH_O,
+     "settle(birth) -> None\n\n"
+     "Wait until the child executes the stage. SpawnError when it has ended before; it is to be reaped."},
     {"new_network", new_network, METH_NOARGS,
      "new_network() -> int\n\nDescriptor of a network namespace that nobody was in yet. OSError."},
     {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},

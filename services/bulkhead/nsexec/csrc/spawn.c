@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/sched.h>
 #include <net/if.h>
 #include <sched.h>
@@ -13,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -33,19 +34,20 @@
 #ifndef F_SEAL_EXEC
 #define F_SEAL_EXEC 0x0020
 #endif
-#ifndef P_PIDFD
-#define P_PIDFD 3
-#endif
 
-enum { STACK_SIZE = 64 * 1024, HIGH_FD = 64 };
+enum { STACK_SIZE = 64 * 1024, BIRTH_SIZE = STACK_SIZE + 4096, HIGH_FD = 64 };
 
-/* Shared with the child, which lives in our memory until it executes the stage. */
-struct child {
-    const struct spawn_request *request;
-    int sync;
+/* A mapping shared with the child, which lives in our memory until it executes the stage: its stack is below. We do not
+ * stand still for so long (CLONE_VFORK), and so must not touch this before the child has let go of it. */
+struct spawn_birth {
+    struct spawn_request request;
+    int sync, pidfd;
     volatile int step, error;
     volatile int reached; /* enum failpoint, the last one passed; FAILPOINT_BEGUN: it is about to execute the stage */
+    uint32_t shared;      /* a futex: the kernel clears it when the child is gone from our memory */
 };
+
+_Static_assert(sizeof(struct spawn_birth) <= BIRTH_SIZE - STACK_SIZE, "it lies beside the stack");
 
 #define BULKHEAD_FAILPOINT_STEP(name, text, step) STEP_##step,
 static const int failpoint_steps[] = {BULKHEAD_FAILPOINTS(BULKHEAD_FAILPOINT_STEP)};
@@ -122,7 +124,7 @@ int spawn_network(void)
 
 /* ---- between clone and exec: raw system calls, own stack, our memory only through *child ---- */
 
-static _Noreturn void child_exit(struct child *child, int step, long error)
+static _Noreturn void child_exit(struct spawn_birth *child, int step, long error)
 {
     child->step = step;
     child->error = (int)-error;
@@ -130,9 +132,9 @@ static _Noreturn void child_exit(struct child *child, int step, long error)
         sys1(__NR_exit_group, 127);
 }
 
-static void suffer(struct child *child, int point)
+static void suffer(struct spawn_birth *child, int point)
 {
-    uint32_t word = child->request->failpoints[point], argument = failpoint_argument(word);
+    uint32_t word = child->request.failpoints[point], argument = failpoint_argument(word);
     switch (word & FAILPOINT_ACTION_MASK) {
     case FAILPOINT_KILL: failpoint_kill();
     case FAILPOINT_ERROR: child_exit(child, failpoint_steps[point], -(long)argument);
@@ -140,23 +142,23 @@ static void suffer(struct child *child, int point)
     }
 }
 
-static void failpoint(struct child *child, int point)
+static void failpoint(struct spawn_birth *child, int point)
 {
     child->reached = point;
-    if (child->request->armed)
+    if (child->request.armed)
         suffer(child, point);
 }
 
 /* Above all targets, and not far above: the limit on descriptors may be low. */
-static int lift(struct child *child, int fd)
+static int lift(struct spawn_birth *child, int fd)
 {
-    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_FD + child->request->extra_count);
+    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, HIGH_FD + child->request.extra_count);
     if (high < 0)
         child_exit(child, STEP_DESCRIPTORS, high);
     return (int)high;
 }
 
-static void place(struct child *child, int high, int target, int flags)
+static void place(struct spawn_birth *child, int high, int target, int flags)
 {
     long result = sys3(__NR_dup3, high, target, flags);
     if (result < 0)
@@ -164,9 +166,9 @@ static void place(struct child *child, int high, int target, int flags)
 }
 
 /* Everything is lifted out of the way first, so that no target overwrites a source. */
-static int arrange(struct child *child)
+static int arrange(struct spawn_birth *child)
 {
-    const struct spawn_request *r = child->request;
+    const struct spawn_request *r = &child->request;
     int high[STAGE_FIRST_EXTRA_FD + SPAWN_MAX_EXTRA];
     int count = 0;
     for (int i = 0; i < 3; i++)
@@ -187,9 +189,9 @@ static int arrange(struct child *child)
 
 /* A thread that moves itself ("0" into `tasks`) takes no global lock. Anybody else's write to
  * cgroup.procs does, and waits for an RCU grace period: some 6 ms in each hierarchy. */
-static void join_groups(struct child *child)
+static void join_groups(struct spawn_birth *child)
 {
-    const struct spawn_request *r = child->request;
+    const struct spawn_request *r = &child->request;
     for (size_t i = 0; i < r->tasks_count; i++) {
         long result = sys3(__NR_write, r->tasks[i], "0", 1);
         if (result < 0)
@@ -197,11 +199,11 @@ static void join_groups(struct child *child)
     }
 }
 
-static void enter_network(struct child *child)
+static void enter_network(struct spawn_birth *child)
 {
-    if (child->request->network < 0)
+    if (child->request.network < 0)
         return;
-    long result = sys2(__NR_setns, child->request->network, CLONE_NEWNET);
+    long result = sys2(__NR_setns, child->request.network, CLONE_NEWNET);
     if (result < 0)
         child_exit(child, STEP_NAMESPACE, result);
 }
@@ -209,7 +211,7 @@ static void enter_network(struct child *child)
 static int child_main(void *argument)
 {
     static char name[] = "nsinit";
-    struct child *child = argument;
+    struct spawn_birth *child = argument;
     failpoint(child, FAILPOINT_CLONED);
     join_groups(child);
     failpoint(child, FAILPOINT_GROUPED);
@@ -263,13 +265,6 @@ static long clone3_call(struct clone_args *arguments, int (*entry)(void *), void
 
 /* ---- in the caller ---- */
 
-static void reap(int pidfd)
-{
-    siginfo_t info;
-    while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL) < 0 && errno == EINTR)
-        ;
-}
-
 static int fail(struct spawn_result *result, int step, int error)
 {
     result->step = step;
@@ -277,16 +272,45 @@ static int fail(struct spawn_result *result, int step, int error)
     return -1;
 }
 
-static long clone_stage(struct child *child, void *stack, int *pidfd)
+static void *stack_of(struct spawn_birth *birth) { return (char *)(birth + 1) - BIRTH_SIZE; }
+
+/* The child leaves its frames by exec, never by return: AddressSanitizer still knows of those of the child
+ * before, whose stack was at the same place. */
+static void forget_frames(void *stack)
+{
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(stack, BIRTH_SIZE);
+#endif
+    (void)stack;
+}
+
+/* At the upper end of its mapping: a stack that grows too far meets what is not mapped. */
+static struct spawn_birth *conceive(const struct spawn_request *request, int sync)
+{
+    char *place = mmap(NULL, BIRTH_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (place == MAP_FAILED)
+        return NULL;
+    forget_frames(place);
+    struct spawn_birth *birth = (struct spawn_birth *)(void *)(place + BIRTH_SIZE) - 1;
+    birth->request = *request;
+    birth->sync = sync;
+    birth->pidfd = -1;
+    birth->step = STEP_NONE;
+    birth->shared = 1;
+    return birth;
+}
+
+static long clone_stage(struct spawn_birth *child)
 {
     struct clone_args arguments = {0};
     sigset_t all, before;
-    bool placed = child->request->cgroup >= 0;
-    arguments.flags = child->request->clone_flags | CLONE_VM | CLONE_VFORK | CLONE_PIDFD |
+    bool placed = child->request.cgroup >= 0;
+    arguments.flags = child->request.clone_flags | CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID |
                       (placed ? CLONE_INTO_CGROUP : 0);
-    arguments.cgroup = placed ? (unsigned int)child->request->cgroup : 0u;
-    arguments.pidfd = (uint64_t)(uintptr_t)pidfd;
-    arguments.stack = (uint64_t)(uintptr_t)stack;
+    arguments.cgroup = placed ? (unsigned int)child->request.cgroup : 0u;
+    arguments.pidfd = (uint64_t)(uintptr_t)&child->pidfd;
+    arguments.child_tid = (uint64_t)(uintptr_t)&child->shared;
+    arguments.stack = (uint64_t)(uintptr_t)stack_of(child);
     arguments.stack_size = STACK_SIZE;
     /* No exit signal: a stage that only forks must not wake the caller. execve sets SIGCHLD. */
     sigfillset(&all);
@@ -296,40 +320,35 @@ static long clone_stage(struct child *child, void *stack, int *pidfd)
     return pid;
 }
 
-/* The child leaves its frames by exec, never by return: AddressSanitizer still knows of those of the child
- * before, whose stack was at the same place. */
-static void forget_frames(void *stack)
-{
-#ifdef __SANITIZE_ADDRESS__
-    __asan_unpoison_memory_region(stack, STACK_SIZE);
-#endif
-    (void)stack;
-}
-
 int spawn_stage(const struct spawn_request *request, struct spawn_result *result)
 {
     int pair[2] = {-1, -1};
-    int pidfd = -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return fail(result, STEP_PREPARE, errno);
     scoped_fd ours = pair[0];
     scoped_fd theirs = pair[1];
-    void *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (stack == MAP_FAILED)
+    struct spawn_birth *birth = conceive(request, theirs);
+    if (!birth)
         return fail(result, STEP_PREPARE, errno);
-    forget_frames(stack);
-    struct child child = {.request = request, .sync = theirs, .step = STEP_NONE};
-    long pid = clone_stage(&child, stack, &pidfd);
-    munmap(stack, STACK_SIZE);
-    if (pid < 0)
+    long pid = clone_stage(birth);
+    if (pid < 0) {
+        munmap(stack_of(birth), BIRTH_SIZE);
         return fail(result, STEP_CLONE, (int)-pid);
-    if (child.step != STEP_NONE || child.reached != FAILPOINT_BEGUN) {
-        reap(pidfd);
-        close(pidfd);
-        return child.step != STEP_NONE ? fail(result, child.step, child.error)
-                                       : fail(result, failpoint_steps[child.reached], ECANCELED); /* it was killed */
     }
-    *result = (struct spawn_result){.pid = (int)pid, .pidfd = pidfd, .sync = ours};
+    *result = (struct spawn_result){.pid = (int)pid, .pidfd = birth->pidfd, .sync = ours, .birth = birth};
     ours = -1;
     return 0;
+}
+
+int spawn_settle(struct spawn_birth *birth, struct spawn_result *result)
+{
+    while (__atomic_load_n(&birth->shared, __ATOMIC_ACQUIRE)) /* not private: it is the kernel that wakes */
+        syscall(__NR_futex, &birth->shared, FUTEX_WAIT, 1, NULL, NULL, 0);
+    int outcome = 0;
+    if (birth->step != STEP_NONE)
+        outcome = fail(result, birth->step, birth->error);
+    else if (birth->reached != FAILPOINT_BEGUN)
+        outcome = fail(result, failpoint_steps[birth->reached], ECANCELED); /* it was killed */
+    munmap(stack_of(birth), BIRTH_SIZE);
+    return outcome;
 }

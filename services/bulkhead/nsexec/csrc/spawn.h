@@ -26,9 +26,13 @@ struct spawn_request {
     uint32_t failpoints[FAILPOINT_COUNT];
 };
 
+/* A child that may be in our memory still. */
+struct spawn_birth;
+
 struct spawn_result {
-    int pid, pidfd, sync; /* sync: our end of the launch socket */
-    int step, error;      /* enum step and errno when spawn_stage returned -1 */
+    int pid, pidfd, sync;      /* sync: our end of the launch socket */
+    struct spawn_birth *birth; /* for spawn_settle */
+    int step, error;           /* enum step and errno when -1 was returned */
 };
 
 /* A sealed, executable, close-on-exec memfd with these bytes; -errno on failure. */
@@ -37,8 +41,12 @@ int spawn_seal(const char *name, const void *bytes, size_t size, int executable)
 /* A descriptor of a network namespace that nobody was in yet, its loopback up; -errno on failure. */
 int spawn_network(void);
 
-/* 0 when the stage program runs (its further failures come as reports), -1 otherwise: then nothing
- * is left behind, neither process nor descriptor. */
+/* 0 when there is a child, -1 otherwise: then nothing is left behind, neither process nor descriptor. The caller goes on
+ * at once, while the child is on its way to the stage program. */
 int spawn_stage(const struct spawn_request *request, struct spawn_result *result);
+
+/* Once for each child: wait until it executes the stage program, or has ended. 0 when it did (its further failures come
+ * as reports), -1 when it has failed before; it is the caller's to reap. */
+int spawn_settle(struct spawn_birth *birth, struct spawn_result *result);
 
 #endif

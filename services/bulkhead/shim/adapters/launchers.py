@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
@@ -35,6 +35,7 @@ class Launchers:
         stdio: Stdio,
         runtime: Sequence[str] = (),
         planned: bytes = b"",
+        begun: Callable[[Task], None],
     ) -> Task:
         if not runtime:
             return self._own.create(
@@ -44,6 +45,7 @@ class Launchers:
                 rootfs=rootfs,
                 stdio=stdio,
                 planned=planned,
+                begun=begun,
             )
         self._own.dismiss()
         return _others().create(

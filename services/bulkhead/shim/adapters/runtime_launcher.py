@@ -70,6 +70,7 @@ class RuntimeLauncher:
         rootfs: Rootfs | None,
         stdio: Stdio,
         planned: bytes = b"",
+        begun: Callable[[Task], None],
     ) -> Task:
         known = unpack(planned)
         if known is None:
@@ -84,6 +85,7 @@ class RuntimeLauncher:
                 stdio=_fds(stdio),
                 group=self._group,
                 network=self._new_network(),
+                begun=begun,
             )
         finally:
             self.dismiss()
