@@ -49,6 +49,8 @@ FINISH_SECONDS = 60.0
 COMMIT = "commit"
 START_SECONDS = 120.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.1, 5.0
+# Who asked for a start hears of it so many turns of the loop later; that it has ended is nobody's news before.
+_TURNS_TO_ANSWER = 3
 # How often in a row a dead process without an exit record may find no supervisor, which knows more.
 _PATIENCE = 6
 # How often shims may come that are told what the supervisor knows, and die in their turn.
@@ -226,6 +228,8 @@ class Exits:
             raise
 
     async def _watch(self, container: Container, shim: Shim | None) -> None:
+        for _ in range(_TURNS_TO_ANSWER):
+            await asyncio.sleep(0)
         ended = await self._outcome(container, shim)
         delay = _RETRY_FIRST
         while True:

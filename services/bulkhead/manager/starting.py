@@ -6,9 +6,10 @@ Whatever fails on the way undoes all of it: the container stays in the phase it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -120,11 +121,7 @@ class Starting:
         await self.bundles.find_directory(container.id)
         failpoints.hit("manager.start.begun")
         with ExitStack() as pinned:
-            shim, bundle, _ = await _all(
-                self.shims.ensure(container.id),
-                self._bundle(container, pinned),
-                self.records.commit(Change(intent=INTENT, about=container.id)),
-            )
+            shim, bundle = await _both(self.shims.ensure(container.id), self._prepare(container, pinned))
             try:
                 return shim, await shim.create(bundle, start=at_once)
             except Conflict:
@@ -133,10 +130,17 @@ class Starting:
                 shim = await self.shims.ensure(container.id)
                 return shim, await shim.create(bundle, start=at_once)
 
-    async def _bundle(self, container: Container, pinned: ExitStack) -> Bundle:
+    async def _prepare(self, container: Container, pinned: ExitStack) -> Bundle:
+        """The bundle and the intent, by one thread: each way to another and back takes longer than to write either."""
         dirs = self.snapshots.dirs(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container, self.records.index))
-        return await aside(self._write_bundle, container, chosen, dirs)
+        written: list[Bundle] = []
+
+        def write() -> None:
+            written.append(self._write_bundle(container, chosen, dirs))
+
+        await self.records.commit(Change(intent=INTENT, about=container.id), first=write)
+        return written[0]
 
     def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
         """Blocking: on a busy disk this takes a while."""
@@ -210,14 +214,21 @@ def _check_phase(container: Container, *, by_user: bool) -> None:
             raise Conflict("container is marked for removal and cannot be started")
 
 
-async def _all(shim: Awaitable[Shim], bundle: Awaitable[Bundle], intent: Awaitable[None]) -> tuple[Shim, Bundle, None]:
-    """All three, at the same time. None is abandoned half-way when another one fails."""
-    results = await asyncio.gather(shim, bundle, intent, return_exceptions=True)
-    # The bundle's reason first: it is what the user can mend.
-    for result in (results[1], results[0], results[2]):
-        if isinstance(result, BaseException):
-            raise result
-    return results  # type: ignore[return-value]
+async def _both(shim: Awaitable[Shim], bundle: Coroutine[Any, Any, Bundle]) -> tuple[Shim, Bundle]:
+    """At the same time; the shim is asked for first. Neither is abandoned half-way when the other one fails."""
+    prepared = asyncio.get_running_loop().create_task(bundle)
+    launched: Shim | Exception
+    try:
+        launched = await shim
+    except asyncio.CancelledError:
+        prepared.cancel()
+        raise
+    except Exception as error:  # the bundle's reason first: it is what the user can mend
+        launched = error
+    made = await prepared
+    if isinstance(launched, Exception):
+        raise launched
+    return launched, made
 
 
 async def _quietly(work: Callable[[str], Awaitable[None]], container_id: str) -> None:

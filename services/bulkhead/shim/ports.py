@@ -103,8 +103,8 @@ class Launcher(Protocol):
         planned: bytes = b"",
         begun: Callable[[Task], None],
     ) -> Task:
-        """`begun` may be told of the task, which wants its console and its warnings then, while its process still builds
-        itself. What it raises ends the launch."""
+        """`begun` may be told of the task, which wants its console and its warnings then, while its process still
+        builds itself. What it raises ends the launch."""
 
     def adopt(
         self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import select
@@ -90,7 +91,9 @@ class Launches:
             except Unavailable as error:
                 failure = error
                 continue
-            log.info("shim launched", container=identity.container_id, shim_pid=shim.pid)
+            # After the answer, which is given in this turn of the loop: to make a line takes as long as to launch.
+            tell = functools.partial(log.info, "shim launched", container=identity.container_id, shim_pid=shim.pid)
+            asyncio.get_running_loop().call_soon(tell)
             return shim
         assert failure is not None
         raise failure
