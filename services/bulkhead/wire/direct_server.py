@@ -72,8 +72,12 @@ class Session(asyncio.Protocol):
 
     def send(self, stream: int, kind: int, payload: bytes) -> None:
         """One frame, unless the caller has gone."""
+        self.write(direct.bare(stream, kind, payload))
+
+    def write(self, frames: bytes) -> None:
+        """Frames, unless the caller has gone."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(direct.bare(stream, kind, payload))
+            self._transport.write(frames)
 
     def _receive(self, received: Frame) -> None:
         if received.type == TYPE_REQUEST:
@@ -96,7 +100,12 @@ class Session(asyncio.Protocol):
             if handler is None:
                 raise GRPCError(grpclib.const.Status.UNIMPLEMENTED, f"cannot call {asked.route}: no such method")
             stream = _Stream(self, received.stream, handler, asked)
-            await handler.func(cast(Any, stream))
+            try:
+                await handler.func(cast(Any, stream))
+            except BaseException:
+                # What it has said comes before why it says no more.
+                stream.flush()
+                raise
             stream.end()
         except InvalidArgument as error:
             self._fail(received.stream, grpclib.const.Status.INVALID_ARGUMENT, str(error))
@@ -120,6 +129,7 @@ class _Stream:
         self._handler = handler
         self._payload = asked.message
         self._in_parts = handler.cardinality is grpclib.const.Cardinality.UNARY_STREAM
+        self._part = b""
 
     async def recv_message(self) -> Any:
         try:
@@ -129,12 +139,22 @@ class _Stream:
 
     async def send_message(self, message: Any) -> None:
         payload = protobuf.encode(message)
-        if self._in_parts:
-            self._session.send(self._number, direct.TYPE_DATA, payload)
-        else:
+        if not self._in_parts:
             self._session.send(self._number, TYPE_RESPONSE, direct.response(payload))
+            return
+        self.flush()
+        # The last part goes together with the end: the caller, who has all of it then, is woken once.
+        self._part = direct.bare(self._number, direct.TYPE_DATA, payload)
+        asyncio.get_running_loop().call_soon(self.flush)
 
     def end(self) -> None:
         """The handler is through."""
         if self._in_parts:
-            self._session.send(self._number, TYPE_RESPONSE, direct.response(b""))
+            part, self._part = self._part, b""
+            self._session.write(part + direct.bare(self._number, TYPE_RESPONSE, direct.response(b"")))
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        part, self._part = self._part, b""
+        if part:
+            self._session.write(part)

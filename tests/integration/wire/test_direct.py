@@ -15,6 +15,7 @@ from grpclib.server import Server
 from bulkhead import errors
 from bulkhead.wire import direct
 from bulkhead.wire.client import Messages, ServiceChannel, channel, stub
+from bulkhead.wire.direct_server import Session
 from bulkhead.wire.gen.bulkhead.manager.v1 import (
     ContainersBase,
     ContainersStub,
@@ -22,7 +23,11 @@ from bulkhead.wire.gen.bulkhead.manager.v1 import (
     WaitContainerResponse,
 )
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchResponse, SupervisorBase, SupervisorStub
+from bulkhead.wire.protobuf import encode
 from bulkhead.wire.server import bind, serve
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, FrameReader
+
+CONTAINERS = "/bulkhead.manager.v1.Containers"
 
 
 class Patient:
@@ -41,6 +46,8 @@ class Patient:
     async def wait(self, message: WaitContainerRequest) -> AsyncIterator[WaitContainerResponse]:
         yield WaitContainerResponse(registered=True)
         yield WaitContainerResponse(exit_code=3)
+        if message.condition:
+            raise errors.Conflict(message.condition)
         if not message.ref:
             await self._stay()
 
@@ -126,6 +133,38 @@ async def test_calls_end_with_the_service(tmp_path: Path, over: ServiceChannel) 
 async def test_an_answer_in_parts_comes_part_by_part_and_ends(patient: Patient, over: ServiceChannel) -> None:
     answers = stub(ContainersStub, over, "manager").wait(WaitContainerRequest(ref="a"))
     assert [(each.registered, each.exit_code) async for each in answers] == [(True, None), (False, 3)]
+
+
+async def test_what_was_said_comes_before_the_error_that_ends_it(patient: Patient, over: ServiceChannel) -> None:
+    answers = stub(ContainersStub, over, "manager").wait(WaitContainerRequest(ref="a", condition="no more"))
+    assert (await anext(answers)).registered
+    assert (await anext(answers)).exit_code == 3
+    with pytest.raises(errors.Conflict, match="no more"):
+        await anext(answers)
+
+
+class Written(asyncio.Transport):
+    """The frames of each write, by their types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: asyncio.Queue[list[int]] = asyncio.Queue()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.frames.put_nowait([each.type for each in FrameReader(direct.LIMIT).feed(bytes(data))])
+
+
+async def test_the_last_part_comes_with_the_end() -> None:
+    """Whoever has heard it has nothing to break off, and is woken once."""
+    session, written = Session(Waiter(Patient()).__mapping__(), set()), Written()
+    session.connection_made(written)
+    message = encode(WaitContainerRequest(ref="a"))
+    session.data_received(direct.bare(1, TYPE_REQUEST, direct.request(f"{CONTAINERS}/Wait", message, "")))
+    assert await written.frames.get() == [direct.TYPE_DATA]
+    assert await written.frames.get() == [direct.TYPE_DATA, TYPE_RESPONSE]
 
 
 async def test_an_answer_in_parts_that_nobody_wants_any_more_is_broken_off(

@@ -128,10 +128,10 @@ class StreamRoutes:
             step = await anext(steps)
             response = await begin(call, endless=True)
             ended = step or await anext(steps)
-        assert ended is not None
-        error = {"Error": {"Message": ended.error}} if ended.error else {}
-        # Together with the body's end: one packet, for which the client is woken once.
-        await response.write_eof(msgspec.json.encode({"StatusCode": ended.exit_code, **error}) + b"\n")
+            assert ended is not None
+            error = {"Error": {"Message": ended.error}} if ended.error else {}
+            # Together with the body's end: one packet, for which the client is woken once.
+            await response.write_eof(msgspec.json.encode({"StatusCode": ended.exit_code, **error}) + b"\n")
         return response
 
     async def logs(self, call: Call) -> web.StreamResponse:
