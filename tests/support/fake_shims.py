@@ -92,6 +92,9 @@ class FakeShim:
             await self._called("wait")
         return self.ended
 
+    async def take_exit(self) -> Exit:
+        return await self.wait()
+
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
         await self._called("kill")
         if self.phase not in ("running", "paused"):

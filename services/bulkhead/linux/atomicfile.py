@@ -68,9 +68,14 @@ def is_left(path: str | os.PathLike[str]) -> bool:
     return os.path.lexists(_alone(path))
 
 
+def unfinished(name: str) -> str:
+    """What a file is called until it is whole, when its writer is `alone`."""
+    return f".{name}.tmp"
+
+
 def _alone(path: str | os.PathLike[str]) -> str:
     directory, name = os.path.split(os.fspath(path))
-    return f"{directory}/.{name}.tmp"
+    return f"{directory}/{unfinished(name)}"
 
 
 def read(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -92,6 +97,16 @@ def write_all(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Make durable what was written there without being so."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(os.path.dirname(os.fspath(path)))
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
@@ -125,8 +140,8 @@ class Reserved:
         finally:
             os.close(fd)
 
-    def commit(self, content: bytes) -> None:
-        """Put `content` (at most SIZE bytes) durably at the path, without needing new blocks."""
+    def commit(self, content: bytes, *, durable: bool = True) -> None:
+        """Put `content` (at most SIZE bytes) at the path, without needing new blocks."""
         if len(content) > self.SIZE:
             raise ValueError(f"content of {len(content)} bytes exceeds the reserved {self.SIZE}")
         fd = os.open(self._place, _WRITE, 0o600)
@@ -134,12 +149,14 @@ class Reserved:
             write_all(fd, content)
             os.ftruncate(fd, len(content))
             failpoints.hit("disk.reserved.sync")
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(self._place, self.path)
         failpoints.hit("disk.reserved.renamed")
-        sync_directory(self._directory)
+        if durable:
+            sync_directory(self._directory)
 
     def release(self) -> None:
         """Give the blocks back."""

@@ -158,14 +158,17 @@ class Exits:
         failpoints.hit("manager.finish.begun")
         container, news = self._probed(container)
         exited, delay = _after(container, ended, intent, self._causes.get(container_id))
-        # The port a container published is free, and its end is on record, before anyone hears of it.
+        # The port a container published is free, and its end is on record, before anyone hears of it. Durably: its shim
+        # has left that to us.
         change = Change(update=exited, events=(*news, *_events(container, exited, intent)))
+        recorded = self.records.commit(change, durable=True)
         if container.attachments:
-            await asyncio.gather(self.records.commit(change), self.networking.unplug(container.attachments))
+            await asyncio.gather(recorded, self.networking.unplug(container.attachments))
         else:
-            await self.records.commit(change)
+            await recorded
         failpoints.hit("manager.finish.recorded")
         self.waiters.exited(container_id, exited.exit_code)
+        await _answered()
         await self._let_shim_go(container_id)
         failpoints.hit("manager.finish.discarded")
         await self.starting.bundles.release(exited)
@@ -265,7 +268,7 @@ class Exits:
                         await self.starting.relaying.begin(self.records.index.get(container.id), shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or unknown_exit(container)
-                return await shim.wait()
+                return await shim.take_exit()
             except BulkheadError as error:
                 log.warning("lost a shim", container=container.id, reason=str(error))
                 shim, away = None, isinstance(error, SupervisorAway)
@@ -348,6 +351,13 @@ class Exits:
             return
         self._timers.pop(container_id, None)
         await self.start(container_id, by_user=False)
+
+
+async def _answered() -> None:
+    """Let those who have been woken say what they have to: nobody waits for what comes after."""
+    # They are the next to run, and what they write goes out at the end of that turn of the loop.
+    for _ in range(2):
+        await asyncio.sleep(0)
 
 
 def _phase_of(state: ShimState) -> Phase:

@@ -289,6 +289,12 @@ class Shim(Protocol):
     async def wait(self, exec_id: str = "") -> Exit:
         """How the container, or an exec of it, ended; the container's exit record is on disk by then."""
 
+    async def take_exit(self) -> Exit:
+        """How the container ended, for whoever puts that on record, durably, before anybody else hears of it.
+
+        He wants no more of the shim, which may leave by itself.
+        """
+
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None: ...
 
     async def pause(self) -> None: ...

@@ -102,13 +102,14 @@ class Shim:
         self._signals = Signals(self._loop)
         self._container = Container(self._loop, self._signals, launcher, self._journal.error)
         self._execs = Execs(self._container, self._loop, self._signals, launcher)
-        servicer = ShimServicer(self._container, self._execs, self._leave)
+        servicer = ShimServicer(self._container, self._execs, self._leave, self._depart)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._door = Door(self._loop, self._container, self._execs, self._journal.error)
         self._upkeep = Upkeep(self._loop, self._container.rest)
         self._lock = -1
         self._leaving: list[Callable[[], None]] = []
         self._left = False
+        self._departs = False
         self._leaves_since = 0.0
         # Whether somebody takes it for dead, or may do so.
         self._suspected = False
@@ -260,6 +261,18 @@ class Shim:
     def _call_failed(self, call: Call, error: BaseException) -> None:
         self._journal.error("call failed", error, method=call.method, request_id=call.request_id)
 
+    def _depart(self) -> None:
+        """Leave by itself: the container has ended, and who asked for it has been told so."""
+        self._departs = True
+        # Not within the announcement, so that everybody has heard before anything is taken away.
+        self._loop.later(0, self._go)
+
+    def _go(self) -> None:
+        if self._server.deserted:
+            # Who was to put the exit on record has most likely not heard of it.
+            self._container.settle()
+        self._leave(_nothing)
+
     def _leave(self, done: Callable[[], None]) -> None:
         """End the container if it lives, give everything back, call `done`, leave when all has been sent."""
         self._leaving.append(done)
@@ -295,6 +308,9 @@ class Shim:
             done()
         # Who asked and did not stay for the answer may have lost patience.
         self._suspected = self._suspected or self._server.deserted
+        if self._departs:
+            # That is how they know that it has left.
+            self._server.hang_up()
 
     def _give_back(self) -> None:
         # Who could not do all of it is no spare.
@@ -317,6 +333,10 @@ class Shim:
         else:
             self._reusable = not busy and time.monotonic() - self._leaves_since < _PROMPT
             self._loop.later(0, self._loop.stop)
+
+
+def _nothing() -> None:
+    """Nobody waits for an answer."""
 
 
 def title(identity: Identity) -> str:

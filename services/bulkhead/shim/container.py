@@ -1,7 +1,8 @@
 """The container: created, started, ended, each at most once in a shim's life; other orders change nothing.
 
 An end is told in this order: the process is reaped, its output is read to the last byte and logged,
-the exit record is durable, then everybody who waits hears of it.
+the exit record is durable, then everybody who waits hears of it. If nobody waits but who puts it on record himself,
+durably and before he tells of it, the record is there for whoever comes after his death, and no disk is waited for.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class Container:
         self._record: TaskRecord | None = None
         self._from_disk = False
         self._ending = False
-        self._on_exit: list[Callable[[ExitRecord], None]] = []
+        self._on_exit: list[tuple[Callable[[ExitRecord], None], Callable[[], bool]]] = []
+        self._durable = True
         # The pidfd of a process that has ended while nobody was its shim.
         self._remains = -1
         self._names: NameServer | None = None
@@ -301,12 +303,28 @@ class Container:
         """Nothing has been asked for a while: let go of what comes back by itself."""
         self._log.rest()
 
-    def when_exited(self, hear: Callable[[ExitRecord], None]) -> None:
-        """Call `hear` with the exit record once it is durable; at once if it is."""
-        if self.phase is Phase.EXITED and self.exit is not None:
-            hear(self.exit)
-        else:
-            self._on_exit.append(hear)
+    def when_exited(self, hear: Callable[[ExitRecord], None], records: Callable[[], bool] | None = None) -> None:
+        """Call `hear` with the exit record once it is durable; at once if it is.
+
+        Who `records` the exit himself need not wait for that.
+        """
+        records = records or _records_not
+        if self.phase is not Phase.EXITED or self.exit is None:
+            self._on_exit.append((hear, records))
+            return
+        if not records():
+            self.settle()
+        hear(self.exit)
+
+    def settle(self) -> None:
+        """The exit record is to be durable now, if there is one."""
+        if self._durable:
+            return
+        try:
+            self._facts.sync_exit()
+        except OSError as error:
+            self._report("cannot sync the exit record", error)
+        self._durable = True
 
     def remove(self) -> None:
         """Give back the cgroup and the descriptors of a container that is not alive."""
@@ -663,8 +681,9 @@ class Container:
             return False
 
     def _persist(self, record: ExitRecord) -> None:
+        self._durable = not (self._on_exit and all(records() for _, records in self._on_exit))
         try:
-            self._facts.write_exit(record)
+            self._facts.write_exit(record, durable=self._durable)
         except OSError as error:
             # Not announced before it is durable, except that a broken disk must not hide an exit for ever.
             self._report("cannot write the exit record", error)
@@ -681,7 +700,7 @@ class Container:
     def _announce(self, record: ExitRecord) -> None:
         self.phase, self.exit = Phase.EXITED, record
         hearers, self._on_exit = self._on_exit, []
-        for hear in hearers:
+        for hear, _ in hearers:
             hear(record)
         failpoints.hit("shim.exit.announced")
         self._log.close()
@@ -691,6 +710,11 @@ class Container:
             self._remains = -1
         self.followers.complete()
         self.streams.finish()
+
+
+def _records_not() -> bool:
+    """He only wants to know."""
+    return False
 
 
 def _log_options(record: TaskRecord) -> CreateOptions:

@@ -197,6 +197,11 @@ class Execs:
             hear(found)
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for what becomes of one."""
+        return any(one.waiting or one.beginning for one in self._table.values())
+
+    @property
     def busy(self) -> bool:
         """Whether somebody still has output to receive."""
         return any(one.streams.busy for one in self._table.values())

@@ -1,7 +1,7 @@
 """The facts a shim leaves on disk, so that any process's death loses nothing. Beside the bundle:
 
     <data_dir>/task.json         who runs: pid, start time, boot; rewritten at create, start, pause
-    <data_dir>/exit.json         how it ended; durable before anybody hears of it
+    <data_dir>/exit.json         how it ended; durable before anybody hears of it but who puts that on record himself
     <data_dir>/.exit.json.reserved   blocks of the exit record while the container lives
 
 Times are Unix nanoseconds, 0 is never.
@@ -90,15 +90,19 @@ class Facts:
         """Not synced: a record that a power loss takes names a process that it took too. Raises OSError."""
         atomicfile.write(self._task, _encode(record), durable=False, alone=True)
 
-    def write_exit(self, record: ExitRecord) -> None:
-        """Durable when this returns. Raises OSError."""
+    def write_exit(self, record: ExitRecord, *, durable: bool = True) -> None:
+        """Raises OSError."""
         text = _encode(record)
         if len(text) > self._exit.SIZE:
             # It wants blocks of its own then, as any file does.
-            atomicfile.write(self._exit.path, text, alone=True)
+            atomicfile.write(self._exit.path, text, durable=durable, alone=True)
             self._exit.release()
             return
-        self._exit.commit(text)
+        self._exit.commit(text, durable=durable)
+
+    def sync_exit(self) -> None:
+        """Make durable what was written without being so. Raises OSError."""
+        atomicfile.sync(self._exit.path)
 
     def read_task(self) -> TaskRecord | None:
         """The task record, None when there is none that can be read; what its writer left unfinished goes."""

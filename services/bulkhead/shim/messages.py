@@ -157,7 +157,8 @@ class ExecReference(Message):
 class WaitRequest(Message):
     exec_id: str = ""
     begun: bool = False
-    FIELDS: ClassVar = (Field(1, "exec_id", STRING), Field(2, "begun", BOOL))
+    for_record: bool = False
+    FIELDS: ClassVar = (Field(1, "exec_id", STRING), Field(2, "begun", BOOL), Field(3, "for_record", BOOL))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,11 +167,13 @@ class WaitResponse(Message):
     exited_at: int = 0
     oom_killed: bool = False
     losses: bytes = b""
+    leaves: bool = False
     FIELDS: ClassVar = (
         Field(1, "exit_code", SIGNED),
         Field(2, "exited_at", SIGNED),
         Field(3, "oom_killed", BOOL),
         Field(4, "losses", BYTES),
+        Field(5, "leaves", BOOL),
     )
 
 

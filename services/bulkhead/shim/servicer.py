@@ -20,12 +20,22 @@ _DRIVERS = ("json-file", "local", "syslog", "journald", "none", "")
 
 
 class ShimServicer:
-    """One method per RPC. `leave(done)` ends the container, gives everything back, calls `done`, and goes."""
+    """One method per RPC. `leave(done)` ends the container, gives everything back, calls `done`, and goes.
 
-    def __init__(self, container: Container, execs: Execs, leave: Callable[[Callable[[], None]], None]) -> None:
+    `depart` does the same soon, once the container has ended, and hangs up on everybody.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        execs: Execs,
+        leave: Callable[[Callable[[], None]], None],
+        depart: Callable[[], None],
+    ) -> None:
         self._container = container
         self._execs = execs
         self._leave = leave
+        self._depart = depart
 
     def services(self) -> Services:
         """The table for the server."""
@@ -98,14 +108,19 @@ class ShimServicer:
 
     def _wait(self, request: messages.WaitRequest, call: Call) -> None:
         def container_exited(record: ExitRecord) -> None:
+            # Who is not there to hear of the exit may come back and ask.
+            leaves = request.for_record and call.open and not self._execs.awaited
             call.reply(
                 messages.WaitResponse(
                     exit_code=record.exit_code,
                     exited_at=record.exited_at,
                     oom_killed=record.oom_killed,
                     losses=encode_losses(record.losses),
+                    leaves=leaves,
                 )
             )
+            if leaves:
+                self._depart()
 
         def exec_exited(one: Exec) -> None:
             call.reply(messages.WaitResponse(exit_code=one.exit_code or 0, exited_at=one.exited_at))
@@ -115,7 +130,7 @@ class ShimServicer:
         elif request.exec_id:
             self._execs.when_exited(request.exec_id, exec_exited)
         else:
-            self._container.when_exited(container_exited)
+            self._container.when_exited(container_exited, lambda: request.for_record and call.open)
 
     def _kill(self, request: messages.KillRequest, call: Call) -> None:
         if request.exec_id:

@@ -228,9 +228,16 @@ class ShimClient:
         """Let it exec; a launch that fails is `response.failure`."""
         return await self._call("Start", shim.StartRequest(), shim.StartResponse, timeout)
 
-    async def wait(self, exec_id: str = "", *, timeout: float | None = None) -> shim.WaitResponse:
-        """Wait for the end of the container (its exit record is on disk then), or of an exec."""
-        return await self._call("Wait", shim.WaitRequest(exec_id=exec_id), shim.WaitResponse, timeout)
+    async def wait(
+        self, exec_id: str = "", *, for_record: bool = False, timeout: float | None = None
+    ) -> shim.WaitResponse:
+        """Wait for the end of the container (its exit record is on disk then), or of an exec.
+
+        `for_record`: the caller wants no more of the shim, which may leave by itself then, and says so if it does.
+        """
+        return await self._call(
+            "Wait", shim.WaitRequest(exec_id=exec_id, for_record=for_record), shim.WaitResponse, timeout
+        )
 
     async def begun(self, exec_id: str, *, timeout: float | None = None) -> None:
         """Wait until an exec has begun; Conflict when it was forgotten. An earlier shim answers at its end."""

@@ -100,6 +100,12 @@ class TtrpcServer:
         """Whether nobody is connected: somebody who hung up is noticed by the answer that he cannot be sent."""
         return not self._connections
 
+    def hang_up(self) -> None:
+        """Drop every connection whose answers have left this process."""
+        for connection in tuple(self._connections):
+            if not connection.unsent:
+                connection.close()
+
     def close(self) -> None:
         """Stop listening and drop every connection."""
         self.stop_listening()

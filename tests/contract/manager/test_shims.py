@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bulkhead import failpoints
 from bulkhead.ctl.seed import busybox_tree, static_busybox
 from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, Unavailable
 from bulkhead.manager.adapters.shims import SupervisedShims
@@ -229,3 +230,31 @@ async def test_container_without_its_shim_is_ended_by_discard(real_exam: Exam) -
         os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
         await real_exam.shims.discard(container_id)
         await eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_nothing_is_left_of_a_shim_whose_exit_was_taken(exam: Exam) -> None:
+    async with exam.running("sh", "-c", "exit 7") as (container_id, shim):
+        _end(shim, 7)
+        assert (await shim.take_exit()).code == 7
+        await exam.shims.discard(container_id)
+        assert await exam.shims.live(container_id) is None
+        assert not exam.instance.container_run(container_id).exists()
+        assert exam.instance.exit_record(container_id).exists()
+
+
+@pytest.mark.parametrize("point", ["shim.leave.begun", "shim.leave.removed", "shim.leave.cleared"])
+async def test_what_a_shim_keeps_that_is_killed_on_its_way_out_is_taken_away(real_exam: Exam, point: str) -> None:
+    place = real_exam.instance.run / failpoints.DIRECTORY
+    place.mkdir(mode=0o700, exist_ok=True)
+    (place / failpoints.SET).write_text(f"{point}=kill")
+    try:
+        async with real_exam.running("sh", "-c", "exit 7") as (container_id, shim):
+            (place / failpoints.SET).unlink()
+            assert (await shim.take_exit()).code == 7
+            await real_exam.shims.discard(container_id)
+            data = real_exam.instance.container_data(container_id)
+            assert not real_exam.instance.container_run(container_id).exists()
+            assert not (data / "shim.json").exists()
+            assert json.loads((data / "exit.json").read_text())["exit_code"] == 7
+    finally:
+        shutil.rmtree(place)

@@ -37,10 +37,9 @@ LIFE: dict[str, dict[str, int]] = {
     },
     # By SIGKILL.
     "exit": {
-        "fsyncs shim": 2,
+        "fsyncs manager": 1,
         "rpc manager Kill": 1,
         "rpc shim Kill": 1,
-        "rpc shim Shutdown": 1,
         "rpc shim State": 1,
         "sql statements": 4,
         "sql transactions": 2,

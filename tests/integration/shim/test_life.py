@@ -395,3 +395,32 @@ async def test_warnings_and_pid_of_create_are_answered(launch: Launch) -> None:
         made = await shim.create()
         assert made.pid == (await shim.client.state()).pid
         assert isinstance(made, wire.CreateResponse)
+
+
+async def test_a_shim_leaves_when_the_end_is_told_to_who_records_it(launch: Launch) -> None:
+    """Nobody has to tell it, and the record stays for whoever comes next."""
+    async with launch(script("exit 3")) as shim:
+        await shim.create()
+        await shim.client.start()
+        answer = await shim.client.wait(for_record=True, timeout=20)
+        assert (answer.exit_code, answer.leaves) == (3, True)
+        await asyncio.wait_for(asyncio.shield(shim.client.closed), 20)
+        assert not shim.run_dir.exists()
+        assert [each.name for each in shim.data_dir.glob("*.json")].count("shim.json") == 0
+        assert json.loads((shim.data_dir / "exit.json").read_text())["exit_code"] == 3
+
+
+async def test_a_shim_stays_for_those_who_still_wait(launch: Launch) -> None:
+    """What became of an exec would be lost with it."""
+    async with launch(script("read x; exit 3")) as shim:
+        await shim.create(open_stdin=True)
+        await shim.client.start()
+        await shim.client.exec_create(wire.ExecCreateRequest(exec_id="e", process=b'{"args":["/bin/true"]}'))
+        begun = asyncio.create_task(shim.client.begun("e"))
+        stream = await shim.attach()
+        stream.writer.write(b"go\n")
+        answer = await shim.client.wait(for_record=True, timeout=20)
+        assert (answer.exit_code, answer.leaves) == (3, False)
+        assert (await shim.client.state()).phase == "exited"
+        await shim.client.shutdown()
+        begun.cancel()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim.container import Container
@@ -16,14 +21,7 @@ LOSSES = tuple(Loss(what=each.value, since=number, until=number + 1) for number 
 
 
 def test_the_losses_of_a_thousand_deaths_fit_into_the_exit_record(tmp_path: Path) -> None:
-    facts = Facts(str(tmp_path))
-    facts.begin()
-    facts.write_task(TaskRecord(pid=1, start_time=2, boot_id="another boot"))
-    loop: Any = Loop(_unexpected)
-    container = Container(loop, loop, loop, _unexpected)
-    container._facts = facts
-    container.identity = Identity("ab" * 32, "", str(tmp_path))
-    container._record = facts.read_task()
+    container = _container(tmp_path)
     for loss in LOSSES:
         container.note_losses((loss,))
     container._conclude(None)
@@ -53,3 +51,61 @@ def test_a_task_record_with_many_labels_is_read_again(tmp_path: Path) -> None:
 
 def _unexpected(event: str, error: BaseException) -> None:
     raise AssertionError(event) from error
+
+
+@pytest.mark.parametrize(
+    ("waiting", "told"),
+    [
+        ("", ["file", "directory", "later"]),
+        ("r", ["r", "later"]),
+        ("rr", ["r", "r", "later"]),
+        ("rw", ["file", "directory", "r", "w", "later"]),
+        ("w", ["file", "directory", "w", "later"]),
+        ("d", ["file", "directory", "d", "later"]),
+    ],
+)
+def test_nobody_hears_of_an_end_before_it_is_durable_but_who_records_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: str, told: list[str]
+) -> None:
+    """By `r` who records it, by `d` one of those who has died meanwhile, by `w` who only waits."""
+    container, heard = _ending(tmp_path, monkeypatch)
+    for who in waiting:
+        container.when_exited(_told(heard, who), partial(str.__eq__, who, "r") if who in "rd" else None)
+    container._conclude(3)
+    container.when_exited(_told(heard, "later"), lambda: True)
+    assert heard == told
+    assert container._facts.read_exit() == container.exit
+
+
+def test_an_end_that_was_not_durable_is_when_somebody_asks_who_does_not_record_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container, heard = _ending(tmp_path, monkeypatch)
+    container.when_exited(_told(heard, "r"), lambda: True)
+    container._conclude(3)
+    for who in ("first", "second"):
+        container.when_exited(_told(heard, who))
+    assert heard == ["r", "file", "directory", "first", "second"]
+
+
+def _told(heard: list[str], who: str) -> Callable[[ExitRecord], None]:
+    return lambda _: heard.append(who)
+
+
+def _ending(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Container, list[str]]:
+    """A container whose process has ended, and what will be told to whom, and synced."""
+    heard: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: heard.append("directory" if os.path.isdir(fd) else "file"))  # noqa: PTH112
+    return _container(place), heard
+
+
+def _container(place: Path) -> Container:
+    facts = Facts(str(place))
+    facts.begin()
+    facts.write_task(TaskRecord(pid=1, start_time=2, boot_id="another boot"))
+    loop: Any = Loop(_unexpected)
+    container = Container(loop, loop, loop, _unexpected)
+    container._facts = facts
+    container.identity = Identity("ab" * 32, "", str(place))
+    container._record = facts.read_task()
+    return container

@@ -44,6 +44,8 @@ DEATH_SECONDS = 5.0
 SHIM_RECORD, TASK_RECORD = "shim.json", "task.json"
 # Written by the shim alone.
 _ALONE = (SHIM_RECORD, TASK_RECORD)
+# Beside the bundle: what a shim takes along, or was writing.
+_TRACES = (SHIM_RECORD, *(atomicfile.unfinished(name) for name in _ALONE))
 _encode = msgspec.json.Encoder().encode
 _decode_losses = msgspec.json.Decoder(tuple[Loss, ...]).decode
 
@@ -54,6 +56,8 @@ class RemoteShim:
     def __init__(self, client: ShimClient, names_directory: str) -> None:
         self.client = client
         self.names_directory = names_directory
+        # It has said that it does what `shutdown` asks for by itself.
+        self.leaves = False
 
     async def state(self) -> ShimState:
         told = await self.client.state()
@@ -84,9 +88,12 @@ class RemoteShim:
         return answer.started_at
 
     async def wait(self, exec_id: str = "") -> Exit:
-        answer = await self.client.wait(exec_id)
-        losses = _losses(answer.losses)
-        return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed, losses=losses)
+        return _exit(await self.client.wait(exec_id))
+
+    async def take_exit(self) -> Exit:
+        answer = await self.client.wait(for_record=True)
+        self.leaves = self.leaves or answer.leaves
+        return _exit(answer)
 
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
         await self.client.kill(signal, exec_id=exec_id, all=everyone, timeout=KILL_SECONDS)
@@ -200,6 +207,8 @@ class SupervisedShims:
         return f"{self._instance.container_run(container_id)}/{SHIM_SOCKET}"
 
     async def discard(self, container_id: str) -> None:
+        if self._has_left(container_id):
+            return
         try:
             shim = await self.live(container_id)
         except Conflict:
@@ -209,13 +218,24 @@ class SupervisedShims:
             shim = None
         if isinstance(shim, RemoteShim):
             try:
-                await shim.client.shutdown(timeout=SHUTDOWN_SECONDS)
-                return
+                if not shim.leaves:
+                    await shim.client.shutdown(timeout=SHUTDOWN_SECONDS)
+                    return
+                await _hung_up(shim)
             except (Unavailable, DeadlineExceeded) as error:
                 log.warning("a shim does not leave", container=container_id, reason=str(error))
             finally:
                 await self.forget(container_id)
         await self._destroy(container_id)
+
+    def _has_left(self, container_id: str) -> bool:
+        """Whether nothing of a shim is there, nor of one that was killed: who leaves takes it all along."""
+        known = self._live.get(container_id)
+        if known is not None and not known.client.closed.done():
+            return False
+        data = str(self._instance.container_data(container_id))
+        traces = (str(self._instance.container_run(container_id)), *(f"{data}/{name}" for name in _TRACES))
+        return not any(map(os.path.lexists, traces))
 
     async def break_off(self, container_id: str) -> None:
         await _kill(self._instance.container_data(container_id) / SHIM_RECORD)
@@ -272,6 +292,13 @@ class SupervisedShims:
         await to_its_end(remove_group, _cgroup_of(data))
         await asyncio.to_thread((data / SHIM_RECORD).unlink, missing_ok=True)
         remove_run_directory(run)
+
+
+async def _hung_up(shim: RemoteShim) -> None:
+    """When a shim that leaves by itself has done so, or was killed on the way. Raises DeadlineExceeded."""
+    done, _ = await asyncio.wait([shim.client.closed], timeout=SHUTDOWN_SECONDS)
+    if not done:
+        raise DeadlineExceeded(f"it said so, and stays for {SHUTDOWN_SECONDS:g} s")
 
 
 def _sweep(data: Path) -> None:
@@ -369,6 +396,11 @@ def _create_request(bundle: Bundle, *, start: bool) -> wire.CreateRequest:
         planned=bundle.planned,
         start=start,
     )
+
+
+def _exit(answer: wire.WaitResponse) -> Exit:
+    losses = _losses(answer.losses)
+    return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed, losses=losses)
 
 
 def _losses(told: bytes) -> tuple[Loss, ...]:

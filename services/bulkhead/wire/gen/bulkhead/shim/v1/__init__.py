@@ -526,6 +526,12 @@ class WaitRequest(betterproto2.Message):
     of an exec: answer when it has begun; Conflict when it was forgotten. A shim of before ignores it
     """
 
+    for_record: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+    """
+    Of the container: who asks puts its end on record, durably, before anybody else hears of it, so that the shim need
+    not wait for the disk; and wants no more of the shim, see WaitResponse.leaves.
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "WaitRequest", WaitRequest)
 
@@ -541,6 +547,11 @@ class WaitResponse(betterproto2.Message):
     losses: "bytes" = betterproto2.field(4, betterproto2.TYPE_BYTES)
     """
     as in StateResponse
+    """
+
+    leaves: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    it does by itself what Shutdown asks for, then hangs up
     """
 
 
@@ -620,7 +631,8 @@ class ShimStub(betterproto2_grpclib.ServiceStub):
         metadata: "MetadataLike | None" = None,
     ) -> "WaitResponse":
         """
-        Answers when the process has ended (for a container: when its exit record is on disk). Any number may wait.
+        Answers when the process has ended (for a container: when its exit record is on disk, but see `for_record`). Any
+        number may wait.
         """
 
         return await self._unary_unary(
@@ -912,7 +924,8 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
 
     async def wait(self, message: "WaitRequest") -> "WaitResponse":
         """
-        Answers when the process has ended (for a container: when its exit record is on disk). Any number may wait.
+        Answers when the process has ended (for a container: when its exit record is on disk, but see `for_record`). Any
+        number may wait.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
