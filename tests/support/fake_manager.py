@@ -248,6 +248,11 @@ class FakeContainer:
             writer.write(b".")
             return
         one = self.execs.get(wish.get("exec_id", "")) if wish["op"] == "exec" else None
+        if one is not None and self.engine.expecting == "silent":
+            writer.close()
+            return
+        if one is not None and self.engine.expecting == "unknown":
+            self.engine.expecting, one = "", None
         if wish["op"] == "exec" and one is None:
             raise errors.NotFound(f"No such exec instance: {wish.get('exec_id')}")
         if one is None and self.process.exited.is_set():
@@ -447,6 +452,11 @@ class FakeManager:
         self.pullable = {"alpine:latest": FakeImage("sha256:" + "c" * 64, ["alpine:latest"])}
         self.journal = Journal()
         self.loaded = b""
+        # What the shims make of the first who dials for an exec: "" serves, "unknown", "silent", "away".
+        self.expecting = ""
+        # The execs that were asked to be started here, and those whose start nobody answered.
+        self.asked_starts: list[str] = []
+        self.unanswered: list[str] = []
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[FakeManager]:
@@ -664,10 +674,12 @@ class _Execs(wire.ExecsBase):
         assert message.spec is not None
         exec_id = secrets.token_hex(32)
         found.execs[exec_id] = FakeExec(exec_id, found, message.spec, Process(message.spec.tty))
-        return wire.CreateExecResponse(id=exec_id)
+        socket = "/nowhere" if self._engine.expecting == "away" else found.socket
+        return wire.CreateExecResponse(id=exec_id, socket=socket if message.spec.attach_stdout else "")
 
     async def start(self, message: wire.StartExecRequest) -> wire.StartExecResponse:
         one = self._engine.exec(message.id)
+        self._engine.asked_starts.append(one.id)
         if one.started:
             raise errors.Conflict(f"exec command {one.id} has already run")
         if message.detach:
@@ -679,6 +691,8 @@ class _Execs(wire.ExecsBase):
 
     async def inspect(self, message: wire.InspectExecRequest) -> wire.InspectExecResponse:
         one = self._engine.exec(message.id)
+        if message.asked:
+            self._engine.unanswered.append(one.id)
         return wire.InspectExecResponse(
             id=one.id,
             container_id=one.container.id,

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, NotFound, Unavailable
-from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, ShimState, SupervisorAway
+from bulkhead.manager.ports import AskedExec, Bundle, Created, ExecState, Exit, Lasting, ShimState, SupervisorAway
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
@@ -52,6 +52,11 @@ class FakeShim:
         self._changed = asyncio.Event()
         # Who waits for an exec's beginning, and what wakes them.
         self.awaited_execs: set[str] = set()
+        # Whether an exec ends before it has lasted long enough to be told of, and when it began.
+        self.brief = False
+        self.began_at = 1
+        # Of a release that answers before an exec begins.
+        self.old = False
         self._exec_begun = asyncio.Event()
 
     async def state(self) -> ShimState:
@@ -85,6 +90,8 @@ class FakeShim:
 
     async def wait(self, exec_id: str = "") -> Exit:
         await self._called("wait")
+        if exec_id and exec_id not in self.exec_ends:
+            raise NotFound(f"no exec {exec_id}")
         if exec_id:
             return await asyncio.shield(self.exec_ends[exec_id])
         while self.ended is None:
@@ -115,14 +122,12 @@ class FakeShim:
         await self._called("pids")
         return [self.pid]
 
-    async def create_exec(
-        self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
-    ) -> None:
+    async def create_exec(self, asked: AskedExec) -> None:
         await self._called("create_exec")
-        if exec_id in self.started_execs:
-            raise Conflict(f"cannot create exec {exec_id}: it exists")
-        self.exec_processes[exec_id] = process
-        self.exec_ends.setdefault(exec_id, asyncio.get_running_loop().create_future())
+        if asked.exec_id in self.started_execs:
+            raise Conflict(f"cannot create exec {asked.exec_id}: it exists")
+        self.exec_processes[asked.exec_id] = asked.process
+        self.exec_ends.setdefault(asked.exec_id, asyncio.get_running_loop().create_future())
 
     async def start_exec(self, exec_id: str) -> int:
         await self._called("start_exec")
@@ -144,12 +149,25 @@ class FakeShim:
     async def begun(self, exec_id: str) -> None:
         await self._called("begun")
         self.awaited_execs.add(exec_id)
+        await self._until_begun(exec_id)
+
+    async def _until_begun(self, exec_id: str) -> None:
         while exec_id not in self.started_execs:
             self._exec_begun.clear()
             await self._exec_begun.wait()
             await self._called("begun")
             if self.ended is not None:
                 raise Unavailable("cannot call the shim: the connection ended")
+
+    async def expect_exec(self, asked: AskedExec) -> Lasting | None:
+        await self.create_exec(asked)
+        if self.old:
+            return None
+        await self._until_begun(asked.exec_id)
+        end = self.exec_ends[asked.exec_id]
+        if self.brief:
+            await asyncio.shield(end)
+        return Lasting(began_at=self.began_at, exit_code=end.result().code if end.done() else None)
 
     async def health(self, after: int) -> Health:
         await self._called("health")
@@ -181,6 +199,11 @@ class FakeShim:
         self._changed.set()
         self._exec_begun.set()
         self.probed.set()
+
+    def begin_exec(self, exec_id: str) -> None:
+        """Its client dials."""
+        self.started_execs.add(exec_id)
+        self._exec_begun.set()
 
     def exit_exec(self, exec_id: str, code: int) -> None:
         """An exec's process ends."""

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from bulkhead.api.call import Filters
 from bulkhead.api.connection import End
+from bulkhead.errors import Unavailable
 from bulkhead.model.container import ContainerSpec, Mount, NetworkEndpoint, Resources, RestartPolicy
 from bulkhead.model.execs import ExecSpec
 from bulkhead.model.health import Health
@@ -235,13 +236,20 @@ class Execs(Protocol):
     async def create(self, ref: str, spec: ExecSpec) -> str:
         """The id of the new exec."""
 
+    def expected(self, exec_id: str) -> StartedExec | None:
+        """What `start` would answer for an attached exec that was created a moment ago, once.
+
+        Its shim may refuse it yet, or not be there any more: then `start` has to be asked.
+        """
+
     async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> StartedExec:
         """The stdio socket whose `exec` starts the process; empty when detached, and it runs.
 
         Raises LaunchFailed when a detached one cannot be run.
         """
 
-    async def inspect(self, exec_id: str) -> InspectedExec: ...
+    async def inspect(self, exec_id: str, *, asked: bool = False) -> InspectedExec:
+        """With `asked` the shim was asked to start it, and has not told how that went."""
 
     async def resize(self, exec_id: str, height: int, width: int) -> None: ...
 
@@ -277,8 +285,12 @@ class ProcessEnd(End, Protocol):
     broken: bool
 
 
+class Unreachable(Unavailable):
+    """Nobody listens there: nothing was asked."""
+
+
 class Stdio(Protocol):
-    """The shims' stdio sockets; raises Unavailable when none listens at `socket`."""
+    """The shims' stdio sockets; Unreachable when none listens at `socket`, Unavailable when it does not answer."""
 
     async def attach(self, socket: str, streams: Streams) -> tuple[End, bool]:
         """The duplex stream of a container, and whether it is a terminal's."""

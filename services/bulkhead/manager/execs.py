@@ -1,7 +1,7 @@
 """Further processes in running containers: create, start, inspect, resize; their end is recorded.
 
-An attached exec is only registered here: it runs when the client's stream dials the shim (see the data road in
-design.md 4), and its record says so a little later: after a manager that died between, the shim is asked. Records live
+An attached exec is only registered here, as soon as it is created: it runs when the client's stream dials the shim (see
+the data road in design.md 4), and its record says so a little later. Until then the shim is asked. Records live
 in the same store as containers', go with their container, or five minutes after the end; earlier when thousands ended
 since.
 """
@@ -25,7 +25,7 @@ from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
 from bulkhead.manager.oci_resources import rlimits
 from bulkhead.manager.planning import ProcessPlans
-from bulkhead.manager.ports import ExecState, Records, Shim, Shims
+from bulkhead.manager.ports import AskedExec, ExecState, Lasting, Records, Shim, Shims
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
@@ -70,6 +70,8 @@ class Execs:
     _ending: dict[str, Exec] = field(default_factory=dict)
     # Created, says their record, by a manager that may have died before it could say more; until a shim has told.
     _doubtful: set[str] = field(default_factory=set)
+    # Created, and a shim knows them, or will in a moment: they may have begun.
+    _expected: set[str] = field(default_factory=set)
     _plans: ProcessPlans = field(default_factory=ProcessPlans)
 
     async def create(self, ref: str, spec: ExecSpec) -> Exec:
@@ -84,9 +86,27 @@ class Execs:
         record = Exec(
             id=new_id(self.records.exec_short_ids), container_id=container.id, spec=spec, created_at=time.time_ns()
         )
-        await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
+        # Its shim gets to know it while the disk does; nobody can start it before he is told its id.
+        expecting = self._expect(record) if _has_streams(record) else None
+        try:
+            await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
+        except BaseException:
+            if expecting is not None:
+                expecting.cancel()
+            raise
         failpoints.hit("manager.exec.created")
         return record
+
+    def socket_of(self, record: Exec) -> str:
+        """Where the shim starts a new exec for who dials, as `start` would tell; empty for one without streams.
+
+        Who is refused there, or finds nobody, is to ask for its start.
+        """
+        return str(self.instance.stdio_socket(record.container_id)) if _has_streams(record) else ""
+
+    def _expect(self, record: Exec) -> asyncio.Task[None]:
+        self._expected.add(record.id)
+        return self.actors.own(self._hear(record), f"expect exec {record.id[:12]}")
 
     async def start(self, exec_id: str, *, detach: bool, size: tuple[int, int]) -> Started:
         """Start it when `detach`, else register it for the client that dials the socket.
@@ -103,10 +123,16 @@ class Execs:
         socket = "" if detach else str(self.instance.stdio_socket(container.id))
         return Started(socket=socket, spec=record.spec)
 
-    async def inspect(self, exec_id: str) -> Exec:
-        """Its record; the shim is asked when the end may not have been recorded yet."""
+    async def inspect(self, exec_id: str, *, asked: bool = False) -> Exec:
+        """Its record; the shim is asked when the end may not have been recorded yet.
+
+        With `asked` its client has had the shim start it, and was not told how that went.
+        """
         record = self._find(exec_id)
-        if record.phase is not ExecPhase.RUNNING and record.id not in self._doubtful:
+        if asked:
+            self._take_up(record.id)
+            record = self._find(exec_id)
+        if record.phase is not ExecPhase.RUNNING and not self._may_have_begun(record):
             return record
         if (ended := self._ending.get(record.id)) is not None:
             return ended
@@ -130,18 +156,62 @@ class Execs:
             return None
         except BulkheadError:
             return None
-        if state is not None and state.phase != ExecPhase.CREATED.value and record.id in self._doubtful:
+        if state is not None and state.phase != ExecPhase.CREATED.value and self._may_have_begun(record):
             self._take_up(record.id)
         return state
 
+    def _may_have_begun(self, record: Exec) -> bool:
+        """Though its record may not say so."""
+        return record.id in self._doubtful or record.id in self._expected
+
     def _take_up(self, exec_id: str) -> None:
         """Watch what has begun, though its record does not say so."""
-        self._doubtful.discard(exec_id)
-        current = self.records.exec(exec_id)
-        if current is not None and current.phase is ExecPhase.CREATED:
-            running = replace(current, phase=ExecPhase.RUNNING)
-            self.records.put_exec(running)
+        if (running := self._note_begun(exec_id)) is not None:
             self._watch(running, begun=self._begun(running))
+
+    def _note_begun(self, exec_id: str) -> Exec | None:
+        """Its record, which says from now on that it runs; None if it has said so, or is gone."""
+        self._doubtful.discard(exec_id)
+        self._expected.discard(exec_id)
+        current = self.records.exec(exec_id)
+        if current is None or current.phase is not ExecPhase.CREATED or not self._knows(current):
+            return None
+        running = replace(current, phase=ExecPhase.RUNNING)
+        self.records.put_exec(running)
+        return running
+
+    async def _hear(self, record: Exec) -> None:
+        """Register it, and record what its shim tells of it."""
+        try:
+            shim = await self.shims.live(record.container_id)
+            if shim is None:
+                return
+            container = self.records.index.get(record.container_id)
+            told = await shim.expect_exec(self._asked(record, container, _size(record)))
+        except (NotFound, Conflict, InvalidArgument) as error:
+            log.debug("exec not expected any more", exec=record.id, reason=str(error))
+        except BulkheadError as error:
+            log.info("lost an exec that may begin", exec=record.id, reason=str(error))
+            if record.id in self._expected:
+                self._doubt(record)
+        else:
+            if told is None:
+                self._doubt(record)
+            else:
+                await self._hear_begun(record.id, shim, told)
+        finally:
+            self._expected.discard(record.id)
+
+    async def _hear_begun(self, exec_id: str, shim: Shim, told: Lasting) -> None:
+        running = self._note_begun(exec_id)
+        if running is None:
+            return
+        begun = self._begun(running, told.began_at)
+        if told.exit_code is None:
+            self._watch(running, shim, begun=begun)
+        else:
+            with contextlib.suppress(BulkheadError):
+                await self._record_end(running, told.exit_code, [begun])
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         """Waits a while for an exec that is about to run. Raises Conflict when it does not."""
@@ -159,8 +229,11 @@ class Execs:
             if record.phase is ExecPhase.RUNNING:
                 self._watch(record)
             elif record.phase is ExecPhase.CREATED:
-                self._doubtful.add(record.id)
-                self.actors.own(self._ask(record), f"ask for exec {record.id[:12]}")
+                self._doubt(record)
+
+    def _doubt(self, record: Exec) -> None:
+        self._doubtful.add(record.id)
+        self.actors.own(self._ask(record), f"ask for exec {record.id[:12]}")
 
     async def _ask(self, record: Exec) -> None:
         """Until its shim tells that it has begun, or is gone: its client may dial at any time."""
@@ -204,7 +277,7 @@ class Execs:
         return [each.id for number, each in enumerate(ended) if number >= MOST_ENDED or each.exited_at < limit]
 
     async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
-        if record.phase is ExecPhase.RUNNING or record.id in self._doubtful:
+        if record.phase is ExecPhase.RUNNING or self._may_have_begun(record):
             record = await self.inspect(record.id)
         if record.phase is ExecPhase.RUNNING:
             raise Conflict(f"exec command {record.id} is already running")
@@ -212,11 +285,9 @@ class Execs:
             raise Conflict(f"exec command {record.id} has already run")
         _check_running(self.records.index.get(container.id))
         shim = await self.shims.ensure(container.id)
-        wanted = size if any(size) else (record.spec.height, record.spec.width)
-        process = exec_process(container, record.spec, links.environment(container, self.records.index))
-        planned = self._plans.of(self.instance.container_data(container.id), process, wanted)
-        await shim.create_exec(record.id, process, stdin=record.spec.attach_stdin, size=wanted, planned=planned)
+        await shim.create_exec(self._asked(record, container, size if any(size) else _size(record)))
         self._doubtful.discard(record.id)
+        self._expected.discard(record.id)
         failpoints.hit("manager.exec.registered")
         running = replace(record, phase=ExecPhase.RUNNING)
         if not detach:
@@ -228,13 +299,20 @@ class Execs:
         await self._run_detached(shim, running)
         self._watch(running, shim)
 
+    def _asked(self, record: Exec, container: Container, size: tuple[int, int]) -> AskedExec:
+        process = exec_process(container, record.spec, links.environment(container, self.records.index))
+        planned = self._plans.of(self.instance.container_data(container.id), process, size)
+        stdin = record.spec.attach_stdin
+        return AskedExec(exec_id=record.id, process=process, stdin=stdin, size=size, planned=planned)
+
     async def _save_begun(self, record: Exec, begun: Event) -> None:
         await self.records.save_exec(record, begun)
         failpoints.hit("manager.exec.running")
 
-    def _begun(self, record: Exec) -> Event:
+    def _begun(self, record: Exec, at: int = 0) -> Event:
         container = self.records.index.get(record.container_id)
-        return of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
+        event = of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
+        return replace(event, time=at) if at else event
 
     async def _run_detached(self, shim: Shim, record: Exec) -> None:
         try:
@@ -388,6 +466,15 @@ def _check_running(container: Container) -> None:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         case _:
             raise Conflict(f"Container {container.id} is not running")
+
+
+def _has_streams(record: Exec) -> bool:
+    spec = record.spec
+    return spec.attach_stdin or spec.attach_stdout or spec.attach_stderr
+
+
+def _size(record: Exec) -> tuple[int, int]:
+    return record.spec.height, record.spec.width
 
 
 def _shown(spec: ExecSpec) -> str:

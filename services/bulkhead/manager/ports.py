@@ -263,6 +263,25 @@ class ShimState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskedExec:
+    """A process to run; `size` is its terminal's height and width, 0 = leave it."""
+
+    exec_id: str
+    process: dict[str, Any]
+    stdin: bool
+    size: tuple[int, int]
+    planned: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lasting:
+    """When an exec began, and its exit code if it is over."""
+
+    began_at: int
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecState:
     """What a shim says of an exec: phase created, running or exited."""
 
@@ -272,7 +291,7 @@ class ExecState:
 
 
 class Shim(Protocol):
-    """One container's shim. Calls have their own deadlines, but `wait` and `begun`; Unavailable when it is gone."""
+    """One container's shim. Calls have their own deadlines, but those that wait; Unavailable when it is gone."""
 
     async def state(self) -> ShimState: ...
 
@@ -304,10 +323,14 @@ class Shim(Protocol):
     async def pids(self) -> list[int]:
         """The container's processes in the host's pid namespace."""
 
-    async def create_exec(
-        self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
-    ) -> None:
-        """Register an exec; `size` is the terminal's height and width, 0 = leave it."""
+    async def create_exec(self, asked: AskedExec) -> None:
+        """Register an exec."""
+
+    async def expect_exec(self, asked: AskedExec) -> Lasting | None:
+        """Register an exec; answers when it has run for a while, or has ended. Raises Conflict when it never will.
+
+        A shim of an earlier release answers None at once.
+        """
 
     async def start_exec(self, exec_id: str) -> int:
         """Start a registered exec; its pid. Raises LaunchFailed."""
@@ -315,7 +338,7 @@ class Shim(Protocol):
     async def exec_state(self, exec_id: str) -> ExecState: ...
 
     async def begun(self, exec_id: str) -> None:
-        """Answers when an exec runs, or has. Raises NotFound, Conflict when it was forgotten."""
+        """Answers when an exec runs, or has. Raises NotFound, Conflict when it never will."""
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None: ...
 

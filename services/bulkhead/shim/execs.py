@@ -56,11 +56,13 @@ class Exec:
     phase: ExecPhase = ExecPhase.CREATED
     running: Process | None = None
     pid: int = 0
+    # When it was begun, whatever came of that.
     started_at: int = 0
     exit_code: int | None = None
     exited_at: int = 0
     waiting: list[Callable[[Exec], None]] = field(default_factory=list)
     beginning: list[Callable[[Exec], None]] = field(default_factory=list)
+    lasting: list[Callable[[Exec], None]] = field(default_factory=list)
     keeping: Timer | None = None
     kept: bool = False
 
@@ -116,7 +118,7 @@ class Execs:
         one = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned)
         if before is not None:
             before.streams.finish()
-            one.waiting, one.beginning = before.waiting, before.beginning
+            one.waiting, one.beginning, one.lasting = before.waiting, before.beginning, before.lasting
         self._table[exec_id] = one
 
     def find(self, exec_id: str) -> Exec:
@@ -145,6 +147,7 @@ class Execs:
         task = self._container.running_task()
         streams = one.streams
         failpoints.hit("shim.exec.begun")
+        one.started_at = time.time_ns()
         stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, lasting=True)
         try:
             running = self.launcher.exec(
@@ -163,10 +166,10 @@ class Execs:
         failpoints.hit("shim.exec.launched")
         streams.launched(running.console)
         one.running, one.pid = running, running.pid
-        one.phase, one.started_at = ExecPhase.RUNNING, time.time_ns()
+        one.phase = ExecPhase.RUNNING
         self._signals.watch(running.pid, running.pidfd, lambda: self._ended(one))
         one.keeping = self._loop.later(_KEEP_AFTER, lambda: self._keep(one))
-        _tell_of_beginning(one)
+        _tell(one.beginning, one)
 
     def kill(self, exec_id: str, number: int) -> None:
         """Signal its process."""
@@ -196,10 +199,21 @@ class Execs:
         else:
             hear(found)
 
+    def when_lasting(self, exec_id: str, hear: Callable[[Exec], None]) -> None:
+        """Call `hear` when it has run for a while or ended, at once if it has; one that is forgotten never will."""
+        found = self.find(exec_id)
+        if found.kept or found.phase is ExecPhase.EXITED:
+            hear(found)
+        else:
+            found.lasting.append(hear)
+
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for what becomes of one."""
-        return any(one.waiting or one.beginning for one in self._table.values())
+        return any(
+            one.waiting or one.beginning or (one.lasting and one.phase is not ExecPhase.CREATED)
+            for one in self._table.values()
+        )
 
     @property
     def busy(self) -> bool:
@@ -220,6 +234,7 @@ class Execs:
     def _keep(self, one: Exec) -> None:
         one.kept = True
         self._container.custody.changed()
+        _tell(one.lasting, one)
 
     def _to_keep(self) -> dict[str, int]:
         kept: dict[str, int] = {}
@@ -258,12 +273,11 @@ class Execs:
         if one.kept:
             self._container.custody.changed()
         failpoints.hit("shim.exec.ended")
-        _tell_of_beginning(one)
+        _tell(one.beginning, one)
         # Its client first: the manager is asked later, and asks here if it has not been told by then.
         one.streams.finish()
-        waiting, one.waiting = one.waiting, []
-        for hear in waiting:
-            hear(one)
+        _tell(one.waiting, one)
+        _tell(one.lasting, one)
         one.process, one.planned = {"terminal": one.tty}, b""
         # Last in the table's order is last to be forgotten.
         self._table[one.exec_id] = self._table.pop(one.exec_id)
@@ -275,7 +289,8 @@ class Execs:
     def _forget(self, one: Exec) -> None:
         if self._table.get(one.exec_id) is one:
             del self._table[one.exec_id]
-            _tell_of_beginning(one)
+            _tell(one.beginning, one)
+            _tell(one.lasting, one)
 
     def _make_room(self) -> None:
         if len(self._table) < _MOST:
@@ -298,9 +313,11 @@ class _Inherited:
         self.pidfd = pidfd
 
 
-def _tell_of_beginning(one: Exec) -> None:
-    beginning, one.beginning = one.beginning, []
-    for hear in beginning:
+def _tell(listeners: list[Callable[[Exec], None]], one: Exec) -> None:
+    """Each once."""
+    told = listeners.copy()
+    listeners.clear()
+    for hear in told:
         hear(one)
 
 

@@ -199,6 +199,7 @@ class ExecCreateRequest(Message):
     height: int = 0
     width: int = 0
     planned: bytes = b""
+    lasting: bool = False
     FIELDS: ClassVar = (
         Field(1, "exec_id", STRING),
         Field(2, "process", BYTES),
@@ -206,6 +207,19 @@ class ExecCreateRequest(Message):
         Field(4, "height", UNSIGNED),
         Field(5, "width", UNSIGNED),
         Field(6, "planned", BYTES),
+        Field(7, "lasting", BOOL),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecCreateResponse(Message):
+    began_at: int = 0
+    exited_at: int = 0
+    exit_code: int = 0
+    FIELDS: ClassVar = (
+        Field(1, "began_at", SIGNED),
+        Field(2, "exited_at", SIGNED),
+        Field(3, "exit_code", SIGNED),
     )
 
 

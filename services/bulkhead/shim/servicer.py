@@ -159,7 +159,10 @@ class ShimServicer:
             width=request.width,
             planned=request.planned,
         )
-        call.reply(Empty())
+        if request.lasting:
+            self._execs.when_lasting(request.exec_id, functools.partial(_tell_lasting, call))
+        else:
+            call.reply(Empty())
 
     def _exec_start(self, request: messages.ExecReference, call: Call) -> None:
         one = self._execs.startable(request.exec_id)
@@ -245,9 +248,21 @@ def _target(log: messages.LogOptions) -> LogTarget:
 
 def _tell_begun(call: Call, one: Exec) -> None:
     if one.phase is ExecPhase.CREATED:
-        call.fail(Conflict(f"exec {one.exec_id} was forgotten before it ran"))
+        call.fail(_forgotten(one))
     else:
         call.reply(messages.WaitResponse())
+
+
+def _tell_lasting(call: Call, one: Exec) -> None:
+    if one.phase is ExecPhase.CREATED:
+        call.fail(_forgotten(one))
+    else:
+        code = one.exit_code or 0
+        call.reply(messages.ExecCreateResponse(began_at=one.started_at, exited_at=one.exited_at, exit_code=code))
+
+
+def _forgotten(one: Exec) -> Conflict:
+    return Conflict(f"exec {one.exec_id} was forgotten before it ran")
 
 
 def _launch(failure: LaunchFailed) -> messages.Launch:

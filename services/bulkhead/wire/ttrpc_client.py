@@ -240,7 +240,7 @@ class ShimClient:
         )
 
     async def begun(self, exec_id: str, *, timeout: float | None = None) -> None:
-        """Wait until an exec has begun; Conflict when it was forgotten. An earlier shim answers at its end."""
+        """Wait until an exec has begun; Conflict when it never will. An earlier shim answers at its end."""
         await self._call("Wait", shim.WaitRequest(exec_id=exec_id, begun=True), shim.WaitResponse, timeout)
 
     async def kill(
@@ -259,7 +259,7 @@ class ShimClient:
         return await self._call("Pids", shim.PidsRequest(), shim.PidsResponse, timeout)
 
     async def exec_create(
-        self, request: shim.ExecCreateRequest, *, timeout: float = DEFAULT_TIMEOUT
+        self, request: shim.ExecCreateRequest, *, timeout: float | None = DEFAULT_TIMEOUT
     ) -> shim.ExecCreateResponse:
         return await self._call("ExecCreate", request, shim.ExecCreateResponse, timeout)
 

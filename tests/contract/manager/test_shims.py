@@ -22,7 +22,7 @@ from bulkhead.manager.adapters.shims import SupervisedShims
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
-from bulkhead.manager.ports import Bundle, OverlayDirs, Shim, Shims
+from bulkhead.manager.ports import AskedExec, Bundle, OverlayDirs, Shim, Shims
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.model.ids import new_id
@@ -203,13 +203,30 @@ async def test_exec(exam: Exam) -> None:
             "env": ["PATH=/bin"],
             "user": {"uid": 0, "gid": 0},
         }
-        await shim.create_exec("e1", process, stdin=False, size=(0, 0))
+        await shim.create_exec(AskedExec(exec_id="e1", process=process, stdin=False, size=(0, 0)))
         assert await shim.start_exec("e1") > 0
         if isinstance(shim, FakeShim):
             shim.exit_exec("e1", 5)
         assert (await shim.wait("e1")).code == 5
         state = await shim.exec_state("e1")
         assert (state.phase, state.exit_code) == ("exited", 5)
+
+
+async def test_an_expected_exec(exam: Exam) -> None:
+    async with exam.running("sleep", "99") as (_, shim):
+        process = {"args": ["sleep", "99"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+        asked = AskedExec(exec_id="e1", process=process, stdin=False, size=(0, 0))
+        expecting = asyncio.create_task(shim.expect_exec(asked))
+        await asyncio.sleep(0)
+        assert (await shim.exec_state("e1")).phase == "created"
+        assert not expecting.done()
+        await shim.start_exec("e1")
+        told = await expecting
+        assert told is not None
+        assert told.began_at > 0
+        assert told.exit_code is None
+        with pytest.raises(Conflict):
+            await shim.expect_exec(asked)
 
 
 async def test_command_that_is_not_there(real_exam: Exam) -> None:

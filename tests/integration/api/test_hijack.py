@@ -222,6 +222,43 @@ async def test_exec_streams_and_keeps_its_code(fake: Fake, headers: dict[str, st
     assert (again.status, again.message) == (409, f"exec command {made} has already run")
 
 
+@pytest.mark.parametrize(("expecting", "asked"), [("", False), ("unknown", True), ("away", True)])
+async def test_an_exec_whose_shim_expects_it_is_started_there(fake: Fake, expecting: str, asked: bool) -> None:
+    """The manager is asked only when the shim does not serve it."""
+    container = await fake.run("sleep", "100")
+    fake.manager.expecting = expecting
+    made = await exec_id(fake, container.id, "echo", "hello")
+    async with connected(fake.socket) as wire:
+        wire.send(request("POST", f"/exec/{made}/start", {}, **UPGRADE))
+        await wire.head()
+        assert await wire.frame() == (1, b"hello\n")
+    assert fake.manager.asked_starts == ([made] if asked else [])
+    assert fake.manager.unanswered == []
+
+
+async def test_an_exec_that_nobody_says_has_started_is_not_started_twice(fake: Fake) -> None:
+    container = await fake.run("sleep", "100")
+    fake.manager.expecting = "silent"
+    made = await exec_id(fake, container.id, "echo", "hello")
+    reply = await fake.call("POST", f"/exec/{made}/start", {})
+    assert reply.status == 503
+    assert fake.manager.asked_starts == []
+    assert fake.manager.unanswered == [made]
+
+
+@pytest.mark.parametrize(("size", "asked"), [([5, 9], True), ([3, 4], False), (None, False)])
+async def test_another_size_of_the_terminal_has_to_be_asked_for(
+    fake: Fake, size: list[int] | None, asked: bool
+) -> None:
+    container = await fake.run("sleep", "100")
+    made = await exec_id(fake, container.id, "true", Tty=True, ConsoleSize=[3, 4])
+    async with connected(fake.socket) as wire:
+        wire.send(request("POST", f"/exec/{made}/start", {"Tty": True, "ConsoleSize": size}, **UPGRADE))
+        await wire.head()
+        await wire.rest()
+    assert fake.manager.asked_starts == ([made] if asked else [])
+
+
 async def _has_ended(fake: Fake, made: str) -> bool:
     code: int | None = (await fake.call("GET", f"/exec/{made}/json")).json["ExitCode"]
     return code == 0

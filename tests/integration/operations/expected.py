@@ -29,9 +29,7 @@ LIFE: dict[str, dict[str, int]] = {
     "exec": {
         "forks shim": 2,
         "rpc manager Create": 1,
-        "rpc manager Start": 1,
         "rpc shim ExecCreate": 1,
-        "rpc shim Wait": 1,
         "sql statements": 5,
         "sql transactions": 2,
     },

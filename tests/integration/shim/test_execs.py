@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,44 @@ async def test_who_waits_for_a_beginning_that_fails_hears_of_it(shim: Shim) -> N
     await shim.client.exec_start("e")
     await begun
     assert (await shim.client.exec_state("e")).phase == "exited"
+
+
+async def test_who_registers_may_wait_for_the_end(shim: Shim) -> None:
+    """One answer for a brief exec: when it began and how it ended."""
+    text = b'{"args": ["/bin/sh", "-c", "exit 4"], "cwd": "/"}'
+    request = wire.ExecCreateRequest(exec_id="e", process=text, lasting=True)
+    registering = asyncio.create_task(shim.client.exec_create(request))
+    await shim.client.state()
+    assert not registering.done()
+    before = time.time_ns()
+    await (await dial(shim, "e")).output()
+    told = await registering
+    if told.exited_at:
+        assert told.exit_code == 4
+    assert before <= told.began_at <= time.time_ns()
+
+
+async def test_who_registers_is_told_of_one_that_lasts(shim: Shim) -> None:
+    text = b'{"args": ["/bin/sh", "-c", "read line"], "cwd": "/"}'
+    request = wire.ExecCreateRequest(exec_id="e", process=text, open_stdin=True, lasting=True)
+    registering = asyncio.create_task(shim.client.exec_create(request))
+    await shim.client.state()
+    stream = await dial(shim, "e")
+    told = await registering
+    assert told.began_at > 0
+    assert told.exited_at == 0
+    stream.writer.write(b"\n")
+    assert (await shim.client.wait("e", timeout=20)).exited_at > 0
+
+
+async def test_who_registers_what_is_forgotten_is_told(shim: Shim) -> None:
+    request = wire.ExecCreateRequest(exec_id="e", process=b'{"args": ["true"], "cwd": "/"}', lasting=True)
+    registering = asyncio.create_task(shim.client.exec_create(request))
+    await shim.client.state()
+    for number in range(1024):
+        await register(shim, f"other{number}", "true")
+    with pytest.raises(Conflict, match="before it ran"):
+        await registering
 
 
 async def test_execs_need_a_running_container(launch: Launch) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted, Unavailable
 from bulkhead.manager import execs as execs_module
+from bulkhead.manager.ports import AskedExec
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from tests.support.eventually import eventually
@@ -27,6 +28,10 @@ async def core(tmp_path: Path) -> AsyncIterator[Running]:
 async def _created(core: Running, container_id: str, **spec: object) -> Exec:
     told = {"command": ("ls", "-l"), **spec}
     return await core.core.execs.create(container_id, ExecSpec(**told))  # type: ignore[arg-type]
+
+
+def _asked(record: Exec) -> AskedExec:
+    return AskedExec(exec_id=record.id, process={}, stdin=False, size=(0, 0))
 
 
 async def _ended(core: Running, exec_id: str) -> Exec:
@@ -187,7 +192,7 @@ async def test_a_start_cut_short_is_made_again(tmp_path: Path) -> None:
     async with running_core(world) as core:
         container_id = await core.run("sleep", "9")
         record = await _created(core, container_id)
-        await core.shim(container_id).create_exec(record.id, {}, stdin=False, size=(0, 0))
+        await core.shim(container_id).create_exec(_asked(record))
         await core.records.save_exec(replace(record, phase=ExecPhase.RUNNING))
     async with running_core(world) as core:
         assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
@@ -205,7 +210,7 @@ async def test_a_start_that_no_record_knows_of_goes_on(tmp_path: Path) -> None:
         container_id = await core.run("sleep", "9")
         begun, waiting = await _created(core, container_id), await _created(core, container_id)
         for each in (begun, waiting):
-            await core.shim(container_id).create_exec(each.id, {}, stdin=False, size=(0, 0))
+            await core.shim(container_id).create_exec(_asked(each))
         await core.shim(container_id).start_exec(begun.id)
     async with running_core(world) as core:
         assert (await core.core.execs.inspect(begun.id)).phase is ExecPhase.RUNNING
@@ -228,7 +233,7 @@ async def test_a_start_that_no_record_knows_of_is_taken_up_when_its_shim_answers
         container_id = await core.run("sleep", "9")
         record = await _created(core, container_id)
         shim = core.shim(container_id)
-        await shim.create_exec(record.id, {}, stdin=False, size=(0, 0))
+        await shim.create_exec(_asked(record))
         await shim.start_exec(record.id)
 
     async def nap(_: float) -> None:
@@ -253,7 +258,7 @@ async def test_a_start_that_no_record_knows_of_may_begin_after_the_next_manager(
         container_id = await core.run("sleep", "9")
         record = await _created(core, container_id)
         shim = core.shim(container_id)
-        await shim.create_exec(record.id, {}, stdin=False, size=(0, 0))
+        await shim.create_exec(_asked(record))
     async with running_core(world) as core:
         await eventually(lambda: record.id in shim.awaited_execs)
         await shim.start_exec(record.id)
@@ -273,7 +278,7 @@ async def test_what_begins_after_the_next_manager_is_recorded_though_nobody_asks
         record, never = await _created(core, container_id), await _created(core, container_id)
         shim = core.shim(container_id)
         for each in (record, never):
-            await shim.create_exec(each.id, {}, stdin=False, size=(0, 0))
+            await shim.create_exec(_asked(each))
     async with running_core(world) as core:
         await eventually(lambda: {record.id, never.id} <= shim.awaited_execs)
         await shim.start_exec(record.id)
@@ -291,6 +296,107 @@ async def test_what_begins_after_the_next_manager_is_recorded_though_nobody_asks
 def _phase(core: Running, exec_id: str) -> ExecPhase | None:
     found = core.records.exec(exec_id)
     return None if found is None else found.phase
+
+
+async def _expected(core: Running, container_id: str) -> Exec:
+    """One with streams, which its shim knows."""
+    record = await _created(core, container_id, attach_stdout=True)
+    await eventually(lambda: record.id in core.shim(container_id).exec_processes)
+    return record
+
+
+async def test_one_with_streams_runs_though_nobody_asks_for_its_start(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.brief, shim.began_at = True, 17
+    record = await _expected(core, container_id)
+    assert core.core.execs.socket_of(record) == str(core.world.instance.stdio_socket(container_id))
+    assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+    shim.begin_exec(record.id)
+    assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
+    shim.exit_exec(record.id, 6)
+    assert (await _ended(core, record.id)).exit_code == 6
+    assert (await core.actions())[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
+async def test_a_brief_end_is_recorded_with_the_moment_of_its_beginning(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.brief, shim.began_at = True, 17
+    record = await _expected(core, container_id)
+    shim.begin_exec(record.id)
+    shim.exit_exec(record.id, 6)
+    await eventually(lambda: _phase(core, record.id) is ExecPhase.EXITED)
+    times = {each.action: each.time for each in await core.journal()}
+    assert times["exec_start: ls -l"] == 17
+
+
+async def test_one_that_lasts_is_on_record_while_it_runs(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _expected(core, container_id)
+    core.shim(container_id).begin_exec(record.id)
+    await eventually(lambda: _phase(core, record.id) is ExecPhase.RUNNING)
+    with pytest.raises(Conflict, match=f"exec command {record.id} is already running"):
+        await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    core.shim(container_id).exit_exec(record.id, 3)
+    assert (await _ended(core, record.id)).exit_code == 3
+    assert (await core.actions()).count("exec_start: ls -l") == 1
+
+
+async def test_a_start_that_is_asked_for_is_recorded_once(core: Running) -> None:
+    """The client's own API does not know the exec, say: it was created by another one."""
+    container_id = await core.run("sleep", "9")
+    record = await _expected(core, container_id)
+    await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    core.shim(container_id).begin_exec(record.id)
+    core.shim(container_id).exit_exec(record.id, 3)
+    assert (await _ended(core, record.id)).exit_code == 3
+    told = [each for each in await core.actions() if each.startswith(("exec_start", "exec_die"))]
+    assert told == ["exec_start: ls -l", "exec_die"]
+
+
+async def test_what_never_begins_says_nothing(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _expected(core, container_id)
+    await core.core.containers.stop(container_id, "", None)
+    assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+    assert not [each for each in await core.actions() if each.startswith(("exec_start", "exec_die"))]
+
+
+async def test_one_that_its_shim_took_along_has_ended(core: Running) -> None:
+    """Its client had the shim start it and was told nothing: nobody knows how it ended."""
+    container_id = await core.run("sleep", "9")
+    record = await _expected(core, container_id)
+    core.shim(container_id).die()
+    await core.world.shims.ensure(container_id)
+    assert (await core.core.execs.inspect(record.id, asked=True)).phase is ExecPhase.RUNNING
+    assert (await _ended(core, record.id)).exit_code == execs_module.UNKNOWN_EXIT
+    assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]
+
+
+async def test_a_shim_of_before_is_asked_whether_it_has_begun(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.old = True
+    record = await _expected(core, container_id)
+    await eventually(lambda: record.id in shim.awaited_execs)
+    shim.begin_exec(record.id)
+    await eventually(lambda: _phase(core, record.id) is ExecPhase.RUNNING)
+    shim.exit_exec(record.id, 3)
+    assert (await _ended(core, record.id)).exit_code == 3
+
+
+async def test_one_that_no_record_takes_is_expected_no_more(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    container_id = await core.run("sleep", "9")
+
+    async def full(*_: object) -> None:
+        await eventually(lambda: bool(core.shim(container_id).exec_processes))
+        raise ResourceExhausted("no space left on device")
+
+    monkeypatch.setattr(core.records, "save_exec", full)
+    with pytest.raises(ResourceExhausted):
+        await _created(core, container_id, attach_stdout=True)
+    await eventually(lambda: not core.core.execs._expected)
 
 
 async def test_an_attached_start_is_on_record_soon(core: Running) -> None:

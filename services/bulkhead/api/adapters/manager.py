@@ -7,6 +7,7 @@ channel works again when it is back.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import cast
 
@@ -63,6 +64,7 @@ PEER = "manager"
 # Who looks after a manager that may be stuck does not wait for it longer than this.
 LOOK_SECONDS = 2.0
 SNAPSHOT_SECONDS = 10.0
+MOST_EXPECTED = 64
 # A stop waits as long as the container's own timeout says, which may be for ever: a client that leaves ends the call.
 PATIENT_SECONDS = 10.0**7
 # Some 2 KB each: of as many containers as one machine runs; and some 20 KB each: of those that somebody polls.
@@ -207,10 +209,20 @@ class ManagerExecs:
 
     def __init__(self, channel: Channel) -> None:
         self._stub = stub(wire.ExecsStub, channel, PEER)
+        # Of those created last: most clients start theirs next. What is not in it costs a question.
+        self._expected: OrderedDict[str, StartedExec] = OrderedDict()
 
     async def create(self, ref: str, spec: ExecSpec) -> str:
         request = wire.CreateExecRequest(ref=ref, spec=to_message(wire.ExecSpec, spec))
-        return (await self._stub.create(request)).id
+        answer = await self._stub.create(request)
+        if answer.socket:
+            self._expected[answer.id] = StartedExec(socket=answer.socket, spec=spec)
+            if len(self._expected) > MOST_EXPECTED:
+                self._expected.popitem(last=False)
+        return answer.id
+
+    def expected(self, exec_id: str) -> StartedExec | None:
+        return self._expected.pop(exec_id, None)
 
     async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> StartedExec:
         request = wire.StartExecRequest(id=exec_id, detach=detach, tty=tty, height=height, width=width)
@@ -220,8 +232,8 @@ class ManagerExecs:
         spec = to_model(ExecSpec, answer.spec) if answer.spec is not None else (await self.inspect(exec_id)).spec
         return StartedExec(socket=answer.socket, spec=spec)
 
-    async def inspect(self, exec_id: str) -> InspectedExec:
-        return to_model(InspectedExec, await self._stub.inspect(wire.InspectExecRequest(id=exec_id)))
+    async def inspect(self, exec_id: str, *, asked: bool = False) -> InspectedExec:
+        return to_model(InspectedExec, await self._stub.inspect(wire.InspectExecRequest(id=exec_id, asked=asked)))
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         await self._stub.resize(wire.ResizeExecRequest(id=exec_id, height=height, width=width))

@@ -14,7 +14,7 @@ import msgspec
 
 from bulkhead import telemetry
 from bulkhead.api.connection import End, Listener
-from bulkhead.api.ports import Following, ProcessEnd, Streams
+from bulkhead.api.ports import Following, ProcessEnd, Streams, Unreachable
 from bulkhead.errors import Unavailable
 from bulkhead.wire.expiry import expire
 from bulkhead.wire.status import error_named
@@ -84,7 +84,7 @@ async def _asked(path: str, line: bytes) -> _ShimEnd:
         _, end = await asyncio.get_running_loop().create_unix_connection(_ShimEnd, sock=dialled)
     except OSError as error:
         dialled.close()
-        raise Unavailable(f"cannot reach the container's shim at {path}: {error.strerror or error}") from error
+        raise Unreachable(f"cannot reach the container's shim at {path}: {error.strerror or error}") from error
     except BaseException:
         dialled.close()
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 from aiohttp import web
 
@@ -11,12 +12,12 @@ from bulkhead.api import answers
 from bulkhead.api.call import Call
 from bulkhead.api.detach import check_keys
 from bulkhead.api.hijack import Hijacked, take_over
-from bulkhead.api.ports import Execs, Stdio, Streams
+from bulkhead.api.ports import Execs, ProcessEnd, StartedExec, Stdio, Streams, Unreachable
 from bulkhead.api.routes.containers import window_size
 from bulkhead.api.schema import execs as schema
 from bulkhead.api.splice import splice
 from bulkhead.api.streams import STDOUT, frame, framing
-from bulkhead.errors import Unavailable
+from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
 
 _GLANCE_FIRST, _GLANCE_LONGEST = 0.05, 1.0
 
@@ -37,19 +38,13 @@ class ExecRoutes:
         height, width = schema.console_size(body.ConsoleSize)
         exec_id = call["id"]
         detach, tty = bool(body.Detach), bool(body.Tty)
-        starting = self._execs.start(exec_id, detach=detach, tty=tty, height=height, width=width)
+        starting = functools.partial(self._execs.start, exec_id, detach=detach, tty=tty, height=height, width=width)
         if detach:
-            await starting
+            await starting()
             return answers.empty(200)
-        started = await starting
-        spec = started.spec
-        wanted = Streams(
-            stdin=spec.attach_stdin,
-            stdout=spec.attach_stdout,
-            stderr=spec.attach_stderr,
-            detach_keys=spec.detach_keys,
+        process, is_tty = await self._run_expected(exec_id, (height, width)) or await self._run(
+            exec_id, await starting()
         )
-        process, is_tty = await self._stdio.exec(started.socket, exec_id, wanted)
         try:
             client = take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
@@ -59,12 +54,38 @@ class ExecRoutes:
             process.close()
         return Hijacked()
 
+    async def _run_expected(self, exec_id: str, size: tuple[int, int]) -> tuple[ProcessEnd, bool] | None:
+        """Without asking for its start; None when its shim does not know it yet, or any more, or will not have it."""
+        expected = self._execs.expected(exec_id)
+        if expected is None or (any(size) and size != (expected.spec.height, expected.spec.width)):
+            return None
+        with contextlib.suppress(Unreachable, NotFound, Conflict):
+            return await self._run(exec_id, expected)
+        return None
+
+    async def _run(self, exec_id: str, started: StartedExec) -> tuple[ProcessEnd, bool]:
+        spec = started.spec
+        wanted = Streams(
+            stdin=spec.attach_stdin,
+            stdout=spec.attach_stdout,
+            stderr=spec.attach_stderr,
+            detach_keys=spec.detach_keys,
+        )
+        try:
+            return await self._stdio.exec(started.socket, exec_id, wanted)
+        except Unreachable:
+            raise
+        except Unavailable:
+            with contextlib.suppress(BulkheadError):
+                await self._execs.inspect(exec_id, asked=True)
+            raise
+
     async def _settled(self, exec_id: str) -> None:
         """When the shim dies the exec goes on: its client, which asks for its exit code next, waits for its end."""
         delay = _GLANCE_FIRST
         while True:
             with contextlib.suppress(Unavailable):
-                if not (await self._execs.inspect(exec_id)).running:
+                if not (await self._execs.inspect(exec_id, asked=True)).running:
                     return
             await asyncio.sleep(delay)
             delay = min(delay * 2, _GLANCE_LONGEST)

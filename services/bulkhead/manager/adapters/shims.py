@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -23,7 +22,7 @@ from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, 
 from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
-from bulkhead.manager.ports import Bundle, Created, ExecState, Exit, Shim, ShimState, SupervisorAway
+from bulkhead.manager.ports import AskedExec, Bundle, Created, ExecState, Exit, Lasting, Shim, ShimState, SupervisorAway
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import SHIM_SOCKET, Instance
 from bulkhead.model.losses import Loss
@@ -107,19 +106,14 @@ class RemoteShim:
     async def pids(self) -> list[int]:
         return list((await self.client.pids()).pids)
 
-    async def create_exec(
-        self, exec_id: str, process: dict[str, Any], *, stdin: bool, size: tuple[int, int], planned: bytes = b""
-    ) -> None:
-        await self.client.exec_create(
-            wire.ExecCreateRequest(
-                exec_id=exec_id,
-                process=_encode(process),
-                open_stdin=stdin,
-                height=size[0],
-                width=size[1],
-                planned=planned,
-            )
-        )
+    async def create_exec(self, asked: AskedExec) -> None:
+        await self.client.exec_create(_exec_request(asked))
+
+    async def expect_exec(self, asked: AskedExec) -> Lasting | None:
+        told = await self.client.exec_create(_exec_request(asked, lasting=True), timeout=None)
+        if not told.began_at:
+            return None
+        return Lasting(began_at=told.began_at, exit_code=told.exit_code if told.exited_at else None)
 
     async def start_exec(self, exec_id: str) -> int:
         answer = await self.client.exec_start(exec_id)
@@ -401,6 +395,18 @@ def _create_request(bundle: Bundle, *, start: bool) -> wire.CreateRequest:
 def _exit(answer: wire.WaitResponse) -> Exit:
     losses = _losses(answer.losses)
     return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed, losses=losses)
+
+
+def _exec_request(asked: AskedExec, *, lasting: bool = False) -> wire.ExecCreateRequest:
+    return wire.ExecCreateRequest(
+        exec_id=asked.exec_id,
+        process=_encode(asked.process),
+        open_stdin=asked.stdin,
+        height=asked.size[0],
+        width=asked.size[1],
+        planned=asked.planned,
+        lasting=lasting,
+    )
 
 
 def _losses(told: bytes) -> tuple[Loss, ...]:

@@ -18,7 +18,8 @@ class ExecsServicer(api.ExecsBase):
 
     async def create(self, message: api.CreateExecRequest) -> api.CreateExecResponse:
         spec = to_model(ExecSpec, message.spec) if message.spec is not None else ExecSpec()
-        return api.CreateExecResponse(id=(await self._execs.create(message.ref, spec)).id)
+        created = await self._execs.create(message.ref, spec)
+        return api.CreateExecResponse(id=created.id, socket=self._execs.socket_of(created))
 
     async def start(self, message: api.StartExecRequest) -> api.StartExecResponse:
         size = (message.height, message.width)
@@ -30,7 +31,7 @@ class ExecsServicer(api.ExecsBase):
         return api.StartExecResponse(socket=started.socket, tty=started.spec.tty, spec=spec)
 
     async def inspect(self, message: api.InspectExecRequest) -> api.InspectExecResponse:
-        found = await self._execs.inspect(message.id)
+        found = await self._execs.inspect(message.id, asked=message.asked)
         return api.InspectExecResponse(
             id=found.id,
             container_id=found.container_id,

@@ -338,6 +338,11 @@ default_message_pool.register_message("bulkhead.manager.v1", "CreateExecRequest"
 class CreateExecResponse(betterproto2.Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
+    socket: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Where the shim will know an exec with streams in a moment: who finds it there need not ask for its start.
+    """
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "CreateExecResponse", CreateExecResponse)
 
@@ -740,6 +745,11 @@ default_message_pool.register_message("bulkhead.manager.v1", "InspectDistributio
 @dataclass(eq=False, repr=False)
 class InspectExecRequest(betterproto2.Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    asked: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    the shim was asked to run it, and did not say how that went: it has begun, for all that is known
+    """
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "InspectExecRequest", InspectExecRequest)

@@ -151,13 +151,26 @@ class ExecCreateRequest(betterproto2.Message):
     what the process comes to, as in CreateRequest
     """
 
+    lasting: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
+    """
+    answer when it has run for a while, or ended; Conflict when it never will. A shim of before ignores it
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "ExecCreateRequest", ExecCreateRequest)
 
 
 @dataclass(eq=False, repr=False)
 class ExecCreateResponse(betterproto2.Message):
-    pass
+    """
+    Empty unless that was asked for.
+    """
+
+    began_at: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+
+    exited_at: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+    exit_code: "int" = betterproto2.field(3, betterproto2.TYPE_INT32)
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "ExecCreateResponse", ExecCreateResponse)
@@ -523,7 +536,7 @@ class WaitRequest(betterproto2.Message):
 
     begun: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
     """
-    of an exec: answer when it has begun; Conflict when it was forgotten. A shim of before ignores it
+    of an exec: answer when it has begun; Conflict when it never will. A shim of before ignores it
     """
 
     for_record: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
