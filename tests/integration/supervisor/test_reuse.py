@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import socket
@@ -34,6 +35,8 @@ pytestmark = [
 SPARE = "bulkhead-zygote"
 # Of the default size, and those that were shims.
 MOST_SPARES = 2 + 8
+# KiB
+LEAST_COPIED = 3 << 10
 
 
 def container_id(number: int) -> str:
@@ -86,6 +89,29 @@ async def test_a_shim_that_was_left_by_its_container_is_the_next_ones(own_servic
     assert not own_service.instance.container_run(container_id(1)).exists()
     assert title(await again(own_service, first, 2)) == f"bulkhead-shim: {container_id(2)[:12]}"
     await shutdown(own_service.instance, 2)
+
+
+async def test_a_spare_that_nobody_wants_gives_back_what_it_has_copied_and_lives_all_the_same(
+    own_service: Service,
+) -> None:
+    """Megabytes each, made for a life that may not come for days."""
+    await taught(own_service)
+    (zygote,) = own_service.children()
+    waiting = spares_of(zygote)
+    assert all(copied(pid) > LEAST_COPIED for pid in waiting)
+    await eventually(lambda: all(copied(pid) < LEAST_COPIED for pid in waiting))
+    pid = await life(own_service, 1)
+    assert pid in waiting
+    await eventually(lambda: title(pid) == SPARE)
+    await again(own_service, pid, 2)
+    await shutdown(own_service.instance, 2)
+
+
+def copied(pid: int) -> int:
+    """KiB of memory that it shares with nobody."""
+    found = re.search(r"^RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def kinds(pid: int) -> list[str]:
