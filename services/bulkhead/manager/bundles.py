@@ -209,8 +209,10 @@ class Bundles:
 
 
 def _make(place: Path) -> None:
+    if os.path.isdir(place):  # noqa: PTH112 -- on the way of each start
+        return  # mkdir(2) would wait for whoever makes or removes another container's
     try:
-        os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create and start
+        os.mkdir(place, 0o700)  # noqa: PTH102 -- on the way of each create
     except FileExistsError:
         return
     except FileNotFoundError:
