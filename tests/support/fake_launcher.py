@@ -98,6 +98,9 @@ class FakeProcess:
     argv0: str = ""
     cgroup: FakeCgroup = field(default_factory=lambda: FakeCgroup(-1))
 
+    def hold_root(self) -> int:
+        return -1
+
     def start(self) -> None:
         os.write(self.go, b"g")
         os.close(self.go)

@@ -113,6 +113,8 @@ def _mount_root(layers: Layers, users: int | None, *, writable: bool) -> int:
         _move(live, _AT_FDCWD, os.fsencode(root), _FROM_EMPTY)
         os.close(live)
     elif writable:
+        # The container may have ended a moment ago.
+        overlay.await_unused(layers.work)
         overlay.forgive_volatile(layers.work)
         private_mounts.attach(_own_overlay(layers, users), str(root))
     else:

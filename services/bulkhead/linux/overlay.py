@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,31 @@ def _set_path(context: int, key: bytes, path: Directory) -> None:
 
 def _set(context: int, key: bytes, value: bytes) -> None:
     syscall.call("fsconfig", context, _SET_STRING, key, value, 0)
+
+
+def lock_in_use(work: str) -> int:
+    """A descriptor which, while it is open, says that the overlay with this work directory is mounted still: for a
+    mount that is attached nowhere, on its way out. Raises OSError."""
+    fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def await_unused(work: str) -> None:
+    """Wait until it is not. Two mounts of the same directories are nobody's idea (the kernel warns, and that is all).
+
+    Blocking, for as long as a disk takes. Nothing is waited for where the directory is missing.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)
 
 
 def forgive_volatile(work: str) -> None:

@@ -105,13 +105,14 @@ class Task:
         launch, self._launch = self._launch, other
         return launch
 
-    def hold_mounts(self) -> int:
-        """Descriptor of the mount namespace, the caller's to close, off the path.
+    def hold_root(self) -> int:
+        """Descriptor (O_PATH) of the mount that is the root, the caller's to close, off the path. Raises OSError.
 
-        The last reference unmounts the overlay, which writes its whole file system to disk: whoever holds
-        one over the exit takes that wait from the container's end.
+        The last reference unmounts the overlay, which writes its whole file system to disk: whoever holds one over the
+        exit takes that wait from the container's end. All other mounts go with the container still. Before `start`:
+        the program may change its root.
         """
-        return os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def signal(self, number: int) -> None:
         """ProcessLookupError when it has ended."""

@@ -42,6 +42,8 @@ _LEAVE_PATIENCE = 12.0
 _PROMPT = 2.0
 _OOM_SCORE = -999
 _BACKLOG = 64
+# Most containers are removed as soon as they have ended. That goes to the disk first, before all that is dirty does.
+_UNMOUNT_PAUSE = 0.005
 # Nothing needs waiting for but the ends of processes.
 _REHEARSAL_PATIENCE = 0.01
 
@@ -135,6 +137,7 @@ class Shim:
     def _undo_rehearsal(self, identity: Identity) -> None:
         self._server.close()
         self._door.stop_listening()
+        self._container.let_go_of_root()
         _remove_run_dir(identity.run_dir)
         atomicfile.remove(f"{identity.data_dir}/{SHIM_RECORD}", durable=False)
         _remove_directory(identity.data_dir)
@@ -214,7 +217,20 @@ class Shim:
         self._container.custody.close()
         self._signals.stop()
         self._loop.close()
+        self._unmount()
         return not self._journal.told
+
+    def end(self) -> None:
+        """After `live`, in a process that will do nothing more: let go of everything, last of the container's root."""
+        if self._container.holds_root:
+            self._container.close_all_but_root()
+            self._unmount()
+
+    def _unmount(self) -> None:
+        """Let go of the container's root. By then nobody waits for this process."""
+        if self._container.holds_root:
+            time.sleep(_UNMOUNT_PAUSE)
+            self._container.let_go_of_root()
 
     def _open(self, identity: Identity, estate: Estate | None = None) -> None:
         """Raises Conflict when another shim has the container, Unavailable when the sockets cannot be made."""

@@ -28,13 +28,14 @@ from bulkhead.errors import (
     NotFound,
     ResourceExhausted,
 )
-from bulkhead.linux import process
+from bulkhead.linux import overlay, process
 from bulkhead.model.losses import Loss, Lost, joined
 from bulkhead.model.refusals import reason
 from bulkhead.shim import bundle, custody, inheritance
 from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
+from bulkhead.shim.held import HeldRoot
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.journal import Journal
 from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from bulkhead.shim.relay import Relays
 
 _RETRY = 1.0
+# How long the root of a container that has ended stays mounted while nobody has its shim leave.
+_UNLEFT = 5.0
 # Beside the bundle, when there is something to check; see `bulkhead.shim.health`.
 _HEALTHCHECK = "healthcheck.json"
 # A parked process has no exit signal yet: waitid(2) finds it only so.
@@ -125,6 +128,7 @@ class Container:
         self._facts = Facts("")
         self._log: LogSink = NoLog()
         self._task: Task | None = None
+        self._root = HeldRoot()
         self._record: TaskRecord | None = None
         self._from_disk = False
         self._ending = False
@@ -326,6 +330,19 @@ class Container:
             self._report("cannot sync the exit record", error)
         self._durable = True
 
+    @property
+    def holds_root(self) -> bool:
+        """Whether the root of a container that has ended is mounted for our sake."""
+        return self._root.is_held
+
+    def close_all_but_root(self) -> None:
+        """Every descriptor of this process, which is about to end: nobody shall wait for a disk to be hung up on."""
+        self._root.close_all_others()
+
+    def let_go_of_root(self) -> None:
+        """Blocking, for as long as its disk takes."""
+        self._root.drop()
+
     def remove(self) -> None:
         """Give back the cgroup and the descriptors of a container that is not alive."""
         task, self._task = self._task, None
@@ -492,6 +509,8 @@ class Container:
 
     def _launch(self, terminal: bool, options: CreateOptions, undo: ExitStack) -> Task:
         streams = self.streams
+        if self._from_disk and options.rootfs is not None:
+            overlay.await_unused(options.rootfs.work)
         streams.stdin_once = options.stdin_once
         streams.resize(options.height, options.width)
         stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
@@ -511,6 +530,9 @@ class Container:
             begun=begun,
         )
         undo.callback(self._discard, task)
+        if options.rootfs is not None:
+            self._root.take(task, options.rootfs)
+            undo.callback(self._root.drop)
         console, task.console = task.console, None
         streams.launched(console)
         if self._task is not task:
@@ -704,6 +726,8 @@ class Container:
             hear(record)
         failpoints.hit("shim.exit.announced")
         self._log.close()
+        self._root.outlive()
+        self._loop.later(_UNLEFT, self.let_go_of_root)
         self.custody.ended()
         if self._remains >= 0:
             os.close(self._remains)

@@ -70,6 +70,9 @@ class Task(Process, Protocol):
     def signal(self, number: int) -> None:
         """Send a signal to it. ProcessLookupError when it has ended."""
 
+    def hold_root(self) -> int:
+        """A descriptor that keeps the mount of its root alive; -1 where that is not ours to do. OSError."""
+
     def start(self) -> None:
         """Returns when the exec succeeded; LaunchFailed otherwise, and the process is dead."""
 

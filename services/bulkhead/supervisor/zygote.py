@@ -203,7 +203,10 @@ def _be_spare(theirs: socket.socket, shim: app.Shim, pages: bytes, *, once: bool
     except BaseException as error:
         plainlog.log_line(2, "error", "a spare shim died", service=_NAME, error=repr(error))
     finally:
-        os._exit(status)
+        try:
+            shim.end()
+        finally:
+            os._exit(status)
 
 
 def _be_shim(theirs: socket.socket, shim: app.Shim) -> int:

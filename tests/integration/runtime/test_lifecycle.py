@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from bulkhead.linux.cgroups import Cgroup
 from bulkhead.nsexec.plan import RootKind
 from bulkhead.runtime import launch, translate
 from bulkhead.runtime.rootfs import StdioFds
+from tests.integration.runtime.test_namespaces import mapped
 from tests.support.containers import PATIENCE, Box, Config, namespace, wait
+from tests.support.eventually import until
+from tests.support.loop_disk import loop_disk
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
@@ -253,9 +257,38 @@ def test_a_container_outlives_its_parent_and_its_exit_code_is_known(tmp_path: Pa
         Cgroup(parent).remove()
 
 
-def test_mounts_can_be_held_over_the_end(box: Box) -> None:
-    task, _ = box.start("sleep", "600")
-    fd = task.hold_mounts()
-    assert str(Path(f"/proc/self/fd/{fd}").readlink()) == namespace(task.pid, "mnt")
+def test_the_root_can_be_held_over_the_end(box: Box) -> None:
+    task, _ = box.start("sh", "-c", "echo written > /file; sleep 600")
+    fd = task.hold_root()
+    until(lambda: _read(fd, "file") == b"written\n")
     box.kill(task)
+    assert _read(fd, "file") == b"written\n"
     os.close(fd)
+
+
+@pytest.mark.parametrize("edit", [lambda _: None, mapped], ids=["plain", "mapped"])
+def test_who_holds_the_root_holds_nothing_else(box: Box, tmp_path: Path, edit: Callable[[Config], None]) -> None:
+    """A volume's file system is free when the container's end is known."""
+    with loop_disk(tmp_path / "volume") as disk:
+        config = box.config("sleep", "600")
+        config["mounts"].append(
+            {"type": "bind", "source": str(disk.place), "destination": "/volume", "options": ["rbind", "rw"]}
+        )
+        edit(config)
+        task = box.create(config)
+        fd = task.hold_root()
+        task.start()
+        disk.unmount()
+        assert disk.is_in_use()
+        box.kill(task)
+        assert not disk.is_in_use()
+        os.close(fd)
+
+
+def _read(directory: int, name: str) -> bytes:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return b""
+    with os.fdopen(file, "rb") as opened:
+        return opened.read()

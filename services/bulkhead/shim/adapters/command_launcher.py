@@ -97,6 +97,10 @@ class CommandTask:
     console: int | None = None
     warnings: tuple[str, ...] = ()
 
+    def hold_root(self) -> int:
+        """It is the runtime's."""
+        return -1
+
     def start(self) -> None:
         """Raises LaunchFailed; the process is dead then."""
         command = self.cgroup.command
