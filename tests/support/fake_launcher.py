@@ -154,6 +154,7 @@ class FakeLauncher:
         stdio: Stdio,
         runtime: Sequence[str] = (),
         planned: bytes = b"",
+        network: tuple[str, int] | None = None,
         begun: Callable[[Any], None],
     ) -> FakeProcess:
         config = bundle.read(data_dir)

@@ -7,6 +7,7 @@ leftovers are the real ones. Calls of the kernel can be made to fail, to hang, o
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -61,6 +62,7 @@ class FakeKernel:
         self.wires: dict[Netns, Wire] = {}  # of eth0
         self.further_wires: dict[tuple[Netns, str], Wire] = {}
         self.default_routes: dict[Netns, str] = {}
+        self.made = 0  # namespaces
         self.loopbacks: set[Netns] = set()
         self.silent: set[str] = set()
         self.gone: set[int] = set()
@@ -112,8 +114,18 @@ class FakeKernel:
             self.add_interface(bridge.name, *bridge.addresses, kind="bridge")
 
     @_kernel_call
+    def plug_new(self, wire: Wire, change: EndpointChange) -> tuple[int, bool]:
+        # Of no process yet: a descriptor's number is another's once it is closed.
+        self.made += 1
+        done = self._plug(ProcessNetns(pid=-self.made, start_time=0), wire, change)
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), done
+
+    @_kernel_call
     def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         self._check_netns(netns)
+        return self._plug(netns, wire, change)
+
+    def _plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         taken = (netns, wire.interface) in self.further_wires or (wire.interface == "eth0" and netns in self.wires)
         if taken or wire.host_interface in self.interfaces:
             raise Conflict("cannot attach a network namespace: File exists")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -36,6 +37,9 @@ class FakeShim:
         self.losses: tuple[Loss, ...] = ()
         self.relays: tuple[Relay, ...] = ()
         self.bundle: Bundle | None = None
+        self.network = 0
+        # Of a release that knows of no network made for it.
+        self.older = False
         self.signals: list[tuple[int, bool]] = []
         self.ignored_signals: set[int] = set()
         self.exec_ends: dict[str, asyncio.Future[Exit]] = {}
@@ -71,14 +75,18 @@ class FakeShim:
             losses=self.losses,
         )
 
-    async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
+    async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
         await self._called("create")
         if self.phase != "new":
             raise Conflict("cannot create: it has been created")
         self.phase, self.bundle = "created", bundle
+        if self.older:
+            network = -1
+        if network >= 0:
+            self.network = os.fstat(network).st_ino
         self.pid, self.start_time = self._next_process()
         try:
-            started_at = await self.start() if start else 0
+            started_at = await self.start() if start or network >= 0 else 0
         except Conflict as error:
             raise Internal(f"its process was ended before its program ran: {error}") from error
         return Created(pid=self.pid, start_time=self.start_time, started_at=started_at)
@@ -235,6 +243,7 @@ class FakeShims:
         self.launched: list[str] = []
         self.discarded: list[str] = []
         self.supervisor_away = False
+        self.older = False
         self.discard_failure: BulkheadError | None = None
         # What the next shims fail with, by method.
         self.failures: dict[str, BulkheadError] = {}
@@ -242,13 +251,14 @@ class FakeShims:
         self.real_process: tuple[int, int] | None = None
         self.gates: dict[str, asyncio.Event] = {}
 
-    async def ensure(self, container_id: str) -> FakeShim:
+    async def ensure(self, container_id: str, *, network_given: bool = False) -> FakeShim:
         found = await self.live(container_id)
         if found is not None:
             return found
         if self.supervisor_away:
             raise SupervisorAway("the supervisor service is not available: connection refused")
         shim = FakeShim(self._instance, container_id, self._next_process)
+        shim.older = self.older
         before = self.shims.get(container_id)
         if before is not None and before.ended is not None:
             shim.phase, shim.ended, shim.pid = "exited", before.ended, before.pid

@@ -24,7 +24,7 @@ class Blocking:
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`call(*args, **kwargs)` in a thread; its result, or what it raised."""
-        return await _ended(asyncio.wrap_future(self._pool.submit(call, *args, **kwargs)))
+        return await ended(asyncio.wrap_future(self._pool.submit(call, *args, **kwargs)))
 
     def close(self) -> None:
         """Wait for running calls and end the threads."""
@@ -33,10 +33,11 @@ class Blocking:
 
 async def to_its_end(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The same in a thread of the event loop's: who is cancelled leaves no call behind that goes on by itself."""
-    return await _ended(asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs)))
+    return await ended(asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs)))
 
 
-async def _ended(future: asyncio.Future[T]) -> T:
+async def ended(future: asyncio.Future[T]) -> T:
+    """What comes of it, which its awaiter's cancellation waits for."""
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -28,6 +28,7 @@ _STEPS = {
     "manager.create.recorded": "its record is durable",
     # starting
     "manager.start.begun": "nothing done yet",
+    "manager.start.wired": "its network namespace is made and plugged in, no process is in it",
     "manager.start.created": "intent and bundle are written, the process is parked",
     "manager.start.plugged": "the process is on its networks",
     "manager.start.named": "its names and addresses are told",

@@ -53,6 +53,7 @@ _NESTED = 0x8000
 _IFF_UP = 0x1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 18, 20, 28, 29, 37
+_IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
 _IFLA_LINK, _IFLA_MACVLAN_MODE, _IFLA_VLAN_ID, _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS = 5, 1, 1, 1, 2
@@ -291,13 +292,15 @@ def veth(*, host: str, peer: str, peer_mac: str, netns: int, master: int, mtu: i
     """Create a veth pair: `host`, up, a port of bridge `master` (its index), and `peer` in the namespace `netns`.
 
     The peer cannot be born up: it is made first, and a veth alone does not open. The kernel undoes
-    all of it when any part fails.
+    all of it when any part fails. Each end has the one queue that it would have anyway: told so at once, the kernel has
+    none to take away again, for which it holds the network lock through an RCU grace period.
     """
+    queues = _number(_IFLA_NUM_TX_QUEUES, 1) + _number(_IFLA_NUM_RX_QUEUES, 1)
     far = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     far += _text(_IFLA_IFNAME, peer) + attribute(_IFLA_ADDRESS, _mac(peer_mac)) + _number(_IFLA_MTU, mtu)
-    far += _number(_IFLA_NET_NS_FD, netns)
+    far += _number(_IFLA_NET_NS_FD, netns) + queues
     info = _text(_IFLA_INFO_KIND, "veth") + nest(_IFLA_INFO_DATA, nest(_VETH_INFO_PEER, far))
-    near = _text(_IFLA_IFNAME, host) + _number(_IFLA_MTU, mtu) + _number(_IFLA_MASTER, master)
+    near = _text(_IFLA_IFNAME, host) + _number(_IFLA_MTU, mtu) + _number(_IFLA_MASTER, master) + queues
     near += nest(_IFLA_LINKINFO, info)
     return _link_request(_NEWLINK, _F_CREATE | _F_EXCL, near)
 
@@ -421,13 +424,15 @@ def enter_netns(netns: int) -> None:
 def new_netns() -> int:
     """A descriptor of a new network namespace, which lives as long as anything refers to it."""
 
-    def make() -> int:
-        if _libc.unshare(_CLONE_NEWNET) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, f"unshare: {os.strerror(error)}")
-        return own_netns()
+    return _on_thread(leave_for_new_netns)
 
-    return _on_thread(make)
+
+def leave_for_new_netns() -> int:
+    """The same; the calling *thread* moves there. Only for threads that end afterwards."""
+    if _libc.unshare(_CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"unshare: {os.strerror(error)}")
+    return own_netns()
 
 
 def own_netns() -> int:

@@ -178,6 +178,10 @@ class Bundles:
             planned=b"" if runtime else self.plans.of_container(container.id, text, rootfs),
         )
 
+    def has_foreign_runtime(self, container: Container) -> bool:
+        """Whether another runtime than the engine's own core launches it. Raises InvalidArgument for one unknown."""
+        return bool(self.runtimes.command(container.spec.runtime))
+
     def link_variables(self, container: Container) -> list[str]:
         """What its links add to its environment. Raises Internal when one cannot be had."""
         return links.environment(container, self.index) if container.spec.links else []

@@ -22,7 +22,6 @@ from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.link_options import DRIVERS, link_plan
 from bulkhead.manager.networks.names import NamedHost, NameFiles
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
-from bulkhead.manager.ports import Created
 from bulkhead.manager.sharing import may_have_links
 from bulkhead.model.container import Container, ContainerSpec, NetworkEndpoint, PublishedPort
 from bulkhead.model.filters import port_range
@@ -35,6 +34,7 @@ from bulkhead.model.network import (
     GatewayMode,
     IPInterface,
     IPNetwork,
+    Netns,
     NetworkRecord,
     Plan,
     PortBinding,
@@ -45,6 +45,7 @@ from bulkhead.model.network import (
 from bulkhead.model.replacing import replace
 
 log = structlog.get_logger()
+_DEFAULT_NAMES = ("bridge", "default", "")
 _BRIDGE = "com.docker.network.bridge."
 _MTU = "com.docker.network.driver.mtu"
 # What Go's strconv.ParseBool takes.
@@ -138,8 +139,51 @@ class Networking:
 
     # ---- containers ----
 
-    async def plug(self, container: Container, created: Created) -> Plugged:
-        """Connect a parked container to its networks, or to none of them. Raises what `Network` does, and NotFound."""
+    def plugs_ahead(self, container: Container) -> bool:
+        """Whether the container can be plugged in before it is there: it is on the default network, and there alone.
+
+        Who is remapped needs a namespace that its own user namespace owns; on others it asks its shim for names.
+        """
+        return (
+            may_have_links(container)
+            and container.remapping is None
+            and len(container.endpoints) == 1
+            and container.endpoints[0].network_name in _DEFAULT_NAMES
+        )
+
+    async def reserve(self, container: Container) -> Plugged:
+        """What a container that `plugs_ahead` will get, so far in the books alone: `plug_reserved` is next, or
+        `unplug`. Raises as `plug` does."""
+        await self._ensure()
+        (wish,) = container.endpoints
+        ways, routed = self._ways(wish)
+        endpoint = self._network.reserve(
+            container.id,
+            routed=routed,
+            wishes=_address_wishes(wish),
+            mac=wish.fixed_mac or None,
+            ports=_to_publish(container.spec, ways, routed, ()),
+            name=container.name,
+        )
+        return Plugged(endpoints=(self._shown(wish, endpoint),), attachments=(endpoint,))
+
+    async def plug_reserved(self, container: Container, reserved: Plugged) -> int:
+        """Make it, in a new network namespace: a descriptor of that, the caller's. Raises as `plug` does."""
+        (wish,), (endpoint,) = container.endpoints, reserved.attachments
+        _, routed = self._ways(wish)
+        link_local = _link_locals(wish, self.known.find(wish.network_id or wish.network_name))
+        return await self._network.plug_reserved(endpoint, routed=routed, link_local=link_local)
+
+    def _ways(self, wish: NetworkEndpoint) -> tuple[Collection[int], Sequence[int]]:
+        """Of who is on one network alone."""
+        ways = gateways_of([(wish, self.known.find(wish.network_id or wish.network_name))])
+        return ways, _through(ways, 0)
+
+    async def plug(self, container: Container, netns: Netns) -> Plugged:
+        """Connect a container that does not run yet to its networks, or to none of them.
+
+        Raises what `Network` does, and NotFound.
+        """
         if not may_have_links(container):
             return Plugged(endpoints=tuple(self._shown(wish) for wish in container.endpoints))
         wishes = [(wish, self.known.find(wish.network_id or wish.network_name)) for wish in container.endpoints]
@@ -149,7 +193,7 @@ class Networking:
         try:
             for number, (wish, network) in enumerate(wishes):
                 done = await self._plug_one(
-                    container, created, done, wish, network, number, ways, routed=_through(ways, number)
+                    container, netns, done, wish, network, number, ways, routed=_through(ways, number)
                 )
         except BaseException:
             await self.unplug(done.attachments)
@@ -161,14 +205,14 @@ class Networking:
         if network.driver == "null":
             return Plugged(endpoints=(*container.endpoints, self._shown(wish)), attachments=container.attachments)
         await self._ensure()
-        created = Created(pid=container.pid, start_time=container.pid_start_time)
+        netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
         number = _free_number(container.attachments)
         done = Plugged(endpoints=container.endpoints, attachments=container.attachments)
         others = [(each, self.known.find(each.network_id or each.network_name)) for each in container.endpoints]
         wishes = [*others, (wish, network)]
         ways = gateways_of(wishes)
         routed = _through(ways, len(wishes) - 1)
-        return await self._plug_one(container, created, done, wish, network, number, ways, routed=routed)
+        return await self._plug_one(container, netns, done, wish, network, number, ways, routed=routed)
 
     async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
         """One network less for a container that runs; what is left. Raises only when nothing was freed."""
@@ -233,7 +277,7 @@ class Networking:
     async def _plug_one(
         self,
         container: Container,
-        created: Created,
+        netns: Netns,
         done: Plugged,
         wish: NetworkEndpoint,
         network: NetworkRecord,
@@ -243,7 +287,6 @@ class Networking:
         routed: Sequence[int],
     ) -> Plugged:
         key = _key(self.known, network)
-        netns = ProcessNetns(pid=created.pid, start_time=created.start_time)
         endpoint = await self._network.attach(
             container.id,
             netns,

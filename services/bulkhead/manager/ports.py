@@ -295,10 +295,12 @@ class Shim(Protocol):
 
     async def state(self) -> ShimState: ...
 
-    async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
+    async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
         """Bring the container's process up to just before its exec, or with `start` beyond it.
 
-        A shim of an earlier release may not know how: `started_at` tells.
+        `network` is a descriptor of the network namespace that it gets instead of a new one: where there is one, all is
+        plugged in, so it goes beyond its exec too. A shim of an earlier release may not know how: `started_at` tells,
+        and what it has parked is in a namespace of its own.
         Raises LaunchFailed, and with `start` Internal when the process was ended before its program ran.
         """
 
@@ -359,8 +361,10 @@ class SupervisorAway(Unavailable):
 class Shims(Protocol):
     """The shims of the instance, one per container at most."""
 
-    async def ensure(self, container_id: str) -> Shim:
-        """The container's live shim, or a new one that adopts what it finds. Raises Unavailable, SupervisorAway."""
+    async def ensure(self, container_id: str, *, network_given: bool = False) -> Shim:
+        """The container's live shim, or a new one that adopts what it finds; `network_given` tells it what will come
+        with `create`. Raises Unavailable, SupervisorAway.
+        """
 
     async def live(self, container_id: str) -> Shim | None:
         """The container's shim if one listens; never makes one."""

@@ -19,15 +19,15 @@ class Relaying:
 
         Raises Unavailable when a port is taken.
         """
-        if _is_concerned(container):
+        if self.concerns(container):
             await shim.relay([relay for endpoint in container.attachments for relay in endpoint.relays])
+
+    @staticmethod
+    def concerns(container: Container) -> bool:
+        """Whether it can have had any: their user has named an IPv6 address of the host."""
+        return any(":" in port.host_ip for port in container.spec.ports)
 
     async def renew(self, container: Container) -> None:
         """The container's networks have changed while it runs."""
-        if _is_concerned(container):
+        if self.concerns(container):
             await self.begin(container, await self.shims.ensure(container.id))
-
-
-def _is_concerned(container: Container) -> bool:
-    """Whether it can have had any: their user has named an IPv6 address of the host."""
-    return any(":" in port.host_ip for port in container.spec.ports)

@@ -6,10 +6,11 @@ Whatever fails on the way undoes all of it: the container stays in the phase it 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -29,11 +30,14 @@ from bulkhead.manager.sharing import Attachment, Namespaces, attachment, may_hav
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
+from bulkhead.model.network import ProcessNetns
 from bulkhead.model.replacing import replace
 
 log = structlog.get_logger()
 INTENT = "start"
 OTHER_FAILURE = 128
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +74,11 @@ class Starting:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_quietly, self.shims.discard, container.id)
             undo.push_async_callback(self.bundles.release, container)
-            shim, created = await self._create(container)
+            shim, created, plugged = await self._create(container, undo)
             failpoints.hit("manager.start.created")
             with _parked(created):
-                plugged = await self.networking.plug(container, created)
-                undo.push_async_callback(self.networking.unplug, plugged.attachments)
-                failpoints.hit("manager.start.plugged")
-                if plugged.attachments:
-                    await self._introduce(container, plugged, shim)
-                failpoints.hit("manager.start.named")
+                if plugged is None:
+                    plugged = await self._plug(container, created, shim, undo)
                 started_at = created.started_at or await shim.start()
             failpoints.hit("manager.start.started")
             running = replace(
@@ -105,6 +105,17 @@ class Starting:
             log.warning("container started with a warning", container=container.id, warning=warning)
         return running, shim
 
+    async def _plug(self, container: Container, created: Created, shim: Shim, undo: AsyncExitStack) -> Plugged:
+        """Into the process's namespace, while it is parked."""
+        netns = ProcessNetns(pid=created.pid, start_time=created.start_time)
+        plugged = await self.networking.plug(container, netns)
+        undo.push_async_callback(self.networking.unplug, plugged.attachments)
+        failpoints.hit("manager.start.plugged")
+        if plugged.attachments:
+            await self._introduce(container, plugged, shim)
+        failpoints.hit("manager.start.named")
+        return plugged
+
     async def _introduce(self, container: Container, plugged: Plugged, shim: Shim) -> None:
         """Let the container find others by their names, and be found."""
         await aside(self.bundles.name_addresses, container, plugged.endpoints)
@@ -112,37 +123,70 @@ class Starting:
         await self.resolving.begin(connected, shim)
         await self.relaying.begin(connected, shim)
 
-    async def _create(self, container: Container) -> tuple[Shim, Created]:
+    async def _create(self, container: Container, undo: AsyncExitStack) -> tuple[Shim, Created, Plugged | None]:
         """The process: parked before its exec if it is to be plugged in there, else it has begun.
 
-        The shim is launched while the bundle is written.
+        The shim is launched while the bundle is written, and the network namespace made and plugged in if that can be
+        done without the process.
         """
-        at_once = not may_have_links(container)
+        at_once, ahead = not may_have_links(container), self._plugs_ahead(container)
         await self.bundles.find_directory(container.id)
         failpoints.hit("manager.start.begun")
         with ExitStack() as pinned:
-            shim, bundle = await _both(self.shims.ensure(container.id), self._prepare(container, pinned))
+            shim, outfit = await _both(
+                self.shims.ensure(container.id, network_given=ahead),
+                self._outfit(container, pinned, undo, ahead=ahead),
+            )
             try:
-                return shim, await shim.create(bundle, start=at_once)
+                created = await shim.create(outfit.bundle, start=at_once, network=outfit.netns)
             except Conflict:
                 # A shim of the last run that was not told to leave; it serves one run only.
                 await self.shims.discard(container.id)
-                shim = await self.shims.ensure(container.id)
-                return shim, await shim.create(bundle, start=at_once)
+                shim = await self.shims.ensure(container.id, network_given=ahead)
+                created = await shim.create(outfit.bundle, start=at_once, network=outfit.netns)
+        reserved = outfit.reserved
+        if reserved is not None and not created.started_at:
+            # A shim of an earlier release has parked it in a namespace of its own.
+            await self.networking.unplug(reserved.attachments)
+            reserved = None
+        return shim, created, reserved
 
-    async def _prepare(self, container: Container, pinned: ExitStack) -> Bundle:
+    def _plugs_ahead(self, container: Container) -> bool:
+        """The engine's own core alone takes a namespace that was made for it, and a shim that is to carry ports over
+        does so before its container runs."""
+        ahead = self.networking.plugs_ahead(container) and not self.relaying.concerns(container)
+        return ahead and not self.bundles.has_foreign_runtime(container)
+
+    async def _outfit(self, container: Container, pinned: ExitStack, undo: AsyncExitStack, *, ahead: bool) -> _Outfit:
+        """All that the shim is given; with `ahead` the network too, in a namespace that is kept until `pinned` ends."""
+        if not ahead:
+            return _Outfit(bundle=await self._prepare(container, None, pinned))
+        reserved = await self.networking.reserve(container)
+        undo.push_async_callback(self.networking.unplug, reserved.attachments)
+        netns, bundle = await _both(
+            self._plug_ahead(container, reserved, pinned), self._prepare(container, reserved, pinned)
+        )
+        return _Outfit(bundle=bundle, reserved=reserved, netns=netns)
+
+    async def _plug_ahead(self, container: Container, reserved: Plugged, pinned: ExitStack) -> int:
+        netns = await self.networking.plug_reserved(container, reserved)
+        pinned.callback(os.close, netns)
+        failpoints.hit("manager.start.wired")
+        return netns
+
+    async def _prepare(self, container: Container, reserved: Plugged | None, pinned: ExitStack) -> Bundle:
         """The bundle and the intent, by one thread: each way to another and back takes longer than to write either."""
         dirs = self.snapshots.dirs(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container, self.records.index))
         written: list[Bundle] = []
 
         def write() -> None:
-            written.append(self._write_bundle(container, chosen, dirs))
+            written.append(self._write_bundle(container, chosen, dirs, reserved))
 
         await self.records.commit(Change(intent=INTENT, about=container.id), first=write)
         return written[0]
 
-    def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs) -> Bundle:
+    def _write_bundle(self, container: Container, chosen: Namespaces, dirs: Dirs, reserved: Plugged | None) -> Bundle:
         """Blocking: on a busy disk this takes a while."""
         self.snapshots.make(container.id, dirs)
         sources = self.volumes.sources(container.spec.mounts)
@@ -150,6 +194,8 @@ class Starting:
         as_mounted = replace(container, spec=replace(container.spec, mounts=mounts)) if mounts else container
         bundle = self.bundles.write(as_mounted, chosen, dirs, sources, self.volumes.own(mounts))
         health.write_check(bundle.directory, container)
+        if reserved is not None:
+            self.bundles.name_addresses(container, reserved.endpoints)
         return bundle
 
     async def _commit(self, running: Container) -> None:
@@ -167,6 +213,15 @@ class Starting:
             await self.records.commit(Change(update=failed, done=True))
         except BulkheadError as second:
             error.add_note(f"the failure could not be recorded: {second}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outfit:
+    """What a container starts with: `netns` is where it is plugged in already, if that was `reserved`."""
+
+    bundle: Bundle
+    reserved: Plugged | None = None
+    netns: int = -1
 
 
 @contextmanager
@@ -214,21 +269,22 @@ def _check_phase(container: Container, *, by_user: bool) -> None:
             raise Conflict("container is marked for removal and cannot be started")
 
 
-async def _both(shim: Awaitable[Shim], bundle: Coroutine[Any, Any, Bundle]) -> tuple[Shim, Bundle]:
-    """At the same time; the shim is asked for first. Neither is abandoned half-way when the other one fails."""
-    prepared = asyncio.get_running_loop().create_task(bundle)
-    launched: Shim | Exception
+async def _both(first: Awaitable[S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    """At the same time, though the first is begun first. Neither is abandoned half-way when the other one fails."""
+    other = asyncio.get_running_loop().create_task(second)
+    found: S | Exception
     try:
-        launched = await shim
+        found = await first
     except asyncio.CancelledError:
-        prepared.cancel()
+        other.cancel()
+        await asyncio.wait([other])
         raise
-    except Exception as error:  # the bundle's reason first: it is what the user can mend
-        launched = error
-    made = await prepared
-    if isinstance(launched, Exception):
-        raise launched
-    return launched, made
+    except Exception as error:  # the second's reason first: of bundle and shim the bundle's is what the user can mend
+        found = error
+    made = await other
+    if isinstance(found, Exception):
+        raise found
+    return found, made
 
 
 async def _quietly(work: Callable[[str], Awaitable[None]], container_id: str) -> None:

@@ -139,6 +139,15 @@ class Manner:
     trace: Trace | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The network namespace of a container that wants a new one, made before; -1: none was. When it is `settled`, all
+    the container gets is in it, and no other will do."""
+
+    descriptor: int = -1
+    settled: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class ExecProcess:
     """A further process in a container, already running. pidfd and console are the caller's."""
@@ -176,12 +185,14 @@ def create(
     no_pivot: bool = False,
     new_keyring: bool = True,
     manner: Manner = Manner(),
+    network: Network = Network(),
 ) -> Task:
     """A container with everything done but exec.
 
     With `exec_fifo`, the path of a FIFO, it outlives this process and execs once somebody reads a byte from it (then
     `Task.start` has nothing to do, and what fails is told on the container's stderr). `preserve_fds` descriptors from
-    3 on are the payload's as well. A relative root.path is one of `bundle`.
+    3 on are the payload's as well. A relative root.path is one of `bundle`. A new network namespace is `network`, if
+    there is one.
 
     InvalidArgument for a config that this runtime refuses, LaunchFailed when the kernel or a hook does,
     DeadlineExceeded when nothing comes of it; then neither process nor cgroup nor descriptor is left.
@@ -202,7 +213,7 @@ def create(
             came = luggage.pack(
                 plan, config, rootfs, stdio, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary
             )
-            birth.begin(plan, _Spaces(translate.clone_flags(config)), stdio, came, temporary)
+            birth.begin(plan, _spaces(translate.clone_flags(config), network), stdio, came, temporary)
         birth.until_ready(plan)
         left_out = (*translate.warnings(config["process"]), *translate.unknown_calls(config))
         task = birth.task(left_out, parked=exec_fifo is None)
@@ -217,12 +228,11 @@ def create_planned(
     rootfs: OverlayRootfs | None,
     stdio: StdioFds,
     group: Callable[[str], Cgroup] = Cgroup,
-    network: int = -1,
+    network: Network = Network(),
     begun: Begun = _ignored,
 ) -> Task:
-    """The same, for a launch that was worked out before; `group` makes its cgroup of the path, and a new network
-    namespace is `network` if there is one. `begun` hears of the task before it has its console and its warnings.
-    Raises what `create` raises."""
+    """The same, for a launch that was worked out before; `group` makes its cgroup of the path. `begun` hears of the
+    task before it has its console and its warnings. Raises what `create` raises."""
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     config = {"linux": {"resources": planned.resources}}
@@ -557,11 +567,13 @@ class _Spaces:
     network: int = -1
 
 
-def _spaces(wanted: int, network: int) -> _Spaces:
+def _spaces(wanted: int, network: Network) -> _Spaces:
     """A user namespace owns those that are made with it, so one that was made before would be another's."""
-    if network < 0 or not wanted & namespaces.NEWNET or wanted & namespaces.NEWUSER:
-        return _Spaces(wanted)
-    return _Spaces(wanted & ~namespaces.NEWNET, network)
+    if network.descriptor >= 0 and wanted & namespaces.NEWNET and not wanted & namespaces.NEWUSER:
+        return _Spaces(wanted & ~namespaces.NEWNET, network.descriptor)
+    if network.settled:
+        raise InvalidArgument("cannot create the container: it does not take the network namespace made for it")
+    return _Spaces(wanted)
 
 
 def _spawn(

@@ -170,11 +170,19 @@ class Shim:
             self._signals.stop()
             self._loop.close()
 
-    def live(self, identity: Identity, ready: Callable[[str], None], estate: Estate | None = None) -> int:
+    def live(
+        self,
+        identity: Identity,
+        ready: Callable[[str], None],
+        estate: Estate | None = None,
+        *,
+        network_given: bool = False,
+    ) -> int:
         """Be the shim of `identity`, in a process prepared and settled, until Shutdown; the exit status.
 
         `ready` is told "" once the sockets listen, else a JSON object with kind and error.
-        `estate` are the descriptors that an earlier shim's death has left.
+        `estate` are the descriptors that an earlier shim's death has left. With `network_given` a create is expected to
+        bring the network namespace along.
         """
         process.set_title(title(identity))
         self._journal.claim(identity)
@@ -187,7 +195,7 @@ class Shim:
             ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
             return 1
         ready("")
-        if self._container.phase is Phase.NEW:
+        if self._container.phase is Phase.NEW and not network_given:
             # While whoever heard that is on the way with the bundle.
             self._launcher.expect()
         self._upkeep.begin()

@@ -93,7 +93,8 @@ MOVES: Mapping[Phase, Mapping[Move, Phase]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateOptions:
-    """What a create is told beyond the bundle. Without `log` there is no file; `destination`: see `shim.shipping`."""
+    """What a create is told beyond the bundle. Without `log` there is no file; `destination`: see `shim.shipping`;
+    `network`: see `Launcher`."""
 
     rootfs: Rootfs | None = None
     log: LogTarget | None = None
@@ -105,6 +106,7 @@ class CreateOptions:
     width: int = 0
     runtime: tuple[str, ...] = ()
     planned: bytes = b""
+    network: tuple[str, int] | None = None
 
 
 class Container:
@@ -527,6 +529,7 @@ class Container:
             stdio=stdio,
             runtime=options.runtime,
             planned=options.planned,
+            network=options.network,
             begun=begun,
         )
         undo.callback(self._discard, task)

@@ -94,6 +94,16 @@ class LogOptions(Message):
 
 
 @dataclass(slots=True, kw_only=True)
+class Network(Message):
+    path: str = ""
+    inode: int = 0
+    FIELDS: ClassVar = (
+        Field(1, "path", STRING),
+        Field(2, "inode", UNSIGNED),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
 class CreateRequest(Message):
     rootfs: OverlayRootfs | None = None
     log: LogOptions | None = None
@@ -104,6 +114,7 @@ class CreateRequest(Message):
     runtime: list[str] = field(default_factory=list)
     planned: bytes = b""
     start: bool = False
+    network: Network | None = None
     FIELDS: ClassVar = (
         Field(1, "rootfs", MESSAGE, OverlayRootfs),
         Field(2, "log", MESSAGE, LogOptions),
@@ -114,6 +125,7 @@ class CreateRequest(Message):
         Field(7, "runtime", STRING, repeated=True),
         Field(8, "planned", BYTES),
         Field(9, "start", BOOL),
+        Field(10, "network", MESSAGE, Network),
     )
 
 

@@ -84,7 +84,8 @@ class Launcher(Protocol):
     """Brings processes to life in containers, synchronously, as children of this process.
 
     `data_dir` holds the bundle. `runtime` is the command of the OCI runtime that shall do it, empty for the engine's
-    own core. `planned` is what the bundle, or the process, comes to, where somebody has worked it out. Raises
+    own core. `planned` is what the bundle, or the process, comes to, where somebody has worked it out. `network` is
+    the path of a network namespace that the container gets instead of a new one, and its inode. Raises
     LaunchFailed when the kernel or the runtime refuses, InvalidArgument for a bad bundle.
     """
 
@@ -104,6 +105,7 @@ class Launcher(Protocol):
         stdio: Stdio,
         runtime: Sequence[str] = (),
         planned: bytes = b"",
+        network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
     ) -> Task:
         """`begun` may be told of the task, which wants its console and its warnings then, while its process still

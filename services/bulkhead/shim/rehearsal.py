@@ -218,6 +218,7 @@ class StandIn(RuntimeLauncher):
         rootfs: Rootfs | None,
         stdio: Stdio,
         planned: bytes = b"",
+        network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
     ) -> Task:
         task = super().create(
@@ -227,6 +228,7 @@ class StandIn(RuntimeLauncher):
             rootfs=rootfs,
             stdio=stdio,
             planned=planned,
+            network=network,
             begun=begun,
         )
         assert isinstance(task, launch.Task)

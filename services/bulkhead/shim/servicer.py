@@ -80,8 +80,9 @@ class ShimServicer:
 
     def _create(self, request: messages.CreateRequest, call: Call) -> None:
         try:
-            task = self._container.create(_options(request), parked=not request.start)
-            started_at = self._begun() if request.start else 0
+            at_once = request.start or request.network is not None
+            task = self._container.create(_options(request), parked=not at_once)
+            started_at = self._begun() if at_once else 0
         except LaunchFailed as failure:
             call.reply(messages.CreateResponse(failure=_launch(failure)))
             return
@@ -229,6 +230,7 @@ def _options(request: messages.CreateRequest) -> CreateOptions:
         width=request.width,
         runtime=tuple(request.runtime),
         planned=request.planned,
+        network=None if request.network is None else (request.network.path, request.network.inode),
     )
 
 

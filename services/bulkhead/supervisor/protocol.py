@@ -7,3 +7,5 @@ MESSAGE_LIMIT = 64 << 10
 ASK = b"s"
 # A shim says that it is a spare again.
 FREE = b"f"
+# Beside a spare's identity: the network namespace of its container is made by somebody else.
+NETWORK_GIVEN = "network-given"

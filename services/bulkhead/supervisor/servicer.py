@@ -14,7 +14,6 @@ class SupervisorServicer(supervisor.SupervisorBase):
         self._launches = launches
 
     async def launch(self, message: supervisor.LaunchRequest) -> supervisor.LaunchResponse:
-        shim = await self._launches.launch(
-            Identity(container_id=message.container_id, run_dir=message.run_dir, data_dir=message.data_dir)
-        )
+        identity = Identity(container_id=message.container_id, run_dir=message.run_dir, data_dir=message.data_dir)
+        shim = await self._launches.launch(identity, network_given=message.network_given)
         return supervisor.LaunchResponse(pid=shim.pid, start_time=shim.start_time)

@@ -34,7 +34,7 @@ from bulkhead.shim.rehearsal import Stage
 from bulkhead.shim.reuse import Slate
 from bulkhead.supervisor import stillness
 from bulkhead.supervisor.model import Director
-from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT
+from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT, NETWORK_GIVEN
 
 _NAME = "bulkhead-zygote"
 _FORK_PAUSE_MS = 100
@@ -215,14 +215,14 @@ def _be_shim(theirs: socket.socket, shim: app.Shim) -> int:
     told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
     if not told:
         return 0
-    identity, estate = _heard(told, descriptors)
+    identity, estate, network_given = _heard(told, descriptors)
 
     def ready(problem: str) -> None:
         _answer(theirs, shim.started, problem)
         if not problem:
             shim.confide(theirs, heir=estate is not None)
 
-    return shim.live(identity, ready, estate)
+    return shim.live(identity, ready, estate, network_given=network_given)
 
 
 def _rest_unless_wanted(theirs: socket.socket) -> None:
@@ -262,10 +262,11 @@ def _to_null() -> None:
     os.close(null)
 
 
-def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None]:
-    container_id, run_dir, data_dir, *label = told.decode().split("\0")
-    estate = Estate.labelled(json.loads(label[0]), descriptors) if label else None
-    return Identity(container_id, run_dir, data_dir), estate
+def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None, bool]:
+    container_id, run_dir, data_dir, *more = told.decode().split("\0")
+    label = next((each for each in more if each != NETWORK_GIVEN), None)
+    estate = None if label is None else Estate.labelled(json.loads(label), descriptors)
+    return Identity(container_id, run_dir, data_dir), estate, NETWORK_GIVEN in more
 
 
 def _answer(link: socket.socket, started: int | None, problem: str) -> None:

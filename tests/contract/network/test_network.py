@@ -137,6 +137,35 @@ def test_an_endpoint_says_where_the_container_is(examine: Callable[[Exam], None]
     examine(exam)
 
 
+def test_what_is_reserved_is_plugged_into_a_new_namespace(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        async with _serving(site) as network:
+            before = site.interfaces()
+            endpoint = network.reserve(ID, ports=[WEB])
+            assert site.interfaces() == before and site.published() == 0
+            netns = await network.plug_reserved(endpoint)
+            assert site.interfaces() - before == {endpoint.host_interface} and site.published() == 1
+            again = await network.reconcile([endpoint])
+            await network.detach(endpoint)
+            assert site.published() == 0
+            os.close(netns)
+        assert (endpoint.address, endpoint.interface) == ("10.90.0.2", "eth0")
+        assert not again
+
+    examine(exam)
+
+
+def test_what_is_reserved_can_be_given_back(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        async with _serving(site) as network:
+            await network.detach(network.reserve(ID, ports=[WEB]))
+            with pytest.raises(InvalidArgument):
+                network.reserve(ID, mac="x", ports=[WEB])
+            assert network.reserve(ID, ports=[WEB]).ports[0].host_port == WEB.host_port
+
+    examine(exam)
+
+
 def test_addresses_rest_before_they_are_used_again(examine: Callable[[Exam], None]) -> None:
     async def exam(site: Site) -> None:
         async with _serving(site) as network:

@@ -46,7 +46,7 @@ LIFE: dict[str, dict[str, int]] = {
 }
 # What differs for a container with a network and a published port.
 BRIDGE: dict[str, dict[str, int]] = {
-    "start": {"netlink inside": 1, "nft transactions": 1, "netlink route": 2, "rpc shim Start": 1},
+    "start": {"netlink inside": 1, "nft transactions": 1, "netlink route": 2},
     "exit": {"nft transactions": 1, "netlink route": 1, "sql statements": 5},
 }
 PULL: dict[str, int] = {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from bulkhead import nsexec
+from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.linux import pidfd
+from bulkhead.linux.netlink import new_netns
 from bulkhead.nsexec import ReportKind
 from bulkhead.runtime import launch, planned
 from bulkhead.shim.adapters import runtime_launcher
@@ -41,25 +44,46 @@ def expecting() -> Iterator[tuple[RuntimeLauncher, str]]:
     assert namespace("self", "net") == home != made
     yield launcher, made
     assert open_descriptors() == before
+    with Path("/dev/null").open("rb") as nobody, suppress(OSError, ChildProcessError):
+        launcher.reap(nobody.fileno())  # and the forks that have made containers from their configs
 
 
-def network_of(launcher: RuntimeLauncher, box: Box, config: Config) -> str:
-    """In which one a container comes to be; it is gone then."""
+@contextmanager
+def made_by_another() -> Iterator[tuple[str, int]]:
+    """Path and inode of a network namespace."""
+    netns = new_netns()
+    try:
+        yield f"/proc/{os.getpid()}/fd/{netns}", os.fstat(netns).st_ino
+    finally:
+        os.close(netns)
+
+
+def network_of(
+    launcher: RuntimeLauncher,
+    box: Box,
+    config: Config,
+    network: tuple[str, int] | None = None,
+    *,
+    plans: bool = True,
+) -> str:
+    """In which one a container comes to be; it is gone then. Without `plans` it is made from its config."""
     rootfs = box.rootfs()
     worked_out = planned.container("ahead", config, rootfs)
     assert worked_out is not None
+    (box.base / "config.json").write_text(json.dumps(config))
     begun: list[Task] = []
     task = launcher.create(
         container_id="ahead",
-        data_dir="",
+        data_dir=str(box.base),
         terminal=False,
         rootfs=Rootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work, volatile=rootfs.volatile),
         stdio=Stdio(),
-        planned=worked_out.pack(),
+        planned=worked_out.pack() if plans else b"",
+        network=network,
         begun=begun.append,
     )
     assert isinstance(task, launch.Task)
-    assert begun == [task]
+    assert begun == ([task] if plans else [])
     found = namespace(task.pid, "net")
     task.cgroup.kill_all()
     wait(task.pidfd)
@@ -91,6 +115,33 @@ def test_it_is_not_kept_until_the_host_has_other_settings(box: Box, monkeypatch:
     monkeypatch.setattr(runtime_launcher, "_NETWORK_SECONDS", 0)
     with expecting() as (launcher, made):
         assert network_of(launcher, box, box.config("/bin/true")) not in (made, namespace("self", "net"))
+
+
+@pytest.mark.parametrize("plans", [True, False])
+def test_one_that_is_given_is_the_containers_and_what_was_expected_nobodys(box: Box, plans: bool) -> None:
+    with made_by_another() as (path, inode), expecting() as (launcher, _):
+        assert network_of(launcher, box, box.config("/bin/true"), (path, inode), plans=plans) == f"net:[{inode}]"
+
+
+def test_another_at_the_path_of_one_that_is_given_ends_the_launch(box: Box) -> None:
+    with made_by_another() as (path, _), made_by_another() as (_, inode), expecting() as (launcher, _):
+        with pytest.raises(Internal, match="another one by now"):
+            network_of(launcher, box, box.config("/bin/true"), (path, inode))
+        with pytest.raises(Internal, match="cannot take network namespace"):
+            network_of(launcher, box, box.config("/bin/true"), ("/proc/self/ns/uts", inode))
+
+
+@pytest.mark.parametrize("plans", [True, False])
+def test_who_would_not_be_in_one_that_is_given_is_not_launched(box: Box, plans: bool) -> None:
+    config = box.config("/bin/true")
+    config["linux"]["namespaces"] = [each for each in config["linux"]["namespaces"] if each["type"] != "network"]
+    config["linux"]["sysctl"] = {}
+    with (
+        made_by_another() as given,
+        expecting() as (launcher, _),
+        pytest.raises(InvalidArgument, match="does not take"),
+    ):
+        network_of(launcher, box, config, given, plans=plans)
 
 
 def test_who_is_dismissed_holds_nothing() -> None:

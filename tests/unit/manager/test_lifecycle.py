@@ -34,10 +34,17 @@ from bulkhead.manager.ports import Change, Dirs, Exit
 from bulkhead.model.container import ContainerSpec, Mount, PublishedPort, Resources, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
+from bulkhead.model.network import ProcessNetns
 from bulkhead.wire.inflight import QUEUED, RUNNING
 from tests.support.eventually import eventually
 from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.manager_core import Running, fake_core, new_world, running_core
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def _open_descriptors() -> int:
+    return len([*_DESCRIPTORS.iterdir()])
 
 
 @pytest.fixture
@@ -293,6 +300,45 @@ async def test_bridge_endpoint_is_given_shown_and_taken_back(core: Running) -> N
     after = core.get(container_id)
     assert [each.address for each in after.endpoints] == [""] and after.attachments == ()
     assert await core.actions("network") == ["connect", "disconnect"]
+
+
+async def test_a_container_on_the_default_network_starts_in_a_namespace_that_is_plugged_in(core: Running) -> None:
+    container_id = await core.run("sleep", network_mode="bridge")
+    shim, (attachment,) = core.shim(container_id), core.get(container_id).attachments
+    assert shim.network and core.get(container_id).phase is Phase.RUNNING
+    assert attachment.host_interface in core.world.kernel.interfaces
+    assert "plug" not in core.world.kernel.calls
+
+
+async def test_an_older_shim_parks_the_container_which_is_plugged_in_then(core: Running) -> None:
+    core.world.shims.older = True
+    container_id = await core.run("sleep", network_mode="bridge")
+    container, kernel = core.get(container_id), core.world.kernel
+    (attachment,), (endpoint,) = container.attachments, container.endpoints
+    wire = kernel.wires[ProcessNetns(pid=container.pid, start_time=container.pid_start_time)]
+    assert wire.host_interface == attachment.host_interface
+    assert [str(each.ip) for each in wire.addresses] == [endpoint.address]
+    hosts = (core.world.instance.container_data(container_id) / "hosts").read_text()
+    assert endpoint.address in hosts and container.phase is Phase.RUNNING
+    assert kernel.silent == {each.host_interface for each in kernel.wires.values()} - {attachment.host_interface}
+
+
+@pytest.mark.parametrize("method", ["plug_new", "create"])
+async def test_what_fails_beside_a_plug_leaves_nothing_of_it(core: Running, method: str) -> None:
+    kernel = core.world.kernel
+    failures = kernel.failures if method == "plug_new" else core.world.shims.failures
+    await core.run("sleep", network_mode="bridge")  # what is made once is made
+    container_id = await core.create(network_mode="bridge", ports=(PublishedPort(container_port=80, host_port=8080),))
+    descriptors = _open_descriptors()
+    failures[method] = Internal("out of order")
+    with pytest.raises(Internal, match="out of order"):
+        await core.core.containers.start(container_id)
+    del failures[method]
+    (table,) = (table for name, table in kernel.tables.items() if name.startswith("inet"))
+    assert not table.elements["published"] and not table.elements["published_any"]
+    assert _open_descriptors() == descriptors
+    await core.core.containers.start(container_id)  # the port is free
+    assert core.get(container_id).phase is Phase.RUNNING
 
 
 async def test_auto_remove_after_the_exit_is_announced(core: Running) -> None:

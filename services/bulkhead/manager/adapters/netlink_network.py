@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bulkhead.content.aside import aside
+from bulkhead.content.blocking import ended
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
 from bulkhead.linux import conntrack, netlink, nftables, threads, xtables
 from bulkhead.linux.netlink import Deletions, Netlink
@@ -64,8 +66,8 @@ _UNTESTABLE = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 class NetlinkKernel:
     """`bulkhead.manager.networks.ports.Kernel`.
 
-    Each call runs on a thread of its own: one that has entered a container's network namespace is
-    never used for anything else, and one that waits for the kernel's network lock blocks nobody.
+    Each call runs on a thread: one that waits for the kernel's network lock blocks nobody, and one
+    that has entered a container's network namespace is never used for anything else.
     It stands on the network namespace in which it is made.
     """
 
@@ -96,6 +98,16 @@ class NetlinkKernel:
     async def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         return await self.run("cannot attach a network namespace", lambda: self._plug(netns, wire, change))
 
+    async def plug_new(self, wire: Wire, change: EndpointChange) -> tuple[int, bool]:
+        made: list[int] = []
+        try:
+            done = await self.run("cannot make a network namespace", lambda: self._plug_new(wire, change, made))
+        except BaseException:
+            for netns in made:
+                os.close(netns)
+            raise
+        return made[0], done
+
     async def loopback(self, netns: Netns) -> None:
         await self.run("cannot bring up a loopback interface", lambda: _loopback(netns))
 
@@ -106,7 +118,7 @@ class NetlinkKernel:
         await self.run(f"cannot plug into bridge {bridge}", lambda: _replug(bridge, names))
 
     async def silence(self, name: str, change: EndpointChange) -> bool:
-        return await self.run(f"cannot silence interface {name}", lambda: self._silence(name, change))
+        return await self._run_staying(f"cannot silence interface {name}", lambda: self._silence(name, change))
 
     async def delete_links(self, names: Sequence[str]) -> None:
         await self.run(f"cannot delete interfaces {', '.join(names)}", lambda: _delete_links(names))
@@ -201,6 +213,13 @@ class NetlinkKernel:
         _plug(netns, wire)
         return self._publish(change)
 
+    def _plug_new(self, wire: Wire, change: EndpointChange, made: list[int]) -> bool:
+        with Netlink() as host:
+            bridge = socket.if_nametoindex(wire.bridge)
+            made.append(netlink.leave_for_new_netns())
+            _wire_up(host, made[0], bridge, wire)
+        return self._publish(change)
+
     def _silence(self, name: str, change: EndpointChange) -> bool:
         _silence(name)
         return self._publish(change)
@@ -236,6 +255,12 @@ class NetlinkKernel:
         async with self._threads:
             with _translated(deed):
                 return await _on_thread(body)
+
+    async def _run_staying(self, deed: str, body: Callable[[], T]) -> T:
+        """The same for what enters no network namespace: its thread is there already, and serves others after it."""
+        async with self._threads:
+            with _translated(deed), threads.refusal():
+                return await ended(asyncio.ensure_future(aside(body)))
 
 
 async def _on_thread(body: Callable[[], T]) -> T:
@@ -393,18 +418,23 @@ def _plug(netns: Netns, wire: Wire) -> None:
     with opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
         netlink.enter_netns(target)
-        newborn(wire.addresses)
-        with Netlink() as inside:
-            host.request(_pair(wire, target, bridge))
-            try:
-                inside.request(*_container_side(wire))
-                if wire.hairpin:
-                    host.request(netlink.hairpin_port(wire.host_interface))
-                if wire.isolated:
-                    host.request(netlink.isolated_port(wire.host_interface))
-            except BaseException:
-                host.request(netlink.delete_link(wire.host_interface))
-                raise
+        _wire_up(host, target, bridge, wire)
+
+
+def _wire_up(host: Netlink, netns: int, bridge: int, wire: Wire) -> None:
+    """The calling thread stands in `netns`."""
+    newborn(wire.addresses)
+    with Netlink() as inside:
+        host.request(_pair(wire, netns, bridge))
+        try:
+            inside.request(*_container_side(wire))
+            if wire.hairpin:
+                host.request(netlink.hairpin_port(wire.host_interface))
+            if wire.isolated:
+                host.request(netlink.isolated_port(wire.host_interface))
+        except BaseException:
+            host.request(netlink.delete_link(wire.host_interface))
+            raise
 
 
 def newborn(addresses: Sequence[IPInterface]) -> None:

@@ -71,8 +71,8 @@ class RemoteShim:
             losses=_losses(told.losses),
         )
 
-    async def create(self, bundle: Bundle, *, start: bool = False) -> Created:
-        answer = await self.client.create(_create_request(bundle, start=start))
+    async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
+        answer = await self.client.create(_create_request(bundle, start=start, network=network))
         _raise_failure(answer.failure)
         return Created(
             pid=answer.pid,
@@ -171,11 +171,11 @@ class SupervisedShims:
         if self._channel is not None:
             self._channel.close()
 
-    async def ensure(self, container_id: str) -> Shim:
+    async def ensure(self, container_id: str, *, network_given: bool = False) -> Shim:
         found = await self.live(container_id)
         if found is not None:
             return found
-        await self._launch(container_id)
+        await self._launch(container_id, network_given=network_given)
         failpoints.hit("manager.shim.launched")
         try:
             return await self._connect(container_id)
@@ -240,11 +240,12 @@ class SupervisedShims:
         if known is not None:
             await known.client.client.close()
 
-    async def _launch(self, container_id: str) -> None:
+    async def _launch(self, container_id: str, *, network_given: bool) -> None:
         request = LaunchRequest(
             container_id=container_id,
             run_dir=str(self._instance.container_run(container_id)),
             data_dir=str(self._instance.container_data(container_id)),
+            network_given=network_given,
         )
         try:
             await self._supervisor.launch(request, timeout=LAUNCH_SECONDS)
@@ -373,7 +374,7 @@ async def _gone(pidfd: int, pid: int) -> None:
         loop.remove_reader(pidfd)
 
 
-def _create_request(bundle: Bundle, *, start: bool) -> wire.CreateRequest:
+def _create_request(bundle: Bundle, *, start: bool, network: int) -> wire.CreateRequest:
     rootfs = bundle.rootfs
     return wire.CreateRequest(
         rootfs=None
@@ -389,6 +390,7 @@ def _create_request(bundle: Bundle, *, start: bool) -> wire.CreateRequest:
         runtime=list(bundle.runtime),
         planned=bundle.planned,
         start=start,
+        network=None if network < 0 else _own_descriptor(network),
     )
 
 
@@ -407,6 +409,11 @@ def _exec_request(asked: AskedExec, *, lasting: bool = False) -> wire.ExecCreate
         planned=asked.planned,
         lasting=lasting,
     )
+
+
+def _own_descriptor(network: int) -> wire.Network:
+    """Where the shim finds a network namespace that we hold."""
+    return wire.Network(path=f"/proc/{os.getpid()}/fd/{network}", inode=os.fstat(network).st_ino)
 
 
 def _losses(told: bytes) -> tuple[Loss, ...]:

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import os
 import re
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 
@@ -140,6 +141,32 @@ class BridgeNetwork:
         self._adopt(live)
         return await self._converge()
 
+    def reserve(
+        self,
+        container_id: str,
+        *,
+        routed: Collection[int] = FAMILIES,
+        wishes: Sequence[AddressWish] = (),
+        mac: str | None = None,
+        ports: Sequence[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        return self._reserve(self._net(DEFAULT_NETWORK), container_id, wishes, "eth0", routed, mac, ports, name)
+
+    async def plug_reserved(
+        self, endpoint: Endpoint, *, routed: Collection[int] = FAMILIES, link_local: Sequence[IPInterface] = ()
+    ) -> int:
+        async with self._plugged_or_undone(endpoint):
+            wire = self._wire(self._net(endpoint.network), endpoint, routed=routed, link_local=link_local)
+            netns, done = await self._kernel.plug_new(wire, self._firewall.admission(endpoint))
+            try:
+                if not done:
+                    await self._firewall.converge(prune=self._adopted)
+            except BaseException:
+                os.close(netns)
+                raise
+        return netns
+
     async def attach(
         self,
         container_id: str,
@@ -155,20 +182,28 @@ class BridgeNetwork:
         name: str | None = None,
     ) -> Endpoint:
         net = self._net(network)
-        given = net.leases.take(container_id, wishes)
-        try:
-            endpoint = self._reserve(net, container_id, given, interface, routed, mac, ports, name)
-            try:
-                await self._plug(net, endpoint, netns, routed=routed, link_local=link_local)
-            except BaseException:
-                await self._undo(endpoint)
-                raise
-            finally:
-                self._plugging.discard(endpoint.host_interface)
-        finally:
-            if not self._plugging:
-                self._ports.settle()
+        endpoint = self._reserve(net, container_id, wishes, interface, routed, mac, ports, name)
+        async with self._plugged_or_undone(endpoint):
+            wire = self._wire(net, endpoint, routed=routed, link_local=link_local)
+            if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
+                await self._firewall.converge(prune=self._adopted)
         return endpoint
+
+    @asynccontextmanager
+    async def _plugged_or_undone(self, endpoint: Endpoint) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            await self._undo(endpoint)
+            raise
+        finally:
+            self._settle(endpoint)
+
+    def _settle(self, endpoint: Endpoint) -> None:
+        """It is no longer being attached: it is there, or nothing of it is."""
+        self._plugging.discard(endpoint.host_interface)
+        if not self._plugging:
+            self._ports.settle()
 
     async def attach_loopback(self, netns: Netns) -> None:
         await self._kernel.loopback(netns)
@@ -192,6 +227,7 @@ class BridgeNetwork:
 
     async def detach(self, endpoint: Endpoint) -> None:
         known = self._live.pop(endpoint.host_interface, None)
+        self._settle(endpoint)
         if known is None:
             return
         try:
@@ -274,19 +310,22 @@ class BridgeNetwork:
         self,
         net: _Net,
         container_id: str,
-        given: Sequence[IPAddress],
+        wishes: Sequence[AddressWish],
         interface: str,
         routed: Collection[int],
         mac: str | None,
         ports: Sequence[PortBinding],
         name: str | None,
     ) -> Endpoint:
-        """Book the host ports, or give the addresses back; from here on the endpoint counts as live."""
+        """Book addresses and host ports, or nothing; from here on the endpoint counts as live."""
+        given = net.leases.take(container_id, wishes)
         try:
             chosen_mac = None if mac is None else parse_mac(mac)
             published = self._published(net, container_id, routed, ports, name)
         except BulkheadError:
             net.leases.release(container_id, given)
+            if not self._plugging:
+                self._ports.settle()
             raise
         endpoint = Endpoint(
             container_id=container_id,
@@ -338,26 +377,20 @@ class BridgeNetwork:
             and re.fullmatch(rf"{self._prefix}[0-9a-f]{{{self._digits}}}", name) is not None
         )
 
-    async def _plug(
-        self, net: _Net, endpoint: Endpoint, netns: Netns, *, routed: Collection[int], link_local: Sequence[IPInterface]
-    ) -> None:
-        wire = self._wire(net, endpoint, routed=() if net.plan.internal else routed)
-        if link_local:
-            wire = replace(wire, addresses=(*wire.addresses, *link_local))
-        if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
-            await self._firewall.converge(prune=self._adopted)
-
     async def _unplug(self, endpoint: Endpoint) -> None:
         if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissal(endpoint)):
             await self._firewall.converge(prune=self._adopted)
 
-    def _wire(self, net: _Net, endpoint: Endpoint, *, routed: Collection[int]) -> Wire:
+    def _wire(
+        self, net: _Net, endpoint: Endpoint, *, routed: Collection[int], link_local: Sequence[IPInterface]
+    ) -> Wire:
+        ways = () if net.plan.internal else routed
         return Wire(
             host_interface=endpoint.host_interface,
             bridge=net.bridge.name,
             mac=endpoint.mac,
-            addresses=endpoint.addresses,
-            gateways=tuple(gateway for gateway in endpoint.gateways if gateway.version in routed),
+            addresses=(*endpoint.addresses, *link_local),
+            gateways=tuple(gateway for gateway in endpoint.gateways if gateway.version in ways),
             mtu=net.plan.mtu or self._mtu,
             hairpin=bool(endpoint.ports),
             isolated=not net.plan.interconnected,

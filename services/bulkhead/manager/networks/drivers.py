@@ -56,6 +56,23 @@ class DrivenNetwork:
         mended = await self._bridges.reconcile(endpoint for endpoint in live if endpoint not in branches)
         return mended if not swept else _joined(mended, swept)
 
+    def reserve(
+        self,
+        container_id: str,
+        *,
+        routed: Collection[int] = FAMILIES,
+        wishes: Sequence[AddressWish] = (),
+        mac: str | None = None,
+        ports: Sequence[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        return self._bridges.reserve(container_id, routed=routed, wishes=wishes, mac=mac, ports=ports, name=name)
+
+    async def plug_reserved(
+        self, endpoint: Endpoint, *, routed: Collection[int] = FAMILIES, link_local: Sequence[IPInterface] = ()
+    ) -> int:
+        return await self._bridges.plug_reserved(endpoint, routed=routed, link_local=link_local)
+
     async def attach(
         self,
         container_id: str,

@@ -67,6 +67,28 @@ class Network(Protocol):
     def choosing(self) -> AbstractAsyncContextManager[None]:
         """As `Kernel.choosing`."""
 
+    def reserve(
+        self,
+        container_id: str,
+        *,
+        routed: Collection[int] = FAMILIES,
+        wishes: Sequence[AddressWish] = (),
+        mac: str | None = None,
+        ports: Sequence[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        """What `attach` would give as eth0 on the default network, so far in the books alone. `plug_reserved` is next,
+        or `detach`. Raises as `attach` does.
+        """
+
+    async def plug_reserved(
+        self, endpoint: Endpoint, *, routed: Collection[int] = FAMILIES, link_local: Sequence[IPInterface] = ()
+    ) -> int:
+        """Make it, in a new network namespace with the host's settings of now: a descriptor of that, the caller's.
+
+        On any failure, cancellation included, neither endpoint nor namespace stays.
+        """
+
     async def attach(
         self,
         container_id: str,
@@ -254,6 +276,9 @@ class Kernel(Protocol):
         the change supposes. Raises Conflict when an interface of either name exists, NotFound when
         the process is gone, InvalidArgument when the namespace is the host's own.
         """
+
+    async def plug_new(self, wire: Wire, change: EndpointChange) -> tuple[int, bool]:
+        """The same in a new network namespace, with the host's settings of now: a descriptor of it, the caller's."""
 
     async def loopback(self, netns: Netns) -> None:
         """Bring up `lo` in a network namespace."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from bulkhead.errors import InvalidArgument
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.ports import Cgroup, Process, Rootfs, Stdio, Task
 
@@ -35,6 +36,7 @@ class Launchers:
         stdio: Stdio,
         runtime: Sequence[str] = (),
         planned: bytes = b"",
+        network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
     ) -> Task:
         if not runtime:
@@ -45,9 +47,12 @@ class Launchers:
                 rootfs=rootfs,
                 stdio=stdio,
                 planned=planned,
+                network=network,
                 begun=begun,
             )
         self._own.dismiss()
+        if network is not None:
+            raise InvalidArgument(f"cannot create the container: {runtime[0]} makes its network namespace itself")
         return _others().create(
             container_id=container_id,
             data_dir=data_dir,

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from bulkhead import nsexec
 from bulkhead.errors import BulkheadError, Internal, InvalidArgument, NotFound
+from bulkhead.linux import namespaces
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import defaults, launch
 from bulkhead.runtime.planned import unpack
@@ -55,11 +56,23 @@ class RuntimeLauncher:
             os.close(self._network)
             self._network = -1
 
-    def _new_network(self) -> int:
-        """That namespace, or -1: it has the host's settings of the time when it was made."""
+    def _ahead(self) -> launch.Network:
+        """That namespace, or none: it has the host's settings of the time when it was made."""
         if time.monotonic() - self._network_since > _NETWORK_SECONDS:
             self.dismiss()
-        return self._network
+        return launch.Network(self._network)
+
+    def _given(self, path: str, inode: int) -> launch.Network:
+        """Somebody's, who has plugged in what the container gets. Raises Internal when it is not there."""
+        self.dismiss()
+        try:
+            self._network = namespaces.open_namespace(path, namespaces.NEWNET)
+            found = os.fstat(self._network).st_ino
+        except OSError as error:
+            raise Internal(f"cannot take network namespace {path}: {error.strerror}") from error
+        if found != inode:
+            raise Internal(f"cannot take network namespace {path}: it is another one by now")
+        return launch.Network(self._network, settled=True)
 
     def create(
         self,
@@ -70,28 +83,35 @@ class RuntimeLauncher:
         rootfs: Rootfs | None,
         stdio: Stdio,
         planned: bytes = b"",
+        network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
     ) -> Task:
-        known = unpack(planned)
-        if known is None:
-            self.dismiss()
-            return self._create_forked(container_id, data_dir, terminal, rootfs, stdio)
-        _check_terminal(known.terminal, terminal, data_dir)
         try:
+            ahead = self._ahead() if network is None else self._given(*network)
+            known = unpack(planned)
+            if known is None:
+                return self._create_forked(container_id, data_dir, terminal, rootfs, stdio, ahead)
+            _check_terminal(known.terminal, terminal, data_dir)
             return launch.create_planned(
                 container_id=container_id,
                 planned=known,
                 rootfs=None if rootfs is None else _overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile),
                 stdio=_fds(stdio),
                 group=self._group,
-                network=self._new_network(),
+                network=ahead,
                 begun=begun,
             )
         finally:
             self.dismiss()
 
     def _create_forked(
-        self, container_id: str, data_dir: str, terminal: bool, rootfs: Rootfs | None, stdio: Stdio
+        self,
+        container_id: str,
+        data_dir: str,
+        terminal: bool,
+        rootfs: Rootfs | None,
+        stdio: Stdio,
+        network: launch.Network,
     ) -> Task:
         wish = {
             "container_id": container_id,
@@ -102,7 +122,7 @@ class RuntimeLauncher:
         }
         given = [fd for fd in (stdio.stdin, stdio.stdout, stdio.stderr) if fd >= 0]
         try:
-            told, (pidfd, sync, console) = self._outcome(Child.working(lambda: _create(wish, given)), 2)
+            told, (pidfd, sync, console) = self._outcome(Child.working(lambda: _create(wish, given, network)), 2)
         except Interrupted:
             # Its parked process, if it had one, ends with it; the cgroup would stay.
             _clear(container_id, data_dir)
@@ -172,7 +192,7 @@ class RuntimeLauncher:
         return told, [*descriptors, None][: least + 1]
 
 
-def _create(wish: dict[str, Any], given: Sequence[int]) -> Answer:
+def _create(wish: dict[str, Any], given: Sequence[int], network: launch.Network) -> Answer:
     """In the child: the whole of a create."""
     config = bundle.read(wish["data_dir"])
     _check_terminal(bundle.has_terminal(config), wish["terminal"], wish["data_dir"])
@@ -184,6 +204,7 @@ def _create(wish: dict[str, Any], given: Sequence[int]) -> Answer:
         config=config,
         rootfs=rootfs,
         stdio=StdioFds(stdin=stdin, stdout=stdout, stderr=stderr),
+        network=network,
     )
     assert task.sync_fd is not None
     answer = {"start_time": task.start_time, "cgroup": task.cgroup.path}

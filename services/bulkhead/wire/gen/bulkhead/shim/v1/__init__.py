@@ -19,6 +19,7 @@ __all__ = (
     "KillResponse",
     "Launch",
     "LogOptions",
+    "Network",
     "OverlayRootfs",
     "PauseRequest",
     "PauseResponse",
@@ -106,6 +107,12 @@ class CreateRequest(betterproto2.Message):
     start: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
     """
     and Start, at once; a shim of before ignores it
+    """
+
+    network: "Network | None" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The network namespace of the container, where all is plugged in, instead of a new one; then Start, at once. A shim
+    of before ignores it: what it parks is in a new one.
     """
 
 
@@ -303,6 +310,22 @@ class LogOptions(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "LogOptions", LogOptions)
+
+
+@dataclass(eq=False, repr=False)
+class Network(betterproto2.Message):
+    path: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    somebody's descriptor of it, in /proc
+    """
+
+    inode: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    who it is: the path alone may be another's by now
+    """
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "Network", Network)
 
 
 @dataclass(eq=False, repr=False)

@@ -37,6 +37,11 @@ class LaunchRequest(betterproto2.Message):
     the bundle: config.json, log, exit.json
     """
 
+    network_given: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    the network namespace comes with Create: a new shim need not make one ahead
+    """
+
 
 default_message_pool.register_message("bulkhead.supervisor.v1", "LaunchRequest", LaunchRequest)
 
