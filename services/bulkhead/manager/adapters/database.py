@@ -22,6 +22,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
@@ -46,6 +47,8 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 # So many writes share a commit at most; so many threads do what is to be done before and after a write.
 _BATCH, _HANDS = 64, 32
+# What it takes the loop to answer whoever waits for a write: what follows that is not in its way.
+_ANSWER_SECONDS = 0.0005
 # Who stops us does not wait for a disk that stands still.
 _CLOSE_SECONDS = 3.0
 
@@ -144,6 +147,8 @@ class Database:
         self._waiting.append(write)
         self._commit_waiting(write)
         if then is not None and write.error is None:
+            # The loop has been woken, on this very core as a rule, and wants the interpreter that we hold.
+            time.sleep(_ANSWER_SECONDS)
             _do(then)
 
     def _commit_waiting(self, until: _Write | None = None) -> None:
