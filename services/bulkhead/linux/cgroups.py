@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from bulkhead.linux import cgroup_devices, cgroup_freezer, cgroup_stats
@@ -259,17 +260,21 @@ class Cgroup:
 
     def apply_devices(self, resources: Resources) -> None:
         """The device rules alone: they come last, when the container's own device nodes exist."""
+        self.prepare_devices(resources)()
+
+    def prepare_devices(self, resources: Resources) -> Callable[[], None]:
+        """What sets the device rules, worked out; nobody else may change them before it is called."""
         rules = cgroup_devices.parse_rules(resources.get("devices") or ())
         if not rules:
-            return
+            return _nothing
         directory = self.directory("devices")
         if directory is None:
             raise OSError(errno.EOPNOTSUPP, "the devices controller is not mounted", self.path)
         if self._mounted.is_v2:
-            cgroup_devices.attach(directory, rules)
-            return
-        for file, value in cgroup_devices.v1_writes(rules, read(directory, "devices.list")):
-            write(directory, file, value)
+            return functools.partial(cgroup_devices.attach, directory, rules)
+        return functools.partial(
+            _write_lines, directory, tuple(cgroup_devices.v1_writes(rules, read(directory, "devices.list")))
+        )
 
     def _planned(self, resources: Resources) -> list[Write]:
         planned = v2_writes if self._mounted.is_v2 else v1_writes
@@ -352,6 +357,15 @@ class Cgroup:
         """What the group has used so far. A group that is gone has used nothing."""
         unified = self.directory("") if self._mounted.is_v2 else None
         return cgroup_stats.read_v2(unified) if unified else cgroup_stats.read_v1(self._place)
+
+
+def _nothing() -> None:
+    """There are no rules."""
+
+
+def _write_lines(directory: str, lines: Iterable[tuple[str, str]]) -> None:
+    for file, value in lines:
+        write(directory, file, value)
 
 
 def _keys(mounted: Hierarchies) -> dict[str, str]:

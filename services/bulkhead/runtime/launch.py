@@ -396,16 +396,21 @@ class _Birth:
 
     def until_ready(self, plan: Plan | Encoded) -> None:
         resources: Config = (self._config.get("linux") or {}).get("resources") or {}
-        limit, devices = self._cgroup.apply_limits, self._cgroup.apply_devices
+        rules: list[Callable[[], None]] = []
+
+        def limit() -> None:
+            if self._placed:
+                self._cgroup.apply_limits(resources)
+                rules.append(self._cgroup.prepare_devices(resources))
 
         def mounted() -> None:
             # Device rules come when the device nodes are made: a rule may forbid making them.
-            if self._placed:
-                devices(resources)
+            for apply_rules in rules:
+                apply_rules()
             self._move_devices()
             self._run_runtime_hooks()
 
-        self._conversation.until_ready(lambda: limit(resources) if self._placed else None, mounted)
+        self._conversation.until_ready(limit, mounted)
         self._conversation.raise_limits(plan.rlimits)
 
     def raised(self, plan: Plan | Encoded, left_out: Sequence[str], begun: Begun) -> Task:
