@@ -11,6 +11,7 @@ Unavailable and `closed` is done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -54,10 +55,9 @@ class TtrpcClient:
 
     async def connect(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Connect; Unavailable when nobody of our own user listens there."""
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(timeout):
-                _, link = await loop.create_unix_connection(lambda: _Link(self._path), self._path)
+            sock = _dialled(self._path)
+            link = await self._patiently(timeout) if sock is None else _Link(self._path, sock)
         except TimeoutError as error:
             raise Unavailable(f"cannot connect to {self._path}: no answer within {timeout:g} s") from error
         except OSError as error:
@@ -65,6 +65,13 @@ class TtrpcClient:
         if link.refused:
             raise Unavailable(f"cannot connect to {self._path}: it is served by another user")
         self._link = link
+
+    async def _patiently(self, timeout: float) -> _Link:
+        """Where many wait to be let in."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout):
+            _, link = await loop.create_unix_connection(lambda: _Link(self._path), self._path)
+        return link
 
     @property
     def closed(self) -> asyncio.Future[None]:
@@ -114,10 +121,27 @@ class TtrpcClient:
         return self._link
 
 
-class _Link(asyncio.Protocol):
-    """The connection: who waits for which stream."""
+def _dialled(path: str) -> socket.socket | None:
+    """Connected, as a socket of this machine is at once; None when it has to be waited for. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return sock
 
-    def __init__(self, path: str) -> None:
+
+class _Link(asyncio.Protocol):
+    """The connection: who waits for which stream.
+
+    With a socket that is connected, calls need not wait until the loop has it: that takes it some turns, in which the
+    first request is on its way.
+    """
+
+    def __init__(self, path: str, sock: socket.socket | None = None) -> None:
         self._path = path
         self._reader = FrameReader()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
@@ -126,14 +150,55 @@ class _Link(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused = False
         self.peer_pid = 0
+        self._ended = False
+        self._early = sock
+        # What the socket did not take at once.
+        self._unsent = b""
+        if sock is not None:
+            self._admit(sock)
+            if self.refused:
+                sock.close()
+            else:
+                self._attaching = asyncio.get_running_loop().create_task(self._attach(sock))
+
+    def _admit(self, sock: socket.socket) -> None:
+        self.peer_pid = peer_of(sock)[0]
+        self.refused = not is_own_user(sock)
+
+    async def _attach(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
+        except OSError as error:
+            sock.close()
+            self.connection_lost(error)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        sock: socket.socket = transport.get_extra_info("socket")
-        self.peer_pid = peer_of(sock)[0]
-        self.refused = not is_own_user(sock)
-        if self.refused:
+        if self._early is None:
+            self._admit(transport.get_extra_info("socket"))
+        self._early = None
+        if self.refused or self._ended:
             self._transport.abort()
+        elif self._unsent:
+            self._transport.write(self._unsent)
+            self._unsent = b""
+
+    def _send(self, data: bytes) -> None:
+        """Raises Unavailable when the connection has ended."""
+        if self._transport is not None and not self._transport.is_closing() and not self.closed.done():
+            self._transport.write(data)
+        elif self._early is not None and not self._ended and not self.closed.done():
+            self._send_early(self._early, data)
+        else:
+            raise Unavailable(f"cannot call {self._path}: the connection ended")
+
+    def _send_early(self, sock: socket.socket, data: bytes) -> None:
+        sent = 0
+        if not self._unsent:
+            # Whatever is wrong with it, the transport will tell.
+            with contextlib.suppress(OSError):
+                sent = sock.send(data, socket.MSG_NOSIGNAL)
+        self._unsent += data[sent:]
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -155,19 +220,18 @@ class _Link(asyncio.Protocol):
 
     def end(self) -> None:
         """Close the connection."""
+        self._ended = True
         if self._transport is not None:
             self._transport.abort()
 
     async def ask(self, envelope: bytes, seconds: float | None) -> bytes:
         """Send a request, encoded, and wait for the payload of its response. Raises TimeoutError as well."""
-        if self._transport is None or self._transport.is_closing() or self.closed.done():
-            raise Unavailable(f"cannot call {self._path}: the connection ended")
         stream = self._take_stream()
         data = frame(stream, TYPE_REQUEST, envelope)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
+        self._send(data)
         self._waiting[stream] = future
-        self._transport.write(data)
         timer = loop.call_later(seconds, expire, future) if seconds is not None else None
         try:
             return await future
