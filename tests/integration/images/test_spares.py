@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import stat
@@ -166,6 +167,23 @@ def test_nothing_is_put_in_the_place_of_what_is_there(spares: Spares, root: Path
     assert not spares.take(root / "there")
     assert (root / "there" / "exit.json").read_text() == "7"
     assert names(root) == ["there"]
+
+
+def refused(_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_one_that_a_full_disk_leaves_unfurnished_is_none(trash: Trash, root: Path) -> None:
+    spares = Spares(root, trash, refused)
+    spares.clear(made(root / "former"))
+    assert names(root) == []
+    assert not spares.take(root / "next")
+
+
+def test_one_that_a_full_disk_leaves_unfinished_gives_its_blocks_back(spares: Spares, root: Path) -> None:
+    spares.clear(made(root / "former"))
+    assert not spares.take(root / "next", refused)
+    assert names(root) == []
 
 
 def test_there_may_be_nothing_to_clear(spares: Spares, root: Path) -> None:
