@@ -106,6 +106,7 @@ class Shim:
         self._execs = Execs(self._container, self._loop, self._signals, launcher)
         servicer = ShimServicer(self._container, self._execs, self._leave, self._depart)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
+        self._container.has_company = lambda: not self._server.deserted
         self._door = Door(self._loop, self._container, self._execs, self._journal.error)
         self._upkeep = Upkeep(self._loop, self._container.rest)
         self._lock = -1
@@ -304,6 +305,8 @@ class Shim:
             return
         self._leaves_since = self._leaves_since or time.monotonic()
         if self._container.phase in (Phase.NEW, Phase.EXITED):
+            if not self._departs:
+                self._container.settle()
             self._clear()
             return
         try:

@@ -3,6 +3,7 @@
 An end is told in this order: the process is reaped, its output is read to the last byte and logged,
 the exit record is durable, then everybody who waits hears of it. If nobody waits but who puts it on record himself,
 durably and before he tells of it, the record is there for whoever comes after his death, and no disk is waited for.
+Many a process ends before he has come to ask: he is given a moment.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from bulkhead.shim.relay import Relays
 
 _RETRY = 1.0
+# For who puts an end on record to ask for it (seconds).
+_GRACE = 0.1
 # How long the root of a container that has ended stays mounted while nobody has its shim leave.
 _UNLEFT = 5.0
 # Beside the bundle, when there is something to check; see `bulkhead.shim.health`.
@@ -143,6 +146,8 @@ class Container:
         self.health: HealthMonitor | None = None
         # What execs have to keep, and what an earlier shim's execs have left; see `Execs`.
         self.execs_to_keep: Callable[[], dict[str, int]] = dict
+        # Whether somebody is connected: who had the container created, as a rule, and is about to ask for its end.
+        self.has_company: Callable[[], bool] = _no
         self.execs_left: Mapping[str, dict[str, int]] = {}
 
     def claim(self, identity: Identity, estate: Estate | None = None) -> None:
@@ -157,6 +162,8 @@ class Container:
         self.exit = self._facts.read_exit()
         if self.exit is not None:
             self._record, self.phase, self._from_disk = record, Phase.EXITED, True
+            # Who wrote it may have died before it was.
+            self._durable = False
         elif record is not None:
             self._record = record
             self._succeed(record, estate)
@@ -314,7 +321,7 @@ class Container:
 
         Who `records` the exit himself need not wait for that.
         """
-        records = records or _records_not
+        records = records or _no
         if self.phase is not Phase.EXITED or self.exit is None:
             self._on_exit.append((hear, records))
             return
@@ -479,6 +486,7 @@ class Container:
             self._facts.begin()
         except OSError as error:
             raise ResourceExhausted(f"cannot reserve the exit record: {reason(error)}") from error
+        self._durable = True
         undo.callback(self._facts.abandon)
 
     def _open_logs(self, options: CreateOptions, kept: Mapping[str, int] | None, *, terminal: bool) -> LogSink:
@@ -706,15 +714,22 @@ class Container:
             return False
 
     def _persist(self, record: ExitRecord) -> None:
-        self._durable = not (self._on_exit and all(records() for _, records in self._on_exit))
+        self._durable = not self._is_for_record()
         try:
             self._facts.write_exit(record, durable=self._durable)
         except OSError as error:
+            self._durable = True
             # Not announced before it is durable, except that a broken disk must not hide an exit for ever.
             self._report("cannot write the exit record", error)
             self._loop.later(_RETRY, lambda: self._retry_exit(record))
+        if not self._durable:
+            self._loop.later(_GRACE, self.settle)
         failpoints.hit("shim.exit.recorded")
         self._announce(record)
+
+    def _is_for_record(self) -> bool:
+        """Whether all who hear of the end, or will in a moment, put it on record themselves."""
+        return all(records() for _, records in self._on_exit) if self._on_exit else self.has_company()
 
     def _retry_exit(self, record: ExitRecord) -> None:
         try:
@@ -739,8 +754,7 @@ class Container:
         self.streams.finish()
 
 
-def _records_not() -> bool:
-    """He only wants to know."""
+def _no() -> bool:
     return False
 
 

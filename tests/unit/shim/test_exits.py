@@ -77,15 +77,37 @@ def test_nobody_hears_of_an_end_before_it_is_durable_but_who_records_it(
     assert container._facts.read_exit() == container.exit
 
 
+@pytest.mark.parametrize("company", [True, False])
 def test_an_end_that_was_not_durable_is_when_somebody_asks_who_does_not_record_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, company: bool
 ) -> None:
+    """The other may not have asked yet, only be there."""
     container, heard = _ending(tmp_path, monkeypatch)
-    container.when_exited(_told(heard, "r"), lambda: True)
+    if company:
+        container.has_company = lambda: True
+    else:
+        container.when_exited(_told(heard, "r"), lambda: True)
     container._conclude(3)
     for who in ("first", "second"):
         container.when_exited(_told(heard, who))
-    assert heard == ["r", "file", "directory", "first", "second"]
+    assert heard == [*([] if company else ["r"]), "file", "directory", "first", "second"]
+
+
+def test_an_end_that_nobody_has_asked_for_is_durable_after_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container, heard = _ending(tmp_path, monkeypatch)
+    container.has_company = lambda: True
+    loop = container._loop
+    loop.open()
+    try:
+        container._conclude(3)
+        assert heard == []
+        while not heard:
+            loop.turn(loop._patience())
+        assert heard == ["file", "directory"]
+    finally:
+        loop.close()
 
 
 def _told(heard: list[str], who: str) -> Callable[[ExitRecord], None]:
