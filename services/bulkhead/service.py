@@ -16,6 +16,7 @@ import signal
 import stat
 import struct
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -41,6 +42,8 @@ _DATA_MODE = 0o700
 _WAITERS = 32
 _FIRST_TRIM_SECONDS = 3.0
 _TRIM_SECONDS = 60.0
+# How often it is looked whether there was work, how much is worth a trim (a few lives), and how much is rest.
+_LOOK_SECONDS, _WORK_CPU_SECONDS, _REST_CPU_SECONDS = 10.0, 0.03, 0.01
 
 
 def run_service(
@@ -203,12 +206,25 @@ async def _until_told(told: Settings, serve: Serve, pid_file: _PidFile, told_of_
 
 
 async def _keep_trimmed() -> None:
-    """What a start, a pull or a large answer has freed goes back to the kernel: a quarter of the manager's memory."""
-    pause = _FIRST_TRIM_SECONDS
+    """What a start, a pull or a large answer has freed goes back to the kernel: a quarter of the manager's memory.
+
+    When the service has come to rest, or now and then where it does not.
+    """
+    await asyncio.sleep(_FIRST_TRIM_SECONDS)
     while True:
-        await asyncio.sleep(pause)
         trim_memory()
-        pause = _TRIM_SECONDS
+        await _work_and_rest()
+
+
+async def _work_and_rest() -> None:
+    since, begun = time.monotonic(), time.process_time()
+    used = 0.0
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        before, used = used, time.process_time() - begun
+        rests = used - before < _REST_CPU_SECONDS or time.monotonic() - since >= _TRIM_SECONDS
+        if rests and used > _WORK_CPU_SECONDS:
+            return
 
 
 class _Stop:

@@ -23,9 +23,10 @@ from bulkhead.model.filters import EVENT_KEYS, Filters, check_keys, matches_even
 log = structlog.get_logger()
 
 Announce = Callable[[Sequence[Event]], None]
-RECENT = 4096
+# Of a hundred lives: 0.6 KB each. Who lags behind more than that reads from the store.
+RECENT = 512
 # Labels of the remembered entries in all: a container has as many as its maker likes, and each of its events.
-RECENT_ATTRIBUTES = 100_000
+RECENT_ATTRIBUTES = 12_500
 BATCH = 512
 TRIM_SECONDS = 300.0
 # How much later than it happened something may be told, behind what is younger (`execs.BRIEF`, and a commit).
