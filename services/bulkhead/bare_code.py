@@ -18,6 +18,8 @@ _UNIT, _MOST_UNITS = 2, 8
 _ENTRY, _NO_COLUMNS, _NO_LINE = 0x80, 13 << 3, 15 << 3
 _ANOTHER_SIX_BITS = 0x40
 _LOAD, _STORE = dis.opmap["LOAD_CONST"], dis.opmap["STORE_NAME"]
+# Python 3.12 and 3.13 return a constant without loading it.
+_RETURN = dis.opmap.get("RETURN_CONST", _LOAD)
 
 
 def bare(code: CodeType) -> CodeType:
@@ -36,7 +38,7 @@ def _texts(code: CodeType) -> list[int]:
     steps = [*zip(code.co_code[::_UNIT], code.co_code[1::_UNIT], strict=True)]
     if code.co_flags & inspect.CO_OPTIMIZED:
         # A function's own comes first, and nothing loads it.
-        found = [0] if code.co_consts and (_LOAD, 0) not in steps else []
+        found = [0] if code.co_consts and not {(_LOAD, 0), (_RETURN, 0)}.intersection(steps) else []
     else:
         found = [argument for _, argument in _kept_as_doc(code, steps) if steps.count((_LOAD, argument)) == 1]
     return [position for position in found if isinstance(code.co_consts[position], str)]
