@@ -222,8 +222,8 @@ async def _work_and_rest() -> None:
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         before, used = used, time.process_time() - begun
-        rests = used - before < _REST_CPU_SECONDS or time.monotonic() - since >= _TRIM_SECONDS
-        if rests and used > _WORK_CPU_SECONDS:
+        rests = used - before < _REST_CPU_SECONDS
+        if (rests and used > _WORK_CPU_SECONDS) or time.monotonic() - since >= _TRIM_SECONDS:
             return
 
 
