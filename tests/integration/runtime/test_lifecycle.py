@@ -281,7 +281,8 @@ def test_who_holds_the_root_holds_nothing_else(box: Box, tmp_path: Path, edit: C
         disk.unmount()
         assert disk.is_in_use()
         box.kill(task)
-        assert not disk.is_in_use()
+        # Others on this machine may have copied the table of mounts meanwhile, for a moment.
+        until(lambda: not disk.is_in_use())
         os.close(fd)
 
 

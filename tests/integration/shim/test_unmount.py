@@ -133,7 +133,7 @@ async def test_an_end_is_told_while_the_disk_takes_no_writes(slow: tuple[World, 
                 await shim.client.shutdown()
                 assert world.disk.is_in_use()
         assert last_word(link) == FREE
-    assert not world.disk.is_in_use()
+    await until(lambda: not world.disk.is_in_use())
 
 
 async def test_a_layer_that_is_mounted_still_can_be_removed(world: World) -> None:
@@ -148,7 +148,7 @@ async def test_a_layer_that_is_mounted_still_can_be_removed(world: World) -> Non
             assert world.disk.is_in_use()
             await shim.client.shutdown()
         assert last_word(link) == FREE
-    assert not world.disk.is_in_use()
+    await until(lambda: not world.disk.is_in_use())
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])
