@@ -42,8 +42,8 @@ _DATA_MODE = 0o700
 _WAITERS = 32
 _FIRST_TRIM_SECONDS = 3.0
 _TRIM_SECONDS = 60.0
-# How often it is looked whether there was work, how much is worth a trim (a few lives), and how much is rest.
-_LOOK_SECONDS, _WORK_CPU_SECONDS, _REST_CPU_SECONDS = 10.0, 0.03, 0.01
+# How often it is looked whether there was work, how much is worth a trim (a millisecond), and how much is rest.
+_LOOK_SECONDS, _WORK_CPU_SECONDS, _REST_CPU_SECONDS = 10.0, 0.01, 0.01
 
 
 def run_service(
