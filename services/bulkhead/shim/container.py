@@ -139,6 +139,8 @@ class Container:
         self._ending = False
         self._on_exit: list[tuple[Callable[[ExitRecord], None], Callable[[], bool]]] = []
         self._durable = True
+        # Whether the exit record is yet to be written: a disk has refused it.
+        self.owes_record = False
         # The pidfd of a process that has ended while nobody was its shim.
         self._remains = -1
         self._names: NameServer | None = None
@@ -718,7 +720,7 @@ class Container:
         try:
             self._facts.write_exit(record, durable=self._durable)
         except OSError as error:
-            self._durable = True
+            self._durable = self.owes_record = True
             # Not announced before it is durable, except that a broken disk must not hide an exit for ever.
             self._report("cannot write the exit record", error)
             self._loop.later(_RETRY, lambda: self._retry_exit(record))
@@ -736,6 +738,8 @@ class Container:
             self._facts.write_exit(record)
         except OSError:
             self._loop.later(_RETRY, lambda: self._retry_exit(record))
+        else:
+            self.owes_record = False
 
     def _announce(self, record: ExitRecord) -> None:
         self.phase, self.exit = Phase.EXITED, record

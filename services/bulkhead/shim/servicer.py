@@ -109,8 +109,8 @@ class ShimServicer:
 
     def _wait(self, request: messages.WaitRequest, call: Call) -> None:
         def container_exited(record: ExitRecord) -> None:
-            # Who is not there to hear of the exit may come back and ask.
-            leaves = request.for_record and call.open and not self._execs.awaited
+            # Who is not there to hear of the exit may come back and ask; so may his successor, where it is on no disk.
+            leaves = request.for_record and call.open and not self._execs.awaited and not self._container.owes_record
             call.reply(
                 messages.WaitResponse(
                     exit_code=record.exit_code,

@@ -424,3 +424,20 @@ async def test_a_shim_stays_for_those_who_still_wait(launch: Launch) -> None:
         assert (await shim.client.state()).phase == "exited"
         await shim.client.shutdown()
         begun.cancel()
+
+
+async def test_a_shim_stays_that_alone_knows_the_end(launch: Launch) -> None:
+    """Where no disk takes the record, who was told of the end may die before it is on his own."""
+    async with launch(script("read x; exit 3")) as shim:
+        await shim.create(open_stdin=True)
+        await shim.client.start()
+        refusal = shim.data_dir / "exit.json"
+        refusal.mkdir()
+        stream = await shim.attach()
+        stream.writer.write(b"go\n")
+        answer = await shim.client.wait(for_record=True, timeout=20)
+        assert (answer.exit_code, answer.leaves) == (3, False)
+        assert (await shim.client.state()).exit_code == 3
+        refusal.rmdir()
+        await until(refusal.is_file)
+        (shim.data_dir / "shim.log").unlink()
