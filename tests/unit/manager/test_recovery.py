@@ -248,6 +248,16 @@ async def test_start_cut_short_by_a_crash_is_undone(world: World) -> None:
         assert core.records.intents == {}
 
 
+async def test_container_with_rm_whose_start_a_crash_cut_short_is_removed(world: World) -> None:
+    """As after any start that fails; `docker run --rm` waits for that, and would for good."""
+    async with one_life(world) as core:
+        begun, untouched = await core.create("true", auto_remove=True), await core.create("true", auto_remove=True)
+        await core.records.commit(Change(intent="start", about=begun))
+    async with one_life(world) as core:
+        await eventually(lambda: not core.records.index.knows(begun))
+        assert core.get(untouched).phase is Phase.CREATED
+
+
 async def test_shim_that_a_client_attached_to_before_start_is_kept(world: World) -> None:
     async with one_life(world) as core:
         container_id = await core.create("sleep", "9")
