@@ -38,6 +38,9 @@ log = structlog.get_logger()
 KEPT_NS = 300 * 1_000_000_000
 # Where many end within that time: dockerd keeps them all, two kilobytes each.
 MOST_ENDED = 2048
+# So many shims' calls at a time are open for execs that may begin: who creates and never starts some must not fill our
+# memory with them.
+MOST_EXPECTED = 64
 SWEEP_SECONDS = 10.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
@@ -87,7 +90,7 @@ class Execs:
             id=new_id(self.records.exec_short_ids), container_id=container.id, spec=spec, created_at=time.time_ns()
         )
         # Its shim gets to know it while the disk does; nobody can start it before he is told its id.
-        expecting = self._expect(record) if _has_streams(record) else None
+        expecting = self._expect(record) if _has_streams(record) and len(self._expected) < MOST_EXPECTED else None
         try:
             await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
         except BaseException:
@@ -98,11 +101,11 @@ class Execs:
         return record
 
     def socket_of(self, record: Exec) -> str:
-        """Where the shim starts a new exec for who dials, as `start` would tell; empty for one without streams.
+        """Where the shim starts a new exec for who dials, as `start` would tell; empty for one that it does not expect.
 
         Who is refused there, or finds nobody, is to ask for its start.
         """
-        return str(self.instance.stdio_socket(record.container_id)) if _has_streams(record) else ""
+        return str(self.instance.stdio_socket(record.container_id)) if record.id in self._expected else ""
 
     def _expect(self, record: Exec) -> asyncio.Task[None]:
         self._expected.add(record.id)

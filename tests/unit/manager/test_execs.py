@@ -319,6 +319,22 @@ async def test_one_with_streams_runs_though_nobody_asks_for_its_start(core: Runn
     assert (await core.actions())[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
 
 
+async def test_of_those_that_nobody_starts_few_are_expected(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is an open call. The others are started as ever, and expected again when there is room."""
+    monkeypatch.setattr(execs_module, "MOST_EXPECTED", 1)
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    first = await _expected(core, container_id)
+    second = await _created(core, container_id, attach_stdout=True)
+    assert core.core.execs.socket_of(second) == ""
+    assert second.id not in shim.exec_processes
+    await core.core.execs.start(second.id, detach=False, size=(0, 0))
+    assert second.id in shim.exec_processes
+    shim.begin_exec(first.id)
+    await eventually(lambda: _phase(core, first.id) is ExecPhase.RUNNING)
+    await _expected(core, container_id)
+
+
 async def test_a_brief_end_is_recorded_with_the_moment_of_its_beginning(core: Running) -> None:
     container_id = await core.run("sleep", "9")
     shim = core.shim(container_id)
