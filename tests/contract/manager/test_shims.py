@@ -18,7 +18,7 @@ import pytest
 from bulkhead import failpoints
 from bulkhead.ctl.seed import busybox_tree, static_busybox
 from bulkhead.errors import BulkheadError, Conflict, LaunchFailed, Unavailable
-from bulkhead.manager.adapters.shims import SupervisedShims
+from bulkhead.manager.adapters.shims import RemoteShim, SupervisedShims
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
@@ -257,6 +257,29 @@ async def test_nothing_is_left_of_a_shim_whose_exit_was_taken(exam: Exam) -> Non
         assert await exam.shims.live(container_id) is None
         assert not exam.instance.container_run(container_id).exists()
         assert exam.instance.exit_record(container_id).exists()
+
+
+async def test_who_asks_a_shim_that_has_left_hears_that_its_container_has_ended(real_exam: Exam) -> None:
+    """Not that nobody is there: he who stops or looks at a container that is just ending has done nothing wrong."""
+    async with real_exam.running("sh", "-c", "exit 7") as (_, shim):
+        assert isinstance(shim, RemoteShim)
+        assert (await shim.take_exit()).code == 7
+        await asyncio.wait_for(asyncio.shield(shim.client.closed), 20)
+        asked = AskedExec(exec_id="e", process={"args": ["true"]}, stdin=False, size=(0, 0))
+        late = (shim.kill(signal.SIGTERM), shim.pause(), shim.resume(), shim.pids(), shim.create_exec(asked))
+        for question in (*late, shim.expect_exec(asked), shim.start_exec("e"), shim.resize(1, 1), shim.serve_names()):
+            with pytest.raises(Conflict, match="is not running"):
+                await question
+
+
+async def test_who_asks_a_shim_that_was_killed_hears_that_nobody_is_there(real_exam: Exam) -> None:
+    async with real_exam.running("sleep", "60") as (container_id, shim):
+        assert isinstance(shim, RemoteShim)
+        record = real_exam.instance.container_data(container_id) / "shim.json"
+        os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
+        await asyncio.wait_for(asyncio.shield(shim.client.closed), 20)
+        with pytest.raises(Unavailable):
+            await shim.kill(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("point", ["shim.leave.begun", "shim.leave.removed", "shim.leave.cleared"])

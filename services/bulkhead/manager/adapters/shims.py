@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -47,14 +49,19 @@ _ALONE = (SHIM_RECORD, TASK_RECORD)
 _TRACES = (SHIM_RECORD, *(atomicfile.unfinished(name) for name in _ALONE))
 _encode = msgspec.json.Encoder().encode
 _decode_losses = msgspec.json.Decoder(tuple[Loss, ...]).decode
+T = TypeVar("T")
 
 
 class RemoteShim:
     """`bulkhead.manager.ports.Shim` over one connection."""
 
-    def __init__(self, client: ShimClient, names_directory: str) -> None:
+    def __init__(
+        self, client: ShimClient, container_id: str, names_directory: str, has_left: Callable[[], bool]
+    ) -> None:
         self.client = client
+        self.container_id = container_id
         self.names_directory = names_directory
+        self._has_left = has_left
         # It has said that it does what `shutdown` asks for by itself.
         self.leaves = False
 
@@ -95,28 +102,28 @@ class RemoteShim:
         return _exit(answer)
 
     async def kill(self, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
-        await self.client.kill(signal, exec_id=exec_id, all=everyone, timeout=KILL_SECONDS)
+        await self._asked(self.client.kill(signal, exec_id=exec_id, all=everyone, timeout=KILL_SECONDS))
 
     async def pause(self) -> None:
-        await self.client.pause()
+        await self._asked(self.client.pause())
 
     async def resume(self) -> None:
-        await self.client.resume()
+        await self._asked(self.client.resume())
 
     async def pids(self) -> list[int]:
-        return list((await self.client.pids()).pids)
+        return list((await self._asked(self.client.pids())).pids)
 
     async def create_exec(self, asked: AskedExec) -> None:
-        await self.client.exec_create(_exec_request(asked))
+        await self._asked(self.client.exec_create(_exec_request(asked)))
 
     async def expect_exec(self, asked: AskedExec) -> Lasting | None:
-        told = await self.client.exec_create(_exec_request(asked, lasting=True), timeout=None)
+        told = await self._asked(self.client.exec_create(_exec_request(asked, lasting=True), timeout=None))
         if not told.began_at:
             return None
         return Lasting(began_at=told.began_at, exit_code=told.exit_code if told.exited_at else None)
 
     async def start_exec(self, exec_id: str) -> int:
-        answer = await self.client.exec_start(exec_id)
+        answer = await self._asked(self.client.exec_start(exec_id))
         _raise_failure(answer.failure)
         return answer.pid
 
@@ -128,13 +135,13 @@ class RemoteShim:
         await self.client.begun(exec_id)
 
     async def resize(self, height: int, width: int, exec_id: str = "") -> None:
-        await self.client.resize_pty(height, width, exec_id=exec_id)
+        await self._asked(self.client.resize_pty(height, width, exec_id=exec_id))
 
     async def health(self, after: int) -> Health:
         return decode_health((await self.client.health(after)).record)
 
     async def serve_names(self) -> None:
-        await self.client.serve_names(self.names_directory)
+        await self._asked(self.client.serve_names(self.names_directory))
 
     async def relay(self, relays: Sequence[Relay]) -> None:
         await self.client.relay(
@@ -149,6 +156,15 @@ class RemoteShim:
                 for each in relays
             ]
         )
+
+    async def _asked(self, answer: Awaitable[T]) -> T:
+        """What it answers. Raises Conflict when it has hung up because it leaves: its container has ended."""
+        try:
+            return await answer
+        except Unavailable as error:
+            if self._has_left():
+                raise Conflict(f"container {self.container_id} is not running") from error
+            raise
 
 
 class SupervisedShims:
@@ -227,6 +243,9 @@ class SupervisedShims:
         known = self._live.get(container_id)
         if known is not None and not known.client.closed.done():
             return False
+        return self._is_traceless(container_id)
+
+    def _is_traceless(self, container_id: str) -> bool:
         data = str(self._instance.container_data(container_id))
         traces = (str(self._instance.container_run(container_id)), *(f"{data}/{name}" for name in _TRACES))
         return not any(map(os.path.lexists, traces))
@@ -264,7 +283,8 @@ class SupervisedShims:
         if other is not None and not other.client.closed.done():
             await client.close()
             return other
-        shim = RemoteShim(ShimClient(client), self._names_directory)
+        has_left = functools.partial(self._is_traceless, container_id)
+        shim = RemoteShim(ShimClient(client), container_id, self._names_directory, has_left)
         self._live[container_id] = shim
         client.closed.add_done_callback(lambda _: self._drop(container_id, shim))
         return shim
