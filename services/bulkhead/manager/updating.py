@@ -18,6 +18,7 @@ from bulkhead.errors import Conflict, Internal, InvalidArgument
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import Bundles
+from bulkhead.manager.exits import is_alive
 from bulkhead.manager.oci_resources import resources as oci_resources
 from bulkhead.manager.ports import Change, Records
 from bulkhead.model.container import Container, ContainerSpec, Resources, RestartPolicy
@@ -85,6 +86,9 @@ class Updating:
         try:
             await asyncio.to_thread(self.limit, self.bundles.cgroups_path(container), limits)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and not is_alive(container):
+                # It has just ended, and its group is gone: they count from its next start.
+                return
             await self.records.commit(Change(update=container), durable=True)
             reason = f"Cannot update container {container.id}: {error}"
             raise (InvalidArgument if isinstance(error, ValueError) else Internal)(reason) from error

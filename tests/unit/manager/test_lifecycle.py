@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import signal
 import subprocess
 import threading
@@ -31,6 +33,7 @@ from bulkhead.linux import process
 from bulkhead.manager import stopping
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.ports import Change, Dirs, Exit
+from bulkhead.manager.updating import Update
 from bulkhead.model.container import ContainerSpec, Mount, PublishedPort, Resources, RestartPolicy
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
@@ -842,3 +845,20 @@ async def test_a_program_that_is_gone_ends_the_policy(core: Running) -> None:
     core.shim(container_id).exit(1)
     await eventually(lambda: core.get(container_id).error != "")
     assert (core.get(container_id).phase, core.get(container_id).exit_code) == (Phase.EXITED, 127)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_limits_of_a_container_that_is_just_ending(core: Running, alive: bool) -> None:
+    """Its group may be gone before its end is on record: then they count from its next start."""
+
+    def refuse(group: str, _limits: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "the kernel has no cpu.shares", group)
+
+    container_id = await core.run("true")
+    pid = os.getpid() if alive else 0
+    change = replace(core.get(container_id), pid=pid, pid_start_time=process.start_time(os.getpid()) or 0)
+    await core.records.commit(Change(update=change))
+    updating = replace(core.core.updating, limit=refuse)
+    with pytest.raises(Internal, match="Cannot update") if alive else contextlib.nullcontext():
+        await updating.update(container_id, Update(resources=Resources(cpu_shares=512)))
+    assert core.get(container_id).spec.resources.cpu_shares == (0 if alive else 512)
