@@ -71,8 +71,12 @@ class Reserve:
             os.fsync(self._held)
         with contextlib.suppress(OSError, sqlite3.Error), self._log.open("r+b") as file:
             _make_room(connection)
-            os.posix_fallocate(file.fileno(), 0, _LOG)
             self._read = os.dup(file.fileno())
+            # Written, too: the first write to a block that was only allocated changes the file's map, and whoever has
+            # the disk sync a record waits for that as well.
+            file.write(bytes(max(0, _LOG - file.seek(0, os.SEEK_END))))
+            file.flush()
+            os.fdatasync(file.fileno())
 
     def read_ahead(self) -> None:
         """Before a write: have the kernel read what it has not of the pages to be written; nobody waits for it."""
