@@ -190,6 +190,9 @@ class JsonFile(LogSink):
             # Nobody knows how the torn record would go on: it must not spoil the next one.
             self._journal.add_entry(Entry(kind=Kind.TORN, stream=0, start=0, end=0, time=time.time_ns()))
             self._wait(Waiting(b"\n"))
+        if self._lost.lines and self._retry is None:
+            # The container may never say a word again that would bring it up.
+            self._offer()
 
     def take(self, stream: int, source: int, *, terminal: bool) -> bytes:
         return self._journal.take(stream, source, terminal=terminal)

@@ -216,7 +216,22 @@ def test_what_was_dropped_stays_dropped_and_is_told(tmp_path: Path) -> None:
     shims.die()
     shims.say(b"tial\n")
     text = shims.settled()
-    assert text.startswith("partial\n[bulkhead: 1 lines (")
+    assert text.startswith("[bulkhead: 1 lines (")
+    assert text.endswith("]\npartial\n")
+    shims.die()
+    assert shims.settled() == text
+
+
+def test_what_was_dropped_is_told_though_the_container_says_no_more(shims: Shims) -> None:
+    """The shim died when all that waited was logged, before the gap had its entry."""
+    shims.say(b"logged\n")
+    shims.settle()
+    shims.log._dropping = True
+    shims.say(b"dropped\n")
+    shims.die()
+    text = shims.settled()
+    assert text.startswith("logged\n[bulkhead: 1 lines (")
+    assert shims.log.unlogged() is None
     shims.die()
     assert shims.settled() == text
 
