@@ -25,7 +25,7 @@ from typing import Any
 
 from bulkhead.errors import LaunchFailed, NotFound
 from bulkhead.linux import process
-from bulkhead.shim import app, bundle, logs, peers, stdio
+from bulkhead.shim import app, bundle, container, logs, peers, stdio
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.ports import Rootfs, Stdio
 from bulkhead.supervisor import zygote
@@ -253,6 +253,7 @@ def main() -> int:
     # Waiting is not what tests are for: for clients that they leave open, for pipes that others hold. A disk has its
     # whole time, since that of a busy machine needs it.
     peers.PATIENCE, stdio.DRAIN_IDLE, logs.RETRY = 1.0, 0.4, 0.05
+    container.UNMOUNT_PATIENCE = 0.2
     if sys.argv[1] == "zygote":
         zygote.close_inherited(int(sys.argv[2]))
         return zygote.main(int(sys.argv[2]), app.Shim(FakeLauncher()), Path(tempfile.gettempdir()))

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bulkhead.content import confine
+from bulkhead.errors import Unavailable
 from bulkhead.linux import fsids, hostmounts, idmap, mounts, namespaces, overlay, private_mounts, resolve, syscall
 
 _EMPTY_PATH, _RECURSIVE = 0x1000, 0x8000
 _FROM_EMPTY, _TO_EMPTY = 0x04, 0x40
 _AT_FDCWD = -100
+# For the root of the container's last run to be unmounted (seconds).
+UNMOUNT_PATIENCE = 45.0
 _SAFE = mounts.NODEV | mounts.NOSUID | mounts.NOEXEC
 
 
@@ -113,14 +116,21 @@ def _mount_root(layers: Layers, users: int | None, *, writable: bool) -> int:
         _move(live, _AT_FDCWD, os.fsencode(root), _FROM_EMPTY)
         os.close(live)
     elif writable:
-        # The container may have ended a moment ago.
-        overlay.await_unused(layers.work)
+        _await_unmounted(layers)
         overlay.forgive_volatile(layers.work)
         private_mounts.attach(_own_overlay(layers, users), str(root))
     else:
         below = (layers.upper, *layers.lower)
         private_mounts.mount_overlay(str(root), lower=below, upper=f"{scratch}/upper", work=f"{scratch}/work")
     return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _await_unmounted(layers: Layers) -> None:
+    """The container may have ended a moment ago."""
+    try:
+        overlay.await_unused(layers.work, UNMOUNT_PATIENCE)
+    except TimeoutError as error:
+        raise Unavailable("cannot copy: the disk is still writing what the container has left, try again") from error
 
 
 def _own_overlay(layers: Layers, users: int | None) -> int:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bulkhead.linux import fsids, mounts, syscall
+from bulkhead.linux import alarm, fsids, mounts, syscall
 
 MAX_LOWER = 500  # OVL_MAX_STACK
 
@@ -130,17 +130,25 @@ def lock_in_use(work: str) -> int:
     return fd
 
 
-def await_unused(work: str) -> None:
+def await_unused(work: str, seconds: float) -> None:
     """Wait until it is not. Two mounts of the same directories are nobody's idea (the kernel warns, and that is all).
 
-    Blocking, for as long as a disk takes. Nothing is waited for where the directory is missing.
+    Blocking, in the main thread. Nothing is waited for where the directory is missing. Raises TimeoutError.
     """
     with contextlib.suppress(FileNotFoundError):
         fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            _lock_shared(fd, seconds)
         finally:
             os.close(fd)
+
+
+def _lock_shared(fd: int, seconds: float) -> None:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return
+    with alarm.limited(seconds):
+        fcntl.flock(fd, fcntl.LOCK_SH)
 
 
 def forgive_volatile(work: str) -> None:

@@ -28,6 +28,7 @@ from bulkhead.errors import (
     LaunchFailed,
     NotFound,
     ResourceExhausted,
+    Unavailable,
 )
 from bulkhead.linux import overlay, process
 from bulkhead.model.losses import Loss, Lost, joined
@@ -54,6 +55,8 @@ _RETRY = 1.0
 _GRACE = 0.1
 # How long the root of a container that has ended stays mounted while nobody has its shim leave.
 _UNLEFT = 5.0
+# For the root of its last run to be unmounted; less than who asks for a create waits for its answer (seconds).
+UNMOUNT_PATIENCE = 45.0
 # Beside the bundle, when there is something to check; see `bulkhead.shim.health`.
 _HEALTHCHECK = "healthcheck.json"
 # A parked process has no exit signal yet: waitid(2) finds it only so.
@@ -522,7 +525,7 @@ class Container:
     def _launch(self, terminal: bool, options: CreateOptions, undo: ExitStack) -> Task:
         streams = self.streams
         if self._from_disk and options.rootfs is not None:
-            overlay.await_unused(options.rootfs.work)
+            self._await_unmounted(options.rootfs)
         streams.stdin_once = options.stdin_once
         streams.resize(options.height, options.width)
         stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
@@ -553,6 +556,15 @@ class Container:
         elif console is not None:
             self.custody.changed()
         return task
+
+    def _await_unmounted(self, rootfs: Rootfs) -> None:
+        try:
+            overlay.await_unused(rootfs.work, UNMOUNT_PATIENCE)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"cannot start container {self.identity.short_id}: "
+                "the disk is still writing what its last run left, try again"
+            ) from error
 
     def _take(self, task: Task, terminal: bool, options: CreateOptions, undo: ExitStack) -> None:
         """All that there is to be done for a process that is known, though it may not be ready."""

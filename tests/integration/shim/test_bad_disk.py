@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import ResourceExhausted
+from bulkhead.errors import ResourceExhausted, Unavailable
+from bulkhead.linux import overlay
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from tests.integration.shim.conftest import Launch
 from tests.integration.shim.harness import FAKE, Nursery, become, connected, script, until, write_config
@@ -160,3 +161,23 @@ async def test_a_slow_disk_loses_nothing(launch: Launch) -> None:
         assert [int(json.loads(line)["log"]) for line in received.splitlines()] == list(range(1, 30_001))
         assert (await shim.client.wait(timeout=20)).exit_code == 0
         os.close(disk)
+
+
+async def test_a_root_that_stays_mounted_for_long_is_told_of_and_the_shim_answers(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """The disk still writes what the last run has left: who starts the container again is told so in time."""
+    work = tmp_path / "work"
+    work.mkdir()
+    rootfs = wire.OverlayRootfs(lower=[str(tmp_path)], upper=str(tmp_path / "upper"), work=str(work))
+    async with launch(script("exit 3")) as shim:
+        assert (await shim.run()).exit_code == 3
+        await shim.client.shutdown()
+    mounted = overlay.lock_in_use(str(work))
+    async with launch(script("exit 4")) as shim:
+        with pytest.raises(Unavailable, match="the disk is still writing what its last run left, try again"):
+            await shim.create(rootfs=rootfs)
+        told = await shim.client.state()
+        assert (told.phase, told.exit_code) == ("exited", 3)
+        os.close(mounted)
+        assert (await shim.run(rootfs=rootfs)).exit_code == 4
