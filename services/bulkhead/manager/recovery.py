@@ -27,7 +27,6 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import COMMIT, FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
 from bulkhead.manager.ports import Change, Exit, Groups, Records, Shim, Shims, ShimState, Trash
 from bulkhead.manager.roll_call import RollCall
-from bulkhead.manager.starting import INTENT
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
 from bulkhead.model.instance import Instance
@@ -182,12 +181,13 @@ class Recovery:
 
     async def _recover_idle(self, container: Container, *, rebooted: bool) -> None:
         """The record says that it does not run."""
-        was_starting = self.records.intents.get(container.id) == INTENT
         await self._undo_start(container)
         await self.exits.starting.bundles.release(container)
         if container.phase is Phase.RESTARTING:
             self.exits.restart_later(container.id, container.restart_delay_ms)
-        elif _leftover(container, was_starting=was_starting):
+        elif container.spec.auto_remove:
+            # It has run, or was to run: a start may have come that nothing on disk tells of, and who asked for it waits
+            # for the removal. As with Docker's daemon, one that is merely created goes too.
             await self.exits.removal.remove(container.id, volumes=True)
         elif rebooted and _starts_again(container):
             self.actors.own(self._start(container.id), f"start {container.id[:12]}")
@@ -314,11 +314,6 @@ def _starts_at_boot(container: Container) -> bool:
     return starts_at_boot(
         container.spec.restart_policy, was_alive=alive, stopped_by_user=container.stopped_by_user and not alive
     )
-
-
-def _leftover(container: Container, *, was_starting: bool) -> bool:
-    """It removes itself, has run, or was to, and was not removed: a crash came between. Who ran it waits for that."""
-    return container.spec.auto_remove and (was_starting or container.started_at > 0 or container.error != "")
 
 
 def _directories(place: Path) -> list[Path]:

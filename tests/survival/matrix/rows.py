@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import io
 import json
 import socket
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -100,17 +102,29 @@ def run_to_end(host: Host) -> Subject:
 
 
 def run_and_vanish(host: Host) -> Subject:
-    """--rm: started, ended, gone."""
+    """--rm: started, ended, gone. A wait from before the start, as `docker run` has it, outlasts a start that fails."""
     name = host.name()
     made = host.create(name, "true", host={"AutoRemove": True}, Volumes={"/data": {}})
 
     def act() -> None:
-        answer = host.call("POST", f"/containers/{name}/start")
-        if answer.status not in (204, 304, 404):
-            raise Refused(f"{answer.status} {answer.body!r}")
-        host.call("POST", f"/containers/{name}/wait?condition=removed")
+        with _waiting(host, f"/containers/{name}/wait?condition=removed") as ended:
+            try:
+                host.done("POST", f"/containers/{name}/start", also=(304, 404))
+            finally:
+                ended()
 
     return Subject(act=act, done=lambda: ["it is still there"] if host.state(name) else [], container=made)
+
+
+@contextlib.contextmanager
+def _waiting(host: Host, path: str) -> Iterator[Callable[[], object]]:
+    """An armed wait, and how to have its end. That comes, or the cell is red: nobody gives up before it is."""
+    with contextlib.closing(http.client.HTTPConnection("engine")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(3 * CALL_SECONDS)
+        connection.sock.connect(str(host.engine.instance.docker_socket))
+        connection.request("POST", path)
+        yield connection.getresponse().read
 
 
 def attach(host: Host) -> Subject:
@@ -410,9 +424,6 @@ def copy_in(host: Host) -> Subject:
 
 def raw(host: Host, method: str, path: str, body: bytes | None = None) -> bytes:
     """A call whose bodies are bytes; a refusal within a stream is one too."""
-    import contextlib
-    import http.client
-
     connection = http.client.HTTPConnection("engine", timeout=CALL_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(CALL_SECONDS)

@@ -35,6 +35,7 @@ CELLS = (
     ("rm", "kill manager", "manager.spare.furnished", Place.MANAGER),
     ("start", "no descriptors", "manager.shim.launched", Place.MANAGER),
     ("run", "no descriptors", "manager.start.wired", Place.MANAGER),
+    ("run --rm", "kill manager", "manager.start.begun", Place.MANAGER),
     ("run --rm", "no descriptors", "shim.create.launched", Place.SHIM),
     ("run", "no processes", "manager.start.wired", Place.MANAGER),
     ("unpause", "kill init", "manager.unpause.thawed", Place.MANAGER),
