@@ -454,6 +454,8 @@ class FakeManager:
         self.loaded = b""
         # What the shims make of the first who dials for an exec: "" serves, "unknown", "silent", "away".
         self.expecting = ""
+        # Whether containers end between the start of an exec and the client's call at their shim.
+        self.ends_at_exec = False
         # The execs that were asked to be started here, and those whose start nobody answered.
         self.asked_starts: list[str] = []
         self.unanswered: list[str] = []
@@ -679,6 +681,11 @@ class _Execs(wire.ExecsBase):
 
     async def start(self, message: wire.StartExecRequest) -> wire.StartExecResponse:
         one = self._engine.exec(message.id)
+        if self._engine.ends_at_exec:
+            if one.id in self._engine.asked_starts:
+                raise errors.Conflict(f"Container {one.container.id} is not running")
+            self._engine.asked_starts.append(one.id)
+            return wire.StartExecResponse(socket="/nowhere", spec=one.spec)
         self._engine.asked_starts.append(one.id)
         if one.started:
             raise errors.Conflict(f"exec command {one.id} has already run")

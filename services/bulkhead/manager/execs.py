@@ -280,13 +280,13 @@ class Execs:
         return [each.id for number, each in enumerate(ended) if number >= MOST_ENDED or each.exited_at < limit]
 
     async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
+        _check_running(self.records.index.get(container.id))
         if record.phase is ExecPhase.RUNNING or self._may_have_begun(record):
             record = await self.inspect(record.id)
         if record.phase is ExecPhase.RUNNING:
             raise Conflict(f"exec command {record.id} is already running")
         if record.phase is ExecPhase.EXITED:
             raise Conflict(f"exec command {record.id} has already run")
-        _check_running(self.records.index.get(container.id))
         shim = await self.shims.ensure(container.id)
         await shim.create_exec(self._asked(record, container, size if any(size) else _size(record)))
         self._doubtful.discard(record.id)

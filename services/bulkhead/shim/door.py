@@ -48,7 +48,8 @@ class Door:
         self._acceptor.listen(listener)
 
     def stop_listening(self) -> None:
-        """Accept no more; streams live on."""
+        """Accept no more; streams live on. Who has come is answered, and so knows why he is refused."""
+        self._acceptor.admit_all()
         self._acceptor.stop()
 
     def close(self) -> None:

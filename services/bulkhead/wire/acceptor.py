@@ -33,7 +33,7 @@ class Acceptor:
         self.stop()
         listener.setblocking(False)
         self._listener = listener
-        self._reactor.add(listener.fileno(), select.EPOLLIN, self._accept)
+        self._reactor.add(listener.fileno(), select.EPOLLIN, self._ready)
 
     def stop(self) -> None:
         """Accept no more; who was admitted stays."""
@@ -42,14 +42,24 @@ class Acceptor:
             self._reactor.remove(listener.fileno())
             listener.close()
 
-    def _accept(self, _events: int) -> None:
+    def admit_all(self) -> None:
+        """Those, too, who have come and were not accepted yet."""
+        while self._listener is not None and self._accept():
+            pass
+
+    def _ready(self, _events: int) -> None:
+        self._accept()
+
+    def _accept(self) -> bool:
+        """Whether somebody had come."""
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return
+            return False
         if not is_own_user(sock):
             sock.close()
-            return
+            return True
         sock.setblocking(False)
         self._admit(sock)
+        return True

@@ -246,6 +246,14 @@ async def test_an_exec_that_nobody_says_has_started_is_not_started_twice(fake: F
     assert fake.manager.unanswered == [made]
 
 
+async def test_an_exec_whose_container_ends_as_it_is_started_is_refused_for_that(fake: Fake) -> None:
+    container = await fake.run("sleep", "100")
+    fake.manager.expecting, fake.manager.ends_at_exec = "away", True
+    made = await exec_id(fake, container.id, "true")
+    reply = await fake.call("POST", f"/exec/{made}/start", {})
+    assert (reply.status, reply.message) == (409, f"Container {container.id} is not running")
+
+
 @pytest.mark.parametrize(("size", "asked"), [([5, 9], True), ([3, 4], False), (None, False)])
 async def test_another_size_of_the_terminal_has_to_be_asked_for(
     fake: Fake, size: list[int] | None, asked: bool

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,37 @@ async def test_execs_need_a_running_container(launch: Launch) -> None:
         await shim.client.wait(timeout=20)
         with pytest.raises(Conflict, match="is not running"):
             await shim.client.exec_start("e")
+
+
+async def test_who_comes_as_the_shim_leaves_is_told_why_he_is_refused(launch: Launch) -> None:
+    """He was in time: a hang-up without a word would be the engine's fault."""
+    async with launch(script("sleep 60")) as shim:
+        await shim.create()
+        await shim.client.start()
+        await register(shim, "e", "true")
+        await shim.client.kill(signal.SIGKILL)
+        await shim.client.wait(timeout=20)
+        with stopped(shim.pid):
+            leaving = asyncio.ensure_future(shim.client.shutdown())
+            await asyncio.sleep(0)
+            late = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+            for client in late:
+                client.connect(str(shim.run_dir / "stdio.sock"))
+                client.send(b'{"op":"exec","exec_id":"e"}\n')
+        await leaving
+        for client in late:
+            answer = json.loads(client.recv(1 << 16))
+            assert (answer["ok"], answer["kind"], "is not running" in answer["error"]) == (False, "Conflict", True)
+            client.close()
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def test_an_exec_is_killed_alone(shim: Shim) -> None:

@@ -115,6 +115,16 @@ async def test_container_stopped_between_create_and_start(core: Running) -> None
         await core.core.execs.start(record.id, detach=True, size=(0, 0))
 
 
+async def test_what_has_run_is_refused_for_its_container_first(core: Running) -> None:
+    """Who was told to dial, and found the shim gone, asks again."""
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    await core.core.containers.stop(container_id, "", None)
+    with pytest.raises(Conflict, match=f"Container {container_id} is not running"):
+        await core.core.execs.start(record.id, detach=False, size=(0, 0))
+
+
 async def test_command_that_cannot_be_run(core: Running) -> None:
     container_id = await core.run("sleep", "9")
     record = await _created(core, container_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -42,9 +43,8 @@ class ExecRoutes:
         if detach:
             await starting()
             return answers.empty(200)
-        process, is_tty = await self._run_expected(exec_id, (height, width)) or await self._run(
-            exec_id, await starting()
-        )
+        expected = await self._run_expected(exec_id, (height, width))
+        process, is_tty = expected or await self._run_asked(exec_id, starting)
         try:
             client = take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
@@ -62,6 +62,13 @@ class ExecRoutes:
         with contextlib.suppress(Unreachable, NotFound, Conflict):
             return await self._run(exec_id, expected)
         return None
+
+    async def _run_asked(self, exec_id: str, starting: Callable[[], Awaitable[StartedExec]]) -> tuple[ProcessEnd, bool]:
+        started = await starting()
+        with contextlib.suppress(Unreachable):
+            return await self._run(exec_id, started)
+        # Its shim was there a moment ago: if the container has ended, that is the answer.
+        return await self._run(exec_id, await starting())
 
     async def _run(self, exec_id: str, started: StartedExec) -> tuple[ProcessEnd, bool]:
         spec = started.spec
