@@ -66,9 +66,11 @@ async def test_a_zygote_that_works_is_not_given_up_however_slow_it_is(
 
 # Its spares are sockets; the second is not to be had before there is a file "rehearsed". "1 made", "1 closed" are told.
 _ACTOR = """
-import os, select, socket, sys, time
+import os, select, socket, sys
 place, control = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
 spares, number = {}, 0
+parent = select.poll()
+parent.register(control, 0)
 def tell(text):
     with open(f"{place}/told", "a") as file:
         file.write(f"{text}\\n")
@@ -81,7 +83,8 @@ while True:
         else:
             number += 1
             while number > 1 and not os.path.exists(f"{place}/rehearsed"):
-                time.sleep(0.01)
+                if parent.poll(10):
+                    sys.exit()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             spares[theirs] = number
             tell(f"{number} made")
@@ -135,12 +138,15 @@ async def test_who_comes_before_the_rehearsal_is_over_waits_for_the_spare_behind
 
 
 async def test_a_rehearsal_that_takes_long_holds_nobody_up(tmp_path: Path) -> None:
-    pool = SparePool(1, acting(tmp_path))
+    """Nor does it outlive who asked for it."""
+    pool = SparePool(1, ("sh", "-c", f'echo $$ > {tmp_path}/pid; exec "$@"', "sh", *acting(tmp_path)))
     async with pool.running():
         began = time.monotonic()
         (await pool.take(timeout=60)).discard()
         assert time.monotonic() - began < 10
         assert "2 made" not in (tmp_path / "told").read_text()
+    zygote = Path("/proc", (tmp_path / "pid").read_text().strip())
+    await eventually(lambda: not zygote.exists())
 
 
 async def test_a_zygote_that_runs_in_circles_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
