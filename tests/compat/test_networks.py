@@ -91,6 +91,43 @@ def test_containers_find_each_other_by_name_and_alias(either: Target) -> None:
     assert resolves(either, "client", "www") == {address(either, "renamed", "app")}
 
 
+@pytest.mark.parametrize("network", ["bridge", "own", "two"])
+def test_sysctls_of_interfaces_find_these(either: Target, network: str) -> None:
+    """Written when the networks are there, and before the program: what an interface is born with changes none."""
+    wanted = {
+        "net.ipv4.conf.eth0.log_martians": "1",
+        "net.ipv4.neigh.eth0.gc_stale_time": "77",
+        "net.ipv4.conf.default.rp_filter": "2",
+        "net.ipv6.conf.default.accept_ra": "2",
+        "net.ipv6.conf.all.disable_ipv6": "0",
+    }
+    if network == "two":
+        wanted["net.ipv4.conf.eth1.log_martians"] = "1"
+    paths = [f"/proc/sys/{key.replace('.', '/')}" for key in wanted]
+    on = ["bridge"] if network == "bridge" else [either.ok("network", "create", network)]
+    options = [f"--sysctl={key}={value}" for key, value in wanted.items()]
+    either.ok("create", "--name", "tuned", "--network", on[0], *options, "busybox", "cat", *paths)
+    if network == "two":
+        either.ok("network", "create", "further")
+        either.ok("network", "connect", "further", "tuned")
+    assert either.ok("start", "-a", "tuned").splitlines() == list(wanted.values())
+    born = ["/proc/sys/net/ipv4/conf/eth0/rp_filter", "/proc/sys/net/ipv6/conf/eth0/disable_ipv6"]
+    told = either.ok("run", "--rm", "--network", on[0], *options[:5], "busybox", "cat", *born)
+    assert told.split()[1] == "0"
+    assert told.split()[0] != "2"
+
+
+@pytest.mark.parametrize("network", ["bridge", "own", "none"])
+def test_a_sysctl_of_no_interface_is_refused_and_nothing_is_left(either: Target, network: str) -> None:
+    if network == "own":
+        either.ok("network", "create", "own")
+    option = f"--sysctl=net.ipv4.conf.{'eth0' if network == 'none' else 'eth1'}.forwarding=0"
+    done = either.docker("run", "--name", "refused", "--network", network, option, "busybox", "true")
+    assert done.returncode == 127
+    assert "forwarding: no such file or directory: unknown" in done.stderr
+    assert either.ok("inspect", "-f", "{{.State.Status}}", "refused") == "created"
+
+
 def test_addresses_for_one_link_alone(either: Target) -> None:
     either.ok("network", "create", "one")
     either.ok("network", "create", "two")

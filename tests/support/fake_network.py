@@ -7,6 +7,7 @@ leftovers are the real ones. Calls of the kernel can be made to fail, to hang, o
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Interface, Survey, Wire
+from bulkhead.manager.networks.settings import refusal
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import PROTOCOL_NUMBERS, IPAddress, IPInterface, IPNetwork, Netns, ProcessNetns
 
@@ -62,6 +64,7 @@ class FakeKernel:
         self.wires: dict[Netns, Wire] = {}  # of eth0
         self.further_wires: dict[tuple[Netns, str], Wire] = {}
         self.default_routes: dict[Netns, str] = {}
+        self.tuned: dict[tuple[Netns, str], str] = {}
         self.made = 0  # namespaces
         self.loopbacks: set[Netns] = set()
         self.silent: set[str] = set()
@@ -126,8 +129,7 @@ class FakeKernel:
         return self._plug(netns, wire, change)
 
     def _plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
-        taken = (netns, wire.interface) in self.further_wires or (wire.interface == "eth0" and netns in self.wires)
-        if taken or wire.host_interface in self.interfaces:
+        if self._has(netns, wire.interface) or wire.host_interface in self.interfaces:
             raise Conflict("cannot attach a network namespace: File exists")
         if wire.bridge not in self.interfaces:
             raise Internal("cannot attach a network namespace: No such device")
@@ -144,6 +146,18 @@ class FakeKernel:
     def loopback(self, netns: Netns) -> None:
         self._check_netns(netns)
         self.loopbacks.add(netns)
+
+    @_kernel_call
+    def tune(self, netns: Netns, settings: Mapping[str, str]) -> None:
+        self._check_netns(netns)
+        for path, value in settings.items():
+            interface = path.split("/")[3]
+            if interface not in ("all", "default", "lo") and not self._has(netns, interface):
+                raise refusal(path, FileNotFoundError(errno.ENOENT, path))
+            self.tuned[netns, path] = value
+
+    def _has(self, netns: Netns, interface: str) -> bool:
+        return (netns, interface) in self.further_wires or (interface == "eth0" and netns in self.wires)
 
     @_kernel_call
     def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:

@@ -22,6 +22,7 @@ from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.link_options import DRIVERS, link_plan
 from bulkhead.manager.networks.names import NamedHost, NameFiles
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
+from bulkhead.manager.networks.settings import of_interfaces
 from bulkhead.manager.sharing import may_have_links
 from bulkhead.model.container import Container, ContainerSpec, NetworkEndpoint, PublishedPort
 from bulkhead.model.filters import port_range
@@ -180,7 +181,7 @@ class Networking:
         return ways, _through(ways, 0)
 
     async def plug(self, container: Container, netns: Netns) -> Plugged:
-        """Connect a container that does not run yet to its networks, or to none of them.
+        """Connect a container that does not run yet to its networks, or to none of them, and set up its interfaces.
 
         Raises what `Network` does, and NotFound.
         """
@@ -195,6 +196,8 @@ class Networking:
                 done = await self._plug_one(
                     container, netns, done, wish, network, number, ways, routed=_through(ways, number)
                 )
+            if settings := of_interfaces(container.spec.sysctls):
+                await self._network.tune(netns, settings)
         except BaseException:
             await self.unplug(done.attachments)
             raise

@@ -23,6 +23,7 @@ from bulkhead.manager.announcements import of_container, of_mounts, of_network
 from bulkhead.manager.bundles import Bundles, hostname
 from bulkhead.manager.index import Index
 from bulkhead.manager.networking import Networking, Plugged
+from bulkhead.manager.networks.settings import of_no_interface
 from bulkhead.manager.ports import Bundle, Change, Created, Dirs, Records, Shim, Shims, Snapshots
 from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
@@ -191,8 +192,10 @@ class Starting:
         self.snapshots.make(container.id, dirs)
         sources = self.volumes.sources(container.spec.mounts)
         mounts = self.volumes.writable(container.spec.mounts)
-        as_mounted = replace(container, spec=replace(container.spec, mounts=mounts)) if mounts else container
-        bundle = self.bundles.write(as_mounted, chosen, dirs, sources, self.volumes.own(mounts))
+        told = replace(container, spec=replace(container.spec, mounts=mounts)) if mounts else container
+        if reserved is None:
+            told = _without_interfaces(told)
+        bundle = self.bundles.write(told, chosen, dirs, sources, self.volumes.own(mounts))
         health.write_check(bundle.directory, container)
         if reserved is not None:
             self.bundles.name_addresses(container, reserved.endpoints)
@@ -267,6 +270,13 @@ def _check_phase(container: Container, *, by_user: bool) -> None:
             raise Conflict("cannot start a paused container, try unpause instead")
         case Phase.REMOVING | Phase.DEAD:
             raise Conflict("container is marked for removal and cannot be started")
+
+
+def _without_interfaces(container: Container) -> Container:
+    """What is told of one that is plugged in when its process is there and parked: whoever plugs it in sets them up."""
+    if not container.spec.sysctls or not may_have_links(container):
+        return container
+    return replace(container, spec=replace(container.spec, sysctls=of_no_interface(container.spec.sysctls)))
 
 
 async def _both(first: Awaitable[S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound
+from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.linux.netlink import own_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import Endpoint, Netns, PortBinding, ProcessNetns
-from tests.integration.network.private_host import Host, run_on_private_host
+from tests.integration.network.private_host import Host, inside, run_on_private_host, setting
 from tests.support.fake_network import HOST_NETNS, FakeKernel, fake_network
 
 INSTANCE = Instance(subnet="10.90.0.0/24", bridge="bhtest0")
@@ -52,6 +52,10 @@ class Real:
             child.wait()
         return ProcessNetns(pid=child.pid, start_time=1)
 
+    def setting(self, netns: Netns, path: str) -> str:
+        assert isinstance(netns, int)
+        return inside(netns, lambda: setting(path))
+
     def interfaces(self) -> set[str]:
         return set(self._host.links())
 
@@ -81,6 +85,9 @@ class Fake:
     def dead_process(self) -> Netns:
         self._kernel.gone.add(4711)
         return ProcessNetns(pid=4711)
+
+    def setting(self, netns: Netns, path: str) -> str:
+        return self._kernel.tuned[netns, path]
 
     def interfaces(self) -> set[str]:
         return set(self._kernel.interfaces)
@@ -430,6 +437,23 @@ def test_a_namespace_without_network_has_its_loopback(examine: Callable[[Exam], 
         await network.attach_loopback(site.netns())
         with pytest.raises(NotFound):
             await network.attach_loopback(site.dead_process())
+
+    examine(exam)
+
+
+def test_an_interface_is_set_up_once_it_is_there(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        async with _serving(site) as network:
+            netns, path = site.netns(), "net/ipv4/conf/eth0/log_martians"
+            with pytest.raises(LaunchFailed, match=f"process: sysctl {path}: no such file or directory: unknown$"):
+                await network.tune(netns, {path: "1"})
+            await network.attach(ID, netns)
+            await network.tune(netns, {path: "1"})
+            assert site.setting(netns, path) == "1"
+            with pytest.raises(NotFound):
+                await network.tune(site.dead_process(), {path: "1"})
+            with site.hosts_own_netns() as own, pytest.raises(InvalidArgument):
+                await network.tune(own, {"net/ipv4/conf/all/log_martians": "1"})
 
     examine(exam)
 

@@ -27,6 +27,7 @@ from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
 from bulkhead.manager.networks.ports import LINK_GATEWAY, Bridge, EndpointChange, Interface, Survey, Wire
+from bulkhead.manager.networks.settings import refusal
 from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, IPAddress, IPInterface, Netns, ProcessNetns
 
 T = TypeVar("T")
@@ -110,6 +111,9 @@ class NetlinkKernel:
 
     async def loopback(self, netns: Netns) -> None:
         await self.run("cannot bring up a loopback interface", lambda: _loopback(netns))
+
+    async def tune(self, netns: Netns, settings: Mapping[str, str]) -> None:
+        await self.run("cannot configure a network namespace", lambda: _tune(netns, settings))
 
     async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
         await self.run("cannot set the default route", lambda: _route(netns, interface, gateways))
@@ -485,6 +489,16 @@ def _loopback(netns: Netns) -> None:
         netlink.enter_netns(target)
         with Netlink() as inside:
             inside.request(netlink.link_up(_LOOPBACK_INDEX))
+
+
+def _tune(netns: Netns, settings: Mapping[str, str]) -> None:
+    with opened(netns) as target:
+        netlink.enter_netns(target)
+        for path, value in settings.items():
+            try:
+                (_SYSCTL / path).write_bytes(value.encode())
+            except OSError as error:
+                raise refusal(path, error) from error
 
 
 @contextmanager

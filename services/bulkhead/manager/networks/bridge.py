@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
@@ -207,6 +207,9 @@ class BridgeNetwork:
 
     async def attach_loopback(self, netns: Netns) -> None:
         await self._kernel.loopback(netns)
+
+    async def tune(self, netns: Netns, settings: Mapping[str, str]) -> None:
+        await self._kernel.tune(netns, settings)
 
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         ways = [gateway for gateway in endpoint.gateways if gateway.version in families]

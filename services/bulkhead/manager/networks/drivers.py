@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
@@ -113,6 +113,9 @@ class DrivenNetwork:
 
     async def attach_loopback(self, netns: Netns) -> None:
         await self._bridges.attach_loopback(netns)
+
+    async def tune(self, netns: Netns, settings: Mapping[str, str]) -> None:
+        await self._bridges.tune(netns, settings)
 
     async def detach(self, endpoint: Endpoint) -> None:
         await self._of(endpoint).detach(endpoint)

@@ -116,6 +116,13 @@ class Network(Protocol):
     async def attach_loopback(self, netns: Netns) -> None:
         """Bring up `lo` alone, as `--network none` has it. Raises NotFound when the process is gone."""
 
+    async def tune(self, netns: Netns, settings: Mapping[str, str]) -> None:
+        """Write sysctls of interfaces (paths under /proc/sys) in a network namespace.
+
+        Raises LaunchFailed for what the kernel does not take, NotFound when the process is gone, InvalidArgument when
+        the namespace is the host's own.
+        """
+
     async def detach(self, endpoint: Endpoint) -> None:
         """Stop answering its ports and free what it held; a second call does nothing.
 
@@ -282,6 +289,9 @@ class Kernel(Protocol):
 
     async def loopback(self, netns: Netns) -> None:
         """Bring up `lo` in a network namespace."""
+
+    async def tune(self, netns: Netns, settings: Mapping[str, str]) -> None:
+        """As `Network.tune`."""
 
     async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
         """Set the default routes of a network namespace, one per family."""
