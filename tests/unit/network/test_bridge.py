@@ -10,6 +10,7 @@ from ipaddress import IPv4Interface, ip_address, ip_network
 from pathlib import Path
 
 import pytest
+import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, Unavailable
 from bulkhead.manager.networks.bridge import BridgeNetwork
@@ -134,6 +135,61 @@ async def test_a_container_that_goes_while_the_tables_are_mended_is_not_brought_
     assert kernel.calls.count("forward_chains") == 1, "the whole machine's are listed once"
     assert _published(kernel) == {}
     assert not await network.reconcile([])
+
+
+async def test_who_mends_leaves_alone_what_is_just_coming() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.calls.clear()
+    gate = kernel.gates["plug"] = asyncio.Event()
+    attaching = asyncio.create_task(network.attach(ID, 1, ports=[WEB]))
+    await _until(lambda: "plug" in kernel.calls)
+    await network.ensure()
+    assert _published(kernel) == {}
+    gate.set()
+    await attaching
+    assert "apply" not in kernel.calls
+    assert len(_published(kernel)) == 1
+
+
+async def test_who_mends_leaves_alone_what_has_come_meanwhile() -> None:
+    """Else its port and its place on the bridge are taken away for a moment, and somebody is said to have done that."""
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.calls.clear()
+    gate = kernel.gates["table"] = asyncio.Event()
+    mending = asyncio.create_task(network.ensure())
+    await _until(lambda: "table" in kernel.calls)
+    await network.attach(ID, 1, ports=[WEB])
+    gate.set()
+    await mending
+    assert "apply" not in kernel.calls
+    assert len(_published(kernel)) == 1
+
+
+async def test_who_mends_leaves_alone_what_is_just_going() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1, ports=[WEB])
+    kernel.calls.clear()
+    gate = kernel.gates["silence"] = asyncio.Event()
+    leaving = asyncio.create_task(network.detach(endpoint))
+    await _until(lambda: "silence" in kernel.calls)
+    assert not await network.reconcile([])
+    gate.set()
+    await leaving
+    assert not await network.reconcile([])
+    assert endpoint.host_interface in kernel.interfaces, "it goes with its namespace"
+    assert _published(kernel) == {}
+
+
+async def test_a_veth_that_stays_after_its_container_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    endpoint = await network.attach(ID, 1)
+    await network.detach(endpoint)
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._LEAVING_SECONDS", 0)
+    assert (await network.reconcile([])).links_deleted == (endpoint.host_interface,)
 
 
 async def test_a_port_is_published_although_someone_deleted_the_table() -> None:
@@ -323,6 +379,27 @@ async def test_watch_before_the_records_are_known_takes_nothing_away(monkeypatch
         await watching
     assert endpoint.host_interface in kernel.interfaces
     assert len(_published(kernel)) == 1
+
+
+async def test_only_what_somebody_else_has_done_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network is planned, and `watch` looks before who has planned it does."""
+    monkeypatch.setattr("bulkhead.manager.networks.bridge._SETTLE_SECONDS", 0)
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    with structlog.testing.capture_logs() as logs:
+        watching = asyncio.create_task(network.watch())
+        network.plan(_of_a_user("a"))
+        kernel.disturbance.set()
+        await _until(lambda: "br-a" in kernel.interfaces)
+        await network.ensure()  # one at a time: `watch` has had its turn
+        assert logs == []
+        kernel.interfaces.pop("br-a")
+        kernel.disturbance.set()
+        await _until(lambda: logs != [])
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+    assert [each["event"] for each in logs] == ["mended the network, which something had changed"]
 
 
 def _of_a_user(name: str) -> BridgePlan:

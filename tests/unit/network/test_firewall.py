@@ -33,5 +33,6 @@ def test_flows_are_looked_for_once_in_each_family_that_is_published() -> None:
         ports=ports,
     )
     firewall = Firewall(FakeKernel(), "bulkhead", list, lambda: [endpoint], mark="ours ")
-    for change in (firewall.admission(endpoint), firewall.dismissal(endpoint)):
-        assert change.udp_ports == [(4, 5200), (4, 5300), (6, 5300)]
+    for changing in (firewall.admission(endpoint), firewall.dismissal(endpoint)):
+        with changing as change:
+            assert change.udp_ports == [(4, 5200), (4, 5300), (6, 5300)]

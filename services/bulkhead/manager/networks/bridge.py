@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ _INTERFACE_LENGTH = 15  # IFNAMSIZ less its NUL
 _DEFAULT_ID_DIGITS = 12
 # A split default route, as VPNs set it, covers half of all addresses and clashes with none.
 _SHORTEST_CLASH = 2
+# A busy machine takes its time with a dead network namespace.
+_LEAVING_SECONDS = 10.0
 _SETTLE_SECONDS = 0.1
 _RETRY_SECONDS = 5.0
 
@@ -71,12 +74,14 @@ class BridgeNetwork:
         self._alias = instance.network_alias
         self._nets: dict[str, _Net] = {}
         self._unmade: dict[str, Conflict] = {}
+        self._planned, self._carried_out = 0, 0  # changes of what the kernel should have, and how many of them it has
         self.plan(_default_plan(instance))
         self._mtu = 1500
         self._live: dict[str, Endpoint] = {}
         self._converging = asyncio.Lock()
         self._adopted = False  # until the records are known, what is unknown is not foreign
         self._plugging: set[str] = set()  # those of _live that are being attached just now
+        self._leaving: dict[str, float] = {}  # when who is gone was detached: his veth goes with his namespace
         self._owing = asyncio.Event()  # something that had to be taken away is there
         self._firewall = Firewall(
             kernel,
@@ -107,6 +112,7 @@ class BridgeNetwork:
             alias=self._alias if wanted.key != DEFAULT_NETWORK else "",
         )
         self._nets[wanted.key] = _Net(plan=wanted, bridge=bridge, leases=leases)
+        self._planned += 1
 
     async def forget(self, key: str) -> None:
         if any(endpoint.network == key for endpoint in self._live.values()):
@@ -114,6 +120,7 @@ class BridgeNetwork:
         gone = self._nets.pop(key, None)
         if gone is None:
             return
+        self._planned += 1
         # One that could not be made has another's bridge, or none.
         links = [gone.bridge.name] if self._unmade.pop(key, None) is None else []
         try:
@@ -158,7 +165,8 @@ class BridgeNetwork:
     ) -> int:
         async with self._plugged_or_undone(endpoint):
             wire = self._wire(self._net(endpoint.network), endpoint, routed=routed, link_local=link_local)
-            netns, done = await self._kernel.plug_new(wire, self._firewall.admission(endpoint))
+            with self._firewall.admission(endpoint) as change:
+                netns, done = await self._kernel.plug_new(wire, change)
             try:
                 if not done:
                     await self._firewall.converge(prune=self._adopted)
@@ -185,7 +193,9 @@ class BridgeNetwork:
         endpoint = self._reserve(net, container_id, wishes, interface, routed, mac, ports, name)
         async with self._plugged_or_undone(endpoint):
             wire = self._wire(net, endpoint, routed=routed, link_local=link_local)
-            if not await self._kernel.plug(netns, wire, self._firewall.admission(endpoint)):
+            with self._firewall.admission(endpoint) as change:
+                done = await self._kernel.plug(netns, wire, change)
+            if not done:
                 await self._firewall.converge(prune=self._adopted)
         return endpoint
 
@@ -224,6 +234,7 @@ class BridgeNetwork:
                 try:
                     await self.detach(endpoint)
                 finally:
+                    self._leaving.pop(endpoint.host_interface, None)
                     await self._kernel.delete_links([endpoint.host_interface])
         except BulkheadError as error:
             _log.warning("cannot unplug all of an endpoint", container=endpoint.container_id, reason=str(error))
@@ -233,11 +244,18 @@ class BridgeNetwork:
         self._settle(endpoint)
         if known is None:
             return
+        self._note_leaving(known)
         try:
             with self._owed():
                 await self._unplug(known)
         finally:
             self._release(known)
+
+    def _note_leaving(self, endpoint: Endpoint) -> None:
+        now = time.monotonic()
+        while self._leaving and now - self._leaving[oldest := next(iter(self._leaving))] > _LEAVING_SECONDS:
+            del self._leaving[oldest]
+        self._leaving[endpoint.host_interface] = now
 
     async def watch(self) -> None:
         healthy = True
@@ -288,13 +306,15 @@ class BridgeNetwork:
 
     async def _mended(self) -> bool:
         """Converge for `watch`, which must outlive a failure; whether it worked."""
+        owed, planned = self._owing.is_set(), self._carried_out
         self._owing.clear()
         try:
             done = await self._converge()
         except BulkheadError as error:
             _log.warning("cannot mend the network", reason=str(error))
             return False
-        if done:
+        # What we have planned or owe may be done here as well as by who asked for it.
+        if done and not owed and planned == self._planned:
             _log.warning("mended the network, which something had changed", done=str(done))
         return True
 
@@ -381,7 +401,9 @@ class BridgeNetwork:
         )
 
     async def _unplug(self, endpoint: Endpoint) -> None:
-        if not await self._kernel.silence(endpoint.host_interface, self._firewall.dismissal(endpoint)):
+        with self._firewall.dismissal(endpoint) as change:
+            done = await self._kernel.silence(endpoint.host_interface, change)
+        if not done:
             await self._firewall.converge(prune=self._adopted)
 
     def _wire(
@@ -442,6 +464,7 @@ class BridgeNetwork:
             return await self._converged()
 
     async def _converged(self) -> Reconciled:
+        planned = self._planned
         survey = await self._kernel.survey()
         stale = self._stale(survey) if self._adopted else ()
         survey = _without(survey, stale)
@@ -462,12 +485,14 @@ class BridgeNetwork:
         loose = self._loose(survey)
         for name, veths in loose.items():
             await self._kernel.replug(name, veths)
+        table_changes = await self._firewall.converge(prune=self._adopted)
+        self._carried_out = planned
         return Reconciled(
             bridge_made=bool(missing),
             settings_changed=settings,
             links_deleted=stale,
             links_plugged=tuple(veth for veths in loose.values() for veth in veths),
-            table_changes=await self._firewall.converge(prune=self._adopted),
+            table_changes=table_changes,
             lost=self._lost(survey),
         )
 
@@ -510,10 +535,16 @@ class BridgeNetwork:
         return True
 
     def _stale(self, survey: Survey) -> tuple[str, ...]:
-        veths = tuple(name for name in survey.interfaces if name not in self._live and self._is_ours(name, survey))
+        known = self._live.keys() | self._leaving_now()
+        veths = tuple(name for name in survey.interfaces if name not in known and self._is_ours(name, survey))
         planned = {bridge.name for bridge in self._bridges()}
         bridges = (each for each in survey.interfaces.values() if each.kind == "bridge" and each.alias == self._alias)
         return (*veths, *(bridge.name for bridge in bridges if bridge.name not in planned))
+
+    def _leaving_now(self) -> set[str]:
+        """Veths that nobody has to delete: their namespaces are dying, or have just died."""
+        since = time.monotonic() - _LEAVING_SECONDS
+        return {name for name, at in self._leaving.items() if at > since}
 
     def _loose(self, survey: Survey) -> dict[str, list[str]]:
         """By bridge: live veths that are not, or will not be when the bridge is made, its ports."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
@@ -12,7 +12,7 @@ from bulkhead.errors import BulkheadError, Conflict, Internal
 from bulkhead.manager.networks import antispoof, opening, publish, tables
 from bulkhead.manager.networks.opening import ForwardChain
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Kernel
-from bulkhead.manager.networks.tables import Table
+from bulkhead.manager.networks.tables import Keys, Table
 from bulkhead.model.network import Endpoint
 
 _log = structlog.get_logger()
@@ -45,26 +45,45 @@ class Firewall:
         self._guards_bridges: bool | None = None
         self._warned = False
         self._begun = 0  # admissions and dismissals so far
+        # Endpoints, by their interface, that are being admitted or dismissed; and those that have been since a look at
+        # the tables began, while it lasts.
+        self._changing: dict[str, Endpoint] = {}
+        self._unsettled: dict[str, Endpoint] = {}
+        self._looks = False
         self._writer = asyncio.Lock()
 
-    def admission(self, endpoint: Endpoint) -> EndpointChange:
-        """What publishes the endpoint's ports and gives it its address; to be carried out at once."""
+    @contextlib.contextmanager
+    def admission(self, endpoint: Endpoint) -> Iterator[EndpointChange]:
+        """What publishes the endpoint's ports and gives it its address; to be carried out before the block ends.
+
+        Until then its elements are nobody else's to add or to take away.
+        """
         changes = publish.LAYOUT.additions(self._name, publish.elements_of(endpoint))
         if self._guards_bridges:
             changes += antispoof.LAYOUT.additions(self._name, antispoof.elements_of(endpoint))
-        return self._change(endpoint, changes)
+        with self._change(endpoint):
+            yield _change_of(endpoint, changes)
 
-    def dismissal(self, endpoint: Endpoint) -> EndpointChange:
+    @contextlib.contextmanager
+    def dismissal(self, endpoint: Endpoint) -> Iterator[EndpointChange]:
         """The opposite; right for one that was not admitted, too."""
         changes = publish.LAYOUT.removals(self._name, publish.elements_of(endpoint))
         if self._guards_bridges:
             changes += antispoof.LAYOUT.removals(self._name, antispoof.elements_of(endpoint))
-        return self._change(endpoint, changes)
+        with self._change(endpoint):
+            yield _change_of(endpoint, changes)
 
-    def _change(self, endpoint: Endpoint, elements: Sequence[ElementChange]) -> EndpointChange:
+    @contextlib.contextmanager
+    def _change(self, endpoint: Endpoint) -> Iterator[None]:
         self._begun += 1
-        udp = [port for port in endpoint.ports if port.protocol == "udp" and port.host_port]
-        return EndpointChange(elements=elements, udp_ports=sorted({(port.version, port.host_port) for port in udp}))
+        name = endpoint.host_interface
+        self._changing[name] = endpoint
+        if self._looks:
+            self._unsettled[name] = endpoint
+        try:
+            yield
+        finally:
+            self._changing.pop(name, None)
 
     async def converge(self, *, prune: bool) -> int:
         """Make the tables hold what they should; the number of changes. Without `prune` no element is taken away."""
@@ -73,16 +92,18 @@ class Firewall:
             others = await self._others()
             uplinks = await self._fenced(others)
             done = 0
-            while True:
+            while commands := await self._commands(uplinks, prune=prune):
                 begun = self._begun
                 try:
-                    done += await self._mend(uplinks, prune=prune)
+                    await self._kernel.apply(commands)
+                    done += len(commands)
                 except (Conflict, Internal):
                     if self._begun == begun:
                         raise
-                # Containers come and go meanwhile: what was read then may be wrong now.
+                # Containers come and go meanwhile: what was right then may be wrong now.
                 if self._begun == begun:
-                    return done + await self._open(others)
+                    break
+            return done + await self._open(others)
 
     async def warn_of_others(self) -> None:
         """Tell the operator, once, of firewalls that will drop what ours lets through, and that we do not open."""
@@ -148,22 +169,32 @@ class Firewall:
             )
         return len(commands)
 
-    async def _mend(self, uplinks: Sequence[str] | None, *, prune: bool) -> int:
+    async def _commands(self, uplinks: Sequence[str] | None, *, prune: bool) -> list[str]:
+        """What makes the tables right. The elements of who comes or goes just now are right either way: whoever
+        carries that out has us look again if the kernel refuses."""
+        layouts = [publish.LAYOUT, *([antispoof.LAYOUT] if await self._can_guard_bridges() else [])]
+        with self._looking():
+            listed = [await self._kernel.table(layout.family, self._name) for layout in layouts]
+            unsettled = list(self._unsettled.values())
         commands: list[str] = []
-        for wanted in await self._wanted(uplinks):
-            listed = await self._kernel.table(wanted.family, wanted.name)
-            found = tables.actual(wanted.family, wanted.name, listed)
-            commands += tables.changes(wanted, found, prune=prune)
-        if commands:
-            await self._kernel.apply(commands)
-        return len(commands)
+        # By the books of now: nothing is awaited any more.
+        for wanted, spared, objects in zip(self._wanted(uplinks), _spared(unsettled), listed, strict=False):
+            found = tables.actual(wanted.family, wanted.name, objects)
+            commands += tables.changes(wanted, found, prune=prune, spared=spared)
+        return commands
 
-    async def _wanted(self, uplinks: Sequence[str] | None) -> list[Table]:
-        # The question comes first: the books may change while it is asked.
-        guards = await self._can_guard_bridges()
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        self._unsettled, self._looks = dict(self._changing), True
+        try:
+            yield
+        finally:
+            self._unsettled, self._looks = {}, False
+
+    def _wanted(self, uplinks: Sequence[str] | None) -> list[Table]:
         live, bridges = list(self._live()), self._bridges()
-        wanted = [publish.desired(self._name, bridges, live, uplinks)]
-        return [*wanted, antispoof.desired(self._name, bridges, live)] if guards else wanted
+        wanted = publish.desired(self._name, bridges, live, uplinks)
+        return [wanted, antispoof.desired(self._name, bridges, live)]
 
     async def _fenced(self, others: Sequence[ForwardChain]) -> Sequence[str] | None:
         """The host's own ways out, when we open a firewall that keeps strangers from bridges of others."""
@@ -182,3 +213,15 @@ class Firewall:
             else:
                 self._guards_bridges = True
         return self._guards_bridges
+
+
+def _change_of(endpoint: Endpoint, elements: Sequence[ElementChange]) -> EndpointChange:
+    udp = [port for port in endpoint.ports if port.protocol == "udp" and port.host_port]
+    return EndpointChange(elements=elements, udp_ports=sorted({(port.version, port.host_port) for port in udp}))
+
+
+def _spared(endpoints: Sequence[Endpoint]) -> list[Keys]:
+    """By table: the elements of these."""
+    return [
+        tables.keys(each(endpoint) for endpoint in endpoints) for each in (publish.elements_of, antispoof.elements_of)
+    ]

@@ -8,8 +8,9 @@ right already is never out of service.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from bulkhead.manager.networks.ports import ElementChange
@@ -19,6 +20,8 @@ from bulkhead.model.replacing import replace
 Key = tuple[str, ...]
 # By collection: each element's key, and its value in a map or "" in a set.
 Elements = Mapping[str, Mapping[Key, str]]
+Keys = Mapping[str, Collection[Key]]
+_NONE: Keys = MappingProxyType({})
 _PROTOCOL_NAMES = {name: str(number) for name, number in PROTOCOL_NUMBERS.items()}
 
 
@@ -115,10 +118,20 @@ def actual(family: str, name: str, objects: Sequence[Mapping[str, Any]] | None) 
     )
 
 
-def changes(wanted: Table, found: Table | None, *, prune: bool) -> list[str]:
+def keys(elements: Iterable[Elements]) -> dict[str, set[Key]]:
+    """All of their keys, by collection."""
+    found: dict[str, set[Key]] = {}
+    for some in elements:
+        for collection, held in some.items():
+            found.setdefault(collection, set()).update(held)
+    return found
+
+
+def changes(wanted: Table, found: Table | None, *, prune: bool, spared: Keys = _NONE) -> list[str]:
     """The commands, one transaction, that turn `found` into `wanted`; none when they agree.
 
-    Without `prune` elements that nobody wants stay: their owners may not be known yet.
+    Without `prune` elements that nobody wants stay: their owners may not be known yet. Those of `spared` stay as they
+    are found, in a table that stays.
     """
     if found is None:
         return [*_frame(wanted), *_fill(wanted, wanted.elements)]
@@ -127,7 +140,7 @@ def changes(wanted: Table, found: Table | None, *, prune: bool) -> list[str]:
         kept = {} if prune else {name: held for name, held in found.elements.items() if name in wanted.types}
         elements = {name: {**kept.get(name, {}), **held} for name, held in wanted.elements.items()}
         return [f"delete table {wanted.path}", *_frame(wanted), *_fill(wanted, elements)]
-    return [*_rule_changes(wanted, found), *_element_changes(wanted, found, prune=prune)]
+    return [*_rule_changes(wanted, found), *_element_changes(wanted, found, prune=prune, spared=spared)]
 
 
 def _types_differ(wanted: Table, found: Table) -> bool:
@@ -165,15 +178,19 @@ def _rule_changes(wanted: Table, found: Table) -> list[str]:
     return commands
 
 
-def _element_changes(wanted: Table, found: Table, *, prune: bool) -> list[str]:
+def _element_changes(wanted: Table, found: Table, *, prune: bool, spared: Keys) -> list[str]:
     commands = []
-    for name, right in wanted.elements.items():
-        there = found.elements[name]
+    for name in wanted.elements:
+        right, there = (_without(table.elements[name], spared.get(name, ())) for table in (wanted, found))
         wrong = {key: value for key, value in there.items() if right.get(key, None if prune else value) != value}
         missing = {key: value for key, value in right.items() if there.get(key) != value}
         commands += [_delete(wanted.path, name, wrong)] if wrong else []
         commands += [_add(wanted.path, name, missing)] if missing else []
     return commands
+
+
+def _without(held: Mapping[Key, str], spared: Collection[Key]) -> Mapping[Key, str]:
+    return {key: value for key, value in held.items() if key not in spared} if spared else held
 
 
 def _add_rules(wanted: Table, chain: str) -> list[str]:
