@@ -25,6 +25,9 @@ _APPLETS = "sh cat grep id ls mount head tail sort touch tr cut ps sleep test ec
 EVIDENCE = [
     ("--user al", "id", "uid=1000(al) gid=1001(al) groups=50(staff),1001(al)"),
     ("--user al:staff", "id", "uid=1000(al) gid=50(staff)"),
+    ("--user al:staff:audio", "id", "uid=1000(al) gid=50(staff)"),
+    ("--user 1:2:3", "id -u; id -G", "1\n2"),
+    ("--user al::staff", "id", "uid=1000(al) gid=1001(al) groups=50(staff),1001(al)"),
     ("--user 4242", "id", "uid=4242 gid=0(root) groups=0(root)"),
     ("--user al", "echo $HOME", "/home/al"),
     ("--user al --group-add audio --group-add 777", "id -G", "1001 29 50 777"),

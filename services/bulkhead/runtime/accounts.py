@@ -37,11 +37,12 @@ class _Entry:
 
 
 def resolve(spec: str, group_names: Sequence[str], read: Read) -> Account:
-    """`user`, `user:group` or `:group`, and the names or numbers of further groups.
+    """`user`, `user:group` or `:group`, and the names or numbers of further groups. What follows a second colon counts
+    for nothing, as with runc.
 
     Raises LaunchFailed with Docker's texts for a name that is unknown or a number out of range.
     """
-    user, _, group = spec.partition(":")
+    user, group, *_ = (*spec.split(":"), "")
     number = _number(user) if user else 0
     found = next(_users(read, user if number is None else number), None)
     if found is None and number is None:

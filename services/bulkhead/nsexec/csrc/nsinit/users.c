@@ -196,18 +196,24 @@ static uint32_t find_group(const char *name)
     return found;
 }
 
-/* `user`, `user:group`, `:group`: numbers or names. */
+/* What comes before the next colon; returns what comes after it. */
+static const char *take_field(const char *from, char *field, size_t size)
+{
+    const char *colon = text_find(from, ':');
+    size_t length = colon ? (size_t)(colon - from) : text_length(from);
+    if (length >= size)
+        die(STEP_USER, -ENAMETOOLONG, "user");
+    memcpy(field, from, length);
+    field[length] = 0;
+    return colon ? colon + 1 : "";
+}
+
+/* `user`, `user:group`, `:group`: numbers or names. What follows a second colon counts for nothing, as with runc. */
 static void resolve_named(struct stage *s)
 {
-    static char user[1024], matched[1024];
-    const char *spec = s->plan.user, *colon = text_find(spec, ':');
-    const char *group = colon ? colon + 1 : "";
+    static char user[1024], group[1024], matched[1024];
     uint32_t number = 0;
-    size_t length = colon ? (size_t)(colon - spec) : text_length(spec);
-    if (length >= sizeof user)
-        die(STEP_USER, -ENAMETOOLONG, "user");
-    memcpy(user, spec, length);
-    user[length] = 0;
+    take_field(take_field(s->plan.user, user, sizeof user), group, sizeof group);
     s->uid = s->gid = 0;
     bool numeric = !*user || numeric_id(user, &number);
     bool found = find_user(s, numeric ? NULL : user, number, matched, sizeof matched);
