@@ -79,8 +79,8 @@ def _same(value: Any) -> Any:
 
 def _outward(hint: Any, target: Any) -> Copy:
     """How a domain value of type `hint` becomes a message field of type `target`."""
-    hint, _ = _unwrap(hint)
-    target, _ = _unwrap(target)
+    hint, _ = unwrapped(hint)
+    target, _ = unwrapped(target)
     if target is StringList:
         return lambda value: None if value is None else StringList(items=list(value))
     if dataclasses.is_dataclass(hint):
@@ -97,7 +97,7 @@ def _outward(hint: Any, target: Any) -> Copy:
 
 def _inward(hint: Any) -> Copy:
     """How a message field becomes a domain value of type `hint`."""
-    hint, optional = _unwrap(hint)
+    hint, optional = unwrapped(hint)
     if typing.get_origin(hint) is tuple and optional:
         return lambda value: None if value is None else tuple(value.items)
     if dataclasses.is_dataclass(hint):
@@ -119,7 +119,7 @@ def _is_mapping(hint: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def _unwrap(hint: Any) -> tuple[Any, bool]:
+def unwrapped(hint: Any) -> tuple[Any, bool]:
     """`X | None` as (X, True), anything else as (X, False)."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         inner = [each for each in typing.get_args(hint) if each is not type(None)]

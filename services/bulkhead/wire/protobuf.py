@@ -25,7 +25,7 @@ _TEXTS = frozenset((betterproto2.TYPE_STRING, betterproto2.TYPE_BYTES, betterpro
 _OWN = betterproto2.Message.__bytes__
 
 
-class _Writing(NamedTuple):
+class Writing(NamedTuple):
     """How a field is written. Zeros and what is empty are left out, unless it `tells` None from them."""
 
     name: str
@@ -33,7 +33,7 @@ class _Writing(NamedTuple):
     put: Put
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """How a field is read; `whole` gives several values, `pair` the key and the value of a map."""
 
     name: str
@@ -75,13 +75,22 @@ def decode(kind: type[M], data: bytes) -> M:
         raise ValueError(f"cannot decode {kind.__name__}: {error}") from error
 
 
-_WRITING: dict[type[Any], list[_Writing]] = {}
-_READING: dict[type[Any], dict[int, _Reading]] = {}
+_WRITING: dict[type[Any], list[Writing]] = {}
+_READING: dict[type[Any], dict[int, Reading]] = {}
 # Of classes that read themselves.
-_THEMSELVES: dict[int, _Reading] = {}
+_THEMSELVES: dict[int, Reading] = {}
 
 
-def _decoded(kind: type[M], table: dict[int, _Reading], data: bytes) -> M:
+def _decoded(kind: type[M], table: dict[int, Reading], data: bytes) -> M:
+    values, unknown = fields_of(table, data)
+    message = kind(**values)
+    if unknown:
+        message._unknown_fields = unknown  # type: ignore[attr-defined]
+    return message
+
+
+def fields_of(table: dict[int, Reading], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """What a message says of the fields in `table`, by name, and the bytes of others. Errors as of `read_varint`."""
     values: dict[str, Any] = {}
     unknown = b""
     position, size = 0, len(data)
@@ -111,10 +120,7 @@ def _decoded(kind: type[M], table: dict[int, _Reading], data: bytes) -> M:
             found += field.read(raw) if field.whole else (field.read(raw),)
         else:
             values[field.name] = field.read(raw)
-    message = kind(**values)
-    if unknown:
-        message._unknown_fields = unknown  # type: ignore[attr-defined]
-    return message
+    return values, unknown
 
 
 # -- plans
@@ -131,25 +137,26 @@ def _ours(kind: type[Any]) -> bool:
     return all(meta.proto_type in known and not meta.unwrap and not meta.group for meta in rows)
 
 
-def _writing(kind: type[Any]) -> list[_Writing]:
+def _writing(kind: type[Any]) -> list[Writing]:
     if not _ours(kind):
         return []
-    return [_field_writing(name, meta) for name, meta in kind._betterproto.meta_by_field_name.items()]
+    return [field_writing(name, meta) for name, meta in kind._betterproto.meta_by_field_name.items()]
 
 
-def _field_writing(name: str, meta: betterproto2.FieldMetadata) -> _Writing:
+def field_writing(name: str, meta: betterproto2.FieldMetadata) -> Writing:
+    """How a field is written."""
     if meta.map_meta:
-        return _Writing(name, False, _pairs(_tag(meta.number, _LENGTH), *meta.map_meta))
+        return Writing(name, False, _pairs(_tag(meta.number, _LENGTH), *meta.map_meta))
     put = _putting(meta.number, meta.proto_type)
     if not meta.repeated:
-        return _Writing(name, bool(meta.optional) or meta.proto_type == betterproto2.TYPE_MESSAGE, put)
-    return _Writing(name, False, _packed(meta.number) if meta.proto_type in _INTEGERS else _each(put))
+        return Writing(name, bool(meta.optional) or meta.proto_type == betterproto2.TYPE_MESSAGE, put)
+    return Writing(name, False, _packed(meta.number) if meta.proto_type in _INTEGERS else each_of(put))
 
 
 def _putting(number: int, proto_type: str) -> Put:
     if proto_type in _INTEGERS:
         return _integer(_tag(number, _VARINT))
-    return _lengthy(_tag(number, _LENGTH), _BYTES_OF[proto_type])
+    return lengthy(number, _BYTES_OF[proto_type])
 
 
 def _integer(tag: bytes) -> Put:
@@ -160,7 +167,10 @@ def _integer(tag: bytes) -> Put:
     return put
 
 
-def _lengthy(tag: bytes, to_bytes: Callable[[Any], bytes]) -> Put:
+def lengthy(number: int, to_bytes: Callable[[Any], bytes]) -> Put:
+    """Write field `number`, whose content is bytes after all."""
+    tag = _tag(number, _LENGTH)
+
     def put(out: Out, value: Any) -> None:
         raw = to_bytes(value)
         size = len(raw)
@@ -169,7 +179,9 @@ def _lengthy(tag: bytes, to_bytes: Callable[[Any], bytes]) -> Put:
     return put
 
 
-def _each(put: Put) -> Put:
+def each_of(put: Put) -> Put:
+    """Write a field for each value."""
+
     def put_all(out: Out, values: list[Any]) -> None:
         for value in values:
             put(out, value)
@@ -178,7 +190,7 @@ def _each(put: Put) -> Put:
 
 
 def _packed(number: int) -> Put:
-    put = _lengthy(_tag(number, _LENGTH), bytes)
+    put = lengthy(number, bytes)
     return lambda out, values: put(out, b"".join([varint(value & _MASK64) for value in values]))
 
 
@@ -196,23 +208,26 @@ def _pairs(tag: bytes, key: betterproto2.FieldMetadata, value: betterproto2.Fiel
     return put
 
 
-def _reading(kind: type[Any]) -> dict[int, _Reading]:
+def _reading(kind: type[Any]) -> dict[int, Reading]:
     if not _ours(kind):
         return _THEMSELVES
-    table: dict[int, _Reading] = {}
     known = cast(Any, kind)._betterproto
+    table: dict[int, Reading] = {}
     for name, meta in known.meta_by_field_name.items():
-        length, repeated = meta.number << 3 | _LENGTH, bool(meta.repeated)
-        if meta.map_meta:
-            table[length] = _Reading(name, _pair(known.cls_by_field[name]), pair=True)
-        elif meta.proto_type in _INTEGERS:
-            read = _INTEGERS[meta.proto_type]
-            table[meta.number << 3 | _VARINT] = _Reading(name, read, repeated)
-            if repeated:
-                table[length] = _Reading(name, _unpacked(read), repeated=True, whole=True)
-        else:
-            table[length] = _Reading(name, _content(meta.proto_type, known.cls_by_field[name]), repeated)
+        table |= field_reading(name, meta, known.cls_by_field[name])
     return table
+
+
+def field_reading(name: str, meta: betterproto2.FieldMetadata, kind: type[Any]) -> dict[int, Reading]:
+    """How a field with content of `kind` is read, by the keys that it may have."""
+    length, repeated = meta.number << 3 | _LENGTH, bool(meta.repeated)
+    if meta.map_meta:
+        return {length: Reading(name, _pair(kind), pair=True)}
+    if meta.proto_type not in _INTEGERS:
+        return {length: Reading(name, _content(meta.proto_type, kind), repeated)}
+    read = _INTEGERS[meta.proto_type]
+    one = {meta.number << 3 | _VARINT: Reading(name, read, repeated)}
+    return one | {length: Reading(name, _unpacked(read), repeated=True, whole=True)} if repeated else one
 
 
 def _content(proto_type: str, kind: type[Any]) -> Read:

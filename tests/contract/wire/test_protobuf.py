@@ -40,7 +40,7 @@ def _messages(*modules: ModuleType) -> Iterator[type[Any]]:
 KINDS = list(_messages(manager, shim, supervisor, types))
 
 
-def _filled(kind: type[Any], random: Random, depth: int = 3) -> Any:
+def filled(kind: type[Any], random: Random, depth: int = 3) -> Any:
     """A message in which each field has been left out, or says something."""
     known = kind._betterproto
     said = {
@@ -63,14 +63,14 @@ def _said(meta: Any, kind: type[Any], random: Random, depth: int) -> Any:
 
 def _one(meta: Any, kind: type[Any], random: Random, depth: int) -> Any:
     if meta.proto_type == betterproto2.TYPE_MESSAGE:
-        return _filled(kind, random, depth - 1) if depth else None
+        return filled(kind, random, depth - 1) if depth else None
     return random.choice(NUMBERS[meta.proto_type])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__.split('.')[-2]}.{kind.__name__}")
 def test_messages_and_bytes_are_the_librarys(kind: type[Any]) -> None:
     for seed in range(ROUNDS):
-        message = _filled(kind, Random(f"{kind.__name__} {seed}"))
+        message = filled(kind, Random(f"{kind.__name__} {seed}"))
         written = bytes(message)
         assert encode(message) == written
         assert decode(kind, written) == kind.parse(written) == message

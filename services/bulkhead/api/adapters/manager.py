@@ -52,9 +52,9 @@ from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume
 from bulkhead.wire.client import stub
 from bulkhead.wire.convert import to_message, to_model
+from bulkhead.wire.creation import Creating
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
-from bulkhead.wire.gen.bulkhead.types.v1 import ContainerSpec as WireSpec
 from bulkhead.wire.gen.bulkhead.types.v1 import NetworkEndpoint as WireEndpoint
 from bulkhead.wire.gen.bulkhead.types.v1 import StringList
 from bulkhead.wire.protobuf import decode
@@ -85,8 +85,8 @@ class ManagerContainers:
         )
 
     async def create(self, name: str, spec: ContainerSpec) -> Created:
-        request = wire.CreateContainerRequest(name=name, spec=to_message(WireSpec, spec))
-        return to_model(Created, await self._stub.create(request))
+        answer = await self._stub.create(cast(wire.CreateContainerRequest, Creating(name=name, spec=spec)))
+        return to_model(Created, answer)
 
     async def list(self, *, all: bool, limit: int, size: bool, filters: Filters) -> Sequence[ListedContainer]:
         request = wire.ListContainersRequest(all=all, limit=limit, size=size, filters=_filters(filters))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from typing import cast
+
+import grpclib.const
 
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.manager import links
@@ -12,13 +15,16 @@ from bulkhead.manager.log_options import log_path
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries, Sizes
 from bulkhead.manager.servicers.encoded import EncodedContainers, inspect_answer, list_answer
-from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.container import Container
 from bulkhead.model.filters import Filters
 from bulkhead.model.instance import Instance
-from bulkhead.wire.convert import to_message, to_model
+from bulkhead.wire.convert import to_message
+from bulkhead.wire.creation import Creating
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.protobuf import encode
+
+_CREATE = "/bulkhead.manager.v1.Containers/Create"
 
 
 class ContainersServicer(api.ContainersBase):
@@ -33,9 +39,15 @@ class ContainersServicer(api.ContainersBase):
         self._summaries = EncodedContainers(self._index, _summary)
         self._details = EncodedContainers(self._index, self._detail)
 
-    async def create(self, message: api.CreateContainerRequest) -> api.CreateContainerResponse:
-        spec = to_model(ContainerSpec, message.spec) if message.spec is not None else ContainerSpec()
-        made = await self._containers.create(message.name, spec)
+    def __mapping__(self) -> dict[str, grpclib.const.Handler]:
+        mapping = super().__mapping__()
+        func, cardinality, _, answer = mapping[_CREATE]
+        return {**mapping, _CREATE: grpclib.const.Handler(func, cardinality, Creating, answer)}
+
+    async def create(self, message: api.CreateContainerRequest | Creating) -> api.CreateContainerResponse:
+        """What is asked comes as `Creating`."""
+        asked = cast(Creating, message)
+        made = await self._containers.create(asked.name, asked.spec)
         return api.CreateContainerResponse(id=made.id, warnings=list(made.warnings))
 
     async def list(self, message: api.ListContainersRequest) -> api.ListContainersResponse:
