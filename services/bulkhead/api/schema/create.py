@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -95,42 +96,18 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
     Raises InvalidArgument for mounts, ports, capabilities and security options that are none.
     """
     host = body.HostConfig or wire.HostConfig()
-    security = parse_security_options(host.SecurityOpt or ())
     return ContainerSpec(
+        **_security_fields(host),
         **_config_fields(body),
-        **_namespace_fields(body, host),
+        **_fields(host, _OF_HOST),
+        network_mode=_network_mode(host),
+        mac_address=_mac_address(body, host.NetworkMode or ""),
         resources=resources_of(host),
-        mounts=parse_mounts(host, exists),
-        ports=parse_bindings(host.PortBindings or {}),
-        publish_all_ports=bool(host.PublishAllPorts),
-        restart_policy=restart_policy_of(host.RestartPolicy or wire.RestartSettings()),
-        auto_remove=bool(host.AutoRemove),
-        log_config=_log_config(host.LogConfig or wire.LogSettings()),
-        privileged=bool(host.Privileged),
-        read_only_rootfs=bool(host.ReadonlyRootfs),
-        cap_add=parse_capabilities(host.CapAdd or (), "CapAdd"),
-        cap_drop=parse_capabilities(host.CapDrop or (), "CapDrop"),
-        group_add=tuple(host.GroupAdd or ()),
-        no_new_privileges=security.no_new_privileges,
-        seccomp_profile=security.seccomp_profile,
+        mounts=parse_mounts(host, exists) if host.Binds or host.Mounts or host.Tmpfs else (),
         masked_paths=_optional(host.MaskedPaths),
         readonly_paths=_optional(host.ReadonlyPaths),
-        sysctls=host.Sysctls or {},
-        ulimits=tuple(_ulimit(each) for each in host.Ulimits or ()),
-        devices=tuple(_device(each) for each in host.Devices or ()),
-        oom_score_adj=host.OomScoreAdj or 0,
-        shm_size=host.ShmSize or 0,
-        cgroup_parent=host.CgroupParent or "",
-        runtime=host.Runtime or "",
-        init=bool(host.Init),
-        annotations=host.Annotations or {},
         platform=platform,
-        device_cgroup_rules=tuple(host.DeviceCgroupRules or ()),
-        volumes_from=tuple(host.VolumesFrom or ()),
-        links=tuple(host.Links or ()),
         endpoints=_endpoints(body),
-        device_requests=tuple(_device_request(each) for each in host.DeviceRequests or ()),
-        writable_cgroups=security.writable_cgroups,
         engine_host_config=wire.encode(host),
         engine_networking_config=msgspec.json.encode(body.NetworkingConfig) if body.NetworkingConfig else b"",
     )
@@ -141,48 +118,31 @@ def config_spec(config: ContainerConfig) -> ContainerSpec:
     return ContainerSpec(**_config_fields(config))
 
 
-def _config_fields(body: ContainerConfig) -> dict[str, Any]:
+def _fields(part: wire.Part, table: Mapping[str, tuple[str, Callable[[Any], Any]]]) -> dict[str, Any]:
+    """What a part says, by the names and as the values that `table` has of it."""
+    rules = ((name, table[name]) for name in wire.said(part) if name in table)
+    return {field: convert(getattr(part, name)) for name, (field, convert) in rules}
+
+
+def _config_fields(config: ContainerConfig) -> dict[str, Any]:
+    told = {"entrypoint": config.argv("Entrypoint"), "command": config.argv("Cmd"), "stop_timeout": config.StopTimeout}
+    return told | _fields(config, _OF_CONFIG)
+
+
+def _security_fields(host: wire.HostConfig) -> dict[str, Any]:
+    if not host.SecurityOpt:
+        return {}
+    options = parse_security_options(host.SecurityOpt)
     return {
-        "image": body.Image or "",
-        "hostname": body.Hostname or "",
-        "domainname": body.Domainname or "",
-        "user": body.User or "",
-        "working_dir": body.WorkingDir or "",
-        "entrypoint": body.argv("Entrypoint"),
-        "command": body.argv("Cmd"),
-        "env": tuple(body.Env or ()),
-        "labels": body.Labels or {},
-        "tty": bool(body.Tty),
-        "open_stdin": bool(body.OpenStdin),
-        "stdin_once": bool(body.StdinOnce),
-        "attach_stdin": bool(body.AttachStdin),
-        "attach_stdout": bool(body.AttachStdout),
-        "attach_stderr": bool(body.AttachStderr),
-        "exposed_ports": parse_exposed(body.ExposedPorts or ()),
-        "volumes": tuple(body.Volumes or ()),
-        "stop_signal": body.StopSignal or "",
-        "stop_timeout": body.StopTimeout,
-        "healthcheck": _healthcheck(body.Healthcheck),
-        "shell": tuple(body.Shell or ()),
-        "network_disabled": bool(body.NetworkDisabled),
+        "no_new_privileges": options.no_new_privileges,
+        "seccomp_profile": options.seccomp_profile,
+        "writable_cgroups": options.writable_cgroups,
     }
 
 
-def _namespace_fields(body: CreateBody, host: wire.HostConfig) -> dict[str, Any]:
+def _network_mode(host: wire.HostConfig) -> str:
     mode = host.NetworkMode or ""
-    return {
-        "network_mode": "bridge" if mode in _NETWORK_DEFAULTS else mode,
-        "ipc_mode": host.IpcMode or "",
-        "pid_mode": host.PidMode or "",
-        "uts_mode": host.UTSMode or "",
-        "cgroupns_mode": host.CgroupnsMode or "",
-        "userns_mode": host.UsernsMode or "",
-        "dns": tuple(host.Dns or ()),
-        "dns_search": tuple(host.DnsSearch or ()),
-        "dns_options": tuple(host.DnsOptions or ()),
-        "extra_hosts": tuple(host.ExtraHosts or ()),
-        "mac_address": _mac_address(body, mode),
-    }
+    return "bridge" if mode in _NETWORK_DEFAULTS else mode
 
 
 def _mac_address(body: CreateBody, mode: str) -> str:
@@ -210,9 +170,7 @@ def _optional(values: list[str] | None) -> tuple[str, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _healthcheck(check: HealthConfig | None) -> Healthcheck | None:
-    if check is None:
-        return None
+def _healthcheck(check: HealthConfig) -> Healthcheck:
     return Healthcheck(
         test=tuple(check.Test or ()),
         interval=check.Interval or 0,
@@ -245,6 +203,10 @@ def _device(device: wire.Device) -> DeviceMapping:
     )
 
 
+def _all(convert: Callable[[Any], Any]) -> Callable[[Iterable[Any]], tuple[Any, ...]]:
+    return lambda values: tuple(convert(each) for each in values)
+
+
 def _device_request(request: wire.DeviceRequest) -> DeviceRequest:
     return DeviceRequest(
         driver=request.Driver or "", capabilities=tuple(" ".join(each) for each in request.Capabilities or ())
@@ -255,34 +217,101 @@ def resources_of(host: wire.HostConfig) -> Resources:
     """The limits that a HostConfig asks for."""
     memory, swap = host.Memory or 0, host.MemorySwap or 0
     return Resources(
-        memory=memory,
+        **_fields(host, _OF_RESOURCES),
         memory_swap=2 * memory if memory > 0 and swap == 0 else swap,
-        memory_reservation=host.MemoryReservation or 0,
         # -1 is how the CLI says "not set".
         memory_swappiness=None if host.MemorySwappiness == -1 else host.MemorySwappiness,
-        oom_kill_disable=bool(host.OomKillDisable),
-        nano_cpus=host.NanoCpus or 0,
-        cpu_shares=host.CpuShares or 0,
-        cpu_period=host.CpuPeriod or 0,
-        cpu_quota=host.CpuQuota or 0,
-        cpuset_cpus=host.CpusetCpus or "",
-        cpuset_mems=host.CpusetMems or "",
-        pids_limit=max(host.PidsLimit or 0, -1),
-        blkio_weight=host.BlkioWeight or 0,
-        device_read_bps=_throttles(host.BlkioDeviceReadBps),
-        device_write_bps=_throttles(host.BlkioDeviceWriteBps),
-        device_read_iops=_throttles(host.BlkioDeviceReadIOps),
-        device_write_iops=_throttles(host.BlkioDeviceWriteIOps),
-        blkio_weight_devices=tuple(
-            WeightDevice(path=each.Path or "", weight=each.Weight or 0) for each in host.BlkioWeightDevice or ()
-        ),
     )
 
 
-def _throttles(devices: list[wire.ThrottleDevice] | None) -> tuple[ThrottleDevice, ...]:
-    return tuple(ThrottleDevice(path=each.Path or "", rate=each.Rate or 0) for each in devices or ())
+def _throttles(devices: list[wire.ThrottleDevice]) -> tuple[ThrottleDevice, ...]:
+    return tuple(ThrottleDevice(path=each.Path or "", rate=each.Rate or 0) for each in devices)
+
+
+def _weights(devices: list[wire.WeightDevice]) -> tuple[WeightDevice, ...]:
+    return tuple(WeightDevice(path=each.Path or "", weight=each.Weight or 0) for each in devices)
 
 
 def bind_sources(host: wire.HostConfig) -> tuple[str, ...]:
     """Host paths whose existence decides: those of `--mount type=bind`, which are not created."""
     return tuple(mount.Source for mount in host.Mounts or () if mount.Type == "bind" and mount.Source)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+# What becomes of a field that says something: its name in the core, and its value there.
+_OF_CONFIG: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "Image": ("image", _same),
+    "Hostname": ("hostname", _same),
+    "Domainname": ("domainname", _same),
+    "User": ("user", _same),
+    "WorkingDir": ("working_dir", _same),
+    "Env": ("env", tuple),
+    "Labels": ("labels", _same),
+    "Tty": ("tty", _same),
+    "OpenStdin": ("open_stdin", _same),
+    "StdinOnce": ("stdin_once", _same),
+    "AttachStdin": ("attach_stdin", _same),
+    "AttachStdout": ("attach_stdout", _same),
+    "AttachStderr": ("attach_stderr", _same),
+    "ExposedPorts": ("exposed_ports", parse_exposed),
+    "Volumes": ("volumes", tuple),
+    "StopSignal": ("stop_signal", _same),
+    "Healthcheck": ("healthcheck", _healthcheck),
+    "Shell": ("shell", tuple),
+    "NetworkDisabled": ("network_disabled", _same),
+}
+_OF_HOST: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "PortBindings": ("ports", parse_bindings),
+    "PublishAllPorts": ("publish_all_ports", _same),
+    "RestartPolicy": ("restart_policy", restart_policy_of),
+    "AutoRemove": ("auto_remove", _same),
+    "LogConfig": ("log_config", _log_config),
+    "IpcMode": ("ipc_mode", _same),
+    "PidMode": ("pid_mode", _same),
+    "UTSMode": ("uts_mode", _same),
+    "CgroupnsMode": ("cgroupns_mode", _same),
+    "UsernsMode": ("userns_mode", _same),
+    "Privileged": ("privileged", _same),
+    "ReadonlyRootfs": ("read_only_rootfs", _same),
+    "CapAdd": ("cap_add", partial(parse_capabilities, field="CapAdd")),
+    "CapDrop": ("cap_drop", partial(parse_capabilities, field="CapDrop")),
+    "GroupAdd": ("group_add", tuple),
+    "Sysctls": ("sysctls", _same),
+    "Ulimits": ("ulimits", _all(_ulimit)),
+    "Devices": ("devices", _all(_device)),
+    "OomScoreAdj": ("oom_score_adj", _same),
+    "ShmSize": ("shm_size", _same),
+    "Dns": ("dns", tuple),
+    "DnsSearch": ("dns_search", tuple),
+    "DnsOptions": ("dns_options", tuple),
+    "ExtraHosts": ("extra_hosts", tuple),
+    "CgroupParent": ("cgroup_parent", _same),
+    "Runtime": ("runtime", _same),
+    "Init": ("init", _same),
+    "Annotations": ("annotations", _same),
+    "DeviceCgroupRules": ("device_cgroup_rules", tuple),
+    "VolumesFrom": ("volumes_from", tuple),
+    "Links": ("links", tuple),
+    "DeviceRequests": ("device_requests", _all(_device_request)),
+}
+_OF_RESOURCES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "Memory": ("memory", _same),
+    "MemoryReservation": ("memory_reservation", _same),
+    "OomKillDisable": ("oom_kill_disable", _same),
+    "NanoCpus": ("nano_cpus", _same),
+    "CpuShares": ("cpu_shares", _same),
+    "CpuPeriod": ("cpu_period", _same),
+    "CpuQuota": ("cpu_quota", _same),
+    "CpusetCpus": ("cpuset_cpus", _same),
+    "CpusetMems": ("cpuset_mems", _same),
+    "PidsLimit": ("pids_limit", lambda limit: max(limit, -1)),
+    "BlkioWeight": ("blkio_weight", _same),
+    "BlkioDeviceReadBps": ("device_read_bps", _throttles),
+    "BlkioDeviceWriteBps": ("device_write_bps", _throttles),
+    "BlkioDeviceReadIOps": ("device_read_iops", _throttles),
+    "BlkioDeviceWriteIOps": ("device_write_iops", _throttles),
+    "BlkioWeightDevice": ("blkio_weight_devices", _weights),
+}

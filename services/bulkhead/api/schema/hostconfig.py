@@ -5,6 +5,7 @@ Fields are spelt as in the JSON. Null means "not said" everywhere, as in Go; unk
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Annotated, Any
 
 import msgspec
@@ -41,6 +42,11 @@ Unsigned32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
 class Part(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A JSON object of the API: unknown keys dropped, absent and null keys left out again."""
+
+
+def said(part: Part) -> tuple[str, ...]:
+    """The fields that say something: most are absent, and many clients send the others' zeros and empty lists."""
+    return tuple(compress(part.__struct_fields__, msgspec.structs.astuple(part)))
 
 
 class LogSettings(Part):

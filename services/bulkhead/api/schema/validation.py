@@ -23,6 +23,12 @@ MILLISECOND = 10**6
 LONGEST_HOSTNAME = 64
 _CONTAINER_NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _RESTART_POLICIES = frozenset(("", "no", "always", "unless-stopped", "on-failure"))
+# What the rules of each are about; all of it may be left open.
+_OF_MEMORY = frozenset(("Memory", "MemorySwap", "MemoryReservation", "MemorySwappiness"))
+_OF_CPU = frozenset(
+    ("NanoCpus", "CpuShares", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus",
+     "CpusetMems")
+)  # fmt: skip
 _PLATFORM = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,2}")
 
 
@@ -58,6 +64,8 @@ def check_update(host_config: wire.HostConfig, host: Host) -> None:
 def _check_network_mode(config: ContainerConfig, host: wire.HostConfig) -> None:
     mode = host.NetworkMode or ""
     shared, of_host = mode.split(":")[0] == "container", mode == "host"
+    if not (shared or of_host or host.UTSMode == "host"):
+        return
     if shared and not mode.partition(":")[2]:
         raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
     conflicts = (
@@ -154,8 +162,11 @@ def _check_log_config(config: wire.LogSettings) -> None:
 
 
 def _check_resources(host: wire.HostConfig, machine: Host) -> None:
-    _check_memory(host)
-    _check_cpu(host, machine)
+    said = wire.said(host)
+    if not _OF_MEMORY.isdisjoint(said):
+        _check_memory(host)
+    if not _OF_CPU.isdisjoint(said):
+        _check_cpu(host, machine)
     if host.BlkioWeight and not 10 <= host.BlkioWeight <= 1000:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if not -1000 <= (host.OomScoreAdj or 0) <= 1000:
