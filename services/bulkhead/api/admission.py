@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from bulkhead.api.plain import PlainRequest
 from bulkhead.errors import Forbidden
 
 _PORT = re.compile(r":[0-9]{1,5}$")
@@ -30,7 +31,7 @@ class Admission:
         self._remote = remote
         self._names = frozenset(name.lower() for name in ("localhost", *names))
 
-    def check(self, request: web.BaseRequest) -> None:
+    def check(self, request: web.BaseRequest | PlainRequest) -> None:
         """Raise Forbidden for a request of a foreign page, or over TCP for a Host that is not ours."""
         headers = request.headers
         if headers.get("Sec-Fetch-Site", "").lower() in _FOREIGN_FETCHES:

@@ -47,6 +47,13 @@ class Whole(web.StreamResponse):
     def body(self) -> bytes:
         return self._content
 
+    def encoded(self) -> bytes:
+        """All of it, for a client of HTTP/1.1 that has not asked to be left by the connection."""
+        if self._keep_alive is None:
+            self._keep_alive = True
+        self._eof_sent = True
+        return self._bytes()
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if request.method == "HEAD" or request.version != HttpVersion11:
             return await self._prepare_plain(request)

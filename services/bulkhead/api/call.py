@@ -14,6 +14,7 @@ from aiohttp import web
 
 from bulkhead.api import anycase
 from bulkhead.api.connection import EngineConnection
+from bulkhead.api.plain import PlainRequest
 from bulkhead.api.versions import Version
 from bulkhead.errors import InvalidArgument
 
@@ -59,7 +60,7 @@ class Call:
     `patience`: how long (seconds) its body may be waited for; see `ApiConfig.body_timeout`.
     """
 
-    request: web.BaseRequest
+    request: web.BaseRequest | PlainRequest
     version: Version
     arguments: Mapping[str, str] = field(default_factory=dict)
     patience: float = 300.0
@@ -71,6 +72,11 @@ class Call:
     @property
     def connection(self) -> EngineConnection:
         return cast(EngineConnection, self.request.protocol)
+
+    @property
+    def whole(self) -> web.BaseRequest:
+        """The request as aiohttp has it, for answers and bodies that stream."""
+        return self.request.whole if isinstance(self.request, PlainRequest) else self.request
 
     @property
     def answered(self) -> bool:
@@ -134,7 +140,7 @@ class Call:
         if self.request.headers.get("Expect", "").lower() == "100-continue":
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         clock, pace = asyncio.get_running_loop().time, Pace(self.patience, progress)
-        content = self.request.content
+        content = self.whole.content
         while not content.at_eof():
             began = clock()
             try:
@@ -152,6 +158,8 @@ class Call:
 
         Clients whose writing is broken off by the answer report that beside it; Go's server waits as well.
         """
+        if isinstance(self.request, PlainRequest):
+            return  # all of it has come
         if self.request.content.at_eof() or self.request.headers.get("Expect"):
             return
         # RuntimeError: what the handler left behind reads it still.
@@ -162,13 +170,12 @@ class Call:
                     left -= len(part)
 
     async def _read(self) -> bytes:
+        if isinstance(self.request, PlainRequest):
+            return _checked(self.request.body)
         content = self.request.content
         if content.is_eof() and content.exception() is None and "Expect" not in self.request.headers:
             # Most come together with their head: nothing has to be waited for.
-            data = content.read_nowait()
-            if len(data) <= LARGEST_BODY:
-                return data
-            raise _too_large()
+            return _checked(content.read_nowait())
         parts, size = [], 0
         async for part in self._blocks(1 << 16, LARGEST_BODY):
             size += len(part)
@@ -176,6 +183,12 @@ class Call:
                 raise _too_large()
             parts.append(part)
         return b"".join(parts)
+
+
+def _checked(body: bytes) -> bytes:
+    if len(body) > LARGEST_BODY:
+        raise _too_large()
+    return body
 
 
 def _too_large() -> InvalidArgument:

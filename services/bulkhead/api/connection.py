@@ -1,10 +1,10 @@
 """A client's connection: HTTP/1.1 until a handler hijacks it, then raw bytes both ways.
 
-aiohttp speaks the HTTP. For attach and exec start the connection must become a plain duplex stream, with the
-`101 UPGRADED` handshake or without (docker-py, curl), and neither a byte that the client sent behind its request
-nor its half-close may be lost. So a request that may be hijacked is cut out of the stream here: its head and
-body go to aiohttp, what follows is held until the handler takes the connection over, or goes back to aiohttp as
-the next request when it does not.
+aiohttp speaks the HTTP, but for requests that are plain (`plain`) and have an answer in one piece. For attach and exec
+start the connection must become a plain duplex stream, with the `101 UPGRADED` handshake or without (docker-py, curl),
+and neither a byte that the client sent behind its request nor its half-close may be lost. So a request that may be
+hijacked is cut out of the stream here: its head and body go to aiohttp, what follows is held until the handler takes
+the connection over, or goes back to aiohttp as the next request when it does not.
 
 A client that half-closes still gets its answer. One that is gone (EPOLLHUP, which unlike EOF tells a closed
 Unix socket from a half-closed one) cancels its handler.
@@ -28,7 +28,9 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import ERROR, PayloadAccessError, RequestHandler, _ErrInfo
 
+from bulkhead.api.answers import Whole
 from bulkhead.api.errors import body_of
+from bulkhead.api.plain import PlainRequest
 
 log = structlog.get_logger()
 
@@ -132,7 +134,8 @@ class EngineConnection(RequestHandler):
         if b"\n" not in data and short and (data.startswith(b"POST ") or b"POST ".startswith(data)):
             self._head = data
         elif _MAY_HIJACK.match(data) is None or b"\n\n" in data:
-            self._pass_on(data)
+            if not self._take_plain(data):
+                self._pass_on(data)
         elif (end := data.find(b"\r\n\r\n")) < 0 and short:
             self._head = data
         elif end < 0 or b"\r\ntransfer-encoding:" in data[:end].lower():
@@ -142,6 +145,29 @@ class EngineConnection(RequestHandler):
             self._expected = end + 4 + (int(length[1]) if length else 0)
             self._held = bytearray()
             self._feed(data)
+
+    def _take_plain(self, data: bytes) -> bool:
+        """Whether all of it is one request that needs no aiohttp, which is answered then."""
+        if self._close or self._force_close or self._upgraded:
+            return False
+        request = PlainRequest.read(data, self)
+        if request is None:
+            return False
+        self._request_count += 1
+        self._messages.append((cast(Any, request), cast(Any, None)))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        return True
+
+    def whole(self, data: bytes) -> web.BaseRequest:
+        """What aiohttp makes of the bytes of a plain request. Raises ConnectionError when the connection is gone."""
+        if self._parser is None:
+            raise ConnectionResetError("the client has gone")
+        [(message, payload)], _, _ = self._parser.feed_data(data)
+        self._parser.message_consumed()
+        request = self._request_of(message, payload)[0]
+        self._current_request = request
+        return request
 
     def _pass_on(self, data: bytes) -> None:
         super().data_received(data)
@@ -204,6 +230,8 @@ class EngineConnection(RequestHandler):
             finally:
                 self._waiter = None
         received = self._messages.popleft()
+        if isinstance(received[0], PlainRequest):
+            return received
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -212,6 +240,8 @@ class EngineConnection(RequestHandler):
 
     async def _serve(self, message: Any, payload: Any) -> bool:
         """Answer a request; whether there may be another."""
+        if isinstance(message, PlainRequest):
+            return await self._serve_plain(message)
         request, handler = self._request_of(message, payload)
         try:
             response, lost = await self._handle_request(request, None, handler)
@@ -233,6 +263,53 @@ class EngineConnection(RequestHandler):
         finally:
             request._task = None  # type: ignore[assignment]  # or they would hold each other
         return self._keepalive and not self._close and not self._force_close
+
+    async def _serve_plain(self, request: PlainRequest) -> bool:
+        assert self._manager is not None
+        self._manager.requests_count += 1
+        self._request_in_progress = True
+        try:
+            await self._answer_plain(request)
+        except ConnectionError:
+            return False
+        except Exception as error:
+            self.force_close()
+            self.log_exception("Unhandled exception", exc_info=error)
+        except BaseException:
+            self.force_close()
+            raise
+        finally:
+            self._request_in_progress = False
+            self._current_request = None
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+            if request.is_whole:
+                request.whole._task = None  # type: ignore[assignment]  # or they would hold each other
+        return bool(self._keepalive) and not self._close and not self._force_close
+
+    async def _answer_plain(self, request: PlainRequest) -> None:
+        """Raises ConnectionError when there is nobody to be answered."""
+        response = await cast(Any, self._request_handler)(request)
+        if request.is_whole or not isinstance(response, Whole):
+            response, lost = await self.finish_response(request.whole, response, None)
+            if lost:
+                raise ConnectionResetError("the client has gone")
+        else:
+            self._begin_answer(response)
+            try:
+                await self._write_whole(response)
+            finally:
+                self._end_answer()
+            self._release()
+        self._keepalive = bool(response.keep_alive)
+
+    async def _write_whole(self, response: Whole) -> None:
+        if self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self.transport.write(response.encoded())
+        if self._paused:
+            # A client that asks on and on and does not read has the next answer when it has taken this one.
+            await self.drain()
 
     def _request_of(self, message: Any, payload: Any) -> tuple[web.BaseRequest, Any]:
         """What a message asks, and who answers it."""
@@ -272,18 +349,24 @@ class EngineConnection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        self._answered += 1
-        self.endless = self.chunked = False
-        if self._close and not resp.prepared:
-            resp.force_close()
+        self._begin_answer(resp)
         try:
             answer = await super().finish_response(request, resp, start_time)
         finally:
-            behind, self.behind = self.behind, None
-            if behind is not None:
-                behind()
+            self._end_answer()
         self._release()
         return answer
+
+    def _begin_answer(self, response: web.StreamResponse) -> None:
+        self._answered += 1
+        self.endless = self.chunked = False
+        if self._close and not response.prepared:
+            response.force_close()
+
+    def _end_answer(self) -> None:
+        behind, self.behind = self.behind, None
+        if behind is not None:
+            behind()
 
     def _release(self) -> None:
         """The handler did not take over: what was held is the next request."""

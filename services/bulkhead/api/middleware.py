@@ -23,6 +23,7 @@ from bulkhead.api.call import Call
 from bulkhead.api.connection import EngineConnection
 from bulkhead.api.errors import body_of, status_of
 from bulkhead.api.metrics import Metrics
+from bulkhead.api.plain import PlainRequest
 from bulkhead.api.routing import Found, Handler, Table
 from bulkhead.api.versions import HEADERS, NEWEST, OLDEST, Version
 from bulkhead.errors import BulkheadError, Forbidden, InvalidArgument, Unavailable
@@ -60,7 +61,7 @@ class Edge:
         for task in self._handling:
             task.cancel()
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
         task = asyncio.current_task()
         assert task is not None
         self._handling.add(task)
@@ -76,7 +77,7 @@ class Edge:
             if not self._handling:
                 self._idle.set()
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
         began = time.monotonic()
         method, whole, is_text = request.method, request.path, _is_text(request)
@@ -105,7 +106,7 @@ class Edge:
             telemetry.line(level, "request", **told, milliseconds=round(took * 1000, 1))
 
     def _admitted(
-        self, request: web.BaseRequest, found: Found | None, told: str | None, is_text: bool
+        self, request: web.BaseRequest | PlainRequest, found: Found | None, told: str | None, is_text: bool
     ) -> tuple[Handler, Call] | web.StreamResponse:
         """What is to be done, or the answer that there already is."""
         try:
@@ -139,7 +140,7 @@ def _split(path: str) -> tuple[str, str | None]:
     return (match[2], match[1]) if match else (path, None)
 
 
-def _is_text(request: web.BaseRequest) -> bool:
+def _is_text(request: web.BaseRequest | PlainRequest) -> bool:
     """Whether path and query are Unicode; bytes that are not come from aiohttp as lone surrogates."""
     text = request.path + request.query_string
     if text.isascii():

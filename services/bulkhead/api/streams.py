@@ -77,10 +77,10 @@ async def begin(
         if headers
         else _Growing(_head(content_type))
     )
-    if call.request.version >= (1, 1):
+    if call.whole.version >= (1, 1):
         response.enable_chunked_encoding()
     call.connection.endless, call.connection.chunked = endless, bool(response.chunked)
-    await response.prepare(call.request)
+    await response.prepare(call.whole)
     return response
 
 

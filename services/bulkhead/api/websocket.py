@@ -41,7 +41,7 @@ class Socket:
 
 def check(call: Call) -> None:
     """Raise InvalidArgument for a request that is no websocket's."""
-    if not web.WebSocketResponse().can_prepare(call.request).ok:
+    if not web.WebSocketResponse().can_prepare(call.whole).ok:
         raise InvalidArgument("bad request: a websocket handshake is needed here")
 
 
@@ -50,7 +50,7 @@ async def accept(call: Call) -> Socket:
     response = web.WebSocketResponse(compress=False, max_msg_size=_LARGEST_MESSAGE)
     response.headers.update(HEADERS)
     call.connection.endless = True
-    await response.prepare(call.request)
+    await response.prepare(call.whole)
     return Socket(response, text=call.version < Version(1, 28))
 
 

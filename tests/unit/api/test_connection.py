@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from bulkhead.api import answers
 from bulkhead.api.connection import EngineConnection
+from bulkhead.api.plain import PlainRequest
 
 MANY = 200
+Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
 class _Engine(web.Server):
@@ -48,3 +55,60 @@ async def test_who_asks_much_at_once_takes_turns_with_others(tmp_path: Path) -> 
         await engine.shutdown()
     assert order.count("/many") == MANY
     assert order.index("/one") < MANY // 2
+
+
+@contextlib.asynccontextmanager
+async def _served(handle: Handler, path: Path) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client's connection to an engine that answers so."""
+    engine = _Engine(handle, handler_cancellation=True)
+    server = await asyncio.get_running_loop().create_unix_server(engine, str(path))
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        server.close()
+        await engine.shutdown()
+
+
+async def test_plain_requests_and_others_are_answered_in_order(tmp_path: Path) -> None:
+    """Those that need no aiohttp share the connection with those that do, also with ones whose answer streams."""
+    plain: dict[str, bool] = {}
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        plain[request.path] = isinstance(request, PlainRequest)
+        if "stream" not in request.path:
+            return answers.encoded(f"{request.path}\n".encode())
+        response = web.StreamResponse()
+        await response.prepare(request.whole if isinstance(request, PlainRequest) else request)
+        await response.write(f"{request.path}\n".encode())
+        return response
+
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        for asked in (("/a",), ("/b%20",), ("/stream",), ("/c", "/d"), ("/e",)):
+            writer.write(b"".join(_asking(path) for path in asked))
+            for path in asked:
+                assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+                await reader.readuntil(f"{unquote(path)}\n".encode())
+                if path == "/stream":
+                    await reader.readuntil(b"\r\n0\r\n\r\n")
+    assert plain == {"/a": True, "/b ": False, "/stream": True, "/c": False, "/d": False, "/e": True}
+
+
+async def test_a_client_that_leaves_ends_what_its_plain_request_waits_for(tmp_path: Path) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        assert isinstance(request, PlainRequest)
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError("it waits for ever")
+
+    async with _served(handle, tmp_path / "s") as (_, writer):
+        writer.write(_asking("/wait"))
+        await asyncio.wait_for(begun.wait(), 5)
+        writer.close()
+        await asyncio.wait_for(ended.wait(), 5)

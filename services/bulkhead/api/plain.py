@@ -1,0 +1,140 @@
+"""Requests that are plain: all of them came at once, and nothing in them is escaped or asks for anything special.
+
+Nearly all are. What aiohttp makes of one (a URL, two multidicts, a stream for its body, a writer) takes longer than
+most handlers do, and in a service that was idle several times that. A regular expression tells the same of the few
+bytes that a plain one is. All others are aiohttp's, and so is a plain one that is answered by a stream: `whole`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from aiohttp import web
+
+_SHAPE = re.compile(
+    rb"(GET|POST|PUT|DELETE) (/[A-Za-z0-9/._:@~-]*+)(?:\?([A-Za-z0-9=&._:@,~-]*+))? HTTP/1\.1\r\n"
+    rb"((?:[A-Za-z0-9-]++:[ \t]*+[\x21-\x7e][\x20-\x7e]*+\r\n)++)\r\n"
+)
+# What a URL's reader might make something else of.
+_MOVING = (b"//", b"/.")
+_LONGEST_HEAD, _MOST_FIELDS = 4096, 32
+_SPECIAL = frozenset(
+    ("content-encoding", "expect", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer",
+     "transfer-encoding", "upgrade")
+)  # fmt: skip
+_LENGTH = re.compile(r"[0-9]{1,9}")
+
+
+class Headers(dict[str, str]):
+    """Fields by their names in lower case, asked for in any."""
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+
+class Query:
+    """The parameters of a query, each with all its values."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, text: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        for part in filter(None, text.split("&")):
+            name, _, value = part.partition("=")
+            self._values.setdefault(name, []).append(value)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The first value."""
+        values = self._values.get(name)
+        return values[0] if values else default
+
+    def getall(self, name: str, default: Any = None) -> Any:
+        return self._values.get(name, default)
+
+
+class Connection(Protocol):
+    """What such a request needs of its own."""
+
+    def whole(self, data: bytes) -> web.BaseRequest:
+        """What aiohttp makes of a request's bytes."""
+
+
+class _Unwritten:
+    """The writer of a request of which nothing is answered yet."""
+
+    output_size = 0
+
+
+_UNWRITTEN = _Unwritten()
+
+
+class PlainRequest:
+    """As much of `web.BaseRequest` as handlers ask for."""
+
+    __slots__ = ("_data", "_query", "_whole", "body", "headers", "method", "path", "protocol", "query_string")
+
+    def __init__(self, protocol: Connection, data: bytes, head: re.Match[bytes], headers: Headers) -> None:
+        self.protocol = protocol
+        self.headers = headers
+        self.method, self.path = head[1].decode(), head[2].decode()
+        self.query_string = (head[3] or b"").decode()
+        self.body = data[head.end() :]
+        self._data = data
+        self._query: Query | None = None
+        self._whole: web.BaseRequest | None = None
+
+    @staticmethod
+    def read(data: bytes, protocol: Connection) -> PlainRequest | None:
+        """The request that these bytes are; None when it is not plain, not complete or not the only one."""
+        head = _SHAPE.match(data)
+        if head is None or head.end() > _LONGEST_HEAD or any(each in head[2] for each in _MOVING):
+            return None
+        headers = _headers(head[4])
+        if headers is None or len(data) - head.end() != int(headers.get("content-length", "0")):
+            return None
+        return PlainRequest(protocol, data, head, headers)
+
+    @property
+    def query(self) -> Query:
+        if self._query is None:
+            self._query = Query(self.query_string)
+        return self._query
+
+    @property
+    def content_length(self) -> int | None:
+        return len(self.body) if "content-length" in self.headers else None
+
+    @property
+    def writer(self) -> Any:
+        return _UNWRITTEN if self._whole is None else self._whole.writer
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether aiohttp has it, too, and answers it."""
+        return self._whole is not None
+
+    @property
+    def whole(self) -> web.BaseRequest:
+        """What aiohttp makes of it."""
+        if self._whole is None:
+            self._whole = self.protocol.whole(self._data)
+        return self._whole
+
+
+def _headers(lines: bytes) -> Headers | None:
+    """None where something is told twice, or special, or no length."""
+    told = lines.decode().split("\r\n")[:-1]
+    fields = [line.partition(":") for line in told]
+    headers = Headers({name.lower(): value.strip(" \t") for name, _, value in fields})
+    if len(headers) != len(told) or len(told) > _MOST_FIELDS or not _SPECIAL.isdisjoint(headers):
+        return None
+    if headers.get("connection", "keep-alive").lower() != "keep-alive":
+        return None
+    return headers if _LENGTH.fullmatch(headers.get("content-length", "0")) else None
