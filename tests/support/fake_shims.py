@@ -59,6 +59,7 @@ class FakeShim:
         # Whether an exec ends before it has lasted long enough to be told of, and when it began.
         self.brief = False
         self.began_at = 1
+        self.attended = False
         # Of a release that answers before an exec begins.
         self.old = False
         self._exec_begun = asyncio.Event()
@@ -73,6 +74,7 @@ class FakeShim:
             started_at=self.started_at,
             exited_at=self.ended.at if self.ended else 0,
             losses=self.losses,
+            unattended=not self.attended,
         )
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:

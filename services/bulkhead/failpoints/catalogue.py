@@ -57,6 +57,9 @@ _STEPS = {
     "manager.spare.named": "the emptied directory of a removed container is nobody's, it is not looked at",
     "manager.spare.furnished": "it is fit for a container to come, nobody knows it",
     "manager.spare.finished": "it is fit for its next container, and does not bear its name",
+    # launching ahead of a start
+    "manager.ahead.begun": "a new container's directories are there, its shim is not asked for",
+    "manager.ahead.launched": "its shim is there, nobody has wanted it",
     "manager.remove.cleared": "everything is gone",
     # other changes of a container
     "manager.rename.recorded": "the new name is durable, the networks do not know it",

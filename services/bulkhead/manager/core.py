@@ -17,6 +17,7 @@ from bulkhead.manager.creation import Creation
 from bulkhead.manager.execs import Execs
 from bulkhead.manager.exits import Exits
 from bulkhead.manager.health_watch import HealthWatch
+from bulkhead.manager.launching_ahead import LaunchingAhead
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.blocks import unique_local
 from bulkhead.manager.networks.catalogue import Networks
@@ -89,7 +90,8 @@ class Core:
 
 def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Actors) -> Core:
     """Plain constructor calls, in the order of dependence."""
-    records, shims, snapshots, index = ports.records, ports.shims, ports.snapshots, ports.records.index
+    records, snapshots, index = ports.records, ports.snapshots, ports.records.index
+    shims = LaunchingAhead(ports.shims, actors)
     known = KnownNetworks(instance, records.networks)
     networking = Networking(ports.network, index, known, NameFiles(instance.names_directory))
     waiters = Waiters()
@@ -163,6 +165,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             volumes=volumes,
             spares=ports.spares,
             networking=networking,
+            shims=shims,
             remapping=ports.remapping,
         ),
         exits=exits,

@@ -19,6 +19,7 @@ from bulkhead.errors import BulkheadError, InvalidArgument, NotFound, Unavailabl
 from bulkhead.manager import links, remapping, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
 from bulkhead.manager.bundles import Bundles, ensure_bind_source
+from bulkhead.manager.launching_ahead import LaunchingAhead
 from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
 from bulkhead.manager.networks.catalogue import initial_endpoints
@@ -64,6 +65,7 @@ class Creation:
     volumes: Volumes
     spares: Spares
     networking: Networking
+    shims: LaunchingAhead
     remapping: Remapping | None = None
 
     async def create(self, name: str, spec: ContainerSpec) -> NewContainer:
@@ -121,7 +123,14 @@ class Creation:
         undo.push_async_callback(self._forget, container.id)
         # Taken by the thread that goes on to the record, or by who gives up: whoever is first.
         turn = [True]
-        directories = partial(self._make_directories, container, dirs, turn)
+        loop = asyncio.get_running_loop()
+        expect = partial(self.shims.expect, container.id, network_given=self.networking.plugs_ahead(container))
+
+        def directories() -> None:
+            self._make_directories(container, dirs, turn)
+            # From here on the disk is waited for.
+            loop.call_soon_threadsafe(expect)
+
         commit = asyncio.ensure_future(self.records.commit(change, durable=True, first=directories))
         try:
             await asyncio.shield(commit)
@@ -148,6 +157,8 @@ class Creation:
 
     async def _forget(self, container_id: str) -> None:
         """Undo the directories; what cannot be undone now is swept at the next start."""
+        with contextlib.suppress(BulkheadError):
+            await self.shims.discard(container_id)
         with contextlib.suppress(BulkheadError):
             await aside(self._clear, container_id)
         self.snapshots.let_go()

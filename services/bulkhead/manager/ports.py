@@ -256,6 +256,8 @@ class ShimState:
     exited_at: int = 0
     oom_killed: bool = False
     losses: tuple[Loss, ...] = ()
+    # Nobody is attached to its streams, by its own word.
+    unattended: bool = False
 
     @property
     def alive(self) -> bool:

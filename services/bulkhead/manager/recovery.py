@@ -193,10 +193,13 @@ class Recovery:
             self.actors.own(self._start(container.id), f"start {container.id[:12]}")
 
     async def _undo_start(self, container: Container) -> None:
-        """End what a start or an exit that a crash cut short has left. A shim somebody attached to stays."""
+        """End what a start or an exit that a crash cut short has left, and a shim that was launched ahead.
+
+        One that somebody is attached to stays.
+        """
         begun = container.id in self.records.intents
         shim, state = await self._ask(container)
-        if begun or (state is not None and state.phase != "new"):
+        if begun or (state is not None and (state.phase != "new" or state.unattended)):
             await self.shims.discard(container.id)
         elif shim is not None:
             await self.shims.forget(container.id)

@@ -41,6 +41,7 @@ class StateResponse(Message):
     shim_pid: int = 0
     exec_ids: list[str] = field(default_factory=list)
     losses: bytes = b""
+    unattended: bool = False
     FIELDS: ClassVar = (
         Field(1, "phase", STRING),
         Field(2, "pid", SIGNED),
@@ -52,6 +53,7 @@ class StateResponse(Message):
         Field(8, "shim_pid", SIGNED),
         Field(9, "exec_ids", STRING, repeated=True),
         Field(10, "losses", BYTES),
+        Field(11, "unattended", BOOL),
     )
 
 

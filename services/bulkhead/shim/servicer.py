@@ -75,6 +75,7 @@ class ShimServicer:
                 shim_pid=os.getpid(),
                 exec_ids=self._execs.ids(),
                 losses=encode_losses(ended.losses if ended else container.losses),
+                unattended=not container.streams.attended,
             )
         )
 

@@ -184,6 +184,11 @@ class Streams:
             peer.drop()
 
     @property
+    def attended(self) -> bool:
+        """Whether a peer is attached."""
+        return bool(self._peers)
+
+    @property
     def busy(self) -> bool:
         """Whether a peer still has something to receive, or is still typing into the void."""
         return any(peer.busy() for peer in self._peers)

@@ -15,13 +15,19 @@ copied        bytes that pass through a process for each byte of the layer that 
 from __future__ import annotations
 
 LIFE: dict[str, dict[str, int]] = {
-    "create": {"fsyncs manager": 1, "rpc manager Create": 1, "sql statements": 2, "sql transactions": 1},
+    # Its shim is launched ahead of its start.
+    "create": {
+        "fsyncs manager": 1,
+        "rpc manager Create": 1,
+        "rpc supervisor Launch": 1,
+        "sql statements": 2,
+        "sql transactions": 1,
+    },
     "start": {
         "forks shim": 1,
         "rpc manager Start": 1,
         "rpc shim Create": 1,
         "rpc shim Wait": 1,
-        "rpc supervisor Launch": 1,
         "sql statements": 5,
         "sql transactions": 2,
     },

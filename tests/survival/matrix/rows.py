@@ -85,6 +85,14 @@ def start(host: Host) -> Subject:
     return Subject(act=lambda: host.done("POST", f"/containers/{name}/start", also=(304,)), done=done, container=made)
 
 
+def start_late(host: Host) -> Subject:
+    """Once the shim that was launched ahead has been given back."""
+    subject = start(host)
+    run = host.engine.instance.container_run(subject.container)
+    _awaited(lambda: not run.exists(), "an end of the shim")
+    return subject
+
+
 def run_to_end(host: Host) -> Subject:
     """Started, and ended by itself."""
     name = host.name()
@@ -509,6 +517,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
     {
         "create": create,
         "start": start,
+        "start late": start_late,
         "run": run_to_end,
         "run --rm": run_and_vanish,
         "attach": attach,

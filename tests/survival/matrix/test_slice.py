@@ -21,7 +21,12 @@ from tests.survival.test_image_kills import trial_image
 pytestmark = [pytest.mark.root]
 
 CELLS = (
-    ("start", "kill supervisor", "supervisor.launch.given", Place.SUPERVISOR),
+    ("start late", "kill supervisor", "supervisor.launch.given", Place.SUPERVISOR),
+    ("create", "kill manager", "manager.ahead.begun", Place.MANAGER),
+    ("create", "kill manager", "manager.ahead.launched", Place.MANAGER),
+    ("create", "kill supervisor", "supervisor.launch.given", Place.SUPERVISOR),
+    ("create", "kill shim", "shim.claim.recorded", Place.SHIM),
+    ("create", "kill all", "supervisor.launch.kept", Place.SUPERVISOR),
     ("start", "kill shim", "disk.file.rename", Place.SHIM),
     ("start", "kill shim", "nsexec.spawn.cloned", Place.SHIM),
     ("start", "EAGAIN on clone", "nsexec.spawn.begun", Place.SHIM),
@@ -33,7 +38,7 @@ CELLS = (
     ("rm", "kill manager", "manager.remove.recorded", Place.MANAGER),
     ("rm", "kill manager", "manager.spare.named", Place.MANAGER),
     ("rm", "kill manager", "manager.spare.furnished", Place.MANAGER),
-    ("start", "no descriptors", "manager.shim.launched", Place.MANAGER),
+    ("start late", "no descriptors", "manager.shim.launched", Place.MANAGER),
     ("run", "no descriptors", "manager.start.wired", Place.MANAGER),
     ("run --rm", "kill manager", "manager.start.begun", Place.MANAGER),
     ("run --rm", "no descriptors", "shim.create.launched", Place.SHIM),

@@ -331,9 +331,9 @@ async def test_what_fails_beside_a_plug_leaves_nothing_of_it(core: Running, meth
     kernel = core.world.kernel
     failures = kernel.failures if method == "plug_new" else core.world.shims.failures
     await core.run("sleep", network_mode="bridge")  # what is made once is made
-    container_id = await core.create(network_mode="bridge", ports=(PublishedPort(container_port=80, host_port=8080),))
     descriptors = _open_descriptors()
     failures[method] = Internal("out of order")
+    container_id = await core.create(network_mode="bridge", ports=(PublishedPort(container_port=80, host_port=8080),))
     with pytest.raises(Internal, match="out of order"):
         await core.core.containers.start(container_id)
     del failures[method]

@@ -127,7 +127,7 @@ async def test_an_end_whose_output_a_new_shim_still_reads_is_awaited(
     world.shims.shims[container_id].die()
     ensure = world.shims.ensure
 
-    async def reading(container_id: str) -> FakeShim:
+    async def reading(container_id: str, **_: bool) -> FakeShim:
         shim = await ensure(container_id)
         shim.phase, shim.ended = "running", None
         return shim
@@ -147,7 +147,7 @@ async def test_an_end_is_asked_after_once_more_when_the_supervisor_comes_later(
     world.shims.supervisor_away = True
     ensure = world.shims.ensure
 
-    async def told(container_id: str) -> FakeShim:
+    async def told(container_id: str, **_: bool) -> FakeShim:
         shim = await ensure(container_id)
         shim.exit(7)
         return shim
@@ -270,9 +270,20 @@ async def test_shim_that_a_client_attached_to_before_start_is_kept(world: World)
     async with one_life(world) as core:
         container_id = await core.create("sleep", "9")
         await core.core.containers.stdio(container_id, attach=True)
+        core.shim(container_id).attended = True
     async with one_life(world) as core:
         assert container_id in world.shims.shims
         assert world.shims.discarded == []
+
+
+async def test_shim_that_was_launched_ahead_of_a_start_ends_with_its_manager(world: World) -> None:
+    async with one_life(world) as core:
+        container_id = await core.create("sleep", "9")
+        await eventually(lambda: world.shims.launched == [container_id])
+    async with one_life(world) as core:
+        assert world.shims.discarded == [container_id]
+        await core.core.containers.start(container_id)
+        assert core.get(container_id).phase is Phase.RUNNING
 
 
 async def test_second_recovery_changes_nothing(world: World) -> None:
@@ -458,7 +469,7 @@ async def test_a_dead_process_is_asked_after_while_shims_come_that_know_it(
     turns = iter(3 * (8 * ["dies"] + 8 * ["silent"]))
     ensure = world.shims.ensure
 
-    async def killed(container_id: str) -> FakeShim:
+    async def killed(container_id: str, **_: bool) -> FakeShim:
         turn = next(turns, "well")
         if turn == "silent":
             raise Unavailable("cannot launch shim: the spare died")

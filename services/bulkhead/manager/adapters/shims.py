@@ -76,6 +76,7 @@ class RemoteShim:
             exited_at=told.exited_at,
             oom_killed=told.oom_killed,
             losses=_losses(told.losses),
+            unattended=told.unattended,
         )
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:

@@ -546,6 +546,11 @@ class StateResponse(betterproto2.Message):
     of this run: a JSON list of what, since, until, lines
     """
 
+    unattended: "bool" = betterproto2.field(11, betterproto2.TYPE_BOOL)
+    """
+    nobody is attached to its streams; a shim of before does not say so
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "StateResponse", StateResponse)
 
