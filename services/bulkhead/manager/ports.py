@@ -86,6 +86,9 @@ class Records(Protocol):
     def execs(self, container_id: str = "") -> list[Exec]:
         """All execs, or those of one container, oldest first."""
 
+    def unended_execs(self, container_id: str) -> list[Exec]:
+        """Those of one container that have not ended, oldest first; however many have."""
+
     @property
     def exec_short_ids(self) -> Set[str]: ...
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.ports import Images, Records, Snapshots
 from bulkhead.model.container import Container
-from bulkhead.model.execs import ExecPhase
 from bulkhead.model.filters import Filters, parse_container_filter
 
 
@@ -64,7 +63,7 @@ class Queries:
 
     def exec_ids(self, container_id: str) -> list[str]:
         """Execs of the container that have not ended."""
-        return [each.id for each in self.records.execs(container_id) if each.phase is not ExecPhase.EXITED]
+        return [each.id for each in self.records.unended_execs(container_id)]
 
     async def _size(self, container: Container) -> Sizes:
         try:

@@ -10,6 +10,7 @@ from bulkhead.model.container import Container, ContainerSpec
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
 from bulkhead.wire.gen.bulkhead.types import v1 as types
+from bulkhead.wire.protobuf import encode
 
 
 def _container(number: int) -> Container:
@@ -30,7 +31,7 @@ def test_list_and_inspect_are_parsed_as_if_encoded_whole() -> None:
     assert [each.id for each in listed.containers] == [each.id for each in containers]
     assert listed.containers[-1].labels == {"text": "x" * 20_000}
     details = EncodedContainers(index, _encode)
-    answer = inspect_answer(details.of(containers[3]), types.Container(exec_ids=["e1", "e2"], size_rw=-1))
+    answer = inspect_answer(details.of(containers[3]), encode(types.Container(exec_ids=["e1", "e2"], size_rw=-1)))
     expected = _encode(containers[3])
     expected.exec_ids, expected.size_rw = ["e1", "e2"], -1
     assert api.InspectContainerResponse.parse(answer.SerializeToString()).container == expected

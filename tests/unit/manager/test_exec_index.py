@@ -32,3 +32,15 @@ def test_dropped() -> None:
     assert index.get("a" * 64) is None
     assert index.of("two") == []
     assert index.short_ids == {"b" * 12}
+
+
+def test_those_that_have_not_ended_are_told_apart() -> None:
+    index = ExecIndex((FIRST, SECOND, OTHER))
+    index.put(replace(FIRST, phase=ExecPhase.RUNNING))
+    assert [each.id for each in index.unended("one")] == [FIRST.id, SECOND.id]
+    index.put(replace(FIRST, phase=ExecPhase.EXITED, exit_code=0))
+    index.put(replace(FIRST, phase=ExecPhase.EXITED, exit_code=1))  # its end is told again
+    assert index.unended("one") == [SECOND]
+    index.drop([SECOND.id, OTHER.id])
+    assert index.unended("one") == index.unended("two") == []
+    assert ExecIndex((replace(FIRST, phase=ExecPhase.EXITED), SECOND)).unended("one") == [SECOND]

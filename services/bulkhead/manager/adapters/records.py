@@ -86,6 +86,9 @@ class SqliteRecords:
     def execs(self, container_id: str = "") -> list[Exec]:
         return self._execs.of(container_id) if container_id else list(self._execs)
 
+    def unended_execs(self, container_id: str) -> list[Exec]:
+        return self._execs.unended(container_id)
+
     @property
     def exec_short_ids(self) -> Set[str]:
         return self._execs.short_ids

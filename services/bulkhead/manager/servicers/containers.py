@@ -68,13 +68,7 @@ class ContainersServicer(api.ContainersBase):
     async def inspect(self, message: api.InspectContainerRequest) -> api.InspectContainerResponse:
         container = self._index.find(message.ref)
         sizes = await self._queries.sizes([container]) if message.size else {}
-        measured = sizes.get(container.id, Sizes())
-        more = types.Container(
-            exec_ids=self._queries.exec_ids(container.id),
-            size_rw=measured.writable,
-            size_root=measured.whole,
-            links=links.shown(container, self._index),
-        )
+        more = self._more(container, sizes.get(container.id))
         return inspect_answer(self._details.of(container), more)
 
     async def stdio(self, message: api.StdioRequest) -> api.StdioResponse:
@@ -155,6 +149,15 @@ class ContainersServicer(api.ContainersBase):
         rows = [types.StringList(items=list(row)) for row in listing.rows]
         return api.TopResponse(titles=list(listing.titles), processes=rows)
 
+    def _more(self, container: Container, measured: Sizes | None) -> bytes:
+        """What an inspect tells that changes without the record; mostly there is nothing."""
+        exec_ids, linked = self._queries.exec_ids(container.id), links.shown(container, self._index)
+        if measured is None and not exec_ids and not linked:
+            return _NO_MORE
+        measured = measured or Sizes()
+        told = types.Container(exec_ids=exec_ids, size_rw=measured.writable, size_root=measured.whole, links=linked)
+        return encode(told)
+
     def _detail(self, container: Container) -> types.Container:
         message = to_message(types.Container, container)
         message.log_path = log_path(self._instance, container)
@@ -207,6 +210,7 @@ def _sizes(measured: Sizes | None) -> bytes:
 
 
 _UNMEASURED = _sizes(Sizes())
+_NO_MORE = encode(types.Container(size_rw=Sizes().writable, size_root=Sizes().whole))
 
 
 def _image(image_id: str) -> bytes:

@@ -64,10 +64,10 @@ def list_answer(encoded: Iterable[bytes]) -> EncodedList:
     return answer
 
 
-def inspect_answer(encoded: bytes, more: betterproto2.Message) -> EncodedInspect:
-    """A container given as its bytes, with the fields of `more` beside them."""
+def inspect_answer(encoded: bytes, more: bytes) -> EncodedInspect:
+    """A container given as its bytes, with the fields of `more`, which are bytes as well, beside them."""
     answer = EncodedInspect()
-    answer.__dict__["encoded"] = _field_1(encoded + encode(more))
+    answer.__dict__["encoded"] = _field_1(encoded + more)
     return answer
 
 
