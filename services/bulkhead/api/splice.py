@@ -10,6 +10,8 @@ from bulkhead.api.connection import End
 
 # How long a client may go on sending after the process has ended before its connection is closed.
 FAREWELL_SECONDS = 5.0
+# Who has heard the end asks for the exit code next: what nobody waits for is done when that is answered.
+AFTERWARDS = 0.002
 
 
 async def splice(
@@ -42,6 +44,7 @@ async def splice(
             await joint.client_ended.wait()
         finally:
             timer.cancel()
+        await asyncio.sleep(AFTERWARDS)
     finally:
         process.close()
         client.close()
