@@ -114,10 +114,14 @@ def _called(route: str) -> bytes:
     return _field(b"\x0a", service.encode()) + _field(b"\x12", method.encode())
 
 
-@lru_cache(maxsize=16)
 def _told_id(request_id: str) -> bytes:
-    """The entry of the metadata; of one request there are several calls."""
-    return _field(b"\x2a", _field(b"\x0a", REQUEST_ID_KEY.encode()) + _field(b"\x12", request_id.encode()))
+    """The entry of the metadata."""
+    own = request_id.encode()
+    size = len(own)
+    # Ids are short (`telemetry.bind_request_id`): both lengths are one byte.
+    if size <= 0x7F - _ID_SIZE:
+        return b"\x2a" + SMALL[_ID_SIZE + size] + _ID_BEGINS + SMALL[size] + own
+    return _field(b"\x2a", _ID_BEGINS + varint(size) + own)
 
 
 def _field(tag: bytes, payload: bytes) -> bytes:
@@ -125,3 +129,5 @@ def _field(tag: bytes, payload: bytes) -> bytes:
 
 
 _ID_BEGINS = _field(b"\x0a", REQUEST_ID_KEY.encode()) + b"\x12"
+# Of an entry, but for the id: what it begins with, and the id's length.
+_ID_SIZE = len(_ID_BEGINS) + 1

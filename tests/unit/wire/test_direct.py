@@ -35,6 +35,12 @@ RESPONSES = [
 ]
 
 
+@pytest.mark.parametrize("size", [1, 16, 64, 110, 111, 112, 113, 114, 127, 128, 300])
+def test_a_request_id_of_any_size_is_told_as_the_whole_writer_does(size: int) -> None:
+    told = Request(service="s", method="m", payload=b"p", metadata=[KeyValue("x-request-id", "z" * size)])
+    assert direct.request("/s/m", b"p", "z" * size) == encode(told)
+
+
 def _whole(envelope: bytes) -> direct.Asked:
     found = decode(Request, envelope)
     metadata = {entry.key: entry.value for entry in found.metadata}
