@@ -20,6 +20,7 @@ from types import FrameType
 import pytest
 
 from tests.bench import (
+    archive_bench,
     cli_bench,
     engine_bench,
     image_bench,
@@ -44,6 +45,7 @@ BENCHES: tuple[Bench, ...] = (
     *slope_bench.BENCHES,
     *wedged_bench.BENCHES,
     *image_bench.BENCHES,
+    *archive_bench.BENCHES,
     *registry_bench.BENCHES,
     *startup_bench.BENCHES,
     *runtime_bench.BENCHES,

@@ -70,6 +70,12 @@ def debian() -> Layer:
 
 
 def small_files() -> Layer:
+    """The small files, packed."""
+    tar = small_tree().tar()
+    return Layer("20,000 files", gzip.compress(tar, 6), hashlib.sha256(tar))
+
+
+def small_tree() -> Tree:
     """20,000 files that compress to about two thirds."""
     tree = Tree()
     for number in range(SMALL_FILES):
@@ -77,8 +83,7 @@ def small_files() -> Layer:
             tree.directory(f"d{number // 1000}/e{number // 10}")
         data = os.urandom(SMALL_SIZE * 5 // 8) + bytes(SMALL_SIZE * 3 // 8)
         tree.file(f"d{number // 1000}/e{number // 10}/file{number}", data)
-    tar = tree.tar()
-    return Layer("20,000 files", gzip.compress(tar, 6), hashlib.sha256(tar))
+    return tree
 
 
 def pulls(sitting: Sitting) -> None:
