@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +26,7 @@ from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable
 from bulkhead.wire import direct
 from bulkhead.wire.channel import MortalChannel
 from bulkhead.wire.direct_client import Direct, Link
+from bulkhead.wire.passage import Passage, opened
 from bulkhead.wire.protobuf import decode, encode
 from bulkhead.wire.status import error_of
 
@@ -100,6 +101,27 @@ async def _or_hang_up(messages: AsyncIterator[Any], over: Channel, failed: list[
         await asyncio.Event().wait()
 
 
+@asynccontextmanager
+async def _passage(over: Channel, route: str) -> AsyncIterator[Passage | None]:
+    """For a call that carries a file: its own connection; None for any other, or to a service that knows none."""
+    found = await opened(over.path) if isinstance(over, ServiceChannel) and route in direct.BODIES else None
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.end()
+
+
+async def _encoded(messages: AsyncIterator[Any], failed: list[Exception]) -> AsyncIterator[bytes]:
+    """What a call is told; why there is no more of it, where that fails, is no failure of the call's."""
+    try:
+        async for message in messages:
+            yield encode(message)
+    except Exception as error:
+        failed.append(error)
+        raise
+
+
 class _Translating(ServiceStub):
     """The four call shapes of a generated stub, each translated."""
 
@@ -163,6 +185,12 @@ class _Translating(ServiceStub):
                     async for part in parts:
                         yield decode(response_type, part)
                 return
+            async with _passage(self.channel, route) as passage:
+                if passage is not None:
+                    async with aclosing(passage.ask(route, encode(request), telemetry.request_id())) as parts:
+                        async for part in parts:
+                            yield decode(response_type, part)
+                    return
             given = self._metadata(metadata)
             with _apart(self.channel) as own:
                 told = own._unary_stream(
@@ -172,10 +200,39 @@ class _Translating(ServiceStub):
                     async for message in answers:
                         yield message
 
-    async def _stream_unary(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
-        count_call(self.peer, args[0])
-        with translated(self.peer), _apart(self.channel) as own:
-            return await own._stream_unary(*args, metadata=self._metadata(metadata), **kwargs)
+    async def _stream_unary(
+        self,
+        route: str,
+        request_iterator: Any,
+        request_type: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> Any:
+        count_call(self.peer, route)
+        failed: list[Exception] = []
+        try:
+            with translated(self.peer):
+                async with _passage(self.channel, route) as passage:
+                    if passage is not None:
+                        told = _encoded(request_iterator, failed)
+                        return decode(response_type, await passage.answer(route, told, telemetry.request_id()))
+                with _apart(self.channel) as own:
+                    return await own._stream_unary(
+                        route,
+                        request_iterator,
+                        request_type,
+                        response_type,
+                        timeout=timeout,
+                        deadline=deadline,
+                        metadata=self._metadata(metadata),
+                    )
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
 
     async def _stream_stream(
         self,
@@ -191,6 +248,14 @@ class _Translating(ServiceStub):
         count_call(self.peer, route)
         failed: list[Exception] = []
         try:
+            with translated(self.peer):
+                async with _passage(self.channel, route) as passage:
+                    if passage is not None:
+                        told = _encoded(request_iterator, failed)
+                        async with aclosing(passage.tell(route, told, telemetry.request_id())) as parts:
+                            async for part in parts:
+                                yield decode(response_type, part)
+                        return
             with translated(self.peer), _apart(self.channel) as own:
                 answers = own._stream_stream(
                     route,

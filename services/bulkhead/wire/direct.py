@@ -6,7 +6,9 @@ millisecond of Python, though, so our own clients say HELLO first, and where tha
 HTTP/2 (RFC 9113, 3.4) and 0 for a frame.
 
 Beyond ttrpc: HELLO, asked once per connection and answered with the same; CANCEL, the caller has gone; DATA, one
-message of an answer in parts, which ends with a Response. There is no flow control: see `SHORT`.
+message of an answer in parts, which ends with a Response, or of a request in parts, which ends with END. Of many
+calls on one connection none can be held back alone (see `SHORT`); what may be long goes over a connection of its own
+(see `BODIES`), whose reader holds it back by not reading.
 """
 
 from __future__ import annotations
@@ -21,10 +23,26 @@ from bulkhead.wire.ttrpc_protobuf import SMALL, decode, read_value, varint
 TYPE_DATA = 3
 TYPE_HELLO = 0x10
 TYPE_CANCEL = 0x11
+TYPE_END = 0x12
 # A list of ten thousand containers is several megabytes; both ends are the same user's.
 LIMIT = 256 << 20
 # Answers in parts that may come this way: of a few messages, which need no flow control.
 SHORT = frozenset(("/bulkhead.manager.v1.Containers/Wait",))
+# Calls that carry files, of any length: over HTTP/2 they were held to a quarter of a gigabyte per second.
+BODIES = frozenset(
+    (
+        "/bulkhead.manager.v1.Archives/Read",
+        "/bulkhead.manager.v1.Archives/Write",
+        "/bulkhead.manager.v1.Filesystems/Export",
+        "/bulkhead.manager.v1.Filesystems/Import",
+        "/bulkhead.manager.v1.Images/Load",
+        "/bulkhead.manager.v1.Images/Save",
+    )
+)
+# What an answer to HELLO says of a server that knows them.
+KNOWS_BODIES = b"\1"
+# So many bytes wait for their reader before the other end is held back.
+MOST_HELD = 1 << 20
 
 
 def bare(stream: int, kind: int, payload: bytes = b"") -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
 
 import grpclib.const
@@ -11,6 +11,7 @@ from grpclib.exceptions import GRPCError
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.wire import direct, protobuf
+from bulkhead.wire.held import Drain, Held
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, Status
 from bulkhead.wire.ttrpc_protobuf import encode
 
@@ -45,6 +46,8 @@ class Session(asyncio.Protocol):
         self._reader = FrameReader(direct.LIMIT)
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, asyncio.Task[None]] = {}
+        self._said: dict[int, Held] = {}
+        self._drain = Drain()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -53,6 +56,12 @@ class Session(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._sessions.discard(self)
         self.cancel()
+
+    def pause_writing(self) -> None:
+        self._drain.stop()
+
+    def resume_writing(self) -> None:
+        self._drain.go_on()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -79,11 +88,29 @@ class Session(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frames)
 
+    async def drained(self) -> None:
+        """Wait for a caller who does not read."""
+        if self._transport is None or self._transport.is_closing():
+            # The end of its calls is on the way.
+            await asyncio.sleep(0)
+        await self._drain.wait()
+
+    def said(self, stream: int) -> Held:
+        """What the caller says in parts."""
+        if stream not in self._said:
+            assert self._transport is not None
+            self._said[stream] = Held(self._transport)
+        return self._said[stream]
+
     def _receive(self, received: Frame) -> None:
         if received.type == TYPE_REQUEST:
             self._calls[received.stream] = asyncio.get_running_loop().create_task(self._serve(received))
+        elif received.type in (direct.TYPE_DATA, direct.TYPE_END):
+            # A call that is over is told the rest in vain.
+            if received.stream in self._calls:
+                self.said(received.stream).put(received.payload if received.type == direct.TYPE_DATA else None)
         elif received.type == direct.TYPE_HELLO:
-            self.send(received.stream, direct.TYPE_HELLO, b"")
+            self.send(received.stream, direct.TYPE_HELLO, direct.KNOWS_BODIES)
         elif received.type == direct.TYPE_CANCEL:
             call = self._calls.get(received.stream)
             if call is not None:
@@ -113,6 +140,8 @@ class Session(asyncio.Protocol):
             self._fail(received.stream, error.status, error.message or error.status.name)
         finally:
             self._calls.pop(received.stream, None)
+            if (said := self._said.pop(received.stream, None)) is not None:
+                said.drop()
 
     def _fail(self, stream: int, status: grpclib.const.Status, message: str) -> None:
         answer = Response(status=Status(code=status.value, message=message))
@@ -120,7 +149,7 @@ class Session(asyncio.Protocol):
 
 
 class _Stream:
-    """As much of `grpclib.server.Stream` as handlers of unary requests use."""
+    """As much of `grpclib.server.Stream` as handlers use."""
 
     def __init__(self, session: Session, number: int, handler: grpclib.const.Handler, asked: direct.Asked) -> None:
         self.metadata: Mapping[str, str] = asked.metadata
@@ -128,7 +157,7 @@ class _Stream:
         self._number = number
         self._handler = handler
         self._payload = asked.message
-        self._in_parts = handler.cardinality is grpclib.const.Cardinality.UNARY_STREAM
+        self._in_parts = handler.cardinality.server_streaming
         self._part = b""
 
     async def recv_message(self) -> Any:
@@ -136,6 +165,14 @@ class _Stream:
             return protobuf.decode(self._handler.request_type, self._payload)
         except ValueError as error:
             raise InvalidArgument(str(error)) from error
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        said = self._session.said(self._number)
+        while (payload := await said.next()) is not None:
+            try:
+                yield protobuf.decode(self._handler.request_type, payload)
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from error
 
     async def send_message(self, message: Any) -> None:
         payload = protobuf.encode(message)
@@ -146,6 +183,7 @@ class _Stream:
         # The last part goes together with the end: the caller, who has all of it then, is woken once.
         self._part = direct.bare(self._number, direct.TYPE_DATA, payload)
         asyncio.get_running_loop().call_soon(self.flush)
+        await self._session.drained()
 
     def end(self) -> None:
         """The handler is through."""

@@ -113,7 +113,8 @@ class FrameReader:
             end = HEADER.size + length
             if len(self._buffer) < end:
                 return
-            payload = bytes(self._buffer[HEADER.size : end])
+            with memoryview(self._buffer) as view:
+                payload = bytes(view[HEADER.size : end])
             del self._buffer[:end]
             yield Frame(stream, kind, payload)
 

@@ -185,7 +185,8 @@ async def test_whoever_sends_no_frames_is_hung_up_on_and_nobody_else(
     await supervisor.launch(LaunchRequest(container_id="a"))
     hello = direct.bare(0, direct.TYPE_HELLO)
     for garbage in (struct.pack(">IIBB", direct.LIMIT + 1, 1, 1, 0), direct.bare(1, 99)):
-        assert await _told_until_the_end(tmp_path / "s.sock", hello + garbage) == hello
+        answer = direct.bare(0, direct.TYPE_HELLO, direct.KNOWS_BODIES)
+        assert await _told_until_the_end(tmp_path / "s.sock", hello + garbage) == answer
     assert (await supervisor.launch(LaunchRequest(container_id="ab"))).pid == 2
 
 

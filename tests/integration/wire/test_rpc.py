@@ -15,6 +15,7 @@ import pytest
 from grpclib.client import Channel
 
 from bulkhead import errors, telemetry
+from bulkhead.wire import direct
 from bulkhead.wire.client import channel, stub
 from bulkhead.wire.gen.bulkhead.manager.v1 import ImagesStub, LoadRequest
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchResponse, SupervisorBase, SupervisorStub
@@ -134,11 +135,18 @@ async def test_a_stop_does_not_wait_for_ever(tmp_path: Path, over: Channel, monk
         await begun
 
 
-async def test_a_peer_that_dies_while_it_is_told_a_lot_is_one_error_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("knows_bodies", [False, True])
+async def test_a_peer_that_dies_while_it_is_told_a_lot_is_one_error_and_no_other(
+    tmp_path: Path, knows_bodies: bool
+) -> None:
     """The window is full and nobody opens it: the task that sends stands still when the connection breaks."""
 
     async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(60 << 10)
+        speaks_frames = await reader.readexactly(1) == b"\0"
+        if knows_bodies:
+            writer.write(direct.bare(0, direct.TYPE_HELLO, direct.KNOWS_BODIES))
+        if knows_bodies or not speaks_frames:
+            await reader.readexactly(60 << 10)
         writer.transport.abort()
 
     async def endless() -> AsyncIterator[LoadRequest]:
