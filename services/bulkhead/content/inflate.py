@@ -42,8 +42,12 @@ class Limits(NamedTuple):
 class Inflated:
     """The plain bytes of `read(n)`'s stream; call it for the next piece, b"" is the end."""
 
-    def __init__(self, read: Reader, limits: Limits, *, consumed: Callable[[int], None]) -> None:
+    def __init__(
+        self, read: Reader, limits: Limits, *, consumed: Callable[[int], None], codec: Codec | None = None
+    ) -> None:
+        """`codec` where it is known, and not told by the stream's beginning."""
         self._read = read
+        self._codec = codec or plain
         self._limits = limits
         self._consumed = consumed
         self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
@@ -70,7 +74,7 @@ class Inflated:
 
     def _inflate(self) -> None:
         try:
-            for piece in bounded(self._read, self._limits, self._consumed):
+            for piece in bounded(self._read, self._limits, self._consumed, self._codec):
                 self._pieces.put(piece)
                 self._to_hash.put(piece)
         except BaseException as error:
@@ -85,8 +89,10 @@ class Inflated:
             self._hasher.update(piece)
 
 
-def bounded(read: Reader, limits: Limits, consumed: Callable[[int], None]) -> Iterator[bytes]:
-    """`plain(read)`, refused with InvalidArgument where it grows beyond its limits."""
+def bounded(
+    read: Reader, limits: Limits, consumed: Callable[[int], None], codec: Codec | None = None
+) -> Iterator[bytes]:
+    """`codec(read)`, which is `plain` if not said, refused with InvalidArgument where it grows beyond its limits."""
     taken = made = 0
 
     def counted(count: int) -> bytes:
@@ -96,7 +102,7 @@ def bounded(read: Reader, limits: Limits, consumed: Callable[[int], None]) -> It
         consumed(taken)
         return data
 
-    for piece in plain(counted):
+    for piece in (codec or plain)(counted):
         made += len(piece)
         if made > limits.size:
             raise InvalidArgument(f"cannot unpack archive: it expands to more than {limits.size} bytes")
@@ -113,7 +119,7 @@ def plain(read: Reader) -> Iterator[bytes]:
     for magic, codec in _CODECS.items():
         if head.startswith(magic):
             return codec(_pushed_back(head, read))
-    return _stored(_pushed_back(head, read))
+    return stored(_pushed_back(head, read))
 
 
 def read_fd(fd: int) -> Reader:
@@ -163,7 +169,8 @@ def _pushed_back(head: bytes, read: Reader) -> Reader:
     return again
 
 
-def _stored(read: Reader) -> Iterator[bytes]:
+def stored(read: Reader) -> Iterator[bytes]:
+    """What is not packed, as it is."""
     while data := read(PIECE):
         yield data
 

@@ -11,10 +11,10 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bulkhead.content.durable import disk_errors, write_all
+from bulkhead.content.durable import disk_errors, start_writeback, write_all
 from bulkhead.content.inflate import Limits, bounded
 from bulkhead.content.manifests import MAX_CONFIG
-from bulkhead.content.store import BlobStore
+from bulkhead.content.store import WRITEBACK, BlobStore
 from bulkhead.content.tarstream import Entry, TarStream, refused_entry, safe_path
 from bulkhead.errors import DataLoss, InvalidArgument
 from bulkhead.model.digest import Digest, new_hasher
@@ -109,7 +109,7 @@ class Staging:
         """A new file of these pieces, synced and hashed. Raises ResourceExhausted."""
         path = self.store.root / "ingest" / secrets.token_hex(16)
         self.paths.append(path)
-        hasher, size, head = new_hasher(algorithm), 0, b""
+        hasher, size, started, head = new_hasher(algorithm), 0, 0, b""
         with disk_errors("load archive"):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -118,6 +118,9 @@ class Staging:
                     hasher.update(piece)
                     write_all(fd, piece)
                     size += len(piece)
+                    if size - started >= WRITEBACK:
+                        start_writeback(fd, started, size - started)
+                        started = size
                 os.fdatasync(fd)
             finally:
                 os.close(fd)

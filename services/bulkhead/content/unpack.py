@@ -9,6 +9,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from bulkhead.content import media_types
 from bulkhead.content.arriving import Arriving
@@ -18,6 +19,8 @@ from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.model.digest import Digest
 
 _WORKER = "bulkhead.content.unpack_worker"
+# In the place of the marks' pipe: there are none, the layer itself comes through one.
+PIPE = "pipe"
 # mallopt(3): pieces of an archive are used again and again, and not given back to the kernel and zeroed each time.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 # Before another try to write into a pipe that holds thousands of marks (seconds).
@@ -65,6 +68,19 @@ async def unpack_layer(
         worker = await _start(source, [*arguments, "-"])
     try:
         return await _listen(worker, progress)
+    finally:
+        await end(worker)
+
+
+async def unpack_plain(source: BinaryIO, target: Path, limits: Limits) -> UnpackResult:
+    """Apply the tar, not packed, that comes through a pipe to the empty directory `target`; see `unpack_layer`.
+
+    Our end of it is closed: whoever writes there hears when the worker is gone.
+    """
+    with source:
+        worker = await _start(source.fileno(), [*_arguments(target, None, limits), PIPE])
+    try:
+        return await _listen(worker, None)
     finally:
         await end(worker)
 

@@ -1,8 +1,9 @@
 """The process that unpacks one layer: confined to its target before it reads the first byte.
 
 Arguments: parent pid, target directory, expected diff id or "-", limits as size,entries,ratio,allowance, and the
-descriptor of a pipe that tells how much of the layer is there, or "-". The layer is its stdin, a file. On stdout it
-says, a line each, text as hex digits of its bytes:
+descriptor of a pipe that tells how much of the layer is there, or "-". The layer is its stdin, a file; or, if the last
+argument is "pipe", a pipe that a tar comes through as it is. On stdout it says, a line each, text as hex digits of its
+bytes:
 
     p <bytes of the layer consumed>         now and then
     i <directory that no entry described>
@@ -22,7 +23,7 @@ from typing import NoReturn
 
 from bulkhead import errors
 from bulkhead.content import confine
-from bulkhead.content.inflate import Following, Inflated, Limits, Reader, preload, read_fd
+from bulkhead.content.inflate import Codec, Following, Inflated, Limits, Reader, plain, preload, read_fd, stored
 from bulkhead.content.layers import Applied, LayerWriter
 from bulkhead.content.tarstream import TarStream
 from bulkhead.model.refusals import reason
@@ -51,8 +52,10 @@ def main() -> NoReturn:
 def _run(arguments: list[str]) -> None:
     parent, target, expected, limits, marks = arguments
     confine.die_with_parent(int(parent))
-    source = read_fd(0) if marks == "-" else Following(0, int(marks))
-    preload(_magic(source))
+    source = read_fd(0) if marks in ("-", "pipe") else Following(0, int(marks))
+    codec = stored if marks == "pipe" else plain
+    if codec is plain:
+        preload(_magic(source))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     os.umask(0)
@@ -62,7 +65,8 @@ def _run(arguments: list[str]) -> None:
     sys.meta_path[:] = []
     confine.enter_private_root(target)
     size, entries, ratio, allowance = map(int, limits.split(","))
-    applied, diff_id = _apply(source, Limits(size=size, entries=entries, ratio=ratio, allowance=allowance))
+    bounds = Limits(size=size, entries=entries, ratio=ratio, allowance=allowance)
+    applied, diff_id = _apply(source, codec, bounds)
     if expected not in ("-", diff_id):
         raise errors.DataLoss(f"cannot unpack layer: its content has diff id {diff_id}, not {expected}")
     for path in applied.implied:
@@ -76,13 +80,13 @@ def _magic(source: Reader) -> bytes:
     return os.pread(0, _MAGIC, 0)
 
 
-def _apply(source: Reader, limits: Limits) -> tuple[Applied, str]:
+def _apply(source: Reader, codec: Codec, limits: Limits) -> tuple[Applied, str]:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    plain = Inflated(source, limits, consumed=_Progress())
-    tar = TarStream(plain)
+    inflated = Inflated(source, limits, consumed=_Progress(), codec=codec)
+    tar = TarStream(inflated)
     applied = LayerWriter(root, max_entries=limits.entries, max_size=limits.size).apply(tar)
     tar.drain()
-    return applied, f"sha256:{plain.hexdigest()}"
+    return applied, f"sha256:{inflated.hexdigest()}"
 
 
 class _Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator
@@ -13,11 +14,12 @@ import pytest
 from bulkhead.content.trees import Tree as ContainerTree
 from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
-from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument
+from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument, Unavailable
 from bulkhead.manager.filesystems import ENGINE_MADE
 from bulkhead.manager.images.committing import Commit
 from bulkhead.manager.images.importing import ImportRequest
 from bulkhead.manager.images.progress import Feed
+from bulkhead.model.digest import Digest
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.reference import parse_reference
 from tests.integration.content.tars import Member, archive, symlink
@@ -79,6 +81,47 @@ async def test_a_refused_import_leaves_nothing(engine: Engine, data: bytes, erro
     assert nothing(engine)
 
 
+async def test_an_import_is_refused_while_its_client_still_sends(engine: Engine) -> None:
+    """It is unpacked as it comes: nobody waits for the end of what cannot be used."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield archive(Member(name=b"../out", data=b"x"))
+        await asyncio.Event().wait()
+
+    async with none_unheard():
+        with pytest.raises(InvalidArgument, match="climbs out"):
+            await engine.images.importer.run(ImportRequest(source="-"), endless(), Feed())
+    assert nothing(engine)
+
+
+async def test_an_import_whose_client_fails_leaves_nothing(engine: Engine) -> None:
+    """An archive that could be whole is none when its client says it is not."""
+
+    async def breaks_off() -> AsyncIterator[bytes]:
+        yield ONE_FILE
+        raise Unavailable("the client went away")
+
+    async with none_unheard():
+        with pytest.raises(Unavailable, match="the client went away"):
+            await engine.images.importer.run(ImportRequest(source="-"), breaks_off(), Feed())
+    assert nothing(engine)
+
+
+async def test_a_layer_is_what_its_blob_unpacks_to(engine: Engine) -> None:
+    """It was not unpacked from the blob, but a boot after power loss does that, and others pull it."""
+    await import_(engine, ONE_FILE, name=parse_reference("made:1"))
+    [layer] = engine.images.store.inspect("made:1").record.layers
+    blob = engine.instance.data / "content/blobs/sha256" / layer.blob.encoded
+    assert Digest.of(gzip.decompress(blob.read_bytes())) == layer.diff_id == Digest.of(ONE_FILE)
+
+
+async def test_the_same_made_twice_is_one_layer(engine: Engine) -> None:
+    for name in ("made:1", "made:2"):
+        await import_(engine, ONE_FILE, name=parse_reference(name), message=name)
+    assert len(engine.images.store.select({})) == 2 and len(engine.layers) == 1
+    assert not list((engine.instance.data / "snapshots/ingest").iterdir())
+
+
 async def test_a_bad_change_is_told_before_anything_is_read(engine: Engine) -> None:
     with pytest.raises(InvalidArgument, match="run is not a valid change command"):
         await import_(engine, ONE_FILE, changes=("RUN x",))
@@ -126,9 +169,25 @@ async def test_a_commit_stands_on_its_parent(engine: Engine, registry: Registry,
     made = engine.images.store.inspect(await commit("more")).record
     assert made.layers[:-1] == empty.layers and made.config.cmd == ("/new",) and made.config.labels == {"a": "b"}
     assert made.layers[-1].size == 1
+    assert not list((engine.instance.data / "snapshots/ingest").iterdir())
     await engine.images.store.remove("parent")
     assert engine.layers == {layer.chain_id.encoded for layer in made.layers}, "the base stays for those on top of it"
     for image in (empty, made):
         await engine.images.store.remove(str(image.id))
     await engine.images.snapshots.remove("c" * 64)
     assert nothing(engine)
+
+
+async def test_what_a_container_calls_its_files_is_not_taken_for_a_packed_archive(
+    engine: Engine, registry: Registry
+) -> None:
+    """A tar begins with its first member's name, and this one begins as bzip2 does."""
+    push(registry.host, "library/parent", "latest", image_of(Tree().file("base", b"b")))
+    await engine.pull("parent")
+    parent = engine.images.store.inspect("parent").record
+    dirs = await engine.images.snapshots.prepare("c" * 64, str(parent.id))
+    write(Path(dirs.upper, "BZh91AY"), "m")
+    tree = ContainerTree(upper=dirs.upper, lower=dirs.lower, made=ENGINE_MADE)
+    wanted = Commit(image_id=str(parent.id), tree=tree, config=ImageConfig())
+    made = engine.images.store.inspect(await engine.images.committer.commit(wanted)).record
+    assert made.layers[-1].size == 1

@@ -26,17 +26,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 from bulkhead import failpoints
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.aside import aside
 from bulkhead.content.durable import disk_errors
-from bulkhead.content.unpack import UnpackResult, sync_file_system
+from bulkhead.content.inflate import Limits
+from bulkhead.content.unpack import UnpackResult, sync_file_system, unpack_plain
 from bulkhead.errors import BulkheadError, NotFound
 from bulkhead.linux.inode_groups import spread_children
 from bulkhead.linux.resolve import open_directory_beneath
 from bulkhead.manager.adapters.spares import Spares
 from bulkhead.manager.adapters.trash import Trash, make_private
+from bulkhead.manager.images.ports import Nameless
 from bulkhead.manager.ports import Dirs
 from bulkhead.model.digest import Digest
 from bulkhead.model.instance import SPARE
@@ -109,28 +112,61 @@ class LayerDirectories:
         settled: Settled,
     ) -> int:
         """Unpack a layer's blob, which belongs above `below`; bytes of the layer. Nothing is left when that fails."""
-        ingest = self._root / "ingest" / secrets.token_hex(12)
-        target = ingest / "fs"
-        self._ingesting.add(ingest.name)
-        try:
-            self._make_target(target)
+        with self._ingest() as ingest:
+            self._make_target(ingest / "fs")
             failpoints.hit("manager.layer.begun")
-            result = await self._unpack(blob, media_type, target, diff_id, told)
+            result = await self._unpack(blob, media_type, ingest / "fs", diff_id, told)
             failpoints.hit("manager.layer.unpacked")
             await settled()
-            if result.implied and below:
-                self._inherit(target, below, result.implied)
-            self._name(ingest, chain, result.size)
+            made = _nameless(ingest, result)
+            self._finish(made, chain, below)
+        self._ingesting.discard(ingest.name)
+        return made.size
+
+    async def make(self, source: BinaryIO, limits: Limits) -> Nameless:
+        """Unpack the tar that comes through a pipe, which is closed; what comes of it must be kept or dropped.
+
+        Raises as `unpack`.
+        """
+        with self._ingest() as ingest:
+            self._make_target(ingest / "fs")
+            failpoints.hit("manager.layer.begun")
+            result = await unpack_plain(source, ingest / "fs", limits)
+            failpoints.hit("manager.layer.unpacked")
+        return _nameless(ingest, result)
+
+    def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
+        """Name a layer that was made, which belongs above `below`; its bytes. If that fails it is to be dropped."""
+        self._finish(layer, chain, below)
+        self._ingesting.discard(layer.place.name)
+        return layer.size
+
+    def drop(self, layer: Nameless) -> None:
+        """Throw away one that was not kept; nothing happens to one that was."""
+        if layer.place.name in self._ingesting:
+            self._ingesting.discard(layer.place.name)
+            self._trash.throw(layer.place)
+
+    @contextlib.contextmanager
+    def _ingest(self) -> Iterator[Path]:
+        """A place to unpack to; nothing is left of it when that fails."""
+        ingest = self._root / "ingest" / secrets.token_hex(12)
+        self._ingesting.add(ingest.name)
+        try:
+            yield ingest
         except BaseException as error:
             try:
                 self._trash.throw(ingest)
             except BulkheadError as left:
                 # The next boot sweeps it; what is told is why it failed.
                 error.add_note(str(left))
-            raise
-        finally:
             self._ingesting.discard(ingest.name)
-        return result.size
+            raise
+
+    def _finish(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> None:
+        if layer.implied and below:
+            self._inherit(layer.place / "fs", below, layer.implied)
+        self._name(layer.place, chain, layer.size)
 
     def discard(self, chain: Digest) -> None:
         """Forget a layer."""
@@ -316,6 +352,10 @@ class OverlaySnapshots:
         if not container_id or "/" in container_id or container_id.startswith("."):
             raise NotFound(f"No such container: {container_id}")
         return self._root / container_id
+
+
+def _nameless(place: Path, result: UnpackResult) -> Nameless:
+    return Nameless(place=place, size=result.size, diff_id=result.diff_id, implied=result.implied)
 
 
 def _are_there(dirs: Dirs) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bulkhead.content.inflate import Limits
-from bulkhead.content.layerblobs import store_layer
+from bulkhead.content.inflate import Limits, stored
 from bulkhead.content.trees import Tree, reading
 from bulkhead.manager.images.catalogue import no_such_image
 from bulkhead.manager.images.ledger import Ledger
@@ -43,10 +42,9 @@ class Committer:
         parent = self._ledger.books.get(Digest.parse(wanted.image_id))
         if parent is None:
             raise no_such_image(wanted.image_id)
-        store = self._maker.store
-        with self._maker.unsettled():
+        async with self._maker.layering() as layering:
             async with reading("layer", wanted.tree) as source:
-                layer = await store.blocking.run(store_layer, source.read, store, _LIMITS)
+                layer = await layering.make(source.read, stored, _LIMITS, self._maker.store.blocking)
             recipe = Recipe(
                 config=wanted.config,
                 layer=layer,

@@ -10,16 +10,15 @@ from yarl import URL
 
 from bulkhead import __version__
 from bulkhead.content import trust
-from bulkhead.content.blocking import Blocking, settle
-from bulkhead.content.inflate import Limits
+from bulkhead.content.blocking import Blocking
+from bulkhead.content.inflate import Limits, plain
 from bulkhead.content.later import aiohttp
-from bulkhead.content.layerblobs import MadeLayer, store_layer
 from bulkhead.content.platforms import parse_platform
 from bulkhead.content.remote_errors import unreachable
 from bulkhead.content.staging import Pulled
-from bulkhead.content.store import BlobStore
 from bulkhead.errors import InvalidArgument, Unavailable
 from bulkhead.manager.images.instructions import apply_changes
+from bulkhead.manager.images.layering import Layering, MadeLayer
 from bulkhead.manager.images.making import Maker, Recipe
 from bulkhead.manager.images.ports import Publish
 from bulkhead.manager.images.progress import Feed
@@ -53,25 +52,21 @@ class Importer:
         platform = _platform(request.platform)
         source, shown = (body, "-") if request.source == "-" else _remote(request.source, feed)
         comment = request.message or f"Imported from {shown}"
-        with self._maker.unsettled():
-            layer = await made_layer(source, self._maker.store)
+        async with self._maker.layering() as layering:
+            layer = await _made_layer(source, layering)
             recipe = Recipe(config=config, layer=layer, comment=comment, name=request.name, platform=platform)
             image = await self._maker.make(recipe)
         feed.say(str(image.id))
         await self._publish("image", "import", str(image.id), {**image.config.labels, "name": str(image.id)})
 
 
-async def made_layer(stream: AsyncIterator[bytes], store: BlobStore) -> MadeLayer:
-    """A layer of what `stream` gives. Raises as `store_layer`."""
+async def _made_layer(stream: AsyncIterator[bytes], layering: Layering) -> MadeLayer:
     pulled = Pulled(stream, asyncio.get_running_loop())
     # A thread of its own: it waits for the peer, and the store's few threads must not.
     thread = Blocking(1)
-    working = asyncio.ensure_future(thread.run(store_layer, pulled.read, store, Limits()))
     try:
-        return await asyncio.shield(working)
+        return await layering.make(pulled.read, plain, Limits(), thread, pulled.abort)
     finally:
-        pulled.abort()
-        await settle(working)
         thread.close()
 
 

@@ -6,16 +6,15 @@ it is. An image has its record when its layers are unpacked; what was not comple
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from bulkhead.content import media_types
-from bulkhead.content.layerblobs import MadeLayer
 from bulkhead.content.manifests import MAX_CONFIG, Descriptor, Manifest, decode_object, parse_manifest
 from bulkhead.content.platforms import HOST
 from bulkhead.content.store import BlobStore
@@ -23,6 +22,7 @@ from bulkhead.errors import Unavailable
 from bulkhead.manager.images.catalogue import Change, Tag, bound_name
 from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.filters import created
+from bulkhead.manager.images.layering import Layering, MadeLayer
 from bulkhead.manager.images.leases import Kind, Lease, Leases
 from bulkhead.manager.images.ledger import Ledger
 from bulkhead.manager.images.ports import Publish, Unpacked
@@ -84,9 +84,16 @@ class Maker:
         """Where layers of recipes must be."""
         return self._store
 
-    def unsettled(self) -> AbstractContextManager[None]:
-        """Enter while a layer for a recipe is on its way into the store: no sweep takes it before `make` does."""
-        return self._leases.unsettled()
+    @contextlib.asynccontextmanager
+    async def layering(self) -> AsyncIterator[Layering]:
+        """Enter to make a layer, and an image of it: what is not taken by `make` is gone when this is left."""
+        layering = Layering(self._store, self._unpacker, self._collector)
+        # No sweep takes the blob before `make` does.
+        with self._leases.unsettled():
+            try:
+                yield layering
+            finally:
+                await layering.discard()
 
     async def make(self, recipe: Recipe) -> ImageRecord:
         """The new image. Raises InvalidArgument for a hostile layer, DataLoss, ResourceExhausted."""
@@ -120,7 +127,9 @@ class Maker:
         missing = [layer.blob.digest for layer in plan if not self._store.has(layer.blob.digest)]
         if missing:
             raise Unavailable(f"cannot make image: blob {missing[0]} was collected meanwhile, try again")
-        layers = [await self._unpacker.unpack(layer, Feed()) for layer in plan]
+        mine = 0 if recipe.layer.is_empty else 1
+        layers = [await self._unpacker.unpack(layer, Feed()) for layer in plan[: len(plan) - mine]]
+        layers += [await self._unpacker.keep(layer, recipe.layer.unpacked) for layer in plan[len(layers) :]]
         image = record_of(manifest, config, body, layers)
         await self._enter(image, recipe.name)
         return image

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.auth import Credentials
 from bulkhead.content.client import Pushed, RemoteManifest
 from bulkhead.content.hub import HubResult
+from bulkhead.content.inflate import Limits
 from bulkhead.content.manifests import Descriptor
 from bulkhead.manager.images.catalogue import Change
 from bulkhead.model.digest import Digest
@@ -25,6 +28,16 @@ Unpacked = Callable[[], None]
 Settled = Callable[[], Awaitable[None]]
 # Bytes done so far, of one blob or layer.
 Told = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nameless:
+    """A layer that was unpacked before it was known what it would be called; `place` is its owner's affair."""
+
+    place: Path
+    size: int
+    diff_id: Digest
+    implied: tuple[str, ...]
 
 
 class Records(Protocol):
@@ -68,6 +81,18 @@ class Layers(Protocol):
         `told` hears how much of the blob was read. Raises InvalidArgument for a hostile archive, DataLoss for one that
         is not what `diff_id` says, ResourceExhausted; then nothing is left.
         """
+
+    async def make(self, source: BinaryIO, limits: Limits) -> Nameless:
+        """Unpack the tar that comes through a pipe, which is closed; what comes of it must be kept or dropped.
+
+        Raises as `unpack`.
+        """
+
+    def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
+        """Name a layer that was made, which belongs above `below`; its bytes."""
+
+    def drop(self, layer: Nameless) -> None:
+        """Throw away one that was not kept; nothing happens to one that was."""
 
     def discard(self, chain: Digest) -> None:
         """Forget a layer."""

@@ -6,12 +6,14 @@ Whoever asks holds a lease on the layer; when no image comes of it, its owner ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from bulkhead.content import media_types
 from bulkhead.content.arriving import Arriving, Interrupted
+from bulkhead.content.inflate import Limits
 from bulkhead.content.manifests import MAX_LAYERS, Descriptor, Manifest
 from bulkhead.errors import DataLoss, InvalidArgument
-from bulkhead.manager.images.ports import Layers, Settled
+from bulkhead.manager.images.ports import Layers, Nameless, Settled
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import Layer
 from bulkhead.manager.turns import Turns
@@ -59,14 +61,24 @@ class Unpacker:
                 size = await self._unpack(plan, feed, status, arriving, ready)
             else:
                 await ready()
-        return Layer(
-            diff_id=plan.diff_id,
-            chain_id=plan.chain_id,
-            blob=plan.blob.digest,
-            media_type=plan.blob.media_type,
-            blob_size=plan.blob.size,
-            size=size,
-        )
+        return _layer(plan, size)
+
+    async def make(self, source: BinaryIO, limits: Limits) -> Nameless:
+        """See `Layers.make`."""
+        with self._layers.quiet():
+            return await self._layers.make(source, limits)
+
+    async def keep(self, plan: LayerPlan, made: Nameless) -> Layer:
+        """Have a layer here that was made, if it is not here yet. Raises ResourceExhausted."""
+        async with self._turns.of(plan.chain_id):
+            size = self._layers.size(plan.chain_id)
+            if size is None:
+                size = self._layers.keep(made, plan.chain_id, plan.below)
+        return _layer(plan, size)
+
+    def drop(self, made: Nameless) -> None:
+        """See `Layers.drop`."""
+        self._layers.drop(made)
 
     async def _unpack(
         self, plan: LayerPlan, feed: Feed, status: str, arriving: Arriving | None, settled: Settled
@@ -94,6 +106,17 @@ class Unpacker:
             return await self._layers.unpack(
                 plan.chain_id, plan.below, blob, plan.blob.media_type, plan.diff_id, told, settled
             )
+
+
+def _layer(plan: LayerPlan, size: int) -> Layer:
+    return Layer(
+        diff_id=plan.diff_id,
+        chain_id=plan.chain_id,
+        blob=plan.blob.digest,
+        media_type=plan.blob.media_type,
+        blob_size=plan.blob.size,
+        size=size,
+    )
 
 
 async def _ready() -> None:
