@@ -39,10 +39,11 @@ class Reading:
 
     def read(self, count: int) -> bytes:
         """`count` bytes, fewer at the end only; blocks. A pipe gives little at a time, and each piece has its price."""
-        held = bytearray()
-        while len(held) < count and (piece := os.read(self.fd, count - len(held))):
-            held += piece
-        return bytes(held)
+        pieces, left = [], count
+        while left and (piece := os.read(self.fd, left)):
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
 
 
 async def merged(tree: Tree, blocking: Blocking) -> AsyncGenerator[bytes, None]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bulkhead.linux import resolve, syscall
 
@@ -76,8 +76,7 @@ _IDMAP = 0x00100000
 _IDMAPS = frozenset({"idmap", "ridmap"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountOptions:
+class MountOptions(NamedTuple):
     """Parsed options. Attributes are MOUNT_ATTR_*, propagation MS_*; `data` belongs to the file system."""
 
     bind: bool = False

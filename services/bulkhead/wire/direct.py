@@ -47,9 +47,14 @@ MOST_HELD = 1 << 20
 
 def bare(stream: int, kind: int, payload: bytes = b"") -> bytes:
     """One whole frame. Raises InvalidArgument when it exceeds the limit."""
+    return b"".join(apart(stream, kind, payload))
+
+
+def apart(stream: int, kind: int, payload: bytes) -> tuple[bytes, bytes]:
+    """The same as header and payload, so that a long one is not copied. Raises as `bare`."""
     if len(payload) > LIMIT:
         raise InvalidArgument(f"cannot send message: {len(payload)} bytes exceed the limit of {LIMIT}")
-    return HEADER.pack(len(payload), stream, kind, 0) + payload
+    return HEADER.pack(len(payload), stream, kind, 0), payload
 
 
 def request(route: str, message: bytes, request_id: str) -> bytes:

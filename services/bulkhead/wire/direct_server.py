@@ -15,6 +15,9 @@ from bulkhead.wire.held import Drain, Held
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, Status
 from bulkhead.wire.ttrpc_protobuf import encode
 
+# What costs more to copy than to send by itself.
+_LONG = 32 << 10
+
 Handlers = Mapping[str, grpclib.const.Handler]
 
 
@@ -87,6 +90,11 @@ class Session(asyncio.Protocol):
         """Frames, unless the caller has gone."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frames)
+
+    def write_long(self, stream: int, payload: bytes) -> None:
+        """A long part of an answer."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(direct.apart(stream, direct.TYPE_DATA, payload))
 
     async def drained(self) -> None:
         """Wait for a caller who does not read."""
@@ -180,6 +188,10 @@ class _Stream:
             self._session.send(self._number, TYPE_RESPONSE, direct.response(payload))
             return
         self.flush()
+        if len(payload) > _LONG:
+            self._session.write_long(self._number, payload)
+            await self._session.drained()
+            return
         # The last part goes together with the end: the caller, who has all of it then, is woken once.
         self._part = direct.bare(self._number, direct.TYPE_DATA, payload)
         asyncio.get_running_loop().call_soon(self.flush)

@@ -117,7 +117,7 @@ class Passage(asyncio.Protocol):
     async def _tell(self, messages: AsyncIterator[bytes]) -> None:
         try:
             async for message in messages:
-                self._send(direct.bare(_STREAM, direct.TYPE_DATA, message))
+                self._send(*direct.apart(_STREAM, direct.TYPE_DATA, message))
                 await self._drain.wait()
                 if self._is_lost:
                     return
@@ -133,6 +133,6 @@ class Passage(asyncio.Protocol):
         assert self._heard is not None
         self._heard.put(part)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, *data: bytes) -> None:
         if self._transport is not None and not self._is_lost:
-            self._transport.write(data)
+            self._transport.writelines(data)

@@ -90,33 +90,39 @@ def frame(stream: int, kind: int, payload: bytes) -> bytes:
 class FrameReader:
     """Cuts a byte stream into frames of at most `limit` bytes."""
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_limit", "_missing", "_pieces")
 
     def __init__(self, limit: int = MAX_PAYLOAD) -> None:
-        self._buffer = bytearray()
         self._limit = limit
+        # What came of a frame that is not whole: a long one is put together once, not piece by piece.
+        self._pieces: list[bytes] = []
+        self._missing = 0
 
     def feed(self, data: bytes) -> Iterable[Frame]:
         """The frames that `data` completes, to be taken before more is fed. InvalidArgument when one is too long."""
-        if not self._buffer and len(data) >= HEADER.size:
-            length, stream, kind, _ = HEADER.unpack_from(data)
-            if len(data) == HEADER.size + length and length <= self._limit:
-                return (Frame(stream, kind, data[HEADER.size :]),)
-        return self._cut(data)
+        if not self._pieces:
+            if len(data) >= HEADER.size:
+                length, stream, kind, _ = HEADER.unpack_from(data)
+                if len(data) == HEADER.size + length and length <= self._limit:
+                    return (Frame(stream, kind, data[HEADER.size :]),)
+            return self._cut(data)
+        self._pieces.append(data)
+        self._missing -= len(data)
+        return () if self._missing > 0 else self._cut(b"".join(self._pieces))
 
     def _cut(self, data: bytes) -> Iterator[Frame]:
-        self._buffer += data
-        while len(self._buffer) >= HEADER.size:
-            length, stream, kind, _ = HEADER.unpack_from(self._buffer)
+        begun, beyond = 0, HEADER.size
+        while len(data) >= beyond:
+            length, stream, kind, _ = HEADER.unpack_from(data, begun)
             if length > self._limit:
                 raise InvalidArgument(f"cannot read frame: {length} bytes exceed the limit of {self._limit}")
-            end = HEADER.size + length
-            if len(self._buffer) < end:
-                return
-            with memoryview(self._buffer) as view:
-                payload = bytes(view[HEADER.size : end])
-            del self._buffer[:end]
-            yield Frame(stream, kind, payload)
+            beyond = begun + HEADER.size + length
+            if len(data) < beyond:
+                break
+            yield Frame(stream, kind, data[begun + HEADER.size : beyond])
+            begun, beyond = beyond, beyond + HEADER.size
+        self._pieces = [data[begun:]] if begun < len(data) else []
+        self._missing = beyond - len(data)
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:

@@ -113,12 +113,8 @@ class LayerDirectories:
     ) -> int:
         """Unpack a layer's blob, which belongs above `below`; bytes of the layer. Nothing is left when that fails."""
         with self._ingest() as ingest:
-            self._make_target(ingest / "fs")
-            failpoints.hit("manager.layer.begun")
-            result = await self._unpack(blob, media_type, ingest / "fs", diff_id, told)
-            failpoints.hit("manager.layer.unpacked")
+            made = await self._filled(ingest, lambda target: self._unpack(blob, media_type, target, diff_id, told))
             await settled()
-            made = _nameless(ingest, result)
             self._finish(made, chain, below)
         self._ingesting.discard(ingest.name)
         return made.size
@@ -129,11 +125,7 @@ class LayerDirectories:
         Raises as `unpack`.
         """
         with self._ingest() as ingest:
-            self._make_target(ingest / "fs")
-            failpoints.hit("manager.layer.begun")
-            result = await unpack_plain(source, ingest / "fs", limits)
-            failpoints.hit("manager.layer.unpacked")
-        return _nameless(ingest, result)
+            return await self._filled(ingest, lambda target: unpack_plain(source, target, limits))
 
     def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
         """Name a layer that was made, which belongs above `below`; its bytes. If that fails it is to be dropped."""
@@ -162,6 +154,13 @@ class LayerDirectories:
                 error.add_note(str(left))
             self._ingesting.discard(ingest.name)
             raise
+
+    async def _filled(self, ingest: Path, fill: Callable[[Path], Awaitable[UnpackResult]]) -> Nameless:
+        self._make_target(ingest / "fs")
+        failpoints.hit("manager.layer.begun")
+        result = await fill(ingest / "fs")
+        failpoints.hit("manager.layer.unpacked")
+        return Nameless(place=ingest, size=result.size, diff_id=result.diff_id, implied=result.implied)
 
     def _finish(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> None:
         if layer.implied and below:
@@ -352,10 +351,6 @@ class OverlaySnapshots:
         if not container_id or "/" in container_id or container_id.startswith("."):
             raise NotFound(f"No such container: {container_id}")
         return self._root / container_id
-
-
-def _nameless(place: Path, result: UnpackResult) -> Nameless:
-    return Nameless(place=place, size=result.size, diff_id=result.diff_id, implied=result.implied)
 
 
 def _are_there(dirs: Dirs) -> bool:
