@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +13,8 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 
 from bulkhead.api.versions import HEADERS
+
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Head:
@@ -82,6 +84,43 @@ class Whole(web.StreamResponse):
         writer = await self._plain.prepare(request)
         self._keep_alive = self._plain.keep_alive
         return writer
+
+
+class Growing:
+    """The answer to a plain request whose body comes in chunks; as much of `web.StreamResponse` as handlers use."""
+
+    status, prepared = 200, True
+
+    def __init__(self, send: Callable[[bytes], Awaitable[None]], *, keep_alive: bool) -> None:
+        self._send = send
+        self._ended = False
+        self.keep_alive = keep_alive
+
+    async def begin(self, head: Head) -> None:
+        """Send what comes before the body."""
+        last = b"" if self.keep_alive else b"Connection: close\r\n"
+        await self._send(chunked_head(head, last))
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the body; what is empty would end it."""
+        if data:
+            await self._send(_chunk(data))
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the last of the body, unless that was done."""
+        if not self._ended:
+            self._ended = True
+            await self._send((_chunk(data) if data else b"") + LAST_CHUNK)
+
+
+def chunked_head(head: Head, last: bytes) -> bytes:
+    """The head of a body in chunks, with the fields of this one answer in `last`."""
+    date = rfc822_formatted_time().encode()
+    return b"%bTransfer-Encoding: chunked\r\nDate: %b\r\n%b\r\n" % (head.of(200), date, last)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 PLAIN = Head(HEADERS)

@@ -1,6 +1,6 @@
 """A client's connection: HTTP/1.1 until a handler hijacks it, then raw bytes both ways.
 
-aiohttp speaks the HTTP, but for requests that are plain (`plain`) and have an answer in one piece. For attach and exec
+aiohttp speaks the HTTP, but for requests that are plain (`plain`). For attach and exec
 start the connection must become a plain duplex stream, with the `101 UPGRADED` handshake or without (docker-py, curl),
 and neither a byte that the client sent behind its request nor its half-close may be lost. So a request that may be
 hijacked is cut out of the stream here: its head and body go to aiohttp, what follows is held until the handler takes
@@ -28,7 +28,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import ERROR, PayloadAccessError, RequestHandler, _ErrInfo
 
-from bulkhead.api.answers import Whole
+from bulkhead.api.answers import LAST_CHUNK, Growing, Whole
 from bulkhead.api.errors import body_of
 from bulkhead.api.plain import PlainRequest
 
@@ -38,7 +38,6 @@ _HIJACKS = rb"(?:/v[0-9.]+)?/(?:containers/[^/? ]+/attach|exec/[^/? ]+/start)[? 
 # Other spellings of a path (escapes, a whole URL) are not looked into: to hold back what is behind them costs nothing.
 _MAY_HIJACK = re.compile(rb"POST (?:" + _HIJACKS + rb"|[^/]|[^? ]*%)")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
-_LAST_CHUNK = b"0\r\n\r\n"
 _LONGEST_HEAD = 16 << 10
 _MOST_HELD = 64 << 10
 # How long one who is refused may take to ask.
@@ -290,25 +289,33 @@ class EngineConnection(RequestHandler):
     async def _answer_plain(self, request: PlainRequest) -> None:
         """Raises ConnectionError when there is nobody to be answered."""
         response = await cast(Any, self._request_handler)(request)
-        if request.is_whole or not isinstance(response, Whole):
-            response, lost = await self.finish_response(request.whole, response, None)
-            if lost:
-                raise ConnectionResetError("the client has gone")
-        else:
+        if not request.is_whole and isinstance(response, Whole | Growing):
             self._begin_answer(response)
             try:
-                await self._write_whole(response)
+                await (self.send(response.encoded()) if isinstance(response, Whole) else response.write_eof())
             finally:
                 self._end_answer()
             self._release()
+        else:
+            response, lost = await self.finish_response(request.whole, response, None)
+            if lost:
+                raise ConnectionResetError("the client has gone")
         self._keepalive = bool(response.keep_alive)
 
-    async def _write_whole(self, response: Whole) -> None:
+    @property
+    def leaves(self) -> bool:
+        """Whether the next answer is the last."""
+        return self._close or self._force_close
+
+    async def send(self, data: bytes) -> None:
+        """Write some of an answer. Raises ConnectionError when there is nobody to read it.
+
+        A client that asks on and on and does not read has the next of it when it has taken this.
+        """
         if self.transport is None or self.transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        self.transport.write(response.encoded())
+        self.transport.write(data)
         if self._paused:
-            # A client that asks on and on and does not read has the next answer when it has taken this one.
             await self.drain()
 
     def _request_of(self, message: Any, payload: Any) -> tuple[web.BaseRequest, Any]:
@@ -343,7 +350,7 @@ class EngineConnection(RequestHandler):
             self._let_go()
             # Each chunk is one write, so this comes between two of them, and the client sees a whole answer.
             if self.chunked and not self.hijacked:
-                self.transport.write(_LAST_CHUNK)
+                self.transport.write(LAST_CHUNK)
             self.transport.close()
 
     async def finish_response(
@@ -357,10 +364,10 @@ class EngineConnection(RequestHandler):
         self._release()
         return answer
 
-    def _begin_answer(self, response: web.StreamResponse) -> None:
+    def _begin_answer(self, response: web.StreamResponse | Growing) -> None:
         self._answered += 1
         self.endless = self.chunked = False
-        if self._close and not response.prepared:
+        if self._close and isinstance(response, web.StreamResponse) and not response.prepared:
             response.force_close()
 
     def _end_answer(self) -> None:

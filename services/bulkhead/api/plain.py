@@ -2,13 +2,13 @@
 
 Nearly all are. What aiohttp makes of one (a URL, two multidicts, a stream for its body, a writer) takes longer than
 most handlers do, and in a service that was idle several times that. A regular expression tells the same of the few
-bytes that a plain one is. All others are aiohttp's, and so is a plain one that is answered by a stream: `whole`.
+bytes that a plain one is. All others are aiohttp's, and so is a plain one whose answer has a head of its own: `whole`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -66,19 +66,19 @@ class Connection(Protocol):
         """What aiohttp makes of a request's bytes."""
 
 
-class _Unwritten:
-    """The writer of a request of which nothing is answered yet."""
+class _Writer(NamedTuple):
+    """What is asked of a request's writer: whether something of the answer is out."""
 
-    output_size = 0
+    output_size: int
 
 
-_UNWRITTEN = _Unwritten()
+_UNWRITTEN, _WRITTEN = _Writer(0), _Writer(1)
 
 
 class PlainRequest:
     """As much of `web.BaseRequest` as handlers ask for."""
 
-    __slots__ = ("_data", "_query", "_whole", "body", "headers", "method", "path", "protocol", "query_string")
+    __slots__ = ("_data", "_query", "_whole", "begun", "body", "headers", "method", "path", "protocol", "query_string")
 
     def __init__(self, protocol: Connection, data: bytes, head: re.Match[bytes], headers: Headers) -> None:
         self.protocol = protocol
@@ -86,6 +86,7 @@ class PlainRequest:
         self.method, self.path = head[1].decode(), head[2].decode()
         self.query_string = (head[3] or b"").decode()
         self.body = data[head.end() :]
+        self.begun = False  # something of the answer is out, though aiohttp does not know
         self._data = data
         self._query: Query | None = None
         self._whole: web.BaseRequest | None = None
@@ -113,7 +114,9 @@ class PlainRequest:
 
     @property
     def writer(self) -> Any:
-        return _UNWRITTEN if self._whole is None else self._whole.writer
+        if self._whole is not None:
+            return self._whole.writer
+        return _WRITTEN if self.begun else _UNWRITTEN
 
     @property
     def is_whole(self) -> bool:

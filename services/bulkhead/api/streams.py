@@ -6,16 +6,16 @@ import struct
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.helpers import rfc822_formatted_time
 
 from bulkhead import errors
-from bulkhead.api.answers import Head
+from bulkhead.api.answers import Growing, Head, chunked_head
 from bulkhead.api.call import Call
+from bulkhead.api.plain import PlainRequest
 from bulkhead.api.versions import HEADERS, Version
 
 RAW = "application/vnd.docker.raw-stream"
@@ -50,8 +50,7 @@ class _Growing(web.StreamResponse):
         writer = self._payload_writer = request.writer
         self._req = request
         last = b"" if self._keep_alive else b"Connection: close\r\n"
-        date = rfc822_formatted_time().encode()
-        await writer.write(b"%bTransfer-Encoding: chunked\r\nDate: %b\r\n%b\r\n" % (self._head.of(200), date, last))
+        await writer.write(chunked_head(self._head, last))
         writer.enable_chunking()
         return writer
 
@@ -72,6 +71,8 @@ async def begin(
 
     `endless` marks streams that last until the client leaves: stopping the daemon does not wait for them.
     """
+    if isinstance(call.request, PlainRequest) and not call.request.is_whole and not headers:
+        return cast(web.StreamResponse, await _grow(call, call.request, _head(content_type), endless=endless))
     response = (
         web.StreamResponse(headers={**HEADERS, **headers, "Content-Type": content_type})
         if headers
@@ -81,6 +82,15 @@ async def begin(
         response.enable_chunked_encoding()
     call.connection.endless, call.connection.chunked = endless, bool(response.chunked)
     await response.prepare(call.whole)
+    return response
+
+
+async def _grow(call: Call, request: PlainRequest, head: Head, *, endless: bool) -> Growing:
+    connection = call.connection
+    connection.endless, connection.chunked = endless, True
+    response = Growing(connection.send, keep_alive=not connection.leaves)
+    request.begun = True
+    await response.begin(head)
     return response
 
 
