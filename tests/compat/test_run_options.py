@@ -65,6 +65,8 @@ EVIDENCE = [
     ("--init --pid host", "tr '\\0' ' ' < /proc/self/cmdline | cut -c1-2", "tr"),
     ("--pid host", "test -d /proc/2 && cat /proc/2/comm", "kthreadd"),
     ("--annotation a=b", "echo ran", "ran"),
+    # By this Java and other users of getmntent(3) find file systems; few images bring it.
+    ("--read-only", "grep -c ' / ' /etc/mtab", "1"),
 ]  # fmt: skip
 LIMITS = [
     ("--memory 64m", f"cd {CG}/memory; cat memory.limit_in_bytes memory.memsw.limit_in_bytes", "67108864\n134217728"),
@@ -107,6 +109,7 @@ REFUSALS = [
     ("-v /proc:/x:rslave", "path /proc is mounted on /proc but it is not a shared or slave mount"),
     ("-v /tmp:/a -v /etc:/a", "Duplicate mount point: /a"),
     ("--mount type=bind,src=/nosuch,dst=/x", "bind source path does not exist: /nosuch"),
+    ("--mount type=bind,src=$(ln -sfn /nosuch /tmp/bh-dangling; echo /tmp/bh-dangling),dst=/x", "bind source path does"),
 ]  # fmt: skip
 
 
@@ -196,6 +199,23 @@ def test_ipc_namespace_is_shared_where_its_owner_says_so(target: Target) -> None
     target.ok("rm", "-f", "open")
     assert target.docker("start", "later").returncode != 0
     assert f"/{owner}/" not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_network_is_shared_through_another_that_shares_it(target: Target) -> None:
+    """Its files of names are those of the one whose network it is, which has them."""
+    idle = ("sh", "-c", "exec sleep 1000")
+    target.ok("run", "-d", "--name", "first", "--hostname", "the-first", IMAGE, *idle)
+    target.ok("run", "-d", "--name", "second", "--network", "container:first", IMAGE, *idle)
+    seen = target.ok("run", "--rm", "--network", "container:second", IMAGE, "sh", "-c", "hostname; cat /etc/hosts")
+    assert seen == f"the-first\n{target.ok('exec', 'first', 'cat', '/etc/hosts')}"
+
+
+def test_networks_shared_in_a_circle_are_refused(target: Target) -> None:
+    target.ok("create", "--name", "one", "--network", "container:two", IMAGE, "true")
+    target.ok("create", "--name", "two", "--network", "container:one", IMAGE, "true")
+    for name in ("one", "two"):
+        done = target.docker("start", name)
+        assert (done.returncode, "cannot join network of a non running container" in done.stderr) == (1, True)
 
 
 def test_mounts_say_how_they_were_asked_for(target: Target) -> None:

@@ -194,9 +194,11 @@ def _refuse_requests(spec: ContainerSpec) -> None:
 
 def _devices(spec: ContainerSpec) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     asked = [devices.allow_rule(text) for text in spec.device_cgroup_rules]
-    if spec.privileged:
-        return devices.of_host(), [{"allow": True, "access": "rwm"}]
     nodes, rules = devices.mapped(spec.devices)
+    if spec.privileged:
+        named = {node["path"] for node in nodes}
+        others = [node for node in devices.of_host() if node["path"] not in named]
+        return [*others, *nodes], [{"allow": True, "access": "rwm"}]
     return nodes, [*defaults.default_devices_rules(), *rules, *asked]
 
 

@@ -85,8 +85,15 @@ def may_have_links(container: Container) -> bool:
 
 
 def network_owner(spec: ContainerSpec, index: Index) -> Container:
-    """The container whose network `spec` shares. Raises NotFound."""
-    return index.find(spec.network_mode.removeprefix(_OF_CONTAINER))
+    """The container whose network `spec` shares, be it through others that share it. Raises NotFound."""
+    seen: set[str] = set()
+    while True:
+        owner = index.find(spec.network_mode.removeprefix(_OF_CONTAINER))
+        # Names of containers that come later may lead round in a circle, in which none can ever run.
+        if attachment(owner.spec) is not Attachment.SHARED or owner.id in seen:
+            return owner
+        seen.add(owner.id)
+        spec = owner.spec
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ async def test_root_of_a_container_is_as_its_image_has_it(engine: Engine, regist
 async def test_image_without_layers_can_be_mounted(engine: Engine, registry: Registry) -> None:
     dirs = await engine.images.snapshots.prepare("c1", await image_id(engine, registry, "hollow"))
     assert len(dirs.lower) == 1
-    assert list_of(dirs.lower[0]) == []
+    assert list_of(dirs.lower[0]) == [Path(dirs.lower[0], "etc")]
 
 
 def list_of(path: str) -> list[Path]:
@@ -83,7 +83,9 @@ def list_of(path: str) -> list[Path]:
 async def test_long_stacks_of_layers_are_kept_in_order(engine: Engine, registry: Registry) -> None:
     trees = [Tree().file("n", str(number).encode()) for number in range(20)]
     dirs = await engine.images.snapshots.prepare("c1", await image_id(engine, registry, "stack", *trees))
-    assert [int((Path(lower) / "n").read_text()) for lower in dirs.lower] == list(range(19, -1, -1))
+    *image, base = dirs.lower
+    assert [int((Path(lower) / "n").read_text()) for lower in image] == list(range(19, -1, -1))
+    assert Path(base, "etc", "mtab").readlink() == Path("/proc/mounts")
 
 
 async def test_usage_counts_what_the_container_wrote(engine: Engine, registry: Registry) -> None:

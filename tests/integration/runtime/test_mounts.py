@@ -176,14 +176,19 @@ def test_a_dangling_link_is_followed_inside(box: Box, volume: Path) -> None:
 
 
 def test_a_bound_dev_is_left_as_it_is(box: Box, volume: Path) -> None:
+    """It may be the host's own: nodes would stay there, and those it has would get another owner."""
+    asked = {"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o666, "uid": 0, "gid": 0}
+
     def edit(config: Config) -> None:
         config["mounts"] = [entry for entry in config["mounts"] if not entry["destination"].startswith("/dev")]
         config["mounts"].append(bind(volume, "/dev"))
-        config["linux"]["devices"] = []
+        config["linux"]["devices"] = [asked]
 
     os.mknod(volume / "null", 0o20666, os.makedev(1, 3))
-    box.run("ls", "/dev", edit=edit)
-    assert not (volume / "fd").exists()
+    os.chown(volume / "null", 0, 5)
+    assert box.run("ls", "/dev", edit=edit).output.split() == ["deep", "file", "null"]
+    assert sorted(path.name for path in volume.iterdir()) == ["deep", "file", "null"]
+    assert (volume / "null").stat().st_gid == 5
 
 
 def test_more_devices(box: Box) -> None:

@@ -129,6 +129,13 @@ def test_privileged() -> None:
     assert any(node["path"] == "/dev/null" for node in made["linux"]["devices"])
 
 
+def test_a_privileged_container_has_its_own_devices_beside_the_host_s() -> None:
+    asked = (DeviceMapping(path_on_host="/dev/zero", path_in_container="/dev/mine"), DeviceMapping(path_on_host="/dev/full"))
+    nodes = _config(privileged=True, devices=asked)["linux"]["devices"]
+    minors = [(node["path"], node["minor"]) for node in nodes]
+    assert ("/dev/mine", 5) in minors and ("/dev/null", 3) in minors and minors.count(("/dev/full", 7)) == 1
+
+
 def test_host_namespaces_are_left_out_with_what_depends_on_them() -> None:
     made = _config(Namespaces(network=None, uts=None, ipc=None, pid=None, cgroup=None), ipc_mode="host")
     assert made["linux"]["namespaces"] == [{"type": "mount"}]

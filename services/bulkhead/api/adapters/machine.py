@@ -70,4 +70,4 @@ def cgroup_version() -> int:
 
 async def path_exists(path: str) -> bool:
     """Whether something is at `path` on the host; it may be a dead network mount, so not in the loop."""
-    return await asyncio.to_thread(os.path.lexists, path)
+    return await asyncio.to_thread(os.path.exists, path)

@@ -7,7 +7,7 @@
         containers/.spare-<random>/        the same for one to come (`spares`)
         ingest/<random>/fs                 being unpacked; renamed into layers/ when whole
         trash/                             on its way out
-        empty/                             what an image of no layers consists of
+        base/                              what lies below every image
 
 A layer's name appears by one rename(2), so what has a name is whole, as long as the machine stays up;
 after power loss the records tell which layers were not yet known to be on disk.
@@ -81,14 +81,21 @@ class LayerDirectories:
         with disk_errors(f"open {self._root}"):
             for directory in (self._root, self._root / "layers", self._root / "ingest"):
                 make_private(directory)
-            self.empty.mkdir(mode=0o755, exist_ok=True)
+            self._make_base()
             # A pull after a removal would have to step over every inode that the removal freed.
             spread_children(self._root / "ingest")
 
+    def _make_base(self) -> None:
+        for directory in (self.base, self.base / "etc"):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o755)
+        with contextlib.suppress(FileExistsError):
+            (self.base / "etc" / "mtab").symlink_to("/proc/mounts")
+
     @property
-    def empty(self) -> Path:
-        """A layer with nothing in it."""
-        return self._root / "empty"
+    def base(self) -> Path:
+        """What lies below every image, as Docker puts it above: links that programs rely on and few images have."""
+        return self._root / "base"
 
     def path(self, chain: Digest) -> Path:
         """Where a layer's root is, or would be."""
@@ -225,7 +232,7 @@ class LayerDirectories:
     def _make_target(self, target: Path) -> None:
         with disk_errors(f"unpack to {self._root}"):
             target.parent.mkdir(mode=0o700)
-            _make_like(target, self.empty.stat())
+            _make_like(target, self.base.stat())
 
     def _inherit(self, target: Path, below: Sequence[Digest], implied: Sequence[str]) -> None:
         """Directories that the layer passes through but does not describe are as the layers below have them."""
@@ -286,7 +293,7 @@ class OverlaySnapshots:
     def dirs(self, container_id: str, image_id: str) -> OverlayDirs:
         """Where a container's writable layer on top of an image is, or will be. Raises NotFound without the image."""
         chains = self._chains_of(image_id)
-        lower = [self._layers.path(chain) for chain in reversed(chains)] or [self._layers.empty]
+        lower = [*(self._layers.path(chain) for chain in reversed(chains)), self._layers.base]
         own = str(self._directory(container_id))
         return OverlayDirs(lower=tuple(str(path) for path in lower), upper=f"{own}/upper", work=f"{own}/work")
 

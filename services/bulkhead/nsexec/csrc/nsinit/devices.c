@@ -69,10 +69,11 @@ void devices_make(const struct stage *s)
 {
     struct plan_device device;
     struct plan_cursor cursor = s->plan.devices;
+    if (!wants(s, PLAN_SETUP_DEV))
+        return; /* the host's or a volume's: no nodes are left there, and none of its own changes hands */
     while (plan_next_device(&cursor, &device))
         wants(s, PLAN_BIND_DEVICES) ? bind_node(s, &device) : make_node(s, &device);
-    if (wants(s, PLAN_SETUP_DEV))
-        make_links(s);
+    make_links(s);
 }
 
 /* ---- the console ---- */
