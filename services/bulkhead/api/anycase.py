@@ -1,14 +1,15 @@
-"""Keys of a JSON body whatever their case, as Go's decoder takes them: docker-py sends `detachKeys`, people `image`."""
+"""A JSON body as Go's decoder takes it: keys in any case (docker-py sends `detachKeys`, people `image`), and null for
+an empty thing where a list or a map has one (`{"Labels": {"a": null}}`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
-from msgspec.inspect import DictType, Field, ListType, StructType, Type, UnionType, type_info
+from msgspec.inspect import DictType, Field, ListType, StrType, StructType, Type, UnionType, type_info
 
 _LOWER_KEY = re.compile(rb'[{,]\s*"[a-z][A-Za-z0-9]*"\s*:')
 
@@ -34,10 +35,18 @@ def _named(value: Any, kind: Type) -> Any:
         if isinstance(value, dict) and isinstance(each, StructType):
             return _of_struct(value, _fields(each))
         if isinstance(value, dict) and isinstance(each, DictType):
-            return {key: _named(inner, each.value_type) for key, inner in value.items()}
+            return {key: _element(inner, each.value_type) for key, inner in value.items()}
         if isinstance(value, list) and isinstance(each, ListType):
-            return [_named(inner, each.item_type) for inner in value]
+            return [_element(inner, each.item_type) for inner in value]
     return value
+
+
+def _element(value: Any, kind: Type) -> Any:
+    """What is in a list or a map."""
+    return _ZERO[type(kind)]() if value is None and type(kind) in _ZERO else _named(value, kind)
+
+
+_ZERO: Mapping[type[Type], Callable[[], Any]] = {StrType: str, StructType: dict, DictType: dict, ListType: list}
 
 
 def _of_struct(value: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:

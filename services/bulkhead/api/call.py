@@ -207,7 +207,12 @@ def check_content_type(value: str) -> None:
 def parse_json(data: bytes, kind: type[T]) -> T:
     """Decode one JSON document as `kind`: unknown keys are ignored, keys of any case known, wrong types errors."""
     try:
-        return cast(T, anycase.convert(data, kind)) if anycase.perhaps(data) else msgspec.json.decode(data, type=kind)
+        if anycase.perhaps(data):
+            return cast(T, anycase.convert(data, kind))
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError:
+            return cast(T, anycase.convert(data, kind))  # it may be a null in a list
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 

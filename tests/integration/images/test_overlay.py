@@ -85,7 +85,7 @@ async def test_long_stacks_of_layers_are_kept_in_order(engine: Engine, registry:
     dirs = await engine.images.snapshots.prepare("c1", await image_id(engine, registry, "stack", *trees))
     *image, base = dirs.lower
     assert [int((Path(lower) / "n").read_text()) for lower in image] == list(range(19, -1, -1))
-    assert Path(base, "etc", "mtab").readlink() == Path("/proc/mounts")
+    assert [path.name for path in list_of(f"{base}/etc")] == ["mtab"]
 
 
 async def test_usage_counts_what_the_container_wrote(engine: Engine, registry: Registry) -> None:

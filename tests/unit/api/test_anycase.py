@@ -8,6 +8,7 @@ import pytest
 from bulkhead.api import anycase
 from bulkhead.api.call import parse_json
 from bulkhead.api.schema.create import CreateBody
+from bulkhead.api.schema.hostconfig import PortBinding
 from bulkhead.errors import InvalidArgument
 
 
@@ -38,6 +39,17 @@ def test_a_container_in_small_letters() -> None:
     body = parse_json(b'{"image":"busybox","hostconfig":{"binds":["/a:/b"]},"labels":{"image":"x"}}', CreateBody)
     assert body.Image == "busybox" and body.HostConfig is not None and body.HostConfig.Binds == ["/a:/b"]
     assert body.Labels == {"image": "x"}
+
+
+@pytest.mark.parametrize("labels", ["Labels", "labels"])
+def test_null_in_a_map_or_a_list_is_an_empty_thing(labels: str) -> None:
+    """JavaScript's clients send it."""
+    host = '{"Tmpfs":{"/t":null},"PortBindings":{"80/tcp":[null],"81/tcp":null},"Binds":null}'
+    told = f'{{"Image":"x","{labels}":{{"a":null}},"Cmd":["a",null],"HostConfig":{host}}}'
+    body = parse_json(told.encode(), CreateBody)
+    assert (body.Labels, body.Cmd) == ({"a": ""}, ["a", ""])
+    assert body.HostConfig is not None and body.HostConfig.Tmpfs == {"/t": ""} and body.HostConfig.Binds is None
+    assert body.HostConfig.PortBindings == {"80/tcp": [PortBinding()], "81/tcp": None}
 
 
 @pytest.mark.parametrize("text", [b'{"name":1}', b'{"name":"x"', b'{"name":"x"}}', b"[" * 100000 + b'{"a":1}'])

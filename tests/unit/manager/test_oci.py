@@ -130,7 +130,8 @@ def test_privileged() -> None:
 
 
 def test_a_privileged_container_has_its_own_devices_beside_the_host_s() -> None:
-    asked = (DeviceMapping(path_on_host="/dev/zero", path_in_container="/dev/mine"), DeviceMapping(path_on_host="/dev/full"))
+    other = DeviceMapping(path_on_host="/dev/zero", path_in_container="/dev/mine")
+    asked = (other, DeviceMapping(path_on_host="/dev/full"))
     nodes = _config(privileged=True, devices=asked)["linux"]["devices"]
     minors = [(node["path"], node["minor"]) for node in nodes]
     assert ("/dev/mine", 5) in minors and ("/dev/null", 3) in minors and minors.count(("/dev/full", 7)) == 1

@@ -92,6 +92,7 @@ def table(
             Route("GET", "/containers/{id}/archive", archives.read),
             Route("PUT", "/containers/{id}/archive", archives.write),
             Route("GET", "/networks", networks.index),
+            Route("GET", "/networks/", networks.index),
             Route("POST", "/networks/create", networks.create),
             Route("POST", "/networks/prune", networks.prune),
             Route("POST", "/networks/{id}/connect", networks.connect),

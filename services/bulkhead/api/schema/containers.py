@@ -130,15 +130,14 @@ def config(container: InspectedContainer) -> dict[str, Any]:
         "OnBuild": None,
         "Labels": dict(spec.labels),
         "StopSignal": spec.stop_signal,
-        "StopTimeout": spec.stop_timeout,
         "Shell": list(spec.shell),
     }
+    if spec.stop_timeout is not None:
+        shown["StopTimeout"] = spec.stop_timeout
     return {name: value for name, value in shown.items() if value or name not in _OMITTED_WHEN_EMPTY}
 
 
-_OMITTED_WHEN_EMPTY = frozenset(("ExposedPorts", "Healthcheck", "NetworkDisabled", "StopSignal", "Shell")) | {
-    "StopTimeout"
-}
+_OMITTED_WHEN_EMPTY = frozenset(("ExposedPorts", "Healthcheck", "NetworkDisabled", "StopSignal", "Shell"))
 
 
 def _argv(words: tuple[str, ...] | None) -> list[str] | None:

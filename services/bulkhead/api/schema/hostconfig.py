@@ -273,6 +273,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Decoded afresh for each answer, so that none can change the next one's.
 _DEFAULTS_JSON = msgspec.json.encode(_DEFAULTS)
+# What each of a list has though the client said only a part of it, as Go's structs have.
+_WHOLE: dict[str, dict[str, Any]] = {
+    "Ulimits": {"Name": "", "Hard": 0, "Soft": 0},
+    "Devices": {"PathOnHost": "", "PathInContainer": "", "CgroupPermissions": ""},
+    "DeviceRequests": {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": None, "Options": None},
+}
+_WHOLE_BINDING = {"HostIp": "", "HostPort": ""}
 # An empty string or zero of these means the default too.
 _EMPTY_IS_DEFAULT = ("NetworkMode", "ShmSize", "IpcMode", "CgroupnsMode")
 
@@ -299,6 +306,7 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
     # Other containers by id, whatever the client called them.
     modes = {"IpcMode": spec.ipc_mode, "PidMode": spec.pid_mode, "NetworkMode": spec.network_mode}
     shown |= {name: mode for name, mode in modes.items() if mode.startswith("container:")}
+    shown |= _whole(said)
     shown["RestartPolicy"] = _filled("RestartPolicy", said)
     shown["LogConfig"] = _filled("LogConfig", said)
     if spec.log_config.driver:
@@ -314,6 +322,18 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
     if spec.privileged:
         shown["MaskedPaths"] = shown["ReadonlyPaths"] = None
     return shown
+
+
+def _whole(said: dict[str, Any]) -> dict[str, Any]:
+    """The lists of objects that the client gave."""
+    made: dict[str, Any] = {
+        name: [{**whole, **each} for each in said[name]] for name, whole in _WHOLE.items() if said.get(name)
+    }
+    if said.get("PortBindings"):
+        made["PortBindings"] = {
+            port: told and [{**_WHOLE_BINDING, **each} for each in told] for port, told in said["PortBindings"].items()
+        }
+    return made
 
 
 def _filled(name: str, said: dict[str, Any]) -> dict[str, Any]:
