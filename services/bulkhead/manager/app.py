@@ -7,11 +7,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import structlog
 
 from bulkhead.content import later
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.durable import disk_errors
+from bulkhead.errors import BulkheadError
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.inode_groups import spread_children
@@ -32,8 +36,11 @@ from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.containers import users_by_image
 from bulkhead.manager.core import Core, Ports, assemble
 from bulkhead.manager.eventbus import EventBus
+from bulkhead.manager.exits import is_alive
 from bulkhead.manager.filesystems import Filesystems
 from bulkhead.manager.images.app import ImageService
+from bulkhead.manager.networking import subnets_of
+from bulkhead.manager.networks import placing
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.drivers import DrivenNetwork
 from bulkhead.manager.networks.parents import ParentNetworks
@@ -53,8 +60,9 @@ from bulkhead.settings import Settings
 from bulkhead.wire.inflight import InFlight
 from bulkhead.wire.server import Servicer, serve
 
+log = structlog.get_logger()
 SERVICE = "manager"
-ENGINE_ID_KEY = "engine_id"
+ENGINE_ID_KEY, SUBNET_KEY = "engine_id", "default_subnet"
 _LOAD_SECONDS = 1.0
 
 
@@ -74,7 +82,9 @@ async def serve_manager(settings: Settings) -> AsyncIterator[None]:
         await events.open()
         records = await SqliteRecords.open(database, events.announce)
         images = await stack.enter_async_context(_images(database, instance, config, events, records))
-        ports = await _ports(stack, instance, config, records, images)
+        kernel = NetlinkKernel()
+        instance = replace(instance, subnet=await _subnet(instance, records, kernel))
+        ports = await _ports(stack, instance, config, records, images, kernel)
         # Last in, first out: operations that a stop lets end still need shims, network and records.
         actors = await stack.enter_async_context(Actors())
         core = assemble(instance, config, ports, actors)
@@ -108,9 +118,9 @@ async def _ports(
     config: ManagerConfig,
     records: SqliteRecords,
     images: ImageService,
+    kernel: NetlinkKernel,
 ) -> Ports:
     _make_place(instance.data / "containers")
-    kernel = NetlinkKernel()
     network = DrivenNetwork(
         BridgeNetwork(instance, kernel, open_forward=config.open_forward),
         ParentNetworks(NetlinkBranches(kernel), instance.network_alias),
@@ -134,6 +144,24 @@ async def _ports(
         figures=read_figures,
         limit=lambda group, limits: Cgroup(group).update(limits),
     )
+
+
+async def _subnet(instance: Instance, records: SqliteRecords, kernel: NetlinkKernel) -> str:
+    """The default network's. One that somebody has set is used or refused, and who runs keeps his address."""
+    if instance.subnet != placing.USUAL:
+        return instance.subnet
+    known = await records.meta(SUBNET_KEY) or instance.subnet
+    if any(is_alive(each) for each in records.index if each.phase.alive and each.attachments):
+        return known
+    try:
+        async with kernel.choosing():
+            found = placing.place(known, instance, await kernel.survey(), subnets_of(records.networks.values()))
+    except BulkheadError:
+        return known  # whoever makes the network says so
+    if found != known:
+        log.warning("the host has the default network's subnet elsewhere: another is used", subnet=known, instead=found)
+        await records.set_meta(SUBNET_KEY, found)
+    return found
 
 
 def _make_place(containers: Path) -> None:

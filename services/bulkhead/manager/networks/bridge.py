@@ -18,9 +18,10 @@ from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, 
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
+from bulkhead.manager.networks.elsewhere import use_of
 from bulkhead.manager.networks.firewall import Firewall
 from bulkhead.manager.networks.hostports import HostPorts
-from bulkhead.manager.networks.leases import Leases, overlap
+from bulkhead.manager.networks.leases import Leases
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Bridge, Interface, Kernel, Survey, Wire
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import (
@@ -45,8 +46,6 @@ from bulkhead.model.network import (
 _log = structlog.get_logger()
 _INTERFACE_LENGTH = 15  # IFNAMSIZ less its NUL
 _DEFAULT_ID_DIGITS = 12
-# A split default route, as VPNs set it, covers half of all addresses and clashes with none.
-_SHORTEST_CLASH = 2
 # A busy machine takes its time with a dead network namespace.
 _LEAVING_SECONDS = 10.0
 _SETTLE_SECONDS = 0.1
@@ -603,15 +602,10 @@ def _refuse_strangers(bridge: Bridge, found: Interface | None) -> None:
 
 
 def _clash(bridge: Bridge, survey: Survey) -> tuple[IPNetwork, str] | None:
-    """A subnet of the bridge and, in words, a route or address of another interface inside it."""
+    """A subnet of the bridge and, in words, what the host has there."""
     for subnet in (plan.subnet for plan, _ in bridge.families):
-        for destination, name in survey.routes:
-            if name != bridge.name and destination.prefixlen >= _SHORTEST_CLASH and overlap(destination, subnet):
-                return subnet, f"the route to {destination} by interface {name or '(several)'}"
-        for interface in survey.interfaces.values():
-            for address in interface.addresses:
-                if interface.name != bridge.name and address.ip in subnet:
-                    return subnet, f"the address {address} of interface {interface.name}"
+        if (use := use_of(subnet, survey, besides=bridge.name)) is not None:
+            return subnet, use
     return None
 
 
