@@ -169,6 +169,12 @@ HELD = (
     ("volume", "rm", "unused"),
     ("network", "create", "made"),
     ("tag", "busybox", "tagged"),
+    ("commit", "runs", "committed"),
+    ("diff", "runs"),
+    ("cp", __file__, "runs:/"),
+    ("cp", __file__, "idle:/"),
+    ("import", __file__, "imported"),
+    ("pull", "hello-world"),
 )
 
 

@@ -6,14 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, dataclass
+from subprocess import DEVNULL, PIPE
 
 from bulkhead.content import trees
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.container_view import Layers, Place
-from bulkhead.content.worker import end, start, tell
+from bulkhead.content.worker import Worker, end, start, tell
 from bulkhead.errors import Internal
 
 _WORKER = "bulkhead.content.copy_worker"
@@ -89,7 +89,7 @@ async def fill(wanted: Wanted, archive: AsyncIterator[bytes]) -> None:
 async def _reading(want: str, wanted: Wanted) -> AsyncIterator[int]:
     """The worker's output; what it says went wrong is raised at the end, and before the first line."""
     receiving, sending = os.pipe()
-    worker: Process | None = None
+    worker: Worker | None = None
     try:
         with contextlib.suppress(OSError):
             fcntl.fcntl(receiving, fcntl.F_SETPIPE_SZ, _PIECE)
@@ -126,7 +126,7 @@ def _stat(line: bytes) -> PathStat:
     return PathStat(**json.loads(line))
 
 
-async def _start(want: str, wanted: Wanted, *, magic: bytes, output: int) -> Process:
+async def _start(want: str, wanted: Wanted, *, magic: bytes, output: int) -> Worker:
     told = {
         **{name: value for name, value in asdict(wanted).items() if name not in ("layers", "places")},
         "layers": wanted.layers._asdict(),

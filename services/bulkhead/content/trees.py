@@ -6,14 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from subprocess import PIPE
 
 from bulkhead import errors
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.upper import Changed, Kind
-from bulkhead.content.worker import end, error_told, start, tell
+from bulkhead.content.worker import Worker, end, error_told, start, tell
 from bulkhead.errors import Internal
 
 _WORKER = "bulkhead.content.tree_worker"
@@ -71,7 +71,7 @@ async def reading(want: str, tree: Tree) -> AsyncIterator[Reading]:
     Left in any other way, the worker is ended.
     """
     receiving, sending = os.pipe()
-    worker: Process | None = None
+    worker: Worker | None = None
     try:
         with contextlib.suppress(OSError):
             fcntl.fcntl(receiving, fcntl.F_SETPIPE_SZ, _PIECE)
@@ -87,7 +87,7 @@ async def reading(want: str, tree: Tree) -> AsyncIterator[Reading]:
             await end(worker)
 
 
-async def _start(want: str, tree: Tree, output: int) -> Process:
+async def _start(want: str, tree: Tree, output: int) -> Worker:
     told = {"parent": os.getpid(), "want": want, "upper": tree.upper, "lower": [*tree.lower], "made": [*tree.made]}
     worker = await start(_WORKER, "tree", output=output, complaints=PIPE)
     await tell(worker, json.dumps(told).encode())
@@ -96,7 +96,7 @@ async def _start(want: str, tree: Tree, output: int) -> Process:
     return worker
 
 
-async def settle(worker: Process) -> None:
+async def settle(worker: Worker) -> None:
     """Raise what the worker says went wrong."""
     assert worker.stderr is not None
     said = (await worker.stderr.read()).decode(errors="replace").strip().rpartition("\n")[2].split()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from asyncio.subprocess import Process
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import BinaryIO
 from bulkhead.content import media_types
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.inflate import WHOLE, Limits
-from bulkhead.content.worker import end, error_told, start
+from bulkhead.content.worker import Worker, end, error_told, start
 from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.model.digest import Digest
 
@@ -164,7 +163,7 @@ def _opening() -> Iterator[None]:
         raise Internal(f"cannot unpack layer {error.filename}: {(error.strerror or '').lower()}") from error
 
 
-async def _start(source: int, arguments: list[str], *kept: int) -> Process:
+async def _start(source: int, arguments: list[str], *kept: int) -> Worker:
     return await start(_WORKER, "unpack", arguments, source=source, kept=kept, environment=_MALLOC)
 
 
@@ -173,7 +172,7 @@ def _arguments(target: Path, expected: Digest | None, limits: Limits) -> list[st
     return [str(os.getpid()), str(target.absolute()), str(expected) if expected else "-", told]
 
 
-async def _listen(worker: Process, progress: Callable[[int], None] | None) -> UnpackResult:
+async def _listen(worker: Worker, progress: Callable[[int], None] | None) -> UnpackResult:
     assert worker.stdout is not None
     implied: list[str] = []
     while line := (await worker.stdout.readline()).decode().split():

@@ -1,20 +1,41 @@
-"""Processes of our own that read what strangers wrote, seen from the service that starts them."""
+"""Processes of our own that read what strangers wrote, seen from the service that starts them.
+
+They are started by vfork(2), as `subprocess` does it. uvloop forks, which wants all of the service's memory mappings to
+itself: while a thread of it waits in the midst of one, as who writes records does on a disk that stands still (SQLite's
+index is mapped memory), a fork waits, and whoever touches memory then waits for the fork.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from types import MappingProxyType
+from typing import IO
 
 from bulkhead import errors
 from bulkhead.errors import BulkheadError, Internal
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One that was started: what of its standard streams is piped, and its end. Use `end` in any case."""
+
+    process: subprocess.Popen[bytes]
+    ended: asyncio.Future[None]
+    stdin: asyncio.StreamWriter | None = None
+    stdout: asyncio.StreamReader | None = None
+    stderr: asyncio.StreamReader | None = None
+    transports: list[asyncio.BaseTransport] = field(default_factory=list)
 
 
 async def start(
@@ -27,16 +48,16 @@ async def start(
     complaints: int = DEVNULL,
     kept: Sequence[int] = (),
     environment: Mapping[str, str] = _NOTHING,
-) -> Process:
+) -> Worker:
     """A worker that runs `module` and sees nothing of this process but what it is given. Raises Internal.
 
     `name` is for the error's text; `source`, `output` and `complaints` are its standard streams, `kept` the
     descriptors beside them.
     """
     try:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-s", "-m", module, *arguments),
+        process = subprocess.Popen(  # noqa: ASYNC220 -- see above
+            [sys.executable, "-P", "-s", "-m", module, *arguments],
+            bufsize=0,
             stdin=source,
             stdout=output,
             stderr=complaints,
@@ -44,11 +65,62 @@ async def start(
             env={"PYTHONPATH": _SOURCE_ROOT, **environment},
             pass_fds=kept,
         )
+        worker = Worker(process, _end_of(process))
     except OSError as error:
         raise Internal(f"cannot start {name} worker: {(error.strerror or '').lower()}") from error
+    try:
+        await _connect(worker)
+    except BaseException:
+        await end(worker)
+        raise
+    return worker
 
 
-async def tell(worker: Process, document: bytes) -> None:
+def _end_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
+    """Done when the process has ended and is reaped. Raises OSError, and then it has."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.communicate()
+        raise
+
+    def reap() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        process.wait()
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(pidfd, reap)
+    return ended
+
+
+async def _connect(worker: Worker) -> None:
+    loop, process = asyncio.get_running_loop(), worker.process
+    if process.stdin is not None:
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+        transport, _ = await loop.connect_write_pipe(lambda: protocol, process.stdin)
+        worker.transports.append(transport)
+        worker.stdin = asyncio.StreamWriter(transport, protocol, None, loop)
+    if process.stdout is not None:
+        worker.stdout = await _reader(worker, process.stdout)
+    if process.stderr is not None:
+        worker.stderr = await _reader(worker, process.stderr)
+
+
+async def _reader(worker: Worker, pipe: IO[bytes]) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    worker.transports.append(transport)
+    return reader
+
+
+async def tell(worker: Worker, document: bytes) -> None:
     """Write what it is to do. A caller that is cancelled meanwhile leaves no worker behind.
 
     One that died before it read everything tells why where its end is heard of.
@@ -63,18 +135,17 @@ async def tell(worker: Process, document: bytes) -> None:
         raise
 
 
-async def end(worker: Process) -> None:
+async def end(worker: Worker) -> None:
     """Kill the worker; it is gone when this returns, and also when it is cancelled."""
-    if worker.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            worker.kill()
-    waiting = asyncio.ensure_future(worker.wait())
+    worker.process.kill()
     cancelled: asyncio.CancelledError | None = None
-    while not waiting.done():
+    while not worker.ended.done():
         try:
-            await asyncio.wait([waiting])
+            await asyncio.wait([worker.ended])
         except asyncio.CancelledError as error:
             cancelled = error
+    for transport in worker.transports:
+        transport.close()
     if cancelled is not None:
         raise cancelled
 

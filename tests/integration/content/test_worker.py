@@ -12,14 +12,15 @@ async def test_who_is_cancelled_while_telling_leaves_no_worker() -> None:
     listener = await worker.start("http.server", "test", ["--bind", "127.0.0.1", "0"])
     telling = asyncio.create_task(worker.tell(listener, bytes(8 << 20)))
     await asyncio.wait([telling], timeout=0.1)
-    assert not telling.done() and listener.returncode is None
+    assert not telling.done() and listener.process.returncode is None
     telling.cancel()
     await asyncio.wait([telling])
-    assert telling.cancelled() and listener.returncode is not None
+    assert telling.cancelled() and listener.process.returncode is not None
 
 
 async def test_who_died_before_it_was_told_is_no_error() -> None:
     gone = await worker.start("this", "test")
-    await gone.wait()
+    await gone.ended
     await worker.tell(gone, bytes(8 << 20))
-    assert gone.returncode == 0
+    assert gone.process.returncode == 0
+    await worker.end(gone)
