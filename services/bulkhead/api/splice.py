@@ -10,8 +10,8 @@ from bulkhead.api.connection import End
 
 # How long a client may go on sending after the process has ended before its connection is closed.
 FAREWELL_SECONDS = 5.0
-# Who has heard the end asks for the exit code next: what nobody waits for is done when that is answered.
-AFTERWARDS = 0.002
+# Who has heard the end asks for the exit code next, and may ask more: what nobody waits for is done after that.
+AFTERWARDS = 0.01
 
 
 async def splice(
