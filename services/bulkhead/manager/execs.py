@@ -73,6 +73,9 @@ class Execs:
     _ending: dict[str, Exec] = field(default_factory=dict)
     # Created, says their record, by a manager that may have died before it could say more; until a shim has told.
     _doubtful: set[str] = field(default_factory=set)
+    # Created, by an earlier manager: when they are forgotten unless they are started before. If their shim died with
+    # him, they may have begun and nobody knows; with dockerd none outlasts its daemon.
+    _inherited: dict[str, int] = field(default_factory=dict)
     # Created, and a shim knows them, or will in a moment: they may have begun.
     _expected: set[str] = field(default_factory=set)
     _plans: ProcessPlans = field(default_factory=ProcessPlans)
@@ -118,6 +121,8 @@ class Execs:
         """
         record = self._find(exec_id)
         container = self._container(record)
+
+        self._inherited.pop(record.id, None)
 
         async def work() -> None:
             await self._start(self._find(exec_id), container, detach=detach, size=size)
@@ -232,6 +237,7 @@ class Execs:
             if record.phase is ExecPhase.RUNNING:
                 self._watch(record)
             elif record.phase is ExecPhase.CREATED:
+                self._inherited[record.id] = time.time_ns() + KEPT_NS
                 self._doubt(record)
 
     def _doubt(self, record: Exec) -> None:
@@ -269,7 +275,7 @@ class Execs:
         """Until cancelled: forget execs that ended a while ago, or before very many others."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            if old := self._old():
+            if old := [*self._old(), *self._unclaimed()]:
                 with contextlib.suppress(BulkheadError):
                     await self.records.drop_execs(old)
 
@@ -278,6 +284,15 @@ class Execs:
         ended = [each for each in self.records.execs() if each.phase is ExecPhase.EXITED]
         ended.sort(key=lambda each: each.exited_at, reverse=True)
         return [each.id for number, each in enumerate(ended) if number >= MOST_ENDED or each.exited_at < limit]
+
+    def _unclaimed(self) -> list[str]:
+        """Those of an earlier manager that no shim knows, and nobody has asked for in all this time."""
+        now = time.time_ns()
+        late = [exec_id for exec_id, until in self._inherited.items() if until < now and exec_id not in self._doubtful]
+        found = [self.records.exec(exec_id) for exec_id in late]
+        for exec_id in late:
+            del self._inherited[exec_id]
+        return [each.id for each in found if each is not None and each.phase is ExecPhase.CREATED]
 
     async def _start(self, record: Exec, container: Container, *, detach: bool, size: tuple[int, int]) -> None:
         _check_running(self.records.index.get(container.id))

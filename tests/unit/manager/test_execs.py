@@ -281,6 +281,27 @@ async def test_a_start_that_no_record_knows_of_may_begin_after_the_next_manager(
         assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]
 
 
+async def test_what_a_dead_manager_had_made_and_no_shim_knows_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have begun under a shim that died with him: created for ever is no true word of it."""
+    monkeypatch.setattr(execs_module, "SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(execs_module, "KEPT_NS", 0)
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        lost, known, claimed = [await _created(core, container_id) for _ in range(3)]
+        await core.shim(container_id).create_exec(_asked(known))
+    async with running_core(world) as core:
+        own = await _created(core, container_id)
+        await core.core.execs.start(claimed.id, detach=True, size=(0, 0))
+        core.core.exits.actors.own(core.core.execs.keep_swept(), "sweep")
+        await eventually(lambda: core.records.exec(lost.id) is None)
+        assert {each.id for each in core.records.execs()} == {known.id, claimed.id, own.id}
+        with pytest.raises(NotFound, match=f"No such exec instance: {lost.id}"):
+            await core.core.execs.start(lost.id, detach=True, size=(0, 0))
+
+
 async def test_what_begins_after_the_next_manager_is_recorded_though_nobody_asks(tmp_path: Path) -> None:
     world = new_world(tmp_path)
     async with running_core(world) as core:
