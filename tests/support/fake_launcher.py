@@ -156,6 +156,7 @@ class FakeLauncher:
         planned: bytes = b"",
         network: tuple[str, int] | None = None,
         begun: Callable[[Any], None],
+        go: Callable[[Any, int], None] | None = None,
     ) -> FakeProcess:
         config = bundle.read(data_dir)
         assert bundle.has_terminal(config) is terminal

@@ -89,6 +89,9 @@ class ReportKind(enum.IntEnum):
     FAILPOINT = 10
 
 
+_CARRY = (ReportKind.CONSOLE, ReportKind.MOUNTED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """One message of the stage. `errno` holds the pid for PID, the stage's descriptor for LISTENER; `fd` is owned by
@@ -248,7 +251,7 @@ def _parse(data: bytes, fds: list[int]) -> Report:
     detail = data[_FIXED.size : _FIXED.size + length].decode("utf-8", "replace")
     if not ReportKind.ERROR <= kind <= ReportKind.FAILPOINT or step >= len(STEPS):
         return Report(kind=ReportKind.CLOSED)
-    fd = fds[0] if kind == ReportKind.CONSOLE and len(fds) == 1 else -1
+    fd = fds[0] if kind in _CARRY and len(fds) == 1 else -1
     return Report(kind=ReportKind(kind), step=STEPS[step], errno=errno, detail=detail, fd=fd)
 
 

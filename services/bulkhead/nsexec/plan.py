@@ -74,6 +74,7 @@ class Flag(enum.IntFlag):
     NO_SETGROUPS = 1 << 24
     TIME_OFFSETS = 1 << 25
     BIND_DEVICES = 1 << 26
+    GO_ON = 1 << 27
 
 
 _NO_FLAGS = Flag(0)

@@ -43,14 +43,25 @@ class Conversation:
     def until_ready(self, limit: Callable[[], None], mounted: Callable[[], None]) -> None:
         """`limit` the new container while it builds itself, act when its mounts and nodes are made (`mounted`),
         then wait until it is parked."""
-        self._guarded(limit)
+        root = self.until_mounted(limit, mounted)
+        if root >= 0:
+            os.close(root)
+        self._proceed()
         while (report := self._heard()).kind != ReportKind.READY:
-            if report.kind == ReportKind.MOUNTED:
-                self._guarded(mounted)
-                self._proceed()
-            else:
-                self._note(report)
+            self._note(report)
         self._tell(f"child process in init(): {self.launch.pid} waits to be started")
+
+    def until_mounted(self, limit: Callable[[], None], mounted: Callable[[], None]) -> int:
+        """The first half of that, before it is told to go on: a descriptor of its root, or -1, the caller's."""
+        self._guarded(limit)
+        while (report := self._heard()).kind != ReportKind.MOUNTED:
+            self._note(report)
+        try:
+            self._guarded(mounted)
+        except BaseException:
+            _let_go(report)
+            raise
+        return report.fd
 
     def until_running(self) -> None:
         """For a process without a park: wait for the end of the socket."""
@@ -110,12 +121,13 @@ class Conversation:
     def _report_death(self) -> None:
         while (report := self.launch.receive()).kind != ReportKind.MOUNTED:
             self._note(report)
+        _let_go(report)
 
     def _note(self, report: Report) -> None:
         if report.kind == ReportKind.CONSOLE and report.fd >= 0 and self._console < 0:
             self._console = report.fd
         elif report.kind == ReportKind.WARNING:
-            self.warnings.append(f"{report.step} {report.detail}: {os.strerror(report.errno)}")
+            self.warnings.append(_warning(report))
         elif report.kind == ReportKind.PID:
             self._adopt_final(report.errno)
         elif report.kind == ReportKind.ERROR:
@@ -166,6 +178,15 @@ class Conversation:
         os.close(stage)
 
 
+def _warning(report: Report) -> str:
+    return f"{report.step} {report.detail}: {os.strerror(report.errno)}"
+
+
+def _let_go(report: Report) -> None:
+    if report.fd >= 0:
+        os.close(report.fd)
+
+
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
@@ -177,14 +198,21 @@ def kill_and_reap(fd: int) -> None:
         pidfd.wait(fd)
 
 
-def finish(launch: Launch, fd: int, occasion: Occasion) -> bool:
+def finish(launch: Launch, fd: int, occasion: Occasion, warnings: list[str] | None = None) -> bool:
     """Let the parked process exec; True when it has, False when it was dead before. LaunchFailed when it could not;
-    it is dead and reaped then."""
+    it is dead and reaped then.
+
+    With `warnings` it was let go on before, and what it says on its way is added to them.
+    """
     try:
-        launch.proceed()
+        if warnings is None:
+            launch.proceed()
         report = launch.receive()
     except (BrokenPipeError, ConnectionResetError):
         return False
+    while warnings is not None and report.kind == ReportKind.WARNING:
+        warnings.append(_warning(report))
+        report = launch.receive()
     executed = report.kind == ReportKind.CLOSED and not launch.overdue and launch.has_executed()
     if executed:
         return True

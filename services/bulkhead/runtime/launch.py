@@ -46,7 +46,11 @@ __all__ = [
 Config = Mapping[str, Any]
 # Told of a container's process as soon as it is known, while that builds itself; what it raises ends the launch.
 Begun = Callable[["Task"], None]
+# Told of it once more when it has its mounts and limits, with a descriptor of its root (-1: none), the taker's. From
+# then on it goes on to its program, unless this raises.
+Go = Callable[["Task", int], None]
 
+_NONE = Flag(0)
 # Who joins a container can be held up by it; longer than any honest launch, shorter than our callers wait.
 _JOIN_SECONDS = 8.0
 # A new container can wait for its disk; nobody waits for it longer than that.
@@ -66,6 +70,8 @@ class Task:
     warnings: tuple[str, ...] = ()
     _launch: Launch | None = field(default=None, repr=False)
     _origin: tuple[Config, str] | None = field(default=None, repr=False)
+    # What it has warned of, of a process that was let go on already.
+    _gone_on: list[str] | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Let the created process exec; returns when it has and its poststart hooks have run.
@@ -80,10 +86,11 @@ class Task:
         config, bundle = self._origin or ({}, "")
         launch.limit(_time_limit(config, "startContainer"))
         try:
-            if not finish(launch, self.pidfd, CREATE):
+            if not finish(launch, self.pidfd, CREATE, self._gone_on):
                 raise Conflict("cannot start a container that has stopped")
         finally:
             launch.disconnect()
+            self.warnings = (*self.warnings, *(self._gone_on or ()))
         if hooks.wanted(config, "poststart"):
             self._run_poststart(config, bundle)
 
@@ -94,6 +101,13 @@ class Task:
         except LaunchFailed:
             kill_and_reap(self.pidfd)
             raise
+
+    def go_on(self) -> None:
+        """Let it go on to its program when it is there; `start` waits until it is."""
+        assert self._launch is not None
+        self._gone_on = []
+        with contextlib.suppress(BrokenPipeError):  # `start` hears why
+            self._launch.proceed()
 
     @property
     def sync_fd(self) -> int | None:
@@ -230,17 +244,26 @@ def create_planned(
     group: Callable[[str], Cgroup] = Cgroup,
     network: Network = Network(),
     begun: Begun = _ignored,
+    go: Go | None = None,
 ) -> Task:
     """The same, for a launch that was worked out before; `group` makes its cgroup of the path. `begun` hears of the
-    task before it has its console and its warnings. Raises what `create` raises."""
+    task before it has its console and its warnings. With `go` it is not parked, where that can be done without.
+
+    Raises what `create` raises.
+    """
     if rootfs is not None and rootfs.volatile:
         overlay.forgive_volatile(rootfs.work)
     config = {"linux": {"resources": planned.resources}}
     with ExitStack() as undo:
         birth = _Birth(container_id, config, "", group(planned.cgroup), undo, Manner())
         with ExitStack() as temporary:
-            birth.begin(planned.plan, _spaces(planned.clone_flags, network), stdio, (), temporary)
-        task = birth.raised(planned.plan, planned.warnings, begun)
+            go = None if planned.plan.flags & Flag.FORK_EARLY else go
+            spaces = _spaces(planned.clone_flags, network)
+            birth.begin(planned.plan, spaces, stdio, (), temporary, _NONE if go is None else Flag.GO_ON)
+        if go is None:
+            task = birth.raised(planned.plan, planned.warnings, begun)
+        else:
+            task = birth.let_go(planned.warnings, begun, go)
         undo.pop_all()
     return task
 
@@ -375,16 +398,22 @@ class _Birth:
         undo.callback(self._run_poststop)
 
     def begin(
-        self, plan: Plan | Encoded, spaces: _Spaces, stdio: StdioFds, came: Sequence[int], temporary: ExitStack
+        self,
+        plan: Plan | Encoded,
+        spaces: _Spaces,
+        stdio: StdioFds,
+        came: Sequence[int],
+        temporary: ExitStack,
+        more: Flag = _NONE,
     ) -> None:
-        """Make the group, start the stage in it."""
+        """Make the group, start the stage in it; `more` is added to what the plan asks for."""
         self._placed = _make_group(self._cgroup, self._config, self._undo, self._manner)
         group = self._cgroup if self._placed else None
         owner = translate.group_owner(self._config)
         if group and owner:
             with contextlib.suppress(PermissionError):  # an ordinary user's group is that user's already
                 group.delegate(*owner)
-        launch = _spawn(plan, spaces, group, stdio, came, temporary, CREATE)
+        launch = _spawn(plan, spaces, group, stdio, came, temporary, CREATE, more)
         if self._cgroup.is_held:
             launch.await_stage()
             self._cgroup.settled()
@@ -395,6 +424,11 @@ class _Birth:
         answers.expect(self._conversation, self._config, container_id=self._id, bundle=self._bundle)
 
     def until_ready(self, plan: Plan | Encoded) -> None:
+        self._conversation.until_ready(*self._acts())
+        self._conversation.raise_limits(plan.rlimits)
+
+    def _acts(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What is done while it builds itself, and when its mounts and nodes are made."""
         resources: Config = (self._config.get("linux") or {}).get("resources") or {}
         rules: list[Callable[[], None]] = []
 
@@ -410,8 +444,18 @@ class _Birth:
             self._move_devices()
             self._run_runtime_hooks()
 
-        self._conversation.until_ready(limit, mounted)
-        self._conversation.raise_limits(plan.rlimits)
+        return limit, mounted
+
+    def let_go(self, left_out: Sequence[str], begun: Begun, go: Go) -> Task:
+        """On its way to its program; `start` waits until it is there."""
+        task = self.task((), parked=True)
+        begun(task)
+        root = self._conversation.until_mounted(*self._acts())
+        task.warnings = (*self._conversation.warnings, *left_out)
+        task.console = self._conversation.take_console()
+        go(task, root)
+        task.go_on()
+        return task
 
     def raised(self, plan: Plan | Encoded, left_out: Sequence[str], begun: Begun) -> Task:
         """Parked in the end; `begun` is told before where the stage is to be the container's process itself."""
@@ -589,6 +633,7 @@ def _spawn(
     extra: Sequence[int],
     stack: ExitStack,
     occasion: Occasion,
+    more: Flag = _NONE,
 ) -> Launch:
     """Start the stage. A standard descriptor that is absent becomes the container's /dev/null inside."""
     opened: list[int] = []
@@ -601,7 +646,7 @@ def _spawn(
     nulls = Flag(0) if terminal else _nulls(*(fd < 0 for fd in given))
     first, second, third = (null if fd < 0 else fd for fd in given)
     try:
-        data = plan.encode(nulls)
+        data = plan.encode(nulls | more)
     except ValueError as error:
         raise InvalidArgument(f"cannot create the container: {error}") from error
     try:

@@ -142,6 +142,8 @@ class Container:
         self._ending = False
         self._on_exit: list[tuple[Callable[[ExitRecord], None], Callable[[], bool]]] = []
         self._durable = True
+        # Whether the process that was created is on its way to its program, and not parked.
+        self._has_gone_on = False
         # Whether the exit record is yet to be written: a disk has refused it.
         self.owes_record = False
         # The pidfd of a process that has ended while nobody was its shim.
@@ -220,13 +222,9 @@ class Container:
         if self._from_disk:
             self.remove()
         with ExitStack() as undo:
-            task = self._launch(terminal, options, undo)
-            failpoints.hit("shim.create.launched")
-            # What a foreign runtime has parked outlives us, and is let go of by this record.
-            if parked or options.runtime:
-                assert self._record is not None
-                self._write_record(self._record)
-            failpoints.hit("shim.create.recorded")
+            task = self._launch(terminal, options, undo, parked=parked)
+            if not self._has_gone_on:
+                self._parked(options, parked=parked)
             undo.pop_all()
         self.phase, self.exit, self._from_disk = created, None, False
         self._signals.watch(task.pid, task.pidfd, self._ended)
@@ -235,21 +233,18 @@ class Container:
     def start(self) -> int:
         """Let it exec; when it did, in Unix nanoseconds. After LaunchFailed the container has exited."""
         running = self._after(Move.START)
-        assert self._task is not None and self._record is not None
-        failpoints.hit("shim.start.begun")
-        record = replace(self._record, started_at=time.time_ns())
-        # Written before the go: a parked process dies with its shim, so one that lives has been started.
-        self._write_record(record)
+        assert self._task is not None
+        if not self._has_gone_on:
+            self._record_start()
         try:
-            failpoints.hit("shim.start.recorded")
             self._task.start()
         except LaunchFailed as failure:
             self._fail_start(failure)
             raise
         failpoints.hit("shim.start.started")
-        self.phase, self._record = running, record
+        self.phase = running
         self._check_health()
-        return record.started_at
+        return self.started_at
 
     def pause(self) -> None:
         """Freeze every process of the container. Nothing happens to one that is frozen: who asks was cut off before."""
@@ -522,10 +517,28 @@ class Container:
                 journal.close()
             raise ResourceExhausted(f"cannot open log {target.path}: {reason(error)}") from error
 
-    def _launch(self, terminal: bool, options: CreateOptions, undo: ExitStack) -> Task:
+    def _parked(self, options: CreateOptions, *, parked: bool) -> None:
+        failpoints.hit("shim.create.launched")
+        # What a foreign runtime has parked outlives us, and is let go of by this record.
+        if parked or options.runtime:
+            assert self._record is not None
+            self._write_record(self._record)
+        failpoints.hit("shim.create.recorded")
+
+    def _record_start(self) -> None:
+        """Before the go: a process that is not told to go on dies with its shim, so one that lives has been started."""
+        assert self._record is not None
+        failpoints.hit("shim.start.begun")
+        record = replace(self._record, started_at=time.time_ns())
+        self._write_record(record)
+        self._record = record
+        failpoints.hit("shim.start.recorded")
+
+    def _launch(self, terminal: bool, options: CreateOptions, undo: ExitStack, *, parked: bool) -> Task:
         streams = self.streams
         if self._from_disk and options.rootfs is not None:
             self._await_unmounted(options.rootfs)
+        self._has_gone_on = False
         streams.stdin_once = options.stdin_once
         streams.resize(options.height, options.width)
         stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
@@ -533,6 +546,13 @@ class Container:
 
         def begun(task: Task) -> None:
             self._take(task, terminal, options, undo)
+
+        def go(task: Task, root: int) -> None:
+            self._root.keep(root, options.rootfs)
+            undo.callback(self._root.drop)
+            self._parked(options, parked=False)
+            self._record_start()
+            self._has_gone_on = True
 
         task = self.launcher.create(
             container_id=self.identity.container_id,
@@ -544,9 +564,10 @@ class Container:
             planned=options.planned,
             network=options.network,
             begun=begun,
+            go=None if parked else go,
         )
         undo.callback(self._discard, task)
-        if options.rootfs is not None:
+        if options.rootfs is not None and not self._has_gone_on:
             self._root.take(task, options.rootfs)
             undo.callback(self._root.drop)
         console, task.console = task.console, None

@@ -39,6 +39,13 @@ class HeldRoot:
             self._mount = task.hold_root()
             self._work = rootfs.work
 
+    def keep(self, mount: int, rootfs: Rootfs | None) -> None:
+        """The same, of one that goes on to its start: `mount`, ours from now on, is a reference, or -1."""
+        if rootfs is not None and not rootfs.volatile:
+            self._mount, self._work = mount, rootfs.work
+        elif mount >= 0:
+            os.close(mount)
+
     def outlive(self) -> None:
         """The container has ended: who mounts its directories again has to wait from now on."""
         if self._mount >= 0:

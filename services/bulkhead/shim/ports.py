@@ -107,9 +107,15 @@ class Launcher(Protocol):
         planned: bytes = b"",
         network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
+        go: Callable[[Task, int], None] | None = None,
     ) -> Task:
         """`begun` may be told of the task, which wants its console and its warnings then, while its process still
-        builds itself. What it raises ends the launch."""
+        builds itself. What it raises ends the launch.
+
+        `go`, if it is given, may be told of it before its process goes on to its program without being parked, with a
+        descriptor that keeps the mount of its root alive (-1: none), the taker's; what it raises ends the launch.
+        `Task.start` comes after it all the same.
+        """
 
     def adopt(
         self, *, container_id: str, data_dir: str, pid: int, start_time: int, cgroup: str, runtime: Sequence[str] = ()

@@ -18,7 +18,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from bulkhead import nsexec
 from bulkhead.errors import Unavailable
@@ -178,8 +178,7 @@ class Play:
         ours = self._stage.rootfs
         rootfs = messages.OverlayRootfs(lower=[*ours.lower], upper=ours.upper, work=ours.work)
         return [
-            ("Create", messages.CreateRequest(rootfs=rootfs, log=log, planned=self._stage.planned), 1),
-            ("Start", messages.Empty(), 1),
+            ("Create", messages.CreateRequest(rootfs=rootfs, log=log, planned=self._stage.planned, start=True), 1),
             ("Wait", messages.ExecReference(), 0),
         ]
 
@@ -220,7 +219,13 @@ class StandIn(RuntimeLauncher):
         planned: bytes = b"",
         network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
+        go: Callable[[Task, int], None] | None = None,
     ) -> Task:
+        def gone(task: Task, root: int) -> None:
+            assert go is not None
+            go(task, root)
+            self._park(cast(launch.Task, task))
+
         task = super().create(
             container_id=container_id,
             data_dir=data_dir,
@@ -230,9 +235,10 @@ class StandIn(RuntimeLauncher):
             planned=planned,
             network=network,
             begun=begun,
+            go=None if go is None else gone,
         )
-        assert isinstance(task, launch.Task)
-        self._park(task)
+        if go is None:
+            self._park(cast(launch.Task, task))
         return task
 
     def _park(self, task: launch.Task) -> None:

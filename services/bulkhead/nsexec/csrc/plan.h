@@ -42,7 +42,8 @@ enum plan_flag {
     PLAN_NO_SETGROUPS = 1 << 24,     /* the user namespace forbids it */
     PLAN_TIME_OFFSETS = 1 << 25,     /* the caller sets the new time namespace's clocks */
     PLAN_BIND_DEVICES = 1 << 26,     /* device nodes cannot be made here: the host's are bound */
-    PLAN_FLAGS_KNOWN = (1 << 27) - 1,
+    PLAN_GO_ON = 1 << 27,            /* with PARK: waits once, at the end, and does not say that it does */
+    PLAN_FLAGS_KNOWN = (1 << 28) - 1,
 };
 
 enum plan_section {

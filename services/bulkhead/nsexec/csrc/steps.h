@@ -60,7 +60,7 @@ enum step { BULKHEAD_STEPS(BULKHEAD_STEP_ENUM) STEP_COUNT };
 enum report_kind {
     REPORT_ERROR = 1,   /* the launch failed: step, errno, what it was about */
     REPORT_WARNING = 2, /* something was granted less than asked */
-    REPORT_MOUNTED = 3, /* file systems and devices are there; waits for one byte */
+    REPORT_MOUNTED = 3, /* file systems and devices are there; carries the root's mount; waits for one byte, or goes on */
     REPORT_CONSOLE = 4, /* carries the pty master by SCM_RIGHTS */
     REPORT_PID = 5,     /* `error` holds the pid of the process that will exec */
     REPORT_READY = 6,   /* everything but exec is done; waits for one byte, or for its FIFO */

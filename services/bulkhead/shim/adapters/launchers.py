@@ -38,6 +38,7 @@ class Launchers:
         planned: bytes = b"",
         network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
+        go: Callable[[Task, int], None] | None = None,
     ) -> Task:
         if not runtime:
             return self._own.create(
@@ -49,6 +50,7 @@ class Launchers:
                 planned=planned,
                 network=network,
                 begun=begun,
+                go=go,
             )
         self._own.dismiss()
         if network is not None:

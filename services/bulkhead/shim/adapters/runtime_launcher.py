@@ -85,6 +85,7 @@ class RuntimeLauncher:
         planned: bytes = b"",
         network: tuple[str, int] | None = None,
         begun: Callable[[Task], None],
+        go: Callable[[Task, int], None] | None = None,
     ) -> Task:
         try:
             ahead = self._ahead() if network is None else self._given(*network)
@@ -100,6 +101,7 @@ class RuntimeLauncher:
                 group=self._group,
                 network=ahead,
                 begun=begun,
+                go=go,
             )
         finally:
             self.dismiss()

@@ -37,6 +37,15 @@ static void reset_inherited(void)
     sys1(__NR_umask, 0);
 }
 
+/* With the root's mount, for who would hold it: in a moment we may have it from nowhere but "/". */
+static void report_mounted(const struct stage *s)
+{
+    if (s->root >= 0)
+        report_fd(REPORT_MOUNTED, s->root);
+    else
+        report(REPORT_MOUNTED, STEP_NONE, 0, "");
+}
+
 static void join_keyring(const struct stage *s)
 {
     if (!wants(s, PLAN_KEYRING))
@@ -50,8 +59,9 @@ static void join_keyring(const struct stage *s)
 static void await_cgroup(const struct stage *s)
 {
     if (wants(s, PLAN_WAIT_CGROUP)) {
-        report(REPORT_MOUNTED, STEP_NONE, 0, "");
-        await_caller();
+        report_mounted(s);
+        if (!wants(s, PLAN_GO_ON))
+            await_caller();
     }
     if (wants(s, PLAN_NEW_CGROUP_NS))
         must(sys1(__NR_unshare, CLONE_NEWCGROUP), STEP_CGROUP_NAMESPACE, "unshare");
@@ -186,7 +196,7 @@ static void enter_session(const struct stage *s)
 
 static _Noreturn void run(const struct stage *s)
 {
-    if (wants(s, PLAN_PARK))
+    if (wants(s, PLAN_PARK) && !wants(s, PLAN_GO_ON))
         report(REPORT_READY, STEP_NONE, 0, "");
     if (wants(s, PLAN_FIFO)) {
         report_leave();
