@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ _LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
+    gc.collect()  # descriptors of tests before this one are not its own
     yield from boxed(tmp_path)
 
 

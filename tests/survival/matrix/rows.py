@@ -89,6 +89,7 @@ def start_late(host: Host) -> Subject:
     """Once the shim that was launched ahead has been given back."""
     subject = start(host)
     run = host.engine.instance.container_run(subject.container)
+    until(run.exists, 1.0)  # it may come after the answer
     _awaited(lambda: not run.exists(), "an end of the shim")
     return subject
 
