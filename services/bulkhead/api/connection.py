@@ -146,16 +146,20 @@ class EngineConnection(RequestHandler):
             self._feed(data)
 
     def _take_plain(self, data: bytes) -> bool:
-        """Whether all of it is one request that needs no aiohttp, which is answered then."""
-        if self._close or self._force_close or self._upgraded:
+        """Whether all of it is one request that needs no aiohttp, which is answered then.
+
+        Not what comes while an earlier one is not through: its answer may be out before the last of its body is here,
+        and that belongs to nobody else, whatever it looks like.
+        """
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._close or self._force_close or self._upgraded:
             return False
         request = PlainRequest.read(data, self)
         if request is None:
             return False
         self._request_count += 1
         self._messages.append((cast(Any, request), cast(Any, None)))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter.set_result(None)
         return True
 
     def whole(self, data: bytes) -> web.BaseRequest:

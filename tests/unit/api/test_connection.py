@@ -112,3 +112,27 @@ async def test_a_client_that_leaves_ends_what_its_plain_request_waits_for(tmp_pa
         await asyncio.wait_for(begun.wait(), 5)
         writer.close()
         await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_body_that_looks_like_a_request_is_none(tmp_path: Path) -> None:
+    """Also when its request was answered before it came, as those are that a web page may send with any body."""
+    asked: list[str] = []
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        asked.append(request.path)
+        return answers.encoded(b"x\n", 403)
+
+    body = _asking("/smuggled")
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        writer.write(f"POST /first HTTP/1.1\r\nHost: engine\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        await reader.readuntil(b"x\n")
+        writer.write(body)
+        await writer.drain()
+        # Who asks after that, and is answered, shows that it has been read.
+        others_reader, other = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        other.write(_asking("/other"))
+        await others_reader.readuntil(b"x\n")
+        other.close()
+        writer.write(_asking("/after"))
+        await reader.readuntil(b"x\n")
+    assert asked == ["/first", "/other", "/after"]
