@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ END = bytes(2 * BLOCK)
 _NAME, _PREFIX = 100, 155
 _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
+# With no names of user and group behind it; and what fills the block.
+_MAGIC, _END = b"ustar\x0000" + bytes(64), bytes(12)
+# 65520 / 255 bytes that are no zeros, at most.
+_ZEROS = BLOCK - 256
 
 
 class Member(NamedTuple):
@@ -97,19 +102,21 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
 
 def _ustar(member: Member) -> bytes:
     prefix, name = _split(member.name) or (b"", member.name[:_NAME])
-    block = bytearray(BLOCK)
-    block[: len(name)] = name
-    block[100:108] = b"%07o\0" % member.mode
-    block[108:116] = b"%07o\0" % member.uid
-    block[116:124] = b"%07o\0" % member.gid
-    block[124:136] = b"%011o\0" % member.size
-    block[136:148] = b"%011o\0" % member.mtime
-    block[148:156] = b" " * 8
-    block[156:157] = member.kind
-    block[157 : 157 + len(member.link)] = member.link
-    block[257:265] = b"ustar\x0000"
-    block[329:337] = b"%07o\0" % member.major
-    block[337:345] = b"%07o\0" % member.minor
-    block[345 : 345 + len(prefix)] = prefix
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    numbers = (member.mode, member.uid, member.gid, member.size, member.mtime)
+    before = name.ljust(_NAME, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
+    after = b"".join(
+        (
+            member.kind,
+            member.link.ljust(_NAME, b"\0"),
+            _MAGIC,
+            b"%07o\0%07o\0" % (member.major, member.minor),
+            prefix.ljust(_PREFIX, b"\0"),
+            _END,
+        )
+    )
+    return b"%b%06o\0 %b" % (before, _sum(b"%b        %b" % (before, after)), after)
+
+
+def _sum(block: bytes) -> int:
+    """Of all bytes. adler32's low half is one more than that, modulo a number which this many zeros stay below."""
+    return (zlib.adler32(block) & 0xFFFF) - 1 if block.count(0) >= _ZEROS else sum(block)

@@ -33,8 +33,7 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
-        held = memoryview(bytes(self._held))
-        self._held.clear()
+        held, self._held = memoryview(self._held), bytearray()
         while held:
             held = held[os.write(1, held) :]
 
@@ -92,18 +91,20 @@ class TreeTar:
         if kind == b"5" and not name.endswith(b"/"):
             name += b"/"
         device = info.st_rdev if kind in b"34" else 0
-        self._out.write(
-            header(
-                _member_of(entry, name)._replace(
-                    kind=kind,
-                    size=size,
-                    link=link,
-                    major=os.major(device),
-                    minor=os.minor(device),
-                    xattrs=_xattrs(entry.fd) if kind in b"05" else {},
-                )
-            )
+        member = Member(
+            name=name,
+            kind=kind,
+            mode=info.st_mode & 0o7777,
+            uid=info.st_uid,
+            gid=info.st_gid,
+            size=size,
+            mtime=info.st_mtime_ns // 1_000_000_000,
+            link=link,
+            major=os.major(device),
+            minor=os.minor(device),
+            xattrs=_xattrs(entry.fd) if kind in b"05" else {},
         )
+        self._out.write(header(member))
         if size:
             self._out.copy(entry.fd, size)
             self._out.write(padding(size))
@@ -111,19 +112,10 @@ class TreeTar:
             self._mark(entry, name + OPAQUE_NAME, info.st_mode & 0o777)
 
     def _mark(self, entry: Visited, name: bytes, mode: int) -> None:
-        self._out.write(header(_member_of(entry, name)._replace(kind=b"0", mode=mode)))
-
-
-def _member_of(entry: Visited, name: bytes) -> Member:
-    info = entry.info
-    return Member(
-        name=name,
-        kind=b"0",
-        mode=info.st_mode & 0o7777,
-        uid=info.st_uid,
-        gid=info.st_gid,
-        mtime=info.st_mtime_ns // 1_000_000_000,
-    )
+        owner, mtime = entry.info, entry.info.st_mtime_ns // 1_000_000_000
+        self._out.write(
+            header(Member(name=name, kind=b"0", mode=mode, uid=owner.st_uid, gid=owner.st_gid, mtime=mtime))
+        )
 
 
 def _target(entry: Visited) -> bytes:

@@ -18,6 +18,9 @@ MEMBERS = [
     Member(name=LONG, kind=b"0", mode=0o644),
     Member(name=LONG + b"/", kind=b"5", mode=0o644),
     Member(name=b"p" * 150 + b"/", kind=b"5", mode=0o644),
+    # The sum of this header's bytes is more than the modulus of the sum that makes it fast.
+    Member(name=b"\xc3\xbf" * 49, kind=b"2", mode=0o777, link=b"\xf4\x8f\xbf\xbf" * 25),
+    Member(name=b"\xc3\xbf" * 74 + b"/" + b"\xc3\xbf" * 49, kind=b"2", mode=0o777, link=b"\xf4\x8f\xbf\xbf" * 25),
     Member(name="gr\u00fc\u00dfe".encode(), kind=b"2", mode=0o777, link=b"l" * 200),
     Member(name=b"big", kind=b"1", mode=0o644, uid=2**31, gid=2**32 - 2, mtime=-5, link=b"file"),
     Member(name=b"x", kind=b"5", mode=0o755, xattrs={b"user.a": b"1\n2\0", b"security.capability": b"\1" * 20}),
