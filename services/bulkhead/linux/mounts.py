@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from bulkhead.linux import resolve, syscall
 
@@ -76,7 +76,9 @@ _IDMAP = 0x00100000
 _IDMAPS = frozenset({"idmap", "ridmap"})
 
 
-class MountOptions(NamedTuple):
+# Not a NamedTuple: the runtime's command starts without `typing`, and is broken by a module that brings it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOptions:
     """Parsed options. Attributes are MOUNT_ATTR_*, propagation MS_*; `data` belongs to the file system."""
 
     bind: bool = False
