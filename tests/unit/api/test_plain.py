@@ -75,6 +75,8 @@ async def test_a_plain_request_is_what_aiohttp_makes_of_it(data: bytes) -> None:
         pytest.param(b"GET /x HTTP/1.1\r\n" + HOST + b"A: \0\r\n\r\n", id="control"),
         pytest.param(b"GET /x HTTP/1.1\r\n" + HOST + HOST + b"\r\n", id="told twice"),
         pytest.param(b"GET /x HTTP/1.1\r\n\r\n", id="no fields"),
+        pytest.param(b"GET /x HTTP/1.1\r\n" + HOST + b"A:\r\n", id="cut off after an empty field"),
+        pytest.param(b"GET /x HTTP/1.1\r\nHost-Name: docker\r\n\r\n", id="no host"),
         pytest.param(b"GET /x HTTP/1.1\r\n" + HOST, id="incomplete head"),
         pytest.param(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n{", id="incomplete body"),
         pytest.param(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\n{}", id="more behind"),
@@ -98,7 +100,7 @@ def test_what_may_mean_anything_else_is_aiohttps(data: bytes) -> None:
 
 
 def test_fields_and_parameters_are_found_as_aiohttp_finds_them() -> None:
-    request = read(b"GET /x?a=1&a=2&b HTTP/1.1\r\nX-Registry-Auth: e30=\r\n\r\n")
+    request = read(b"GET /x?a=1&a=2&b HTTP/1.1\r\n" + HOST + b"X-Registry-Auth: e30=\r\n\r\n")
     assert request is not None
     assert "x-registry-AUTH" in request.headers
     assert "Upgrade" not in request.headers
