@@ -161,6 +161,13 @@ def test_a_bridge_has_one_subnet_of_a_family(either: Target, subnets: tuple[str,
     assert done.returncode == 1 and "bridge driver doesn't support multiple subnets" in done.stderr
 
 
+def test_networks_are_listed_under_either_path(either: Target) -> None:
+    """Docker has both; go-dockerclient was written against the one with a slash."""
+    with contextlib.closing(docker.DockerClient(either.socket)) as client:
+        listed = [client.api.get(f"{client.api.base_url}/v1.41/{path}").json() for path in ("networks", "networks/")]
+    assert len(listed[0]) == len(listed[1]) >= 3
+
+
 def test_packets_of_names(either: Target) -> None:
     """Codes, flags, counts and the time to live are Docker's."""
     either.ok("network", "create", "App")
