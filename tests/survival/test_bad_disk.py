@@ -170,6 +170,7 @@ HELD = (
     ("network", "create", "made"),
     ("tag", "busybox", "tagged"),
     ("commit", "runs", "committed"),
+    ("commit", "still", "committed-too"),
     ("diff", "runs"),
     ("cp", __file__, "runs:/"),
     ("cp", __file__, "idle:/"),
@@ -181,7 +182,7 @@ HELD = (
 def test_a_disk_that_stands_still_holds_only_who_writes_to_it(engine: Engine, disk: Disk) -> None:
     for name in ("runs", "forced", "killed"):
         engine.docker_ok("run", "-d", "--name", name, "busybox", "sleep", "1000")
-    for name in ("idle", "gone"):
+    for name in ("idle", "gone", "still"):
         engine.docker_ok("create", "--name", name, "busybox", "true")
     engine.docker_ok("volume", "create", "unused")
     with contextlib.ExitStack() as clients:

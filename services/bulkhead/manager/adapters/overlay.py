@@ -21,7 +21,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -31,6 +31,7 @@ from typing import BinaryIO
 from bulkhead import failpoints
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.aside import aside
+from bulkhead.content.blocking import to_its_end
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.inflate import Limits
 from bulkhead.content.unpack import UnpackResult, sync_file_system, unpack_plain
@@ -119,10 +120,10 @@ class LayerDirectories:
         settled: Settled,
     ) -> int:
         """Unpack a layer's blob, which belongs above `below`; bytes of the layer. Nothing is left when that fails."""
-        with self._ingest() as ingest:
+        async with self._ingest() as ingest:
             made = await self._filled(ingest, lambda target: self._unpack(blob, media_type, target, diff_id, told))
             await settled()
-            self._finish(made, chain, below)
+            await to_its_end(self._finish, made, chain, below)
         self._ingesting.discard(ingest.name)
         return made.size
 
@@ -131,23 +132,23 @@ class LayerDirectories:
 
         Raises as `unpack`.
         """
-        with self._ingest() as ingest:
+        async with self._ingest() as ingest:
             return await self._filled(ingest, lambda target: unpack_plain(source, target, limits))
 
-    def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
+    async def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
         """Name a layer that was made, which belongs above `below`; its bytes. If that fails it is to be dropped."""
-        self._finish(layer, chain, below)
+        await to_its_end(self._finish, layer, chain, below)
         self._ingesting.discard(layer.place.name)
         return layer.size
 
-    def drop(self, layer: Nameless) -> None:
+    async def drop(self, layer: Nameless) -> None:
         """Throw away one that was not kept; nothing happens to one that was."""
         if layer.place.name in self._ingesting:
             self._ingesting.discard(layer.place.name)
-            self._trash.throw(layer.place)
+            await to_its_end(self._trash.throw, layer.place)
 
-    @contextlib.contextmanager
-    def _ingest(self) -> Iterator[Path]:
+    @contextlib.asynccontextmanager
+    async def _ingest(self) -> AsyncIterator[Path]:
         """A place to unpack to; nothing is left of it when that fails."""
         ingest = self._root / "ingest" / secrets.token_hex(12)
         self._ingesting.add(ingest.name)
@@ -155,7 +156,7 @@ class LayerDirectories:
             yield ingest
         except BaseException as error:
             try:
-                self._trash.throw(ingest)
+                await to_its_end(self._trash.throw, ingest)
             except BulkheadError as left:
                 # The next boot sweeps it; what is told is why it failed.
                 error.add_note(str(left))
@@ -163,7 +164,7 @@ class LayerDirectories:
             raise
 
     async def _filled(self, ingest: Path, fill: Callable[[Path], Awaitable[UnpackResult]]) -> Nameless:
-        self._make_target(ingest / "fs")
+        await to_its_end(self._make_target, ingest / "fs")
         failpoints.hit("manager.layer.begun")
         result = await fill(ingest / "fs")
         failpoints.hit("manager.layer.unpacked")

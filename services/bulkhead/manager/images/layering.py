@@ -75,7 +75,7 @@ class Layering:
     async def discard(self) -> None:
         """Let go of what was made, but for what an image has taken."""
         for made in self._unpacked:
-            self._unpacker.drop(made)
+            await self._unpacker.drop(made)
         await self._collector.free_blobs(self._blobs)
 
     async def _both(

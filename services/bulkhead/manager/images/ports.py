@@ -88,10 +88,10 @@ class Layers(Protocol):
         Raises as `unpack`.
         """
 
-    def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
+    async def keep(self, layer: Nameless, chain: Digest, below: Sequence[Digest]) -> int:
         """Name a layer that was made, which belongs above `below`; its bytes."""
 
-    def drop(self, layer: Nameless) -> None:
+    async def drop(self, layer: Nameless) -> None:
         """Throw away one that was not kept; nothing happens to one that was."""
 
     def discard(self, chain: Digest) -> None:

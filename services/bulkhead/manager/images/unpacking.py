@@ -73,12 +73,12 @@ class Unpacker:
         async with self._turns.of(plan.chain_id):
             size = self._layers.size(plan.chain_id)
             if size is None:
-                size = self._layers.keep(made, plan.chain_id, plan.below)
+                size = await self._layers.keep(made, plan.chain_id, plan.below)
         return _layer(plan, size)
 
-    def drop(self, made: Nameless) -> None:
+    async def drop(self, made: Nameless) -> None:
         """See `Layers.drop`."""
-        self._layers.drop(made)
+        await self._layers.drop(made)
 
     async def _unpack(
         self, plan: LayerPlan, feed: Feed, status: str, arriving: Arriving | None, settled: Settled
