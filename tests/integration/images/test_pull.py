@@ -47,7 +47,7 @@ async def test_pulled_image_is_resolved_and_prepared(engine: Engine, registry: R
     assert engine.events.seen == [("image", "pull", "two:latest", {"name": "two"})]
 
     dirs = await engine.images.snapshots.prepare("c" * 64, image.id)
-    upper, base = (Path(path) for path in dirs.lower)
+    upper, base, _ = (Path(path) for path in dirs.lower)
     assert (upper / "hello").read_bytes() == b"two"
     assert stat.S_ISCHR((upper / "etc/gone").stat().st_mode)
     assert (base / "etc/kept").read_bytes() == b"kept"
