@@ -175,8 +175,8 @@ class Launch:
                 data, ancillary, _, _ = self._socket.recvmsg(_LARGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
                 break
             except ConnectionResetError:
-                data, ancillary = b"", []
-                break
+                # It left without reading our word, which is told once, and first: what it said before comes now.
+                continue
             except TimeoutError:
                 self._kill_if_stuck()
         # Who has said something, or ended, has left our memory.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import json
 import os
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bulkhead.errors import LaunchFailed, ResourceExhausted
+from bulkhead.nsexec import STEPS, Launch, ReportKind
 from bulkhead.runtime import launch, planned
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.ports import Rootfs, Stdio, Task
@@ -106,3 +109,15 @@ def test_what_cannot_be_executed_is_told_by_the_start(box: Box) -> None:
     with pytest.raises(LaunchFailed, match="no such file"):
         task.start()
     _gone(task)
+
+
+def test_why_it_cannot_go_on_is_heard_though_it_leaves_without_its_word() -> None:
+    """The word is there before the stage comes to that place: one that fails on its way never reads it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stage = Launch(os.getpid(), os.pidfd_open(os.getpid()), ours.detach())
+    stage.proceed()
+    theirs.send(struct.pack("=IIiI", ReportKind.ERROR, STEPS.index("exec"), 2, 0))
+    theirs.close()
+    heard = [stage.receive().kind, stage.receive().kind]
+    stage.close()
+    assert heard == [ReportKind.ERROR, ReportKind.CLOSED]
