@@ -91,7 +91,8 @@ class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
     __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_held", "_held_paused",
-                 "_listener", "_mid_head", "_peer_ended", "behind", "chunked", "endless", "hijacked")  # fmt: skip
+                 "_listener", "_mid_head", "_peer_ended", "_plain", "behind", "chunked", "endless",
+                 "hijacked")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -105,7 +106,8 @@ class EngineConnection(RequestHandler):
         self._head = b""  # a head that may be hijacked and is not complete
         self._mid_head = False  # aiohttp has the beginning of a head
         self._expected = 0  # bytes of head and body still to be handed to aiohttp
-        self._held: bytearray | None = None  # what came behind a request that may be hijacked
+        self._held: bytearray | None = None  # what came behind a request that may be hijacked, or is plain
+        self._plain = False  # it is behind one that is under way and that aiohttp does not know
         self._held_paused = False
         self._listener: Listener | None = None
         self._peer_ended = False
@@ -157,6 +159,8 @@ class EngineConnection(RequestHandler):
         request = PlainRequest.read(data, self)
         if request is None:
             return False
+        # What comes behind it is not aiohttp's before it is: their bytes would be mixed.
+        self._plain, self._expected, self._held = True, 0, bytearray()
         self._request_count += 1
         self._messages.append((cast(Any, request), cast(Any, None)))
         waiter.set_result(None)
@@ -170,6 +174,7 @@ class EngineConnection(RequestHandler):
         self._parser.message_consumed()
         request = self._request_of(message, payload)[0]
         self._current_request = request
+        self._release()
         return request
 
     def _pass_on(self, data: bytes) -> None:
@@ -196,7 +201,7 @@ class EngineConnection(RequestHandler):
             return True
         if self._request_count == self._answered:
             return None
-        if self._held is None:
+        if self._held is None or self._plain:
             # Requests already read are answered, then the connection is closed.
             self._close = True
         self._watch_hangup()
@@ -383,7 +388,7 @@ class EngineConnection(RequestHandler):
         """The handler did not take over: what was held is the next request."""
         if self._held is None or self._listener is not None:
             return
-        held, self._held = bytes(self._held), None
+        held, self._held, self._plain = bytes(self._held), None, False
         if self._held_paused:
             self._held_paused = False
             self.resume_reading()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import struct
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
@@ -136,3 +140,65 @@ async def test_a_body_that_looks_like_a_request_is_none(tmp_path: Path) -> None:
         writer.write(_asking("/after"))
         await reader.readuntil(b"x\n")
     assert asked == ["/first", "/other", "/after"]
+
+
+_NEXT = b"PUT /next HTTP/1.1\r\nHost: engine\r\nContent-Length: 200\r\n\r\n" + b"_" * 200
+
+
+@pytest.mark.parametrize("seen", [_NEXT[:20], _NEXT[:-199]], ids=["head", "body"])
+async def test_what_begins_behind_a_plain_request_is_not_mixed_with_it(tmp_path: Path, seen: bytes) -> None:
+    """Its answer may need aiohttp after all, whose parser must not be in the midst of the next one then."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    bodies: list[bytes] = []
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        if request.path == "/next":
+            assert isinstance(request, web.BaseRequest)
+            bodies.append(await request.read())
+            return answers.encoded(b"next\n")
+        assert isinstance(request, PlainRequest)
+        begun.set()
+        await go_on.wait()
+        response = web.StreamResponse()
+        await response.prepare(request.whole)
+        await response.write(b"first\n")
+        return response
+
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        writer.write(_asking("/first"))
+        await asyncio.wait_for(begun.wait(), 5)
+        writer.write(seen)
+        await _taken(writer)
+        go_on.set()
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"first\n\r\n0\r\n\r\n")
+            writer.write(_NEXT[len(seen) :])
+            await reader.readuntil(b"next\n")
+    assert bodies == [b"_" * 200]
+
+
+async def test_a_long_body_that_came_at_once_is_read_by_aiohttp_to_its_end(tmp_path: Path) -> None:
+    body = bytes(180_000)
+    plain: list[bool] = []
+    read: list[int] = []
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        plain.append(isinstance(request, PlainRequest))
+        whole = request.whole if isinstance(request, PlainRequest) else request
+        read.append(len(await whole.read()))
+        return answers.encoded(b"done\n")
+
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        for _ in range(2):
+            writer.write(b"PUT /a HTTP/1.1\r\nHost: engine\r\nContent-Length: 180000\r\n\r\n" + body)
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"done\n")
+    assert read == [len(body)] * 2
+    assert any(plain)
+
+
+async def _taken(writer: asyncio.StreamWriter) -> None:
+    """Until the engine, in this very loop, has read what was written."""
+    sock = writer.get_extra_info("socket")
+    while struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]:  # noqa: ASYNC110 -- see unix(7)
+        await asyncio.sleep(0)
