@@ -166,6 +166,11 @@ class Containers:
                 # A restart under way waits for the very end that this brings about.
                 doom.enter_context(self.exits.doomed(container_id))
                 await self.stopping.end_for_removal(container_id)
+                with contextlib.suppress(Conflict):
+                    await self._queue_removal(container_id, volumes=volumes)
+                    return
+                # A start under way was faster; there comes no other.
+                await self.stopping.end_for_removal(container_id)
             await self._queue_removal(container_id, volumes=volumes)
 
     async def unlink(self, name: str) -> None:

@@ -512,6 +512,21 @@ async def test_forced_removal_wins_over_a_restart_under_way(core: Running) -> No
         core.get(container_id)
 
 
+async def test_forced_removal_takes_one_whose_start_was_under_way(core: Running) -> None:
+    """It does not run yet when the removal comes, and runs when that has its turn."""
+    container_id = await core.create("sleep", "9")
+    gate = core.world.shims.gates["create"] = asyncio.Event()
+    starting = asyncio.create_task(core.core.containers.start(container_id))
+    actors = core.core.containers.actors
+    await eventually(lambda: ("start", RUNNING) in [(each.name, each.phase) for each in actors.in_flight])
+    removing = asyncio.create_task(core.core.containers.remove(container_id, force=True, volumes=False))
+    await eventually(lambda: QUEUED in [each.phase for each in actors.in_flight])
+    gate.set()
+    await starting
+    await removing
+    assert not core.records.index.knows(container_id)
+
+
 async def test_remove_of_a_running_container(core: Running) -> None:
     container_id = await core.run("sleep", "9", name="web")
     with pytest.raises(Conflict, match=f"You cannot remove a running container {container_id}. Stop the container"):
