@@ -515,7 +515,8 @@ async def test_forced_removal_wins_over_a_restart_under_way(core: Running) -> No
 async def test_forced_removal_takes_one_whose_start_was_under_way(core: Running) -> None:
     """It does not run yet when the removal comes, and runs when that has its turn."""
     container_id = await core.create("sleep", "9")
-    gate = core.world.shims.gates["create"] = asyncio.Event()
+    shim = await core.world.shims.ensure(container_id)
+    gate = shim.gates["create"] = asyncio.Event()
     starting = asyncio.create_task(core.core.containers.start(container_id))
     actors = core.core.containers.actors
     await eventually(lambda: ("start", RUNNING) in [(each.name, each.phase) for each in actors.in_flight])
