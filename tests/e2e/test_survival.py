@@ -85,8 +85,8 @@ def test_a_request_without_the_manager_says_who_is_away(fresh_engine: Engine) ->
 
 def test_a_start_without_the_supervisor_can_be_repeated(fresh_engine: Engine) -> None:
     """No new shim without it: a clear answer, and a container that can still be started after."""
+    fresh_engine.kill("supervisor")  # first: for a container that has just been made a shim is there already
     fresh_engine.docker_ok("create", "--name", "later", "busybox", "true")
-    fresh_engine.kill("supervisor")
     answer = fresh_engine.api("POST", "/containers/later/start")
     assert answer.status == 503
     assert "supervisor" in answer.json["message"]
