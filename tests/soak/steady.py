@@ -16,6 +16,7 @@ from typing import TextIO
 from bulkhead.ctl.engine_client import Answer, unframe
 from tests.soak.slopes import SAMPLES, Sampler
 from tests.support.engine import Engine
+from tests.support.eventually import until
 
 ANVIL = "anvil"
 _TOLD = 10
@@ -90,6 +91,8 @@ class Steady:
         for name in names:
             self._must("POST", f"/containers/create?name={name}", _SLEEP)
         self._must("POST", f"/containers/{ANVIL}/start")
+        # Shims that were launched ahead for the others are given back, and are anybody's then.
+        until(lambda: len(list((self.engine.instance.run / "containers").iterdir())) == 1)
         for name in names[1:]:
             self._idle.put(name)
         yield
