@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -132,7 +133,7 @@ def _directories(instance: Instance, ids: set[str]) -> Iterator[str]:
     yield from (f"sockets of nobody: {name}" for name in sockets)
     for passing in ("trash", "snapshots/ingest", "snapshots/trash", "content/ingest"):
         yield from (f"left in {passing}: {name}" for name in _names(instance.data / passing))
-    yield from (f"left: {path}" for path in (instance.data / "containers").glob("*/.*.tmp"))
+    yield from (f"left: {path}" for path in glob.glob(f"{instance.data}/containers/*/.*.tmp"))  # noqa: PTH207
 
 
 def _volumes(engine: Engine, instance: Instance) -> Iterator[str]:
