@@ -331,7 +331,7 @@ def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> Non
             table.maps[name] = parts
             table.elements.setdefault(name, {})
         case "add", "set":
-            kind = body.removeprefix("{ type ").removesuffix("; }")
+            kind = body.removeprefix("{ type ").removesuffix(" }").removesuffix(" flags interval;").removesuffix(";")
             table.maps[name] = (_UNNAMED.get(kind, kind), "")
             table.elements.setdefault(name, {})
         case "add", "chain":
@@ -343,9 +343,9 @@ def _change(table: FakeTable, verb: str, what: str, name: str, body: str) -> Non
         case "flush", "chain":
             table.rules[name].clear()
         case "add", "element":
-            _add_elements(table.elements[name], body)
+            _add_elements(table.elements[name], body.replace('"', ""))
         case "delete", "element":
-            for key in body.strip("{} ").split(", "):
+            for key in body.replace('"', "").strip("{} ").split(", "):
                 if key not in table.elements[name]:
                     raise Internal("cannot change the firewall: No such file or directory")
                 del table.elements[name][key]

@@ -16,7 +16,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from bulkhead.linux.netlink import Deletions, Netlink, attribute, attributes, message, nest, of_kinds
@@ -45,7 +45,8 @@ _GETGEN, _NO_SUCH_PART = 0x0A10, (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno
 _GETTABLE, _GETSETELEM = 0x0A01, 0x0A0D
 _NEWSETELEM, _DELSETELEM, _F_CREATE = 0x0A0C, 0x0A0E, 0x400
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
-_ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
+_ELEM_KEY, _ELEM_DATA, _ELEM_FLAGS, _ELEM_KEY_END, _DATA_VALUE = 1, 2, 3, 10, 1
+_INTERVAL_END = attribute(_ELEM_FLAGS, (1).to_bytes(4, "big"))
 _FAMILIES = {"inet": 1, "bridge": 7}
 _IFNAMSIZ = 16
 _LARGEST_INTEGER = 16  # bytes; those of a payload that is compared as it comes
@@ -157,16 +158,27 @@ def transaction(requests: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def change_elements(
-    family: str, table: str, collection: str, types: tuple[str, str], entries: Elements, *, delete: bool
+    family: str,
+    table: str,
+    collection: str,
+    types: tuple[str, str],
+    entries: Elements,
+    *,
+    delete: bool,
+    interval: bool = False,
 ) -> bytes:
     """Add elements to a map or set, or delete them from it.
 
     `types` are those of keys and values ("" in a set) as nft(8) spells them, " . " between the parts
-    of a concatenation; `entries` are keys in parts, with their values likewise joined. Adding what
-    is there is no error (with another value it is EEXIST or EBUSY); deleting what is not is ENOENT.
+    of a concatenation; `entries` are keys in parts, with their values likewise joined. In a set with
+    the flag `interval` an address is that of a network, with its prefix length. Adding what is there
+    is no error (with another value it is EEXIST or EBUSY); deleting what is not is ENOENT.
     """
     key_type, value_type = types[0], "" if delete else types[1]
-    listed = b"".join(_element(key_type, key, value_type, value) for key, value in entries.items())
+    if interval:
+        listed = b"".join(_interval(key_type, key) for key in entries)
+    else:
+        listed = b"".join(_element(key_type, key, value_type, value) for key, value in entries.items())
     body = _collection(family, table, collection) + nest(_LIST_ELEMENTS, listed)
     return message(_DELSETELEM, 0, body) if delete else message(_NEWSETELEM, _F_CREATE, body)
 
@@ -227,6 +239,31 @@ def _element(key_type: str, key: Sequence[str], value_type: str, value: str) -> 
     if value_type:
         element += nest(_ELEM_DATA, attribute(_DATA_VALUE, _packed(value_type, value.split(" . "))))
     return nest(_LIST_ELEM, element)
+
+
+def _interval(key_type: str, key: Sequence[str]) -> bytes:
+    """An element of a set with the flag `interval`: of a concatenation one with two keys, of one part two elements."""
+    bounds = [_bounds(part) for part in key]
+    first, last = (_packed(key_type, [each[end] for each in bounds]) for end in (0, 1))
+    if len(key) > 1:
+        return nest(
+            _LIST_ELEM,
+            nest(_ELEM_KEY, attribute(_DATA_VALUE, first)) + nest(_ELEM_KEY_END, attribute(_DATA_VALUE, last)),
+        )
+    begin = nest(_LIST_ELEM, nest(_ELEM_KEY, attribute(_DATA_VALUE, first)))
+    after = int.from_bytes(last, "big") + 1
+    if after >> 8 * len(last):
+        return begin  # up to the last address there is
+    beyond = attribute(_DATA_VALUE, after.to_bytes(len(last), "big"))
+    return begin + nest(_LIST_ELEM, nest(_ELEM_KEY, beyond) + _INTERVAL_END)
+
+
+def _bounds(part: str) -> tuple[str, str]:
+    """The first and the last address of a network; what is none is both."""
+    if "/" not in part:
+        return part, part
+    network = ip_network(part)
+    return str(network[0]), str(network[-1])
 
 
 def _packed(kinds: str, parts: Sequence[str]) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ class Real:
 
     def published(self, instance: Instance = INSTANCE) -> int:
         table = self._host.table(instance)
-        return -1 if table is None else sum(len(elements) for elements in table.elements.values())
+        return -1 if table is None else _count(table.elements)
 
 
 class Fake:
@@ -94,7 +95,12 @@ class Fake:
 
     def published(self, instance: Instance = INSTANCE) -> int:
         table = self._kernel.tables.get(f"inet {instance.nft_table}")
-        return -1 if table is None else sum(len(elements) for elements in table.elements.values())
+        return -1 if table is None else _count(table.elements)
+
+
+def _count(held: Mapping[str, Mapping[Any, str]]) -> int:
+    """The ports that a table publishes, or exposes."""
+    return sum(len(elements) for name, elements in held.items() if name.startswith(("published", "exposed")))
 
 
 Site = Real | Fake

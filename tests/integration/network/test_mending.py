@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import errno
 import re
+import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -139,3 +142,90 @@ def _answers(host: Host) -> bool:
     except OSError:
         return False
     return True
+
+
+# As it was when each bridge had rules of its own.
+OLD = f"""
+table inet {TABLE} {{
+  map published {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
+  map published_any {{
+    type inet_proto . inet_service : ipv4_addr . inet_service
+    elements = {{ 6 . 8080 : 172.30.0.2 . 80 }}
+  }}
+  map published6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
+  map published6_any {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+  set exposed {{ type ipv4_addr . inet_proto . inet_service; }}
+  set exposed6 {{ type ipv6_addr . inet_proto . inet_service; }}
+  chain guard {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname "{BRIDGE}" ip daddr 127.0.0.0/8 drop comment "a"
+  }}
+  chain prerouting {{
+    type nat hook prerouting priority -100; policy accept;
+    meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @published_any comment "b"
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @published_any comment "c"
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority 100; policy accept;
+    oifname != "{BRIDGE}" ip saddr 172.30.0.0/24 masquerade comment "d"
+    oifname "{BRIDGE}" ip saddr 127.0.0.0/8 masquerade comment "e"
+    oifname "{BRIDGE}" ip saddr 172.30.0.0/24 ct status dnat masquerade comment "f"
+  }}
+  chain forward {{
+    type filter hook forward priority 0; policy accept;
+    ct state established,related accept comment "g"
+    iifname "{BRIDGE}" oifname "{BRIDGE}" accept comment "h"
+    oifname "{BRIDGE}" ct status dnat accept comment "i"
+    oifname "{BRIDGE}" drop comment "j"
+  }}
+}}
+"""
+
+
+@on_private_host
+async def test_a_successor_takes_over_the_table_of_an_older_version_under_traffic(host: Host) -> None:
+    """Each bridge had rules of its own once: neither a connection nor a published port notices the change."""
+    network = await _booted(host)
+    world, container = host.world(), host.netns()
+    endpoint = await network.attach(ID, container, ports=[WEB])
+    as_it_should_be = host.table()
+    host.nft(f"delete table inet {TABLE}\n{OLD}")
+    server = host.listen(container, "0.0.0.0", 80)
+    client = host.connect(world, HOST, 8080)
+    kept, _ = server.accept()
+    with kept, ThreadPoolExecutor(3) as pool:
+        over = threading.Event()
+        pool.submit(_accept_until, over, server)
+        visits = [pool.submit(_visit_until, over, host, namespace) for namespace in (world, None)]
+        successor = host.network()
+        try:
+            await successor.ensure()
+            assert host.table() == as_it_should_be, "before the records are known what is published stays"
+            await successor.reconcile([endpoint])
+        finally:
+            over.set()
+        assert all(visit.result() for visit in visits)
+        client.sendall(b"still here")
+        kept.settimeout(PATIENCE)
+        assert kept.recv(100) == b"still here"
+    assert host.table() == as_it_should_be
+
+
+def _accept_until(over: threading.Event, server: socket.socket) -> None:
+    server.settimeout(0.1)
+    while not over.is_set():
+        with contextlib.suppress(TimeoutError):
+            server.accept()[0].close()
+
+
+def _visit_until(over: threading.Event, host: Host, namespace: int | None) -> int:
+    """How many connections to the published port were made, one after the other; raises when one was not."""
+    address, made = "127.0.0.1" if namespace is None else HOST, 0
+    # Paced: a host that calls itself soon meets a port of its own that the kernel still holds.
+    while not over.wait(0.005) or not made:
+        host.connect(namespace, address, 8080, timeout=0.9).close()
+        made += 1
+    return made

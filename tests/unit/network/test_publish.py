@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -82,11 +83,24 @@ async def test_a_port_that_leads_to_the_wrong_container_is_corrected_even_withou
     ]
 
 
-async def test_another_bridge_changes_rules_and_leaves_elements_alone() -> None:
+async def test_another_bridge_adds_elements_and_leaves_the_rules_alone() -> None:
     both = publish.desired("t", [BRIDGE, OTHER], [WEB, DB])
     commands = tables.changes(both, await _table(MAKE), prune=True)
-    assert not [command for command in commands if "element" in command or "table" in command]
+    assert commands and all(command.startswith("add element inet t ") for command in commands)
     assert tables.changes(both, await _table(MAKE, commands), prune=True) == []
+
+
+async def test_a_bridge_that_is_a_word_of_nft_s_language_is_quoted() -> None:
+    named = publish.desired("t", [replace(BRIDGE, name="accept")], [])
+    assert 'add element inet t home { "accept" . 10.0.0.0/24 }' in tables.changes(named, None, prune=True)
+
+
+async def test_subnets_that_overlap_are_masqueraded_as_the_widest() -> None:
+    """The kernel refuses intervals that overlap, and with them all that is changed beside them."""
+    inner = replace(OTHER, v4=_plan("10.0.0.128/25"))
+    wanted = publish.desired("t", [inner, BRIDGE], [])
+    assert wanted.elements["masqueraded"] == {("10.0.0.0/24",): ""}
+    assert wanted.elements["home"].keys() == {("br0", "10.0.0.0/24"), ("br1", "10.0.0.128/25")}
 
 
 def _with_a_foreign_chain(objects: list[dict[str, Any]]) -> None:
@@ -120,7 +134,9 @@ async def test_a_table_of_another_shape_is_replaced_in_one_transaction_with_its_
     assert commands[:2] == ["delete table inet t", "add table inet t"]
     assert (await _table(MAKE, commands)).elements == WANTED.elements
     pruned = tables.changes(nobody, tables.actual("inet", "t", objects), prune=True)
-    assert (await _table(MAKE, pruned)).elements == {name: {} for name in publish.LAYOUT.types}
+    kept = (await _table(MAKE, pruned)).elements
+    assert kept == nobody.elements
+    assert not kept["published_any"] and not kept["published"]
 
 
 async def test_removals_do_not_mind_what_is_gone_already() -> None:

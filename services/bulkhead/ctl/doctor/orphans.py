@@ -31,6 +31,8 @@ from bulkhead.model.network import MAC, bridge_name, link_local, parent_name
 
 # Writable layers, volumes and layers are there before their record, for so long at most (seconds).
 BEING_MADE = 600.0
+# What the host is called on every bridge (manager/networks/ports.py).
+_ROUTER = "fe80::1"
 _SHIM_TITLE = re.compile(r"bulkhead-shim: ([0-9a-f]{12})\b")
 
 
@@ -150,7 +152,7 @@ def _delete_link(name: str) -> None:
 
 
 def _elements(instance: Instance, known: Records) -> Iterator[Finding]:
-    """An element is owned when an address, MAC or interface in it is a live container's or a bridge's."""
+    """An element is owned when an address, MAC, interface or subnet in it is a live container's or a network's."""
     owned = _owned_words(instance, known)
     for family in purging.NFT_FAMILIES:
         for collection, element in _listed(instance.nft_table, family):
@@ -168,10 +170,13 @@ def _owned_words(instance: Instance, known: Records) -> set[str]:
     with netlink.Netlink() as kernel:
         bridges = [link for link in kernel.links() if link.kind == "bridge" and purging.is_made_by(instance, link)]
         indices = {link.index for link in bridges}
-        words |= {str(interface.ip) for index, interface in kernel.addresses() if index in indices}
+        own = [interface for index, interface in kernel.addresses() if index in indices]
+    words |= {str(part) for interface in own for part in (interface.ip, interface.network)}
     words |= {text for link in bridges for text in (link.name, link.mac)}
-    for record in known.networks.values():
-        words |= {str(block.get("gateway")) for block in record.get("blocks") or ()}
+    words |= {instance.bridge, instance.subnet, instance.subnet6, _ROUTER}
+    for identity, record in known.networks.items():
+        words.add(bridge_name(identity, _options(record)))
+        words |= {str(block.get(key)) for block in record.get("blocks") or () for key in ("gateway", "subnet")}
     macs = [*(link.mac for link in bridges), *(str(one.get("mac")) for one in known.attachments)]
     words |= {str(link_local(mac)) for mac in macs if MAC.fullmatch(mac)}
     return {_normal(word) for word in words}
@@ -235,7 +240,7 @@ def _key(element: Any) -> list[str]:
 def _delete_element(family: str, table: str, collection: str, key: list[str]) -> None:
     rules = nftables.Nftables()
     try:
-        words = " . ".join(json.dumps(word) if re.search(r"[^0-9A-Za-z.:]", word) else word for word in key)
+        words = " . ".join(json.dumps(word) if re.search(r"[^0-9A-Za-z.:/]", word) else word for word in key)
         rules.run(f"delete element {family} {table} {collection} {{ {words} }}")
     finally:
         rules.close()

@@ -238,6 +238,7 @@ class NetlinkKernel:
                 (each.key_type, each.value_type),
                 each.entries,
                 delete=each.delete,
+                interval=each.interval,
             )
             for each in change.elements
         ]

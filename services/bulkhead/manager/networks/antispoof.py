@@ -22,7 +22,7 @@ from ipaddress import IPv6Address
 
 from bulkhead.manager.networks.ports import LINK_GATEWAY, Bridge
 from bulkhead.manager.networks.tables import Elements, Key, Layout, Table
-from bulkhead.model.network import Endpoint, link_local, parsed
+from bulkhead.model.network import Endpoint, IPAddress, link_local, parsed
 
 _TARGET = "@th,64,128"
 LAYOUT = Layout(
@@ -60,16 +60,19 @@ _RULES = {
 
 def desired(name: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint]) -> Table:
     """The table as it should be for these bridges and live endpoints."""
-    gateways: list[Elements] = [
-        {
-            "addresses": _keys(bridge, 4),
-            "addresses6": _keys(bridge, 6),
-            "claimed6": _claims(bridge),
-            "macs": {(bridge.mac,): ""},
-        }
-        for bridge in bridges
-    ]
-    return LAYOUT.table(name, _RULES, [*gateways, *(elements_of(endpoint) for endpoint in endpoints)])
+    gateways = [elements_of_bridge(bridge) for bridge in bridges]
+    return LAYOUT.table(name, _RULES, [_ROUTER, *gateways, *(elements_of(endpoint) for endpoint in endpoints)])
+
+
+def elements_of_bridge(bridge: Bridge) -> Elements:
+    """The set elements that keep its gateway's addresses and MAC for the host."""
+    own = _addresses(bridge, 6)
+    return {
+        "addresses": {(str(each),): "" for each in _addresses(bridge, 4)},
+        "addresses6": {(str(each),): "" for each in own},
+        "claimed6": {(_claim(each),): "" for each in own},
+        "macs": {(bridge.mac,): ""},
+    }
 
 
 def elements_of(endpoint: Endpoint) -> Elements:
@@ -88,20 +91,26 @@ def elements_of(endpoint: Endpoint) -> Elements:
     own = (IPv6Address(endpoint.address6), link_local(mac))
     held["addresses6"] = {(str(address),): "" for address in own}
     held["holders6"] = {(interface, mac, str(address)): "" for address in own}
-    held["targets6"] = {(interface, mac, f"{int(address):#x}"): "" for address in own}
-    held["claimed6"] = {(f"{int(address):#x}",): "" for address in own}
+    held["targets6"] = {(interface, mac, _claim(address)): "" for address in own}
+    held["claimed6"] = {(_claim(address),): "" for address in own}
     return held
 
 
-def _keys(bridge: Bridge, version: int) -> dict[Key, str]:
-    """What the host is called on a bridge."""
+def _addresses(bridge: Bridge, version: int) -> list[IPAddress]:
+    """What the host alone is called, on this bridge alone."""
     own = [each.ip for each in bridge.addresses if each.version == version]
-    own += [link_local(bridge.mac), LINK_GATEWAY.ip] if bridge.v6 and version == 6 else []
-    return {(str(address),): "" for address in own}
+    return [*own, link_local(bridge.mac)] if bridge.v6 and version == 6 else own
 
 
-def _claims(bridge: Bridge) -> dict[Key, str]:
-    return {(f"{int(IPv6Address(address)):#x}",): "" for (address,) in _keys(bridge, 6)}
+def _claim(address: IPAddress) -> str:
+    return f"{int(address):#x}"
+
+
+# What a router is called on every bridge: whichever of them there are.
+_ROUTER: Elements = {
+    "addresses6": {(str(LINK_GATEWAY.ip),): ""},
+    "claimed6": {(_claim(LINK_GATEWAY.ip),): ""},
+}
 
 
 def probe(name: str) -> list[str]:

@@ -187,7 +187,8 @@ class ElementChange:
     """Elements to add to an nftables map or set, or to delete from it.
 
     Types are spelt as nft(8) spells them (`value_type` empty for a set), " . " between the parts of
-    a concatenation; `entries` are keys in parts, with their values likewise joined.
+    a concatenation; `entries` are keys in parts, with their values likewise joined. In an `interval`
+    set the last part is a network.
     """
 
     family: str
@@ -197,6 +198,7 @@ class ElementChange:
     value_type: str
     entries: Mapping[tuple[str, ...], str]
     delete: bool = False
+    interval: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,17 @@ table inet <name>
   published_any  protocol . port           -> container address . port   every host address
   published6, published6_any               the same of IPv6
   exposed        container address . protocol . port    reached there, on a routed network (and exposed6)
+  bridges        all of ours
+  bridges4       those with IPv4
+  internal       those that nothing leaves
+  reached        those that published ports lead into
+  connected      bridge . bridge (the same one)   its containers reach each other
+  separated      bridge . bridge (the same one)   they do not
+  home           bridge . its subnet
+  masqueraded    subnets that leave under the host's address
+  unprotected    bridge . its subnet, of which every port is reached
+  routed         bridge . its subnet, of which the exposed ports are
+  home6, masqueraded6, unprotected6, routed6      the same of IPv6
   guard          what comes from a bridge never claims to be, or reaches, the host's loopback
   prerouting     published ports for packets that arrive
   output         published ports for the host's own packets, localhost included
@@ -12,16 +23,20 @@ table inet <name>
   forward        into a bridge: answers, its own containers, published ports; nothing else
                  out of an internal one: nothing
                  into others' bridges: published ports, where another firewall was opened for us
+
+The rules are the same however many networks there are: what a packet costs does not depend on that, nor what one more
+network does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from bulkhead.manager.networks.ports import Bridge
 from bulkhead.manager.networks.tables import Elements, Key, Layout, Table
-from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, AddressPlan, Endpoint, GatewayMode, PortBinding
+from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, Endpoint, GatewayMode, IPNetwork, PortBinding
+from bulkhead.model.replacing import replace
 
 LAYOUT = Layout(
     family="inet",
@@ -39,7 +54,26 @@ LAYOUT = Layout(
         "published6_any": ("inet_proto . inet_service", "ipv6_addr . inet_service"),
         "exposed": ("ipv4_addr . inet_proto . inet_service", ""),
         "exposed6": ("ipv6_addr . inet_proto . inet_service", ""),
+        "bridges": ("ifname", ""),
+        "bridges4": ("ifname", ""),
+        "internal": ("ifname", ""),
+        "reached": ("ifname", ""),
+        "connected": ("ifname . ifname", ""),
+        "separated": ("ifname . ifname", ""),
+        "home": ("ifname . ipv4_addr", ""),
+        "home6": ("ifname . ipv6_addr", ""),
+        "masqueraded": ("ipv4_addr", ""),
+        "masqueraded6": ("ipv6_addr", ""),
+        "unprotected": ("ifname . ipv4_addr", ""),
+        "unprotected6": ("ifname . ipv6_addr", ""),
+        "routed": ("ifname . ipv4_addr", ""),
+        "routed6": ("ifname . ipv6_addr", ""),
     },
+    intervals=frozenset(
+        f"{collection}{family}"
+        for collection in ("home", "masqueraded", "unprotected", "routed")
+        for family in ("", "6")
+    ),
 )
 _DNAT = (
     "meta nfproto ipv4 dnat ip to ip daddr . meta l4proto . th dport map @published",
@@ -47,9 +81,44 @@ _DNAT = (
     "meta nfproto ipv6 dnat ip6 to ip6 daddr . meta l4proto . th dport map @published6",
     "meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @published6_any",
 )
+# What reaches containers at their own addresses, by the set that says so.
+_OPENINGS = {GatewayMode.UNPROTECTED: "unprotected", GatewayMode.ROUTED: "routed"}
 _TO_LOOPBACK = "ip daddr 127.0.0.0/8"
 # The kernel takes no answer from a bridge for ::1: whoever is there on the host listens for himself, shims included.
 _TO_LOOPBACK6 = "ip6 daddr ::1"
+
+
+_RULES = {
+    # route_localnet opens both directions; the guard closes the one that nobody needs.
+    "guard": (f"iifname @bridges4 {_TO_LOOPBACK} drop", "iifname @bridges4 ip saddr 127.0.0.0/8 drop"),
+    # A neighbour may send anything: only the host itself reaches what is published on 127.0.0.1.
+    "prerouting": (f"{_TO_LOOPBACK} return", f"{_TO_LOOPBACK6} return", *_DNAT),
+    "output": (f"{_TO_LOOPBACK6} return", *_DNAT),
+    "postrouting": (
+        # A container calls a published port of its own network: the answer must come back through us.
+        "oifname . ip saddr @home ct status dnat masquerade",
+        "oifname . ip saddr @home return",
+        "ip saddr @masqueraded masquerade",
+        "oifname @bridges4 ip saddr 127.0.0.0/8 masquerade",
+        "oifname . ip6 saddr @home6 ct status dnat masquerade",
+        "oifname . ip6 saddr @home6 return",
+        "ip6 saddr @masqueraded6 masquerade",
+    ),
+    "forward": (
+        "ct state established,related accept",
+        "iifname . oifname @connected accept",
+        "iifname . oifname @separated drop",
+        "iifname @internal drop",
+        "oifname @reached ct status dnat accept",
+        "oifname . ip daddr @unprotected accept",
+        "oifname . ip6 daddr @unprotected6 accept",
+        "oifname . ip daddr @routed icmp type echo-request accept",
+        "oifname . ip daddr @routed ip daddr . meta l4proto . th dport @exposed accept",
+        "oifname . ip6 daddr @routed6 icmpv6 type echo-request accept",
+        "oifname . ip6 daddr @routed6 ip6 daddr . meta l4proto . th dport @exposed6 accept",
+        "oifname @bridges drop",
+    ),
+}
 
 
 def desired(
@@ -60,10 +129,23 @@ def desired(
     `uplinks` are the host's ways out when another firewall, which drops by default, accepts our bridges: what it kept
     from the networks of others (their bridges, dockerd's say) we keep from them ourselves. None without one.
     """
-    rules = _rules(bridges)
-    if uplinks is not None and bridges:
-        rules["forward"] += [_fence(bridges, uplinks)]
-    return LAYOUT.table(name, rules, (elements_of(endpoint) for endpoint in endpoints))
+    fence = () if uplinks is None else (_fence(uplinks),)
+    rules = {**_RULES, "forward": (*_RULES["forward"], *fence)}
+    of_bridges = [elements_of_bridge(bridge) for bridge in bridges]
+    table = LAYOUT.table(name, rules, [*of_bridges, *(elements_of(endpoint) for endpoint in endpoints)])
+    widest = {f"masqueraded{family}": _widest(table.elements[f"masqueraded{family}"]) for family in ("", "6")}
+    return replace(table, elements={**table.elements, **widest})
+
+
+def _widest(subnets: Mapping[Key, str]) -> Mapping[Key, str]:
+    """Without those that are part of others: the kernel takes no intervals that overlap. Networks' subnets do only
+    where the default one's was set to what a user's has already."""
+    kept: dict[Key, str] = {}
+    last: IPNetwork | None = None
+    for subnet in sorted((ip_network(text) for (text,) in subnets), key=lambda each: (int(each[0]), each.prefixlen)):
+        if last is None or subnet[0] not in last:
+            kept[str(subnet),], last = "", subnet
+    return kept
 
 
 def elements_of(endpoint: Endpoint) -> Elements:
@@ -77,15 +159,31 @@ def elements_of(endpoint: Endpoint) -> Elements:
     return held
 
 
-def _fence(bridges: Sequence[Bridge], uplinks: Sequence[str]) -> str:
-    ours, ways_out = _interfaces(bridge.name for bridge in bridges), _interfaces(uplinks)
-    besides = f"oifname != {ways_out} " if uplinks else ""
-    return f'iifname {ours} {besides}meta oifkind "bridge" ct status & dnat == 0 drop'
+def elements_of_bridge(bridge: Bridge) -> Elements:
+    """The set elements that make a bridge what it is."""
+    itself: dict[Key, str] = {(bridge.name,): ""}
+    held: dict[str, dict[Key, str]] = {
+        "bridges": itself,
+        "internal" if bridge.internal else "reached": itself,
+        "connected" if bridge.interconnected else "separated": {(bridge.name, bridge.name): ""},
+    }
+    if bridge.v4 is not None:
+        held["bridges4"] = itself
+    for plan, word in bridge.families:
+        family = "" if word == "ip" else "6"
+        home: dict[Key, str] = {(bridge.name, str(plan.subnet)): ""}
+        held[f"home{family}"] = home
+        if bridge.masquerade and not bridge.internal and plan.mode is not GatewayMode.ROUTED:
+            held[f"masqueraded{family}"] = {(str(plan.subnet),): ""}
+        if not bridge.internal and (collection := _OPENINGS.get(plan.mode)) is not None:
+            held[f"{collection}{family}"] = home
+    return held
 
 
-def _interfaces(names: Iterable[str]) -> str:
-    quoted = ", ".join(f'"{name}"' for name in names)
-    return f"{{ {quoted} }}"
+def _fence(uplinks: Sequence[str]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in uplinks)
+    besides = f"oifname != {{ {quoted} }} " if uplinks else ""
+    return f'iifname @bridges {besides}meta oifkind "bridge" ct status & dnat == 0 drop'
 
 
 def _element(endpoint: Endpoint, port: PortBinding) -> tuple[str, Key, str]:
@@ -100,59 +198,3 @@ def _element(endpoint: Endpoint, port: PortBinding) -> tuple[str, Key, str]:
         return f"published{family}_any", (protocol, str(port.host_port)), target
     host = str(IPv6Address(port.host_ip) if port.is_ipv6 else IPv4Address(port.host_ip))
     return f"published{family}", (host, protocol, str(port.host_port)), target
-
-
-def _rules(bridges: Sequence[Bridge]) -> dict[str, list[str]]:
-    rules: dict[str, list[str]] = {
-        "guard": [],
-        # A neighbour may send anything: only the host itself reaches what is published on 127.0.0.1.
-        "prerouting": [f"{_TO_LOOPBACK} return", f"{_TO_LOOPBACK6} return", *_DNAT],
-        "output": [f"{_TO_LOOPBACK6} return", *_DNAT],
-        "postrouting": [],
-        "forward": ["ct state established,related accept"],
-    }
-    for bridge in bridges:
-        name = f'"{bridge.name}"'
-        if bridge.v4 is not None:
-            # route_localnet opens both directions; the guard closes the one that nobody needs.
-            rules["guard"] += [f"iifname {name} {_TO_LOOPBACK} drop", f"iifname {name} ip saddr 127.0.0.0/8 drop"]
-        rules["postrouting"] += _translations(bridge, name)
-        rules["forward"] += _passages(bridge, name)
-    return rules
-
-
-def _translations(bridge: Bridge, name: str) -> list[str]:
-    """Which packets leave under the host's address."""
-    rules = []
-    for plan, word in bridge.families:
-        from_it = f"{word} saddr {plan.subnet}"
-        if bridge.masquerade and not bridge.internal and plan.mode is not GatewayMode.ROUTED:
-            rules += [f"oifname != {name} {from_it} masquerade"]
-        if word == "ip":
-            rules += [f"oifname {name} ip saddr 127.0.0.0/8 masquerade"]
-        # A container calls a published port of its own network: the answer must come back through us.
-        rules += [f"oifname {name} {from_it} ct status dnat masquerade"]
-    return rules
-
-
-def _passages(bridge: Bridge, name: str) -> list[str]:
-    """Which packets cross the host into the bridge, or out of it."""
-    rules = [f"iifname {name} oifname {name} {'accept' if bridge.interconnected else 'drop'}"]
-    if bridge.internal:
-        rules += [f"iifname {name} drop"]
-    else:
-        rules += [f"oifname {name} ct status dnat accept"]
-        rules += [each for plan, word in bridge.families for each in _openings(plan, word, name)]
-    return [*rules, f"oifname {name} drop"]
-
-
-def _openings(plan: AddressPlan, word: str, name: str) -> list[str]:
-    """What else reaches containers at their own addresses."""
-    to_it = f"oifname {name} {word} daddr {plan.subnet}"
-    if plan.mode is GatewayMode.UNPROTECTED:
-        return [f"{to_it} accept"]
-    if plan.mode is GatewayMode.ROUTED:
-        echo = "icmp type echo-request" if word == "ip" else "icmpv6 type echo-request"
-        family = "" if word == "ip" else "6"
-        return [f"{to_it} {echo} accept", f"{to_it} {word} daddr . meta l4proto . th dport @exposed{family} accept"]
-    return []

@@ -30,7 +30,8 @@ class Table:
     """What a table holds: rules by chain as digests in order, elements by map or set.
 
     `hooks` are (type, hook, priority) by chain, `types` (key, value or "" for a set) by collection.
-    `text` spells the rules by digest, `spelled` types that have no name, in a table as it should be.
+    `text` spells the rules by digest, `spelled` types that have no name, `intervals` are the sets of networks, in a
+    table as it should be.
     """
 
     family: str
@@ -41,6 +42,7 @@ class Table:
     elements: Elements
     text: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, str] = field(default_factory=dict)
+    intervals: frozenset[str] = frozenset()
 
     @property
     def path(self) -> str:
@@ -55,6 +57,8 @@ class Layout:
     hooks: Mapping[str, tuple[str, str, int]]
     types: Mapping[str, tuple[str, str]]
     spelled: Mapping[str, str] = field(default_factory=dict)
+    # Sets whose elements' last part is a network ("10.0.0.0/24"), which holds all its addresses.
+    intervals: frozenset[str] = frozenset()
 
     def table(self, name: str, rules: Mapping[str, Sequence[str]], elements: Iterable[Elements]) -> Table:
         """A table of this kind as it should be, with all of `elements`."""
@@ -71,6 +75,7 @@ class Layout:
             elements=held,
             text={_digest(rule): rule for chain in rules.values() for rule in chain},
             spelled=self.spelled,
+            intervals=self.intervals,
         )
 
     def additions(self, name: str, elements: Elements) -> list[ElementChange]:
@@ -95,6 +100,7 @@ class Layout:
             key_type=key_type,
             value_type=value_type,
             entries=held,
+            interval=collection in self.intervals,
         )
 
 
@@ -157,7 +163,8 @@ def _frame(wanted: Table) -> list[str]:
         if value:
             commands.append(f"add map {wanted.path} {name} {{ type {key} : {value}; }}")
         else:
-            commands.append(f"add set {wanted.path} {name} {{ {wanted.spelled.get(name, f'type {key}')}; }}")
+            flags = " flags interval;" if name in wanted.intervals else ""
+            commands.append(f"add set {wanted.path} {name} {{ {wanted.spelled.get(name, f'type {key}')};{flags} }}")
     for name, (kind, hook, priority) in wanted.hooks.items():
         commands.append(
             f"add chain {wanted.path} {name} {{ type {kind} hook {hook} priority {priority}; policy accept; }}"
@@ -167,7 +174,7 @@ def _frame(wanted: Table) -> list[str]:
 
 
 def _fill(wanted: Table, elements: Elements) -> list[str]:
-    return [_add(wanted.path, name, held) for name, held in elements.items() if held]
+    return [_add(wanted, name, held) for name, held in elements.items() if held]
 
 
 def _rule_changes(wanted: Table, found: Table) -> list[str]:
@@ -184,8 +191,8 @@ def _element_changes(wanted: Table, found: Table, *, prune: bool, spared: Keys) 
         right, there = (_without(table.elements[name], spared.get(name, ())) for table in (wanted, found))
         wrong = {key: value for key, value in there.items() if right.get(key, None if prune else value) != value}
         missing = {key: value for key, value in right.items() if there.get(key) != value}
-        commands += [_delete(wanted.path, name, wrong)] if wrong else []
-        commands += [_add(wanted.path, name, missing)] if missing else []
+        commands += [_delete(wanted, name, wrong)] if wrong else []
+        commands += [_add(wanted, name, missing)] if missing else []
     return commands
 
 
@@ -199,13 +206,21 @@ def _add_rules(wanted: Table, chain: str) -> list[str]:
     ]
 
 
-def _add(table: str, name: str, held: Mapping[Key, str]) -> str:
-    listed = (f"{' . '.join(key)} : {value}" if value else " . ".join(key) for key, value in held.items())
-    return f"add element {table} {name} {{ {', '.join(listed)} }}"
+def _add(table: Table, name: str, held: Mapping[Key, str]) -> str:
+    pairs = zip(_spelt(table, name, held), held.values(), strict=True)
+    listed = (f"{key} : {value}" if value else key for key, value in pairs)
+    return f"add element {table.path} {name} {{ {', '.join(listed)} }}"
 
 
-def _delete(table: str, name: str, held: Mapping[Key, str]) -> str:
-    return f"delete element {table} {name} {{ {', '.join(' . '.join(key) for key in held)} }}"
+def _delete(table: Table, name: str, held: Mapping[Key, str]) -> str:
+    return f"delete element {table.path} {name} {{ {', '.join(_spelt(table, name, held))} }}"
+
+
+def _spelt(table: Table, name: str, held: Iterable[Key]) -> list[str]:
+    """Keys as nft(8) reads them: users name bridges as they like, words of its language included."""
+    kinds = table.types[name][0].split(" . ")
+    pattern = " . ".join('"{}"' if kind == "ifname" else "{}" for kind in kinds)
+    return [pattern.format(*key) for key in held]
 
 
 def _digest(rule: str) -> str:
@@ -225,8 +240,14 @@ def _listed_elements(found: Mapping[str, Any]) -> dict[Key, str]:
 
 
 def _parts(value: object) -> Key:
-    """The parts of a key or value as the listing has it: one scalar, or several concatenated."""
+    """The parts of a key or value as the listing has it: one scalar or network, or several concatenated."""
     if isinstance(value, dict) and "elem" in value:
         return _parts(value["elem"]["val"])
-    parts = value["concat"] if isinstance(value, dict) else [value]
-    return tuple(_PROTOCOL_NAMES.get(str(part), str(part)) for part in parts)
+    parts = value["concat"] if isinstance(value, dict) and "concat" in value else [value]
+    return tuple(_part(part) for part in parts)
+
+
+def _part(part: object) -> str:
+    if isinstance(part, dict) and "prefix" in part:
+        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+    return _PROTOCOL_NAMES.get(str(part), str(part))
