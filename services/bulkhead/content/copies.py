@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, dataclass
 from subprocess import DEVNULL, PIPE
@@ -19,7 +20,6 @@ from bulkhead.errors import Internal
 _WORKER = "bulkhead.content.copy_worker"
 _PIECE = 1 << 20
 _HEAD = 64 << 10
-_MAGIC = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +64,14 @@ async def read(wanted: Wanted, blocking: Blocking) -> AsyncGenerator[PathStat | 
             yield piece
 
 
-async def fill(wanted: Wanted, archive: AsyncIterator[bytes]) -> None:
-    """Unpack the archive, compressed or not, into the directory that is there.
+async def fill(wanted: Wanted, inlet: socket.socket) -> None:
+    """Unpack the archive, compressed or not, that comes to `inlet` (`content.inlets`) into the directory that is there.
 
     Raises NotFound and Forbidden with Docker's texts, InvalidArgument, for a damaged archive too, Internal,
     ResourceExhausted: what was unpacked by then stays, as with Docker.
     """
-    first = await anext(archive, b"")
-    worker = await _start("fill", wanted, magic=first[:_MAGIC], output=DEVNULL)
+    worker = await _start("fill", wanted, output=DEVNULL, inlet=inlet.fileno())
     try:
-        assert worker.stdin is not None
-        with contextlib.suppress(ConnectionError):
-            worker.stdin.write(first)
-            async for piece in archive:
-                worker.stdin.write(piece)
-                await worker.stdin.drain()
-            worker.stdin.close()
         await trees.settle(worker)
     finally:
         await end(worker)
@@ -94,11 +86,9 @@ async def _reading(want: str, wanted: Wanted) -> AsyncIterator[int]:
         with contextlib.suppress(OSError):
             fcntl.fcntl(receiving, fcntl.F_SETPIPE_SZ, _PIECE)
         try:
-            worker = await _start(want, wanted, magic=b"", output=sending)
+            worker = await _start(want, wanted, output=sending)
         finally:
             os.close(sending)
-        assert worker.stdin is not None
-        worker.stdin.close()
         try:
             yield receiving
         except EOFError:
@@ -126,16 +116,18 @@ def _stat(line: bytes) -> PathStat:
     return PathStat(**json.loads(line))
 
 
-async def _start(want: str, wanted: Wanted, *, magic: bytes, output: int) -> Worker:
+async def _start(want: str, wanted: Wanted, *, output: int, inlet: int | None = None) -> Worker:
     told = {
         **{name: value for name, value in asdict(wanted).items() if name not in ("layers", "places")},
         "layers": wanted.layers._asdict(),
         "places": [list(place) for place in wanted.places],
         "parent": os.getpid(),
         "want": want,
-        "magic": magic.hex(),
+        "inlet": inlet,
     }
-    document = json.dumps(told).encode()
-    worker = await start(_WORKER, "copy", output=output, complaints=PIPE)
-    await tell(worker, len(document).to_bytes(4, "big") + document)
+    kept = () if inlet is None else (inlet,)
+    worker = await start(_WORKER, "copy", output=output, complaints=PIPE, kept=kept)
+    await tell(worker, json.dumps(told).encode())
+    assert worker.stdin is not None
+    worker.stdin.close()
     return worker

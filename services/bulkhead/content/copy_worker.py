@@ -1,8 +1,8 @@
 """The process behind `docker cp`: looks at, reads or fills a path of a container, confined to the container's files.
 
-Its stdin begins with four bytes, the length of a JSON object that says what to do (`copies.Wanted`); for `fill` the
-archive follows. On stdout, for `look` and `read`, a line of JSON says what is at the path; for `read` the tar
-follows. The last line of stderr is `r`, or `e <class of errors.py> <message as hex digits>`.
+Its stdin is a JSON object that says what to do (`copies.Wanted`). For `fill` the archive comes to a socket of its own
+(`inlets`). On stdout, for `look` and `read`, a line of JSON says what is at the path; for `read` the tar follows. The
+last line of stderr is `r`, or `e <class of errors.py> <message as hex digits>`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 from bulkhead import errors
 from bulkhead.content import confine, container_view
 from bulkhead.content.copy_in import CopyIn, Target
-from bulkhead.content.inflate import Limits, bounded, preload, read_fd
+from bulkhead.content.inflate import Limits, bounded, preload
+from bulkhead.content.inlets import Incoming
 from bulkhead.content.tarstream import TarStream
 from bulkhead.content.treetar import Output, TreeTar
 from bulkhead.content.treewalk import Visited, visit, walk
@@ -49,24 +50,16 @@ def main() -> NoReturn:
 
 
 def _told_what() -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(_exactly(int.from_bytes(_exactly(4), "big")))
+    with open(0, "rb") as stdin:
+        told: dict[str, Any] = json.load(stdin)
     return told
-
-
-def _exactly(count: int) -> bytes:
-    held = b""
-    while len(held) < count:
-        piece = os.read(0, count - len(held))
-        if not piece:
-            raise BrokenPipeError
-        held += piece
-    return held
 
 
 def _run(wanted: dict[str, Any]) -> None:
     confine.die_with_parent(wanted["parent"])
     _limit()
-    preload(bytes.fromhex(wanted["magic"]))
+    archive = None if wanted["inlet"] is None else Incoming(wanted["inlet"])
+    preload(archive.head if archive else b"")
     os.umask(0)
     # Looked up before there is no /proc but what the container could have put there.
     descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -74,14 +67,14 @@ def _run(wanted: dict[str, Any]) -> None:
     root = container_view.enter(
         layers,
         [container_view.Place(*each) for each in wanted["places"]],
-        writable=wanted["want"] == "fill",
+        writable=archive is not None,
         read_only=wanted["read_only"],
     )
     place = _Place(root, descriptors, wanted["path"], wanted["ref"])
-    if wanted["want"] == "fill":
+    if archive is not None:
         with container_view.as_root(layers):
             confine.die_with_parent(wanted["parent"])  # which a change of ids has ended
-            _fill(place, wanted, layers)
+            _fill(place, wanted, layers, archive)
     else:
         _show(place, with_tar=wanted["want"] == "read")
 
@@ -197,7 +190,7 @@ def _pack(found: Visited, base: bytes) -> None:
     TreeTar(named=named).write(everything())
 
 
-def _fill(place: _Place, wanted: dict[str, Any], layers: container_view.Layers) -> None:
+def _fill(place: _Place, wanted: dict[str, Any], layers: container_view.Layers, archive: Incoming) -> None:
     try:
         fd = resolve.open_in_root(place.root, place.path, os.O_PATH)
     except _MISSING:
@@ -208,7 +201,7 @@ def _fill(place: _Place, wanted: dict[str, Any], layers: container_view.Layers) 
     if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
         raise errors.Forbidden(_read_only(path, [each[1] for each in wanted["places"]]))
     owner = tuple(wanted["owner"]) if wanted["owner"] else None
-    pieces = bounded(read_fd(0), Limits(), lambda _: None)
+    pieces = bounded(archive.read, Limits(), lambda _: None)
     tar = TarStream(lambda: next(pieces, b""))
     try:
         target = Target(place.root, path.rstrip("/"), wanted["keep_kinds"], owner, layers.uids, layers.gids)

@@ -20,8 +20,6 @@ from bulkhead.model.digest import Digest
 _WORKER = "bulkhead.content.unpack_worker"
 # In the place of the marks' pipe: there are none, the layer itself comes through one.
 PIPE = "pipe"
-# mallopt(3): pieces of an archive are used again and again, and not given back to the kernel and zeroed each time.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 # Before another try to write into a pipe that holds thousands of marks (seconds).
 _FULL_PIPE = 0.05
 
@@ -164,7 +162,7 @@ def _opening() -> Iterator[None]:
 
 
 async def _start(source: int, arguments: list[str], *kept: int) -> Worker:
-    return await start(_WORKER, "unpack", arguments, source=source, kept=kept, environment=_MALLOC)
+    return await start(_WORKER, "unpack", arguments, source=source, kept=kept)
 
 
 def _arguments(target: Path, expected: Digest | None, limits: Limits) -> list[str]:

@@ -12,18 +12,18 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from types import MappingProxyType
 from typing import IO
 
 from bulkhead import errors
 from bulkhead.errors import BulkheadError, Internal
 
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+# mallopt(3): pieces of an archive are used again and again, and not given back to the kernel and zeroed each time.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +47,6 @@ async def start(
     output: int = PIPE,
     complaints: int = DEVNULL,
     kept: Sequence[int] = (),
-    environment: Mapping[str, str] = _NOTHING,
 ) -> Worker:
     """A worker that runs `module` and sees nothing of this process but what it is given. Raises Internal.
 
@@ -62,7 +61,7 @@ async def start(
             stdout=output,
             stderr=complaints,
             cwd="/",
-            env={"PYTHONPATH": _SOURCE_ROOT, **environment},
+            env={"PYTHONPATH": _SOURCE_ROOT, **_MALLOC},
             pass_fds=kept,
         )
         worker = Worker(process, _end_of(process))

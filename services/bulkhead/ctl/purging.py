@@ -31,7 +31,7 @@ DEATH_SECONDS = 10.0
 NFT_FAMILIES = ("inet", "bridge")
 _RUN_PATTERNS = (
     *("*.sock", "*.pid", "*.lock", "*.stacks", ".*.stacks.tmp", "log", "containers", "cache", "netns", "names", "tmp"),
-    "failpoints",
+    *("inlets", "failpoints"),
 )
 _DATA_PATTERNS = (
     *("bulkhead.db", "bulkhead.db-*", "content", "snapshots", "containers", "volumes", "trash", "registry"),

@@ -15,6 +15,7 @@ import structlog
 from bulkhead.content import later
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.durable import disk_errors
+from bulkhead.content.inlets import Inlets
 from bulkhead.errors import BulkheadError
 from bulkhead.linux import process
 from bulkhead.linux.cgroups import Cgroup, hierarchies
@@ -265,6 +266,7 @@ def _archives(
             volumes=core.volumes,
             actors=actors,
             blocking=blocking,
+            inlets=Inlets(instance.inlets),
             scratch=instance.data / "snapshots" / "ingest",
         )
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from bulkhead.content import copies
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.container_view import Layers, Place
 from bulkhead.content.copies import PathStat, Wanted
+from bulkhead.content.inlets import Inlets
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed
 from bulkhead.linux import detached, resolve
 from bulkhead.manager.actors import Actors
@@ -56,6 +58,7 @@ class Archiving:
     volumes: Volumes
     actors: Actors
     blocking: Blocking
+    inlets: Inlets
     scratch: Path
 
     async def look(self, ref: str, path: str) -> PathStat:
@@ -76,24 +79,27 @@ class Archiving:
                     await self._announce(container, "archive-path")
                 yield piece
 
-    async def write(self, ref: str, path: str, how: Writing, archive: AsyncIterator[bytes]) -> None:
-        """Unpack an archive into the directory at the path. Raises Forbidden for one that is read-only."""
+    async def fill(self, ref: str, path: str, how: Writing) -> AsyncGenerator[str, None]:
+        """Unpack an archive into the directory at the path: says where it is awaited, and ends when it is unpacked.
+
+        Raises Forbidden for a directory that is read-only.
+        """
         container = self._present(ref)
-        if container.phase.alive:
-            await self._write(container, ref, path, how, archive)
-        else:
+        with self.inlets.opened() as inlet:
+            yield inlet.getsockname()
+            if container.phase.alive:
+                await self._fill(container, ref, path, how, inlet)
+                return
             await self.actors.perform(
                 container.id,
                 "copy to",
-                lambda: self._write(self._present(container.id), ref, path, how, archive),
+                lambda: self._fill(self._present(container.id), ref, path, how, inlet),
                 seconds=WRITE_SECONDS,
             )
 
-    async def _write(
-        self, container: Container, ref: str, path: str, how: Writing, archive: AsyncIterator[bytes]
-    ) -> None:
+    async def _fill(self, container: Container, ref: str, path: str, how: Writing, inlet: socket.socket) -> None:
         async with self._wanted(container, ref, path, how) as wanted:
-            await copies.fill(wanted, archive)
+            await copies.fill(wanted, inlet)
         await self._announce(container, "extract-to-dir")
 
     async def _announce(self, container: Container, action: str) -> None:

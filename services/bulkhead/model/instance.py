@@ -82,6 +82,11 @@ class Instance:
         return self.run / "names"
 
     @property
+    def inlets(self) -> Path:
+        """Where archives for containers come in, past the manager: a socket for each."""
+        return self.run / "inlets"
+
+    @property
     def docker_socket(self) -> Path:
         return self.run / "docker.sock"
 

@@ -123,7 +123,7 @@ async def _encoded(messages: AsyncIterator[Any], failed: list[Exception]) -> Asy
 
 
 class _Translating(ServiceStub):
-    """The four call shapes of a generated stub, each translated."""
+    """The call shapes of a generated stub that there are, each translated."""
 
     peer = ""
 
@@ -199,40 +199,6 @@ class _Translating(ServiceStub):
                 async with aclosing(cast(Messages, told)) as answers:
                     async for message in answers:
                         yield message
-
-    async def _stream_unary(
-        self,
-        route: str,
-        request_iterator: Any,
-        request_type: Any,
-        response_type: Any,
-        *,
-        timeout: float | None = None,
-        deadline: Any = None,
-        metadata: Any = None,
-    ) -> Any:
-        count_call(self.peer, route)
-        failed: list[Exception] = []
-        try:
-            with translated(self.peer):
-                async with _passage(self.channel, route) as passage:
-                    if passage is not None:
-                        told = _encoded(request_iterator, failed)
-                        return decode(response_type, await passage.answer(route, told, telemetry.request_id()))
-                with _apart(self.channel) as own:
-                    return await own._stream_unary(
-                        route,
-                        request_iterator,
-                        request_type,
-                        response_type,
-                        timeout=timeout,
-                        deadline=deadline,
-                        metadata=self._metadata(metadata),
-                    )
-        except Exception:
-            if failed:
-                raise failed[0] from None
-            raise
 
     async def _stream_stream(
         self,

@@ -27,12 +27,11 @@ TYPE_END = 0x12
 # A list of ten thousand containers is several megabytes; both ends are the same user's.
 LIMIT = 256 << 20
 # Answers in parts that may come this way: of a few messages, which need no flow control.
-SHORT = frozenset(("/bulkhead.manager.v1.Containers/Wait",))
+SHORT = frozenset(("/bulkhead.manager.v1.Archives/Fill", "/bulkhead.manager.v1.Containers/Wait"))
 # Calls that carry files, of any length: over HTTP/2 they were held to a quarter of a gigabyte per second.
 BODIES = frozenset(
     (
         "/bulkhead.manager.v1.Archives/Read",
-        "/bulkhead.manager.v1.Archives/Write",
         "/bulkhead.manager.v1.Filesystems/Export",
         "/bulkhead.manager.v1.Filesystems/Import",
         "/bulkhead.manager.v1.Images/Load",

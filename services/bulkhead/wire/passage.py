@@ -41,7 +41,6 @@ class Passage(asyncio.Protocol):
         self._hello: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._heard: Held | None = None
         self._drain = Drain()
-        self._answer = b""
 
     async def hello(self) -> bool:
         """Whether the other end understands. Raises ConnectionResetError when it is not our own user's."""
@@ -67,12 +66,6 @@ class Passage(asyncio.Protocol):
         finally:
             telling.cancel()
             await asyncio.wait([telling])
-
-    async def answer(self, route: str, messages: AsyncIterator[bytes], request_id: str) -> bytes:
-        """The one answer to a request in parts. Raises as `tell`."""
-        async for _ in self.tell(route, messages, request_id):
-            pass
-        return self._answer
 
     def end(self) -> None:
         """Close the connection; the server ends a call that is under way."""
@@ -105,9 +98,7 @@ class Passage(asyncio.Protocol):
 
     def _receive(self, received: Frame) -> None:
         if received.type == TYPE_RESPONSE:
-            response = direct.answered(received.payload)
-            status = response.status
-            self._answer = response.payload
+            status = direct.answered(received.payload).status
             self._hear(error_of(status.code, status.message) if status is not None and status.code else None)
         elif received.type == direct.TYPE_DATA:
             self._hear(received.payload)

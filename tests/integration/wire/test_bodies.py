@@ -15,16 +15,12 @@ from bulkhead import errors
 from bulkhead.wire import direct, passage
 from bulkhead.wire.client import Messages, ServiceChannel, channel, stub
 from bulkhead.wire.gen.bulkhead.manager.v1 import (
-    ArchivesBase,
-    ArchivesStub,
     ImagesBase,
     ImagesStub,
     LoadRequest,
     Progress,
     SaveRequest,
     SaveResponse,
-    WriteArchiveRequest,
-    WriteArchiveResponse,
 )
 from bulkhead.wire.server import bind, serve
 
@@ -32,7 +28,7 @@ PIECE = bytes(range(256)) * 1024
 MANY = 64
 
 
-class Files(ImagesBase, ArchivesBase):
+class Files(ImagesBase):
     """Sends pieces and counts them, reads them when it may, and remembers how a call ended."""
 
     def __init__(self) -> None:
@@ -53,16 +49,8 @@ class Files(ImagesBase, ArchivesBase):
         finally:
             self.left.set()
 
-    async def write(self, messages: AsyncIterator[WriteArchiveRequest]) -> WriteArchiveResponse:
-        await self._read(messages)
-        return WriteArchiveResponse()
-
     async def load(self, messages: AsyncIterator[LoadRequest]) -> AsyncIterator[Progress]:
         yield Progress(status="begun")
-        await self._read(messages)
-        yield Progress(current=len(self.received))
-
-    async def _read(self, messages: AsyncIterator[WriteArchiveRequest] | AsyncIterator[LoadRequest]) -> None:
         try:
             await self.may_read.wait()
             async for message in messages:
@@ -70,27 +58,15 @@ class Files(ImagesBase, ArchivesBase):
                     raise errors.InvalidArgument("not that")
                 self.received.append(message.data)
                 self.heard.set()
+            yield Progress(current=len(self.received))
         finally:
             self.left.set()
-
-
-class Archives(ArchivesBase):
-    """The half of `Files` that is another service."""
-
-    def __init__(self, files: Files) -> None:
-        self.write = files.write  # type: ignore[method-assign]
-
-
-class Images(ImagesBase):
-    def __init__(self, files: Files) -> None:
-        self.save = files.save  # type: ignore[method-assign]
-        self.load = files.load  # type: ignore[method-assign]
 
 
 @pytest.fixture
 async def files(tmp_path: Path) -> AsyncIterator[Files]:
     found = Files()
-    async with serve([Images(found), Archives(found)], tmp_path / "s.sock"):
+    async with serve([found], tmp_path / "s.sock"):
         yield found
 
 
@@ -108,10 +84,6 @@ class Source:
         self.pieces, self.taken = pieces, 0
         self._fails, self._stalls = fails, stalls
 
-    async def writes(self) -> AsyncIterator[WriteArchiveRequest]:
-        async for piece in self._all():
-            yield WriteArchiveRequest(data=piece)
-
     async def loads(self) -> AsyncIterator[LoadRequest]:
         async for piece in self._all():
             yield LoadRequest(data=piece)
@@ -126,6 +98,11 @@ class Source:
             await asyncio.Event().wait()
 
 
+async def load(over: ServiceChannel, source: Source) -> list[Progress]:
+    """Send it; the answers."""
+    return [each async for each in stub(ImagesStub, over, "manager").load(source.loads())]
+
+
 async def test_a_file_comes_whole_and_in_frames(tmp_path: Path, files: Files, over: ServiceChannel) -> None:
     found = await passage.opened(tmp_path / "s.sock")
     assert found is not None
@@ -137,7 +114,7 @@ async def test_a_file_comes_whole_and_in_frames(tmp_path: Path, files: Files, ov
 async def test_a_file_goes_whole(files: Files, over: ServiceChannel) -> None:
     """An empty piece is a piece like others, and no end."""
     pieces = (b"", *[PIECE] * MANY, b"", b"end")
-    await stub(ArchivesStub, over, "manager").write(Source(*pieces).writes())
+    await load(over, Source(*pieces))
     assert files.received == list(pieces)
 
 
@@ -165,7 +142,7 @@ async def test_a_sender_waits_for_a_reader_who_stands_still(files: Files, over: 
 async def test_a_caller_waits_for_a_service_that_does_not_read(files: Files, over: ServiceChannel) -> None:
     files.may_read.clear()
     source = Source(*[PIECE] * MANY)
-    writing = asyncio.create_task(stub(ArchivesStub, over, "manager").write(source.writes()))
+    writing = asyncio.create_task(load(over, source))
     seen = -1
     while source.taken != seen or not seen:
         seen = source.taken
@@ -200,24 +177,21 @@ async def test_a_file_that_breaks_off_is_never_taken_for_whole(
     """Whoever sends it hears their own error; the service hears of no end."""
     source = Source(PIECE, fails=kind("the client went away"))
     with pytest.raises(kind, match="the client went away"):
-        await stub(ArchivesStub, over, "manager").write(source.writes())
+        await load(over, source)
     await files.left.wait()
-    with pytest.raises(kind, match="the client went away"):
-        async for _ in stub(ImagesStub, over, "manager").load(source.loads()):
-            pass
 
 
 async def test_a_refusal_is_heard_before_the_file_has_gone(files: Files, over: ServiceChannel) -> None:
     source = Source(b"refused", *[PIECE] * MANY, stalls=True)
     with pytest.raises(errors.InvalidArgument, match="not that"):
-        await stub(ArchivesStub, over, "manager").write(source.writes())
+        await load(over, source)
 
 
 async def test_a_call_ends_with_its_service(tmp_path: Path, over: ServiceChannel) -> None:
     found = Files()
-    async with serve([Archives(found)], tmp_path / "s.sock"):
+    async with serve([found], tmp_path / "s.sock"):
         source = Source(PIECE, stalls=True)
-        writing = asyncio.create_task(stub(ArchivesStub, over, "manager").write(source.writes()))
+        writing = asyncio.create_task(load(over, source))
         await found.heard.wait()
     with pytest.raises(errors.Unavailable):
         await writing
@@ -227,10 +201,10 @@ async def test_a_call_ends_with_its_service(tmp_path: Path, over: ServiceChannel
 async def test_a_service_that_knows_only_grpc_is_sent_files_in_grpc(tmp_path: Path, over: ServiceChannel) -> None:
     """While an installation is upgraded, old and new services meet."""
     found = Files()
-    server = Server([Archives(found)])
+    server = Server([found])
     await server.start(sock=bind(tmp_path / "s.sock"))
     try:
-        await stub(ArchivesStub, over, "manager").write(Source(PIECE, b"end").writes())
+        await load(over, Source(PIECE, b"end"))
         assert found.received == [PIECE, b"end"]
     finally:
         server.close()

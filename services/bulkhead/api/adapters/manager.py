@@ -6,6 +6,7 @@ channel works again when it is back.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -13,6 +14,7 @@ from typing import cast
 
 from grpclib.client import Channel
 
+from bulkhead.api.adapters.inlet import pour
 from bulkhead.api.adapters.remembered import ReadingStub, Remembered
 from bulkhead.api.call import Filters
 from bulkhead.api.ports import (
@@ -50,7 +52,7 @@ from bulkhead.model.execs import ExecSpec
 from bulkhead.model.network import NetworkRecord
 from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume
-from bulkhead.wire.client import stub
+from bulkhead.wire.client import Messages, stub
 from bulkhead.wire.convert import to_message, to_model
 from bulkhead.wire.creation import Creating
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
@@ -170,12 +172,23 @@ class ManagerArchives:
             yield part.data if part.stat is None else to_model(PathStat, part.stat)
 
     async def write(self, where: Unpack, data: AsyncIterator[bytes]) -> None:
-        async def requests() -> AsyncIterator[wire.WriteArchiveRequest]:
-            yield to_message(wire.WriteArchiveRequest, where)
-            async for part in data:
-                yield wire.WriteArchiveRequest(data=part)
+        async with contextlib.aclosing(self._fill(where)) as answers:
+            tasks = [asyncio.ensure_future(pour(await anext(answers), data)), asyncio.ensure_future(anext(answers, ""))]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
-        await self._stub.write(requests())
+    async def _fill(self, where: Unpack) -> AsyncGenerator[str]:
+        """Where the archive is awaited; ends when it is unpacked."""
+        told = cast(Messages, self._stub.fill(to_message(wire.FillRequest, where)))
+        async with contextlib.aclosing(told) as answers:
+            async for answer in answers:
+                yield answer.socket
 
 
 class ManagerUpdates:

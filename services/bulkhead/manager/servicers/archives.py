@@ -29,14 +29,8 @@ class ArchivesServicer(api.ArchivesBase):
                 else:
                     yield api.ReadArchiveResponse(data=piece)
 
-    async def write(self, messages: AsyncIterator[api.WriteArchiveRequest]) -> api.WriteArchiveResponse:
-        first = await anext(messages, api.WriteArchiveRequest())
-        how = Writing(keep_kinds=first.keep_kinds, as_user=first.as_user)
-        await self._archiving.write(first.ref, first.path, how, _pieces(messages))
-        return api.WriteArchiveResponse()
-
-
-async def _pieces(messages: AsyncIterator[api.WriteArchiveRequest]) -> AsyncIterator[bytes]:
-    async for message in messages:
-        if message.data:
-            yield message.data
+    async def fill(self, message: api.FillRequest) -> AsyncIterator[api.FillResponse]:
+        how = Writing(keep_kinds=message.keep_kinds, as_user=message.as_user)
+        async with contextlib.aclosing(self._archiving.fill(message.ref, message.path, how)) as inlets:
+            async for inlet in inlets:
+                yield api.FillResponse(socket=inlet)

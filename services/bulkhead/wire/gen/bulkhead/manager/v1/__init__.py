@@ -38,6 +38,8 @@ __all__ = (
     "ExportResponse",
     "FilesystemsBase",
     "FilesystemsStub",
+    "FillRequest",
+    "FillResponse",
     "Finding",
     "HistoryEntry",
     "HistoryResponse",
@@ -156,8 +158,6 @@ __all__ = (
     "WaitContainerRequest",
     "WaitContainerResponse",
     "WatchStatisticsRequest",
-    "WriteArchiveRequest",
-    "WriteArchiveResponse",
 )
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -518,6 +518,28 @@ class ExportResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "ExportResponse", ExportResponse)
+
+
+@dataclass(eq=False, repr=False)
+class FillRequest(betterproto2.Message):
+    ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    keep_kinds: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+
+    as_user: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "FillRequest", FillRequest)
+
+
+@dataclass(eq=False, repr=False)
+class FillResponse(betterproto2.Message):
+    socket: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("bulkhead.manager.v1", "FillResponse", FillResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1898,30 +1920,6 @@ class WatchStatisticsRequest(betterproto2.Message):
 default_message_pool.register_message("bulkhead.manager.v1", "WatchStatisticsRequest", WatchStatisticsRequest)
 
 
-@dataclass(eq=False, repr=False)
-class WriteArchiveRequest(betterproto2.Message):
-    ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
-
-    path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-
-    keep_kinds: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
-
-    as_user: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
-
-    data: "bytes" = betterproto2.field(5, betterproto2.TYPE_BYTES)
-
-
-default_message_pool.register_message("bulkhead.manager.v1", "WriteArchiveRequest", WriteArchiveRequest)
-
-
-@dataclass(eq=False, repr=False)
-class WriteArchiveResponse(betterproto2.Message):
-    pass
-
-
-default_message_pool.register_message("bulkhead.manager.v1", "WriteArchiveResponse", WriteArchiveResponse)
-
-
 class ArchivesStub(betterproto2_grpclib.ServiceStub):
     """
     Single paths of containers, as `docker cp` copies them.
@@ -1967,27 +1965,28 @@ class ArchivesStub(betterproto2_grpclib.ServiceStub):
         ):
             yield response
 
-    async def write(
+    async def fill(
         self,
-        messages: "AsyncIterable[WriteArchiveRequest] | Iterable[WriteArchiveRequest]",
+        message: "FillRequest",
         *,
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
-    ) -> "WriteArchiveResponse":
+    ) -> "AsyncIterator[FillResponse]":
         """
-        The first message says where to; data follows.
+        Answers at once with a Unix socket, to which the archive is written; its end is told by shutdown(2), for a
+        connection that is closed has broken off. The answer ends when everything is unpacked.
         """
 
-        return await self._stream_unary(
-            "/bulkhead.manager.v1.Archives/Write",
-            messages,
-            WriteArchiveRequest,
-            WriteArchiveResponse,
+        async for response in self._unary_stream(
+            "/bulkhead.manager.v1.Archives/Fill",
+            message,
+            FillResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
-        )
+        ):
+            yield response
 
 
 class ContainersStub(betterproto2_grpclib.ServiceStub):
@@ -3129,12 +3128,14 @@ class ArchivesBase(betterproto2_grpclib.ServiceBase):
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ReadArchiveResponse()
 
-    async def write(self, messages: "AsyncIterator[WriteArchiveRequest]") -> "WriteArchiveResponse":
+    async def fill(self, message: "FillRequest") -> "AsyncIterator[FillResponse]":
         """
-        The first message says where to; data follows.
+        Answers at once with a Unix socket, to which the archive is written; its end is told by shutdown(2), for a
+        connection that is closed has broken off. The answer ends when everything is unpacked.
         """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield FillResponse()
 
     async def __rpc_look(self, stream: "grpclib.server.Stream[ArchivePath, PathStat]") -> None:
         request = await stream.recv_message()
@@ -3151,10 +3152,14 @@ class ArchivesBase(betterproto2_grpclib.ServiceBase):
             request,
         )
 
-    async def __rpc_write(self, stream: "grpclib.server.Stream[WriteArchiveRequest, WriteArchiveResponse]") -> None:
-        request = stream.__aiter__()
-        response = await self.write(request)
-        await stream.send_message(response)
+    async def __rpc_fill(self, stream: "grpclib.server.Stream[FillRequest, FillResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        await self._call_rpc_handler_server_stream(
+            self.fill,
+            stream,
+            request,
+        )
 
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
@@ -3170,11 +3175,11 @@ class ArchivesBase(betterproto2_grpclib.ServiceBase):
                 ArchivePath,
                 ReadArchiveResponse,
             ),
-            "/bulkhead.manager.v1.Archives/Write": grpclib.const.Handler(
-                self.__rpc_write,
-                grpclib.const.Cardinality.STREAM_UNARY,
-                WriteArchiveRequest,
-                WriteArchiveResponse,
+            "/bulkhead.manager.v1.Archives/Fill": grpclib.const.Handler(
+                self.__rpc_fill,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                FillRequest,
+                FillResponse,
             ),
         }
 
