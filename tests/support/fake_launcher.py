@@ -26,7 +26,7 @@ from typing import Any
 from bulkhead.errors import LaunchFailed, NotFound
 from bulkhead.linux import process
 from bulkhead.shim import app, bundle, container, logs, peers, stdio
-from bulkhead.shim.identity import Identity
+from bulkhead.shim.identity import Expected, Identity
 from bulkhead.shim.ports import Rootfs, Stdio
 from bulkhead.supervisor import zygote
 
@@ -138,7 +138,7 @@ class FakeLauncher:
     `config["patience"]` are the seconds for which
     the shim waits for a client that does not read, and for a disk."""
 
-    def expect(self) -> None:
+    def expect(self, expected: Expected) -> None:
         """Nothing takes long here."""
 
     def dismiss(self) -> None:

@@ -253,7 +253,7 @@ class FakeShims:
         self.real_process: tuple[int, int] | None = None
         self.gates: dict[str, asyncio.Event] = {}
 
-    async def ensure(self, container_id: str, *, network_given: bool = False) -> FakeShim:
+    async def ensure(self, container_id: str, *, network_given: bool = False, cgroup: str = "") -> FakeShim:
         found = await self.live(container_id)
         if found is not None:
             return found

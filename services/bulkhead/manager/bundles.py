@@ -191,6 +191,12 @@ class Bundles:
         if shares_memory(container.spec):
             await asyncio.to_thread(shared_memory.release, container, self.instance)
 
+    def cgroup_ahead(self, container: Container) -> str:
+        """The cgroup that the engine's own core will give it, if that can be made before its start."""
+        if container.spec.cgroup_parent or self.has_foreign_runtime(container):
+            return ""
+        return self.cgroups_path(container)
+
     def cgroups_path(self, container: Container) -> str:
         """Below the instance's own parent, unless the user named another."""
         parent = container.spec.cgroup_parent

@@ -124,7 +124,12 @@ class Creation:
         # Taken by the thread that goes on to the record, or by who gives up: whoever is first.
         turn = [True]
         loop = asyncio.get_running_loop()
-        expect = partial(self.shims.expect, container.id, network_given=self.networking.plugs_ahead(container))
+        expect = partial(
+            self.shims.expect,
+            container.id,
+            network_given=self.networking.plugs_ahead(container),
+            cgroup=self.bundles.cgroup_ahead(container),
+        )
 
         def directories() -> None:
             self._make_directories(container, dirs, turn)

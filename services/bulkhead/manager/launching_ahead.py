@@ -45,18 +45,18 @@ class LaunchingAhead:
         self._seconds = seconds
         self._ahead: dict[str, _Ahead] = {}
 
-    def expect(self, container_id: str, *, network_given: bool) -> None:
+    def expect(self, container_id: str, *, network_given: bool, cgroup: str = "") -> None:
         """A start is likely: launch the container's shim, whose directory is there. Never waits, never fails."""
         if len(self._ahead) >= _MOST or container_id in self._ahead:
             return
-        launch = self._launch(container_id, network_given=network_given)
+        launch = self._launch(container_id, network_given=network_given, cgroup=cgroup)
         ahead = _Ahead(self._actors.own(launch, f"launch ahead {container_id[:12]}"))
         self._ahead[container_id] = ahead
         ahead.work.add_done_callback(lambda _: self._worked(container_id, ahead))
 
-    async def ensure(self, container_id: str, *, network_given: bool = False) -> Shim:
+    async def ensure(self, container_id: str, *, network_given: bool = False, cgroup: str = "") -> Shim:
         await self._claim(container_id)
-        return await self._shims.ensure(container_id, network_given=network_given)
+        return await self._shims.ensure(container_id, network_given=network_given, cgroup=cgroup)
 
     async def live(self, container_id: str) -> Shim | None:
         return await self._shims.live(container_id)
@@ -85,11 +85,11 @@ class LaunchingAhead:
         else:
             await asyncio.wait([ahead.work])
 
-    async def _launch(self, container_id: str, *, network_given: bool) -> None:
+    async def _launch(self, container_id: str, *, network_given: bool, cgroup: str) -> None:
         failpoints.hit("manager.ahead.begun")
         # Whoever wants it is told what is wrong. It may have been launched, and is looked for when its time is over.
         with contextlib.suppress(BulkheadError):
-            await self._shims.ensure(container_id, network_given=network_given)
+            await self._shims.ensure(container_id, network_given=network_given, cgroup=cgroup)
         failpoints.hit("manager.ahead.launched")
 
     def _worked(self, container_id: str, ahead: _Ahead) -> None:

@@ -366,9 +366,9 @@ class SupervisorAway(Unavailable):
 class Shims(Protocol):
     """The shims of the instance, one per container at most."""
 
-    async def ensure(self, container_id: str, *, network_given: bool = False) -> Shim:
+    async def ensure(self, container_id: str, *, network_given: bool = False, cgroup: str = "") -> Shim:
         """The container's live shim, or a new one that adopts what it finds; `network_given` tells it what will come
-        with `create`. Raises Unavailable, SupervisorAway.
+        with `create`, and so does `cgroup`, which it makes ahead if it is told. Raises Unavailable, SupervisorAway.
         """
 
     async def live(self, container_id: str) -> Shim | None:

@@ -24,7 +24,7 @@ from bulkhead.shim.custody import Estate
 from bulkhead.shim.door import Door
 from bulkhead.shim.execs import Execs
 from bulkhead.shim.exits import ExitRecord
-from bulkhead.shim.identity import Identity
+from bulkhead.shim.identity import NOTHING_KNOWN, Expected, Identity
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
@@ -161,7 +161,7 @@ class Shim:
             play.prepare()
             self._open(identity)
             self.confide(link, heir=False)
-            self._launcher.expect()
+            self._launcher.expect(Expected(cgroup=play.cgroup))
             play.run(lambda _: self._loop.turn(_REHEARSAL_PATIENCE))
         finally:
             self._undo_rehearsal(identity)
@@ -176,29 +176,27 @@ class Shim:
         identity: Identity,
         ready: Callable[[str], None],
         estate: Estate | None = None,
-        *,
-        network_given: bool = False,
+        expected: Expected = NOTHING_KNOWN,
     ) -> int:
         """Be the shim of `identity`, in a process prepared and settled, until Shutdown; the exit status.
 
         `ready` is told "" once the sockets listen, else a JSON object with kind and error.
-        `estate` are the descriptors that an earlier shim's death has left. With `network_given` a create is expected to
-        bring the network namespace along.
+        `estate` are the descriptors that an earlier shim's death has left; it makes ready for what is `expected`.
         """
         process.set_title(title(identity))
         self._journal.claim(identity)
         failpoints.refresh()
         try:
-            self._open(identity, estate)
+            self._open(identity, estate, expected)
         except Exception as error:
             if not isinstance(error, BulkheadError):
                 self._journal.error("cannot start", error)
             ready(json.dumps({"kind": type(error).__name__, "error": str(error)}))
             return 1
         ready("")
-        if self._container.phase is Phase.NEW and not network_given:
+        if self._container.phase is Phase.NEW:
             # While whoever heard that is on the way with the bundle.
-            self._launcher.expect()
+            self._launcher.expect(expected)
         self._upkeep.begin()
         self._loop.run()
         return 0
@@ -241,12 +239,12 @@ class Shim:
             time.sleep(_UNMOUNT_PAUSE)
             self._container.let_go_of_root()
 
-    def _open(self, identity: Identity, estate: Estate | None = None) -> None:
+    def _open(self, identity: Identity, estate: Estate | None = None, expected: Expected = NOTHING_KNOWN) -> None:
         """Raises Conflict when another shim has the container, Unavailable when the sockets cannot be made."""
         self._identity = identity
         self._lock = _lock(identity.data_dir)
         failpoints.hit("shim.claim.locked")
-        self._write_record()
+        self._write_record(expected.cgroup)
         failpoints.hit("shim.claim.recorded")
         self._container.claim(identity, estate)
         self._execs.inherit()
@@ -274,11 +272,15 @@ class Shim:
         run = self._identity.run_dir
         return f"{run}/shim.sock", f"{run}/stdio.sock", f"{self._identity.data_dir}/{SHIM_RECORD}"
 
-    def _write_record(self) -> None:
+    def _write_record(self, cgroup: str) -> None:
+        """With the cgroup that will be made ahead: whoever finds this shim dead may find that nowhere else."""
         pid = os.getpid()
+        ahead = f',"cgroup":{json.dumps(cgroup)}' if cgroup else ""
         try:
             self.started = process.start_time(pid)
-            record = f'{{"pid":{pid},"start_time":{self.started},"protocol":{PROTOCOL},"version":"{__version__}"}}\n'
+            record = (
+                f'{{"pid":{pid},"start_time":{self.started},"protocol":{PROTOCOL},"version":"{__version__}"{ahead}}}\n'
+            )
             atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False, alone=True)
         except OSError as error:
             raise Unavailable(f"cannot write {SHIM_RECORD}: {error.strerror}") from error
@@ -343,6 +345,7 @@ class Shim:
         # Who could not do all of it is no spare.
         self._suspected, suspected = True, self._suspected
         failpoints.hit("shim.leave.begun")
+        self._let_go_of_expected()
         self._container.remove()
         failpoints.hit("shim.leave.removed")
         self._server.stop_listening()
@@ -351,6 +354,12 @@ class Shim:
         atomicfile.remove(f"{self._identity.data_dir}/{SHIM_RECORD}", durable=False)
         failpoints.hit("shim.leave.cleared")
         self._suspected = suspected
+
+    def _let_go_of_expected(self) -> None:
+        try:
+            self._launcher.dismiss()
+        except OSError as error:
+            self._journal.error("cannot remove the cgroup", error)
 
     def _linger(self) -> None:
         self._ticks += 1

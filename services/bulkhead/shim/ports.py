@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bulkhead.shim.identity import Expected
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rootfs:
@@ -89,11 +91,11 @@ class Launcher(Protocol):
     LaunchFailed when the kernel or the runtime refuses, InvalidArgument for a bad bundle.
     """
 
-    def expect(self) -> None:
-        """A container is about to be created: make ready what most have."""
+    def expect(self, expected: Expected) -> None:
+        """A container is about to be created: make ready what most have, and what is known of this one."""
 
     def dismiss(self) -> None:
-        """None is to be created any more: let go of that."""
+        """None is to be created any more: let go of that. Raises OSError."""
 
     def create(
         self,

@@ -23,8 +23,8 @@ from typing import Any, cast
 from bulkhead import nsexec
 from bulkhead.errors import Unavailable
 from bulkhead.linux import atomicfile
+from bulkhead.linux.cgroup_ahead import GroupAhead
 from bulkhead.linux.cgroup_mounts import Hierarchies
-from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import launch, planned
 from bulkhead.runtime.rootfs import OverlayRootfs
 from bulkhead.shim import messages
@@ -126,6 +126,11 @@ class Play:
         self._stream = -1
         self._answers = FrameReader()
 
+    @property
+    def cgroup(self) -> str:
+        """Its container's."""
+        return _GROUP
+
     def prepare(self) -> None:
         """Lay out the bundle. Raises OSError."""
         self._stage.lay_out()
@@ -205,7 +210,7 @@ class StandIn(RuntimeLauncher):
 
     def __init__(self, cgroups: str) -> None:
         mounted = Hierarchies(v1={name: f"{cgroups}/{name}" for name in _CONTROLLERS}, unified=None)
-        super().__init__(lambda _path: Cgroup(_GROUP, mounted))
+        super().__init__(lambda _path: GroupAhead(_GROUP, mounted))
         self._parked: tuple[object, ...] = ()
 
     def create(

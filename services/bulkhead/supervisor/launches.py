@@ -19,7 +19,7 @@ from bulkhead import failpoints
 from bulkhead.errors import Conflict, DeadlineExceeded, InvalidArgument, Unavailable
 from bulkhead.linux import locks, process
 from bulkhead.shim.app import SHIM_RECORD, title
-from bulkhead.shim.identity import Identity
+from bulkhead.shim.identity import NOTHING_KNOWN, Expected, Identity
 from bulkhead.supervisor.keeping import Keeping
 from bulkhead.supervisor.spares import Shim, SparePool
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
@@ -45,29 +45,29 @@ class Launches:
         self._keeping = keeping
         self._turns: dict[str, _Turn] = {}
 
-    async def launch(self, identity: Identity, *, network_given: bool = False) -> Shim:
-        """The container's shim, whose sockets listen; `network_given`: see `app.Shim.live`.
+    async def launch(self, identity: Identity, expected: Expected = NOTHING_KNOWN) -> Shim:
+        """The container's shim, whose sockets listen; a new one makes ready for what is `expected`.
 
         Raises InvalidArgument, Unavailable (no spare, or a shim that does not answer), and what the shim raises.
         """
         _check(identity)
         async with self._alone(identity.container_id):
-            shim = await self._found_or_made(identity, network_given=network_given)
+            shim = await self._found_or_made(identity, expected)
             failpoints.hit("supervisor.launch.kept")
             return shim
 
-    async def _found_or_made(self, identity: Identity, *, network_given: bool) -> Shim:
+    async def _found_or_made(self, identity: Identity, expected: Expected) -> Shim:
         live = await _find_live(identity)
         if live is None:
             await self._hear_out(identity)
             try:
-                return await self._fresh(identity, network_given=network_given)
+                return await self._fresh(identity, expected)
             except Conflict:
                 # A shim holds the container, but does not listen: the run directory was wiped, or it hangs.
                 live = await _brought_back(identity)
         if live is None:
             await self._hear_out(identity)
-            return await self._fresh(identity, network_given=network_given)
+            return await self._fresh(identity, expected)
         self._keeping.follow(_stdio_socket(identity))
         return live
 
@@ -77,14 +77,14 @@ class Launches:
         if self._keeping.hears(place) and (not _is_held(identity) or not _owners(identity)):
             await self._keeping.hear_out(place)
 
-    async def _fresh(self, identity: Identity, *, network_given: bool) -> Shim:
+    async def _fresh(self, identity: Identity, expected: Expected) -> Shim:
         failure: Unavailable | None = None
         for _ in range(_TRIES):
             spare = await self._pool.take(timeout=_LAUNCH_TIMEOUT)
             try:
                 estate = self._keeping.estate(identity.container_id)
                 failpoints.hit("supervisor.launch.taken")
-                shim = await spare.become(identity, estate, network_given=network_given, timeout=_LAUNCH_TIMEOUT)
+                shim = await spare.become(identity, estate, expected, timeout=_LAUNCH_TIMEOUT)
                 failpoints.hit("supervisor.launch.given")
                 self._keeping.keep(identity.container_id, _stdio_socket(identity), spare)
                 self._pool.expect(spare)

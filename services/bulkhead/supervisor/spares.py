@@ -25,8 +25,8 @@ from bulkhead import failpoints
 from bulkhead.errors import Internal, Unavailable
 from bulkhead.linux import fdpass, process
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
-from bulkhead.shim.identity import Identity
-from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT, NETWORK_GIVEN
+from bulkhead.shim.identity import NOTHING_KNOWN, Expected, Identity
+from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT, expectation
 from bulkhead.supervisor.readiness import readable
 from bulkhead.wire.expiry import expire
 from bulkhead.wire.status import error_named
@@ -74,27 +74,24 @@ class Spare:
         loop.add_reader(link, self._heard)
 
     async def become(
-        self, identity: Identity, estate: Estate | None = None, *, network_given: bool = False, timeout: float
+        self, identity: Identity, estate: Estate | None = None, expected: Expected = NOTHING_KNOWN, *, timeout: float
     ) -> Shim:
-        """Make it the shim of `identity`, with duplicates of `estate`; its sockets listen when this returns.
-
-        `network_given`: see `app.Shim.live`.
+        """Make it the shim of `identity`, with duplicates of `estate`, ready for what is `expected`; its sockets listen
+        when this returns.
 
         Raises what the shim raised, Unavailable when the spare is dead; it is let go of then.
         """
         try:
-            return await self._become(identity, estate, timeout, network_given=network_given)
+            return await self._become(identity, estate, expected, timeout)
         except BaseException:
             self.discard()
             raise
 
-    async def _become(self, identity: Identity, estate: Estate | None, timeout: float, *, network_given: bool) -> Shim:
+    async def _become(self, identity: Identity, estate: Estate | None, expected: Expected, timeout: float) -> Shim:
         try:
             label = () if estate is None else (json.dumps(estate.label()),)
             given = () if estate is None else tuple(estate.descriptors.values())
-            fdpass.send(
-                self._link, "\0".join((*identity, *label, *((NETWORK_GIVEN,) if network_given else ()))).encode(), given
-            )
+            fdpass.send(self._link, "\0".join((*identity, *label, *expectation(expected))).encode(), given)
             answer = await self._answered(timeout)
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"cannot launch shim: the spare does not answer: {error!r}") from error

@@ -29,12 +29,12 @@ from bulkhead import failpoints, nsexec, plainlog
 from bulkhead.linux import fdpass, process
 from bulkhead.shim import app, upkeep
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
-from bulkhead.shim.identity import Identity
+from bulkhead.shim.identity import Expected, Identity
 from bulkhead.shim.rehearsal import Stage
 from bulkhead.shim.reuse import Slate
 from bulkhead.supervisor import stillness
 from bulkhead.supervisor.model import Director
-from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT, NETWORK_GIVEN
+from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT, heard
 
 _NAME = "bulkhead-zygote"
 _FORK_PAUSE_MS = 100
@@ -215,14 +215,14 @@ def _be_shim(theirs: socket.socket, shim: app.Shim) -> int:
     told, descriptors = fdpass.receive(theirs, MESSAGE_LIMIT, MOST_DESCRIPTORS)
     if not told:
         return 0
-    identity, estate, network_given = _heard(told, descriptors)
+    identity, estate, expected = _heard(told, descriptors)
 
     def ready(problem: str) -> None:
         _answer(theirs, shim.started, problem)
         if not problem:
             shim.confide(theirs, heir=estate is not None)
 
-    return shim.live(identity, ready, estate, network_given=network_given)
+    return shim.live(identity, ready, estate, expected)
 
 
 def _rest_unless_wanted(theirs: socket.socket) -> None:
@@ -262,11 +262,11 @@ def _to_null() -> None:
     os.close(null)
 
 
-def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None, bool]:
+def _heard(told: bytes, descriptors: list[int]) -> tuple[Identity, Estate | None, Expected]:
     container_id, run_dir, data_dir, *more = told.decode().split("\0")
-    label = next((each for each in more if each != NETWORK_GIVEN), None)
-    estate = None if label is None else Estate.labelled(json.loads(label), descriptors)
-    return Identity(container_id, run_dir, data_dir), estate, NETWORK_GIVEN in more
+    expected, labels = heard(more)
+    estate = Estate.labelled(json.loads(labels[0]), descriptors) if labels else None
+    return Identity(container_id, run_dir, data_dir), estate, expected
 
 
 def _answer(link: socket.socket, started: int | None, problem: str) -> None:

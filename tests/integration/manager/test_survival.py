@@ -15,6 +15,7 @@ import pytest
 
 from bulkhead.errors import Unavailable
 from bulkhead.linux import process
+from bulkhead.linux.cgroups import Cgroup
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
 from bulkhead.wire.gen.bulkhead.shim.v1 import ExecCreateRequest
 from bulkhead.wire.gen.bulkhead.types import v1 as types
@@ -229,6 +230,39 @@ async def test_kill_in_the_middle_of_removals(watched_engine: Engine) -> None:
         gone = {each for each, result in zip(ids, done, strict=True) if result is None}
         assert not gone & known, "what was acknowledged as removed stays removed"
         await manager.remove_all()
+
+
+async def test_what_a_shim_that_nobody_has_wanted_made_ahead_goes_with_the_container_when_it_was_killed(
+    manager: ManagerClient, watched_engine: Engine
+) -> None:
+    """No config names its cgroup yet."""
+    container_id = await manager.create("true")
+    group = Cgroup(f"/{watched_engine.instance.label}/{container_id}")
+
+    await _made_ahead(group)
+    os.kill(_shim_pid(watched_engine, container_id), signal.SIGKILL)
+    await manager.remove(container_id)
+    assert not group.exists()
+
+
+async def test_container_starts_in_the_cgroup_that_a_killed_shim_has_made(
+    manager: ManagerClient, watched_engine: Engine
+) -> None:
+    container_id = await manager.create("sleep", "600")
+    group = Cgroup(f"/{watched_engine.instance.label}/{container_id}")
+
+    await _made_ahead(group)
+    os.kill(_shim_pid(watched_engine, container_id), signal.SIGKILL)
+    await manager.start(container_id)
+    assert (await manager.inspect(container_id)).pid in group.pids()
+
+
+async def _made_ahead(group: Cgroup) -> None:
+    await eventually(lambda: asyncio.to_thread(_is_complete, group))
+
+
+def _is_complete(group: Cgroup) -> bool:
+    return all(Path(place).exists() for place in group.paths.values())
 
 
 def _shim_pid(engine: Engine, container_id: str) -> int:

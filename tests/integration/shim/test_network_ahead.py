@@ -20,6 +20,7 @@ from bulkhead.nsexec import ReportKind
 from bulkhead.runtime import launch, planned
 from bulkhead.shim.adapters import runtime_launcher
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
+from bulkhead.shim.identity import NOTHING_KNOWN
 from bulkhead.shim.ports import Rootfs, Stdio, Task
 from tests.support.containers import BUSYBOX, Box, Config, boxed, namespace, open_descriptors, wait
 
@@ -39,7 +40,7 @@ def expecting() -> Iterator[tuple[RuntimeLauncher, str]]:
     """A launcher that expects a container, and the namespace it has made; it may hold nothing of that afterwards."""
     before, home = open_descriptors(), namespace("self", "net")
     launcher = RuntimeLauncher()
-    launcher.expect()
+    launcher.expect(NOTHING_KNOWN)
     (made,) = Counter(open_descriptors()) - Counter(before)
     assert namespace("self", "net") == home != made
     yield launcher, made

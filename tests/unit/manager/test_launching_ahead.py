@@ -24,9 +24,9 @@ class SlowShims(FakeShims):
 
     gate: asyncio.Event | None = None
 
-    async def ensure(self, container_id: str, *, network_given: bool = False) -> FakeShim:
+    async def ensure(self, container_id: str, *, network_given: bool = False, cgroup: str = "") -> FakeShim:
         await self._passed()
-        return await super().ensure(container_id, network_given=network_given)
+        return await super().ensure(container_id, network_given=network_given, cgroup=cgroup)
 
     async def discard(self, container_id: str) -> None:
         await self._passed()

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -188,11 +188,11 @@ class SupervisedShims:
         if self._channel is not None:
             self._channel.close()
 
-    async def ensure(self, container_id: str, *, network_given: bool = False) -> Shim:
+    async def ensure(self, container_id: str, *, network_given: bool = False, cgroup: str = "") -> Shim:
         found = await self.live(container_id)
         if found is not None:
             return found
-        await self._launch(container_id, network_given=network_given)
+        await self._launch(container_id, network_given=network_given, cgroup=cgroup)
         failpoints.hit("manager.shim.launched")
         try:
             return await self._connect(container_id)
@@ -260,12 +260,13 @@ class SupervisedShims:
         if known is not None:
             await known.client.client.close()
 
-    async def _launch(self, container_id: str, *, network_given: bool) -> None:
+    async def _launch(self, container_id: str, *, network_given: bool, cgroup: str) -> None:
         request = LaunchRequest(
             container_id=container_id,
             run_dir=str(self._instance.container_run(container_id)),
             data_dir=str(self._instance.container_data(container_id)),
             network_given=network_given,
+            cgroup=cgroup,
         )
         try:
             await self._supervisor.launch(request, timeout=LAUNCH_SECONDS)
@@ -305,7 +306,7 @@ class SupervisedShims:
             return
         await _kill(data / SHIM_RECORD)
         # Not left behind by a deadline: the next start makes a group of the same name.
-        await to_its_end(remove_group, _cgroup_of(data))
+        await to_its_end(remove_group, _cgroup_of(data) or _made_ahead(record))
         await asyncio.to_thread((data / SHIM_RECORD).unlink, missing_ok=True)
         remove_run_directory(run)
 
@@ -356,6 +357,12 @@ def _lives(group: str) -> bool:
 def _cgroup_of(data: Path) -> str:
     config = read_json(data / "config.json") or {}
     path = (config.get("linux") or {}).get("cgroupsPath")
+    return path if isinstance(path, str) else ""
+
+
+def _made_ahead(record: dict[str, Any] | None) -> str:
+    """The cgroup that a shim was to make before there is a config that names it."""
+    path = (record or {}).get("cgroup")
     return path if isinstance(path, str) else ""
 
 

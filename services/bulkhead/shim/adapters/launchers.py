@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
+from bulkhead.shim.identity import Expected
 from bulkhead.shim.ports import Cgroup, Process, Rootfs, Stdio, Task
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ class Launchers:
         """`own` stands in for the engine's own core."""
         self._own = own or RuntimeLauncher()
 
-    def expect(self) -> None:
-        self._own.expect()
+    def expect(self, expected: Expected) -> None:
+        self._own.expect(expected)
 
     def dismiss(self) -> None:
         self._own.dismiss()

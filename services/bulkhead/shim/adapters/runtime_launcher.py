@@ -18,12 +18,14 @@ from typing import Any, cast
 from bulkhead import nsexec
 from bulkhead.errors import BulkheadError, Internal, InvalidArgument, NotFound
 from bulkhead.linux import namespaces
+from bulkhead.linux.cgroup_ahead import GroupAhead
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.runtime import defaults, launch
 from bulkhead.runtime.planned import unpack
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
 from bulkhead.shim.adapters.forked import Answer, Child, Interrupted, told_warnings
+from bulkhead.shim.identity import Expected
 from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
 
 # Settings of the host's that a new network namespace takes over may be changed at any time.
@@ -40,31 +42,56 @@ def preload(cache: Path) -> None:
 class RuntimeLauncher:
     """`bulkhead.runtime.launch` by proxy; `Launchers` makes it the whole port."""
 
-    def __init__(self, group: Callable[[str], Cgroup] = Cgroup) -> None:
+    def __init__(self, group: Callable[[str], GroupAhead] = GroupAhead) -> None:
         self._group = group
+        # Made ahead, or none.
+        self._cgroup: GroupAhead | None = None
         self._leaving: list[int] = []
         # A network namespace of nobody, or -1, and since when.
         self._network, self._network_since = -1, 0.0
 
-    def expect(self) -> None:
-        """The kernel takes longer for a network namespace than for all else that a process is born with."""
-        with contextlib.suppress(OSError):
-            self._network, self._network_since = nsexec.new_network(), time.monotonic()
+    def expect(self, expected: Expected) -> None:
+        """The kernel takes longer for a network namespace, and for cgroups, than for all else that a process is born
+        with."""
+        if not expected.network_given:
+            with contextlib.suppress(OSError):
+                self._network, self._network_since = nsexec.new_network(), time.monotonic()
+        if expected.cgroup:
+            with contextlib.suppress(OSError, ValueError):
+                group = self._group(expected.cgroup)
+                group.make()
+                self._cgroup = group
 
     def dismiss(self) -> None:
+        self._close_network()
+        self._remove_cgroup()
+
+    def _close_network(self) -> None:
         if self._network >= 0:
             os.close(self._network)
             self._network = -1
 
+    def _remove_cgroup(self) -> None:
+        group, self._cgroup = self._cgroup, None
+        if group is not None:
+            group.remove()
+
+    def _expected(self, path: str) -> Cgroup:
+        """The cgroup of this path, which may have been made ahead."""
+        if self._cgroup is not None and self._cgroup.path == path:
+            group, self._cgroup = self._cgroup, None
+            return group
+        return self._group(path)
+
     def _ahead(self) -> launch.Network:
         """That namespace, or none: it has the host's settings of the time when it was made."""
         if time.monotonic() - self._network_since > _NETWORK_SECONDS:
-            self.dismiss()
+            self._close_network()
         return launch.Network(self._network)
 
     def _given(self, path: str, inode: int) -> launch.Network:
         """Somebody's, who has plugged in what the container gets. Raises Internal when it is not there."""
-        self.dismiss()
+        self._close_network()
         try:
             self._network = namespaces.open_namespace(path, namespaces.NEWNET)
             found = os.fstat(self._network).st_ino
@@ -91,6 +118,8 @@ class RuntimeLauncher:
             ahead = self._ahead() if network is None else self._given(*network)
             known = unpack(planned)
             if known is None:
+                # The child makes its own, before this one would be let go of.
+                self._remove_cgroup()
                 return self._create_forked(container_id, data_dir, terminal, rootfs, stdio, ahead)
             _check_terminal(known.terminal, terminal, data_dir)
             return launch.create_planned(
@@ -98,13 +127,14 @@ class RuntimeLauncher:
                 planned=known,
                 rootfs=None if rootfs is None else _overlay(rootfs.lower, rootfs.upper, rootfs.work, rootfs.volatile),
                 stdio=_fds(stdio),
-                group=self._group,
+                group=self._expected,
                 network=ahead,
                 begun=begun,
                 go=go,
             )
         finally:
-            self.dismiss()
+            with contextlib.suppress(OSError):
+                self.dismiss()
 
     def _create_forked(
         self,

@@ -42,6 +42,11 @@ class LaunchRequest(betterproto2.Message):
     the network namespace comes with Create: a new shim need not make one ahead
     """
 
+    cgroup: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    that Create will name, as far as is known: a new shim makes it ahead; empty: none
+    """
+
 
 default_message_pool.register_message("bulkhead.supervisor.v1", "LaunchRequest", LaunchRequest)
 
