@@ -3,8 +3,8 @@
 aiohttp speaks the HTTP, but for requests that are plain (`plain`). For attach and exec
 start the connection must become a plain duplex stream, with the `101 UPGRADED` handshake or without (docker-py, curl),
 and neither a byte that the client sent behind its request nor its half-close may be lost. So a request that may be
-hijacked is cut out of the stream here: its head and body go to aiohttp, what follows is held until the handler takes
-the connection over, or goes back to aiohttp as the next request when it does not.
+hijacked is cut out of the stream here: what follows its head and body is held until the handler takes the connection
+over, or is the next request when it does not.
 
 A client that half-closes still gets its answer. One that is gone (EPOLLHUP, which unlike EOF tells a closed
 Unix socket from a half-closed one) cancels its handler.
@@ -19,6 +19,7 @@ import re
 import select
 import struct
 import termios
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -91,12 +92,13 @@ class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
     __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_held", "_held_paused",
-                 "_listener", "_mid_head", "_peer_ended", "_plain", "behind", "chunked", "endless",
-                 "hijacked")  # fmt: skip
+                 "_listener", "_mid_head", "_peer_ended", "_plain", "_unread", "behind", "chunked", "endless",
+                 "hijacked", "over")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.hijacked = False  # raw bytes were written: no HTTP can follow
+        self.over: float | None = None  # when the raw stream was: what is done for it after that keeps nobody waiting
         self.endless = False  # the handler streams until the client leaves: a stop of the daemon does not wait for it
         self.chunked = False  # and what it streams are chunks, the last of which is empty
         self.behind: Callable[[], None] | None = None  # called once the answer to the request is out
@@ -105,6 +107,7 @@ class EngineConnection(RequestHandler):
         self._answered = 0
         self._head = b""  # a head that may be hijacked and is not complete
         self._mid_head = False  # aiohttp has the beginning of a head
+        self._unread: Any = None  # the body of a request that is under way, which is aiohttp's to its end
         self._expected = 0  # bytes of head and body still to be handed to aiohttp
         self._held: bytearray | None = None  # what came behind a request that may be hijacked, or is plain
         self._plain = False  # it is behind one that is under way and that aiohttp does not know
@@ -122,6 +125,8 @@ class EngineConnection(RequestHandler):
             self._listener.received(data)
         elif self._held is not None:
             self._feed(data)
+        elif self._unread is not None and not self._unread.is_eof():
+            self._pass_on(data)
         elif not self._head and (self._mid_head or self._request_count != self._answered):
             super().data_received(data)
             self._mid_head = self._mid_head and self._request_count == self._answered
@@ -143,38 +148,51 @@ class EngineConnection(RequestHandler):
             self._pass_on(data)
         else:
             length = _CONTENT_LENGTH.search(data, 0, end + 2)
-            self._expected = end + 4 + (int(length[1]) if length else 0)
-            self._held = bytearray()
+            self._begin_hijackable(data, end + 4 + (int(length[1]) if length else 0))
+
+    def _begin_hijackable(self, data: bytes, size: int) -> None:
+        """At the first byte of a request of `size` bytes, behind which may be what a handler takes over."""
+        if self._take_plain(data[:size], may_upgrade=True):
+            self._plain = False
+            data = data[size:]
+        else:
+            self._expected, self._held = size, bytearray()
+        if data:
             self._feed(data)
 
-    def _take_plain(self, data: bytes) -> bool:
+    def _take_plain(self, data: bytes, *, may_upgrade: bool = False) -> bool:
         """Whether all of it is one request that needs no aiohttp, which is answered then.
 
         Not what comes while an earlier one is not through: its answer may be out before the last of its body is here,
         and that belongs to nobody else, whatever it looks like.
         """
         waiter = self._waiter
-        if waiter is None or waiter.done() or self._close or self._force_close or self._upgraded:
+        # Of a new connection nobody may wait yet for the first request.
+        if waiter.done() if waiter is not None else self._request_count:
             return False
-        request = PlainRequest.read(data, self)
+        if self._close or self._force_close or self._upgraded:
+            return False
+        request = PlainRequest.read(data, self, may_upgrade=may_upgrade)
         if request is None:
             return False
         # What comes behind it is not aiohttp's before it is: their bytes would be mixed.
         self._plain, self._expected, self._held = True, 0, bytearray()
         self._request_count += 1
         self._messages.append((cast(Any, request), cast(Any, None)))
-        waiter.set_result(None)
+        if waiter is not None:
+            waiter.set_result(None)
         return True
 
     def whole(self, data: bytes) -> web.BaseRequest:
         """What aiohttp makes of the bytes of a plain request. Raises ConnectionError when the connection is gone."""
         if self._parser is None:
             raise ConnectionResetError("the client has gone")
-        [(message, payload)], _, _ = self._parser.feed_data(data)
+        [(message, payload)], self._upgraded, _ = self._parser.feed_data(data)
         self._parser.message_consumed()
         request = self._request_of(message, payload)[0]
         self._current_request = request
-        self._release()
+        if self._plain:
+            self._release()
         return request
 
     def _pass_on(self, data: bytes) -> None:
@@ -251,6 +269,7 @@ class EngineConnection(RequestHandler):
         if isinstance(message, PlainRequest):
             return await self._serve_plain(message)
         request, handler = self._request_of(message, payload)
+        self._unread = payload
         try:
             response, lost = await self._handle_request(request, None, handler)
             if lost:
@@ -269,6 +288,7 @@ class EngineConnection(RequestHandler):
             self.force_close()
             raise
         finally:
+            self._unread = None
             request._task = None  # type: ignore[assignment]  # or they would hold each other
         return self._keepalive and not self._close and not self._force_close
 
@@ -298,10 +318,15 @@ class EngineConnection(RequestHandler):
     async def _answer_plain(self, request: PlainRequest) -> None:
         """Raises ConnectionError when there is nobody to be answered."""
         response = await cast(Any, self._request_handler)(request)
-        if not request.is_whole and isinstance(response, Whole | Growing):
+        if not request.is_whole and (self.hijacked or isinstance(response, Whole | Growing)):
             self._begin_answer(response)
             try:
-                await (self.send(response.encoded()) if isinstance(response, Whole) else response.write_eof())
+                if self.hijacked:
+                    pass  # everything was said on the raw stream
+                elif isinstance(response, Whole):
+                    await self.send(response.encoded())
+                else:
+                    await cast(Growing, response).write_eof()
             finally:
                 self._end_answer()
             self._release()
@@ -483,6 +508,7 @@ class EngineConnection(RequestHandler):
 
     def write_eof(self) -> None:
         self._eof_written = True
+        self.over = time.monotonic()
         if self._behind_head is None or not self._behind_head.holds:
             self._write_eof()
 

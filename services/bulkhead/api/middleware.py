@@ -93,9 +93,10 @@ class Edge:
         finally:
             self._metrics.active -= 1
         failpoints.hit("api.request.answered")
-        told = (method, route, whole, response.status, time.monotonic() - began)
+        connection = cast(EngineConnection, request.protocol)
+        over = time.monotonic() if connection.over is None else connection.over
         # Nobody waits for that.
-        cast(EngineConnection, request.protocol).behind = partial(self._note, *told)
+        connection.behind = partial(self._note, method, route, whole, response.status, over - began)
         return response
 
     def _note(self, method: str, route: str, path: str, status: int, took: float) -> None:

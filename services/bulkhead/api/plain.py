@@ -93,13 +93,16 @@ class PlainRequest:
         self._whole: web.BaseRequest | None = None
 
     @staticmethod
-    def read(data: bytes, protocol: Connection) -> PlainRequest | None:
-        """The request that these bytes are; None when it is not plain, not complete or not the only one."""
+    def read(data: bytes, protocol: Connection, *, may_upgrade: bool = False) -> PlainRequest | None:
+        """The request that these bytes are; None when it is not plain, not complete or not the only one.
+
+        `may_upgrade`: to ask for the raw stream is nothing special (see `hijack`).
+        """
         end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) + 4
         head = _SHAPE.fullmatch(data, 0, end) if end >= 4 else None
         if head is None or any(each in head[2] for each in _MOVING):
             return None
-        headers = _headers(head[4])
+        headers = _headers(head[4], may_upgrade=may_upgrade)
         if headers is None or len(data) - head.end() != int(headers.get("content-length", "0")):
             return None
         return PlainRequest(protocol, data, head, headers)
@@ -133,15 +136,16 @@ class PlainRequest:
         return self._whole
 
 
-def _headers(lines: bytes) -> Headers | None:
+def _headers(lines: bytes, *, may_upgrade: bool) -> Headers | None:
     """None where something is told twice or special, where there is no host, or no length in what is said of it."""
     told = lines.decode().split("\r\n")[:-1]
     fields = [line.partition(":") for line in told]
     headers = Headers({name.lower(): value.strip(" \t") for name, _, value in fields})
-    if len(headers) != len(told) or len(told) > _MOST_FIELDS or not _SPECIAL.isdisjoint(headers):
+    if len(headers) != len(told) or len(told) > _MOST_FIELDS or "host" not in headers:
         return None
-    if "host" not in headers:
-        return None
-    if headers.get("connection", "keep-alive").lower() != "keep-alive":
-        return None
+    connection, special = headers.get("connection", "keep-alive").lower(), headers.keys() & _SPECIAL
+    if special or connection != "keep-alive":
+        upgrades = connection == "upgrade" and special == {"upgrade"} and headers["upgrade"] == "tcp"
+        if not (may_upgrade and upgrades):
+            return None
     return headers if _LENGTH.fullmatch(headers.get("content-length", "0")) else None

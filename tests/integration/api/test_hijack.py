@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -300,6 +302,55 @@ async def test_exec_errors_before_the_hijack_are_json_and_leave_the_connection(f
         wire.send(request("POST", "/exec/nosuch/start", {}, **UPGRADE) + request("GET", "/_ping"))
         assert (await wire.reply()).message == "No such exec instance: nosuch"
         assert (await wire.reply()).body == b"OK"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type"),
+    [
+        pytest.param("/exec/nosuch/start", b"{}", "application/json", id="nosuch"),
+        pytest.param("/exec/nosuch/start", b"{", "application/json", id="no JSON"),
+        pytest.param("/exec/nosuch/start", b'{"Tty": 3}', "application/json", id="wrong type"),
+        pytest.param("/exec/nosuch/start", b"{}", "text/plain", id="wrong kind"),
+        pytest.param("/v1.12/exec/nosuch/start", b"{}", "application/json", id="too old"),
+        pytest.param("/v9.99/exec/nosuch/start", b"{}", "application/json", id="too new"),
+        pytest.param("/containers/nosuch/attach?stream=1", b"", "application/json", id="attach"),
+        pytest.param("/containers/nosuch/attach?detachKeys=f0", b"", "application/json", id="keys"),
+    ],
+)
+async def test_a_raw_stream_is_refused_alike_whoever_has_read_the_request(
+    fake: Fake, path: str, body: bytes, content_type: str
+) -> None:
+    """A field told twice makes a request aiohttp's."""
+    told = []
+    for more in ("", "X-A: 1\r\nX-A: 2\r\n"):
+        async with connected(fake.socket) as wire:
+            raw = request("POST", path, body, Content_Type=content_type, **UPGRADE)
+            wire.send(raw.replace(b"\r\n\r\n", f"\r\n{more}\r\n".encode(), 1))
+            wire.send(request("GET", "/_ping", Connection="close"))
+            told.append(re.sub(rb"Date: [^\r]*", b"Date:", await wire.rest()))
+    assert told[0] == told[1] != b""
+
+
+async def test_a_stream_took_until_its_end_was_told(fake: Fake) -> None:
+    """What is put away after that is no part of it."""
+    container = await fake.run("sleep", "100")
+    made = await exec_id(fake, container.id, "true")
+    began = time.monotonic()
+    async with connected(fake.socket) as wire:
+        wire.send(request("POST", f"/exec/{made}/start", {}, **UPGRADE))
+        await wire.rest()
+        ended = time.monotonic()
+        # It is put away only after its client has left.
+        await asyncio.sleep(0.1)
+
+    async def told() -> bool:
+        text = (await fake.call("GET", "/metrics")).body.decode()
+        found.extend(re.findall(r'request_seconds_sum\{route="/exec/\{id\}/start"\} (\S+)', text))
+        return bool(found)
+
+    found: list[str] = []
+    await eventually(told)
+    assert float(found[0]) <= ended - began
 
 
 async def test_exec_that_cannot_be_run_says_so_in_the_stream(fake: Fake) -> None:

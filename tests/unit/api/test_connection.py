@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import socket
 import struct
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
@@ -140,6 +142,51 @@ async def test_a_body_that_looks_like_a_request_is_none(tmp_path: Path) -> None:
         writer.write(_asking("/after"))
         await reader.readuntil(b"x\n")
     assert asked == ["/first", "/other", "/after"]
+
+
+async def test_the_rest_of_a_body_is_not_held_back_though_it_looks_like_a_request(tmp_path: Path) -> None:
+    """What comes behind a head that may be hijacked is held for who takes it over; this is none."""
+    looks = b"POST /exec/x/start HTTP/1.1\r\nHost: engine\r\n\r\n"
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        return answers.encoded(b"x\n", 403)
+
+    async with _served(handle, tmp_path / "s") as (reader, writer), asyncio.timeout(5):
+        writer.write(b"POST /first HTTP/1.1\r\nHost: engine\r\nContent-Length: %d\r\n\r\n" % (len(looks) + 4))
+        await reader.readuntil(b"x\n")
+        writer.write(looks + b"rest" + _asking("/after"))
+        await reader.readuntil(b"x\n")
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        pytest.param(_asking("/first"), id="answered"),
+        pytest.param(
+            b"POST /exec/x/start HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", id="raw"
+        ),
+    ],
+)
+def test_what_came_together_with_its_connection_is_plain_as_well(tmp_path: Path, asking: bytes) -> None:
+    """With the daemon's loop, which reads it before anybody waits for a request."""
+    seen: list[type] = []
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        seen.append(type(request))
+        return answers.encoded(b"x\n")
+
+    async def ask() -> None:
+        async with _served(handle, tmp_path / "s"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "s"))
+                client.sendall(asking)
+                client.setblocking(False)
+                async with asyncio.timeout(5):
+                    assert await asyncio.get_running_loop().sock_recv(client, 1000)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask())
+    assert seen == [PlainRequest]
 
 
 _NEXT = b"PUT /next HTTP/1.1\r\nHost: engine\r\nContent-Length: 200\r\n\r\n" + b"_" * 200

@@ -24,6 +24,9 @@ def read(data: bytes) -> PlainRequest | None:
     return PlainRequest.read(data, Nobody())
 
 
+UPGRADING = b"POST /exec/x/start HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: "
+
+
 async def by_aiohttp(data: bytes) -> tuple[Any, bytes]:
     loop = asyncio.get_running_loop()
     parser = HttpRequestParser(BaseProtocol(loop), loop, 65536)
@@ -97,6 +100,31 @@ async def test_a_plain_request_is_what_aiohttp_makes_of_it(data: bytes) -> None:
 )
 def test_what_may_mean_anything_else_is_aiohttps(data: bytes) -> None:
     assert read(data) is None
+
+
+@pytest.mark.parametrize("data", [UPGRADING + b"0\r\n\r\n", UPGRADING + b"2\r\n\r\n{}"], ids=["empty", "body"])
+async def test_to_ask_for_the_raw_stream_is_plain_where_there_is_one(data: bytes) -> None:
+    request = PlainRequest.read(data, Nobody(), may_upgrade=True)
+    assert request is not None
+    message, body = await by_aiohttp(data)
+    assert request.headers == {name.lower(): value for name, value in message.headers.items()}
+    assert (request.body, message.should_close) == (body, False)
+    assert read(data) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(b"Upgrade: h2c\r\nConnection: Upgrade\r\n", id="to something else"),
+        pytest.param(b"Upgrade: tcp\r\n", id="only named"),
+        pytest.param(b"Upgrade: tcp\r\nConnection: keep-alive, Upgrade\r\n", id="with more"),
+        pytest.param(b"Connection: Upgrade\r\n", id="to nothing"),
+        pytest.param(b"Connection: Upgrade\r\nUpgrade: tcp\r\nExpect: 100-continue\r\n", id="expects"),
+    ],
+)
+def test_any_other_way_to_ask_for_it_is_aiohttps(fields: bytes) -> None:
+    data = b"POST /exec/x/start HTTP/1.1\r\n" + HOST + fields + b"\r\n"
+    assert PlainRequest.read(data, Nobody(), may_upgrade=True) is None
 
 
 def test_fields_and_parameters_are_found_as_aiohttp_finds_them() -> None:
