@@ -44,6 +44,9 @@ _OOM_SCORE = -999
 _BACKLOG = 64
 # Most containers are removed as soon as they have ended. That goes to the disk first, before all that is dirty does.
 _UNMOUNT_PAUSE = 0.005
+# A shim whose container has not begun, and to which nobody is connected at two looks in a row, leaves: whoever launched
+# it is dead, and may not know of it when he comes back. Longer than from that to an attach that was promised the shim.
+_LOOK = 3.0
 # Nothing needs waiting for but the ends of processes.
 _REHEARSAL_PATIENCE = 0.01
 
@@ -104,11 +107,11 @@ class Shim:
         self._signals = Signals(self._loop)
         self._container = Container(self._loop, self._signals, launcher, self._journal.error)
         self._execs = Execs(self._container, self._loop, self._signals, launcher)
-        servicer = ShimServicer(self._container, self._execs, self._leave, self._depart)
+        servicer = ShimServicer(self._container, self._execs, self._leave, self._depart, self._is_attended)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._container.has_company = lambda: not self._server.deserted
         self._door = Door(self._loop, self._container, self._execs, self._journal.error)
-        self._upkeep = Upkeep(self._loop, self._container.rest)
+        self._upkeep = Upkeep(self._loop, self._rest)
         self._lock = -1
         self._leaving: list[Callable[[], None]] = []
         self._left = False
@@ -117,6 +120,8 @@ class Shim:
         # Whether somebody takes it for dead, or may do so.
         self._suspected = False
         self._reusable = False
+        # Whether it is looked after who wants a shim that has no container yet, and nobody was there the last time.
+        self._looks = self._alone = False
         self._ticks = 0
 
     def get_ready(self, pages: bytes) -> None:
@@ -266,6 +271,28 @@ class Shim:
         self._suspected = True
         if not self._left:
             self._listen()
+
+    def _rest(self) -> None:
+        """A moment after the launch, and now and then from there on."""
+        self._container.rest()
+        if not self._looks:
+            self._looks = True
+            self._look()
+
+    def _look(self) -> None:
+        """Nothing to do for most, whose containers have begun by then."""
+        if self._container.has_begun or self._left:
+            return
+        alone, self._alone = self._alone, self._server.deserted and not self._is_attended()
+        if alone and self._alone:
+            self._leave(_nothing)
+        else:
+            self._loop.later(_LOOK, self._look)
+
+    def _is_attended(self) -> bool:
+        """Whether somebody has come for the container's streams."""
+        self._door.admit_all()
+        return self._container.streams.attended or self._door.expects_somebody
 
     def _traces(self) -> tuple[str, ...]:
         """What tells others that this is the container's shim."""

@@ -190,6 +190,11 @@ class Container:
         return self._record.start_time if self._record is not None else 0
 
     @property
+    def has_begun(self) -> bool:
+        """Whether this shim has, or has had, a process of the container's."""
+        return self.phase is not Phase.NEW and not self._from_disk
+
+    @property
     def started_at(self) -> int:
         if self.exit is not None:
             return self.exit.started_at

@@ -47,6 +47,15 @@ class Door:
         """Accept on `listener`, which the door owns from now on; it replaces a former one."""
         self._acceptor.listen(listener)
 
+    @property
+    def expects_somebody(self) -> bool:
+        """Whether somebody has come who has not said yet what he wants."""
+        return bool(self._knocking)
+
+    def admit_all(self) -> None:
+        """Those, too, who have come and were not accepted yet."""
+        self._acceptor.admit_all()
+
     def stop_listening(self) -> None:
         """Accept no more; streams live on. Who has come is answered, and so knows why he is refused."""
         self._acceptor.admit_all()

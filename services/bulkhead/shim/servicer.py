@@ -22,7 +22,8 @@ _DRIVERS = ("json-file", "local", "syslog", "journald", "none", "")
 class ShimServicer:
     """One method per RPC. `leave(done)` ends the container, gives everything back, calls `done`, and goes.
 
-    `depart` does the same soon, once the container has ended, and hangs up on everybody.
+    `depart` does the same soon, once the container has ended, and hangs up on everybody. `is_attended`: whether anybody
+    has come for the container's streams.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class ShimServicer:
         execs: Execs,
         leave: Callable[[Callable[[], None]], None],
         depart: Callable[[], None],
+        is_attended: Callable[[], bool],
     ) -> None:
         self._container = container
         self._execs = execs
         self._leave = leave
         self._depart = depart
+        self._is_attended = is_attended
 
     def services(self) -> Services:
         """The table for the server."""
@@ -75,7 +78,7 @@ class ShimServicer:
                 shim_pid=os.getpid(),
                 exec_ids=self._execs.ids(),
                 losses=encode_losses(ended.losses if ended else container.losses),
-                unattended=not container.streams.attended,
+                unattended=not self._is_attended(),
             )
         )
 

@@ -33,7 +33,7 @@ def let_go() -> None:
 
 
 class Upkeep:
-    """Wakes for nothing while nothing happens. `rest` is to end what threads there are, as far as they are idle."""
+    """Wakes once, then for nothing while nothing happens. `rest` is to end what threads there are, as far as they idle."""
 
     def __init__(self, loop: Loop, rest: Callable[[], None]) -> None:
         self._loop = loop
@@ -42,8 +42,9 @@ class Upkeep:
         self._not_before = 0.0
 
     def begin(self) -> None:
-        """From now on."""
+        """From now on. Also where nothing ever happens, as when whoever wanted a shim has died."""
         self._loop.stirred = self._stirred
+        self._stirred()
 
     def _stirred(self) -> None:
         if self._due is None:

@@ -23,6 +23,7 @@ from tests.integration.shim.harness import (
     proc,
     script,
     until,
+    write_config,
 )
 
 
@@ -286,6 +287,23 @@ async def test_a_shim_that_has_left_listens_no_more(launch: Launch) -> None:
             os.kill(shim.pid, signal.SIGUSR1)
         await gone(shim.pid)
         assert not shim.run_dir.exists()
+
+
+async def test_a_shim_that_nobody_wants_leaves(nursery: Nursery, tmp_path: Path) -> None:
+    """Whoever launched it has died, and cannot find it when he comes back: the run directory was wiped, say."""
+    homes = {name: (tmp_path / name, tmp_path / f"{name}-data") for name in ("unwanted", "attended")}
+    pids = dict[str, int]()
+    for name, (run, data) in homes.items():
+        write_config(data, script("true"))
+        pids[name] = become(nursery.spare(), run, data)["pid"]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(homes["attended"][0] / "stdio.sock"))
+        client.sendall(b'{"op":"attach","stdout":true}\n')
+        await gone(pids["unwanted"])
+        assert not homes["unwanted"][0].exists()
+        assert not (homes["unwanted"][1] / "shim.json").exists()
+        assert alive(pids["attended"])
+        os.kill(pids["attended"], signal.SIGKILL)
 
 
 async def adopted(nursery: Nursery, shim: Shim) -> int:

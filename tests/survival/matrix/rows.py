@@ -64,9 +64,14 @@ def _awaited(what: Callable[[], bool], name: str) -> None:
 def create(host: Host) -> Subject:
     name = host.name()
     body = {"Image": "busybox", "Cmd": ["true"], "Volumes": {"/data": {}}}
+    runs = host.engine.instance.run / "containers"
+    before = set(runs.glob("*"))
 
     def act() -> None:
         host.done("POST", f"/containers/create?name={name}", body, also=(409,))
+        # Its shim is launched ahead, maybe after the answer, and given back when nobody has wanted it.
+        until(lambda: bool(set(runs.glob("*")) - before), 1.0)
+        until(lambda: not set(runs.glob("*")) - before, 5.0)
 
     return Subject(act=act, done=lambda: _is(host, name, Status="created"))
 

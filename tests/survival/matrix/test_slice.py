@@ -27,6 +27,7 @@ CELLS = (
     ("create", "kill supervisor", "supervisor.launch.given", Place.SUPERVISOR),
     ("create", "kill shim", "shim.claim.recorded", Place.SHIM),
     ("create", "kill all", "supervisor.launch.kept", Place.SUPERVISOR),
+    ("create", "run wiped", "manager.records.written", Place.MANAGER),
     ("start", "kill shim", "disk.file.rename", Place.SHIM),
     ("start", "kill shim", "nsexec.spawn.cloned", Place.SHIM),
     ("start", "EAGAIN on clone", "nsexec.spawn.begun", Place.SHIM),
