@@ -33,7 +33,7 @@ def let_go() -> None:
 
 
 class Upkeep:
-    """Wakes once, then for nothing while nothing happens. `rest` is to end what threads there are, as far as they idle."""
+    """Wakes once, then for nothing while nothing happens. `rest` ends what threads there are, as far as they idle."""
 
     def __init__(self, loop: Loop, rest: Callable[[], None]) -> None:
         self._loop = loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -12,9 +13,10 @@ from types import MappingProxyType
 
 from bulkhead.ctl import remains
 from bulkhead.failpoints.catalogue import POINTS
+from bulkhead.linux import process
 from bulkhead.model.instance import SERVICES
 from tests.survival.matrix import machine
-from tests.survival.matrix.host import Attempt, Host, send
+from tests.survival.matrix.host import Attempt, Host, send, until
 from tests.survival.matrix.rows import Subject
 
 # Columns of results that are no cells'.
@@ -150,6 +152,7 @@ def _stands_still(host: Host, subject: Subject, passed: Passed, attempt: Attempt
 
 STILL_SECONDS = float(os.environ.get("BULKHEAD_TEST_STILL", "1.5"))
 LONG_SECONDS = 30.0
+SECONDS_TO_STOP = 2.0
 _NO_CONTAINER = "it is about no container with a shim"
 _NO_REGISTRY = "no registry is asked"
 # How long there are no descriptors or processes, if the operation does not end before.
@@ -194,7 +197,14 @@ def _stopped(host: Host, passed: Passed) -> list[int]:
 
 def _goes_on(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:
     for pid in _stopped(host, passed):
+        # It says so a moment before it does.
+        until(functools.partial(_stands, pid), SECONDS_TO_STOP)
         send(pid, signal.SIGCONT)
+
+
+def _stands(pid: int) -> bool:
+    """Or is gone."""
+    return process.is_stopped(pid) or process.start_time(pid) is None
 
 
 def _run_is_wiped(host: Host, subject: Subject, passed: Passed, attempt: Attempt) -> None:

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bulkhead.errors import Conflict, Internal, NotFound
+from bulkhead.errors import Conflict, DeadlineExceeded, Internal, NotFound
 from bulkhead.manager.adapters.records import SqliteRecords
+from bulkhead.manager.networks import catalogue
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.ports import Change
 from bulkhead.model.container import NetworkEndpoint
@@ -30,11 +32,16 @@ async def core(tmp_path: Path) -> AsyncIterator[Running]:
         yield running
 
 
-async def _on_two_networks(core: Running) -> str:
-    """A container that runs, on the default network and on `late`."""
+async def _beside_a_network(core: Running) -> str:
+    """A container that runs on the default network, and not on `late`."""
     subnet = AddressBlock(subnet="10.9.8.0/24")
     await core.core.networks.create(NetworkRecord(id="", name="late", blocks=(subnet,)))
-    container_id = await core.run("sleep", "9", network_mode="bridge")
+    return await core.run("sleep", "9", network_mode="bridge")
+
+
+async def _on_two_networks(core: Running) -> str:
+    """A container that runs, on the default network and on `late`."""
+    container_id = await _beside_a_network(core)
     await core.core.networks.connect("late", container_id, AT_9)
     assert _networks(core, container_id) == ["bridge", "late"]
     return container_id
@@ -78,6 +85,44 @@ async def test_a_container_that_cannot_leave_is_still_on(core: Running, monkeypa
     assert await core.actions("network") == ["create", "connect", "connect", "disconnect", "connect"]
     await core.core.networks.disconnect("late", container_id, force=False)
     assert _networks(core, container_id) == ["bridge"]
+
+
+@pytest.mark.parametrize("action", ["connect", "disconnect"])
+async def test_a_record_that_outlasts_its_operation_is_what_the_kernel_comes_to(
+    core: Running, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """A disk stood still, or the manager did: who asked has been told that it took too long."""
+    container_id = await (_beside_a_network(core) if action == "connect" else _on_two_networks(core))
+    networks = core.core.networks
+    thaws = asyncio.Event()
+    with monkeypatch.context() as patch:
+        _hold_commits(patch, thaws)
+        with pytest.raises(DeadlineExceeded):
+            if action == "connect":
+                await networks.connect("late", container_id, AT_9)
+            else:
+                await networks.disconnect("late", container_id, force=False)
+        thaws.set()
+        expected = ["bridge", "late"] if action == "connect" else ["bridge"]
+        await eventually(lambda: _networks(core, container_id) == expected)
+    await eventually(lambda: "settle" not in {each.name for each in core.core.containers.actors.in_flight})
+    plugged = {each.host_interface for each in core.get(container_id).attachments}
+    await eventually(lambda: {name for name, each in core.world.kernel.interfaces.items() if each.master} == plugged)
+
+
+def _hold_commits(patch: pytest.MonkeyPatch, thaws: asyncio.Event) -> None:
+    """Until then; and the operations that wait for them are of little patience."""
+    commit = SqliteRecords.commit
+
+    async def commit_late(records: SqliteRecords, change: Change, **how: Any) -> None:
+        async def late() -> None:
+            await thaws.wait()
+            await commit(records, change, **how)
+
+        await asyncio.shield(asyncio.ensure_future(late()))
+
+    patch.setattr(SqliteRecords, "commit", commit_late)
+    patch.setattr(catalogue, "_CONNECT_SECONDS", 0.05)
 
 
 async def test_a_network_is_not_removed_while_a_container_is_being_plugged_into_it(core: Running) -> None:

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 
 from bulkhead import failpoints
@@ -164,13 +165,7 @@ class Networks:
             raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
         plugged = await self.networking.plug_live(container, wish, network)
         failpoints.hit("manager.connect.plugged")
-        try:
-            await self._replugged(container, plugged, network, "connect")
-        except BaseException:
-            await self.networking.unplug_live(replace(container, attachments=plugged.attachments), network)
-            with contextlib.suppress(BulkheadError):
-                await self.relaying.renew(container)
-            raise
+        await self._replugged(container, plugged, network, "connect")
 
     async def _promise(self, container: Container, ref: str, wish: NetworkEndpoint) -> None:
         """As Docker has it: what it is on stays as asked for first; what there is not yet is as asked for last."""
@@ -212,15 +207,47 @@ class Networks:
         await self.records.commit(Change(update=replace(container, endpoints=left)), durable=True)
 
     async def _replugged(self, container: Container, now: Plugged, network: NetworkRecord, action: str) -> None:
+        """Have files and record as they are to be. When that fails it is on `network` if its record says so."""
         changed = replace(container, endpoints=now.endpoints, attachments=now.attachments)
-        await asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints)
-        await self.resolving.renew(changed)
-        await self.relaying.renew(changed)
-        failpoints.hit("manager.connect.named")
+        # Before it is taken off, and after it has been put on.
+        plugged = changed if action == "connect" else container
         shown = next(each for each in (*now.endpoints, *container.endpoints) if each.network_id == network.id)
-        event = of_network(changed, shown, action)
-        await self.records.commit(Change(update=changed, events=(event,)), durable=True)
+        change = Change(update=changed, events=(of_network(changed, shown, action),))
+        commit: asyncio.Future[None] | None = None
+        try:
+            await asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints)
+            await self.resolving.renew(changed)
+            await self.relaying.renew(changed)
+            failpoints.hit("manager.connect.named")
+            commit = asyncio.ensure_future(self.records.commit(change, durable=True))
+            await asyncio.shield(commit)
+        except BaseException:
+            if commit is None or commit.done():
+                await self._settle(plugged, network)
+            else:
+                # Its disk stands still, and has outlasted the operation.
+                self.actors.own(self._settle_after(commit, plugged, network), f"settle {container.id[:12]}")
+            raise
         failpoints.hit("manager.connect.recorded")
+
+    async def _settle_after(self, commit: asyncio.Future[None], plugged: Container, network: NetworkRecord) -> None:
+        with contextlib.suppress(BulkheadError):
+            await commit
+        with contextlib.suppress(BulkheadError):
+            work = partial(self._settle, plugged, network)
+            await self.actors.perform(plugged.id, "settle", work, seconds=_CONNECT_SECONDS)
+
+    async def _settle(self, plugged: Container, network: NetworkRecord) -> None:
+        """Take a container off a network that it is plugged into, unless its record says that it is on it."""
+        if not self.records.index.knows(plugged.id):
+            return
+        current = self.records.index.get(plugged.id)
+        if current.started_at != plugged.started_at or not current.phase.alive:
+            return
+        if all(each.network_id != network.id for each in current.endpoints):
+            await self.networking.unplug_live(plugged, network)
+            with contextlib.suppress(BulkheadError):
+                await self.relaying.renew(current)
 
     # ---- inside ----
 
