@@ -6,13 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import cast
 
-from bulkhead.errors import BulkheadError
 from bulkhead.wire import direct
 from bulkhead.wire.expiry import Deadlines
+from bulkhead.wire.framed import Greeting, dialled
 from bulkhead.wire.status import error_of
-from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, is_own_user
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, Response
 
 # Who speaks gRPC only is asked again after a while: he may have been replaced.
 _ASK_AGAIN_SECONDS = 30.0
@@ -23,7 +22,7 @@ class Direct:
     """The connection to the service that listens at `path`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
+        self._path = path
         self._link: Link | None = None
         self._connecting = asyncio.Lock()
         self._not_before = 0.0
@@ -55,24 +54,14 @@ class Direct:
             self._link.end()
 
     async def _connected(self) -> Link | None:
-        _, link = await asyncio.get_running_loop().create_unix_connection(Link, self._path)
-        try:
-            understood = await link.hello()
-        except BaseException:
-            link.end()
-            raise
-        if not understood:
-            link.end()
-        return link if understood else None
+        return await dialled(Link, self._path, lambda answer: True)
 
 
-class Link(asyncio.Protocol):
+class Link(Greeting):
     """Who waits for which stream."""
 
     def __init__(self) -> None:
-        self._reader = FrameReader(direct.LIMIT)
-        self._transport: asyncio.Transport | None = None
-        self._hello: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        super().__init__()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._parts: dict[int, asyncio.Queue[bytes | Exception | None]] = {}
         self._deadlines = Deadlines()
@@ -81,15 +70,7 @@ class Link(asyncio.Protocol):
     @property
     def alive(self) -> bool:
         """Whether it has answered HELLO, and lasts."""
-        return self._transport is not None and not self._transport.is_closing() and self._hello.done()
-
-    async def hello(self) -> bool:
-        """Whether the other end understands. Raises ConnectionResetError when it is not our own user's."""
-        assert self._transport is not None
-        if not is_own_user(self._transport.get_extra_info("socket")):
-            raise ConnectionResetError("it is served by another user")
-        self._transport.write(direct.bare(0, direct.TYPE_HELLO))
-        return await self._hello
+        return self._hello.done() and not self.lost
 
     async def ask(self, route: str, message: bytes, request_id: str, seconds: float) -> bytes:
         """One answer. Raises what the server raised, ConnectionResetError when the connection ends, TimeoutError."""
@@ -102,7 +83,7 @@ class Link(asyncio.Protocol):
         finally:
             self._deadlines.lift(future)
             if self._waiting.pop(stream, None) is not None:
-                self._send(direct.bare(stream, direct.TYPE_CANCEL))
+                self.write(direct.bare(stream, direct.TYPE_CANCEL))
 
     async def ask_in_parts(self, route: str, message: bytes, request_id: str) -> AsyncGenerator[bytes]:
         """The messages of an answer. Raises as `ask` does."""
@@ -115,19 +96,10 @@ class Link(asyncio.Protocol):
                 yield part
         finally:
             if self._parts.pop(stream, None) is not None:
-                self._send(direct.bare(stream, direct.TYPE_CANCEL))
-
-    def end(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+                self.write(direct.bare(stream, direct.TYPE_CANCEL))
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._hello.done():
-            self._hello.set_result(False)
+        super().connection_lost(error)
         self._deadlines.drop()
         gone = ConnectionResetError("the connection ended")
         waiting, self._waiting = self._waiting, {}
@@ -138,23 +110,15 @@ class Link(asyncio.Protocol):
         for queue in parts.values():
             queue.put_nowait(gone)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            for received in self._reader.feed(data):
-                self._receive(received)
-        except BulkheadError:
-            # A stream that lost its frame borders carries nothing more.
-            self.end()
-
-    def _receive(self, received: Frame) -> None:
+    def receive(self, received: Frame) -> None:
         if received.type == TYPE_RESPONSE:
             self._settle(received.stream, direct.answered(received.payload))
         elif received.type == direct.TYPE_DATA:
             queue = self._parts.get(received.stream)
             if queue is not None:
                 queue.put_nowait(received.payload)
-        elif received.type == direct.TYPE_HELLO and not self._hello.done():
-            self._hello.set_result(True)
+        else:
+            super().receive(received)
 
     def _settle(self, stream: int, response: Response) -> None:
         status = response.status
@@ -175,9 +139,5 @@ class Link(asyncio.Protocol):
         while stream in self._waiting or stream in self._parts:  # after a wrap a long wait may still hold its number
             stream = 1 if stream >= _LAST_STREAM else stream + 2
         self._next = 1 if stream >= _LAST_STREAM else stream + 2
-        self._send(direct.bare(stream, TYPE_REQUEST, direct.request(route, message, request_id)))
+        self.write(direct.bare(stream, TYPE_REQUEST, direct.request(route, message, request_id)))
         return stream
-
-    def _send(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)

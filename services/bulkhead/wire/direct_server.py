@@ -11,8 +11,9 @@ from grpclib.exceptions import GRPCError
 
 from bulkhead.errors import InvalidArgument
 from bulkhead.wire import direct, protobuf
+from bulkhead.wire.framed import Framed
 from bulkhead.wire.held import Drain, Held
-from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader, Response, Status
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, Response, Status
 from bulkhead.wire.ttrpc_protobuf import encode
 
 # What costs more to copy than to send by itself.
@@ -40,20 +41,19 @@ class Either(asyncio.Protocol):
         chosen.data_received(data)
 
 
-class Session(asyncio.Protocol):
+class Session(Framed):
     """One caller's connection. Its calls end with it; `sessions` holds it while it lasts."""
 
     def __init__(self, handlers: Handlers, sessions: set[Session]) -> None:
+        super().__init__()
         self._handlers = handlers
         self._sessions = sessions
-        self._reader = FrameReader(direct.LIMIT)
-        self._transport: asyncio.Transport | None = None
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._said: dict[int, Held] = {}
         self._drain = Drain()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._sessions.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -66,15 +66,6 @@ class Session(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._drain.go_on()
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            for received in self._reader.feed(data):
-                self._receive(received)
-        except InvalidArgument:
-            # What follows a broken frame cannot be told apart from it.
-            assert self._transport is not None
-            self._transport.abort()
-
     def cancel(self) -> list[asyncio.Task[None]]:
         """Cancel every call; those that were under way."""
         calls = list(self._calls.values())
@@ -86,19 +77,9 @@ class Session(asyncio.Protocol):
         """One frame, unless the caller has gone."""
         self.write(direct.bare(stream, kind, payload))
 
-    def write(self, frames: bytes) -> None:
-        """Frames, unless the caller has gone."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frames)
-
-    def write_long(self, stream: int, payload: bytes) -> None:
-        """A long part of an answer."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(direct.apart(stream, direct.TYPE_DATA, payload))
-
     async def drained(self) -> None:
         """Wait for a caller who does not read."""
-        if self._transport is None or self._transport.is_closing():
+        if self.lost:
             # The end of its calls is on the way.
             await asyncio.sleep(0)
         await self._drain.wait()
@@ -110,7 +91,7 @@ class Session(asyncio.Protocol):
             self._said[stream] = Held(self._transport)
         return self._said[stream]
 
-    def _receive(self, received: Frame) -> None:
+    def receive(self, received: Frame) -> None:
         if received.type == TYPE_REQUEST:
             self._calls[received.stream] = asyncio.get_running_loop().create_task(self._serve(received))
         elif received.type in (direct.TYPE_DATA, direct.TYPE_END):
