@@ -159,6 +159,14 @@ def test_bad_requests(target: Target, arguments: list[str], words: str) -> None:
     assert done.returncode != 0 and words in done.stderr.lower().replace("no such volume: nosuch", "no such volume")
 
 
+@pytest.mark.parametrize("length", [2, 249, 255])
+def test_names_of_any_length(target: Target, length: int) -> None:
+    name = "v" * length
+    assert target.ok("volume", "create", name).strip() == name
+    assert sh(target, "echo in > /v/f; cat /v/f", "-v", f"{name}:/v") == "in"
+    target.ok("volume", "rm", name)
+
+
 def test_events(target: Target) -> None:
     start = target.ok("info", "--format", "{{.SystemTime}}")
     sh(target, "true", "-v", "seen:/s")

@@ -16,7 +16,9 @@ from bulkhead.errors import InvalidArgument, NotFound
 LOCAL = "local"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+# A directory has that name.
+_LONGEST_NAME = 255
 _SIZE = re.compile(r"([0-9]+)\s*(?:([kmgtp]?)(?:i?b)?)", re.IGNORECASE)
 _POWERS = MappingProxyType({"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5})
 # An option, and those without which it means nothing (docs.docker.com, volume create).
@@ -72,6 +74,8 @@ def check_name(name: str) -> str:
         raise InvalidArgument(
             f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
         )
+    if len(name) > _LONGEST_NAME:
+        raise InvalidArgument(f"create {name}: volume name is too long, names have {_LONGEST_NAME} characters at most")
     if _NAME.fullmatch(name) is None:
         raise InvalidArgument(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

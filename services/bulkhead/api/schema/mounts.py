@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable
 
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import Mount
+from bulkhead.model.volume import check_name
 
 PROPAGATIONS = frozenset(("private", "rprivate", "shared", "rshared", "slave", "rslave"))
-_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _CONSISTENCIES = frozenset(("consistent", "cached", "delegated", "default"))
 
 
@@ -50,7 +49,7 @@ def parse_bind(text: str, driver: str = "") -> Mount:
             propagation=options.propagation,
             create_source=True,
         )
-    _check_volume_name(source)
+    check_name(source)
     if options.propagation:
         raise InvalidArgument(
             f"invalid volume specification: '{text}': "
@@ -96,18 +95,6 @@ _OPTION_KINDS = {
     **dict.fromkeys(PROPAGATIONS, "propagation"),
     **dict.fromkeys(_CONSISTENCIES, "consistency"),
 }
-
-
-def _check_volume_name(name: str) -> None:
-    if len(name) == 1:
-        raise InvalidArgument(
-            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
-        )
-    if not _VOLUME_NAME.fullmatch(name):
-        raise InvalidArgument(
-            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
-            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
-        )
 
 
 def _check_target(target: str, kind: str, prefix: str = "") -> None:
@@ -161,7 +148,7 @@ def _parse_volume_mount(mount: wire.Mount, _exists: Callable[[str], bool]) -> Mo
     _refuse_options(mount, "volume", "VolumeOptions")
     options = mount.VolumeOptions or wire.VolumeSettings()
     if mount.Source:
-        _check_volume_name(mount.Source)
+        check_name(mount.Source)
     _check_subpath(options.Subpath or "")
     driver = options.DriverConfig or wire.VolumeDriverSettings()
     return Mount(

@@ -42,7 +42,8 @@ class Places:
             return False
         with disk_errors(f"make volume {name}"):
             self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-            hidden = self.root / f".{name}.{secrets.token_hex(4)}"
+            # Without the volume's own name, which may be as long as a file's.
+            hidden = self.root / f".{secrets.token_hex(8)}"
             hidden.mkdir(mode=0o711)
             try:
                 _limit(hidden, name, size)

@@ -39,6 +39,7 @@ async def test_volumes_survive_the_manager(tmp_path: Path) -> None:
     ("wanted", "kind", "text"),
     [
         (Volume(name="a"), InvalidArgument, "volume name is too short"),
+        (Volume(name="x" * 256), InvalidArgument, "volume name is too long, names have 255 characters at most"),
         (Volume(name="../x"), InvalidArgument, "includes invalid characters for a local volume name"),
         (Volume(name="ok", driver="nope"), NotFound, 'plugin "nope" not found'),
         (Volume(name="ok", options={"foo": "1"}), InvalidArgument, 'create ok: invalid option: "foo"'),
@@ -53,6 +54,14 @@ async def test_refusals_leave_nothing(tmp_path: Path, wanted: Volume, kind: type
             await core.core.volumes.create(wanted)
         assert text in str(caught.value)
         assert core.records.volumes == {} and core.core.volumes.places.names() == []
+
+
+async def test_a_name_may_be_as_long_as_a_files(tmp_path: Path) -> None:
+    async with fake_core(tmp_path) as core:
+        made = await core.core.volumes.create(Volume(name="x" * 255))
+        assert core.core.volumes.places.names() == [made.name]
+        await core.core.volumes.remove(made.name, force=False)
+        assert core.core.volumes.places.names() == []
 
 
 async def test_a_volume_in_use_stays(tmp_path: Path) -> None:
