@@ -29,6 +29,7 @@ import uvloop
 
 from bulkhead import __version__, failpoints, logfile, settings, stacks, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
+from bulkhead.linux import scheduling
 from bulkhead.linux.process import share_arenas, trim_memory
 from bulkhead.linux.threads import Threads
 from bulkhead.model.instance import Instance
@@ -130,8 +131,10 @@ def _parse(name: str, argv: Sequence[str] | None, extra: Callable[[ArgumentParse
 
 
 def _prepare_process(name: str, instance: Instance) -> None:
-    """Title, umask, as many descriptors as this process may have, and memory that does not grow with its threads."""
+    """Slices, title, umask, as many descriptors as it may have, and memory that does not grow with its threads."""
     share_arenas()
+    # A container that computes does not keep those waiting who ask the engine for something.
+    scheduling.be_prompt(children=True)
     setproctitle.setproctitle(f"bulkhead-{name}" + (f" {instance.run}" if instance.suffix else ""))
     os.umask(0o022)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bulkhead import __version__, failpoints, nsexec, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
-from bulkhead.linux import atomicfile, process
+from bulkhead.linux import atomicfile, process, scheduling
 from bulkhead.model.shim_protocol import PROTOCOL
 from bulkhead.shim.container import Container, Phase
 from bulkhead.shim.custody import Estate
@@ -137,6 +137,7 @@ class Shim:
         """The process is this shim's for good: take what a fork does not inherit."""
         # Its launching children's children come to it, and whom a container without pid namespace leaves behind.
         process.become_subreaper()
+        scheduling.be_prompt(children=False)
         self._loop.open()
         self._signals.start(self._called)
 

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bulkhead import failpoints, nsexec, plainlog
-from bulkhead.linux import fdpass, process
+from bulkhead.linux import fdpass, process, scheduling
 from bulkhead.shim import app, upkeep
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Expected, Identity
@@ -47,6 +47,7 @@ _REHEARSAL = "rehearsal-"
 def main(control_fd: int, shim: app.Shim, cache: Path) -> int:
     """Fork a spare per request until the supervisor goes away. `shim` is what each has inherited."""
     process.set_title(_NAME)
+    scheduling.be_ordinary()
     app.prepare_process()
     control = socket.socket(fileno=control_fd)
     _clear_after_the_dead(cache)

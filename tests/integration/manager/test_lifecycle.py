@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
+from bulkhead.linux.scheduling import SHORTEST
 from bulkhead.wire.gen.bulkhead.manager import v1 as api
 from bulkhead.wire.gen.bulkhead.types import v1 as types
+from tests.support.engine import Engine
 from tests.support.eventually import catches, eventually
 from tests.support.manager_client import ManagerClient
+from tests.support.slices import are_told, slice_of
 
 
 async def test_exit_code_and_output(manager: ManagerClient) -> None:
@@ -179,6 +183,18 @@ async def test_limits_reach_the_cgroup(manager: ManagerClient) -> None:
     limit = Path("/sys/fs/cgroup/memory") / found["memory"].lstrip("/") / "memory.limit_in_bytes"
     assert int(limit.read_text()) == 64 << 20
     assert (Path("/sys/fs/cgroup/pids") / found["pids"].lstrip("/") / "pids.max").read_text() == "17\n"
+
+
+@pytest.mark.skipif(not are_told(), reason="slices are Linux 6.12's")
+async def test_the_engine_is_let_in_at_once_and_a_container_is_like_any_process(
+    manager: ManagerClient, watched_engine: Engine
+) -> None:
+    container_id = await manager.run("sleep", "99")
+    program = (await manager.inspect(container_id)).pid
+    shim = json.loads((watched_engine.instance.container_data(container_id) / "shim.json").read_text())["pid"]
+    services = [watched_engine.pid(service) for service in ("supervisor", "manager")]
+    assert {slice_of(pid or 0) for pid in (shim, *services)} == {SHORTEST}
+    assert slice_of(program) == slice_of(1)
 
 
 async def test_environment_and_user(manager: ManagerClient) -> None:
