@@ -8,7 +8,6 @@ fails here is told by whoever wants the shim, and what a death of this process l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 
 import structlog
@@ -16,13 +15,15 @@ import structlog
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.actors import Actors
-from bulkhead.manager.ports import Shim, Shims
+from bulkhead.manager.ports import Shim, Shims, SupervisorAway
 
 log = structlog.get_logger()
 # So many containers at a time: who makes more of them at once does not start each the next moment.
 _MOST = 4
 # Longer than from `docker create` to `docker start` in a script, or from the creates of a small stack to its starts.
 _SECONDS = 3.0
+# Who ends a container waits so long for a launch: the supervisor may stand still.
+_PATIENCE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class _Ahead:
     timer: asyncio.TimerHandle | None = None
     wanted: bool = False
     leaves: bool = False
+    # Why it could not be launched, if the supervisor was why.
+    away: SupervisorAway | None = None
 
 
 class LaunchingAhead:
@@ -55,41 +58,59 @@ class LaunchingAhead:
         ahead.work.add_done_callback(lambda _: self._worked(container_id, ahead))
 
     async def ensure(self, container_id: str, *, network_given: bool = False, cgroup: str = "") -> Shim:
-        await self._claim(container_id)
+        ahead = self._claim(container_id)
+        if ahead is not None:
+            await asyncio.wait([ahead.work])
+            if ahead.away is not None:
+                # Nobody waits for the supervisor twice.
+                raise ahead.away
         return await self._shims.ensure(container_id, network_given=network_given, cgroup=cgroup)
 
     async def live(self, container_id: str) -> Shim | None:
         return await self._shims.live(container_id)
 
     async def discard(self, container_id: str) -> None:
-        await self._claim(container_id)
+        await self._broken_off(container_id)
         await self._shims.discard(container_id)
 
     async def break_off(self, container_id: str) -> None:
-        await self._claim(container_id)
+        await self._broken_off(container_id)
         await self._shims.break_off(container_id)
 
     async def forget(self, container_id: str) -> None:
         await self._shims.forget(container_id)
 
-    async def _claim(self, container_id: str) -> None:
-        """The shim, if there is one, is the caller's from here on."""
+    async def _broken_off(self, container_id: str) -> None:
+        """The shim is not to be: who cannot launch it now is told that nobody wants it any more."""
+        ahead = self._claim(container_id)
+        if ahead is not None and not ahead.leaves:
+            await asyncio.wait([ahead.work], timeout=_PATIENCE_SECONDS)
+            ahead.work.cancel()
+        if ahead is not None:
+            await asyncio.wait([ahead.work])
+
+    def _claim(self, container_id: str) -> _Ahead | None:
+        """The shim, if there is one, is the caller's from here on. What is to be waited for, if anything is."""
         ahead = self._ahead.get(container_id)
         if ahead is None:
-            return
+            return None
         ahead.wanted = True
         if ahead.timer is not None:
             ahead.timer.cancel()
-        if ahead.work.done():
-            self._ahead.pop(container_id)
-        else:
-            await asyncio.wait([ahead.work])
+        if not ahead.work.done():
+            return ahead
+        self._ahead.pop(container_id)
+        return None
 
     async def _launch(self, container_id: str, *, network_given: bool, cgroup: str) -> None:
         failpoints.hit("manager.ahead.begun")
         # Whoever wants it is told what is wrong. It may have been launched, and is looked for when its time is over.
-        with contextlib.suppress(BulkheadError):
+        try:
             await self._shims.ensure(container_id, network_given=network_given, cgroup=cgroup)
+        except SupervisorAway as error:
+            self._ahead[container_id].away = error
+        except BulkheadError:
+            pass
         failpoints.hit("manager.ahead.launched")
 
     def _worked(self, container_id: str, ahead: _Ahead) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from bulkhead.errors import BulkheadError, Unavailable
+from bulkhead.manager import launching_ahead
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.launching_ahead import LaunchingAhead
+from bulkhead.manager.ports import SupervisorAway
 from tests.support.eventually import eventually
 from tests.support.fake_shims import FakeShim, FakeShims
 from tests.support.manager_core import new_world
@@ -103,6 +105,37 @@ async def test_a_removal_waits_for_the_launch_so_that_no_shim_comes_after_it(shi
     gate.set()
     await removal
     assert (shims.launched, shims.discarded, shims.shims) == ([_ID], [_ID], {})
+
+
+async def test_a_removal_does_not_wait_for_a_supervisor_that_stands_still(
+    shims: SlowShims, actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching_ahead, "_PATIENCE_SECONDS", _SHORT)
+    ahead = LaunchingAhead(shims, actors, seconds=_LONG)
+    shims.gate = asyncio.Event()
+    ahead.expect(_ID, network_given=False)
+    await asyncio.sleep(0)
+    removal = asyncio.ensure_future(ahead.discard(_ID))
+    await asyncio.sleep(3 * _SHORT)
+    # It waits for what it asks for itself.
+    shims.gate.set()
+    await removal
+    assert shims.launched == []
+
+
+async def test_who_has_waited_for_a_supervisor_that_is_away_does_not_do_so_twice(
+    shims: SlowShims, actors: Actors
+) -> None:
+    ahead = LaunchingAhead(shims, actors, seconds=_LONG)
+    gate = shims.gate = asyncio.Event()
+    shims.supervisor_away = True
+    ahead.expect(_ID, network_given=False)
+    wanted = asyncio.ensure_future(ahead.ensure(_ID))
+    await asyncio.sleep(0)
+    shims.gate = asyncio.Event()  # nobody comes through any more
+    gate.set()
+    with pytest.raises(SupervisorAway):
+        await wanted
 
 
 async def test_only_so_many_are_launched_ahead_and_each_that_is_wanted_makes_room(
