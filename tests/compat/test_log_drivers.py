@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+from docker import DockerClient
 
 from tests.compat.conftest import Target
 
@@ -17,6 +18,16 @@ def real(target: Target) -> None:
 
 
 SAYS = ("busybox", "sh", "-c", "echo out; echo err >&2")
+
+
+@pytest.mark.parametrize(
+    ("driver", "kept"), [("json-file", "a\ufffd\ufffdb\n\ufffd".encode()), ("local", b"a\xff\xfeb\n\xff")]
+)
+def test_what_is_no_text(client: DockerClient, target: Target, driver: str, kept: bytes) -> None:
+    says = ["busybox", "printf", r"a\377\376b\n\377"]
+    target.ok("run", "-d", "--name", "lg", "--log-driver", driver, *says)
+    target.ok("wait", "lg")
+    assert client.containers.get("lg").logs() == kept
 
 
 @pytest.mark.parametrize("driver", ["json-file", "local"])

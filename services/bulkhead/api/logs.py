@@ -55,12 +55,13 @@ OpenLog = Callable[[str, int | None, int | None], Cursor]  # path, tail, since
 
 
 class Entry(msgspec.Struct):
-    """A line of the file."""
+    """A line of the file; `raw` of one that is not UTF-8, from a driver that keeps bytes as they are."""
 
     log: str = ""
     stream: str = "stdout"
     time: str = ""
     attrs: dict[str, str] | None = None
+    raw: bytes = b""
 
 
 class Renderer:
@@ -92,6 +93,9 @@ class Renderer:
             if not text:
                 continue
             payload = text.encode()
+            if entry.raw:
+                # What may stand before the line is text.
+                payload = payload.removesuffix(entry.log.encode()) + entry.raw
             if self._request.framed:
                 parts.append(_FRAME.pack(stream, len(payload)))
             parts.append(payload)

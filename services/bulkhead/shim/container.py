@@ -61,6 +61,8 @@ UNMOUNT_PATIENCE = 45.0
 _HEALTHCHECK = "healthcheck.json"
 # A parked process has no exit signal yet: waitid(2) finds it only so.
 _WALL = 0x40000000
+# In a record, any log driver that keeps bytes as they are.
+_VERBATIM = "local"
 # The reaper of somebody else's child may come a moment after the pidfd told of its end.
 REAP_POLL = 0.02
 REAP_TRIES = 150
@@ -812,6 +814,7 @@ def _log_options(record: TaskRecord) -> CreateOptions:
             attributes=record.log_attributes.encode(),
             non_blocking=record.log_non_blocking,
             max_buffer=record.log_max_buffer,
+            verbatim=record.log_driver == _VERBATIM,
         )
     return CreateOptions(log=target, destination=record.log_destination.encode(), log_buffer=record.log_max_buffer)
 
@@ -824,7 +827,7 @@ def _record(task: Task, options: CreateOptions, pipes: tuple[int, ...], *, termi
         boot_id=process.boot_id(),
         cgroup=task.cgroup.path,
         own_pids=process.is_namespace_init(task.pid),
-        log_driver="json-file" if log else "none",
+        log_driver=(_VERBATIM if log.verbatim else "json-file") if log else "none",
         log_path=log.path if log else "",
         log_max_size=log.max_size if log else 0,
         log_max_file=log.max_file if log else 1,

@@ -3,12 +3,17 @@ r"""Docker's json-file encoding, a chunk at a time: `{"log":"...\n","stream":"st
 Bytes are escaped as dockerd does (daemon/logger/jsonfilelog/jsonlog): `\\ \" \n \r`, other controls
 and `< > &` as \u00XX, U+2028/2029 as \u202X, each byte that is not UTF-8 as \ufffd. Lines longer than
 16 KiB come in pieces without the trailing \n. All lines of one chunk bear the time of its reading.
+
+Docker's other drivers keep bytes as they are. Their files are nobody's but the engine's, so that here they are the
+same, and a line that is not UTF-8 also has a member `raw`, its bytes in base64.
 """
 
 from __future__ import annotations
 
+import binascii
 import codecs
 import time
+from collections.abc import Callable
 
 from bulkhead.nsexec import json_lines
 
@@ -72,11 +77,16 @@ def timestamp(nanoseconds: int) -> bytes:
 
 
 class Encoder:
-    """One stream of a container, from bytes as read to log records; each bears `attributes`, a JSON object, if any."""
+    """One stream of a container, from bytes as read to log records; each bears `attributes`, a JSON object, if any.
 
-    __slots__ = ("_carry", "_stream")
+    `verbatim`: no byte is lost.
+    """
 
-    def __init__(self, stream: str, attributes: bytes = b"") -> None:
+    __slots__ = ("_carry", "_lines", "_stream", "_told")
+
+    def __init__(self, stream: str, attributes: bytes = b"", *, verbatim: bool = False) -> None:
+        self._told: Callable[[bytes], bytes] = _verbatim if verbatim else escape
+        self._lines = _verbatim_lines if verbatim else _lines
         self._stream = stream.encode() + b'",' + (b'"attrs":' + attributes + b"," if attributes else b"")
         self._carry = b""
 
@@ -101,14 +111,14 @@ class Encoder:
                 position = newline + 1
                 continue
             if position > start:
-                records.append(_lines(data, start, position, suffix))
+                records.append(self._lines(data, start, position, suffix))
             start = position
             position = _piece_end(data, start)
-            records.append(b'{"log":"' + escape(data[start:position]) + suffix)
+            records.append(b'{"log":"' + self._told(data[start:position]) + suffix)
             start = position
         position = max(position, data.rfind(b"\n", position) + 1)
         if position > start:
-            records.append(_lines(data, start, position, suffix))
+            records.append(self._lines(data, start, position, suffix))
         self._carry = data[position:]
         return records[0] if len(records) == 1 else b"".join(records)
 
@@ -117,7 +127,7 @@ class Encoder:
         data, self._carry = self._carry, b""
         if not data:
             return b""
-        return b'{"log":"%b","stream":"%b"time":"%b"}\n' % (escape(data), self._stream, timestamp(now))
+        return b'{"log":"%b","stream":"%b"time":"%b"}\n' % (self._told(data), self._stream, timestamp(now))
 
 
 def _lines(data: bytes, start: int, end: int, suffix: bytes) -> bytes:
@@ -130,6 +140,32 @@ def _lines_of_text(data: bytes, suffix: bytes) -> bytes:
     escaped = escape(data)
     end = b"\\n" + suffix
     return b"".join((b'{"log":"', escaped[:-1].replace(b"\n", end + b'{"log":"'), end))
+
+
+def _verbatim_lines(data: bytes, start: int, end: int, suffix: bytes) -> bytes:
+    """Those that lose nothing."""
+    found = json_lines(data, start, end, suffix)
+    if found is not None:
+        return found
+    lines = data[start:end]
+    if _is_text(lines):
+        return _lines_of_text(lines, suffix)
+    each = (line + b"\n" for line in lines[:-1].split(b"\n"))
+    return b"".join(b'{"log":"' + _verbatim(line).replace(b"\n", b"\\n") + suffix for line in each)
+
+
+def _verbatim(data: bytes) -> bytes:
+    """`escape`, and of what is not text the bytes beside it."""
+    raw = b"" if _is_text(data) else b'","raw":"' + binascii.b2a_base64(data, newline=False)
+    return escape(data) + raw
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _piece_end(data: bytes, start: int) -> int:

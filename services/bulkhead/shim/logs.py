@@ -50,7 +50,8 @@ class LogTarget:
     """Where the log goes. `max_size` in bytes, 0 is unlimited; `max_file` counts the current one too.
 
     `compress` packs the files that are rotated away. `attributes` is a JSON object that every line bears, or nothing.
-    With `non_blocking` the container never waits: what does not fit into `max_buffer` bytes is dropped.
+    With `non_blocking` the container never waits: what does not fit into `max_buffer` bytes is dropped. `verbatim`:
+    bytes that are not UTF-8 are kept.
     """
 
     path: str
@@ -60,6 +61,7 @@ class LogTarget:
     attributes: bytes = b""
     non_blocking: bool = False
     max_buffer: int = 0
+    verbatim: bool = False
 
 
 class LogSink(Protocol):
@@ -167,7 +169,9 @@ class JsonFile(LogSink):
         self._loop = loop
         self._brake = brake
         self._grown = grown
-        self._encoders = {number: Encoder(name, target.attributes) for number, name in _STREAMS.items()}
+        self._encoders = {
+            number: Encoder(name, target.attributes, verbatim=target.verbatim) for number, name in _STREAMS.items()
+        }
         self._non_blocking = target.non_blocking
         self._limit = target.max_buffer or _BACKLOG
         self._backlog: deque[Waiting] = deque()

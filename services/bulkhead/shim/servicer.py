@@ -249,6 +249,7 @@ def _target(log: messages.LogOptions) -> LogTarget:
         attributes=log.attributes,
         non_blocking=log.non_blocking,
         max_buffer=max(0, log.max_buffer),
+        verbatim=log.driver not in ("", "json-file"),
     )
 
 

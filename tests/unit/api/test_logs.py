@@ -43,6 +43,13 @@ def test_details_are_sorted_and_encoded() -> None:
     assert shown == b"a=1,b=x+y a\n"
 
 
+def test_bytes_that_were_kept_stand_for_what_was_lost() -> None:
+    kept = line("\ufffd\ufffd\n", raw="//4K")
+    assert Renderer(LogRequest(framed=False)).render(kept) == b"\xff\xfe\n"
+    shown = Renderer(LogRequest(framed=False, timestamps=True)).render(kept)
+    assert shown == b"2023-11-14T22:13:20.500000000Z \xff\xfe\n"
+
+
 @pytest.mark.parametrize(("since", "shown"), [(MOMENT, True), (MOMENT + SECOND // 2, True), (MOMENT + SECOND, False)])
 def test_since_includes_its_moment(since: int, shown: bool) -> None:
     assert bool(Renderer(LogRequest(since=since)).render(line())) is shown

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import random
 
@@ -108,6 +109,25 @@ def test_a_piece_never_cuts_a_character() -> None:
 def test_bytes_that_are_no_text_are_cut_all_the_same() -> None:
     written = Encoder("stdout").feed(b"\x80" * (2 * PIECE) + b"\n", NOW)
     assert written.count(b"\\ufffd") == 2 * PIECE
+
+
+def test_a_verbatim_log_loses_no_byte() -> None:
+    """However it is cut; and what is text is written as ever."""
+    source = random.Random(11)
+    said = b"".join(
+        source.choice((b"text\n", b"\r\n", "é\n".encode(), b"\xff\xfe\r\n", b"\xc3", b"\x80" * 20_000))
+        for _ in range(60)
+    )
+    encoder, position, written = Encoder("stdout", verbatim=True), 0, b""
+    while position < len(said):
+        step = source.choice((1, 7, 100, 4096, 16_384, 100_000))
+        written += encoder.feed(said[position : position + step], NOW)
+        position += step
+    written += encoder.finish(NOW)
+    records = [json.loads(line) for line in written.splitlines()]
+    kept = [base64.b64decode(each["raw"]) if "raw" in each else each["log"].encode() for each in records]
+    assert b"".join(kept) == said
+    assert all(("raw" in each) == ("\ufffd" in each["log"]) for each in records)
 
 
 def test_however_it_is_cut_the_log_is_the_same_text() -> None:
