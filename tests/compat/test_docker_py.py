@@ -218,3 +218,21 @@ def test_an_exec_is_framed_as_its_start_says(client: DockerClient, running: Any)
     """docker-py creates with a terminal and starts without saying so."""
     made = client.api.exec_create(running.id, ["echo", "hello"], tty=True)
     assert client.api.exec_start(made["Id"]) == b"hello\r\n"
+
+
+def test_a_terminal_begins_with_the_size_that_the_create_told(client: DockerClient, target: Target) -> None:
+    if target.kind == "fake" or client.version()["Version"].startswith("20."):
+        pytest.skip("since Docker 23")
+    config = client.api.create_container_config("busybox", ["stty", "size"], tty=True)
+    config["HostConfig"] = {"ConsoleSize": [57, 123]}
+    box = client.containers.get(client.api.create_container_from_config(config)["Id"])
+    box.start()
+    box.wait()
+    assert box.logs() == b"57 123\r\n"
+
+
+def test_an_empty_word_is_a_program_that_is_not_found(client: DockerClient) -> None:
+    box = client.containers.create("busybox", [""])
+    with pytest.raises(APIError, match="executable file not found"):
+        box.start()
+    assert box.attrs["Path"] == ""

@@ -194,3 +194,19 @@ def test_import_of_what_is_no_tar(target: Target) -> None:
     before = target.ok("images", "-aq")
     assert target.docker("import", "-", "bad", input=b"this is no archive" * 100).returncode == 1
     assert target.ok("images", "-aq") == before
+
+
+@pytest.mark.parametrize(
+    ("platform", "words"),
+    [
+        ("/", "is an invalid component"),
+        ("macos/arm64", "operating system is not supported"),
+        ("nintendo64", "unknown operating system or architecture"),
+    ],
+)
+def test_import_for_a_platform_that_is_none(target: Target, platform: str, words: str) -> None:
+    done = target.docker("import", "--platform", platform, "-", "bad", input=b"\0" * 1024)
+    assert done.returncode == 1
+    if not (target.kind == "dockerd" and platform == "/"):  # 20.10 has another word for it
+        assert words in done.stderr
+    assert target.docker("image", "inspect", "bad").returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import docker
 import pytest
 
 from tests.compat.conftest import Target
@@ -75,3 +76,20 @@ def test_what_is_refused(target: Target, made: list[str], changed: list[str], wo
     done = target.docker("update", *changed, "box")
     assert (done.returncode, words in done.stderr) == (1, True), done.stderr
     assert host_config(target, "box") == before
+
+
+def test_a_limit_of_processes_that_is_taken_away_is_shown_as_zero(target: Target) -> None:
+    target.ok("create", "--name", "box", "--pids-limit", "32", "busybox", "true")
+    target.ok("update", "--pids-limit", "-1", "box")
+    assert host_config(target, "box")["PidsLimit"] == 0
+    target.ok("create", "--name", "free", "--pids-limit", "-1", "busybox", "true")
+    assert host_config(target, "free")["PidsLimit"] is None
+
+
+def test_old_clients_know_of_no_limit_of_processes(target: Target) -> None:
+    target.ok("create", "--name", "box", "--pids-limit", "32", "busybox", "true")
+    old = docker.APIClient(base_url=target.socket, version="1.39")
+    answer = old._post_json(old._url("/containers/box/update"), {"PidsLimit": 16, "CpuShares": 512})
+    assert answer.status_code == 200
+    shown = host_config(target, "box")
+    assert (shown["PidsLimit"], shown["CpuShares"]) == (32, 512)

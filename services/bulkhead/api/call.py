@@ -201,7 +201,7 @@ def check_content_type(value: str) -> None:
     if not kind:
         raise InvalidArgument(f"malformed Content-Type header ({value}): mime: no media type")
     if kind != "application/json":
-        raise InvalidArgument(f"Content-Type specified ({value}) must be 'application/json'")
+        raise InvalidArgument(f"unsupported Content-Type header ({value}): must be 'application/json'")
 
 
 def parse_json(data: bytes, kind: type[T]) -> T:
@@ -214,6 +214,8 @@ def parse_json(data: bytes, kind: type[T]) -> T:
         except msgspec.ValidationError:
             return cast(T, anycase.convert(data, kind))  # it may be a null in a list
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        if "trailing characters" in str(error):
+            raise InvalidArgument("unexpected content after JSON") from error
         raise InvalidArgument(f"invalid JSON: {error}") from error
 
 

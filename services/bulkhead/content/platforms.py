@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 from bulkhead.content.manifests import Descriptor, Index, Platform
-from bulkhead.errors import InvalidArgument, NotFound
+from bulkhead.errors import NotFound
+from bulkhead.model.platforms import ARCHITECTURE, OS, split_platform
 from bulkhead.model.reference import Reference
 
-HOST = Platform(os="linux", architecture="amd64")
-_PART = re.compile(r"[A-Za-z0-9_-]+")
-_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386"}
+HOST = Platform(os=OS, architecture=ARCHITECTURE)
 
 
 def parse_platform(text: str) -> Platform:
     """Read `os[/arch[/variant]]` or `arch` as Docker's `--platform` takes it; raises InvalidArgument."""
-    parts = text.lower().split("/")
-    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
-        raise InvalidArgument(f'"{text}" is an invalid component of "{text}": platform specifier component must match')
-    if len(parts) == 1:
-        parts = [parts[0], HOST.architecture] if parts[0] in ("linux", "windows", "darwin") else ["linux", parts[0]]
-    os, architecture, variant = (*parts, "")[:3]
-    return Platform(os=os, architecture=_ALIASES.get(architecture, architecture), variant=variant)
+    os, architecture, variant = split_platform(text)
+    return Platform(os=os, architecture=architecture, variant=variant)
 
 
 def choose(index: Index, platform: Platform = HOST, name: Reference | None = None) -> Descriptor:

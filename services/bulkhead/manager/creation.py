@@ -269,8 +269,9 @@ def _heard(commit: asyncio.Future[None]) -> None:
 
 
 def _command(spec: ContainerSpec) -> list[str]:
+    """An empty word is a program as well: one that is not found at the start."""
     command = [*(spec.entrypoint or ()), *(spec.command or ())]
-    if not command or not command[0]:
+    if not command:
         raise InvalidArgument("No command specified")
     return command
 

@@ -108,6 +108,8 @@ def _process(container: Container, around: Surroundings) -> dict[str, Any]:
     args = [container.path, *container.args]
     if around.init_binary:
         args = [INIT_TARGET, "--", *args]
+    height, width = (*spec.console_size, 0, 0)[:2]
+    sized = {"consoleSize": {"height": height, "width": width}} if spec.tty and height and width else {}
     return {
         "terminal": spec.tty,
         "user": {"uid": 0, "gid": 0},
@@ -118,6 +120,7 @@ def _process(container: Container, around: Surroundings) -> dict[str, Any]:
         "rlimits": rlimits(spec.ulimits),
         "noNewPrivileges": spec.no_new_privileges,
         "oomScoreAdj": spec.oom_score_adj,
+        **sized,
     }
 
 

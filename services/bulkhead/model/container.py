@@ -254,6 +254,7 @@ class ContainerSpec:
     endpoints: tuple[NetworkEndpoint, ...] = ()
     device_requests: tuple[DeviceRequest, ...] = ()
     writable_cgroups: bool = False
+    console_size: tuple[int, ...] = ()
     engine_host_config: bytes = b""
     engine_networking_config: bytes = b""
 

@@ -270,7 +270,7 @@ class _Probe:
         self.rest()
         if self._late:
             text = f"Health check exceeded timeout ({shown_duration(self._patience)})"
-            self._streams.drain(lambda: self._conclude(FAILED, text))
+            self._streams.drain(lambda: self._conclude(FAILED, ": ".join(filter(None, (text, self._output.text())))))
         else:
             self._streams.drain(lambda: self._conclude(FAILED if code is None else code, self._output.text()))
 

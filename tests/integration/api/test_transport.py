@@ -71,9 +71,9 @@ async def test_errors_are_json_with_a_newline(fake: Fake) -> None:
     ("body", "content_type", "text"),
     [
         (b"{", "application/json", "invalid JSON"),
-        (b'{"Image":"x"}{}', "application/json", "invalid JSON"),
+        (b'{"Image":"x"}{}', "application/json", "unexpected content after JSON"),
         (b'{"Image":7}', "application/json", "invalid JSON"),
-        (b"{}", "text/plain", "Content-Type specified (text/plain) must be 'application/json'"),
+        (b"{}", "text/plain", "unsupported Content-Type header (text/plain): must be 'application/json'"),
         (b"{}", "application/x-www-form-urlencoded", "must be 'application/json'"),
         (b"{}", "", "malformed Content-Type header"),
         (b"{}", "application/json", "Config cannot be empty in order to create a container"),

@@ -38,7 +38,8 @@ def test_json_content_types_are_accepted(value: str) -> None:
 
 
 def test_other_content_type_is_refused_in_dockers_words() -> None:
-    with pytest.raises(InvalidArgument, match=r"^Content-Type specified \(text/plain\) must be 'application/json'$"):
+    words = r"^unsupported Content-Type header \(text/plain\): must be 'application/json'$"
+    with pytest.raises(InvalidArgument, match=words):
         check_content_type("text/plain")
 
 
@@ -51,7 +52,6 @@ def test_missing_content_type_is_malformed() -> None:
     "data",
     [
         b"{",
-        b'{"Image":"x"} {}',
         b'{"Image":1}',
         b'{"Env":"A=b"}',
         b'{"HostConfig":{"Memory":"1g"}}',
@@ -66,6 +66,11 @@ def test_missing_content_type_is_malformed() -> None:
 def test_malformed_and_mistyped_bodies_are_the_clients_fault(data: bytes) -> None:
     with pytest.raises(InvalidArgument, match="invalid JSON"):
         parse_json(data, CreateBody)
+
+
+def test_what_follows_the_body_is_the_clients_fault() -> None:
+    with pytest.raises(InvalidArgument, match=r"^unexpected content after JSON$"):
+        parse_json(b'{"Image":"x"} {}', CreateBody)
 
 
 def test_null_means_not_said_and_unknown_keys_are_ignored() -> None:

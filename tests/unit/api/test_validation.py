@@ -55,6 +55,14 @@ HOST_TABLE = [
         {"AutoRemove": True, "RestartPolicy": {"Name": "always"}},
         "can't create 'AutoRemove' container with restart policy",
     ),
+    ({"IpcMode": "foo"}, "invalid IPC mode: foo"),
+    ({"PidMode": "foo"}, "invalid PID mode: foo"),
+    ({"PidMode": "container:"}, "invalid PID mode: container:"),
+    ({"UTSMode": "container:a"}, "invalid UTS mode: container:a"),
+    (
+        {"Annotations": {"": "a"}},
+        "invalid Annotations: the empty string is not permitted as an annotation key",
+    ),
     ({"RestartPolicy": {"Name": "foo"}}, "invalid restart policy 'foo'"),
     (
         {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}},
@@ -122,7 +130,7 @@ def test_config_is_refused_in_dockers_words(config: dict[str, Any], host: dict[s
         {"CpusetCpus": "0-1", "CpuQuota": -1},
         {"NetworkMode": "nosuchnet"},
         {"NetworkMode": "container:unknown"},
-        {"IpcMode": "foo", "PidMode": "foo"},
+        {"IpcMode": "shareable", "PidMode": "container:foo", "UTSMode": "host"},
         {"Dns": ["x"], "Sysctls": {"no.such": "1"}, "Ulimits": [{"Name": "foo", "Soft": 1, "Hard": 1}]},
         {"Runtime": "runc", "CapAdd": ["ALL"], "CapDrop": ["net_raw"]},
         {"ExtraHosts": ["a:1.2.3.4", "b:::1", "c:host-gateway"]},

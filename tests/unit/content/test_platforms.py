@@ -77,6 +77,9 @@ def test_nothing_that_fits_is_said_as_docker_says_it(platforms: tuple[dict[str, 
         ("arm64", ("linux", "arm64", "")),
         ("linux/aarch64", ("linux", "arm64", "")),
         ("linux/arm/v7", ("linux", "arm", "v7")),
+        ("windows", ("windows", "amd64", "")),
+        ("macOS", ("darwin", "amd64", "")),
+        ("plan10/sparc", ("plan10", "sparc", "")),
     ],
 )
 def test_platforms_as_people_write_them(text: str, platform: tuple[str, str, str]) -> None:
@@ -84,7 +87,7 @@ def test_platforms_as_people_write_them(text: str, platform: tuple[str, str, str
     assert (parsed.os, parsed.architecture, parsed.variant) == platform
 
 
-@pytest.mark.parametrize("text", ["", "/", "linux/", "linux/amd64/v1/x", "linux/a b", "../x", "linux//v7"])
+@pytest.mark.parametrize("text", ["", "/", "linux/", "linux/amd64/v1/x", "linux/a b", "../x", "linux//v7", "foobar"])
 def test_what_is_no_platform_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_platform(text)

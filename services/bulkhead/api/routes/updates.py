@@ -11,6 +11,7 @@ from bulkhead.api.call import Call
 from bulkhead.api.ports import Machine, Updates
 from bulkhead.api.schema import update as schema
 from bulkhead.api.schema import validation
+from bulkhead.api.versions import Version
 
 
 class UpdateRoutes:
@@ -19,7 +20,7 @@ class UpdateRoutes:
         self._machine = machine
 
     async def update(self, call: Call) -> web.StreamResponse:
-        host = schema.taken(await call.body(schema.UpdateBody))
+        host = schema.taken(await call.body(schema.UpdateBody), with_pids=call.version >= Version(1, 40))
         validation.check_update(host, self._machine().host)
         await self._updates.update(schema.update_of(call["id"], host))
         return answers.json({"Warnings": None})

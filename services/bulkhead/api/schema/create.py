@@ -108,9 +108,14 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
         readonly_paths=_optional(host.ReadonlyPaths),
         platform=platform,
         endpoints=_endpoints(body),
-        engine_host_config=wire.encode(host),
+        engine_host_config=wire.encode(_remembered(host)),
         engine_networking_config=msgspec.json.encode(body.NetworkingConfig) if body.NetworkingConfig else b"",
     )
+
+
+def _remembered(host: wire.HostConfig) -> wire.HostConfig:
+    """What inspect shows of it: no limit of processes is nothing, and 0 only where an update has taken one away."""
+    return msgspec.structs.replace(host, PidsLimit=None) if host.PidsLimit is not None and host.PidsLimit <= 0 else host
 
 
 def config_spec(config: ContainerConfig) -> ContainerSpec:
@@ -296,6 +301,7 @@ _OF_HOST: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "VolumesFrom": ("volumes_from", tuple),
     "Links": ("links", tuple),
     "DeviceRequests": ("device_requests", _all(_device_request)),
+    "ConsoleSize": ("console_size", lambda size: tuple(size) if any(size) else ()),
 }
 _OF_RESOURCES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "Memory": ("memory", _same),

@@ -142,7 +142,7 @@ class HostConfig(Part):
     VolumeDriver: str | None = None
     VolumesFrom: list[str] | None = None
     Mounts: list[Mount] | None = None
-    ConsoleSize: list[int] | None = None
+    ConsoleSize: list[Unsigned32] | None = None
     Annotations: dict[str, str] | None = None
     CapAdd: list[str] | None = None
     CapDrop: list[str] | None = None
@@ -316,7 +316,8 @@ def echo(spec: ContainerSpec, cgroup_version: int = 1) -> dict[str, Any]:
         shown["MemorySwap"] = 2 * shown["Memory"]
     if shown["MemorySwappiness"] == -1:
         shown["MemorySwappiness"] = None
-    shown["PidsLimit"] = max(spec.resources.pids_limit, 0) or None
+    if spec.resources.pids_limit > 0:
+        shown["PidsLimit"] = spec.resources.pids_limit
     if shown["SecurityOpt"] is None and (spec.privileged or "host" in (spec.ipc_mode, spec.pid_mode)):
         shown["SecurityOpt"] = ["label=disable"]
     if spec.privileged:

@@ -16,6 +16,7 @@ from bulkhead.api.schema.create import ContainerConfig
 from bulkhead.api.schema.signals import check_signal
 from bulkhead.errors import InvalidArgument
 from bulkhead.model import logdriver
+from bulkhead.model.platforms import split_platform
 
 MIB = 1 << 20
 SMALLEST_MEMORY = 6 * MIB
@@ -29,7 +30,8 @@ _OF_CPU = frozenset(
     ("NanoCpus", "CpuShares", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpusetCpus",
      "CpusetMems")
 )  # fmt: skip
-_PLATFORM = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,2}")
+_IPC_MODES = frozenset(("", "none", "private", "host", "shareable"))
+_OWN_OR_HOST = frozenset(("", "host"))
 
 
 def check_name(name: str) -> None:
@@ -39,10 +41,9 @@ def check_name(name: str) -> None:
 
 
 def check_platform(platform: str) -> None:
-    if platform and not _PLATFORM.fullmatch(platform):
-        raise InvalidArgument(
-            f'"{platform}": cannot parse platform specifier: unknown operating system or architecture: invalid argument'
-        )
+    """`os[/architecture[/variant]]`; empty is any."""
+    if platform:
+        split_platform(platform)
 
 
 def check(config: ContainerConfig, host_config: wire.HostConfig, host: Host) -> None:
@@ -141,6 +142,20 @@ def _check_host_config(host: wire.HostConfig) -> None:
     if host.StorageOpt:
         raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     _check_log_config(host.LogConfig or wire.LogSettings())
+    _check_modes(host)
+    if "" in (host.Annotations or {}):
+        raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
+
+
+def _check_modes(host: wire.HostConfig) -> None:
+    """Of a namespace that the client had something to say about."""
+    ipc, pid, uts = host.IpcMode or "", host.PidMode or "", host.UTSMode or ""
+    if ipc not in _IPC_MODES and ipc.partition(":")[0] != "container":
+        raise InvalidArgument(f"invalid IPC mode: {ipc}")
+    if pid not in _OWN_OR_HOST and not (pid.startswith("container:") and pid != "container:"):
+        raise InvalidArgument(f"invalid PID mode: {pid}")
+    if uts not in _OWN_OR_HOST:
+        raise InvalidArgument(f"invalid UTS mode: {uts}")
 
 
 def _check_extra_host(entry: str) -> None:

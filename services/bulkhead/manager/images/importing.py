@@ -13,7 +13,7 @@ from bulkhead.content import trust
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.inflate import Limits, plain
 from bulkhead.content.later import aiohttp
-from bulkhead.content.platforms import parse_platform
+from bulkhead.content.platforms import HOST, parse_platform
 from bulkhead.content.remote_errors import unreachable
 from bulkhead.content.staging import Pulled
 from bulkhead.errors import InvalidArgument, Unavailable
@@ -74,6 +74,8 @@ def _platform(text: str) -> dict[str, str]:
     if not text:
         return {}
     told = parse_platform(text)
+    if told.os != HOST.os:
+        raise InvalidArgument("operating system is not supported")
     found = {"os": told.os, "architecture": told.architecture, "variant": told.variant}
     return {key: value for key, value in found.items() if value}
 

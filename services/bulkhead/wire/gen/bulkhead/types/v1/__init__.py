@@ -281,6 +281,11 @@ class ContainerSpec(betterproto2.Message):
 
     writable_cgroups: "bool" = betterproto2.field(65, betterproto2.TYPE_BOOL)
 
+    console_size: "list[int]" = betterproto2.field(66, betterproto2.TYPE_UINT32, repeated=True)
+    """
+    height and width that its terminal begins with
+    """
+
     engine_host_config: "bytes" = betterproto2.field(100, betterproto2.TYPE_BYTES)
     """
     the Engine API's HostConfig as the client sent it: echoed, never obeyed
