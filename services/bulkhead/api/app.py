@@ -64,8 +64,8 @@ log = structlog.get_logger()
 DRAIN_SECONDS = 8.0
 # And how long their answers may then take to be sent.
 CLOSE_SECONDS = 1.0
-# Filters in the query and X-Registry-Config of many registries are long.
-LONGEST_LINE = 64 << 10
+# What a whole head may have with Docker: filters in the query and X-Registry-Config of many registries are long.
+LONGEST_LINE = (1 << 20) + 4096
 # How long a client may say nothing, or be at the head of a request, from the answer before (or its connection) on;
 # what Docker gives a head. A handler that is at work is not asked.
 IDLE_SECONDS = 300.0

@@ -111,6 +111,13 @@ async def test_what_is_not_unicode_is_refused(fake: Fake) -> None:
             assert (await wire.reply()).status in (400, 404)
 
 
+@pytest.mark.parametrize(("size", "status"), [(60_000, 200), (70_000, 200), (1_000_000, 200), (1_100_000, 431)])
+async def test_heads_may_be_as_long_as_dockers(fake: Fake, size: int, status: int) -> None:
+    """Filters are part of the head, and `X-Registry-Config` is: it has the passwords of all registries."""
+    assert (await fake.call("GET", f"/_ping?x={'x' * size}")).status == status
+    assert (await fake.call("GET", "/_ping", **{"X-Registry-Config": "x" * size})).status == status
+
+
 async def test_keep_alive_and_pipelining(fake: Fake) -> None:
     async with connected(fake.socket) as wire:
         wire.send(request("GET", "/_ping") + request("POST", "/containers/x/start") + request("GET", "/_ping"))

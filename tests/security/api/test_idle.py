@@ -20,10 +20,10 @@ PING = b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n"
 
 
 TOO_MUCH = {
-    "uri": b"GET /_ping?" + b"a" * (1 << 20) + b" HTTP/1.1\r\nHost: docker\r\n\r\n",
-    "field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\nX: " + b"a" * (1 << 20) + b"\r\n\r\n",
+    "uri": b"GET /_ping?" + b"a" * (2 << 20) + b" HTTP/1.1\r\nHost: docker\r\n\r\n",
+    "field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\nX: " + b"a" * (2 << 20) + b"\r\n\r\n",
     "fields": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
-    "name-of-a-field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X" * (1 << 20) + b": a\r\n\r\n",
+    "name-of-a-field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X" * (2 << 20) + b": a\r\n\r\n",
     "attach": b"POST /containers/x/attach HTTP/1.1\r\nHost: docker\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
 }
 
