@@ -24,6 +24,7 @@ from bulkhead.nsexec import _nsexec
 from bulkhead.nsexec._nsexec import (
     STEPS,
     SpawnError,
+    await_end,
     be_model,
     check_plan,
     copy_memory,
@@ -137,6 +138,12 @@ class Launch:
         except SpawnError as error:
             number, _, step = error.args
             self._failure = Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number)
+
+    def await_end(self) -> None:
+        """Wait until nothing more is said, for a moment at most: who needs no answer is not disturbed by us on its way,
+        and what it has said is received then."""
+        if self._armed is None:
+            await_end(self.sync_fd, int(_GLANCE_SECONDS * 1000))
 
     def receive(self) -> Report:
         """Wait for the next report. See `_receive`; failpoints are seen to here."""

@@ -65,6 +65,8 @@ class Conversation:
 
     def until_running(self) -> None:
         """For a process without a park: wait for the end of the socket."""
+        if not self.answers and self._trace is None:
+            self.launch.await_end()
         while (report := self._heard()).kind != ReportKind.CLOSED:
             self._note(report)
         if not self.launch.has_executed():

@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -15,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -351,4 +353,15 @@ int spawn_settle(struct spawn_birth *birth, struct spawn_result *result)
         outcome = fail(result, failpoint_steps[birth->reached], ECANCELED); /* it was killed */
     munmap(stack_of(birth), BIRTH_SIZE);
     return outcome;
+}
+
+/* The stage's own death must not wake us: it is not the end of what it has forked. */
+void spawn_await_end(int sync, int milliseconds)
+{
+    struct pollfd end = {.fd = sync};
+    struct timespec patience = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
+    sigset_t mask;
+    pthread_sigmask(SIG_BLOCK, NULL, &mask);
+    sigaddset(&mask, SIGCHLD);
+    ppoll(&end, 1, &patience, &mask);
 }

@@ -49,4 +49,7 @@ int spawn_stage(const struct spawn_request *request, struct spawn_result *result
  * as reports), -1 when it has failed before; it is the caller's to reap. */
 int spawn_settle(struct spawn_birth *birth, struct spawn_result *result);
 
+/* Wait, for a while at most, until nobody holds the other end of `sync`; what was said there meanwhile is kept. */
+void spawn_await_end(int sync, int milliseconds);
+
 #endif
