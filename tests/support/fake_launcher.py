@@ -180,9 +180,18 @@ class FakeLauncher:
         return FakeProcess(pid=pid, pidfd=pidfd, start_time=start_time, cgroup=FakeCgroup(pid))
 
     def exec(
-        self, *, task: Any, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+        self,
+        *,
+        task: Any,
+        data_dir: str,
+        process: Mapping[str, Any],
+        stdio: Stdio,
+        planned: bytes = b"",
+        begun: Callable[[], None] | None = None,
     ) -> FakeProcess:
         started = _spawn(process, stdio)
+        if begun is not None:
+            begun()
         started.start()
         return started
 

@@ -186,6 +186,10 @@ def _ignored(_task: Task) -> None:
     """Nobody wants to hear of it."""
 
 
+def _unheard() -> None:
+    """Nobody does."""
+
+
 def create(
     *,
     container_id: str,
@@ -303,13 +307,19 @@ def exec_(
     return _running(conversation, translate.warnings(merged))
 
 
-def exec_planned(*, task: Task, planned: Planned, stdio: StdioFds) -> ExecProcess:
-    """The same, for a launch that was worked out before. Raises what `exec_` raises."""
+def exec_planned(
+    *, task: Task, planned: Planned, stdio: StdioFds, begun: Callable[[], None] = _unheard
+) -> ExecProcess:
+    """The same, for a launch that was worked out before; `begun` is called while its process is on its way.
+
+    Raises what `exec_` raises.
+    """
     _refuse_frozen(task)
     with ExitStack() as undo:
         if planned.plan.flags & Flag.BECOME_ROOT:
             luggage.give_stdio(stdio, task.pid)
         conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
+        begun()
         conversation.until_running()
         conversation.raise_limits(planned.plan.rlimits)
         undo.pop_all()

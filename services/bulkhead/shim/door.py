@@ -100,11 +100,23 @@ class Door:
     def _exec(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
         keys = detach.parse(str(wish.get("detach_keys") or ""))
         one = self._execs.startable(str(wish.get("exec_id") or ""))
-        _answer(sock, tty=one.tty)
-        self._connect(sock, wish, one.streams, keys, rest)
+
+        def begun() -> None:
+            # Only now: who answers wakes his client, who wants the same processor as the process that comes up.
+            try:
+                _answer(sock, tty=one.tty)
+            except Conflict:
+                sock.close()  # nobody is there any more; what he has asked for is under way
+                return
+            self._connect(sock, wish, one.streams, keys, rest)
+
         try:
             self._execs.start(
-                one, stdin=_flag(wish, "stdin"), stdout=_flag(wish, "stdout"), stderr=_flag(wish, "stderr")
+                one,
+                stdin=_flag(wish, "stdin"),
+                stdout=_flag(wish, "stdout"),
+                stderr=_flag(wish, "stderr"),
+                begun=begun,
             )
         except BulkheadError:
             # The client has been told in the stream, and the exec's state keeps the code.

@@ -142,8 +142,14 @@ class Execs:
         self._container.running_task()
         return found
 
-    def start(self, one: Exec, *, stdin: bool, stdout: bool, stderr: bool) -> None:
-        """Run it; streams that are not wanted are /dev/null. LaunchFailed is kept as its exit code."""
+    def start(
+        self, one: Exec, *, stdin: bool, stdout: bool, stderr: bool, begun: Callable[[], None] | None = None
+    ) -> None:
+        """Run it; streams that are not wanted are /dev/null. LaunchFailed is kept as its exit code.
+
+        `begun` is called once, before there is anything to tell of it: while it comes up, as a rule.
+        """
+        begins = _Once(begun)
         task = self._container.running_task()
         streams = one.streams
         failpoints.hit("shim.exec.begun")
@@ -156,8 +162,10 @@ class Execs:
                 process=one.process,
                 stdio=stdio,
                 planned=one.planned,
+                begun=begins,
             )
         except BaseException as error:
+            begins()
             streams.abandon()
             # Docker tells an attached client as output of the process that never was.
             streams.say(f"{error}\r\n".encode())
@@ -311,6 +319,18 @@ class _Inherited:
     def __init__(self, *, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+
+
+class _Once:
+    """Does something the first time that it is called."""
+
+    def __init__(self, act: Callable[[], None] | None) -> None:
+        self._act = act
+
+    def __call__(self) -> None:
+        act, self._act = self._act, None
+        if act is not None:
+            act()
 
 
 def _tell(listeners: list[Callable[[Exec], None]], one: Exec) -> None:

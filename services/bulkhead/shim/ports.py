@@ -125,8 +125,17 @@ class Launcher(Protocol):
         """Take over a live container of a shim that died; NotFound when it is gone."""
 
     def exec(
-        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
-    ) -> Process: ...
+        self,
+        *,
+        task: Task,
+        data_dir: str,
+        process: Mapping[str, Any],
+        stdio: Stdio,
+        planned: bytes = b"",
+        begun: Callable[[], None] | None = None,
+    ) -> Process:
+        """`begun` is called, if it is given, once at most: when the process is on its way, or soon will be."""
+        ...
 
     def reap(self, pidfd: int) -> int | None:
         """The exit code (0..255, 128+n for signal n) of a child that has ended; None while it runs.

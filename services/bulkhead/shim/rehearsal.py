@@ -253,8 +253,17 @@ class StandIn(RuntimeLauncher):
         self._parked = (task.told_by(nsexec.Launch(task.pid, task.pidfd, ours.detach())), theirs)
 
     def exec(
-        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+        self,
+        *,
+        task: Task,
+        data_dir: str,
+        process: Mapping[str, Any],
+        stdio: Stdio,
+        planned: bytes = b"",
+        begun: Callable[[], None] | None = None,
     ) -> Process:
+        if begun is not None:
+            begun()
         return _Waiting()
 
 

@@ -80,10 +80,21 @@ class Launchers:
         )
 
     def exec(
-        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+        self,
+        *,
+        task: Task,
+        data_dir: str,
+        process: Mapping[str, Any],
+        stdio: Stdio,
+        planned: bytes = b"",
+        begun: Callable[[], None] | None = None,
     ) -> Process:
         if RuntimeLauncher.made(task):
-            return self._own.exec(task=task, data_dir=data_dir, process=process, stdio=stdio, planned=planned)
+            return self._own.exec(
+                task=task, data_dir=data_dir, process=process, stdio=stdio, planned=planned, begun=begun
+            )
+        if begun is not None:
+            begun()
         return _others().exec(task=cast(Any, task), data_dir=data_dir, process=process, stdio=stdio)
 
     def reap(self, pidfd: int) -> int | None:

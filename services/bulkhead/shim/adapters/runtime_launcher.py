@@ -180,11 +180,20 @@ class RuntimeLauncher:
         return launch.adopt(container_id=container_id, pid=pid, start_time=start_time, config=config)
 
     def exec(
-        self, *, task: Task, data_dir: str, process: Mapping[str, Any], stdio: Stdio, planned: bytes = b""
+        self,
+        *,
+        task: Task,
+        data_dir: str,
+        process: Mapping[str, Any],
+        stdio: Stdio,
+        planned: bytes = b"",
+        begun: Callable[[], None] | None = None,
     ) -> Process:
         known = unpack(planned)
+        begun = begun or _unheard
         if known is not None:
-            return launch.exec_planned(task=cast(launch.Task, task), planned=known, stdio=_fds(stdio))
+            return launch.exec_planned(task=cast(launch.Task, task), planned=known, stdio=_fds(stdio), begun=begun)
+        begun()
 
         def run() -> Answer:
             running = launch.exec_(
@@ -222,6 +231,10 @@ class RuntimeLauncher:
         if not least <= len(descriptors) <= least + 1:
             raise Internal("cannot launch the process: descriptors are missing")
         return told, [*descriptors, None][: least + 1]
+
+
+def _unheard() -> None:
+    """Nobody waits to hear that it has begun."""
 
 
 def _create(wish: dict[str, Any], given: Sequence[int], network: launch.Network) -> Answer:
