@@ -179,6 +179,9 @@ class FakeLauncher:
             raise NotFound(f"cannot adopt {pid}: it is gone")
         return FakeProcess(pid=pid, pidfd=pidfd, start_time=start_time, cgroup=FakeCgroup(pid))
 
+    def ready(self, *, task: Any, planned: bytes, stdio: Stdio) -> None:
+        """There is nothing."""
+
     def exec(
         self,
         *,
@@ -187,6 +190,7 @@ class FakeLauncher:
         process: Mapping[str, Any],
         stdio: Stdio,
         planned: bytes = b"",
+        ready: Any = None,
         begun: Callable[[], None] | None = None,
     ) -> FakeProcess:
         started = _spawn(process, stdio)

@@ -26,6 +26,7 @@ from bulkhead.nsexec._nsexec import (
     SpawnError,
     await_end,
     be_model,
+    bear,
     check_plan,
     copy_memory,
     give_back_memory,
@@ -44,6 +45,7 @@ __all__ = [
     "Report",
     "ReportKind",
     "SpawnError",
+    "Unborn",
     "be_model",
     "check_plan",
     "copy_memory",
@@ -282,7 +284,30 @@ def spawn(
         from bulkhead.nsexec.points import arm
 
         plan, armed, words = arm(plan)
-    begun = _nsexec.spawn(plan, clone_flags, network_fd, cgroup_fd, stdio, extra_fds, task_fds, words)
-    launch = Launch(*begun, armed)
+    birth = _nsexec.conceive(plan, clone_flags, network_fd, cgroup_fd, stdio, extra_fds, task_fds, words)
+    launch = Launch(*bear(birth), birth, armed)
     failpoints.hit("nsexec.spawn.cloned")
     return launch
+
+
+class Unborn:
+    """A stage for which all is made ready. The descriptors it was given are its giver's, and stay open until it is
+    begun, or forgotten with this object."""
+
+    __slots__ = ("_birth",)
+
+    def __init__(
+        self,
+        plan: bytes,
+        *,
+        cgroup_fd: int,
+        stdio: tuple[int, int, int],
+        extra_fds: Sequence[int],
+        task_fds: Sequence[int],
+    ) -> None:
+        """Raises SpawnError. Nothing in it is set to fail: who has something set (`failpoints.any_set`) spawns."""
+        self._birth = _nsexec.conceive(plan, 0, -1, cgroup_fd, stdio, extra_fds, task_fds)
+
+    def begin(self) -> Launch:
+        """Once. Raises SpawnError."""
+        return Launch(*bear(self._birth), self._birth)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bulkhead import nsexec
-from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, Unavailable
+from bulkhead import failpoints, nsexec
+from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, Unavailable
 from bulkhead.linux import namespaces, overlay, pidfd
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
@@ -33,6 +33,7 @@ from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 __all__ = [
     "ExecProcess",
     "ExitStatus",
+    "ReadyExec",
     "Task",
     "adopt",
     "create",
@@ -308,9 +309,15 @@ def exec_(
 
 
 def exec_planned(
-    *, task: Task, planned: Planned, stdio: StdioFds, begun: Callable[[], None] = _unheard
+    *,
+    task: Task,
+    planned: Planned,
+    stdio: StdioFds,
+    ready: ReadyExec | None = None,
+    begun: Callable[[], None] = _unheard,
 ) -> ExecProcess:
-    """The same, for a launch that was worked out before; `begun` is called while its process is on its way.
+    """The same, for a launch that was worked out before, and may have been made `ready` for all of this; `begun` is
+    called while its process is on its way.
 
     Raises what `exec_` raises.
     """
@@ -318,12 +325,55 @@ def exec_planned(
     with ExitStack() as undo:
         if planned.plan.flags & Flag.BECOME_ROOT:
             luggage.give_stdio(stdio, task.pid)
-        conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
+        if ready is not None and ready.fits():
+            conversation = ready.begin(task, undo)
+        else:
+            conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
         begun()
         conversation.until_running()
         conversation.raise_limits(planned.plan.rlimits)
         undo.pop_all()
     return _running(conversation, planned.warnings)
+
+
+class ReadyExec:
+    """What `exec_planned` needs for a process that may be wanted soon, made before: nothing in it can change meanwhile,
+    and nothing of the container has been touched. `close` it in any case."""
+
+    def __init__(self, *, task: Task, planned: Planned, stdio: StdioFds) -> None:
+        """Raises Internal, and InvalidArgument."""
+        self.planned = planned
+        self._opened: list[int] = []
+        try:
+            outfit = _outfit(planned.plan, _joined(task), stdio, self._opened)
+            self._unborn = nsexec.Unborn(
+                outfit.plan,
+                cgroup_fd=outfit.group,
+                stdio=outfit.stdio,
+                extra_fds=[task.pidfd],
+                task_fds=outfit.tasks,
+            )
+        except (OSError, SpawnError) as error:
+            self.close()
+            raise Internal(f"cannot make a process ready: {error}") from error
+
+    @staticmethod
+    def fits() -> bool:
+        """Whether it may be used: what is set to fail is to fail where it is begun."""
+        return not failpoints.any_set()
+
+    def begin(self, task: Task, undo: ExitStack) -> Conversation:
+        if reaped_or_dead(task.pidfd):
+            raise _stopped(task)
+        try:
+            launch = self._unborn.begin()
+        except SpawnError as error:
+            raise _unspawned(error, EXEC) from error
+        return _joining(launch, undo)
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, []
+        _close_all(opened)
 
 
 def _refuse_frozen(task: Task) -> None:
@@ -572,15 +622,25 @@ def _remove_group(cgroup: Cgroup) -> None:
 def _begin_exec(
     plan: Plan | Encoded, task: Task, stdio: StdioFds, came: Sequence[int], undo: ExitStack
 ) -> Conversation:
-    stopped = Conflict(f"cannot exec in container {task.container_id}: it has stopped")
     if reaped_or_dead(task.pidfd):
-        raise stopped
-    placed = os.geteuid() == 0 or task.cgroup.exists()
+        raise _stopped(task)
     with ExitStack() as temporary:
         try:
-            launch = _spawn(plan, _Spaces(), task.cgroup if placed else None, stdio, came, temporary, EXEC)
+            launch = _spawn(plan, _Spaces(), _joined(task), stdio, came, temporary, EXEC)
         except FileNotFoundError:
-            raise stopped from None
+            raise _stopped(task) from None
+    return _joining(launch, undo)
+
+
+def _stopped(task: Task) -> Conflict:
+    return Conflict(f"cannot exec in container {task.container_id}: it has stopped")
+
+
+def _joined(task: Task) -> Cgroup | None:
+    return task.cgroup if os.geteuid() == 0 or task.cgroup.exists() else None
+
+
+def _joining(launch: Launch, undo: ExitStack) -> Conversation:
     launch.limit(_JOIN_SECONDS)
     conversation = Conversation(launch, EXEC, forks=True)
     undo.callback(conversation.abandon)
@@ -645,9 +705,43 @@ def _spawn(
     occasion: Occasion,
     more: Flag = _NONE,
 ) -> Launch:
-    """Start the stage. A standard descriptor that is absent becomes the container's /dev/null inside."""
+    """Start the stage."""
     opened: list[int] = []
     stack.callback(_close_all, opened)
+    outfit = _outfit(plan, cgroup, stdio, opened, more)
+    try:
+        return nsexec.spawn(
+            outfit.plan,
+            clone_flags=spaces.made,
+            network_fd=spaces.network,
+            cgroup_fd=outfit.group,
+            stdio=outfit.stdio,
+            extra_fds=extra,
+            task_fds=outfit.tasks,
+        )
+    except SpawnError as error:
+        raise _unspawned(error, occasion) from error
+
+
+def _unspawned(error: SpawnError, occasion: Occasion) -> BulkheadError:
+    number, _, step = error.args
+    return launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number), occasion)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outfit:
+    """What a stage is given: its plan, the v2 group to be born in, standard descriptors, the v1 groups to join."""
+
+    plan: bytes
+    group: int
+    stdio: tuple[int, int, int]
+    tasks: list[int]
+
+
+def _outfit(
+    plan: Plan | Encoded, cgroup: Cgroup | None, stdio: StdioFds, opened: list[int], more: Flag = _NONE
+) -> _Outfit:
+    """A standard descriptor that is absent becomes the container's /dev/null inside. What is opened is in `opened`."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     opened.append(null)
     group, tasks = _places(cgroup, opened)
@@ -659,19 +753,7 @@ def _spawn(
         data = plan.encode(nulls | more)
     except ValueError as error:
         raise InvalidArgument(f"cannot create the container: {error}") from error
-    try:
-        return nsexec.spawn(
-            data,
-            clone_flags=spaces.made,
-            network_fd=spaces.network,
-            cgroup_fd=group,
-            stdio=(first, second, third),
-            extra_fds=extra,
-            task_fds=tasks,
-        )
-    except SpawnError as error:
-        number, _, step = error.args
-        raise launch_failed(Report(kind=ReportKind.ERROR, step=STEPS[step], errno=number), occasion) from error
+    return _Outfit(data, group, (first, second, third), tasks)
 
 
 def _places(cgroup: Cgroup | None, opened: list[int]) -> tuple[int, list[int]]:

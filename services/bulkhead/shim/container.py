@@ -155,6 +155,8 @@ class Container:
         self.health: HealthMonitor | None = None
         # What execs have to keep, and what an earlier shim's execs have left; see `Execs`.
         self.execs_to_keep: Callable[[], dict[str, int]] = dict
+        # Called before the end is looked at, and what is left of the container goes.
+        self.before_end: Callable[[], None] = _nothing
         # Whether somebody is connected: who had the container created, as a rule, and is about to ask for its end.
         self.has_company: Callable[[], bool] = _no
         self.execs_left: Mapping[str, dict[str, int]] = {}
@@ -689,6 +691,7 @@ class Container:
         """The first process is gone; whoever is left of the container goes too."""
         assert self._task is not None
         self._ending = True
+        self.before_end()
         self._stop_network()
         if self.health is not None:
             self.health.end()
@@ -800,6 +803,10 @@ class Container:
 
 def _no() -> bool:
     return False
+
+
+def _nothing() -> None:
+    """Nobody has anything in hand."""
 
 
 def _log_options(record: TaskRecord) -> CreateOptions:

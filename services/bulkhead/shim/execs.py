@@ -20,6 +20,7 @@ from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, R
 from bulkhead.linux import process
 from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import custody, inheritance
+from bulkhead.shim.ahead import Ahead
 from bulkhead.shim.container import REAP_POLL, REAP_TRIES, Container
 from bulkhead.shim.exits import UNKNOWN_EXIT
 from bulkhead.shim.logs import NoLog
@@ -80,7 +81,9 @@ class Execs:
         self._signals = signals
         self.launcher = launcher
         self._table: dict[str, Exec] = {}
+        self._ahead = Ahead(loop, container, lambda: self.launcher)
         container.execs_to_keep = self._to_keep
+        container.before_end = self._ahead.drop_all
 
     def inherit(self) -> None:
         """Go on with the execs that an earlier shim has left: their output goes nowhere, their codes are heard."""
@@ -117,9 +120,12 @@ class Execs:
         streams.resize(height, width)
         one = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned)
         if before is not None:
+            self._ahead.drop(before)
             before.streams.finish()
             one.waiting, one.beginning, one.lasting = before.waiting, before.beginning, before.lasting
         self._table[exec_id] = one
+        # Whoever has told us of it is answered first.
+        self._loop.later(0, lambda: self._make_ahead(one))
 
     def find(self, exec_id: str) -> Exec:
         """Raises NotFound with Docker's text."""
@@ -154,7 +160,9 @@ class Execs:
         streams = one.streams
         failpoints.hit("shim.exec.begun")
         one.started_at = time.time_ns()
-        stdio = streams.open(tty=one.tty, stdin=stdin and one.open_stdin, stdout=stdout, stderr=stderr, lasting=True)
+        wanted = {"stdin": stdin and one.open_stdin, "stdout": stdout, "stderr": stderr}
+        made = self._ahead.take(one, task, **wanted)
+        stdio = streams.open(tty=one.tty, lasting=True, **wanted) if made is None else made.stdio
         try:
             running = self.launcher.exec(
                 task=task,
@@ -162,6 +170,7 @@ class Execs:
                 process=one.process,
                 stdio=stdio,
                 planned=one.planned,
+                ready=None if made is None else made.ready,
                 begun=begins,
             )
         except BaseException as error:
@@ -171,6 +180,9 @@ class Execs:
             streams.say(f"{error}\r\n".encode())
             self._conclude(one, error.exec_exit_code if isinstance(error, LaunchFailed) else 126)
             raise
+        finally:
+            if made is not None:
+                made.ready.close()
         failpoints.hit("shim.exec.launched")
         streams.launched(running.console)
         one.running, one.pid = running, running.pid
@@ -239,6 +251,10 @@ class Execs:
             if one.phase is ExecPhase.CREATED:
                 self._conclude(one, 128)
 
+    def _make_ahead(self, one: Exec) -> None:
+        if not one.started_at and self._table.get(one.exec_id) is one:
+            self._ahead.make(one)
+
     def _keep(self, one: Exec) -> None:
         one.kept = True
         self._container.custody.changed()
@@ -272,6 +288,7 @@ class Execs:
             return process.zombie_exit_code(running.pid) if code is None else code
 
     def _conclude(self, one: Exec, code: int) -> None:
+        self._ahead.drop(one)
         one.phase, one.exit_code, one.exited_at = ExecPhase.EXITED, code, time.time_ns()
         if one.keeping is not None:
             one.keeping.cancel()
@@ -296,6 +313,7 @@ class Execs:
 
     def _forget(self, one: Exec) -> None:
         if self._table.get(one.exec_id) is one:
+            self._ahead.drop(one)
             del self._table[one.exec_id]
             _tell(one.beginning, one)
             _tell(one.lasting, one)

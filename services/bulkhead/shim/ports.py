@@ -61,6 +61,13 @@ class Process(Protocol):
     warnings: tuple[str, ...]
 
 
+class Ready(Protocol):
+    """What was made ahead for a process in a container, with the `stdio` that it was told of."""
+
+    def close(self) -> None:
+        """Let go of it, whether it was used or not."""
+
+
 class Task(Process, Protocol):
     """A container's first process, parked before its exec until `start`."""
 
@@ -124,6 +131,9 @@ class Launcher(Protocol):
     ) -> Task:
         """Take over a live container of a shim that died; NotFound when it is gone."""
 
+    def ready(self, *, task: Task, planned: bytes, stdio: Stdio) -> Ready | None:
+        """This may be wanted soon: make what leaves the container alone. None where there is nothing to make."""
+
     def exec(
         self,
         *,
@@ -132,9 +142,13 @@ class Launcher(Protocol):
         process: Mapping[str, Any],
         stdio: Stdio,
         planned: bytes = b"",
+        ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
     ) -> Process:
-        """`begun` is called, if it is given, once at most: when the process is on its way, or soon will be."""
+        """With what is `ready` for just this, if anything is; it stays the caller's.
+
+        `begun` is called, if it is given, once at most: when the process is on its way, or soon will be.
+        """
         ...
 
     def reap(self, pidfd: int) -> int | None:

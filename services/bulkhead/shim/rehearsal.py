@@ -31,7 +31,7 @@ from bulkhead.shim import messages
 from bulkhead.shim.adapters.launchers import Launchers
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.identity import Identity
-from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Process, Ready, Rootfs, Stdio, Task
 from bulkhead.wire import direct
 from bulkhead.wire.ttrpc import TYPE_REQUEST, FrameReader, frame
 from bulkhead.wire.ttrpc_protobuf import Message, encode
@@ -260,6 +260,7 @@ class StandIn(RuntimeLauncher):
         process: Mapping[str, Any],
         stdio: Stdio,
         planned: bytes = b"",
+        ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
     ) -> Process:
         if begun is not None:

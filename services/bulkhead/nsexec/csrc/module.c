@@ -115,27 +115,28 @@ static int fill_failpoints(struct spawn_request *request, const char *words, Py_
     return 0;
 }
 
+/* What a birth's capsule is called tells how far it is; the last two own nothing. */
+#define UNBORN_NAME "bulkhead.nsexec.unborn"
 #define BIRTH_NAME "bulkhead.nsexec.birth"
+#define SETTLED_NAME "bulkhead.nsexec.settled"
 
-/* Of one that nobody has settled. */
 static void forget_birth(PyObject *capsule)
 {
     struct spawn_result result = {0};
-    struct spawn_birth *birth = PyCapsule_GetPointer(capsule, BIRTH_NAME);
-    if (birth && !PyCapsule_GetContext(capsule))
-        spawn_settle(birth, &result);
+    if (PyCapsule_IsValid(capsule, UNBORN_NAME))
+        spawn_forget(PyCapsule_GetPointer(capsule, UNBORN_NAME));
+    else if (PyCapsule_IsValid(capsule, BIRTH_NAME))
+        spawn_settle(PyCapsule_GetPointer(capsule, BIRTH_NAME), &result);
 }
 
 static PyObject *settle(PyObject *Py_UNUSED(self), PyObject *capsule)
 {
     struct spawn_result result = {0};
-    struct spawn_birth *birth = PyCapsule_GetPointer(capsule, BIRTH_NAME);
     int failed;
-    if (!birth)
-        return NULL;
-    if (PyCapsule_GetContext(capsule))
+    if (PyCapsule_IsValid(capsule, SETTLED_NAME))
         Py_RETURN_NONE;
-    if (PyCapsule_SetContext(capsule, birth) < 0)
+    struct spawn_birth *birth = PyCapsule_GetPointer(capsule, BIRTH_NAME);
+    if (!birth || PyCapsule_SetName(capsule, SETTLED_NAME) < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     failed = spawn_settle(birth, &result);
@@ -158,33 +159,42 @@ static PyObject *await_end(PyObject *Py_UNUSED(self), PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-static PyObject *run(struct spawn_request *request)
+static PyObject *conceived(struct spawn_request *request)
+{
+    struct spawn_result result = {0};
+    struct spawn_birth *birth = spawn_conceive(request, &result);
+    if (!birth)
+        return raise_step(result.step, result.error);
+    PyObject *capsule = PyCapsule_New(birth, UNBORN_NAME, forget_birth);
+    if (!capsule)
+        spawn_forget(birth);
+    return capsule;
+}
+
+static PyObject *bear(PyObject *Py_UNUSED(self), PyObject *capsule)
 {
     struct spawn_result result = {0};
     int failed;
+    struct spawn_birth *birth = PyCapsule_GetPointer(capsule, UNBORN_NAME);
+    if (!birth || PyCapsule_SetName(capsule, SETTLED_NAME) < 0)
+        return NULL;
     Py_BEGIN_ALLOW_THREADS
-    failed = spawn_stage(request, &result);
+    failed = spawn_bear(birth, &result);
     Py_END_ALLOW_THREADS
-    close(request->plan);
     if (failed)
         return raise_step(result.step, result.error);
-    PyObject *birth = PyCapsule_New(result.birth, BIRTH_NAME, forget_birth);
-    if (birth)
-        return Py_BuildValue("(iiiN)", result.pid, result.pidfd, result.sync, birth);
-    close(result.sync); /* which ends the stage */
-    close(result.pidfd);
-    spawn_settle(result.birth, &result);
-    return NULL;
+    PyCapsule_SetName(capsule, BIRTH_NAME);
+    return Py_BuildValue("(iii)", result.pid, result.pidfd, result.sync);
 }
 
-static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
+static PyObject *conceive(PyObject *Py_UNUSED(self), PyObject *arguments)
 {
     struct spawn_request request = {0};
     const char *plan, *words = "";
     Py_ssize_t size, words_size = 0;
     unsigned long long flags;
     PyObject *extra, *tasks;
-    if (!PyArg_ParseTuple(arguments, "y#Kii(iii)OO|y#:spawn", &plan, &size, &flags, &request.network, &request.cgroup,
+    if (!PyArg_ParseTuple(arguments, "y#Kii(iii)OO|y#:conceive", &plan, &size, &flags, &request.network, &request.cgroup,
                           &request.stdio[0], &request.stdio[1], &request.stdio[2], &extra, &tasks, &words,
                           &words_size) ||
         fill_failpoints(&request, words, words_size) < 0)
@@ -204,7 +214,7 @@ static PyObject *spawn(PyObject *Py_UNUSED(self), PyObject *arguments)
     request.plan = spawn_seal("bulkhead-plan", plan, (size_t)size, 0);
     if (request.plan < 0)
         return raise_step(STEP_PREPARE, -request.plan);
-    return run(&request);
+    return conceived(&request);
 }
 
 static PyObject *check_plan(PyObject *Py_UNUSED(self), PyObject *argument)
@@ -314,10 +324,13 @@ static PyObject *json_lines(PyObject *Py_UNUSED(self), PyObject *arguments)
 static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
-    {"spawn", spawn, METH_VARARGS,
-     "spawn(plan, clone_flags, network_fd, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds, failpoints=b'') -> "
-     "(pid, pidfd, sync_fd, birth)\n\n"
-     "Start the stage. Raises SpawnError(errno, text, step); then nothing is left behind."},
+    {"conceive", conceive, METH_VARARGS,
+     "conceive(plan, clone_flags, network_fd, cgroup_fd, (stdin, stdout, stderr), extra_fds, task_fds, failpoints=b'') "
+     "-> birth\n\n"
+     "Make ready all that the stage needs; the descriptors given are to stay open until `bear`. SpawnError."},
+    {"bear", bear, METH_O,
+     "bear(birth) -> (pid, pidfd, sync_fd)\n\n"
+     "Start the stage, once. Raises SpawnError(errno, text, step); then nothing is left behind."},
     {"settle", settle, METH_O,
      "settle(birth) -> None\n\n"
      "Wait until the child executes the stage. SpawnError when it has ended before; it is to be reaped."},

@@ -43,7 +43,7 @@ enum { STACK_SIZE = 64 * 1024, BIRTH_SIZE = STACK_SIZE + 4096, HIGH_FD = 64 };
  * stand still for so long (CLONE_VFORK), and so must not touch this before the child has let go of it. */
 struct spawn_birth {
     struct spawn_request request;
-    int sync, pidfd;
+    int ours, sync, pidfd;
     volatile int step, error;
     volatile int reached; /* enum failpoint, the last one passed; FAILPOINT_BEGUN: it is about to execute the stage */
     uint32_t shared;      /* a futex: the kernel clears it when the child is gone from our memory */
@@ -287,7 +287,7 @@ static void forget_frames(void *stack)
 }
 
 /* At the upper end of its mapping: a stack that grows too far meets what is not mapped. */
-static struct spawn_birth *conceive(const struct spawn_request *request, int sync)
+static struct spawn_birth *allocate(const struct spawn_request *request)
 {
     char *place = mmap(NULL, BIRTH_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (place == MAP_FAILED)
@@ -295,8 +295,7 @@ static struct spawn_birth *conceive(const struct spawn_request *request, int syn
     forget_frames(place);
     struct spawn_birth *birth = (struct spawn_birth *)(void *)(place + BIRTH_SIZE) - 1;
     birth->request = *request;
-    birth->sync = sync;
-    birth->pidfd = -1;
+    birth->ours = birth->sync = birth->pidfd = -1;
     birth->step = STEP_NONE;
     birth->shared = 1;
     return birth;
@@ -322,23 +321,41 @@ static long clone_stage(struct spawn_birth *child)
     return pid;
 }
 
-int spawn_stage(const struct spawn_request *request, struct spawn_result *result)
+struct spawn_birth *spawn_conceive(const struct spawn_request *request, struct spawn_result *result)
 {
-    int pair[2] = {-1, -1};
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return fail(result, STEP_PREPARE, errno);
-    scoped_fd ours = pair[0];
-    scoped_fd theirs = pair[1];
-    struct spawn_birth *birth = conceive(request, theirs);
-    if (!birth)
-        return fail(result, STEP_PREPARE, errno);
+    int pair[2];
+    struct spawn_birth *birth = allocate(request);
+    if (birth && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0) {
+        birth->ours = pair[0];
+        birth->sync = pair[1];
+        return birth;
+    }
+    fail(result, STEP_PREPARE, errno);
+    if (birth)
+        munmap(stack_of(birth), BIRTH_SIZE);
+    close(request->plan);
+    return NULL;
+}
+
+void spawn_forget(struct spawn_birth *birth)
+{
+    int *const held[] = {&birth->ours, &birth->sync, &birth->request.plan};
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++)
+        close_quietly(held[i]);
+    munmap(stack_of(birth), BIRTH_SIZE);
+}
+
+int spawn_bear(struct spawn_birth *birth, struct spawn_result *result)
+{
+    int sync = birth->sync, plan = birth->request.plan;
     long pid = clone_stage(birth);
     if (pid < 0) {
-        munmap(stack_of(birth), BIRTH_SIZE);
+        spawn_forget(birth);
         return fail(result, STEP_CLONE, (int)-pid);
     }
-    *result = (struct spawn_result){.pid = (int)pid, .pidfd = birth->pidfd, .sync = ours, .birth = birth};
-    ours = -1;
+    *result = (struct spawn_result){.pid = (int)pid, .pidfd = birth->pidfd, .sync = birth->ours};
+    close(sync); /* not by way of what the child reads */
+    close(plan);
     return 0;
 }
 

@@ -26,13 +26,12 @@ struct spawn_request {
     uint32_t failpoints[FAILPOINT_COUNT];
 };
 
-/* A child that may be in our memory still. */
+/* A child that is to be, or may be in our memory still. */
 struct spawn_birth;
 
 struct spawn_result {
-    int pid, pidfd, sync;      /* sync: our end of the launch socket */
-    struct spawn_birth *birth; /* for spawn_settle */
-    int step, error;           /* enum step and errno when -1 was returned */
+    int pid, pidfd, sync; /* sync: our end of the launch socket */
+    int step, error;      /* enum step and errno when -1 was returned */
 };
 
 /* A sealed, executable, close-on-exec memfd with these bytes; -errno on failure. */
@@ -41,9 +40,16 @@ int spawn_seal(const char *name, const void *bytes, size_t size, int executable)
 /* A descriptor of a network namespace that nobody was in yet, its loopback up; -errno on failure. */
 int spawn_network(void);
 
-/* 0 when there is a child, -1 otherwise: then nothing is left behind, neither process nor descriptor. The caller goes on
- * at once, while the child is on its way to the stage program. */
-int spawn_stage(const struct spawn_request *request, struct spawn_result *result);
+/* All that a child needs but the process, for spawn_bear or spawn_forget; NULL when that cannot be had. The plan's
+ * descriptor is taken in any case. */
+struct spawn_birth *spawn_conceive(const struct spawn_request *request, struct spawn_result *result);
+
+/* There will be no child. */
+void spawn_forget(struct spawn_birth *birth);
+
+/* 0 when there is a child, for spawn_settle; -1 otherwise: then nothing is left behind, neither process nor descriptor.
+ * The caller goes on at once, while the child is on its way to the stage program. */
+int spawn_bear(struct spawn_birth *birth, struct spawn_result *result);
 
 /* Once for each child: wait until it executes the stage program, or has ended. 0 when it did (its further failures come
  * as reports), -1 when it has failed before; it is the caller's to reap. */

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bulkhead.errors import InvalidArgument
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.identity import Expected
-from bulkhead.shim.ports import Cgroup, Process, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Cgroup, Process, Ready, Rootfs, Stdio, Task
 
 if TYPE_CHECKING:
     from bulkhead.shim.adapters.command_launcher import CommandLauncher
@@ -79,6 +79,9 @@ class Launchers:
             runtime=runtime,
         )
 
+    def ready(self, *, task: Task, planned: bytes, stdio: Stdio) -> Ready | None:
+        return self._own.ready(task=task, planned=planned, stdio=stdio) if RuntimeLauncher.made(task) else None
+
     def exec(
         self,
         *,
@@ -87,11 +90,18 @@ class Launchers:
         process: Mapping[str, Any],
         stdio: Stdio,
         planned: bytes = b"",
+        ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
     ) -> Process:
         if RuntimeLauncher.made(task):
             return self._own.exec(
-                task=task, data_dir=data_dir, process=process, stdio=stdio, planned=planned, begun=begun
+                task=task,
+                data_dir=data_dir,
+                process=process,
+                stdio=stdio,
+                planned=planned,
+                ready=ready,
+                begun=begun,
             )
         if begun is not None:
             begun()

@@ -26,7 +26,7 @@ from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
 from bulkhead.shim.adapters.forked import Answer, Child, Interrupted, told_warnings
 from bulkhead.shim.identity import Expected
-from bulkhead.shim.ports import Process, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Process, Ready, Rootfs, Stdio, Task
 
 # Settings of the host's that a new network namespace takes over may be changed at any time.
 _NETWORK_SECONDS = 2.0
@@ -179,6 +179,12 @@ class RuntimeLauncher:
         config = {"linux": {"cgroupsPath": cgroup}}
         return launch.adopt(container_id=container_id, pid=pid, start_time=start_time, config=config)
 
+    def ready(self, *, task: Task, planned: bytes, stdio: Stdio) -> launch.ReadyExec | None:
+        known = unpack(planned)
+        if known is None:
+            return None
+        return launch.ReadyExec(task=cast(launch.Task, task), planned=known, stdio=_fds(stdio))
+
     def exec(
         self,
         *,
@@ -187,12 +193,16 @@ class RuntimeLauncher:
         process: Mapping[str, Any],
         stdio: Stdio,
         planned: bytes = b"",
+        ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
     ) -> Process:
-        known = unpack(planned)
+        made = cast("launch.ReadyExec | None", ready)
+        known = unpack(planned) if made is None else made.planned
         begun = begun or _unheard
         if known is not None:
-            return launch.exec_planned(task=cast(launch.Task, task), planned=known, stdio=_fds(stdio), begun=begun)
+            return launch.exec_planned(
+                task=cast(launch.Task, task), planned=known, stdio=_fds(stdio), ready=made, begun=begun
+            )
         begun()
 
         def run() -> Answer:
