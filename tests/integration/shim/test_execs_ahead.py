@@ -1,0 +1,161 @@
+"""What an exec's process is born with is ready when it starts: it costs the container nothing, and nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkhead.runtime import planned
+from bulkhead.wire.gen.bulkhead.shim import v1 as wire
+from tests.integration.shim import bundles, test_real
+from tests.integration.shim.harness import Shim, children, proc, until
+from tests.integration.shim.test_real import Launch, overlay
+
+pytestmark = test_real.pytestmark
+real_nursery, root, launch = test_real.real_nursery, test_real.root, test_real.launch
+MOST = 4
+
+
+@pytest.fixture
+async def shim(launch: Launch, root: Path, tmp_path: Path) -> AsyncIterator[Shim]:
+    async with launch(bundles.process("sleep", "60")) as shim:
+        await shim.create(rootfs=overlay(root, tmp_path))
+        await shim.client.start()
+        yield shim
+
+
+async def create(shim: Shim, *args: str, exec_id: str = "e", terminal: bool = False, **options: Any) -> None:
+    """As the manager does, which works out what the process comes to."""
+    process = bundles.process(*args, terminal=terminal)
+    config = json.loads((shim.data_dir / "config.json").read_text())
+    worked_out = planned.further_process(config, process)
+    assert worked_out is not None
+    request = wire.ExecCreateRequest(
+        exec_id=exec_id, process=json.dumps(process).encode(), planned=worked_out.pack(), **options
+    )
+    await shim.client.exec_create(request)
+
+
+def plans(shim: Shim) -> int:
+    """How many processes are ready to be born."""
+    place = Path(f"/proc/{shim.pid}/fd")
+    return sum("bulkhead-plan" in os.readlink(place / name) for name in os.listdir(place))  # noqa: PTH115, PTH208
+
+
+async def ready(shim: Shim) -> None:
+    await until(lambda: plans(shim) == 1)
+
+
+async def run(shim: Shim, exec_id: str = "e", **wish: Any) -> dict[int, bytes]:
+    stream = await shim.dial(**{"op": "exec", "exec_id": exec_id, "stdin": True, "stdout": True, "stderr": True} | wish)
+    stream.writer.write(b"typed\n")
+    stream.writer.write_eof()
+    return await stream.output()
+
+
+async def test_it_becomes_the_exec_and_nothing_of_it_stays(shim: Shim) -> None:
+    before = os.listdir(f"/proc/{shim.pid}/fd")  # noqa: PTH208
+    await create(shim, "sh", "-c", "cat; ls /proc/self/fd; echo err >&2; exit 4", open_stdin=True)
+    await ready(shim)
+    assert len(children(shim.pid)) == 1, "no process is there yet"
+    assert await run(shim) == {1: b"typed\n0\n1\n2\n3\n", 2: b"err\n"}
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 4
+    await until(lambda: os.listdir(f"/proc/{shim.pid}/fd") == before)  # noqa: PTH208
+
+
+async def test_it_gets_a_terminal(shim: Shim) -> None:
+    await create(shim, "readlink", "/proc/self/fd/0", terminal=True)
+    await ready(shim)
+    stream = await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
+    assert await stream.everything() == b"/dev/pts/0\r\n"
+
+
+async def test_streams_that_nobody_wants_are_the_containers_null(shim: Shim) -> None:
+    await create(shim, "sh", "-c", "for n in 0 2; do stat -c %d:%t /proc/self/fd/$n -L; stat -c %d:%t /dev/null; done")
+    await ready(shim)
+    lines = (await run(shim, stdin=False, stderr=False))[1].split()
+    assert lines == [lines[1]] * 4, "not a null device of the host's"
+
+
+async def test_it_is_in_every_group(shim: Shim) -> None:
+    await create(shim, "cat", open_stdin=True)
+    await ready(shim)
+    container = (await shim.client.state()).pid
+    stream = await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
+    await until(lambda: "cat" in [proc(pid, "comm").strip() for pid in children(shim.pid)])
+    (pid,) = (pid for pid in children(shim.pid) if pid != container)
+    assert proc(pid, "cgroup") == proc(container, "cgroup")
+    stream.writer.write_eof()
+    await stream.output()
+
+
+def install(pid: int, path: str, text: str) -> None:
+    """In the container of a process."""
+    inside = Path(f"/proc/{pid}/root{path}")
+    inside.write_text(text)
+    inside.chmod(0o755)
+
+
+async def test_what_the_container_has_become_meanwhile_counts(shim: Shim) -> None:
+    # Nothing inside may have been read or looked up before the start.
+    await create(shim, "/tmp/program")
+    await ready(shim)
+    install((await shim.client.state()).pid, "/tmp/program", "#!/bin/sh\necho fresh\n")
+    assert (await run(shim))[1] == b"fresh\n"
+
+
+async def test_it_goes_when_nobody_starts_the_exec(shim: Shim) -> None:
+    before = os.listdir(f"/proc/{shim.pid}/fd")  # noqa: PTH208
+    await create(shim, "echo", "late")
+    await ready(shim)
+    await until(lambda: os.listdir(f"/proc/{shim.pid}/fd") == before)  # noqa: PTH208
+    assert (await run(shim))[1] == b"late\n"
+
+
+async def test_it_is_there_for_a_few_execs_only(shim: Shim) -> None:
+    for number in range(20):
+        await create(shim, "echo", str(number), exec_id=f"e{number}")
+    await shim.client.exec_state("e19")
+    assert plans(shim) == MOST
+    for number in (19, 3, 17):
+        assert (await run(shim, f"e{number}"))[1] == f"{number}\n".encode()
+
+
+async def test_one_that_is_created_again_runs_as_it_was_last(shim: Shim) -> None:
+    await create(shim, "echo", "old")
+    await ready(shim)
+    await create(shim, "echo", "new")
+    await shim.client.exec_state("e")
+    assert plans(shim) == 1
+    assert (await run(shim))[1] == b"new\n"
+
+
+async def test_it_goes_before_the_containers_end_is_told(shim: Shim) -> None:
+    await create(shim, "true")
+    await ready(shim)
+    await shim.client.kill(signal.SIGKILL)
+    assert (await shim.client.wait(timeout=20)).exit_code == 137
+    assert plans(shim) == 0
+
+
+async def test_a_container_can_be_paused_meanwhile(shim: Shim) -> None:
+    await create(shim, "echo", "on")
+    await ready(shim)
+    await shim.client.pause()
+    stream = await shim.dial(op="exec", exec_id="e", stdout=True)
+    assert not stream.answer["ok"]
+    await shim.client.resume()
+    assert (await run(shim))[1] == b"on\n"
+
+
+async def test_a_program_that_is_not_there_is_told_in_the_stream(shim: Shim) -> None:
+    await create(shim, "/nowhere")
+    await ready(shim)
+    assert b"no such file or directory" in (await run(shim))[1]
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 127
