@@ -24,10 +24,12 @@ from bulkhead.linux.seccomp_arch import ARCHITECTURES, AUDIT_I386, AUDIT_X86_64,
 
 __all__ = ["AUDIT_I386", "AUDIT_X86_64", "Filter", "ProfileError", "compile_profile", "evaluate"]
 
-VERSION = 2  # of the compiler: part of every cache key
+VERSION = 3  # of the compiler: part of every cache key
 MAX_INSTRUCTIONS = 4096
 
 _LD, _RET, _JA, _JEQ, _JGT, _JGE, _AND = 0x20, 0x06, 0x05, 0x15, 0x25, 0x35, 0x54
+# Of a conditional jump, less what may still be written before it.
+_REACH = 253
 _OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARGS = 0, 4, 16
 
 KILL_THREAD = 0x00000000
@@ -343,11 +345,52 @@ def _jump(code: int, value: int, if_true: int, if_false: int) -> Code:
 
 def _tree(runs: Sequence[tuple[int, _Chain]]) -> Code:
     """Expects the number in the accumulator."""
-    if len(runs) == 1:
-        return _verdict(runs[0][1])
-    middle = len(runs) // 2
-    left, right = _tree(runs[:middle]), _tree(runs[middle:])
-    return _jump(_JGE, runs[middle][0], len(left), 0) + left + right
+    tree = _Tree()
+    tree.place(runs)
+    return tree.code()
+
+
+class _Tree:
+    """A binary search, written from its end to its begin, since jumps lead forward only: what is written is known by
+    how much is behind it. Runs with the same verdict share it: what the kernel compiles at each load is half as much.
+    """
+
+    def __init__(self) -> None:
+        self._behind: Code = []
+        self._shared: dict[int, int] = {}
+
+    def code(self) -> Code:
+        return self._behind[::-1]
+
+    def place(self, runs: Sequence[tuple[int, _Chain]]) -> int:
+        """Where it begins."""
+        if len(runs) == 1:
+            return self._leaf(runs[0][1])
+        middle = len(runs) // 2
+        right, left = self.place(runs[middle:]), self.place(runs[:middle])
+        right, left = self._within_reach(right), self._within_reach(left)
+        return self._write((_JGE, self._distance(right), self._distance(left), runs[middle][0]))
+
+    def _leaf(self, chain: _Chain) -> int:
+        shared = None if chain.rules else self._shared.get(chain.otherwise)
+        if shared is not None and self._distance(shared) <= _REACH:
+            return shared
+        at = 0
+        for line in reversed(_verdict(chain)):
+            at = self._write(line)
+        if not chain.rules:
+            self._shared[chain.otherwise] = at
+        return at
+
+    def _within_reach(self, at: int) -> int:
+        return at if self._distance(at) <= _REACH else self._write((_JA, 0, 0, self._distance(at)))
+
+    def _distance(self, at: int) -> int:
+        return len(self._behind) - at - 1
+
+    def _write(self, line: tuple[int, int, int, int]) -> int:
+        self._behind.append(line)
+        return len(self._behind) - 1
 
 
 def _verdict(chain: _Chain) -> Code:
