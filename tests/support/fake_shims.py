@@ -14,7 +14,18 @@ from itertools import count
 from typing import Any
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, NotFound, Unavailable
-from bulkhead.manager.ports import AskedExec, Bundle, Created, ExecState, Exit, Lasting, ShimState, SupervisorAway
+from bulkhead.manager.ports import (
+    AskedExec,
+    Bundle,
+    Created,
+    ExecState,
+    Exit,
+    Expecting,
+    KnownExec,
+    Lasting,
+    ShimState,
+    SupervisorAway,
+)
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
@@ -62,9 +73,12 @@ class FakeShim:
         self.attended = False
         # Of a release that answers before an exec begins.
         self.old = False
+        # Those with a record, which it tells whoever asks; of an earlier release, or too busy, it keeps none.
+        self.keeps_execs = True
+        self.known_execs: list[KnownExec] = []
         self._exec_begun = asyncio.Event()
 
-    async def state(self) -> ShimState:
+    async def state(self, *, execs: bool = False) -> ShimState:
         await self._called("state")
         return ShimState(
             phase=self.phase,
@@ -75,6 +89,7 @@ class FakeShim:
             exited_at=self.ended.at if self.ended else 0,
             losses=self.losses,
             unattended=not self.attended,
+            execs=tuple(self.known_execs) if execs else (),
         )
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
@@ -169,7 +184,13 @@ class FakeShim:
             if self.ended is not None:
                 raise Unavailable("cannot call the shim: the connection ended")
 
-    async def expect_exec(self, asked: AskedExec) -> Lasting | None:
+    def expect_exec(self, asked: AskedExec) -> Expecting:
+        kept = self.keeps_execs and not self.old
+        if kept:
+            self.known_execs.append(KnownExec(record=asked.record))
+        return Expecting(kept=kept, told=self._expect(asked))
+
+    async def _expect(self, asked: AskedExec) -> Lasting | None:
         await self.create_exec(asked)
         if self.old:
             return None

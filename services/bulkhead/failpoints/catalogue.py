@@ -66,6 +66,7 @@ _STEPS = {
     "manager.update.recorded": "the new limits are durable, the kernel does not know them",
     "manager.update.applied": "the kernel knows them",
     "manager.exec.created": "the exec is on record",
+    "manager.exec.expected": "an attached exec's shim is told of it, its record may be late",
     "manager.exec.registered": "the shim knows the exec, the record does not say so",
     "manager.exec.begun": "whoever has started an attached exec was answered, the record does not say so",
     "manager.exec.running": "the exec is on record as running, a detached one is not started",

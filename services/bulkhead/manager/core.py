@@ -173,10 +173,11 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         removal=removal,
     )
     updating = Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit)
+    execs = Execs(instance=instance, records=records, shims=shims, actors=actors)
     return Core(
         actors=actors,
         containers=containers,
-        execs=Execs(instance=instance, records=records, shims=shims, actors=actors),
+        execs=execs,
         queries=Queries(records=records, images=ports.images, snapshots=snapshots, image_size=ports.image_size),
         pruning=Pruning(records=records, snapshots=snapshots, remove=containers.remove_stopped),
         sampler=Sampler(index=index, actors=actors, read=lambda each: ports.figures(each, bundles.cgroups_path(each))),
@@ -204,6 +205,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
             boot_id=ports.boot_id,
             groups=ports.groups,
             apply_limits=updating.apply_again,
+            adopt_execs=execs.adopt,
         ),
         exits=exits,
     )

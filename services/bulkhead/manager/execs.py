@@ -1,9 +1,11 @@
 """Further processes in running containers: create, start, inspect, resize; their end is recorded.
 
 An attached exec is only registered here, as soon as it is created: it runs when the client's stream dials the shim (see
-the data road in design.md 4), and its record says so a little later. Until then the shim is asked. Records live
-in the same store as containers', go with their container, or five minutes after the end; earlier when thousands ended
-since.
+the data road in design.md 4), and its record says so a little later. Until then the shim is asked. Where the shim keeps
+what it was asked to expect, the disk is not waited for: an exec outlives its shim as little as its container outlives
+the machine, so the record is written with the next one, of a brief exec's end as a rule, and a manager that comes
+before that has happened is told by the shim. Records live in the same store as containers', go with their container, or
+five minutes after the end; earlier when thousands ended since.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +27,7 @@ from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
 from bulkhead.manager.oci_resources import rlimits
 from bulkhead.manager.planning import ProcessPlans
-from bulkhead.manager.ports import AskedExec, ExecState, Lasting, Records, Shim, Shims
+from bulkhead.manager.ports import AskedExec, ExecState, Expecting, KnownExec, Lasting, Records, Shim, Shims
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
@@ -76,32 +78,59 @@ class Execs:
     # Created, by an earlier manager: when they are forgotten unless they are started before. If their shim died with
     # him, they may have begun and nobody knows; with dockerd none outlasts its daemon.
     _inherited: dict[str, int] = field(default_factory=dict)
-    # Created, and a shim knows them, or will in a moment: they may have begun.
-    _expected: set[str] = field(default_factory=set)
+    # Created, and a shim knows them, or will in a moment: they may have begun. Who hears of it.
+    _expected: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _plans: ProcessPlans = field(default_factory=ProcessPlans)
 
     async def create(self, ref: str, spec: ExecSpec) -> Exec:
         """Raises Conflict with Docker's texts unless the container runs, InvalidArgument without a command."""
         container = self.records.index.find(ref)
         _check_running(container)
-        if not spec.command:
-            raise InvalidArgument("No exec command specified")
-        for entry in spec.env:
-            if not entry or entry.startswith("="):
-                raise InvalidArgument(f"invalid environment variable: {entry}")
+        _check(spec)
+        shim = await self._free_shim(container.id) if _has_streams(spec) else None
+        # It may have ended while its shim was looked for.
+        container = self.records.index.get(container.id)
+        _check_running(container)
         record = Exec(
             id=new_id(self.records.exec_short_ids), container_id=container.id, spec=spec, created_at=time.time_ns()
         )
-        # Its shim gets to know it while the disk does; nobody can start it before he is told its id.
-        expecting = self._expect(record) if _has_streams(record) and len(self._expected) < MOST_EXPECTED else None
+        expecting = self._expect(record, container, shim) if shim is not None else None
+        if expecting is not None and expecting.kept:
+            self.records.save_exec_later(record, _creation(container, record), seconds=BRIEF)
+            failpoints.hit("manager.exec.expected")
+        else:
+            await self._save_new(record, container)
+        return record
+
+    async def _free_shim(self, container_id: str) -> Shim | None:
+        """The container's, if there is one that may be asked to expect one more."""
+        if len(self._expected) >= MOST_EXPECTED:
+            return None
         try:
-            await self.records.save_exec(record, of_container(container, f"exec_create: {_shown(spec)}", _of(record)))
+            return await self.shims.live(container_id)
+        except BulkheadError as error:
+            log.debug("no shim to expect an exec", container=container_id, reason=str(error))
+            return None
+
+    def _expect(self, record: Exec, container: Container, shim: Shim) -> Expecting | None:
+        """Its shim gets to know it; nobody can start it before he is told its id."""
+        try:
+            expecting = shim.expect_exec(self._asked(record, container, _size(record)))
+        except BulkheadError as error:
+            log.debug("exec not expected", exec=record.id, reason=str(error))
+            return None
+        hearing = self._hear(record, shim, expecting.told)
+        self._expected[record.id] = self.actors.own(hearing, f"expect exec {record.id[:12]}")
+        return expecting
+
+    async def _save_new(self, record: Exec, container: Container) -> None:
+        try:
+            await self.records.save_exec(record, _creation(container, record))
         except BaseException:
-            if expecting is not None:
-                expecting.cancel()
+            if (hearing := self._expected.pop(record.id, None)) is not None:
+                hearing.cancel()
             raise
         failpoints.hit("manager.exec.created")
-        return record
 
     def socket_of(self, record: Exec) -> str:
         """Where the shim starts a new exec for who dials, as `start` would tell; empty for one that it does not expect.
@@ -109,10 +138,6 @@ class Execs:
         Who is refused there, or finds nobody, is to ask for its start.
         """
         return str(self.instance.stdio_socket(record.container_id)) if record.id in self._expected else ""
-
-    def _expect(self, record: Exec) -> asyncio.Task[None]:
-        self._expected.add(record.id)
-        return self.actors.own(self._hear(record), f"expect exec {record.id[:12]}")
 
     async def start(self, exec_id: str, *, detach: bool, size: tuple[int, int]) -> Started:
         """Start it when `detach`, else register it for the client that dials the socket.
@@ -180,7 +205,7 @@ class Execs:
     def _note_begun(self, exec_id: str) -> Exec | None:
         """Its record, which says from now on that it runs; None if it has said so, or is gone."""
         self._doubtful.discard(exec_id)
-        self._expected.discard(exec_id)
+        self._expected.pop(exec_id, None)
         current = self.records.exec(exec_id)
         if current is None or current.phase is not ExecPhase.CREATED or not self._knows(current):
             return None
@@ -188,14 +213,10 @@ class Execs:
         self.records.put_exec(running)
         return running
 
-    async def _hear(self, record: Exec) -> None:
-        """Register it, and record what its shim tells of it."""
+    async def _hear(self, record: Exec, shim: Shim, telling: Coroutine[Any, Any, Lasting | None]) -> None:
+        """Record what its shim tells of it."""
         try:
-            shim = await self.shims.live(record.container_id)
-            if shim is None:
-                return
-            container = self.records.index.get(record.container_id)
-            told = await shim.expect_exec(self._asked(record, container, _size(record)))
+            told = await telling
         except (NotFound, Conflict, InvalidArgument) as error:
             log.debug("exec not expected any more", exec=record.id, reason=str(error))
         except BulkheadError as error:
@@ -208,7 +229,7 @@ class Execs:
             else:
                 await self._hear_begun(record.id, shim, told)
         finally:
-            self._expected.discard(record.id)
+            self._expected.pop(record.id, None)
 
     async def _hear_begun(self, exec_id: str, shim: Shim, told: Lasting) -> None:
         running = self._note_begun(exec_id)
@@ -237,10 +258,31 @@ class Execs:
             if record.phase is ExecPhase.RUNNING:
                 self._watch(record)
             elif record.phase is ExecPhase.CREATED:
-                self._inherited[record.id] = time.time_ns() + KEPT_NS
-                self._doubt(record)
+                self._inherit(record)
+
+    def adopt(self, container: Container, told: Sequence[KnownExec]) -> None:
+        """What a shim knows and no record does: an earlier manager had no time to write it down."""
+        unknown = [each for each in told if self.records.exec(each.record.id) is None]
+        forgotten = self._forgotten_before() if unknown else 0
+        for each in unknown:
+            if each.record.container_id == container.id and (not each.exited_at or each.exited_at > forgotten):
+                created = replace(_creation(container, each.record), time=each.record.created_at)
+                self.records.save_exec_later(each.record, created, seconds=BRIEF)
+                self._inherit(each.record)
+
+    def _forgotten_before(self) -> int:
+        """Who ended before that may have been on record, and swept since."""
+        ended = sorted(each.exited_at for each in self.records.execs() if each.phase is ExecPhase.EXITED)
+        limit = time.time_ns() - KEPT_NS
+        return limit if len(ended) < MOST_ENDED else max(limit, ended[-MOST_ENDED])
+
+    def _inherit(self, record: Exec) -> None:
+        self._inherited[record.id] = time.time_ns() + KEPT_NS
+        self._doubt(record)
 
     def _doubt(self, record: Exec) -> None:
+        if record.id in self._doubtful:
+            return
         self._doubtful.add(record.id)
         self.actors.own(self._ask(record), f"ask for exec {record.id[:12]}")
 
@@ -305,7 +347,7 @@ class Execs:
         shim = await self.shims.ensure(container.id)
         await shim.create_exec(self._asked(record, container, size if any(size) else _size(record)))
         self._doubtful.discard(record.id)
-        self._expected.discard(record.id)
+        self._expected.pop(record.id, None)
         failpoints.hit("manager.exec.registered")
         running = replace(record, phase=ExecPhase.RUNNING)
         if not detach:
@@ -321,7 +363,7 @@ class Execs:
         process = exec_process(container, record.spec, links.environment(container, self.records.index))
         planned = self._plans.of(self.instance.container_data(container.id), process, size)
         stdin = record.spec.attach_stdin
-        return AskedExec(exec_id=record.id, process=process, stdin=stdin, size=size, planned=planned)
+        return AskedExec(record=record, process=process, stdin=stdin, size=size, planned=planned)
 
     async def _save_begun(self, record: Exec, begun: Event) -> None:
         await self.records.save_exec(record, begun)
@@ -474,6 +516,14 @@ def _user(name: str) -> dict[str, Any]:
     return {"uid": 0, "gid": 0, "username": name or oci.ROOT}
 
 
+def _check(spec: ExecSpec) -> None:
+    if not spec.command:
+        raise InvalidArgument("No exec command specified")
+    for entry in spec.env:
+        if not entry or entry.startswith("="):
+            raise InvalidArgument(f"invalid environment variable: {entry}")
+
+
 def _check_running(container: Container) -> None:
     match container.phase:
         case Phase.RUNNING:
@@ -486,8 +536,7 @@ def _check_running(container: Container) -> None:
             raise Conflict(f"Container {container.id} is not running")
 
 
-def _has_streams(record: Exec) -> bool:
-    spec = record.spec
+def _has_streams(spec: ExecSpec) -> bool:
     return spec.attach_stdin or spec.attach_stdout or spec.attach_stderr
 
 
@@ -497,6 +546,10 @@ def _size(record: Exec) -> tuple[int, int]:
 
 def _shown(spec: ExecSpec) -> str:
     return " ".join(spec.command)
+
+
+def _creation(container: Container, record: Exec) -> Event:
+    return of_container(container, f"exec_create: {_shown(record.spec)}", _of(record))
 
 
 def _of(record: Exec) -> dict[str, str]:

@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,12 @@ class Records(Protocol):
     def exec_short_ids(self) -> Set[str]: ...
 
     async def save_exec(self, record: Exec, *events: Event) -> None: ...
+
+    def save_exec_later(self, record: Exec, *events: Event, seconds: float) -> None:
+        """True from now on, for readers; in the file within `seconds`, before whatever else is written of it.
+
+        If the file does not take it then, that is logged, and the next `save_exec` of it tries again.
+        """
 
     def put_exec(self, record: Exec) -> None:
         """What is true from now on, for readers; its caller saves it soon."""
@@ -248,6 +254,14 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownExec:
+    """An exec as its shim was asked to run it, and when it ended, if it has."""
+
+    record: Exec
+    exited_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShimState:
     """What a shim says of its container: phase new, created, running, paused or exited."""
 
@@ -261,6 +275,8 @@ class ShimState:
     losses: tuple[Loss, ...] = ()
     # Nobody is attached to its streams, by its own word.
     unattended: bool = False
+    # If that was asked for.
+    execs: tuple[KnownExec, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -271,11 +287,15 @@ class ShimState:
 class AskedExec:
     """A process to run; `size` is its terminal's height and width, 0 = leave it."""
 
-    exec_id: str
+    record: Exec
     process: dict[str, Any]
     stdin: bool
     size: tuple[int, int]
     planned: bytes = b""
+
+    @property
+    def exec_id(self) -> str:
+        return self.record.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +304,17 @@ class Lasting:
 
     began_at: int
     exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expecting:
+    """What its shim tells of an exec: None from a shim of an earlier release, at once; Conflict when it never begins.
+
+    `kept`: whatever becomes of us, the shim knows the exec, and tells whoever comes after us (`ShimState.execs`).
+    """
+
+    kept: bool
+    told: Coroutine[Any, Any, Lasting | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +329,7 @@ class ExecState:
 class Shim(Protocol):
     """One container's shim. Calls have their own deadlines, but those that wait; Unavailable when it is gone."""
 
-    async def state(self) -> ShimState: ...
+    async def state(self, *, execs: bool = False) -> ShimState: ...
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
         """Bring the container's process up to just before its exec, or with `start` beyond it.
@@ -333,11 +364,8 @@ class Shim(Protocol):
     async def create_exec(self, asked: AskedExec) -> None:
         """Register an exec."""
 
-    async def expect_exec(self, asked: AskedExec) -> Lasting | None:
-        """Register an exec; answers when it has run for a while, or has ended. Raises Conflict when it never will.
-
-        A shim of an earlier release answers None at once.
-        """
+    def expect_exec(self, asked: AskedExec) -> Expecting:
+        """Register an exec, and be told when it has run for a while, or has ended. The shim is asked already."""
 
     async def start_exec(self, exec_id: str) -> int:
         """Start a registered exec; its pid. Raises LaunchFailed."""

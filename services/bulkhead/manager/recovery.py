@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from bulkhead.errors import BulkheadError
 from bulkhead.manager import shared_memory
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.exits import COMMIT, FINISH_SECONDS, Exits, exit_record, is_alive, unknown_exit
-from bulkhead.manager.ports import Change, Exit, Groups, Records, Shim, Shims, ShimState, Trash
+from bulkhead.manager.ports import Change, Exit, Groups, KnownExec, Records, Shim, Shims, ShimState, Trash
 from bulkhead.manager.roll_call import RollCall
 from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.model.container import Container
@@ -67,6 +67,7 @@ class Recovery:
     boot_id: str
     groups: Groups
     apply_limits: Callable[[Container], Awaitable[None]]
+    adopt_execs: Callable[[Container, Sequence[KnownExec]], None]
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _roll: RollCall = field(default_factory=lambda: RollCall(patience=_PATIENCE_SECONDS))
 
@@ -125,6 +126,8 @@ class Recovery:
                 await self._recover_idle(container, rebooted=rebooted)
             return
         shim, state = await self._ask(container)
+        if state is not None:
+            self.adopt_execs(container, state.execs)
         if state is not None and state.alive and state.pid == container.pid:
             await self._rejoin(container, shim, state)
         else:
@@ -228,7 +231,7 @@ class Recovery:
             with self._roll.asked(container.id):
                 async with asyncio.timeout(_BUDGET_SECONDS):
                     shim = await self.shims.live(container.id)
-                    return shim, await shim.state() if shim is not None else None
+                    return shim, await shim.state(execs=True) if shim is not None else None
         except (TimeoutError, BulkheadError) as error:
             log.warning("a shim does not answer", container=container.id, reason=str(error))
             return None, None

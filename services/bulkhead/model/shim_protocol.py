@@ -18,6 +18,8 @@ from bulkhead.errors import Conflict
 
 PROTOCOL = 2
 OLDEST = PROTOCOL - 1
+# In the record of a shim that tells a later manager of the execs it was asked to expect.
+KEEPS_EXECS = "keeps_execs"
 # What a record without a number means.
 _UNTOLD = 1
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bulkhead import __version__, failpoints, nsexec, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process, scheduling
-from bulkhead.model.shim_protocol import PROTOCOL
+from bulkhead.model.shim_protocol import KEEPS_EXECS, PROTOCOL
 from bulkhead.shim.container import Container, Phase
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.door import Door
@@ -307,7 +307,8 @@ class Shim:
         try:
             self.started = process.start_time(pid)
             record = (
-                f'{{"pid":{pid},"start_time":{self.started},"protocol":{PROTOCOL},"version":"{__version__}"{ahead}}}\n'
+                f'{{"pid":{pid},"start_time":{self.started},"protocol":{PROTOCOL},"version":"{__version__}",'
+                f'"{KEEPS_EXECS}":true{ahead}}}\n'
             )
             atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False, alone=True)
         except OSError as error:

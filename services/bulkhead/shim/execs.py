@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -34,6 +34,8 @@ _REMEMBERED = 300 * 1_000_000_000
 _KEPT_ENDED = 64
 # Most execs are over by then: the supervisor need not hear of them.
 _KEEP_AFTER = 0.02
+# Of records: what is told of them must fit into one message.
+_MOST_TOLD = 1 << 20
 _MOST_KEPT = custody.MOST_DESCRIPTORS - 16
 
 
@@ -54,6 +56,8 @@ class Exec:
     open_stdin: bool
     streams: Streams
     planned: bytes = b""
+    # The manager's, for whoever comes after him.
+    record: bytes = b""
     phase: ExecPhase = ExecPhase.CREATED
     running: Process | None = None
     pid: int = 0
@@ -99,7 +103,15 @@ class Execs:
         self._container.execs_left = {}
 
     def register(
-        self, exec_id: str, process: bytes, *, open_stdin: bool, height: int, width: int, planned: bytes = b""
+        self,
+        exec_id: str,
+        process: bytes,
+        *,
+        open_stdin: bool,
+        height: int,
+        width: int,
+        planned: bytes = b"",
+        record: bytes = b"",
     ) -> None:
         """Remember what to run, and what that comes to if it is known. The container must run now.
 
@@ -119,6 +131,7 @@ class Execs:
         streams = Streams(self._loop, stdin_once=True)
         streams.resize(height, width)
         one = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned)
+        one.record = record
         if before is not None:
             self._ahead.drop(before)
             before.streams.finish()
@@ -137,6 +150,16 @@ class Execs:
     def ids(self) -> list[str]:
         """Those that run."""
         return [one.exec_id for one in self._table.values() if one.phase is ExecPhase.RUNNING]
+
+    def on_record(self) -> Iterator[Exec]:
+        """Those with a record, the newest first, as many as can be told of at a time."""
+        size = 0
+        for one in reversed(self._table.values()):
+            size += len(one.record)
+            if size > _MOST_TOLD:
+                return
+            if one.record:
+                yield one
 
     def startable(self, exec_id: str) -> Exec:
         """The exec, if it may be started now; Docker's texts if not."""

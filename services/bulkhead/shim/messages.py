@@ -30,6 +30,19 @@ class Launch(Message):
 
 
 @dataclass(slots=True, kw_only=True)
+class StateRequest(Message):
+    execs: bool = False
+    FIELDS: ClassVar = (Field(1, "execs", BOOL),)
+
+
+@dataclass(slots=True, kw_only=True)
+class KnownExec(Message):
+    record: bytes = b""
+    exited_at: int = 0
+    FIELDS: ClassVar = (Field(1, "record", BYTES), Field(2, "exited_at", SIGNED))
+
+
+@dataclass(slots=True, kw_only=True)
 class StateResponse(Message):
     phase: str = ""
     pid: int = 0
@@ -42,6 +55,7 @@ class StateResponse(Message):
     exec_ids: list[str] = field(default_factory=list)
     losses: bytes = b""
     unattended: bool = False
+    execs: list[KnownExec] = field(default_factory=list)
     FIELDS: ClassVar = (
         Field(1, "phase", STRING),
         Field(2, "pid", SIGNED),
@@ -54,6 +68,7 @@ class StateResponse(Message):
         Field(9, "exec_ids", STRING, repeated=True),
         Field(10, "losses", BYTES),
         Field(11, "unattended", BOOL),
+        Field(12, "execs", MESSAGE, KnownExec, repeated=True),
     )
 
 
@@ -214,6 +229,7 @@ class ExecCreateRequest(Message):
     width: int = 0
     planned: bytes = b""
     lasting: bool = False
+    record: bytes = b""
     FIELDS: ClassVar = (
         Field(1, "exec_id", STRING),
         Field(2, "process", BYTES),
@@ -222,6 +238,7 @@ class ExecCreateRequest(Message):
         Field(5, "width", UNSIGNED),
         Field(6, "planned", BYTES),
         Field(7, "lasting", BOOL),
+        Field(8, "record", BYTES),
     )
 
 

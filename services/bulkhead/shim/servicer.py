@@ -44,7 +44,7 @@ class ShimServicer:
         """The table for the server."""
         return {
             messages.SERVICE: {
-                "State": (Empty, self._state),
+                "State": (messages.StateRequest, self._state),
                 "Create": (messages.CreateRequest, self._create),
                 "Start": (Empty, self._start),
                 "Wait": (messages.WaitRequest, self._wait),
@@ -64,7 +64,7 @@ class ShimServicer:
             }
         }
 
-    def _state(self, _request: Empty, call: Call) -> None:
+    def _state(self, request: messages.StateRequest, call: Call) -> None:
         container, ended = self._container, self._container.exit
         call.reply(
             messages.StateResponse(
@@ -79,8 +79,12 @@ class ShimServicer:
                 exec_ids=self._execs.ids(),
                 losses=encode_losses(ended.losses if ended else container.losses),
                 unattended=not self._is_attended(),
+                execs=self._known_execs() if request.execs else [],
             )
         )
+
+    def _known_execs(self) -> list[messages.KnownExec]:
+        return [messages.KnownExec(record=one.record, exited_at=one.exited_at) for one in self._execs.on_record()]
 
     def _create(self, request: messages.CreateRequest, call: Call) -> None:
         try:
@@ -163,6 +167,7 @@ class ShimServicer:
             height=request.height,
             width=request.width,
             planned=request.planned,
+            record=request.record,
         )
         if request.lasting:
             self._execs.when_lasting(request.exec_id, functools.partial(_tell_lasting, call))

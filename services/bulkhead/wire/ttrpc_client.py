@@ -13,9 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from bulkhead import telemetry
 from bulkhead.counting import count_call
@@ -44,6 +47,19 @@ class Wire(Protocol):
 
 
 ResponseT = TypeVar("ResponseT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posted(Generic[ResponseT]):
+    """A call under way. `sent`: all of the request is with the kernel, and arrives whatever becomes of this process."""
+
+    sent: bool
+    _kind: type[ResponseT]
+    _payload: Callable[[], Coroutine[Any, Any, bytes]]
+
+    async def answer(self) -> ResponseT:
+        """Once. Raises as `TtrpcClient.call`."""
+        return protobuf.decode(self._kind, await self._payload())
 
 
 class TtrpcClient:
@@ -100,6 +116,14 @@ class TtrpcClient:
             raise DeadlineExceeded(f"cannot {method} by {self._path}: no answer within {timeout:g} s") from error
         return protobuf.decode(response_type, payload)
 
+    def post(self, service: str, method: str, request: Wire, response_type: type[ResponseT]) -> Posted[ResponseT]:
+        """A call that is sent when this returns, and has no deadline. Raises as `call`, and so does the answer."""
+        link = self._connected()
+        count_call("shim", method)
+        envelope = direct.request(f"/{service}/{method}", protobuf.encode(request), telemetry.request_id())
+        stream, future, sent = link.begin(envelope)
+        return Posted(sent=sent, _kind=response_type, _payload=partial(link.payload, stream, future))
+
     async def close(self) -> None:
         """End the connection; calls in flight fail with Unavailable."""
         if self._link is not None:
@@ -152,6 +176,7 @@ class _Link(asyncio.Protocol):
         self.peer_pid = 0
         self._ended = False
         self._early = sock
+        self._socket = sock
         # What the socket did not take at once.
         self._unsent = b""
         if sock is not None:
@@ -183,22 +208,25 @@ class _Link(asyncio.Protocol):
             self._transport.write(self._unsent)
             self._unsent = b""
 
-    def _send(self, data: bytes) -> None:
-        """Raises Unavailable when the connection has ended."""
-        if self._transport is not None and not self._transport.is_closing() and not self.closed.done():
-            self._transport.write(data)
-        elif self._early is not None and not self._ended and not self.closed.done():
-            self._send_early(self._early, data)
-        else:
-            raise Unavailable(f"cannot call {self._path}: the connection ended")
+    def _send(self, data: bytes) -> bool:
+        """Whether the kernel has taken it all. Raises Unavailable when the connection has ended."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not self.closed.done():
+            rest = data[self._push(data) :] if not transport.get_write_buffer_size() else data
+            if rest:
+                transport.write(rest)
+            return not rest
+        if self._early is not None and not self._ended and not self.closed.done():
+            self._unsent += data[self._push(data) :] if not self._unsent else data
+            return not self._unsent
+        raise Unavailable(f"cannot call {self._path}: the connection ended")
 
-    def _send_early(self, sock: socket.socket, data: bytes) -> None:
-        sent = 0
-        if not self._unsent:
-            # Whatever is wrong with it, the transport will tell.
-            with contextlib.suppress(OSError):
-                sent = sock.send(data, socket.MSG_NOSIGNAL)
-        self._unsent += data[sent:]
+    def _push(self, data: bytes) -> int:
+        """How much the socket takes at once: the loop would pass it on at the end of its turn."""
+        # Whatever is wrong with it, the transport will tell.
+        with contextlib.suppress(OSError):
+            return self._socket.send(data, socket.MSG_NOSIGNAL) if self._socket is not None else 0
+        return 0
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -226,18 +254,28 @@ class _Link(asyncio.Protocol):
 
     async def ask(self, envelope: bytes, seconds: float | None) -> bytes:
         """Send a request, encoded, and wait for the payload of its response. Raises TimeoutError as well."""
-        stream = self._take_stream()
-        data = frame(stream, TYPE_REQUEST, envelope)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes] = loop.create_future()
-        self._send(data)
-        self._waiting[stream] = future
-        timer = loop.call_later(seconds, expire, future) if seconds is not None else None
+        stream, future, _ = self.begin(envelope)
+        timer = asyncio.get_running_loop().call_later(seconds, expire, future) if seconds is not None else None
         try:
-            return await future
+            return await self.payload(stream, future)
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def begin(self, envelope: bytes) -> tuple[int, asyncio.Future[bytes], bool]:
+        """Send a request, encoded: what it takes to wait for its payload, and whether the kernel has taken it all."""
+        stream = self._take_stream()
+        data = frame(stream, TYPE_REQUEST, envelope)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        sent = self._send(data)
+        self._waiting[stream] = future
+        return stream, future, sent
+
+    async def payload(self, stream: int, future: asyncio.Future[bytes]) -> bytes:
+        """Wait for the response to what was begun."""
+        try:
+            return await future
+        finally:
             self._waiting.pop(stream, None)
 
     def _take_stream(self) -> int:
@@ -281,8 +319,8 @@ class ShimClient:
     async def _call(self, method: str, request: Wire, kind: type[ResponseT], timeout: float | None) -> ResponseT:
         return await self.client.call(self.SERVICE, method, request, kind, timeout=timeout)
 
-    async def state(self, *, timeout: float = DEFAULT_TIMEOUT) -> shim.StateResponse:
-        return await self._call("State", shim.StateRequest(), shim.StateResponse, timeout)
+    async def state(self, *, execs: bool = False, timeout: float = DEFAULT_TIMEOUT) -> shim.StateResponse:
+        return await self._call("State", shim.StateRequest(execs=execs), shim.StateResponse, timeout)
 
     async def create(self, request: shim.CreateRequest, *, timeout: float = 60.0) -> shim.CreateResponse:
         """Make the container up to the point before exec; a launch that fails is `response.failure`."""
@@ -326,6 +364,10 @@ class ShimClient:
         self, request: shim.ExecCreateRequest, *, timeout: float | None = DEFAULT_TIMEOUT
     ) -> shim.ExecCreateResponse:
         return await self._call("ExecCreate", request, shim.ExecCreateResponse, timeout)
+
+    def expect_exec(self, request: shim.ExecCreateRequest) -> Posted[shim.ExecCreateResponse]:
+        """As `exec_create`; the request is sent when this returns."""
+        return self.client.post(self.SERVICE, "ExecCreate", request, shim.ExecCreateResponse)
 
     async def exec_start(self, exec_id: str, *, timeout: float = 60.0) -> shim.StartResponse:
         """Run a registered exec with no stream attached; a launch that fails is `response.failure`."""

@@ -22,9 +22,10 @@ from bulkhead.manager.adapters.shims import RemoteShim, SupervisedShims
 from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.index import Index
-from bulkhead.manager.ports import AskedExec, Bundle, OverlayDirs, Shim, Shims
+from bulkhead.manager.ports import AskedExec, Bundle, KnownExec, OverlayDirs, Shim, Shims
 from bulkhead.manager.sharing import Namespaces
 from bulkhead.model.container import Container, ContainerSpec
+from bulkhead.model.execs import Exec, ExecSpec
 from bulkhead.model.ids import new_id
 from bulkhead.model.instance import Instance
 from tests.support import leaks
@@ -195,6 +196,11 @@ async def test_discard_ends_what_runs_and_twice_is_no_error(exam: Exam) -> None:
         assert await exam.shims.live(container_id) is None
 
 
+def _asked(exec_id: str, process: dict[str, Any]) -> AskedExec:
+    record = Exec(id=exec_id, container_id="c", spec=ExecSpec(command=tuple(process["args"])))
+    return AskedExec(record=record, process=process, stdin=False, size=(0, 0))
+
+
 async def test_exec(exam: Exam) -> None:
     async with exam.running("sleep", "99") as (_, shim):
         process = {
@@ -203,7 +209,7 @@ async def test_exec(exam: Exam) -> None:
             "env": ["PATH=/bin"],
             "user": {"uid": 0, "gid": 0},
         }
-        await shim.create_exec(AskedExec(exec_id="e1", process=process, stdin=False, size=(0, 0)))
+        await shim.create_exec(_asked("e1", process))
         assert await shim.start_exec("e1") > 0
         if isinstance(shim, FakeShim):
             shim.exit_exec("e1", 5)
@@ -215,8 +221,10 @@ async def test_exec(exam: Exam) -> None:
 async def test_an_expected_exec(exam: Exam) -> None:
     async with exam.running("sleep", "99") as (_, shim):
         process = {"args": ["sleep", "99"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
-        asked = AskedExec(exec_id="e1", process=process, stdin=False, size=(0, 0))
-        expecting = asyncio.create_task(shim.expect_exec(asked))
+        asked = _asked("e1", process)
+        expected = shim.expect_exec(asked)
+        assert expected.kept
+        expecting = asyncio.create_task(expected.told)
         await asyncio.sleep(0)
         assert (await shim.exec_state("e1")).phase == "created"
         assert not expecting.done()
@@ -226,7 +234,46 @@ async def test_an_expected_exec(exam: Exam) -> None:
         assert told.began_at > 0
         assert told.exit_code is None
         with pytest.raises(Conflict):
-            await shim.expect_exec(asked)
+            await shim.expect_exec(asked).told
+
+
+async def test_a_shim_tells_of_the_execs_that_it_was_asked_to_expect(exam: Exam) -> None:
+    """Whoever asks may be another manager than the one who asked for them."""
+    async with exam.running("sleep", "99") as (container_id, shim):
+        asked = _asked("e1", {"args": ["sleep", "99"], "cwd": "/", "env": [], "user": {"uid": 0, "gid": 0}})
+        telling = asyncio.ensure_future(shim.expect_exec(asked).told)
+        await exam.shims.forget(container_id)
+        again = await exam.shims.live(container_id)
+        assert again is not None
+        assert (await again.state()).execs == ()
+        assert (await again.state(execs=True)).execs == (KnownExec(record=asked.record),)
+        telling.cancel()
+
+
+async def test_what_a_shim_does_not_keep_is_said(real_exam: Exam) -> None:
+    """It is of an earlier release, or stands still with its socket full."""
+    container_id, bundle = real_exam.bundle("sleep", "99")
+    shim = await real_exam.shims.ensure(container_id)
+    await shim.create(bundle)
+    record = real_exam.instance.container_data(container_id) / "shim.json"
+    pid = json.loads(record.read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    asked = [_asked(f"e{number}", {"args": ["true"], "env": ["A=" + "x" * 100_000]}) for number in range(9)]
+    expecting = [shim.expect_exec(each) for each in asked]
+    os.kill(pid, signal.SIGCONT)
+    assert expecting[0].kept
+    assert not expecting[-1].kept
+    for each in expecting:
+        each.told.close()
+    before = {name: value for name, value in json.loads(record.read_text()).items() if name != "keeps_execs"}
+    record.write_text(json.dumps(before))
+    await real_exam.shims.forget(container_id)
+    older = await real_exam.shims.live(container_id)
+    assert older is not None
+    expected = older.expect_exec(_asked("late", {"args": ["true"]}))
+    assert not expected.kept
+    expected.told.close()
+    await real_exam.shims.discard(container_id)
 
 
 async def test_command_that_is_not_there(real_exam: Exam) -> None:
@@ -265,9 +312,9 @@ async def test_who_asks_a_shim_that_has_left_hears_that_its_container_has_ended(
         assert isinstance(shim, RemoteShim)
         assert (await shim.take_exit()).code == 7
         await asyncio.wait_for(asyncio.shield(shim.client.closed), 20)
-        asked = AskedExec(exec_id="e", process={"args": ["true"]}, stdin=False, size=(0, 0))
+        asked = _asked("e", {"args": ["true"]})
         late = (shim.kill(signal.SIGTERM), shim.pause(), shim.resume(), shim.pids(), shim.create_exec(asked))
-        for question in (*late, shim.expect_exec(asked), shim.start_exec("e"), shim.resize(1, 1), shim.serve_names()):
+        for question in (*late, shim.start_exec("e"), shim.resize(1, 1), shim.serve_names()):
             with pytest.raises(Conflict, match="is not running"):
                 await question
 

@@ -133,6 +133,24 @@ async def test_an_exec_that_begins_after_the_next_manager_is_on_record(
         await eventually(has_ended)
 
 
+async def test_an_exec_whose_manager_dies_with_his_answer_is_the_next_ones(
+    manager: ManagerClient, watched_engine: Engine
+) -> None:
+    """Nothing of it is on disk: its shim tells."""
+    container_id = await manager.run("sleep", "99")
+    spec = api.ExecSpec(command=["/bin/sh", "-c", "exit 5"], env=["A=b"], attach_stdout=True)
+    created = await manager.execs.create(api.CreateExecRequest(ref=container_id, spec=spec))
+    assert created.socket
+    os.kill(watched_engine.pid("manager") or 0, signal.SIGKILL)  # before what may be late is written
+    await _kill(watched_engine, "manager")
+    async with TtrpcClient(watched_engine.instance.shim_socket(container_id)) as client:
+        await ShimClient(client).exec_start(created.id)
+        assert (await ShimClient(client).wait(created.id)).exit_code == 5
+    await _start(watched_engine)
+    found = await manager.execs.inspect(api.InspectExecRequest(id=created.id))
+    assert (found.started, found.exit_code, found.spec) == (True, 5, spec)
+
+
 async def test_silent_shims_hold_up_nobody_else(manager: ManagerClient, watched_engine: Engine) -> None:
     wedged = [await manager.run("sleep", "99") for _ in range(3)]
     shims = [_shim_pid(watched_engine, each) for each in wedged]

@@ -36,8 +36,8 @@ LIFE: dict[str, dict[str, int]] = {
         "forks shim": 2,
         "rpc manager Create": 1,
         "rpc shim ExecCreate": 1,
-        "sql statements": 5,
-        "sql transactions": 2,
+        "sql statements": 4,
+        "sql transactions": 1,
     },
     # By SIGKILL.
     "exit": {

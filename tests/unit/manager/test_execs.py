@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from bulkhead import failpoints
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted, Unavailable
+from bulkhead.linux import process
 from bulkhead.manager import execs as execs_module
-from bulkhead.manager.ports import AskedExec
+from bulkhead.manager.ports import AskedExec, KnownExec
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from tests.support.eventually import eventually
@@ -31,7 +36,7 @@ async def _created(core: Running, container_id: str, **spec: object) -> Exec:
 
 
 def _asked(record: Exec) -> AskedExec:
-    return AskedExec(exec_id=record.id, process={}, stdin=False, size=(0, 0))
+    return AskedExec(record=record, process={}, stdin=False, size=(0, 0))
 
 
 async def _ended(core: Running, exec_id: str) -> Exec:
@@ -433,8 +438,135 @@ async def test_a_shim_of_before_is_asked_whether_it_has_begun(core: Running) -> 
     assert (await _ended(core, record.id)).exit_code == 3
 
 
+async def test_who_creates_one_that_its_shim_keeps_waits_for_no_disk(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    core.shim(container_id).brief = True
+    with _standing_disk(core):
+        record = await asyncio.wait_for(_expected(core, container_id), 5)
+        assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+        core.shim(container_id).begin_exec(record.id)
+        core.shim(container_id).exit_exec(record.id, 6)
+        assert (await core.core.execs.inspect(record.id)).exit_code == 6
+        assert core.world.shims.shims[container_id].known_execs == [KnownExec(record=record)]
+    assert (await _ended(core, record.id)).exit_code == 6
+    assert (await core.actions())[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
+async def test_who_creates_one_that_its_shim_does_not_keep_waits_for_the_disk(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    core.shim(container_id).keeps_execs = False
+    with _standing_disk(core):
+        creating = asyncio.ensure_future(_created(core, container_id, attach_stdout=True))
+        await eventually(lambda: bool(core.shim(container_id).exec_processes))
+        assert not creating.done()
+    assert core.core.execs.socket_of(await creating)
+
+
+@contextlib.contextmanager
+def _standing_disk(core: Running) -> Iterator[None]:
+    with core.records._database._turn:
+        yield
+
+
+async def test_one_that_nobody_starts_is_on_record_soon(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _expected(core, container_id)
+
+    async def is_told() -> bool:
+        return (await core.actions())[-1] == "exec_create: ls -l"
+
+    await eventually(is_told)
+    assert _phase(core, record.id) is ExecPhase.CREATED
+
+
+async def test_one_is_told_of_before_the_end_of_its_container(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    await _expected(core, container_id)
+    await core.core.containers.stop(container_id, "", None)
+    await core.core.containers.remove(container_id, force=False, volumes=False)
+    actions = await core.actions()
+    assert actions.index("exec_create: ls -l") < actions.index("die")
+    assert not core.records._owed
+
+
+async def test_what_the_disk_refused_is_told_with_what_comes_next(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    core.shim(container_id).brief = True
+    failpoints.set_to("manager.records.written=error(ENOSPC)")
+    try:
+        record = await _expected(core, container_id)
+        with pytest.raises(ResourceExhausted):
+            await core.records.meta("any")
+    finally:
+        failpoints.set_to("")
+    assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+    core.shim(container_id).begin_exec(record.id)
+    core.shim(container_id).exit_exec(record.id, 6)
+    await eventually(lambda: _phase(core, record.id) is ExecPhase.EXITED)
+    assert (await core.actions())[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
+def _dies_before_it_writes(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(record: Exec, *_: Event, seconds: float) -> None:
+        core.records.put_exec(record)
+
+    monkeypatch.setattr(core.records, "save_exec_later", put)
+
+
+async def test_the_next_manager_is_told_by_the_shim_of_what_is_on_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world(tmp_path)
+    world.shims.real_process = _own_process()
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        _dies_before_it_writes(core, monkeypatch)
+        record = await _expected(core, container_id)
+    async with running_core(world) as core:
+        assert (await core.core.execs.inspect(record.id)) == record
+        await core.records.meta("any")  # whatever is read is read after what may be late
+        assert await core.actions() == ["create", "start", "exec_create: ls -l"]
+        assert [each.time for each in await core.journal()][-1] == record.created_at
+    async with running_core(world) as core:
+        core.shim(container_id).begin_exec(record.id)
+        core.shim(container_id).exit_exec(record.id, 6)
+        assert (await _ended(core, record.id)).exit_code == 6
+        assert (await core.actions())[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
+async def test_what_a_shim_knows_of_execs_that_were_swept_does_not_bring_them_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execs_module, "MOST_ENDED", 2)
+    world = new_world(tmp_path)
+    world.shims.real_process = _own_process()
+    async with running_core(world) as core:
+        container_id = await core.run("sleep", "9")
+        made = [await _expected(core, container_id) for _ in range(4)]
+        for each in made:
+            core.shim(container_id).begin_exec(each.id)
+            core.shim(container_id).exit_exec(each.id, 0)
+            await eventually(lambda each=each: _phase(core, each.id) is ExecPhase.EXITED)  # type: ignore[misc]
+        ended = [core.records.exec(each.id) for each in made]
+        known = [KnownExec(record=each, exited_at=end.exited_at) for each, end in zip(made, ended, strict=True) if end]
+        world.shims.shims[container_id].known_execs = known
+        await core.records.drop_execs([each.id for each in made[:2]])
+        _dies_before_it_writes(core, monkeypatch)
+        lost = await _expected(core, container_id)
+    long_ago = KnownExec(record=replace(lost, id="0" * 64), exited_at=time.time_ns() - execs_module.KEPT_NS)
+    world.shims.shims[container_id].known_execs.append(long_ago)
+    async with running_core(world) as core:
+        assert {each.id for each in core.records.execs()} == {each.id for each in (*made[2:], lost)}
+
+
+def _own_process() -> tuple[int, int]:
+    """One that lives."""
+    return os.getpid(), process.start_time(os.getpid()) or 0
+
+
 async def test_one_that_no_record_takes_is_expected_no_more(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     container_id = await core.run("sleep", "9")
+    core.shim(container_id).keeps_execs = False
 
     async def full(*_: object) -> None:
         await eventually(lambda: bool(core.shim(container_id).exec_processes))

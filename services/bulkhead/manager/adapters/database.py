@@ -8,6 +8,8 @@ process but not of the machine (NORMAL). Both are in the write-ahead log, in ord
 earlier ones durable too. Waiting writes of the same kind share one commit. The file is locked against a second
 manager for as long as it is open.
 
+What may be late (`write_later`) waits for the next write, of whatever kind, and goes with it; before it, and in order.
+
 Who writes is a thread of its own, or one that has blocking work to do before or after the write anyway: each way to
 another thread and back costs as much as the transaction. Whoever has the turn commits for all who wait.
 """
@@ -53,7 +55,7 @@ _ANSWER_SECONDS = 0.0005
 _CLOSE_SECONDS = 3.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Write:
     work: Work[Any]
     durable: bool
@@ -65,6 +67,22 @@ class _Write:
     ended: bool = False
 
 
+class Later:
+    """A write that may still be taken back."""
+
+    def __init__(self, write: _Write, late: dict[_Write, asyncio.TimerHandle]) -> None:
+        self._write = write
+        self._late = late
+
+    def take_back(self) -> bool:
+        """Whether it is not done, and never will be, unless it is asked for again: it still waits, or has failed."""
+        timer = self._late.pop(self._write, None)
+        if timer is None:
+            return self._write.error is not None
+        timer.cancel()
+        return True
+
+
 @dataclass(slots=True)
 class Database:
     """The manager's records. Use `open`."""
@@ -72,6 +90,8 @@ class Database:
     _connection: sqlite3.Connection
     _reserve: Reserve
     _waiting: deque[_Write] = field(default_factory=deque)
+    # What waits for another write, and when it waits no more. The loop's alone.
+    _late: dict[_Write, asyncio.TimerHandle] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     # Rung for the writer's own thread; False ends it.
     _bell: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
@@ -93,6 +113,7 @@ class Database:
                 yield database
             finally:
                 await asyncio.to_thread(database._hands.close, _CLOSE_SECONDS)
+                database._hurry()
                 database._bell.put(False)
                 await asyncio.to_thread(writer.join)
                 reserve.put_aside()
@@ -118,14 +139,44 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         write = _Write(work, durable, loop, loop.create_future(), committed)
+        hurried = self._hurry()
         if first is None and then is None:
             self._waiting.append(write)
             self._bell.put(True)
         else:
+            if hurried:
+                # What is done first may take its time.
+                self._bell.put(True)
             self._hands.do(partial(copy_context().run, self._by_hand, write, first, then))
         # The commit happens whether or not the caller still waits: nobody but it has this future.
         result: T = await write.future
         return result
+
+    def write_later(self, work: Work[T], *, committed: Callable[[T], None], seconds: float) -> Later:
+        """As `write`, within `seconds`: with the next write or read that is asked for, and before that, or alone.
+
+        Not durable by itself. Nobody waits: why it failed is logged.
+        """
+        loop = asyncio.get_running_loop()
+        write = _Write(work, False, loop, loop.create_future(), committed)
+        write.future.add_done_callback(_log_failure)
+        self._late[write] = loop.call_later(seconds, self._ring_for, write)
+        return Later(write, self._late)
+
+    def _ring_for(self, write: _Write) -> None:
+        """It has waited for others for as long as it may."""
+        if write in self._late:
+            self._hurry()
+            self._bell.put(True)
+
+    def _hurry(self) -> bool:
+        """What may be late is written before anything that is asked for from now on. Whether there was any."""
+        late = dict(self._late)
+        self._late.clear()
+        for write, timer in late.items():
+            timer.cancel()
+            self._waiting.append(write)
+        return bool(late)
 
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only reads, after all writes asked for before."""
@@ -241,6 +292,12 @@ def _answer(writes: list[_Write]) -> None:
             write.future.set_exception(write.error)
         else:
             write.future.set_result(write.result)
+
+
+def _log_failure(future: asyncio.Future[Any]) -> None:
+    error = future.exception() if not future.cancelled() else None
+    if error is not None:
+        log.error("cannot write what may be late", reason=str(error))
 
 
 def _refused(error: OSError) -> sqlite3.Error:

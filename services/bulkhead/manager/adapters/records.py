@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bulkhead.errors import DataLoss
-from bulkhead.manager.adapters.database import Database
+from bulkhead.manager.adapters.database import Database, Later
 from bulkhead.manager.exec_index import ExecIndex
 from bulkhead.manager.index import Index
 from bulkhead.manager.ports import Change
@@ -46,6 +46,8 @@ class SqliteRecords:
         self._database = database
         self._announce = announce
         self._execs = ExecIndex()
+        # Of execs, what is in the index and not in the file yet.
+        self._owed: dict[str, tuple[Later, tuple[Event, ...]]] = {}
 
     @staticmethod
     async def open(database: Database, announce: Announce) -> SqliteRecords:
@@ -94,17 +96,27 @@ class SqliteRecords:
         return self._execs.short_ids
 
     async def save_exec(self, record: Exec, *events: Event) -> None:
-        def write(connection: sqlite3.Connection) -> tuple[Event, ...]:
-            connection.execute(
-                "INSERT OR REPLACE INTO execs VALUES (?, ?, ?)", (record.id, record.container_id, _encode(record))
-            )
-            return append_events(connection, events)
+        told = (*self._take_owed(record.id), *events)
 
         def committed(numbered: tuple[Event, ...]) -> None:
             self._execs.put(record)
             self._announce(numbered)
 
-        await self._database.write(write, durable=False, committed=committed)
+        await self._database.write(_exec_saver(record, told), durable=False, committed=committed)
+
+    def save_exec_later(self, record: Exec, *events: Event, seconds: float) -> None:
+        def committed(numbered: tuple[Event, ...]) -> None:
+            self._owed.pop(record.id, None)
+            self._announce(numbered)
+
+        self._execs.put(record)
+        later = self._database.write_later(_exec_saver(record, events), committed=committed, seconds=seconds)
+        self._owed[record.id] = later, events
+
+    def _take_owed(self, exec_id: str) -> tuple[Event, ...]:
+        """What was to be told of an exec later, and is not: whoever writes it now tells it first."""
+        later, events = self._owed.pop(exec_id, (None, ()))
+        return events if later is not None and later.take_back() else ()
 
     def put_exec(self, record: Exec) -> None:
         self._execs.put(record)
@@ -114,7 +126,7 @@ class SqliteRecords:
             connection.executemany("DELETE FROM execs WHERE id = ?", [(each,) for each in exec_ids])
 
         def committed(_: None) -> None:
-            self._execs.drop(exec_ids)
+            self._drop_execs(exec_ids)
 
         await self._database.write(write, durable=False, committed=committed)
 
@@ -137,7 +149,7 @@ class SqliteRecords:
                 self.index.put(container)
         if change.remove:
             self.index.drop(change.remove)
-            self._execs.drop([each.id for each in self.execs(change.remove)])
+            self._drop_execs([each.id for each in self.execs(change.remove)])
         if change.network is not None:
             self.networks[change.network.id] = change.network
         self.networks.pop(change.drop_network, None)
@@ -145,6 +157,21 @@ class SqliteRecords:
             self.volumes[volume.name] = volume
         for name in change.drop_volumes:
             self.volumes.pop(name, None)
+
+    def _drop_execs(self, exec_ids: Sequence[str]) -> None:
+        self._execs.drop(exec_ids)
+        for each in exec_ids:
+            self._owed.pop(each, None)
+
+
+def _exec_saver(record: Exec, events: Sequence[Event]) -> Callable[[sqlite3.Connection], tuple[Event, ...]]:
+    def write(connection: sqlite3.Connection) -> tuple[Event, ...]:
+        connection.execute(
+            "INSERT OR REPLACE INTO execs VALUES (?, ?, ?)", (record.id, record.container_id, _encode(record))
+        )
+        return append_events(connection, events)
+
+    return write
 
 
 def _apply(connection: sqlite3.Connection, change: Change) -> tuple[Event, ...]:

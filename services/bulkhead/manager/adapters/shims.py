@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,17 +24,30 @@ from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, 
 from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
 from bulkhead.manager.bundles import read_json
-from bulkhead.manager.ports import AskedExec, Bundle, Created, ExecState, Exit, Lasting, Shim, ShimState, SupervisorAway
+from bulkhead.manager.ports import (
+    AskedExec,
+    Bundle,
+    Created,
+    ExecState,
+    Exit,
+    Expecting,
+    KnownExec,
+    Lasting,
+    Shim,
+    ShimState,
+    SupervisorAway,
+)
+from bulkhead.model.execs import Exec
 from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import SHIM_SOCKET, Instance
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Relay
-from bulkhead.model.shim_protocol import check_protocol
+from bulkhead.model.shim_protocol import KEEPS_EXECS, check_protocol
 from bulkhead.wire.client import PeerAway, channel, stub
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, SupervisorStub
-from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
+from bulkhead.wire.ttrpc_client import Posted, ShimClient, TtrpcClient
 
 log = structlog.get_logger()
 LAUNCH_SECONDS = 15.0
@@ -48,6 +61,9 @@ _ALONE = (SHIM_RECORD, TASK_RECORD)
 # Beside the bundle: what a shim takes along, or was writing.
 _TRACES = (SHIM_RECORD, *(atomicfile.unfinished(name) for name in _ALONE))
 _encode = msgspec.json.Encoder().encode
+_decode_exec = msgspec.json.Decoder(Exec).decode
+# Of a record that a shim keeps.
+_LARGEST_RECORD = 16 << 10
 _decode_losses = msgspec.json.Decoder(tuple[Loss, ...]).decode
 T = TypeVar("T")
 
@@ -56,17 +72,24 @@ class RemoteShim:
     """`bulkhead.manager.ports.Shim` over one connection."""
 
     def __init__(
-        self, client: ShimClient, container_id: str, names_directory: str, has_left: Callable[[], bool]
+        self,
+        client: ShimClient,
+        container_id: str,
+        names_directory: str,
+        has_left: Callable[[], bool],
+        *,
+        keeps_execs: bool = False,
     ) -> None:
         self.client = client
         self.container_id = container_id
         self.names_directory = names_directory
         self._has_left = has_left
+        self._keeps_execs = keeps_execs
         # It has said that it does what `shutdown` asks for by itself.
         self.leaves = False
 
-    async def state(self) -> ShimState:
-        told = await self.client.state()
+    async def state(self, *, execs: bool = False) -> ShimState:
+        told = await self.client.state(execs=execs)
         return ShimState(
             phase=told.phase,
             pid=told.pid,
@@ -77,6 +100,7 @@ class RemoteShim:
             oom_killed=told.oom_killed,
             losses=_losses(told.losses),
             unattended=told.unattended,
+            execs=tuple(_known(told.execs)),
         )
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
@@ -117,8 +141,14 @@ class RemoteShim:
     async def create_exec(self, asked: AskedExec) -> None:
         await self._asked(self.client.exec_create(_exec_request(asked)))
 
-    async def expect_exec(self, asked: AskedExec) -> Lasting | None:
-        told = await self._asked(self.client.exec_create(_exec_request(asked, lasting=True), timeout=None))
+    def expect_exec(self, asked: AskedExec) -> Expecting:
+        request = _exec_request(asked, lasting=True)
+        posted = self.client.expect_exec(request)
+        kept = self._keeps_execs and posted.sent and bool(request.record)
+        return Expecting(kept=kept, told=self._lasting(posted))
+
+    async def _lasting(self, posted: Posted[wire.ExecCreateResponse]) -> Lasting | None:
+        told = await self._asked(posted.answer())
         if not told.began_at:
             return None
         return Lasting(began_at=told.began_at, exit_code=told.exit_code if told.exited_at else None)
@@ -286,7 +316,8 @@ class SupervisedShims:
             await client.close()
             return other
         has_left = functools.partial(self._is_traceless, container_id)
-        shim = RemoteShim(ShimClient(client), container_id, self._names_directory, has_left)
+        keeps = (record or {}).get(KEEPS_EXECS) is True
+        shim = RemoteShim(ShimClient(client), container_id, self._names_directory, has_left, keeps_execs=keeps)
         self._live[container_id] = shim
         client.closed.add_done_callback(lambda _: self._drop(container_id, shim))
         return shim
@@ -427,7 +458,16 @@ def _exit(answer: wire.WaitResponse) -> Exit:
     return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed, losses=losses)
 
 
+def _known(execs: Sequence[wire.KnownExec]) -> Iterator[KnownExec]:
+    for each in execs:
+        try:
+            yield KnownExec(record=_decode_exec(each.record), exited_at=each.exited_at)
+        except msgspec.MsgspecError as error:
+            log.warning("cannot read what a shim keeps of an exec", reason=str(error))
+
+
 def _exec_request(asked: AskedExec, *, lasting: bool = False) -> wire.ExecCreateRequest:
+    record = _encode(asked.record)
     return wire.ExecCreateRequest(
         exec_id=asked.exec_id,
         process=_encode(asked.process),
@@ -436,6 +476,7 @@ def _exec_request(asked: AskedExec, *, lasting: bool = False) -> wire.ExecCreate
         width=asked.size[1],
         planned=asked.planned,
         lasting=lasting,
+        record=record if len(record) <= _LARGEST_RECORD else b"",
     )
 
 

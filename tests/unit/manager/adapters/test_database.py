@@ -72,6 +72,55 @@ async def test_a_write_whose_caller_was_cancelled_is_committed(tmp_path: Path) -
         assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == [("a",)]
 
 
+async def test_what_may_be_late_goes_before_what_is_asked_for_next(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with Database.open(tmp_path / "b.db") as database:
+        for number in range(3):
+            database.write_later(put(f"late {number}", "1"), committed=lambda _, n=number: told.append(n), seconds=600)  # type: ignore[misc]
+        await database.write(put("next", "1"), committed=lambda _: told.append("next"))
+        assert told == [0, 1, 2, "next"]
+
+
+async def test_what_may_be_late_is_written_in_time_though_nobody_writes(tmp_path: Path) -> None:
+    written = asyncio.Event()
+    async with Database.open(tmp_path / "b.db") as database:
+        database.write_later(put("late", "1"), committed=lambda _: written.set(), seconds=0.01)
+        await asyncio.wait_for(written.wait(), 10)
+
+
+async def test_what_may_be_late_does_not_wait_for_what_blocks_before_a_write(tmp_path: Path) -> None:
+    written, gate = asyncio.Event(), threading.Event()
+    async with Database.open(tmp_path / "b.db") as database:
+        database.write_later(put("late", "1"), committed=lambda _: written.set(), seconds=600)
+        blocked = asyncio.ensure_future(database.write(put("a", "1"), first=lambda: gate.wait(10)))
+        try:
+            await asyncio.wait_for(written.wait(), 5)
+            assert not blocked.done()
+        finally:
+            gate.set()
+        await blocked
+
+
+async def test_what_may_be_late_is_written_before_the_file_is_closed(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "b.db") as database:
+        database.write_later(put("late", "1"), committed=lambda _: None, seconds=600)
+    async with Database.open(tmp_path / "b.db") as database:
+        assert await database.read(lambda c: c.execute("SELECT key FROM meta").fetchall()) == [("late",)]
+
+
+async def test_what_may_be_late_can_be_taken_back_until_it_is_written(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "b.db") as database:
+        done = database.write_later(put("done", "1"), committed=lambda _: None, seconds=600)
+        await database.write(put("a", "1"))
+        assert not done.take_back()
+        back = database.write_later(put("back", "1"), committed=lambda _: None, seconds=600)
+        assert back.take_back()
+        fails = database.write_later(put("a", "again"), committed=lambda _: None, seconds=600)
+        keys = await database.read(lambda c: c.execute("SELECT key FROM meta ORDER BY key").fetchall())
+        assert keys == [("a",), ("done",)]
+        assert fails.take_back(), "the file did not take it: who wants it written writes it himself"
+
+
 async def test_what_is_to_be_done_before_and_after_a_write_is_done_in_its_thread(tmp_path: Path) -> None:
     done: list[tuple[str, int]] = []
 

@@ -17,6 +17,7 @@ __all__ = (
     "HealthResponse",
     "KillRequest",
     "KillResponse",
+    "KnownExec",
     "Launch",
     "LogOptions",
     "Network",
@@ -163,6 +164,11 @@ class ExecCreateRequest(betterproto2.Message):
     answer when it has run for a while, or ended; Conflict when it never will. A shim of before ignores it
     """
 
+    record: "bytes" = betterproto2.field(8, betterproto2.TYPE_BYTES)
+    """
+    for State: the manager's own, who may not have written it down. A shim's record tells whether it is kept
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "ExecCreateRequest", ExecCreateRequest)
 
@@ -257,6 +263,19 @@ class KillResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "KillResponse", KillResponse)
+
+
+@dataclass(eq=False, repr=False)
+class KnownExec(betterproto2.Message):
+    record: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
+    """
+    as in ExecCreateRequest
+    """
+
+    exited_at: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "KnownExec", KnownExec)
 
 
 @dataclass(eq=False, repr=False)
@@ -509,7 +528,10 @@ default_message_pool.register_message("bulkhead.shim.v1", "StartResponse", Start
 
 @dataclass(eq=False, repr=False)
 class StateRequest(betterproto2.Message):
-    pass
+    execs: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    tell of them, too
+    """
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "StateRequest", StateRequest)
@@ -544,6 +566,11 @@ class StateResponse(betterproto2.Message):
     losses: "bytes" = betterproto2.field(10, betterproto2.TYPE_BYTES)
     """
     of this run: a JSON list of what, since, until, lines
+    """
+
+    execs: "list[KnownExec]" = betterproto2.field(12, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    those that bear a record, the newest: a megabyte of them at most
     """
 
     unattended: "bool" = betterproto2.field(11, betterproto2.TYPE_BOOL)
@@ -602,15 +629,12 @@ default_message_pool.register_message("bulkhead.shim.v1", "WaitResponse", WaitRe
 class ShimStub(betterproto2_grpclib.ServiceStub):
     async def state(
         self,
-        message: "StateRequest | None" = None,
+        message: "StateRequest",
         *,
         timeout: "float | None" = None,
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StateResponse":
-
-        if message is None:
-            message = StateRequest()
 
         return await self._unary_unary(
             "/bulkhead.shim.v1.Shim/State",
