@@ -40,7 +40,8 @@ class Whole(web.StreamResponse):
     """
 
     def __init__(self, status: int, head: Head, body: bytes = b"") -> None:
-        super().__init__(status=status)
+        # Not aiohttp's own, whose headers and state nobody asks for: `_prepare_plain` has them where they are needed.
+        self._status = status
         self._constant = head
         self._content = body
         self._plain: web.Response | None = None

@@ -71,7 +71,7 @@ class Call:
 
     @property
     def connection(self) -> EngineConnection:
-        return cast(EngineConnection, self.request.protocol)
+        return self.request.protocol  # type: ignore[return-value]  # of all that come by our own server
 
     @property
     def whole(self) -> web.BaseRequest:

@@ -51,6 +51,7 @@ _REFUSED = (
 HEAD_SECONDS = 0.1
 HEAD_PAUSE = 0.0005
 _TOO_LATE = PayloadAccessError()
+_OURS = (Whole, Growing)
 
 
 class Listener(Protocol):
@@ -318,7 +319,7 @@ class EngineConnection(RequestHandler):
     async def _answer_plain(self, request: PlainRequest) -> None:
         """Raises ConnectionError when there is nobody to be answered."""
         response = await cast(Any, self._request_handler)(request)
-        if not request.is_whole and (self.hijacked or isinstance(response, Whole | Growing)):
+        if not request.is_whole and (self.hijacked or isinstance(response, _OURS)):
             self._begin_answer(response)
             try:
                 if self.hijacked:

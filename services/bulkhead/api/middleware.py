@@ -80,7 +80,8 @@ class Edge:
     async def _handle(self, request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
         telemetry.bind_request_id(request.headers.get(telemetry.REQUEST_ID_HEADER))
         began = time.monotonic()
-        method, whole, is_text = request.method, request.path, _is_text(request)
+        method, whole = request.method, request.path
+        is_text = isinstance(request, PlainRequest) or _is_text(request)
         path, version = _split(whole)
         found = self._table.find(method, path) if is_text else None
         route = found.pattern if found is not None else "none"
@@ -89,7 +90,7 @@ class Edge:
         try:
             with self._in_flight.tracked(f"{method} {route}", _printable(path)):
                 asked = self._admitted(request, found, version, is_text)
-                response = asked if isinstance(asked, web.StreamResponse) else await _guarded(*asked)
+                response = await _guarded(*asked) if isinstance(asked, tuple) else asked
         finally:
             self._metrics.active -= 1
         failpoints.hit("api.request.answered")
@@ -114,8 +115,7 @@ class Edge:
             self._admission.check(request)
         except Forbidden as error:
             return failure(error)
-        coding = request.headers.get("Transfer-Encoding")
-        if coding is not None and coding.strip().lower() != "chunked":
+        if not isinstance(request, PlainRequest) and _is_coded(request):
             # aiohttp would hand out the body in a coding that only others know of.
             return _last(failure(InvalidArgument("unsupported transfer encoding")))
         if request.method == "OPTIONS":
@@ -141,7 +141,7 @@ def _split(path: str) -> tuple[str, str | None]:
     return (match[2], match[1]) if match else (path, None)
 
 
-def _is_text(request: web.BaseRequest | PlainRequest) -> bool:
+def _is_text(request: web.BaseRequest) -> bool:
     """Whether path and query are Unicode; bytes that are not come from aiohttp as lone surrogates."""
     text = request.path + request.query_string
     if text.isascii():
@@ -151,6 +151,12 @@ def _is_text(request: web.BaseRequest | PlainRequest) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_coded(request: web.BaseRequest) -> bool:
+    """Whether its body is in another coding than in chunks."""
+    coding = request.headers.get("Transfer-Encoding")
+    return coding is not None and coding.strip().lower() != "chunked"
 
 
 def _printable(path: str) -> str:

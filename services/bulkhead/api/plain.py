@@ -17,13 +17,12 @@ _SHAPE = re.compile(
     rb"(GET|POST|PUT|DELETE) (/[A-Za-z0-9/._:@~-]*)(?:\?([A-Za-z0-9=&._:@,~-]*))? HTTP/1\.1\r\n"
     rb"((?:[A-Za-z0-9-]+:[ \t]*[\x21-\x7e][\x20-\x7e]*\r\n)+)\r\n"
 )
-# What a URL's reader might make something else of.
-_MOVING = (b"//", b"/.")
 _LONGEST_HEAD, _MOST_FIELDS = 4096, 32
 _SPECIAL = frozenset(
     ("content-encoding", "expect", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer",
      "transfer-encoding", "upgrade")
 )  # fmt: skip
+_UPGRADE = frozenset(("upgrade",))
 _LENGTH = re.compile(r"[0-9]{1,9}")
 
 
@@ -100,10 +99,11 @@ class PlainRequest:
         """
         end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) + 4
         head = _SHAPE.fullmatch(data, 0, end) if end >= 4 else None
-        if head is None or any(each in head[2] for each in _MOVING):
+        # What a URL's reader might make something else of.
+        if head is None or b"//" in head[2] or b"/." in head[2]:
             return None
         headers = _headers(head[4], may_upgrade=may_upgrade)
-        if headers is None or len(data) - head.end() != int(headers.get("content-length", "0")):
+        if headers is None or len(data) - end != int(dict.get(headers, "content-length", "0")):
             return None
         return PlainRequest(protocol, data, head, headers)
 
@@ -138,14 +138,18 @@ class PlainRequest:
 
 def _headers(lines: bytes, *, may_upgrade: bool) -> Headers | None:
     """None where something is told twice or special, where there is no host, or no length in what is said of it."""
-    told = lines.decode().split("\r\n")[:-1]
-    fields = [line.partition(":") for line in told]
-    headers = Headers({name.lower(): value.strip(" \t") for name, _, value in fields})
-    if len(headers) != len(told) or len(told) > _MOST_FIELDS or "host" not in headers:
+    told = lines.decode().split("\r\n")
+    told.pop()
+    headers = Headers()
+    for line in told:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip(" \t")
+    names = headers.keys()  # which are asked as they are; the rest by `dict`'s own
+    if len(headers) != len(told) or len(told) > _MOST_FIELDS or "host" not in names:
         return None
-    connection, special = headers.get("connection", "keep-alive").lower(), headers.keys() & _SPECIAL
+    connection, special = dict.get(headers, "connection", "keep-alive").lower(), names & _SPECIAL
     if special or connection != "keep-alive":
-        upgrades = connection == "upgrade" and special == {"upgrade"} and headers["upgrade"] == "tcp"
+        upgrades = connection == "upgrade" and special == _UPGRADE and headers["upgrade"] == "tcp"
         if not (may_upgrade and upgrades):
             return None
-    return headers if _LENGTH.fullmatch(headers.get("content-length", "0")) else None
+    return headers if _LENGTH.fullmatch(dict.get(headers, "content-length", "0")) else None

@@ -292,7 +292,7 @@ class Unreachable(Unavailable):
 class Stdio(Protocol):
     """The shims' stdio sockets; Unreachable when none listens at `socket`, Unavailable when it does not answer."""
 
-    async def attach(self, socket: str, streams: Streams) -> tuple[End, bool]:
+    async def attach(self, socket: str, streams: Streams) -> tuple[ProcessEnd, bool]:
         """The duplex stream of a container, and whether it is a terminal's."""
 
     async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[ProcessEnd, bool]:

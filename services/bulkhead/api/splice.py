@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bulkhead.api.connection import End
+from bulkhead.api.ports import ProcessEnd
 
 # How long a client may go on sending after the process has ended before its connection is closed.
 FAREWELL_SECONDS = 5.0
@@ -16,35 +17,30 @@ AFTERWARDS = 0.01
 
 async def splice(
     client: End,
-    process: End,
+    process: ProcessEnd,
     outward: Callable[[bytes], bytes] = bytes,
-    settled: Callable[[], Coroutine[Any, Any, None] | None] | None = None,
+    settled: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Carry bytes both ways until the process's stream ends or the client is gone.
 
     The client's half-close is passed on, and the process's output still reaches it afterwards. A slow end
     pauses the other. A client that is gone costs its stream to the shim, nothing else. What the process says reaches
-    the client as `outward` makes it. Its end reaches the client when what
-    `settled` gives, if it gives anything, has returned.
+    the client as `outward` makes it. Its end reaches the client at once; one by the shim's death when `settled`, if it
+    is given, has returned.
     """
-    joint = _Joint(client, process)
+    joint = _Joint(client, process, waits=settled is not None)
     try:
         process.listen(_FromProcess(joint, outward))
         client.listen(_FromClient(joint))
         await joint.over.wait()
-        settling = settled() if settled is not None else None
-        if settling is not None:
-            await _either(settling, joint.client_lost.wait())
-        # Not closed at once: unread input would turn the client's last read into "connection reset". A client
-        # that was held up because the process did not read is heard again, its input thrown away.
-        client.write_eof()
-        client.resume_reading()
-        timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, joint.client_ended.set)
+        if joint.unsettled and settled is not None:
+            await _either(settled(), joint.client_lost.wait())
+            joint.say_end()
+        timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, joint.done.set)
         try:
-            await joint.client_ended.wait()
+            await joint.done.wait()
         finally:
             timer.cancel()
-        await asyncio.sleep(AFTERWARDS)
     finally:
         process.close()
         client.close()
@@ -63,12 +59,56 @@ async def _either(*waited: Coroutine[Any, Any, object]) -> None:
 
 
 class _Joint:
-    def __init__(self, client: End, process: End) -> None:
+    """What both ends know: `over` once the process's stream has ended or the client is gone, `done` when all is.
+
+    `waits`: a stream that has ended by its shim's death is left `unsettled`, its end untold.
+    """
+
+    def __init__(self, client: End, process: ProcessEnd, *, waits: bool) -> None:
         self.client = client
         self.process = process
         self.over = asyncio.Event()
-        self.client_ended = asyncio.Event()
+        self.done = asyncio.Event()
         self.client_lost = asyncio.Event()
+        self.unsettled = False
+        self._waits = waits
+        self._said_end = False
+        self._client_ended = False
+
+    def end(self) -> None:
+        """The process has said all, which the client is told before anything else is done."""
+        if not self.over.is_set():
+            self.over.set()
+            self.unsettled = self._waits and self.process.broken
+            if not self.unsettled:
+                self.say_end()
+
+    def say_end(self) -> None:
+        """Not by closing: unread input would turn the client's last read into "connection reset".
+
+        A client that was held up because the process did not read is heard again, its input thrown away.
+        """
+        self._said_end = True
+        self.client.write_eof()
+        self.client.resume_reading()
+        self._part()
+
+    def end_client(self) -> None:
+        """The client will say no more."""
+        self._client_ended = True
+        if not self.over.is_set():
+            self.process.write_eof()
+        self._part()
+
+    def _part(self) -> None:
+        if self._said_end and self._client_ended:
+            asyncio.get_running_loop().call_later(AFTERWARDS, self.done.set)
+
+    def lose_client(self) -> None:
+        """The client is gone."""
+        self.client_lost.set()
+        self.over.set()
+        self.done.set()
 
 
 class _FromProcess:
@@ -82,10 +122,10 @@ class _FromProcess:
         self._joint.client.write(self._outward(data))
 
     def ended(self) -> None:
-        self._joint.over.set()
+        self._joint.end()
 
     def lost(self) -> None:
-        self._joint.over.set()
+        self._joint.end()
 
     def writing_paused(self) -> None:
         self._joint.client.pause_reading()
@@ -105,14 +145,10 @@ class _FromClient:
             self._joint.process.write(data)
 
     def ended(self) -> None:
-        self._joint.client_ended.set()
-        if not self._joint.over.is_set():
-            self._joint.process.write_eof()
+        self._joint.end_client()
 
     def lost(self) -> None:
-        self._joint.client_lost.set()
-        self._joint.client_ended.set()
-        self._joint.over.set()
+        self._joint.lose_client()
 
     def writing_paused(self) -> None:
         self._joint.process.pause_reading()

@@ -7,16 +7,22 @@ from typing import Any
 
 import pytest
 
+from bulkhead.api.ports import InspectedExec
 from bulkhead.model.container import ContainerSpec
 from bulkhead.wire import models
 from bulkhead.wire.convert import to_message, to_model
-from bulkhead.wire.creation import Creating
-from bulkhead.wire.gen.bulkhead.manager.v1 import CreateContainerRequest
+from bulkhead.wire.creation import Creating, CreatingExec
+from bulkhead.wire.gen.bulkhead.manager.v1 import CreateContainerRequest, CreateExecRequest, InspectExecResponse
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from tests.contract.wire.test_protobuf import filled
 
 ROUNDS = 40
-PAIRS = ((ContainerSpec, types.ContainerSpec), (Creating, CreateContainerRequest))
+PAIRS = (
+    (ContainerSpec, types.ContainerSpec),
+    (Creating, CreateContainerRequest),
+    (CreatingExec, CreateExecRequest),
+    (InspectedExec, InspectExecResponse),
+)
 
 
 @pytest.mark.parametrize(("model", "message"), PAIRS, ids=lambda each: each.__name__)

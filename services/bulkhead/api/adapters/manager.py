@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 from grpclib.client import Channel
 
@@ -52,9 +52,10 @@ from bulkhead.model.execs import ExecSpec
 from bulkhead.model.network import NetworkRecord
 from bulkhead.model.sample import Sample
 from bulkhead.model.volume import Volume
+from bulkhead.wire import models
 from bulkhead.wire.client import Messages, stub
 from bulkhead.wire.convert import to_message, to_model
-from bulkhead.wire.creation import Creating
+from bulkhead.wire.creation import Creating, CreatingExec
 from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.gen.bulkhead.types.v1 import NetworkEndpoint as WireEndpoint
@@ -217,17 +218,33 @@ class ManagerStatistics:
             yield to_model(Sample, sample)
 
 
+class _InspectedExec:
+    """Takes the place of the message that says the same."""
+
+    @staticmethod
+    def FromString(data: bytes) -> InspectedExec:
+        """What the codec calls to parse."""
+        return models.decode(InspectedExec, wire.InspectExecResponse, data)
+
+
+class _ReadingExecsStub(wire.ExecsStub):
+    """What every attached exec is asked for at its end goes without a message in between."""
+
+    async def inspected(self, request: wire.InspectExecRequest) -> InspectedExec:
+        answer = await self._unary_unary("/bulkhead.manager.v1.Execs/Inspect", request, cast(Any, _InspectedExec))
+        return cast(InspectedExec, answer)
+
+
 class ManagerExecs:
     """`ports.Execs`."""
 
     def __init__(self, channel: Channel) -> None:
-        self._stub = stub(wire.ExecsStub, channel, PEER)
+        self._stub = stub(_ReadingExecsStub, channel, PEER)
         # Of those created last: most clients start theirs next. What is not in it costs a question.
         self._expected: OrderedDict[str, StartedExec] = OrderedDict()
 
     async def create(self, ref: str, spec: ExecSpec) -> str:
-        request = wire.CreateExecRequest(ref=ref, spec=to_message(wire.ExecSpec, spec))
-        answer = await self._stub.create(request)
+        answer = await self._stub.create(cast(wire.CreateExecRequest, CreatingExec(ref=ref, spec=spec)))
         if answer.socket:
             self._expected[answer.id] = StartedExec(socket=answer.socket, spec=spec)
             if len(self._expected) > MOST_EXPECTED:
@@ -246,7 +263,7 @@ class ManagerExecs:
         return StartedExec(socket=answer.socket, spec=spec)
 
     async def inspect(self, exec_id: str, *, asked: bool = False) -> InspectedExec:
-        return to_model(InspectedExec, await self._stub.inspect(wire.InspectExecRequest(id=exec_id, asked=asked)))
+        return await self._stub.inspected(wire.InspectExecRequest(id=exec_id, asked=asked))
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         await self._stub.resize(wire.ResizeExecRequest(id=exec_id, height=height, width=width))

@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from bulkhead import telemetry
-from bulkhead.api.connection import End, Listener
+from bulkhead.api.connection import Listener
 from bulkhead.api.ports import Following, ProcessEnd, Streams, Unreachable
 from bulkhead.errors import Unavailable
 from bulkhead.wire.expiry import expire
@@ -34,7 +34,7 @@ class _Answer(msgspec.Struct):
 class ShimStdio:
     """`ports.Stdio`."""
 
-    async def attach(self, socket: str, streams: Streams) -> tuple[End, bool]:
+    async def attach(self, socket: str, streams: Streams) -> tuple[ProcessEnd, bool]:
         return await _open(socket, {"op": "attach", **_wanted(streams)})
 
     async def exec(self, socket: str, exec_id: str, streams: Streams) -> tuple[ProcessEnd, bool]:
@@ -160,7 +160,8 @@ class _ShimEnd(asyncio.Protocol):
             return True
         poll = select.poll()
         poll.register(peer.fileno(), select.POLLHUP)
-        return any(events & select.POLLHUP for _, events in poll.poll(0))
+        told = poll.poll(0)
+        return bool(told and told[0][1] & select.POLLHUP)
 
     def _fail_answer(self) -> None:
         if not self.answer.done():

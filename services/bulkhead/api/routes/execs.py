@@ -49,7 +49,7 @@ class ExecRoutes:
             client = take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
             outward = _framed if is_tty and not tty else bytes
-            await splice(client, process, outward, lambda: self._settled(exec_id) if process.broken else None)
+            await splice(client, process, outward, functools.partial(self._settled, exec_id))
         finally:
             process.close()
         return Hijacked()
