@@ -119,6 +119,23 @@ class EngineConnection(RequestHandler):
         self._hangup: _HangupWatch | None = None
         self._behind_head: _BehindHead | None = None
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As aiohttp's, which asks several things of a socket that only TCP's can tell."""
+        if self._tcp_keepalive:
+            super().connection_made(transport)
+            return
+        assert self._manager is not None
+        self.transport = cast(asyncio.Transport, transport)
+        self._manager.connection_made(self, self.transport)
+        self._await_request()
+        self._task_handler = self._loop.create_task(self.start())
+
+    def _await_request(self) -> None:
+        """One that does not come in time ends the connection."""
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
     # -- bytes in
 
     def data_received(self, data: bytes) -> None:
@@ -238,9 +255,7 @@ class EngineConnection(RequestHandler):
         What a handler binds to its context stays there until the next one binds its own.
         """
         while not self._force_close and await self._serve(*await self._next_message()):
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            self._await_request()
             if self._messages:
                 # Who asks much at once waits for all others in between.
                 await asyncio.sleep(0)

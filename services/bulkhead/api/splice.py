@@ -32,13 +32,13 @@ async def splice(
     try:
         process.listen(_FromProcess(joint, outward))
         client.listen(_FromClient(joint))
-        await joint.over.wait()
+        await joint.over
         if joint.unsettled and settled is not None:
-            await _either(settled(), joint.client_lost.wait())
+            await _unless(settled(), joint.done)
             joint.say_end()
-        timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, joint.done.set)
+        timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, _settle, joint.done)
         try:
-            await joint.done.wait()
+            await joint.done
         finally:
             timer.cancel()
     finally:
@@ -46,16 +46,20 @@ async def splice(
         client.close()
 
 
-async def _either(*waited: Coroutine[Any, Any, object]) -> None:
-    """Until one is done; the others are cancelled."""
-    tasks = [asyncio.ensure_future(each) for each in waited]
+async def _unless(wanted: Coroutine[Any, Any, object], over: asyncio.Future[None]) -> None:
+    """Until `wanted` has returned, or is cancelled because nobody waits for it any more."""
+    task = asyncio.ensure_future(wanted)
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, over), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-    for task in done:
+        task.cancel()
+    if task.done():
         task.result()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _Joint:
@@ -67,9 +71,9 @@ class _Joint:
     def __init__(self, client: End, process: ProcessEnd, *, waits: bool) -> None:
         self.client = client
         self.process = process
-        self.over = asyncio.Event()
-        self.done = asyncio.Event()
-        self.client_lost = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.done: asyncio.Future[None] = self._loop.create_future()
         self.unsettled = False
         self._waits = waits
         self._said_end = False
@@ -77,8 +81,8 @@ class _Joint:
 
     def end(self) -> None:
         """The process has said all, which the client is told before anything else is done."""
-        if not self.over.is_set():
-            self.over.set()
+        if not self.over.done():
+            self.over.set_result(None)
             self.unsettled = self._waits and self.process.broken
             if not self.unsettled:
                 self.say_end()
@@ -96,19 +100,18 @@ class _Joint:
     def end_client(self) -> None:
         """The client will say no more."""
         self._client_ended = True
-        if not self.over.is_set():
+        if not self.over.done():
             self.process.write_eof()
         self._part()
 
     def _part(self) -> None:
         if self._said_end and self._client_ended:
-            asyncio.get_running_loop().call_later(AFTERWARDS, self.done.set)
+            self._loop.call_later(AFTERWARDS, _settle, self.done)
 
     def lose_client(self) -> None:
         """The client is gone."""
-        self.client_lost.set()
-        self.over.set()
-        self.done.set()
+        _settle(self.over)
+        _settle(self.done)
 
 
 class _FromProcess:
@@ -141,7 +144,7 @@ class _FromClient:
         self._joint = joint
 
     def received(self, data: bytes) -> None:
-        if not self._joint.over.is_set():
+        if not self._joint.over.done():
             self._joint.process.write(data)
 
     def ended(self) -> None:

@@ -77,7 +77,7 @@ async def _open(path: str, request: dict[str, Any]) -> tuple[_ShimEnd, bool]:
 
 async def _asked(path: str, line: bytes) -> _ShimEnd:
     """Dial and ask at once, which a Unix socket allows: the shim is at it while the loop takes the socket over."""
-    dialled = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
+    dialled = _Local(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
     try:
         dialled.connect(path)
         sent = dialled.send(line, sockets.MSG_NOSIGNAL)
@@ -91,6 +91,12 @@ async def _asked(path: str, line: bytes) -> _ShimEnd:
     if sent < len(line):
         end.write(line[sent:])
     return end
+
+
+class _Local(sockets.socket):
+    """Tells the loop, which asks, what it is; the library would make members of enums of that first."""
+
+    family, type = sockets.AF_UNIX, sockets.SOCK_STREAM
 
 
 class _ShimEnd(asyncio.Protocol):
