@@ -6,7 +6,6 @@ event's own fields. What libraries say through `logging` comes out in the same s
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -23,6 +22,11 @@ from bulkhead.plainlog import timestamp
 REQUEST_ID_HEADER = "x-request-id"
 # What clients send is untrusted: it ends in logs and in headers of the next hop.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_LEVELS = {
+    level: logging.getLevelName(level).lower()
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+}
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -46,20 +50,29 @@ def tells(level: int) -> bool:
 
 def line(level: int, event: str, **fields: Any) -> None:
     """What every request tells, in the shape of all lines: structlog's way to it costs more than the line itself."""
-    if _sink is None:
+    if not _configured:
         structlog.get_logger().log(level, event, **fields)
     elif tells(level):
-        told = _stamp.beginning(logging.getLevelName(level).lower(), event)
+        told = _stamp.beginning(_LEVELS[level], event)
         told.update(fields)
-        _sink.msg(_encode(told))
+        _tell(_encode(told) + b"\n")
+
+
+def _tell(data: bytes) -> None:
+    """To standard error. What cannot be told (a full disk, a reader that has gone) is no error of whoever tells it."""
+    try:
+        sys.stderr.buffer.write(data)
+        sys.stderr.buffer.flush()
+    except OSError:
+        pass
 
 
 def configure(service: str, *, level: str = "info") -> None:
     """Send structlog's and logging's lines to stderr as JSON. Call once, before the loop starts."""
-    global _threshold, _stamp, _sink
+    global _threshold, _stamp, _configured
     threshold = _threshold = logging.getLevelNamesMapping()[level.upper()]
     stream = cast(BinaryIO, _Stream())
-    _stamp, _sink = _Stamp(service), structlog.BytesLogger(stream)
+    _stamp, _configured = _Stamp(service), True
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -75,17 +88,15 @@ def configure(service: str, *, level: str = "info") -> None:
 
 
 class _Stream:
-    """Standard error. What cannot be told (its disk is full, its reader has gone) is no error of whoever tells it."""
+    """Standard error, for structlog's lines."""
 
     @staticmethod
     def write(data: bytes) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.buffer.write(data)
+        _tell(data)
 
     @staticmethod
     def flush() -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.buffer.flush()
+        """Nothing waits."""
 
 
 class _Stamp:
@@ -115,7 +126,7 @@ class _Stamp:
 # Of this process, once it is configured.
 _threshold = logging.DEBUG
 _stamp = _Stamp("")
-_sink: structlog.BytesLogger | None = None
+_configured = False
 
 
 class _Bridge(logging.Handler):
