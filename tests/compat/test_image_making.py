@@ -9,6 +9,7 @@ import json
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,15 @@ def test_commit_of_a_running_container_leaves_it_running(target: Target, client:
     assert image.tags == ["from/running:t"]
     assert target.ok("inspect", "-f", "{{.State.Status}}", "alive") == "running"
     target.ok("commit", "--pause=false", "alive", "again")
+
+
+def test_commits_of_one_container_wait_for_each_other(target: Target, client: DockerClient) -> None:
+    target.ok("run", "-d", "--name", "alive", "busybox", "sleep", "1000")
+    container = client.containers.get("alive")
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda number: container.commit(repository="from/many", tag=str(number)), range(6)))
+    assert [image.tags for image in made] == [[f"from/many:{number}"] for number in range(6)]
+    assert target.ok("inspect", "-f", "{{.State.Status}}", "alive") == "running"
 
 
 def test_import_and_export_are_inverse(target: Target, client: DockerClient, changed: str) -> None:

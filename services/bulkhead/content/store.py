@@ -10,12 +10,11 @@ One process owns a store at a time (flock on <root>/lock); readers of committed 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +30,7 @@ from bulkhead.content.durable import (
     translated,
     write_all,
 )
+from bulkhead.content.turns import Turns
 from bulkhead.errors import BulkheadError, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from bulkhead.model.digest import HEX_LENGTH, Digest, Hasher, new_hasher
 
@@ -56,7 +56,7 @@ class BlobStore:
         self._root = root
         self._blocking = blocking or Blocking()
         self._lock_fd = -1
-        self._resuming: dict[Digest, _Turns] = {}
+        self._resuming = Turns()
 
     @property
     def root(self) -> Path:
@@ -195,18 +195,11 @@ class BlobStore:
         and should look again whether the store `has` the blob. `arriving` is told of what is on disk, so that
         it can be read meanwhile; that all of it is there is for the caller to tell.
         """
-        turns = self._resuming.setdefault(digest, _Turns())
-        turns.wanted += 1
-        try:
-            async with turns.lock:
-                path = self._partial_path(digest)
-                writer = Writer(self, path, _Expected(digest, size), arriving)
-                async with self._writing(writer, path, keep=True):
-                    yield writer
-        finally:
-            turns.wanted -= 1
-            if not turns.wanted:
-                del self._resuming[digest]
+        async with self._resuming.of(digest):
+            path = self._partial_path(digest)
+            writer = Writer(self, path, _Expected(digest, size), arriving)
+            async with self._writing(writer, path, keep=True):
+                yield writer
 
     @asynccontextmanager
     async def _writing(self, writer: Writer, path: Path, *, keep: bool) -> AsyncIterator[None]:
@@ -263,14 +256,6 @@ class BlobStore:
 
     def _take_lock(self) -> int:
         return take_lock(self._root / "lock", f"cannot open content store {self._root}: another process uses it")
-
-
-@dataclass(slots=True)
-class _Turns:
-    """Those who want to write one partial blob; one at a time does."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from bulkhead.content import trees
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.trees import Tree
+from bulkhead.content.turns import Turns
 from bulkhead.content.upper import Changed
 from bulkhead.errors import BulkheadError, Conflict, NotFound
 from bulkhead.manager.announcements import of_container
@@ -75,6 +76,7 @@ class Filesystems:
     stopping: Stopping
     committer: Committer
     blocking: Blocking
+    turns: Turns = field(default_factory=Turns)
 
     async def export(self, ref: str) -> AsyncGenerator[bytes, None]:
         """The tar of everything in the container's root, without its mounts. Raises NotFound, Conflict, Internal."""
@@ -146,7 +148,16 @@ class Filesystems:
     @contextlib.asynccontextmanager
     async def _suspended(self, container: Container, wanted: bool) -> AsyncIterator[None]:
         """The container is paused while entered, if it runs; a manager that dies meanwhile resumes it at boot."""
-        if not wanted or container.phase is not Phase.RUNNING:
+        if not wanted:
+            yield
+            return
+        # One after the other: the first would resume the container while the next one reads.
+        async with self.turns.of(container.id), self._paused(container):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _paused(self, container: Container) -> AsyncIterator[None]:
+        if not self._is(container, Phase.RUNNING):
             yield
             return
         await self.records.commit(Change(about=container.id, intent=COMMIT))
@@ -188,16 +199,17 @@ class Filesystems:
                 await self.stopping.unpause(container.id)
             except BulkheadError as error:
                 # Killed, removed or resumed meanwhile: what its user did stands. Else its user never asked for a pause.
-                if pause is None or not self._is_paused(container):
+                if pause is None or not self._is(container, Phase.PAUSED):
                     log.info("cannot resume a committed container", container=container.id, reason=str(error))
                     return
             else:
                 return
             await asyncio.sleep(pause)
 
-    def _is_paused(self, container: Container) -> bool:
+    def _is(self, container: Container, phase: Phase) -> bool:
+        """Whether that is its present phase."""
         index = self.records.index
-        return index.knows(container.id) and index.get(container.id).phase is Phase.PAUSED
+        return index.knows(container.id) and index.get(container.id).phase is phase
 
 
 def _config(spec: ContainerSpec, request: CommitRequest) -> ImageConfig:

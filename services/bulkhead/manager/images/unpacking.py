@@ -12,11 +12,11 @@ from bulkhead.content import media_types
 from bulkhead.content.arriving import Arriving, Interrupted
 from bulkhead.content.inflate import Limits
 from bulkhead.content.manifests import MAX_LAYERS, Descriptor, Manifest
+from bulkhead.content.turns import Turns
 from bulkhead.errors import DataLoss, InvalidArgument
 from bulkhead.manager.images.ports import Layers, Nameless, Settled
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import Layer
-from bulkhead.manager.turns import Turns
 from bulkhead.model.digest import Digest
 from bulkhead.model.image import ImageConfig, chain_ids
 

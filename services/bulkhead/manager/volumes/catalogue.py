@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from bulkhead import failpoints
+from bulkhead.content.turns import Turns
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.linux import resolve
 from bulkhead.manager import announcements
 from bulkhead.manager.ports import Change, Records
-from bulkhead.manager.turns import Turns
 from bulkhead.manager.volumes.filling import fill
 from bulkhead.manager.volumes.mounting import Mounting, missing
 from bulkhead.manager.volumes.places import Places
