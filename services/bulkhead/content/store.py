@@ -163,22 +163,6 @@ class BlobStore:
             await writer.write(data)
             return await writer.commit()
 
-    def put_now(self, data: bytes, digest: Digest) -> Stored:
-        """Store bytes whose digest the caller computed, in the calling thread."""
-        path = self._root / "ingest" / secrets.token_hex(16)
-        try:
-            with disk_errors(f"store blob {digest}"):
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                try:
-                    write_all(fd, data)
-                    os.fdatasync(fd)
-                finally:
-                    os.close(fd)
-            return self.adopt(path, digest)
-        except BulkheadError:
-            path.unlink(missing_ok=True)
-            raise
-
     @asynccontextmanager
     async def ingest(self, expected: Digest | None = None, size: int | None = None) -> AsyncIterator[Writer]:
         """A writer of a new blob, hashed as `expected.algorithm` or sha256; left without commit, nothing stays."""

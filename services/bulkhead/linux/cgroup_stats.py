@@ -67,11 +67,6 @@ class Memory:
     def cache(self) -> int:
         return self.detail.get("cache", self.detail.get("file", 0))
 
-    @property
-    def inactive_file(self) -> int:
-        """What clients subtract from the usage: page cache that the kernel takes back first."""
-        return self.detail.get("total_inactive_file", self.detail.get("inactive_file", 0))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IoRow:

@@ -499,9 +499,3 @@ def allows(
         for number, arguments in numbers
         if number is not None
     )
-
-
-def disassemble(code: bytes) -> Iterator[str]:
-    """One line per instruction of a little-endian machine, to look at."""
-    for index, (op, if_true, if_false, value) in enumerate(struct.iter_unpack("<HBBI", code)):
-        yield f"{index:4} {op:#04x} {if_true:3} {if_false:3} {value:#x}"

@@ -33,11 +33,6 @@ class Index:
         """The first twelve digits of every id, as they are now."""
         return self._shorts.keys()
 
-    def owner_of(self, short_id: str) -> Container | None:
-        """The container whose id begins with these twelve digits."""
-        full = self._shorts.get(short_id)
-        return self._containers.get(full) if full is not None else None
-
     def has_short(self, short_id: str) -> bool:
         return short_id in self._shorts
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from bulkhead.errors import InvalidArgument, NotFound
+from bulkhead.errors import NotFound
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.model.digest import Digest
 from bulkhead.model.reference import Reference, parse_reference
@@ -198,11 +198,3 @@ def no_such_image(name: str) -> NotFound:
 def is_id_of(image_id: Digest, text: str) -> bool:
     """Whether `text` is the id of an image, or its beginning."""
     return str(image_id).startswith(text) or image_id.encoded.startswith(text)
-
-
-def parsed_or_none(text: str) -> Reference | None:
-    """`text` as a reference, None when it cannot be one."""
-    try:
-        return parse_reference(text)
-    except InvalidArgument:
-        return None
