@@ -36,7 +36,6 @@ from bulkhead.linux.cgroup_limits import (
     without_bfq,
 )
 from bulkhead.linux.cgroup_mounts import Hierarchies, hierarchies, own_paths
-from bulkhead.linux.cgroup_oom import OomWatch
 
 __all__ = ["Cgroup", "Hierarchies", "hierarchies"]
 
@@ -345,13 +344,6 @@ class Cgroup:
         """How many members the kernel killed for want of memory."""
         file = "memory.events" if self._mounted.is_v2 else "memory.oom_control"
         return read_table(self.directory("memory"), file).get("oom_kill", 0)
-
-    def watch_oom(self) -> OomWatch:
-        """Hear of members killed for want of memory; the caller closes it."""
-        directory = self.directory("memory")
-        if directory is None:
-            raise OSError(errno.EOPNOTSUPP, "the memory controller is not mounted", self.path)
-        return OomWatch(directory, v2=self._mounted.is_v2)
 
     def stats(self) -> cgroup_stats.Stats:
         """What the group has used so far. A group that is gone has used nothing."""

@@ -31,7 +31,6 @@ from dataclasses import dataclass, field
 MAGIC = 0x504E4842
 VERSION = 2
 MAX_BYTES = 16 << 20
-MAX_FILTER = 4096
 
 _HEADER = struct.Struct("<IHHII")
 _SECTION = struct.Struct("<HHII")
