@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, NotFound
 from bulkhead.manager.networks.bridge import BridgeNetwork
+from bulkhead.manager.networks.leases import overlap
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Interface, Survey, Wire
 from bulkhead.manager.networks.settings import refusal
 from bulkhead.model.instance import Instance
@@ -101,6 +102,17 @@ class FakeKernel:
         return Survey(interfaces=dict(self.interfaces), routes=tuple(self.routes))
 
     @_kernel_call
+    def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        near = {
+            each.name: each if each.name == name else replace(each, addresses=_inside(each.addresses, networks))
+            for each in self.interfaces.values()
+        }
+        return Survey(
+            interfaces={each.name: each for each in near.values() if each.name == name or each.addresses},
+            routes=tuple(route for route in self.routes if any(overlap(route[0], network) for network in networks)),
+        )
+
+    @_kernel_call
     def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         changed = tuple(path for path, value in settings.items() if self.settings.get(path) != value)
         self.settings.update(settings)
@@ -113,6 +125,21 @@ class FakeKernel:
 
     @_kernel_call
     def make_bridge(self, bridge: Bridge) -> None:
+        self._make_bridge(bridge)
+
+    @_kernel_call
+    def found_bridge(self, bridge: Bridge, settings: Mapping[str, str], elements: Sequence[ElementChange]) -> bool:
+        if not self._change_elements(elements):
+            return False
+        self._make_bridge(bridge)
+        self.settings.update(settings)
+        return True
+
+    @_kernel_call
+    def change_elements(self, elements: Sequence[ElementChange]) -> bool:
+        return self._change_elements(elements)
+
+    def _make_bridge(self, bridge: Bridge) -> None:
         if self.interfaces.get(bridge.name) is None:
             self.add_interface(bridge.name, *bridge.addresses, kind="bridge")
 
@@ -140,7 +167,7 @@ class FakeKernel:
         if wire.gateways:
             self.default_routes[netns] = wire.interface
         self.add_interface(wire.host_interface, kind="veth", master=wire.bridge)
-        return self.change_elements(change.elements)
+        return self._change_elements(change.elements)
 
     @_kernel_call
     def loopback(self, netns: Netns) -> None:
@@ -172,7 +199,7 @@ class FakeKernel:
     @_kernel_call
     def silence(self, name: str, change: EndpointChange) -> bool:
         self.silent.add(name)
-        return self.change_elements(change.elements)
+        return self._change_elements(change.elements)
 
     @_kernel_call
     def delete_links(self, names: Sequence[str]) -> None:
@@ -198,14 +225,20 @@ class FakeKernel:
         self.tables = tables
 
     @_kernel_call
-    def forward_chains(self) -> Sequence[Mapping[str, Any]]:
+    def forward_chains(self, *, besides: str) -> Sequence[Mapping[str, Any]]:
         return []
 
     @_kernel_call
     def legacy_forward_drop(self) -> bool:
         return self.legacy_drops
 
-    async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
+    async def disturbed(
+        self,
+        table: str,
+        bridges: Container[str],
+        opened: Collection[tuple[str, str]],
+        is_wanted: Callable[[str], bool],
+    ) -> None:
         await self.disturbance.wait()
         self.disturbance.clear()
 
@@ -239,18 +272,11 @@ class FakeKernel:
     def close(self) -> None:
         self.calls.append("close")
 
-    def change_elements(self, changes: Sequence[ElementChange]) -> bool:
+    def _change_elements(self, changes: Sequence[ElementChange]) -> bool:
         """All or none, as strict as the kernel is."""
         tables = {name: table.copy() for name, table in self.tables.items()}
-        for change in changes:
-            found = tables.get(f"{change.family} {change.table}")
-            if found is None:
-                return False
-            for key, value in change.entries.items():
-                if found.elements[change.collection].setdefault(" . ".join(key), value) != value:
-                    return False
-                if change.delete:
-                    del found.elements[change.collection][" . ".join(key)]
+        if not all(_changed(tables.get(f"{change.family} {change.table}"), change) for change in changes):
+            return False
         self.tables = tables
         return True
 
@@ -290,6 +316,24 @@ class FakeTable:
             objects.append({"chain": {"name": which, "type": kind, "hook": hook, "prio": priority}})
             objects += [{"rule": {"chain": which, "comment": comment}} for comment in self.rules[which]]
         return objects
+
+
+def _changed(table: FakeTable | None, change: ElementChange) -> bool:
+    if table is None:
+        return False
+    held = table.elements[change.collection]
+    for key, value in change.entries.items():
+        text = " . ".join(key)
+        if change.delete:
+            if held.pop(text, None) is None:
+                return False
+        elif held.setdefault(text, value) != value:
+            return False
+    return True
+
+
+def _inside(addresses: Sequence[IPInterface], networks: Sequence[IPNetwork]) -> tuple[IPInterface, ...]:
+    return tuple(address for address in addresses if any(address.ip in network for network in networks))
 
 
 def _listed(key: str, value: str) -> object:

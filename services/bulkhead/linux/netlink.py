@@ -31,6 +31,7 @@ from typing import TypeVar
 from bulkhead.linux import threads
 
 T = TypeVar("T")
+IPInterface = IPv4Interface | IPv6Interface
 
 _CLONE_NEWNET = 0x40000000
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
@@ -68,6 +69,7 @@ _SKIP_STATISTICS = 1 << 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 0x02
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ROUTE_KIND = 7  # where a route's message has it
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 254, 3, 1
 _RT_SCOPE_LINK = 253
@@ -164,6 +166,43 @@ class Netlink:
             _IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS)
         )
         return tuple(_link(message) for message in self.dump(_GETLINK, body))
+
+    def link(self, name: str) -> Link | None:
+        """The interface of a name, if there is one."""
+        self._sequence += 1
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
+        self._socket.sendall(_NLMSG.pack(_NLMSG.size + len(body), _GETLINK, _F_REQUEST, self._sequence, 0) + body)
+        while True:
+            for kind, flags, sequence, content in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if kind != _NLMSG_ERROR:
+                    return _link(content)
+                error = _error(flags, content) or OSError("netlink: no answer")
+                if error.errno == errno.ENODEV:
+                    return None
+                raise error
+
+    def addresses_within(
+        self, networks: Sequence[IPv4Network | IPv6Network], *, of: int = 0
+    ) -> list[tuple[int, IPInterface]]:
+        """The addresses that lie in one of these, each with the index of its interface; all of the interface `of`."""
+        found: list[tuple[int, IPInterface]] = []
+        ranges = _ranges(networks)
+        for version in _FAMILIES if of else ranges:
+            listed = self.dump(_GETADDR, _IFADDR.pack(_FAMILIES[version], 0, 0, 0, 0))
+            near = [_address(message) for message in listed if _is_within(message, ranges.get(version, ()), of)]
+            found += [address for address in near if address is not None]
+        return found
+
+    def routes_across(self, networks: Sequence[IPv4Network | IPv6Network]) -> list[Route]:
+        """The routes, of those that `routes` gives, whose destination shares addresses with one of these."""
+        found: list[Route] = []
+        for version, ranges in _ranges(networks).items():
+            body = _RTMSG.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
+            near = [_route(message) for message in self.dump(_GETROUTE, body) if _crosses(message, ranges)]
+            found += [route for route in near if route is not None and not route.destination.is_link_local]
+        return found
 
     def addresses(self) -> tuple[tuple[int, IPv4Interface | IPv6Interface], ...]:
         """All addresses, IPv4's first, each with the index of its interface."""
@@ -658,6 +697,45 @@ def _route(message: bytes) -> Route | None:
     destination = ip_network((found.get(_RTA_DST, bytes(4 if family == socket.AF_INET else 16)), prefix))
     table = _integer(found.get(_RTA_TABLE)) or table
     return Route(destination=destination, index=_integer(found.get(_RTA_OIF)), table=table)
+
+
+def _ranges(networks: Sequence[IPv4Network | IPv6Network]) -> dict[int, list[tuple[int, int]]]:
+    """By family: the first and last addresses of each."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for each in networks:
+        found.setdefault(each.version, []).append((int(each[0]), int(each[-1])))
+    return found
+
+
+def _is_within(message: bytes, ranges: Sequence[tuple[int, int]], index: int) -> bool:
+    """Whether it is an address in a range, or of that interface; found without making objects of all that are not."""
+    if index and _IFADDR.unpack_from(message)[-1] == index:
+        return True
+    held = _first(message, _IFADDR.size, _IFA_LOCAL) or _first(message, _IFADDR.size, _IFA_ADDRESS)
+    number = int.from_bytes(held, "big")
+    return any(first <= number <= last for first, last in ranges)
+
+
+def _crosses(message: bytes, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Whether it is a unicast route that shares addresses with a range; likewise."""
+    family, prefix = message[0], message[1]
+    if message[_ROUTE_KIND] != _RTN_UNICAST:
+        return False
+    bits = 32 if family == socket.AF_INET else 128
+    # Without a destination it leads everywhere.
+    first = int.from_bytes(_first(message, _RTMSG.size, _RTA_DST), "big") if prefix else 0
+    beyond = first + (1 << (bits - prefix))
+    return any(first <= end and begin < beyond for begin, end in ranges)
+
+
+def _first(message: bytes, offset: int, wanted: int) -> bytes:
+    """An attribute of a message, whose attributes begin at the offset, or nothing."""
+    while offset + _RTATTR.size <= len(message):
+        length, kind = _RTATTR.unpack_from(message, offset)
+        if kind & _ATTR_TYPE == wanted or length < _RTATTR.size:
+            return message[offset + _RTATTR.size : offset + length]
+        offset += (length + 3) & ~3
+    return b""
 
 
 def _integer(value: bytes | None) -> int:

@@ -14,8 +14,7 @@ import json
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address, ip_network
 from typing import Any
 
@@ -35,8 +34,10 @@ _REASONS = {
 NETFILTER, _GROUP_NFTABLES = 12, 7
 # Several messages may come as one datagram, known by the first: a new chain's may begin with NEWTABLE.
 _NEWTABLE, _NEWCHAIN, _DELTABLE, _DELCHAIN, _DELRULE = 0x0A00, 0x0A03, 0x0A02, 0x0A05, 0x0A08
-_HEARD = (_NEWTABLE, _NEWCHAIN, _DELTABLE, _DELCHAIN, _DELRULE)
+_DELETED = (_DELTABLE, _DELCHAIN, _DELRULE)
+_HEARD = (_NEWTABLE, _NEWCHAIN, *_DELETED)
 _TABLE_NAME, _RULE_CHAIN, _CHAIN_HOOK, _HOOK_NUMBER, _FORWARD = 1, 2, 4, 1, 2
+_RULE_NOTES, _COMMENT = 7, b"\0"  # notes are triplets: kind, length, text
 _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
 _SUBSYSTEM = 10
 _BATCH = (0x10, 0x11)  # begin, end
@@ -126,13 +127,13 @@ class Nftables:
         objects: list[dict[str, Any]] = answer["nftables"]
         return objects
 
-    def forward_chains(self, further: str) -> list[dict[str, Any]]:
+    def forward_chains(self, further: str, *, besides: str = "") -> list[dict[str, Any]]:
         """All base chains at the hook forward with their rules, and the chain `further` of their tables if there.
 
-        Rules of the legacy iptables are not seen.
+        Not those of the table `besides`, and rules of the legacy iptables are not seen.
         """
         listed = json.loads(self.run("list chains"))["nftables"]
-        chains = [item["chain"] for item in listed if "chain" in item]
+        chains = [item["chain"] for item in listed if "chain" in item and item["chain"]["table"] != besides]
         bases = [chain for chain in chains if chain.get("hook") == "forward"]
         tables = {(chain["family"], chain["table"]) for chain in bases}
         others = [chain for chain in chains if chain["name"] == further and (chain["family"], chain["table"]) in tables]
@@ -230,7 +231,7 @@ def _keys(listed: bytes) -> Iterator[bytes]:
 
 
 def _collection(family: str, table: str, collection: str) -> bytes:
-    names = attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, collection.encode() + b"\0")
+    names = _name(_LIST_TABLE, table) + _name(_LIST_SET, collection)
     return _NFGENMSG.pack(_FAMILIES[family], 0, 0) + names
 
 
@@ -284,31 +285,43 @@ _PACKERS: Mapping[str, Callable[[str], bytes]] = {
 
 
 def deletions() -> Deletions:
-    """News of deleted tables, chains and rules, and of new chains; see `told`. Elements come and go unheard."""
+    """News of deleted tables, chains and rules, and of new chains; see `Interest`. Elements come and go unheard."""
     return Deletions(NETFILTER, _GROUP_NFTABLES, of_kinds(_HEARD))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a message of `deletions` is about: `chain` is that of a deleted rule, `forwards` a chain of that hook."""
+class Interest:
+    """Which messages of `deletions` concern the owner of a table, who has rules in chains of others, too.
 
-    table: str
-    deleted: bool = False
-    chain: str = ""
-    forwards: bool = False
+    A host has many others who change theirs: what is none of his is told apart by its first bytes.
+    """
+
+    def __init__(self, table: str, chains: Collection[tuple[str, str]], is_wanted: Callable[[str], bool]) -> None:
+        """`chains` are the others' (table, chain); of a rule deleted there `is_wanted` tells by its comment."""
+        self._own = _name(_TABLE_NAME, table)
+        self._others = tuple(_name(_TABLE_NAME, other) + _name(_RULE_CHAIN, chain) for other, chain in chains)
+        self._is_wanted = is_wanted
+
+    def concerns(self, kind: int, body: bytes) -> bool:
+        """Deleted: his table, or of it; a chain or a wanted rule of the others'. New: another's forward chain."""
+        is_own = body.startswith(self._own, _NFGENMSG.size)
+        if kind in _DELETED:
+            return is_own or self._is_taken_from_another(kind, body)
+        return kind == _NEWCHAIN and not is_own and _forwards(body)
+
+    def _is_taken_from_another(self, kind: int, body: bytes) -> bool:
+        if kind != _DELRULE or not body.startswith(self._others, _NFGENMSG.size):
+            return False
+        notes = attributes(body[_NFGENMSG.size :]).get(_RULE_NOTES, b"")
+        return not notes.startswith(_COMMENT) or self._is_wanted(_text(notes[2 : 2 + notes[1]]))
 
 
-def told(kind: int, body: bytes) -> Told:
-    """What a message of `deletions` says."""
-    found = attributes(body[_NFGENMSG.size :])
-    deleted = kind in (_DELTABLE, _DELCHAIN, _DELRULE)
-    hook = attributes(found.get(_CHAIN_HOOK, b"")).get(_HOOK_NUMBER, b"") if kind == _NEWCHAIN else b""
-    return Told(
-        table=_text(found.get(_TABLE_NAME, b"")),
-        deleted=deleted,
-        chain=_text(found.get(_RULE_CHAIN, b"")) if kind == _DELRULE else "",
-        forwards=int.from_bytes(hook, "big") == _FORWARD if hook else False,
-    )
+def _forwards(body: bytes) -> bool:
+    hook = attributes(attributes(body[_NFGENMSG.size :]).get(_CHAIN_HOOK, b"")).get(_HOOK_NUMBER, b"")
+    return int.from_bytes(hook, "big") == _FORWARD if hook else False
+
+
+def _name(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
 
 
 def _text(value: bytes) -> str:

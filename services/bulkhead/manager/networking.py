@@ -7,6 +7,7 @@ are refused with the reason, and the next one tries again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -106,8 +107,8 @@ class Networking:
 
     # ---- networks ----
 
-    async def survey(self) -> Survey:
-        return await self._network.survey()
+    async def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        return await self._network.look(name, networks)
 
     def choosing(self) -> AbstractAsyncContextManager[None]:
         return self._network.choosing()
@@ -454,7 +455,13 @@ def _gateway_mode(network: NetworkRecord, version: int) -> GatewayMode:
 
 def subnets_of(networks: Iterable[NetworkRecord]) -> list[IPNetwork]:
     """The subnets that networks have."""
-    return [ip_network(block.subnet) for network in networks for block in network.blocks]
+    return [_subnet(block.subnet) for network in networks for block in network.blocks]
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def _subnet(text: str) -> IPNetwork:
+    """Read once: all are asked for whenever one is chosen."""
+    return ip_network(text)
 
 
 def _flag(options: Mapping[str, str], name: str) -> bool:

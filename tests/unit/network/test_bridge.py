@@ -407,15 +407,44 @@ def _of_a_user(name: str) -> BridgePlan:
     return BridgePlan(key=name * 64, bridge=f"br-{name}", v4=subnet)
 
 
-async def test_a_further_network_asks_once_what_other_firewalls_do() -> None:
+async def test_a_further_network_is_made_without_a_look_at_all_that_there_is() -> None:
     kernel = FakeKernel()
     network = await _booted(kernel)
     assert kernel.calls.count("legacy_forward_drop") == 1
     kernel.calls.clear()
     network.plan(_of_a_user("b"))
     await network.ensure("b" * 64)
-    assert kernel.calls.count("forward_chains") == 1
-    assert "legacy_forward_drop" not in kernel.calls
+    assert kernel.calls == ["look", "found_bridge"]
+    kernel.calls.clear()
+    assert not await network.reconcile([]), "nothing was left to do"
+    kernel.calls.clear()
+    await network.forget("b" * 64)
+    assert kernel.calls == ["delete_links", "change_elements"]
+    assert not await network.reconcile([])
+
+
+async def test_a_further_network_is_made_although_someone_deleted_the_tables() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel)
+    kernel.tables.clear()
+    network.plan(_of_a_user("b"))
+    await network.ensure("b" * 64)
+    assert "br-b" in kernel.interfaces
+    assert not await network.reconcile([])
+    kernel.tables.clear()
+    await network.forget("b" * 64)
+    assert not await network.reconcile([])
+
+
+async def test_a_network_that_holds_another_one_s_subnet_leaves_it_masqueraded() -> None:
+    kernel = FakeKernel()
+    network = await _booted(kernel, Instance(subnet="10.9.8.0/25"))
+    network.plan(_of_a_user("b"))
+    with pytest.raises(Conflict):
+        await network.ensure("b" * 64)
+    assert list(kernel.tables[TABLE].elements["masqueraded"]) == ["10.9.8.0/24"]
+    await network.forget("b" * 64)
+    assert list(kernel.tables[TABLE].elements["masqueraded"]) == ["10.9.8.0/25"]
 
 
 async def test_a_network_forgotten_while_its_bridge_is_made_leaves_none() -> None:

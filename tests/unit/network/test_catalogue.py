@@ -168,7 +168,7 @@ async def test_a_network_whose_record_stays_is_not_forgotten_when_its_bridge_can
 
     with monkeypatch.context() as patch:
         patch.setattr(SqliteRecords, "commit", refuse)
-        core.world.kernel.failures["make_bridge"] = Internal("cannot: No buffer space available")
+        core.world.kernel.failures["found_bridge"] = Internal("cannot: No buffer space available")
         with pytest.raises(Internal, match="No route to host"):
             await core.core.networks.remove("late")
     core.world.kernel.failures.clear()
@@ -181,7 +181,7 @@ async def test_a_network_whose_record_stays_is_not_forgotten_when_its_bridge_can
     assert not core.records.networks
 
 
-@pytest.mark.parametrize("step", ["delete_links", "apply"])
+@pytest.mark.parametrize("step", ["delete_links", "change_elements"])
 async def test_a_network_is_gone_whatever_the_kernel_says_of_its_bridge(core: Running, step: str) -> None:
     before = set(core.world.kernel.interfaces)
     await core.core.networks.create(NetworkRecord(id="", name="late"))
@@ -192,7 +192,7 @@ async def test_a_network_is_gone_whatever_the_kernel_says_of_its_bridge(core: Ru
     core.world.kernel.failures.clear()
     await core.core.networks.create(NetworkRecord(id="", name="other"))
     await core.core.networks.remove("other")
-    if step == "apply":
+    if step == "change_elements":
         assert set(core.world.kernel.interfaces) == before
 
 
@@ -213,15 +213,15 @@ async def test_a_removal_whose_client_goes_runs_to_its_end(core: Running) -> Non
 async def test_two_installations_that_make_a_network_at_once_choose_two_subnets(tmp_path: Path) -> None:
     kernel = FakeKernel()
     async with _installation(tmp_path / "a", kernel, 1) as ours, _installation(tmp_path / "b", kernel, 2) as theirs:
-        kernel.gates["make_bridge"] = asyncio.Event()
+        kernel.gates["found_bridge"] = asyncio.Event()
         kernel.calls.clear()
         making = [
             asyncio.create_task(each.core.networks.create(NetworkRecord(id="", name="late"))) for each in (ours, theirs)
         ]
-        await eventually(lambda: "make_bridge" in kernel.calls)
+        await eventually(lambda: "found_bridge" in kernel.calls)
         # Who is not kept waiting has chosen by now, and asks for its bridge.
         await asyncio.wait(making, timeout=0.1)
-        kernel.gates["make_bridge"].set()
+        kernel.gates["found_bridge"].set()
         chosen = {network.blocks[0].subnet for network in await asyncio.gather(*making)}
     assert len(chosen) == 2
 

@@ -144,7 +144,7 @@ async def test_removals_do_not_mind_what_is_gone_already() -> None:
     await kernel.apply(MAKE)
     removals = publish.LAYOUT.removals("t", publish.elements_of(DB))
     for _ in range(2):
-        assert kernel.change_elements(removals)
+        assert await kernel.change_elements(removals)
         assert kernel.tables["inet t"].elements["published_any"] == {"6 . 8080": "10.0.0.2 . 80"}
 
 

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +26,26 @@ from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
-from bulkhead.manager.networks.ports import LINK_GATEWAY, Bridge, EndpointChange, Interface, Survey, Wire
+from bulkhead.manager.networks.ports import (
+    LINK_GATEWAY,
+    Bridge,
+    ElementChange,
+    EndpointChange,
+    Interface,
+    Survey,
+    Wire,
+)
 from bulkhead.manager.networks.settings import refusal
-from bulkhead.model.network import ANY, ANY6, PROTOCOL_NUMBERS, IPAddress, IPInterface, Netns, ProcessNetns
+from bulkhead.model.network import (
+    ANY,
+    ANY6,
+    PROTOCOL_NUMBERS,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Netns,
+    ProcessNetns,
+)
 
 T = TypeVar("T")
 
@@ -44,7 +61,7 @@ _OWN_NETNS = Path("/proc/thread-self/ns/net")
 # IPv6 its own link-local one serves at once.
 _NEWBORN = {"net/ipv6/conf/default/accept_ra": "0", "net/ipv6/conf/default/accept_dad": "0"}
 _DISABLE_IPV6 = "net/ipv6/conf/default/disable_ipv6"
-_IPV6 = _SYSCTL / "net/ipv6/conf"
+_IPV6 = "net/ipv6/conf"
 _BRIDGE_IPV6 = {
     True: {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0"},
     False: {"accept_ra": "0", "disable_ipv6": "1"},
@@ -87,6 +104,9 @@ class NetlinkKernel:
     async def survey(self) -> Survey:
         return await self.run("cannot list the host's interfaces", _survey)
 
+    async def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        return await self.run("cannot look at the host's network", lambda: _look(name, networks))
+
     async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         return await self.run("cannot configure the host's network", lambda: _configure(settings))
 
@@ -95,6 +115,16 @@ class NetlinkKernel:
 
     async def make_bridge(self, bridge: Bridge) -> None:
         await self.run(f"cannot make bridge {bridge.name}", lambda: _make_bridge(bridge))
+
+    async def found_bridge(
+        self, bridge: Bridge, settings: Mapping[str, str], elements: Sequence[ElementChange]
+    ) -> bool:
+        return await self.run(
+            f"cannot make bridge {bridge.name}", lambda: self._found_bridge(bridge, settings, elements)
+        )
+
+    async def change_elements(self, elements: Sequence[ElementChange]) -> bool:
+        return await self._run_staying("cannot change the firewall", lambda: self._change_elements(elements))
 
     async def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         return await self.run("cannot attach a network namespace", lambda: self._plug(netns, wire, change))
@@ -133,22 +163,31 @@ class NetlinkKernel:
     async def apply(self, commands: Sequence[str]) -> None:
         await self.run("cannot change the firewall", lambda: self._nft().run("\n".join(commands)))
 
-    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-        return await self.run("cannot list nftables chains", lambda: self._nft().forward_chains(USERS_CHAIN))
+    async def forward_chains(self, *, besides: str) -> Sequence[Mapping[str, Any]]:
+        return await self.run(
+            "cannot list nftables chains", lambda: self._nft().forward_chains(USERS_CHAIN, besides=besides)
+        )
 
     async def legacy_forward_drop(self) -> bool:
         return await self.run("cannot ask the legacy iptables", xtables.forward_drops)
 
-    async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
+    async def disturbed(
+        self,
+        table: str,
+        bridges: Container[str],
+        opened: Collection[tuple[str, str]],
+        is_wanted: Callable[[str], bool],
+    ) -> None:
         if self._deletions is None:
             with _translated("cannot watch the host's network"):
                 self._deletions = (nftables.deletions(), netlink.bridge_deletions())
             return
         rules, links = self._deletions
+        interest = nftables.Interest(table, opened, is_wanted)
         while True:
             await _readable(rules, links)
             heard, gone = rules.read(), links.read()
-            if heard is None or any(_concerns(nftables.told(*news), table, opened) for news in heard):
+            if heard is None or any(interest.concerns(*news) for news in heard):
                 return
             if gone is None or any(netlink.deleted_link(body) in bridges for _, body in gone):
                 return
@@ -228,8 +267,23 @@ class NetlinkKernel:
         _silence(name)
         return self._publish(change)
 
+    def _found_bridge(self, bridge: Bridge, settings: Mapping[str, str], elements: Sequence[ElementChange]) -> bool:
+        # Its place in the tables first: from its first moment on it is isolated.
+        if not self._change_elements(elements):
+            return False
+        _make_bridge(bridge)
+        _configure(settings)
+        return True
+
     def _publish(self, change: EndpointChange) -> bool:
-        """Whether the kernel carried the change out; it refuses when the tables are not what that supposes."""
+        done = self._change_elements(change.elements)
+        if done and change.udp_ports and self._netfilter is not None:
+            with self._kept_sockets:
+                _forget_flows(self._netfilter, self._route, change)
+        return done
+
+    def _change_elements(self, elements: Sequence[ElementChange]) -> bool:
+        """Whether the kernel carried the changes out; it refuses when the tables are not what they suppose."""
         requests = [
             nftables.change_elements(
                 each.family,
@@ -240,7 +294,7 @@ class NetlinkKernel:
                 delete=each.delete,
                 interval=each.interval,
             )
-            for each in change.elements
+            for each in elements
         ]
         if self._netfilter is None:
             raise nftables.KernelPartMissing
@@ -251,8 +305,6 @@ class NetlinkKernel:
                 if error.errno in _REFUSED:
                     return False
                 raise
-            if change.udp_ports:
-                _forget_flows(self._netfilter, self._route, change)
         return True
 
     async def run(self, deed: str, body: Callable[[], T]) -> T:
@@ -299,12 +351,6 @@ async def _on_thread(body: Callable[[], T]) -> T:
     return done.result()
 
 
-def _concerns(news: nftables.Told, table: str, opened: Container[tuple[str, str]]) -> bool:
-    if news.deleted:
-        return news.table == table or (news.table, news.chain) in opened
-    return news.forwards and news.table != table
-
-
 async def _readable(*sources: Deletions) -> None:
     """Return when one of them has news."""
     loop = asyncio.get_running_loop()
@@ -338,22 +384,52 @@ def _survey() -> Survey:
     with Netlink() as host:
         links, addresses, routes = host.links(), host.addresses(), host.routes()
     names = {link.index: link.name for link in links}
-    interfaces = {
-        link.name: Interface(
-            name=link.name,
-            kind=link.kind,
-            master=names.get(link.master, ""),
-            mtu=link.mtu,
-            up=link.up,
-            alias=link.alias,
-            addresses=tuple(address for index, address in addresses if index == link.index),
-        )
-        for link in links
-    }
+    held: dict[int, list[IPInterface]] = {}
+    for index, address in addresses:
+        held.setdefault(index, []).append(address)
+    interfaces = {link.name: _interface(link, names.get(link.master, ""), held.get(link.index, ())) for link in links}
     return Survey(
         interfaces=interfaces,
         routes=tuple((route.destination, names.get(route.index, "")) for route in routes),
     )
+
+
+def _look(name: str, networks: Sequence[IPNetwork]) -> Survey:
+    with Netlink() as host:
+        named = host.link(name)
+        routes = host.routes_across(networks)
+        addresses = host.addresses_within(networks, of=named.index if named is not None else 0)
+        # Last: whoever has a route or an address has a name.
+        indices = {*(route.index for route in routes), *(index for index, _ in addresses)}
+        names = {index: _name_of(index) for index in indices}
+        links = [found for each in {name, *names.values()} if each and (found := host.link(each)) is not None]
+    held: dict[int, list[IPInterface]] = {}
+    for index, address in addresses:
+        held.setdefault(index, []).append(address)
+    return Survey(
+        interfaces={link.name: _interface(link, "", held.get(link.index, ())) for link in links},
+        routes=tuple((route.destination, names[route.index]) for route in routes),
+    )
+
+
+def _interface(link: netlink.Link, master: str, addresses: Sequence[IPInterface]) -> Interface:
+    return Interface(
+        name=link.name,
+        kind=link.kind,
+        master=master,
+        mtu=link.mtu,
+        up=link.up,
+        alias=link.alias,
+        addresses=tuple(addresses),
+    )
+
+
+def _name_of(index: int) -> str:
+    """Of an interface; none for several, or when it is gone."""
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:
+        return ""
 
 
 def _configure(settings: Mapping[str, str]) -> tuple[str, ...]:
@@ -363,19 +439,25 @@ def _configure(settings: Mapping[str, str]) -> tuple[str, ...]:
 def _set(path: str, value: str) -> bool:
     """Write a sysctl if it differs; whether it did. One that this kernel does not have is nothing to set.
 
-    With bare calls: three of each bridge are looked at whenever a network is made.
+    With bare calls: three of each bridge are looked at whenever all is.
     """
+    found = _setting(path)
+    if found in (None, value):
+        return False
+    _write(path, value)
+    return True
+
+
+def _setting(path: str) -> str | None:
+    """The value of a sysctl; None when there is none, its interface being gone, say."""
     try:
         file = os.open(f"{_SYSCTL}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(file, 4096).decode().strip()
+        finally:
+            os.close(file)
     except FileNotFoundError:
-        return False
-    try:
-        differs = os.read(file, 4096).strip() != value.encode()
-    finally:
-        os.close(file)
-    if differs:
-        _write(path, value)
-    return differs
+        return None
 
 
 def _write(path: str, value: str) -> None:
@@ -394,13 +476,14 @@ def _write(path: str, value: str) -> None:
 
 def _forward_ipv6() -> tuple[str, ...]:
     """A host that forwards believes no router any more, unless an interface is told to: whoever does, is."""
-    if not _IPV6.is_dir() or (_IPV6 / "all/disable_ipv6").read_text().strip() == "1":
+    if _setting(f"{_IPV6}/all/disable_ipv6") in (None, "1"):
         raise Unavailable("cannot forward IPv6: this host has it disabled (net.ipv6.conf.all.disable_ipv6)")
-    if (_IPV6 / "all/forwarding").read_text().strip() == "1":
+    if _setting(f"{_IPV6}/all/forwarding") == "1":
         return ()
-    believers = [place for place in _IPV6.glob("*/accept_ra") if place.read_text().strip() == "1"]
-    kept = _configure({str(place.relative_to(_SYSCTL)): "2" for place in believers})
-    return (*kept, *_configure({"net/ipv6/conf/all/forwarding": "1"}))
+    # Interfaces go meanwhile: each container's does.
+    beliefs = [f"{_IPV6}/{place.name}/accept_ra" for place in (_SYSCTL / _IPV6).iterdir()]
+    kept = _configure({path: "2" for path in beliefs if _setting(path) == "1"})
+    return (*kept, *_configure({f"{_IPV6}/all/forwarding": "1"}))
 
 
 def _make_bridge(bridge: Bridge) -> None:

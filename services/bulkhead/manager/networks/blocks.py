@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -27,6 +28,12 @@ def unique_local(seed: str) -> tuple[Pool, ...]:
     """IPv6 addresses of an installation's own (RFC 4193): the same for the same `seed`, another's hardly ever."""
     prefix = b"\xfd" + sha256(seed.encode()).digest()[:5] + bytes(10)
     return ((IPv6Network((prefix, _ULA_PREFIX)), _ULA_NETWORK),)
+
+
+def searched(wanted: Sequence[AddressBlock], pools: Sequence[Pool], *, version: int) -> list[IPNetwork]:
+    """Where `choose` will look for a block of the family: what the host has there it must be told of."""
+    named = any(block.subnet for block in wanted if version_of(block) == version)
+    return [] if named else [pool for pool, _ in pools]
 
 
 def choose(
@@ -72,13 +79,32 @@ def version_of(block: AddressBlock) -> int:
 def _default(block: AddressBlock, avoid: Sequence[IPNetwork], pools: Iterable[Pool], version: int) -> AddressBlock:
     if block.gateway or block.ip_range or block.reserved:
         raise InvalidArgument("invalid ipam config: a gateway, an ip-range or addresses need a subnet")
+    taken = _Ranges(each for each in avoid if each.version == version)
     for subnet in _cut(pools):
-        if not any(overlap(subnet, other) for other in avoid):
+        if subnet not in taken:
             return AddressBlock(subnet=str(subnet), gateway=str(subnet[1]))
     raise NotFound(
         f"could not find an available, non-overlapping IPv{version} address pool among the defaults to assign to the "
         "network"
     )
+
+
+class _Ranges:
+    """The addresses of networks of one family, in order: whether a network has some of them is a search, not a walk."""
+
+    def __init__(self, networks: Iterable[IPNetwork]) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for each in sorted(networks, key=lambda each: (int(each.network_address), each.prefixlen)):
+            # Two are apart or the later one is part of the other.
+            if not self._lasts or int(each.network_address) > self._lasts[-1]:
+                self._firsts.append(int(each.network_address))
+                self._lasts.append(int(each.broadcast_address))
+
+    def __contains__(self, network: IPNetwork) -> bool:
+        """Whether it shares addresses with one of these."""
+        following = bisect_right(self._firsts, int(network.broadcast_address))
+        return following > 0 and self._lasts[following - 1] >= int(network.network_address)
 
 
 def _cut(pools: Iterable[Pool]) -> Iterator[IPNetwork]:

@@ -18,6 +18,7 @@ from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, 
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
+from bulkhead.manager.networks import opening
 from bulkhead.manager.networks.elsewhere import use_of
 from bulkhead.manager.networks.firewall import Firewall
 from bulkhead.manager.networks.hostports import HostPorts
@@ -61,6 +62,16 @@ class _Net:
     leases: Leases
 
 
+class _Names:
+    """The names of the bridges that there are to be, as they are when somebody asks."""
+
+    def __init__(self, nets: Mapping[str, _Net]) -> None:
+        self._nets = nets
+
+    def __contains__(self, name: object) -> bool:
+        return any(net.bridge.name == name for net in self._nets.values())
+
+
 class BridgeNetwork:
     """`bulkhead.manager.networks.ports.Network` on bridges of the host: the default one, and those planned."""
 
@@ -79,6 +90,7 @@ class BridgeNetwork:
         self._live: dict[str, Endpoint] = {}
         self._converging = asyncio.Lock()
         self._adopted = False  # until the records are known, what is unknown is not foreign
+        self._converged_once = False  # and nothing that was to be done then has failed since
         self._plugging: set[str] = set()  # those of _live that are being attached just now
         self._leaving: dict[str, float] = {}  # when who is gone was detached: his veth goes with his namespace
         self._owing = asyncio.Event()  # something that had to be taken away is there
@@ -121,27 +133,75 @@ class BridgeNetwork:
             return
         self._planned += 1
         # One that could not be made has another's bridge, or none.
-        links = [gone.bridge.name] if self._unmade.pop(key, None) is None else []
+        was_made = self._unmade.pop(key, None) is None
         try:
             with self._owed():
                 try:
-                    await self._kernel.delete_links(links)
+                    await self._kernel.delete_links([gone.bridge.name] if was_made else [])
                 finally:
-                    await self._firewall.converge(prune=self._adopted)
+                    await self._clear_place(gone.bridge, alone=was_made)
         except BulkheadError as error:
             _log.warning("cannot take away all of a network", network=key, reason=str(error))
 
-    async def survey(self) -> Survey:
-        return await self._kernel.survey()
+    async def _clear_place(self, bridge: Bridge, *, alone: bool) -> None:
+        """Take a bridge that is gone out of the firewalls; `alone` is what no other bridge has a part in."""
+        done = False
+        if alone and not self._firewall.overlapping:
+            with self._firewall.dismissal_of_bridge(bridge) as changes:
+                done = await self._kernel.change_elements(changes)
+        if done:
+            await self._firewall.open_anew(prune=self._adopted)
+            self._note_one_carried_out()
+        else:
+            await self._firewall.converge(prune=self._adopted)
+
+    def _note_one_carried_out(self) -> None:
+        self._carried_out = min(self._carried_out + 1, self._planned)
+
+    async def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        return await self._kernel.look(name, networks)
 
     def choosing(self) -> AbstractAsyncContextManager[None]:
         return self._kernel.choosing()
 
     async def ensure(self, network: str = DEFAULT_NETWORK) -> None:
+        if await self._founded(network):
+            return
         await self._converge()
         if network in self._unmade:
             raise self._unmade[network]
         await self._firewall.warn_of_others()
+
+    async def _founded(self, key: str) -> bool:
+        """Make one network more, at a price that does not depend on how many there are. False when more is to be done:
+        then all that is there must be looked at."""
+        async with self._converging:
+            net = self._nets.get(key)
+            if net is None or key == DEFAULT_NETWORK or not (self._adopted and self._converged_once):
+                return False
+            survey = await self._kernel.look(net.bridge.name, [plan.subnet for plan, _ in net.bridge.families])
+            try:
+                if not _bridge_is_missing(net.bridge, survey):
+                    return self._carried_out == self._planned  # who watches was here first
+                if not await self._found(net):
+                    return False
+            except Conflict:
+                return False  # with what a predecessor left, say
+            await self._firewall.open_anew(prune=self._adopted)
+            self._unmade.pop(key, None)
+            self._note_one_carried_out()
+            return True
+
+    async def _found(self, net: _Net) -> bool:
+        bridge = net.bridge
+        if bridge.v6 is not None:
+            await self._kernel.forward_ipv6()
+        with self._firewall.admission_of_bridge(bridge) as changes:
+            done = await self._kernel.found_bridge(bridge, {**_FORWARDING, **_bridge_settings(bridge)}, changes)
+        if self._nets.get(net.plan.key) is not net:
+            await self._kernel.delete_links([bridge.name])
+            await self._clear_place(bridge, alone=False)
+        return done
 
     async def reconcile(self, live: Iterable[Endpoint]) -> Reconciled:
         self._adopt(live)
@@ -280,9 +340,10 @@ class BridgeNetwork:
 
     async def _disturbed(self) -> None:
         """Return when somebody has changed what is ours, or when we owe the kernel a change."""
-        bridges = frozenset(bridge.name for bridge in self._bridges())
+        bridges = _Names(self._nets)
+        wanted = functools.partial(opening.is_wanted, mark=self._firewall.mark, bridges=bridges)
         signs = [
-            asyncio.ensure_future(self._kernel.disturbed(self._table, bridges, self._firewall.opened)),
+            asyncio.ensure_future(self._kernel.disturbed(self._table, bridges, self._firewall.opened, wanted)),
             asyncio.ensure_future(self._owing.wait()),
         ]
         try:
@@ -463,7 +524,7 @@ class BridgeNetwork:
             return await self._converged()
 
     async def _converged(self) -> Reconciled:
-        planned = self._planned
+        planned, self._converged_once = self._planned, False
         survey = await self._kernel.survey()
         stale = self._stale(survey) if self._adopted else ()
         survey = _without(survey, stale)
@@ -485,7 +546,7 @@ class BridgeNetwork:
         for name, veths in loose.items():
             await self._kernel.replug(name, veths)
         table_changes = await self._firewall.converge(prune=self._adopted)
-        self._carried_out = planned
+        self._carried_out, self._converged_once = planned, True
         return Reconciled(
             bridge_made=bool(missing),
             settings_changed=settings,
@@ -506,32 +567,13 @@ class BridgeNetwork:
         """As `_bridge_is_missing`; one network of a user that cannot be does not take the others with it."""
         self._unmade.pop(net.plan.key, None)
         try:
-            return self._bridge_is_missing(net.bridge, survey)
+            return _bridge_is_missing(net.bridge, survey)
         except Conflict as error:
             if net.plan.key == DEFAULT_NETWORK:
                 raise
             self._unmade[net.plan.key] = error
             _log.error("a network cannot be made", network=net.plan.key, reason=str(error))
             return False
-
-    def _bridge_is_missing(self, bridge: Bridge, survey: Survey) -> bool:
-        """Whether the bridge must be made. Raises Conflict when its name or its subnet is another's."""
-        found = survey.interfaces.get(bridge.name)
-        if found is not None and found.kind != "bridge":
-            raise Conflict(
-                f"cannot use {bridge.name} as bridge: an interface of that name exists and is no bridge; "
-                "set another with BULKHEAD_BRIDGE"
-            )
-        if found is not None and set(bridge.addresses) <= set(found.addresses):
-            return not found.up
-        _refuse_strangers(bridge, found)
-        clash = _clash(bridge, survey)
-        if clash is not None:
-            raise Conflict(
-                f"cannot use subnet {clash[0]} for bridge {bridge.name}: it overlaps {clash[1]}; "
-                "set another with BULKHEAD_SUBNET"
-            )
-        return True
 
     def _stale(self, survey: Survey) -> tuple[str, ...]:
         known = self._live.keys() | self._leaving_now()
@@ -578,6 +620,26 @@ def _bridge_settings(bridge: Bridge) -> dict[str, str]:
         # Clients on the host's 127.0.0.1 reach published ports; the firewall's guard closes the way back.
         settings[f"net/ipv4/conf/{name}/route_localnet"] = "1"
     return settings
+
+
+def _bridge_is_missing(bridge: Bridge, survey: Survey) -> bool:
+    """Whether the bridge must be made. Raises Conflict when its name or its subnet is another's."""
+    found = survey.interfaces.get(bridge.name)
+    if found is not None and found.kind != "bridge":
+        raise Conflict(
+            f"cannot use {bridge.name} as bridge: an interface of that name exists and is no bridge; "
+            "set another with BULKHEAD_BRIDGE"
+        )
+    if found is not None and set(bridge.addresses) <= set(found.addresses):
+        return not found.up
+    _refuse_strangers(bridge, found)
+    clash = _clash(bridge, survey)
+    if clash is not None:
+        raise Conflict(
+            f"cannot use subnet {clash[0]} for bridge {bridge.name}: it overlaps {clash[1]}; "
+            "set another with BULKHEAD_SUBNET"
+        )
+    return True
 
 
 def _without(survey: Survey, gone: Collection[str]) -> Survey:

@@ -28,7 +28,7 @@ from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
 from bulkhead.model.moments import parse_moment
-from bulkhead.model.network import BridgePlan, NetworkRecord, parse_link_local
+from bulkhead.model.network import BridgePlan, NetworkRecord, bridge_name, parse_link_local
 from bulkhead.model.replacing import replace
 
 LIST_KEYS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
@@ -278,17 +278,19 @@ class Networks:
 
     async def _complete(self, wanted: NetworkRecord) -> NetworkRecord:
         """With an id and a subnet that is free."""
-        survey = await self.networking.survey()
+        identity = secrets.token_hex(32)
+        families = ((4, wanted.enable_ipv4, blocks.DEFAULT_POOLS), (6, wanted.enable_ipv6, self.unique_local))
+        asked = [(version, pools) for version, enabled, pools in families if enabled]
+        searched = [pool for version, pools in asked for pool in blocks.searched(wanted.blocks, pools, version=version)]
+        survey = await self.networking.look(bridge_name(identity, wanted.options), searched)
         taken = subnets_of(self.networking.known)
         routed = [destination for destination, _ in survey.routes if destination.prefixlen > 1]
-        asked = ((4, wanted.enable_ipv4, blocks.DEFAULT_POOLS), (6, wanted.enable_ipv6, self.unique_local))
         network = replace(
             wanted,
-            id=secrets.token_hex(32),
+            id=identity,
             blocks=tuple(
                 blocks.choose(wanted.blocks, taken, routed, pools, version=version, bridge=wanted.driver == "bridge")
-                for version, enabled, pools in asked
-                if enabled
+                for version, pools in asked
             ),
             chosen_subnet=any(each.subnet for each in wanted.blocks),
             created_at=time.time_ns(),

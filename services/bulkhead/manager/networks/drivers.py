@@ -13,6 +13,7 @@ from bulkhead.model.network import (
     DEFAULT_NETWORK,
     Endpoint,
     IPInterface,
+    IPNetwork,
     LinkPlan,
     Netns,
     Plan,
@@ -37,8 +38,8 @@ class DrivenNetwork:
     async def forget(self, key: str) -> None:
         await (self._parents if key in self._parents else self._bridges).forget(key)
 
-    async def survey(self) -> Survey:
-        return await self._bridges.survey()
+    async def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        return await self._bridges.look(name, networks)
 
     def choosing(self) -> AbstractAsyncContextManager[None]:
         return self._bridges.choosing()

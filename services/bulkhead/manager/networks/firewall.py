@@ -12,10 +12,14 @@ from bulkhead.errors import BulkheadError, Conflict, Internal
 from bulkhead.manager.networks import antispoof, opening, publish, tables
 from bulkhead.manager.networks.opening import ForwardChain
 from bulkhead.manager.networks.ports import Bridge, ElementChange, EndpointChange, Kernel
-from bulkhead.manager.networks.tables import Keys, Table
+from bulkhead.manager.networks.tables import Elements, Keys, Layout, Table
 from bulkhead.model.network import Endpoint
+from bulkhead.model.replacing import replace
 
 _log = structlog.get_logger()
+_LAYOUTS = (publish.LAYOUT, antispoof.LAYOUT)
+# What somebody has in each of these.
+_Places = tuple[Elements, Elements]
 
 
 class Firewall:
@@ -40,15 +44,16 @@ class Firewall:
         self._name = name
         self._bridges = bridges
         self._live = live
-        self._mark, self._opens = mark, opens
+        self.mark, self._opens = mark, opens
+        self.overlapping = False  # some bridges' subnets are parts of others', and so are their places in the tables
         self.opened: frozenset[tuple[str, str]] = frozenset()  # (table, chain) of others with rules of ours
         self._guards_bridges: bool | None = None
         self._warned = False
         self._begun = 0  # admissions and dismissals so far
-        # Endpoints, by their interface, that are being admitted or dismissed; and those that have been since a look at
-        # the tables began, while it lasts.
-        self._changing: dict[str, Endpoint] = {}
-        self._unsettled: dict[str, Endpoint] = {}
+        # What is being admitted or dismissed, by its interface; and what has been since a look at the tables began,
+        # while it lasts: its elements in each table.
+        self._changing: dict[str, _Places] = {}
+        self._unsettled: dict[str, _Places] = {}
         self._looks = False
         self._writer = asyncio.Lock()
 
@@ -58,32 +63,51 @@ class Firewall:
 
         Until then its elements are nobody else's to add or to take away.
         """
-        changes = publish.LAYOUT.additions(self._name, publish.elements_of(endpoint))
-        if self._guards_bridges:
-            changes += antispoof.LAYOUT.additions(self._name, antispoof.elements_of(endpoint))
-        with self._change(endpoint):
-            yield _change_of(endpoint, changes)
+        places = _places_of(endpoint)
+        with self._change(endpoint.host_interface, places):
+            yield _change_of(endpoint, self._additions(places))
 
     @contextlib.contextmanager
     def dismissal(self, endpoint: Endpoint) -> Iterator[EndpointChange]:
         """The opposite; right for one that was not admitted, too."""
-        changes = publish.LAYOUT.removals(self._name, publish.elements_of(endpoint))
-        if self._guards_bridges:
-            changes += antispoof.LAYOUT.removals(self._name, antispoof.elements_of(endpoint))
-        with self._change(endpoint):
-            yield _change_of(endpoint, changes)
+        places = _places_of(endpoint)
+        with self._change(endpoint.host_interface, places):
+            yield _change_of(endpoint, self._removals(places))
 
     @contextlib.contextmanager
-    def _change(self, endpoint: Endpoint) -> Iterator[None]:
+    def admission_of_bridge(self, bridge: Bridge) -> Iterator[Sequence[ElementChange]]:
+        """What gives a bridge its place in the tables; likewise. `open_anew` is to follow."""
+        places = _places_of_bridge(bridge)
+        with self._change(bridge.name, places):
+            yield self._additions(places)
+
+    @contextlib.contextmanager
+    def dismissal_of_bridge(self, bridge: Bridge) -> Iterator[Sequence[ElementChange]]:
+        """The opposite, for one that is there."""
+        places = _places_of_bridge(bridge)
+        with self._change(bridge.name, places):
+            yield [replace(change, delete=True) for change in self._additions(places)]
+
+    @contextlib.contextmanager
+    def _change(self, name: str, places: _Places) -> Iterator[None]:
         self._begun += 1
-        name = endpoint.host_interface
-        self._changing[name] = endpoint
+        self._changing[name] = places
         if self._looks:
-            self._unsettled[name] = endpoint
+            self._unsettled[name] = places
         try:
             yield
         finally:
             self._changing.pop(name, None)
+
+    def _additions(self, places: _Places) -> list[ElementChange]:
+        return [step for layout, held in self._guarded(places) for step in layout.additions(self._name, held)]
+
+    def _removals(self, places: _Places) -> list[ElementChange]:
+        return [step for layout, held in self._guarded(places) for step in layout.removals(self._name, held)]
+
+    def _guarded(self, places: _Places) -> Iterable[tuple[Layout, Elements]]:
+        """Each table's layout with what is to be in it, of the tables that there are."""
+        return zip(_LAYOUTS if self._guards_bridges else _LAYOUTS[:1], places, strict=False)
 
     async def converge(self, *, prune: bool) -> int:
         """Make the tables hold what they should; the number of changes. Without `prune` no element is taken away."""
@@ -104,6 +128,20 @@ class Firewall:
                 if self._begun == begun:
                     break
             return done + await self._open(others)
+
+    async def open_anew(self, *, prune: bool) -> None:
+        """Have other firewalls accept the bridges that there are now, when the tables are right.
+
+        Who begins to drop is heard of otherwise: where none did nobody is asked, which costs more than a bridge does.
+        """
+        if not self.opened:
+            return
+        async with self._writer:
+            others = await self._others()
+            if self._accepting(others) == self.opened:
+                await self._open(others)
+                return
+        await self.converge(prune=prune)
 
     async def warn_of_others(self) -> None:
         """Tell the operator, once, of firewalls that will drop what ours lets through, and that we do not open."""
@@ -132,22 +170,27 @@ class Firewall:
                 if await self._kernel.table(family, self._name) is not None:
                     await self._kernel.apply([f"delete table {family} {self._name}"])
             for chain in await self._others():
-                await self._change_other(chain, opening.changes(chain, self._mark, []))
+                await self._change_other(chain, opening.changes(chain, self.mark, []))
 
     async def _others(self) -> Sequence[ForwardChain]:
-        return opening.chains(await self._kernel.forward_chains(), besides=self._name)
+        return opening.chains(await self._kernel.forward_chains(besides=self._name), besides=self._name)
+
+    def _accepting(self, others: Sequence[ForwardChain]) -> frozenset[tuple[str, str]]:
+        """Where rules of ours belong."""
+        return frozenset((chain.table, chain.place) for chain in others if self._is_opened(chain))
+
+    def _is_opened(self, chain: ForwardChain) -> bool:
+        return self._opens and chain.drops and chain.can_open
 
     async def _open(self, others: Sequence[ForwardChain]) -> int:
         """Have other firewalls that drop by default accept our bridges, and no others keep rules of ours."""
         bridges = [bridge.name for bridge in self._bridges()]
-        done, opened = 0, set()
+        done = 0
         for chain in others:
-            accepted = bridges if self._opens and chain.drops and chain.can_open else []
-            commands = opening.changes(chain, self._mark, accepted)
+            accepted = bridges if self._is_opened(chain) else []
+            commands = opening.changes(chain, self.mark, accepted)
             done += await self._change_other(chain, commands)
-            if accepted:
-                opened.add((chain.table, chain.place))
-        self.opened = frozenset(opened)
+        self.opened = self._accepting(others)
         return done
 
     async def _change_other(self, chain: ForwardChain, commands: Sequence[str]) -> int:
@@ -172,7 +215,7 @@ class Firewall:
     async def _commands(self, uplinks: Sequence[str] | None, *, prune: bool) -> list[str]:
         """What makes the tables right. The elements of who comes or goes just now are right either way: whoever
         carries that out has us look again if the kernel refuses."""
-        layouts = [publish.LAYOUT, *([antispoof.LAYOUT] if await self._can_guard_bridges() else [])]
+        layouts = _LAYOUTS if await self._can_guard_bridges() else _LAYOUTS[:1]
         with self._looking():
             listed = [await self._kernel.table(layout.family, self._name) for layout in layouts]
             unsettled = list(self._unsettled.values())
@@ -194,11 +237,12 @@ class Firewall:
     def _wanted(self, uplinks: Sequence[str] | None) -> list[Table]:
         live, bridges = list(self._live()), self._bridges()
         wanted = publish.desired(self._name, bridges, live, uplinks)
+        self.overlapping = publish.are_overlapping(bridges)
         return [wanted, antispoof.desired(self._name, bridges, live)]
 
     async def _fenced(self, others: Sequence[ForwardChain]) -> Sequence[str] | None:
         """The host's own ways out, when we open a firewall that keeps strangers from bridges of others."""
-        if not self._opens or not any(chain.drops and chain.can_open for chain in others):
+        if not self._accepting(others):
             return None
         survey = await self._kernel.survey()
         return sorted({name for destination, name in survey.routes if name and destination.prefixlen <= 1})
@@ -220,8 +264,14 @@ def _change_of(endpoint: Endpoint, elements: Sequence[ElementChange]) -> Endpoin
     return EndpointChange(elements=elements, udp_ports=sorted({(port.version, port.host_port) for port in udp}))
 
 
-def _spared(endpoints: Sequence[Endpoint]) -> list[Keys]:
+def _places_of(endpoint: Endpoint) -> _Places:
+    return publish.elements_of(endpoint), antispoof.elements_of(endpoint)
+
+
+def _places_of_bridge(bridge: Bridge) -> _Places:
+    return publish.elements_of_bridge(bridge), antispoof.elements_of_bridge(bridge)
+
+
+def _spared(changing: Sequence[_Places]) -> list[Keys]:
     """By table: the elements of these."""
-    return [
-        tables.keys(each(endpoint) for endpoint in endpoints) for each in (publish.elements_of, antispoof.elements_of)
-    ]
+    return [tables.keys(places[number] for places in changing) for number in range(len(_LAYOUTS))]

@@ -10,7 +10,7 @@ Pure. Chains and rules are libnftables-json(5)'s objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,11 @@ def changes(chain: ForwardChain, mark: str, bridges: Sequence[str]) -> list[str]
         if comment not in present:
             commands.append(f'{_where(chain)} {_DIRECTIONS[way]} "{bridge}" counter accept comment "{comment}"')
     return commands
+
+
+def is_wanted(comment: str, mark: str, bridges: Container[str]) -> bool:
+    """Whether a rule is another's, or lets one of these bridges through."""
+    return not comment.startswith(mark) or comment.removeprefix(mark).partition(" ")[2] in bridges
 
 
 def _forward_chain(chain: Json, names: set[tuple[str, str, str]], rules: Sequence[Json]) -> ForwardChain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from ipaddress import IPv6Interface
@@ -61,8 +61,8 @@ class Network(Protocol):
         Raises Conflict, at once, when somebody is; what the kernel refuses is mended by the next reconciliation.
         """
 
-    async def survey(self) -> Survey:
-        """The host's interfaces and routes."""
+    async def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        """As `Kernel.look`."""
 
     def choosing(self) -> AbstractAsyncContextManager[None]:
         """As `Kernel.choosing`."""
@@ -266,6 +266,11 @@ class Kernel(Protocol):
     async def survey(self) -> Survey:
         """Interfaces, addresses and routes of the host."""
 
+    async def look(self, name: str, networks: Sequence[IPNetwork]) -> Survey:
+        """What of `survey` bears on an interface's name and on these networks: it, if it is there, others with the
+        addresses that they have in there, and routes that lead in there. Costs less, however much else there is.
+        """
+
     async def configure(self, settings: Mapping[str, str]) -> tuple[str, ...]:
         """Write the sysctls (paths under /proc/sys) that differ; those that were written."""
 
@@ -277,6 +282,17 @@ class Kernel(Protocol):
 
     async def make_bridge(self, bridge: Bridge) -> None:
         """Create the bridge, up, with its address; no error for what is there."""
+
+    async def found_bridge(
+        self, bridge: Bridge, settings: Mapping[str, str], elements: Sequence[ElementChange]
+    ) -> bool:
+        """Have a bridge's place in the tables, then make it, then write the sysctls that differ.
+
+        False, and nothing is made, when the elements were refused, because the tables are not what they suppose.
+        """
+
+    async def change_elements(self, elements: Sequence[ElementChange]) -> bool:
+        """Carry the changes out, all or none; False when they were refused."""
 
     async def plug(self, netns: Netns, wire: Wire, change: EndpointChange) -> bool:
         """Make the wire and configure the namespace's side, or leave nothing; then publish it.
@@ -313,18 +329,26 @@ class Kernel(Protocol):
     async def apply(self, commands: Sequence[str]) -> None:
         """Carry out nft(8) commands as one transaction."""
 
-    async def forward_chains(self) -> Sequence[Mapping[str, Any]]:
-        """All base chains at the hook forward, DOCKER-USER beside them, and their rules (libnftables-json(5))."""
+    async def forward_chains(self, *, besides: str) -> Sequence[Mapping[str, Any]]:
+        """All base chains at the hook forward, DOCKER-USER beside them, and their rules (libnftables-json(5)); those of
+        the table `besides` are left out."""
 
     async def legacy_forward_drop(self) -> bool:
         """Whether the legacy iptables, where their tables are loaded, drop forwarded packets by default."""
 
-    async def disturbed(self, table: str, bridges: Container[str], opened: Container[tuple[str, str]]) -> None:
+    async def disturbed(
+        self,
+        table: str,
+        bridges: Container[str],
+        opened: Collection[tuple[str, str]],
+        is_wanted: Callable[[str], bool],
+    ) -> None:
         """Return once our network may need mending.
 
         That is when something was deleted from a table of that name, or a rule from one of the chains `opened` (table,
-        chain); when a chain appeared or changed that filters what is forwarded; when one of the bridges is gone.
-        The first call returns at once: what happened before it nobody saw.
+        chain) that by its comment `is_wanted`; when a chain appeared or changed that filters what is forwarded; when
+        one of the bridges, as they are by then, is gone. The first call returns at once: what happened before it nobody
+        saw.
         """
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import pairwise
 
 from bulkhead.manager.networks.ports import Bridge
 from bulkhead.manager.networks.tables import Elements, Key, Layout, Table
@@ -137,6 +138,13 @@ def desired(
     return replace(table, elements={**table.elements, **widest})
 
 
+def are_overlapping(bridges: Iterable[Bridge]) -> bool:
+    """Whether some bridges' subnets are parts of others'."""
+    subnets = (plan.subnet for bridge in bridges for plan, _ in bridge.families)
+    in_order = sorted(subnets, key=lambda each: (each.version, int(each.network_address), each.prefixlen))
+    return any(one.version == other.version and other[0] in one for one, other in pairwise(in_order))
+
+
 def _widest(subnets: Mapping[Key, str]) -> Mapping[Key, str]:
     """Without those that are part of others: the kernel takes no intervals that overlap. Networks' subnets do only
     where the default one's was set to what a user's has already."""
@@ -150,12 +158,12 @@ def _widest(subnets: Mapping[Key, str]) -> Mapping[Key, str]:
 
 def elements_of(endpoint: Endpoint) -> Elements:
     """The map elements that publish an endpoint's ports."""
-    held: dict[str, dict[Key, str]] = {name: {} for name in LAYOUT.types}
+    held: dict[str, dict[Key, str]] = {}
     for port in endpoint.ports:
         if endpoint.relays_port(port):
             continue
         collection, key, value = _element(endpoint, port)
-        held[collection][key] = value
+        held.setdefault(collection, {})[key] = value
     return held
 
 
