@@ -40,9 +40,10 @@ from bulkhead.shim.followers import Followers
 from bulkhead.shim.held import HeldRoot
 from bulkhead.shim.identity import Identity
 from bulkhead.shim.journal import Journal
-from bulkhead.shim.logs import JsonFile, LogSink, LogTarget, NoLog
+from bulkhead.shim.logs import JsonFile
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Cgroup, Launcher, Rootfs, Task
+from bulkhead.shim.sinks import LogSink, LogTarget, NoLog
 from bulkhead.shim.stdio import Streams
 
 if TYPE_CHECKING:

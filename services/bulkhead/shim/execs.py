@@ -23,9 +23,9 @@ from bulkhead.shim import custody, inheritance
 from bulkhead.shim.ahead import Ahead
 from bulkhead.shim.container import REAP_POLL, REAP_TRIES, Container
 from bulkhead.shim.exits import UNKNOWN_EXIT
-from bulkhead.shim.logs import NoLog
 from bulkhead.shim.loop import Loop, Signals, Timer
 from bulkhead.shim.ports import Launcher, Process
+from bulkhead.shim.sinks import NoLog
 from bulkhead.shim.stdio import Streams
 
 _MOST = 1024

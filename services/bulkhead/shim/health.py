@@ -29,9 +29,9 @@ from bulkhead.model.health import (
     judged,
     shown_duration,
 )
-from bulkhead.shim.logs import NoLog
 from bulkhead.shim.loop import Loop, Signals, Timer
 from bulkhead.shim.ports import Launcher, Process, Task
+from bulkhead.shim.sinks import NoLog
 from bulkhead.shim.stdio import Streams
 
 CHECK, RECORD = "healthcheck.json", "health.json"

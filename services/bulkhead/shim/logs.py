@@ -1,6 +1,4 @@
-"""The container's log file: written as read, rotated, and never the reason why a container stands still.
-
-    <path>, <path>.1 ... <path>.<max_file - 1>     Docker's json-file names, newest first; .gz when packed
+"""The container's log file: written as read, and never the reason why a container stands still.
 
 A write that fails (full disk) is tried again every half second. Meanwhile up to 1 MiB waits in
 memory, the rest is dropped and counted, and when writing works again a line says how much is missing.
@@ -8,133 +6,29 @@ A disk that is slow holds the container for at most five seconds at a time; then
 Writes are made by a thread, which comes with the first of them: the shim itself never waits for the disk.
 What waits is in a journal that outlives the shim: its successor logs the rest, every line once.
 """
-# ruff: noqa: PTH104, PTH108, PTH110 -- see linux.atomicfile
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 import errno
 import os
-import select
 import time
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from bulkhead.linux import atomicfile
 from bulkhead.model.losses import Loss
 from bulkhead.model.losses import Lost as Losable
-from bulkhead.shim.journal import Entry, Journal, Kind, Left, Place
+from bulkhead.shim.hand import Hand
+from bulkhead.shim.journal import Entry, Journal, Kind, Left
 from bulkhead.shim.jsonfile import Encoder
 from bulkhead.shim.loop import Loop, Timer
+from bulkhead.shim.rotation import RotatingFile
+from bulkhead.shim.sinks import Brake, LogSink, LogTarget
 
 _BACKLOG = 1 << 20
 RETRY = 0.5
 PATIENCE = 5.0
-# zlib: the format of gzip, the largest window.
-_GZIP = 31
-_PACK_BLOCK = 256 << 10
 _STREAMS = {1: "stdout", 2: "stderr"}
-# Of a file as it was written, and packed.
-_SUFFIXES = ("", ".gz")
-_READ = 256 << 10
-_CHUNK = 256 << 10
-_NEWLINE = 0x0A
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogTarget:
-    """Where the log goes. `max_size` in bytes, 0 is unlimited; `max_file` counts the current one too.
-
-    `compress` packs the files that are rotated away. `attributes` is a JSON object that every line bears, or nothing.
-    With `non_blocking` the container never waits: what does not fit into `max_buffer` bytes is dropped. `verbatim`:
-    bytes that are not UTF-8 are kept.
-    """
-
-    path: str
-    max_size: int = 0
-    max_file: int = 1
-    compress: bool = False
-    attributes: bytes = b""
-    non_blocking: bool = False
-    max_buffer: int = 0
-    verbatim: bool = False
-
-
-class LogSink(Protocol):
-    """Takes what a container's streams say. It has no bodies: whoever hands things on must hand on each."""
-
-    @abstractmethod
-    def take(self, stream: int, source: int, *, terminal: bool) -> bytes:
-        """As read(2), from a descriptor of stream 1 or 2; `write` comes next, for the same stream."""
-
-    @abstractmethod
-    def to_keep(self) -> dict[str, int]:
-        """Descriptors that a successor needs, by name."""
-
-    @abstractmethod
-    def write(self, stream: int, chunk: bytes) -> None:
-        """`chunk` was read from stream 1 or 2."""
-
-    @abstractmethod
-    def end(self, stream: int) -> None:
-        """The stream has ended: its last line may lack a newline."""
-
-    @abstractmethod
-    def finish(self, done: Callable[[], None]) -> None:
-        """Write what still waits, then call `done`; soon, even if the disk is stuck."""
-
-    @abstractmethod
-    def unlogged(self) -> Loss | None:
-        """What has been taken and is not in the log: to be asked when it is finished."""
-
-    @abstractmethod
-    def rest(self) -> None:
-        """Nothing may come for a while: let go of what can be had again."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-
-class NoLog(LogSink):
-    """The driver `none`."""
-
-    def take(self, _stream: int, source: int, *, terminal: bool) -> bytes:
-        del terminal
-        return os.read(source, _CHUNK)
-
-    def to_keep(self) -> dict[str, int]:
-        return {}
-
-    def write(self, stream: int, chunk: bytes) -> None:
-        """Nothing is kept."""
-
-    def end(self, stream: int) -> None:
-        """Nothing is kept."""
-
-    def finish(self, done: Callable[[], None]) -> None:
-        done()
-
-    def unlogged(self) -> Loss | None:
-        """Nothing was to be."""
-        return None
-
-    def rest(self) -> None:
-        """Nothing is held."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class Brake(Protocol):
-    """Stops and lets go the reading of the container's output."""
-
-    def hold(self, holder: object) -> None: ...
-
-    def unhold(self, holder: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,78 +306,6 @@ class JsonFile(LogSink):
             done()
 
 
-class Hand:
-    """A thread that writes, so that a write which takes long stops nothing else. One job at a time.
-
-    Raises OSError when there can be no thread, or no descriptor for its answers.
-    """
-
-    def __init__(self, file: RotatingFile, loop: Loop, done: Callable[[OSError | None, int], None]) -> None:
-        self._file = file
-        self._loop = loop
-        self._done = done
-        self._job: bytes | None = None
-        self._failure: OSError | None = None
-        self._written = 0
-        self._closing = False
-        self._dismissed = False
-        self._told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._work = _thread.allocate_lock()
-        self._work.acquire()
-        try:
-            _thread.start_new_thread(self._run, ())
-        except RuntimeError as error:
-            os.close(self._told)
-            raise OSError(errno.EAGAIN, str(error)) from error
-        loop.add(self._told, select.EPOLLIN, self._heard)
-
-    def offer(self, records: bytes | None) -> None:
-        """Write `records` unless something is being written already."""
-        if records is not None and self._job is None:
-            self._job = records
-            self._work.release()
-
-    def close(self) -> None:
-        """Close the file once the write under way, if any, has returned."""
-        self._closing = True
-        self._loop.remove(self._told)
-        if self._job is None:
-            self._work.release()
-
-    def dismiss(self) -> bool:
-        """End the thread, not the file; False while something is being written, and once it is to end by itself."""
-        if self._job is not None or self._closing:
-            return False
-        self._loop.remove(self._told)
-        # All that the thread had to tell was heard.
-        os.close(self._told)
-        self._dismissed = True
-        self._work.release()
-        return True
-
-    def _run(self) -> None:
-        while True:
-            self._work.acquire()
-            if self._dismissed:
-                return
-            if self._job is not None:
-                try:
-                    self._written = self._file.write(self._job)
-                except OSError as error:
-                    self._failure = error
-            if self._closing:
-                self._file.close()
-                # Nobody hears it any more.
-                os.close(self._told)
-                return
-            os.eventfd_write(self._told, 1)
-
-    def _heard(self, _events: int) -> None:
-        os.eventfd_read(self._told)
-        failure, self._failure, self._job = self._failure, None, None
-        self._done(failure, self._written)
-
-
 @dataclass(slots=True)
 class Lost:
     """What had to be dropped since the file could last be written."""
@@ -518,171 +340,3 @@ def _is_told(left: Left) -> bool:
     last = left.entries[-1] if left.entries else None
     counts = (left.lost_errno, left.lost_lines, left.lost_size)
     return last is not None and last.kind is Kind.GAP and (last.stream, last.start, last.end) == counts
-
-
-class RotatingFile:
-    """Appends whole records. A write that failed half-way goes on where it stopped, so no record is torn."""
-
-    def __init__(self, target: LogTarget) -> None:
-        self._target = target
-        self._fd = self._open()
-        self._inode, self._size = _inode_and_size(self._fd)
-        # Whether it ends with a whole record, unless somebody died while writing.
-        self.whole = not self._size or os.pread(self._fd, 1, self._size - 1) == b"\n"
-        self._torn: memoryview | None = None
-        self._packing = _thread.allocate_lock()
-
-    def write(self, records: bytes) -> int:
-        """Append as much as belongs into one file, and tell how much that was; a full file is rotated before.
-
-        Call it again with the same records after OSError, and only with them.
-        """
-        rest = self._torn if self._torn is not None else memoryview(records)
-        self._torn = rest
-        # A record that was cut short belongs to the file that has its beginning.
-        if self._full() and self.whole:
-            self._rotate()
-        while rest:
-            written = os.write(self._fd, rest[: self._room(records, len(records) - len(rest))])
-            self._size += written
-            self.whole = rest[written - 1] == _NEWLINE
-            rest = rest[written:]
-            self._torn = rest
-            if self._full() and self.whole:
-                break
-        self._torn = None
-        return len(records) - len(rest)
-
-    def place(self) -> Place:
-        """Where the next record goes; not to be asked during a write."""
-        return Place(inode=self._inode, size=self._size)
-
-    def begun(self, records: bytes, place: Place) -> int:
-        """How many bytes of `records` are in the file, which were to be written behind `place`.
-
-        How far a full file goes is noted before it is rotated: in another file than the place's they begin it.
-        """
-        found = _tail(self._target.path, place.size if self._inode == place.inode else 0, len(records))
-        return len(found) if records.startswith(found) else 0
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-    def _full(self) -> bool:
-        return 0 < self._target.max_size <= self._size
-
-    def _room(self, records: bytes, position: int) -> int:
-        """How much of `records` from `position` on belongs into this file: up to the record that fills it."""
-        rest = len(records) - position
-        if not self._target.max_size or self._size + rest <= self._target.max_size:
-            return rest
-        fills = position + max(self._target.max_size - self._size, 1) - 1
-        return records.index(b"\n", fills) + 1 - position
-
-    def _rotate(self) -> None:
-        path = self._target.path
-        # One at a time: what is being packed now must have its name first.
-        with self._packing:
-            # Absent when the new file could not be made the last time: then the others have moved already.
-            if os.path.exists(path):
-                self._move_up(path)
-        fresh = self._open()
-        os.close(self._fd)
-        self._fd = fresh
-        self._inode, self._size = _inode_and_size(fresh)
-
-        if self._target.compress and self._target.max_file > 1:
-            self._packing.acquire()
-            _thread.start_new_thread(self._pack, (_numbered(path, 1),))
-
-    def _move_up(self, path: str) -> None:
-        """Free `path`. Who is killed within this leaves a number free, and the next one goes on from there."""
-        last = self._target.max_file - 1
-        free = next((number for number in range(1, last + 1) if not _is_there(path, number)), last)
-        if free == last:
-            # With a single file, those who still read the old one keep it until they close it.
-            _remove(path, last)
-        for number in range(free, 0, -1):
-            _move(path, number - 1)
-
-    def _pack(self, path: str) -> None:
-        """A rotated file that cannot be packed stays as it is."""
-        try:
-            with contextlib.suppress(OSError):
-                _compress(path)
-        finally:
-            self._packing.release()
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._target.path, flags, 0o640)
-
-
-def _inode_and_size(fd: int) -> tuple[int, int]:
-    found = os.fstat(fd)
-    return found.st_ino, found.st_size
-
-
-def _tail(path: str, start: int, most: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return b""
-    try:
-        found = b""
-        while len(found) < most and (piece := os.pread(fd, _READ, start + len(found))):
-            found += piece
-        return found
-    finally:
-        os.close(fd)
-
-
-def _compress(path: str) -> None:
-    """Put `<path>.gz` in the place of `path`. Raises OSError."""
-    import zlib  # most logs are never packed
-
-    temporary = f"{path}.gz.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        target = os.open(temporary, flags, 0o640)
-        try:
-            packer = zlib.compressobj(wbits=_GZIP)
-            while block := os.read(source, _PACK_BLOCK):
-                atomicfile.write_all(target, packer.compress(block))
-            atomicfile.write_all(target, packer.flush())
-            os.fsync(target)
-            os.rename(temporary, f"{path}.gz")
-        except OSError:
-            os.unlink(temporary)
-            raise
-        finally:
-            os.close(target)
-    finally:
-        os.close(source)
-    os.unlink(path)
-
-
-def _is_there(path: str, number: int) -> bool:
-    return any(os.path.lexists(_numbered(path, number) + suffix) for suffix in _SUFFIXES)
-
-
-def _remove(path: str, number: int) -> None:
-    for suffix in _SUFFIXES:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_numbered(path, number) + suffix)
-
-
-def _move(path: str, number: int) -> None:
-    """To the next number, as one file: a packed one is complete, whoever died before the plain one was unlinked."""
-    source, target = _numbered(path, number), _numbered(path, number + 1)
-    if number and os.path.lexists(f"{source}.gz"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(source)
-        os.rename(f"{source}.gz", f"{target}.gz")
-    else:
-        os.rename(source, target)
-
-
-def _numbered(path: str, number: int) -> str:
-    return f"{path}.{number}" if number else path

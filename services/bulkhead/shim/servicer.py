@@ -11,9 +11,9 @@ from bulkhead.shim import messages
 from bulkhead.shim.container import Container, CreateOptions, Phase
 from bulkhead.shim.execs import Exec, ExecPhase, Execs
 from bulkhead.shim.exits import ExitRecord, encode_losses
-from bulkhead.shim.logs import LogTarget
 from bulkhead.shim.messages import Empty
 from bulkhead.shim.ports import Rootfs
+from bulkhead.shim.sinks import LogTarget
 from bulkhead.wire.ttrpc_server import Call, Services
 
 _DRIVERS = ("json-file", "local", "syslog", "journald", "none", "")

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from bulkhead.errors import Internal
 from bulkhead.model.losses import Loss
-from bulkhead.shim.logs import LogSink
 from bulkhead.shim.loop import Loop
+from bulkhead.shim.sinks import LogSink
 
 PIECE = 16 << 10
 BUFFER = 1 << 20

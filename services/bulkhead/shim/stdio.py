@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from bulkhead.shim import custody, journal
-from bulkhead.shim.logs import LogSink, NoLog
 from bulkhead.shim.loop import Loop, Timer
 from bulkhead.shim.peers import Peer
 from bulkhead.shim.ports import Stdio
+from bulkhead.shim.sinks import LogSink, NoLog
 
 STDOUT, STDERR = 1, 2
 _CHUNK = 256 << 10

@@ -16,8 +16,9 @@ import pytest
 
 from bulkhead.shim.journal import HOPPER_IN, Journal, Kind, Place
 from bulkhead.shim.jsonfile import Encoder
-from bulkhead.shim.logs import JsonFile, LogTarget
+from bulkhead.shim.logs import JsonFile
 from bulkhead.shim.loop import Loop
+from bulkhead.shim.sinks import LogTarget
 
 NOW = 1_700_000_000_000_000_000
 

@@ -12,9 +12,9 @@ import pytest
 
 from bulkhead.errors import Internal
 from bulkhead.model.losses import Loss, Lost
-from bulkhead.shim.logs import LogSink, NoLog
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.shipping import Shipped, sender
+from bulkhead.shim.sinks import LogSink, NoLog
 
 PLACE: dict[str, Any] = {
     "kind": "syslog",
