@@ -175,9 +175,9 @@ class LayerDirectories:
             self._inherit(layer.place / "fs", below, layer.implied)
         self._name(layer.place, chain, layer.size)
 
-    def discard(self, chain: Digest) -> None:
-        """Forget a layer."""
-        self._trash.throw(self.path(chain).parent)
+    async def discard(self, chain: Digest) -> None:
+        """Forget a layer. Raises Internal."""
+        await to_its_end(self._trash.throw, self.path(chain).parent)
         failpoints.hit("manager.layer.discarded")
 
     async def sync(self) -> None:

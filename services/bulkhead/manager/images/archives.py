@@ -73,7 +73,7 @@ class Archives:
                         await self._load(image, lease, feed, quiet=quiet)
             finally:
                 # What did not become an image goes; what did is in the books by now and stays.
-                self._collector.free_layers(lease.names(Kind.LAYER))
+                await self._collector.free_layers(lease.names(Kind.LAYER))
                 await self._collector.free_blobs(blob for image in loaded for blob in _blobs_of(image.manifest))
 
     async def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:

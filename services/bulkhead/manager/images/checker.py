@@ -129,7 +129,7 @@ class Checker:
 
     async def _layer_repaired(self, plan: LayerPlan, text: str) -> Finding:
         try:
-            self._layers.discard(plan.chain_id)
+            await self._layers.discard(plan.chain_id)
             await self._unpacker.unpack(plan, Feed())
         except BulkheadError as error:
             return Finding(text=f"{text}; it could not be unpacked again: {error}", problem=True)

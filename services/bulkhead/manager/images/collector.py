@@ -68,7 +68,7 @@ class Collector:
         """Delete what only these images, now gone from the books, had needed; bytes freed."""
         gone = list(images)
         sizes = {layer.chain_id: layer.size for image in gone for layer in image.layers}
-        freed = sum([sizes[chain] for chain in sizes if self._free_layer(chain)])
+        freed = sum([sizes[chain] for chain in sizes if await self._free_layer(chain)])
         return freed + await self.free_blobs({blob for image in gone for blob in image.blobs})
 
     async def drop_unused(self) -> int:
@@ -97,26 +97,26 @@ class Collector:
                 freed += await self._free_partial(digest, size)
         return freed
 
-    def free_layers(self, chains: Iterable[Digest]) -> None:
+    async def free_layers(self, chains: Iterable[Digest]) -> None:
         """Delete those unpacked layers that no image needs."""
         for chain in chains:
-            self._free_layer(chain)
+            await self._free_layer(chain)
 
     async def free_blobs(self, blobs: Iterable[Digest]) -> int:
         """Delete those blobs that no image needs; bytes freed."""
         return sum([await self._free_blob(blob) for blob in blobs])
 
-    def _free_layer(self, chain: Digest) -> bool:
-        if self._ledger.books.layer(chain) is not None or self._leases.is_held(Kind.LAYER, chain):
-            return False
-        try:
-            # One rename, with no await since the look above: nobody can begin to use it in between.
-            self._layers.discard(chain)
-        except BulkheadError as error:
-            # The next boot sweeps it.
-            log.warning("cannot discard layer", layer=str(chain), reason=str(error))
-            return False
-        return True
+    async def _free_layer(self, chain: Digest) -> bool:
+        async with self._leases.condemned(Kind.LAYER, chain) as mine:
+            if not mine or self._ledger.books.layer(chain) is not None:
+                return False
+            try:
+                await self._layers.discard(chain)
+            except BulkheadError as error:
+                # The next boot sweeps it.
+                log.warning("cannot discard layer", layer=str(chain), reason=str(error))
+                return False
+            return True
 
     async def _free_blob(self, blob: Digest) -> int:
         async with self._leases.condemned(Kind.BLOB, blob) as mine:

@@ -116,7 +116,7 @@ class Maker:
                 return await self._record(recipe, manifest, body, lease)
             finally:
                 lease.release()
-                self._collector.free_layers(lease.names(Kind.LAYER))
+                await self._collector.free_layers(lease.names(Kind.LAYER))
                 await self._collector.free_blobs(blobs)
 
     async def _record(self, recipe: Recipe, manifest: Manifest, body: bytes, lease: Lease) -> ImageRecord:

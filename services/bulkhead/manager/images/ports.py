@@ -94,8 +94,8 @@ class Layers(Protocol):
     async def drop(self, layer: Nameless) -> None:
         """Throw away one that was not kept; nothing happens to one that was."""
 
-    def discard(self, chain: Digest) -> None:
-        """Forget a layer."""
+    async def discard(self, chain: Digest) -> None:
+        """Forget a layer. Raises Internal."""
 
     async def sync(self) -> None:
         """Bring everything unpacked so far to the disk."""

@@ -115,7 +115,7 @@ class Puller:
             await self._make_room()
             raise
         finally:
-            self._collector.free_layers(lease.names(Kind.LAYER))
+            await self._collector.free_layers(lease.names(Kind.LAYER))
         name = request.reference
         await self._publish("image", "pull", name.familiar(), {"name": name.familiar_name})
 

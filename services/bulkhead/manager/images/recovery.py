@@ -84,8 +84,8 @@ class Recovery:
             log.warning("cannot tidy images", reason=str(error))
 
     async def _unpack_again(self, plan: LayerPlan) -> None:
-        self._layers.discard(plan.chain_id)
         try:
+            await self._layers.discard(plan.chain_id)
             await self._unpacker.unpack(plan, Feed())
         except BulkheadError as error:
             # The image stays listed, and says what is wrong when it is used; pulling it again heals it.
