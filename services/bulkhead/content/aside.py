@@ -47,6 +47,24 @@ async def aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return await answer
 
 
+class Apart:
+    """Threads of their own for calls that may stand still for long: who waits here for a disk, or for a file server, is
+    in nobody's way who waits for another."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._hands = Hands(most, name)
+        weakref.finalize(self, self._hands.dismiss).atexit = False
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `aside`, which is on the way of each request, and therefore written out."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        whole = functools.partial(work, *args, **kwargs)
+        call = _Call(work=whole, context=contextvars.copy_context(), loop=loop, answer=answer)
+        self._hands.do(functools.partial(_perform, call))
+        return await answer
+
+
 def _hands(loop: asyncio.AbstractEventLoop) -> Hands:
     hands = _HANDS[loop] = Hands(MOST_THREADS, "aside")
     weakref.finalize(loop, hands.dismiss).atexit = False

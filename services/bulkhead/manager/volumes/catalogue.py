@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from bulkhead import failpoints
+from bulkhead.content.aside import Apart
 from bulkhead.content.turns import Turns
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.linux import resolve
@@ -30,6 +31,8 @@ from bulkhead.model.ids import new_id
 from bulkhead.model.volume import ANONYMOUS_LABEL, Volume, check_driver, check_name, check_options
 
 log = structlog.get_logger()
+# Volumes made and filled at a time.
+_AT_ONCE = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Volumes:
     records: Records
     places: Places
     mounting: Mounting
+    _disk: Apart = field(default_factory=lambda: Apart(_AT_ONCE, "volumes"))
     _turns: Turns = field(default_factory=Turns)
     _held: Counter[str] = field(default_factory=Counter)
     _leaving: set[str] = field(default_factory=set)
@@ -55,7 +59,7 @@ class Volumes:
             known = self.records.volumes.get(volume.name)
             if known is not None:
                 return known
-            made = await asyncio.to_thread(self.places.make, volume.name, volume.quota)
+            made = await self._disk.run(self.places.make, volume.name, volume.quota)
             created = announcements.of_volume(volume, "create")
             try:
                 await self.records.commit(Change(volumes=(volume,), events=(created,)), durable=True)
@@ -124,7 +128,7 @@ class Volumes:
                         if name in self.records.volumes:
                             continue
                         new.append(_checked(volume))
-                        if await asyncio.to_thread(self.places.make, name, volume.quota):
+                        if await self._disk.run(self.places.make, name, volume.quota):
                             made.append(name)
                 yield tuple(new)
             except BaseException:
@@ -140,7 +144,7 @@ class Volumes:
                 continue
             async with self._turns.of(volume.name):
                 in_place = self._runs_with(volume.name)
-                await asyncio.to_thread(fill, self.places, volume.name, lower, mount.target, in_place=in_place)
+                await self._disk.run(fill, self.places, volume.name, lower, mount.target, in_place=in_place)
 
     @contextlib.asynccontextmanager
     async def used_by(self, container: Container) -> AsyncIterator[None]:

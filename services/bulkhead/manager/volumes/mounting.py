@@ -11,6 +11,7 @@ import errno
 from collections.abc import Collection
 from pathlib import Path
 
+from bulkhead.content.aside import Apart
 from bulkhead.content.durable import disk_errors
 from bulkhead.errors import Internal
 from bulkhead.linux import hostmounts
@@ -18,21 +19,25 @@ from bulkhead.model.volume import Volume
 
 # A file server that does not answer holds mount(2) for minutes; the caller does not wait that long.
 _SECONDS = 30.0
+_AT_ONCE = 16
 
 
 class Mounting:
     """Mounts and unmounts, each in a thread of its own pool's."""
 
+    def __init__(self) -> None:
+        self._servers = Apart(_AT_ONCE, "mounts")
+
     async def mount(self, volume: Volume, target: Path) -> None:
         """Mount the volume unless it is. Raises Internal with Docker's text, ResourceExhausted."""
         try:
-            await asyncio.wait_for(asyncio.to_thread(_mount, volume, target), _SECONDS)
+            await asyncio.wait_for(self._servers.run(_mount, volume, target), _SECONDS)
         except TimeoutError:
             raise _failed(volume, target, "connection timed out") from None
 
     async def unmount(self, target: Path) -> None:
         """Unmount, no error when nothing is mounted. Raises Internal."""
-        await asyncio.to_thread(_unmount, target)
+        await self._servers.run(_unmount, target)
 
     async def reconcile(self, root: Path, used: Collection[Path]) -> None:
         """Unmount what is mounted below `root` and not in `used`. Raises Internal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ import pytest
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
 from bulkhead.linux.hostmounts import mounted_below
 from bulkhead.manager.ports import Change
+from bulkhead.manager.volumes.places import Places
 from bulkhead.model.container import Mount
 from bulkhead.model.volume import ANONYMOUS_LABEL, Volume
 from tests.support.manager_core import Running, fake_core, new_world, running_core
+
+# More than there are threads in asyncio's own pool.
+MANY = 40
 
 
 def place(core: Running, name: str) -> Path:
@@ -25,6 +30,31 @@ async def test_create_is_idempotent_and_announced_once(tmp_path: Path) -> None:
         second = await core.core.volumes.create(Volume(name="data", labels={"other": ""}))
         assert first == second and place(core, "data").is_dir()
         assert await core.actions("volume") == ["create"]
+
+
+async def test_volumes_that_wait_for_a_disk_hold_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a service does beside its loop has one pool of threads: those who wait there were all that it has."""
+    thaws = threading.Event()
+    make = Places.make
+
+    def make_late(places: Places, name: str, quota: int) -> bool:
+        thaws.wait(30)
+        return make(places, name, quota)
+
+    monkeypatch.setattr(Places, "make", make_late)
+    async with fake_core(tmp_path) as core:
+        names = [f"data{number}" for number in range(MANY)]
+        held = [asyncio.create_task(core.core.volumes.create(Volume(name=name))) for name in names]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(5):
+                await asyncio.to_thread(int)
+        finally:
+            thaws.set()
+        await asyncio.gather(*held)
+        assert set(core.core.volumes.places.names()) == set(names)
 
 
 async def test_volumes_survive_the_manager(tmp_path: Path) -> None:
