@@ -185,15 +185,25 @@ def test_a_disk_that_stands_still_holds_only_who_writes_to_it(engine: Engine, di
     for name in ("idle", "gone", "still"):
         engine.docker_ok("create", "--name", name, "busybox", "true")
     engine.docker_ok("volume", "create", "unused")
+    ended = [int(str(state(engine, name)["Pid"])) for name in ("forced", "killed")]
     with contextlib.ExitStack() as clients:
         with frozen(disk):
             held = [clients.enter_context(client(engine, *arguments)) for arguments in HELD]
             until(lambda: in_flight(engine) >= len(HELD) // 2)
+            until(lambda: not any(map(is_alive, ended)))
             for path in ("/containers/json?all=1", "/containers/runs/json", "/images/json", "/info", "/_ping"):
                 assert engine.api("GET", path, seconds=SECONDS).status == 200
         for process in held:
             process.wait(SECONDS)
     assert {"other", "runs", "killed"} < set(engine.docker_ok("ps", "-a", "--format", "{{.Names}}").split())
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie, whose shim waits for the disk, is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextlib.contextmanager

@@ -143,6 +143,12 @@ def is_stopped(pid: int) -> bool:
     return fields is not None and fields[_STAT_STATE] in (b"T", b"t")
 
 
+def waits_for_disk(pid: int) -> bool:
+    """Or for something else that no signal ends (proc(5), state D)."""
+    fields = _stat(pid)
+    return fields is not None and fields[_STAT_STATE] == b"D"
+
+
 def _stat(pid: int) -> list[bytes] | None:
     """/proc/<pid>/stat from its third field on: the second, the command's name, may hold anything."""
     try:

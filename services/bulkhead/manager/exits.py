@@ -439,6 +439,8 @@ def _after(
         endpoints=tuple(endpoint.unplugged() for endpoint in container.endpoints),
         health=container.health.stopped() if container.health is not None else None,
         ended_by=_cause(container, ended, intent, cause),
+        # The record of its signal may not have come through yet, nor ever.
+        stopped_by_user=container.stopped_by_user or intent in (Intent.STOP, Intent.KILL),
         losses=restated(container.losses, ended.losses),
     )
     delay = delay_after_exit(

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -31,7 +32,7 @@ from bulkhead.manager.announcements import of_container
 from bulkhead.manager.exits import START_SECONDS, Cause, Exits, Intent, send_directly
 from bulkhead.manager.ports import Change, Records, Shims
 from bulkhead.manager.signals import parse_signal
-from bulkhead.manager.waiters import Condition, Ended, Waiters
+from bulkhead.manager.waiters import Condition, Waiters
 from bulkhead.model.container import Container
 from bulkhead.model.lifecycle import Event, Phase, apply
 
@@ -42,6 +43,8 @@ KILL_SECONDS = 10.0
 FORCE_SECONDS = 2.0
 # A shim that does not say how it is within this long is of no use to who wants its container to end.
 SHIM_SECONDS = 3.0
+# A disk that stands still keeps nobody from being stopped: the record of it follows then.
+MARK_SECONDS = 1.0
 # Between attempts to have the freezer as the record says.
 SETTLE_SECONDS = 1.0
 
@@ -288,11 +291,19 @@ class Stopping:
     async def _mark(self, container: Container, number: int, *, manual: bool) -> None:
         marked = replace(container, stopped_by_user=container.stopped_by_user or manual)
         events = (of_container(container, "kill", {"signal": str(int(number))}),)
+        recorded = asyncio.ensure_future(self._record_signal(container.id, Change(update=marked, events=events)))
+        recorded.add_done_callback(_heard)
+        if await _within(recorded, MARK_SECONDS):
+            await recorded
+        else:
+            log.warning("a signal goes ahead of its record: a disk stands still", container=container.id)
+
+    async def _record_signal(self, container_id: str, change: Change) -> None:
         try:
-            await self.records.commit(Change(update=marked, events=events))
+            await self.records.commit(change)
         except ResourceExhausted as error:
             # A full disk must not keep anybody from stopping what fills it; the operation's intent is known in memory.
-            log.warning("cannot record a signal", container=container.id, reason=str(error))
+            log.warning("cannot record a signal", container=container_id, reason=str(error))
 
     async def _perform(self, container_id: str, name: str, work: _OnContainer) -> None:
         await self.actors.perform(container_id, name, lambda: work(container_id), seconds=SIGNAL_SECONDS)
@@ -303,10 +314,15 @@ class Stopping:
         return None if seconds < 0 else float(seconds)
 
 
-async def _within(ended: asyncio.Future[Ended], seconds: float | None) -> bool:
+async def _within(ended: asyncio.Future[Any], seconds: float | None) -> bool:
     """Whether the end comes within `seconds` (None: wait for ever)."""
     done, _ = await asyncio.wait([ended], timeout=seconds)
     return bool(done)
+
+
+def _heard(recorded: asyncio.Future[None]) -> None:
+    if not recorded.cancelled():
+        recorded.exception()
 
 
 def _check_pausable(container: Container) -> None:

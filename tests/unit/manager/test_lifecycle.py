@@ -688,6 +688,29 @@ async def test_full_disk_does_not_keep_a_container_from_being_stopped(
     assert core.get(container_id).phase is Phase.EXITED
 
 
+async def test_disk_that_stands_still_does_not_keep_a_container_from_being_killed(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was that ended it is on record when the disk goes on."""
+    container_id = await core.run("sleep", "9", restart_policy=RestartPolicy(name="always"))
+    thaws, commit = asyncio.Event(), core.records.commit
+
+    async def commit_late(*args: Any, **options: Any) -> None:
+        await thaws.wait()
+        await commit(*args, **options)
+
+    monkeypatch.setattr(core.records, "commit", commit_late)
+    monkeypatch.setattr(stopping, "MARK_SECONDS", 0.01)
+    killing = asyncio.create_task(core.core.containers.kill(container_id, "KILL"))
+    shim = core.shim(container_id)
+    await eventually(lambda: shim.signals == [(signal.SIGKILL, False)])
+    thaws.set()
+    await killing
+    await eventually(lambda: core.get(container_id).phase is Phase.EXITED)
+    assert core.get(container_id).stopped_by_user
+    assert [each.action for each in await core.journal() if each.action in ("kill", "die")] == ["kill", "die"]
+
+
 async def test_silent_shim_is_ended_with_its_container_by_a_forced_removal(core: Running) -> None:
     container_id = await core.run("sleep", "9")
     core.shim(container_id).failures["kill"] = DeadlineExceeded("no answer within 5 s")

@@ -282,7 +282,12 @@ class SupervisedShims:
         return not any(map(os.path.lexists, traces))
 
     async def break_off(self, container_id: str) -> None:
-        await _kill(self._instance.container_data(container_id) / SHIM_RECORD)
+        place = self._instance.container_data(container_id) / SHIM_RECORD
+        pid = (read_json(place) or {}).get("pid")
+        if isinstance(pid, int) and process.waits_for_disk(pid):
+            # It would not end before the disk answers, and then without having written what it knows.
+            return
+        await _kill(place)
         await self.forget(container_id)
 
     async def forget(self, container_id: str) -> None:
