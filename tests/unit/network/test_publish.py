@@ -92,7 +92,7 @@ async def test_another_bridge_adds_elements_and_leaves_the_rules_alone() -> None
 
 async def test_a_bridge_that_is_a_word_of_nft_s_language_is_quoted() -> None:
     named = publish.desired("t", [replace(BRIDGE, name="accept")], [])
-    assert 'add element inet t home { "accept" . 10.0.0.0/24 }' in tables.changes(named, None, prune=True)
+    assert 'add element inet t home { 10.0.0.0/24 . "accept" }' in tables.changes(named, None, prune=True)
 
 
 async def test_subnets_that_overlap_are_masqueraded_as_the_widest() -> None:
@@ -100,7 +100,7 @@ async def test_subnets_that_overlap_are_masqueraded_as_the_widest() -> None:
     inner = replace(OTHER, v4=_plan("10.0.0.128/25"))
     wanted = publish.desired("t", [inner, BRIDGE], [])
     assert wanted.elements["masqueraded"] == {("10.0.0.0/24",): ""}
-    assert wanted.elements["home"].keys() == {("br0", "10.0.0.0/24"), ("br1", "10.0.0.128/25")}
+    assert wanted.elements["home"].keys() == {("10.0.0.0/24", "br0"), ("10.0.0.128/25", "br1")}
 
 
 def _with_a_foreign_chain(objects: list[dict[str, Any]]) -> None:

@@ -188,7 +188,7 @@ class ElementChange:
 
     Types are spelt as nft(8) spells them (`value_type` empty for a set), " . " between the parts of
     a concatenation; `entries` are keys in parts, with their values likewise joined. In an `interval`
-    set the last part is a network.
+    set one part is a network.
     """
 
     family: str

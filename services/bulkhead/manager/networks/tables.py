@@ -57,7 +57,7 @@ class Layout:
     hooks: Mapping[str, tuple[str, str, int]]
     types: Mapping[str, tuple[str, str]]
     spelled: Mapping[str, str] = field(default_factory=dict)
-    # Sets whose elements' last part is a network ("10.0.0.0/24"), which holds all its addresses.
+    # Sets whose elements have a part that is a network ("10.0.0.0/24"), which holds all its addresses.
     intervals: frozenset[str] = frozenset()
 
     def table(self, name: str, rules: Mapping[str, Sequence[str]], elements: Iterable[Elements]) -> Table:
