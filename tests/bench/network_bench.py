@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from bulkhead.linux import netlink
+from bulkhead.linux.netns import new_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.network import PortBinding
 from tests.bench.sitting import Bench, Samples, apart
@@ -30,7 +30,7 @@ async def _rounds(network: BridgeNetwork, rounds: int, ports: Sequence[PortBindi
     """Microseconds of each attachment and each detachment."""
     attached, detached = [], []
     for number in range(rounds):
-        namespace = netlink.new_netns()
+        namespace = new_netns()
         begun = time.perf_counter()
         endpoint = await network.attach(f"{number:064x}", namespace, ports=ports)
         between = time.perf_counter()

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
+from bulkhead.linux.netns import in_netns, netns_of
 from tests.compat.conftest import Target
 from tests.integration.shim.test_names import AAAA, A, Reply, ask
 from tests.support.engine import Engine, free_subnet
@@ -191,7 +191,7 @@ def asked(pid: int, query: bytes) -> Reply:
             return client.recv(65535)
 
     with open(f"/proc/{pid}/ns/net", "rb") as namespace:  # noqa: PTH123 (a namespace, not a file)
-        return Reply(netlink.in_netns(namespace.fileno(), exchange))
+        return Reply(in_netns(namespace.fileno(), exchange))
 
 
 def test_an_address_is_kept_while_nobody_else_has_it(target: Target, engine: Engine) -> None:
@@ -395,9 +395,9 @@ def test_a_container_may_have_port_53_for_every_address_itself(either: Target) -
     for name in ("dns", "client"):
         either.ok("run", "-d", "--name", name, "--network", "app", "busybox", "sleep", "1000")
     pid = int(either.ok("inspect", "-f", "{{.State.Pid}}", "dns"))
-    with netlink.netns_of(pid) as netns, contextlib.ExitStack() as held:
-        held.enter_context(netlink.in_netns(netns, lambda: socket.create_server(("", 53))))
-        udp = held.enter_context(netlink.in_netns(netns, lambda: socket.socket(type=socket.SOCK_DGRAM)))
+    with netns_of(pid) as netns, contextlib.ExitStack() as held:
+        held.enter_context(in_netns(netns, lambda: socket.create_server(("", 53))))
+        udp = held.enter_context(in_netns(netns, lambda: socket.socket(type=socket.SOCK_DGRAM)))
         udp.bind(("", 53))
         udp.settimeout(10)
         assert resolves(either, "dns", "client") == {address(either, "client", "app")}

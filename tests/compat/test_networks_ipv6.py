@@ -13,7 +13,7 @@ from ipaddress import ip_network
 import pytest
 
 from bulkhead.ctl.doctor import doctor
-from bulkhead.linux import netlink
+from bulkhead.linux.netns import in_netns, netns_of
 from bulkhead.model.instance import SERVICES
 from tests.compat.conftest import Target
 from tests.compat.test_networks import cleaned, fetch, real, resolves, serve
@@ -230,8 +230,8 @@ def echoed(target: Target, name: str, port: int) -> bytes:
         return made
 
     pid = int(target.ok("inspect", "-f", "{{.State.Pid}}", name))
-    with netlink.netns_of(pid, None) as inside:
-        server = netlink.in_netns(inside, listening)
+    with netns_of(pid, None) as inside:
+        server = in_netns(inside, listening)
     with server, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
         for each in (server, client):
             each.settimeout(20)

@@ -8,7 +8,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from bulkhead.linux.netlink import Netlink, attribute, attributes, in_netns, link_up, message
+from bulkhead.linux.netlink import Netlink, attribute, attributes, link_up, message
+from bulkhead.linux.netns import in_netns
 
 _NEWLINK, _NEWADDR, _GETADDR = 16, 20, 22
 _CREATE, _REPLACE = 0x400, 0x100

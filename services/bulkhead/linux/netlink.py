@@ -1,4 +1,4 @@
-"""rtnetlink(7): links, bridges, veth pairs, addresses, routes, and the way into a network namespace.
+"""rtnetlink(7): links, bridges, veth pairs, addresses, routes.
 
 A request is bytes; `Netlink.request` sends any number of them in one datagram and waits for all
 acknowledgements. Attribute numbers are those of linux/if_link.h, linux/rtnetlink.h, linux/if_bridge.h.
@@ -12,9 +12,8 @@ import errno
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -26,14 +25,9 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import TypeVar
 
-from bulkhead.linux import threads
-
-T = TypeVar("T")
 IPInterface = IPv4Interface | IPv6Interface
 
-_CLONE_NEWNET = 0x40000000
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, mask of flags to change
@@ -84,8 +78,6 @@ _BPF_SET, _BPF_SET_INDEX, _BPF_TO_INDEX, _BPF_LOAD_AT, _BPF_LOAD_HALF_AT, _BPF_L
 # Places whose "load" finds the attribute number X, from the accumulator's place on or within the attribute there.
 _BPF_ATTRIBUTE, _BPF_ATTRIBUTE_WITHIN = 0xFFFFF000 + 12, 0xFFFFF000 + 16
 _SO_ATTACH_FILTER = 26
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,96 +443,6 @@ def set_direct_route(index: int, version: int) -> bytes:
     scope = _RT_SCOPE_LINK if version == 4 else 0
     body = _RTMSG.pack(_FAMILIES[version], 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
     return message(_NEWROUTE, _F_CREATE | _F_REPLACE, body + _number(_RTA_OIF, index))
-
-
-def enter_netns(netns: int) -> None:
-    """Move the calling *thread* into a network namespace. Only for threads that end afterwards."""
-    if _libc.setns(netns, _CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"setns: {os.strerror(error)}")
-
-
-def new_netns() -> int:
-    """A descriptor of a new network namespace, which lives as long as anything refers to it."""
-
-    return _on_thread(leave_for_new_netns)
-
-
-def leave_for_new_netns() -> int:
-    """The same; the calling *thread* moves there. Only for threads that end afterwards."""
-    if _libc.unshare(_CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"unshare: {os.strerror(error)}")
-    return own_netns()
-
-
-def own_netns() -> int:
-    """A descriptor of the calling thread's network namespace."""
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def in_netns(netns: int, body: Callable[[], T]) -> T:
-    """What `body` returns or raises when a thread of its own calls it inside `netns`.
-
-    The caller's thread stays where it is. Sockets that `body` opens keep belonging to `netns`.
-    """
-
-    def enter() -> T:
-        enter_netns(netns)
-        return body()
-
-    return _on_thread(enter)
-
-
-@contextmanager
-def netns_of(pid: int, start_time: int | None = None) -> Iterator[int]:
-    """The network namespace of a process, open for the block.
-
-    Raises ProcessLookupError when the process is gone or, by `start_time`, another one has its pid.
-    """
-    try:
-        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ProcessLookupError(f"no process {pid}") from None
-    try:
-        if start_time is not None and _start_time(pid) != start_time:
-            raise ProcessLookupError(f"process {pid} is another one now")
-        yield netns
-    finally:
-        os.close(netns)
-
-
-def _start_time(pid: int) -> int:
-    """Field 22 of /proc/<pid>/stat; the second field may hold anything, so count from its end."""
-    # With bare calls: it is asked for every container.
-    try:
-        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ProcessLookupError(f"no process {pid}") from None
-    try:
-        status = os.read(file, 4096)
-    finally:
-        os.close(file)
-    return int(status[status.rindex(b")") + 2 :].split()[19])
-
-
-def _on_thread(body: Callable[[], T]) -> T:
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(body())
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, name="netns")
-    with threads.refusal():
-        thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
 
 
 def message(kind: int, flags: int, body: bytes, *, acknowledged: bool = True) -> bytes:

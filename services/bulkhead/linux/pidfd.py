@@ -8,12 +8,12 @@ import os
 import signal
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 # ioctl PIDFD_GET_INFO (Linux 6.13; with exit codes 6.15): _IOWR(0xFF, 11, struct pidfd_info)
 _GET_INFO = 0xC040FF0B
 _INFO = struct.Struct("=QQ11Ii")
 _INFO_EXIT = 1 << 3
+_STAT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,16 @@ def open_pid(pid: int) -> int:
 
 def start_time(pid: int) -> int:
     """Field 22 of /proc/<pid>/stat in clock ticks since boot; ProcessLookupError when it is gone."""
+    # By bare calls: it is asked for every container.
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         raise ProcessLookupError(errno.ESRCH, "no such process") from None
+    try:
+        stat = os.read(file, _STAT_BYTES)
+    finally:
+        os.close(file)
+    # The second field may hold anything, so count from its end.
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
-from bulkhead.linux.netlink import own_netns
+from bulkhead.linux.netns import own_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance

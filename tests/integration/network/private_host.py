@@ -20,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Link, Netlink
+from bulkhead.linux.netns import in_netns, new_netns
 from bulkhead.linux.nftables import Nftables
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
@@ -50,9 +51,9 @@ def run_on_private_host(body: Callable[[], Awaitable[T]]) -> T:
         Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("0")
         return asyncio.run(main())
 
-    namespace = netlink.new_netns()
+    namespace = new_netns()
     try:
-        return netlink.in_netns(namespace, boot)
+        return in_netns(namespace, boot)
     finally:
         os.close(namespace)
 
@@ -76,7 +77,7 @@ class Host:
 
     def netns(self) -> int:
         """An empty network namespace, as a container is born with."""
-        namespace = netlink.new_netns()
+        namespace = new_netns()
         self._stack.callback(os.close, namespace)
         return namespace
 
@@ -113,7 +114,7 @@ class Host:
                 inside.request(netlink.link_up(1), netlink.link_up(index))
                 inside.request(*(netlink.add_address(index, each) for each in far))
 
-        netlink.in_netns(namespace, configure)
+        in_netns(namespace, configure)
 
     def default_route(self, interface: str, gateway: IPAddress) -> None:
         with Netlink() as host:
@@ -125,7 +126,7 @@ class Host:
         def make() -> socket.socket:
             return socket.create_server((address, port))
 
-        server = make() if namespace is None else netlink.in_netns(namespace, make)
+        server = make() if namespace is None else in_netns(namespace, make)
         server.settimeout(PATIENCE)
         self._stack.callback(server.close)
         return server
@@ -136,7 +137,7 @@ class Host:
         def make() -> socket.socket:
             return socket.create_connection((address, port), timeout=timeout)
 
-        client = make() if namespace is None else netlink.in_netns(namespace, make)
+        client = make() if namespace is None else in_netns(namespace, make)
         self._stack.callback(client.close)
         return client
 
@@ -180,7 +181,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 def inside(namespace: int, body: Callable[[], T]) -> T:
     """What `body` returns inside a namespace."""
-    return netlink.in_netns(namespace, body)
+    return in_netns(namespace, body)
 
 
 def run_inside(namespace: int, *command: str) -> str:

@@ -18,6 +18,7 @@ import pytest
 from bulkhead.errors import Conflict, Internal, NotFound
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
+from bulkhead.linux.netns import netns_of, new_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
@@ -344,7 +345,7 @@ async def test_a_process_names_its_namespace_and_must_be_the_same_one(host: Host
         with pytest.raises(NotFound, match="another one now"):
             await network.attach(ID, ProcessNetns(pid=child.pid, start_time=child.start_time + 1))
         endpoint = await network.attach(ID, ProcessNetns(pid=child.pid, start_time=child.start_time))
-        with netlink.netns_of(child.pid) as namespace:
+        with netns_of(child.pid) as namespace:
             assert f"inet {endpoint.address}/16" in run_inside(namespace, "ip", "-4", "address")
 
 
@@ -408,7 +409,7 @@ def _descriptors() -> int:
 
 
 async def _come_and_go(network: BridgeNetwork, number: int) -> None:
-    namespace = netlink.new_netns()
+    namespace = new_netns()
     try:
         ports = [PortBinding(container_port=80), PortBinding(container_port=53, protocol="udp")]
         endpoint = await network.attach(f"{number:064x}", namespace, ports=ports)

@@ -13,7 +13,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 
 from bulkhead.errors import Conflict, Forbidden, Internal, InvalidArgument
-from bulkhead.linux import netlink
+from bulkhead.linux.netns import new_netns
 from bulkhead.manager.adapters.netlink_branches import NetlinkBranches
 from bulkhead.manager.networks.link_options import link_plan
 from bulkhead.manager.networks.parents import ParentNetworks
@@ -109,7 +109,7 @@ async def test_a_container_that_starts_again_at_once_has_its_address_and_mac(hos
     site = build(host)
     site.networks.plan(plan(KEY, parent="p0"))
     await site.networks.ensure(KEY)
-    dying = netlink.new_netns()
+    dying = new_netns()
     wishes = [AddressWish(address="10.70.0.9")]
     old = await site.networks.attach("one".ljust(64, "0"), dying, network=KEY, wishes=wishes)
     await site.networks.detach(old)

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from bulkhead.linux import netlink
+from bulkhead.linux.netns import in_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
 from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, GatewayMode, PortBinding
@@ -187,7 +187,7 @@ class Exchange:
                 server.listen(64)
             return server
 
-        server = self._stack.enter_context(netlink.in_netns(namespace, listen))
+        server = self._stack.enter_context(in_netns(namespace, listen))
         self._servers[server.fileno()] = (server, name)
         self._poll.register(server, select.POLLIN)
 
@@ -205,7 +205,7 @@ class Exchange:
                             continue
                 yield target, client
 
-        calls = list(make()) if namespace is None else netlink.in_netns(namespace, lambda: list(make()))
+        calls = list(make()) if namespace is None else in_netns(namespace, lambda: list(make()))
         for target, client in calls:
             self._stack.enter_context(client)
             self._calls[client.fileno()] = (client, caller, target)

@@ -16,6 +16,7 @@ import pytest
 
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
+from bulkhead.linux.netns import in_netns
 from bulkhead.shim import names
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.names import NameServer
@@ -154,7 +155,7 @@ class Container:
         self._process = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec cat"], stdin=-1, stdout=-1)
         assert self._process.stdout is not None and self._process.stdout.read(1)
         self.netns = os.open(f"/proc/{self._process.pid}/ns/net", os.O_RDONLY)
-        netlink.in_netns(self.netns, _loopback_up)
+        in_netns(self.netns, _loopback_up)
         self.server = NameServer(self._loop, self._failed)
         self.failures: list[BaseException] = []
         self._ended = threading.Event()
@@ -175,7 +176,7 @@ class Container:
                 client.send(query)
                 return client.recv(65535)
 
-        return Reply(netlink.in_netns(self.netns, exchange))
+        return Reply(in_netns(self.netns, exchange))
 
     def tcp(self, *queries: bytes) -> list[Reply]:
         def exchange() -> list[bytes]:
@@ -184,7 +185,7 @@ class Container:
                 stream = client.makefile("rb")
                 return [stream.read(int.from_bytes(stream.read(2))) for _ in queries]
 
-        return [Reply(each) for each in netlink.in_netns(self.netns, exchange)]
+        return [Reply(each) for each in in_netns(self.netns, exchange)]
 
     def close(self) -> None:
         self._ended.set()
@@ -258,7 +259,7 @@ def test_what_cannot_be_read_is_told_so_and_an_answer_is_not_answered(container:
     assert container.udp(ask("version.bind", TXT, family=3)).code == NOT_IMPLEMENTED
     assert container.udp(b"\x12\x34\x10" + ask("web")[3:]).code == NOT_IMPLEMENTED
     with pytest.raises(TimeoutError):
-        netlink.in_netns(container.netns, lambda: _send_only(ask("web")[:2] + b"\x81" + ask("web")[3:]))
+        in_netns(container.netns, lambda: _send_only(ask("web")[:2] + b"\x81" + ask("web")[3:]))
 
 
 def _send_only(packet: bytes) -> bytes:
@@ -338,7 +339,7 @@ def test_others_are_answered_while_a_server_says_nothing(container: Container, w
             slow.sendall(struct.pack("!H", len(query)) + query)
             return container.udp(ask("web")).packet
 
-    assert Reply(netlink.in_netns(container.netns, both)).addresses() == ["10.0.0.2"]
+    assert Reply(in_netns(container.netns, both)).addresses() == ["10.0.0.2"]
 
 
 def test_an_internal_network_s_questions_reach_nobody(container: Container, world: World) -> None:
@@ -369,9 +370,9 @@ def test_servers_of_the_user_s_choice_are_asked_from_the_container_s_network(
     container.tell(servers=(GOOD,), inside=True)
     inner = World()
     try:
-        netlink.in_netns(container.netns, lambda: inner.serve(GOOD, good))
+        in_netns(container.netns, lambda: inner.serve(GOOD, good))
         assert container.udp(ask("example.org")).addresses() == ["192.0.2.1"]
         assert container.tcp(ask("example.org"))[0].addresses() == ["192.0.2.1"]
         assert not world.heard and len(inner.heard) == 2
     finally:
-        netlink.in_netns(container.netns, inner.close)
+        in_netns(container.netns, inner.close)

@@ -15,7 +15,7 @@ import pytest
 from bulkhead import nsexec
 from bulkhead.errors import Internal, InvalidArgument
 from bulkhead.linux import pidfd
-from bulkhead.linux.netlink import new_netns
+from bulkhead.linux.netns import new_netns
 from bulkhead.nsexec import ReportKind
 from bulkhead.runtime import launch, planned
 from bulkhead.shim.adapters import runtime_launcher

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bulkhead.ctl.doctor.findings import Area, Finding, Level
 from bulkhead.linux import cgroup_mounts, netlink, nftables, overlay, resolve, seccomp
+from bulkhead.linux.netns import in_netns, new_netns
 from bulkhead.model.instance import Instance
 
 # clone3 into a cgroup, openat2, pidfd_getfd, the mount API, close_range with CLOEXEC.
@@ -129,7 +130,7 @@ def _overlay(instance: Instance) -> str:
 
 def _cables(_: Instance) -> str:
     """A bridge and a veth pair in a network that nobody else sees; the kernel takes it away with its last user."""
-    scratch, beyond = netlink.new_netns(), netlink.new_netns()
+    scratch, beyond = new_netns(), new_netns()
 
     def make() -> None:
         with netlink.Netlink() as kernel:
@@ -142,7 +143,7 @@ def _cables(_: Instance) -> str:
             )
 
     try:
-        netlink.in_netns(scratch, make)
+        in_netns(scratch, make)
     finally:
         os.close(scratch)
         os.close(beyond)
@@ -158,7 +159,7 @@ add chain bridge doctor ingress { type filter hook prerouting priority -300; pol
 
 
 def _firewall(_: Instance) -> str:
-    scratch = netlink.new_netns()
+    scratch = new_netns()
 
     def make() -> None:
         rules = nftables.Nftables()
@@ -168,7 +169,7 @@ def _firewall(_: Instance) -> str:
             rules.close()
 
     try:
-        netlink.in_netns(scratch, make)
+        in_netns(scratch, make)
     finally:
         os.close(scratch)
     return "a NAT map and a bridge filter were made"

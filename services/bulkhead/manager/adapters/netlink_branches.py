@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from bulkhead.errors import NotFound
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
+from bulkhead.linux.netns import enter_netns, new_netns
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel, newborn, opened
 from bulkhead.manager.networks.ports import Branch, Parent, Survey
 from bulkhead.model.network import Netns
@@ -80,7 +81,7 @@ def _dead_end(host: Netlink, name: str) -> None:
 
 def _try_out(branch: Branch) -> None:
     """In a namespace that nobody has, so that no moment and no crash leaves a link behind."""
-    netns = netlink.new_netns()
+    netns = new_netns()
     try:
         with Netlink() as host:
             # The trial before this one, of a network made a moment ago, may still be in its dying namespace.
@@ -92,7 +93,7 @@ def _try_out(branch: Branch) -> None:
 def _graft(netns: Netns, branch: Branch) -> None:
     with opened(netns) as target, Netlink() as host:
         parent = socket.if_nametoindex(branch.parent)
-        netlink.enter_netns(target)
+        enter_netns(target)
         newborn(branch.addresses)
         with Netlink() as inside:
             _clear(inside, {parent}, lambda name: name == branch.interface)
@@ -123,14 +124,14 @@ def _sweep(netns: Netns, parents: Collection[str], kept: Collection[str]) -> Non
     with opened(netns) as target:
         with Netlink() as host:
             indexes = {link.index for link in host.links() if link.name in parents}
-        netlink.enter_netns(target)
+        enter_netns(target)
         with Netlink() as inside:
             _clear(inside, indexes, lambda name: name not in kept)
 
 
 def _cut(netns: Netns, interface: str) -> None:
     with opened(netns) as target:
-        netlink.enter_netns(target)
+        enter_netns(target)
         with Netlink() as inside:
             try:
                 inside.request(netlink.delete_link(interface))
@@ -141,7 +142,7 @@ def _cut(netns: Netns, interface: str) -> None:
 
 def _lead(netns: Netns, branch: Branch) -> None:
     with opened(netns) as target:
-        netlink.enter_netns(target)
+        enter_netns(target)
         with Netlink() as inside:
             inside.request(*_ways(branch, socket.if_nametoindex(branch.interface)))
 

@@ -23,6 +23,7 @@ from bulkhead.content.blocking import ended
 from bulkhead.errors import Conflict, Internal, InvalidArgument, NotFound, Unavailable
 from bulkhead.linux import conntrack, netlink, nftables, threads, xtables
 from bulkhead.linux.netlink import Deletions, Netlink
+from bulkhead.linux.netns import enter_netns, leave_for_new_netns, netns_of
 from bulkhead.linux.nftables import Nftables, NftablesMissing
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
@@ -259,7 +260,7 @@ class NetlinkKernel:
     def _plug_new(self, wire: Wire, change: EndpointChange, made: list[int]) -> bool:
         with Netlink() as host:
             bridge = socket.if_nametoindex(wire.bridge)
-            made.append(netlink.leave_for_new_netns())
+            made.append(leave_for_new_netns())
             _wire_up(host, made[0], bridge, wire)
         return self._publish(change)
 
@@ -505,7 +506,7 @@ def _plug(netns: Netns, wire: Wire) -> None:
     # A socket belongs to the namespace in which it is opened: the host's before this thread leaves it.
     with opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
-        netlink.enter_netns(target)
+        enter_netns(target)
         _wire_up(host, target, bridge, wire)
 
 
@@ -562,7 +563,7 @@ def _container_side(wire: Wire) -> tuple[bytes, ...]:
 
 def _route(netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
     with opened(netns) as target:
-        netlink.enter_netns(target)
+        enter_netns(target)
         with Netlink() as inside:
             index = socket.if_nametoindex(interface)
             inside.request(*(netlink.set_default_route(index, gateway) for gateway in gateways))
@@ -570,14 +571,14 @@ def _route(netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
 
 def _loopback(netns: Netns) -> None:
     with opened(netns) as target:
-        netlink.enter_netns(target)
+        enter_netns(target)
         with Netlink() as inside:
             inside.request(netlink.link_up(_LOOPBACK_INDEX))
 
 
 def _tune(netns: Netns, settings: Mapping[str, str]) -> None:
     with opened(netns) as target:
-        netlink.enter_netns(target)
+        enter_netns(target)
         for path, value in settings.items():
             try:
                 (_SYSCTL / path).write_bytes(value.encode())
@@ -589,7 +590,7 @@ def _tune(netns: Netns, settings: Mapping[str, str]) -> None:
 def opened(netns: Netns) -> Iterator[int]:
     """A descriptor of the namespace. Raises InvalidArgument when it is the host's: no container owns that."""
     if isinstance(netns, ProcessNetns):
-        with netlink.netns_of(netns.pid, netns.start_time) as descriptor:
+        with netns_of(netns.pid, netns.start_time) as descriptor:
             _refuse_own(descriptor)
             yield descriptor
     else:
