@@ -185,6 +185,24 @@ async def test_attach_with_neither_stream_nor_logs_returns_at_once(fake: Fake) -
         assert await wire.rest() == b""
 
 
+async def test_attach_asks_again_for_a_shim_that_is_gone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manager died as it had answered, and gave the shim back when it returned: nobody was attached yet."""
+    container = await fake.create("echo", "hi")
+    listen, asked = container.listen, [False]
+
+    async def listen_the_second_time() -> None:
+        if asked.pop():
+            await listen()
+        asked.append(True)
+
+    monkeypatch.setattr(container, "listen", listen_the_second_time)
+    async with connected(fake.socket) as wire:
+        await attached(fake, wire, container.id)
+        monkeypatch.undo()
+        await fake.call("POST", f"/containers/{container.id}/start")
+        assert await wire.frame() == (1, b"hi\n")
+
+
 async def test_attach_replays_the_log_first(fake: Fake) -> None:
     container = await fake.run("sh", "-c", "echo before; read x; echo after", **STDIN)
     async with connected(fake.socket) as log, connected(fake.socket) as wire:

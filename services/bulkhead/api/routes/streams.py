@@ -15,7 +15,7 @@ from bulkhead.api.detach import check_keys
 from bulkhead.api.errors import status_of
 from bulkhead.api.hijack import Hijacked, refuse, take_over
 from bulkhead.api.logs import LogReader, LogRequest
-from bulkhead.api.ports import Containers, InspectedContainer, Stdio, Streams
+from bulkhead.api.ports import Containers, InspectedContainer, ProcessEnd, Stdio, StdioAddress, Streams, Unreachable
 from bulkhead.api.splice import splice
 from bulkhead.api.streams import begin, framing
 from bulkhead.api.versions import Version
@@ -54,7 +54,7 @@ class StreamRoutes:
             self._containers.inspect(call["id"]), self._containers.stdio(call["id"], attach=True)
         )
         _check_attachable(call["id"], found)
-        process, tty = await self._stdio.attach(address.socket, wanted)
+        process, tty = await self._dialled(call["id"], address, wanted)
         try:
             client = take_over(call, framing(call.version, tty))
             if call.flag("logs"):
@@ -76,7 +76,7 @@ class StreamRoutes:
         if not call.flag("stream"):
             return await self._show_log(call, found, wanted)
         address = await self._containers.stdio(call["id"], attach=True)
-        process, tty = await self._stdio.attach(address.socket, wanted)
+        process, tty = await self._dialled(call["id"], address, wanted)
         try:
             socket = await websocket.accept(call)
             if call.flag("logs"):
@@ -85,6 +85,13 @@ class StreamRoutes:
         finally:
             process.close()
         return socket.response
+
+    async def _dialled(self, ref: str, address: StdioAddress, wanted: Streams) -> tuple[ProcessEnd, bool]:
+        """Its shim was there a moment ago: a manager that has died since, and come back, may have given it back."""
+        with contextlib.suppress(Unreachable):
+            return await self._stdio.attach(address.socket, wanted)
+        address = await self._containers.stdio(ref, attach=True)
+        return await self._stdio.attach(address.socket, wanted)
 
     async def _show_log(self, call: Call, found: InspectedContainer, wanted: Streams) -> web.StreamResponse:
         socket = await websocket.accept(call)
