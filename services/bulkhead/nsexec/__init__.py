@@ -167,8 +167,7 @@ class Launch:
         begin_new_exec): so there is no moment between that could be taken for the other.
         """
         try:
-            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123 -- of each exec
-                about, _, rest = stat.read().rpartition(b") ")
+            about, _, rest = _read(f"/proc/{self.pid}/stat").rpartition(b") ")
         except OSError:
             return True
         return rest.split()[_VSIZE] != b"0" or about.partition(b" (")[2] != _STAGE_NAME
@@ -225,6 +224,15 @@ class Launch:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def _read(path: str) -> bytes:
+    """Of a process: the program that has just begun may wait for our processor."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LARGEST)
+    finally:
+        os.close(descriptor)
 
 
 def _is_stopped(pid: int) -> bool:

@@ -369,6 +369,8 @@ class ReadyExec:
             launch = self._unborn.begin()
         except SpawnError as error:
             raise _unspawned(error, EXEC) from error
+        finally:
+            self.close()  # it has its own by now
         return _joining(launch, undo)
 
     def close(self) -> None:

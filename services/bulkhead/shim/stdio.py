@@ -271,7 +271,10 @@ class Streams:
     def _readable(self, fd: int, events: int) -> None:
         if fd == self._console and events & select.EPOLLOUT:
             self._write_input()
-        if events & ~select.EPOLLOUT and fd in self._sources and self._read(fd) and self._drained is not None:
+        if events == select.EPOLLHUP and fd != self._console and fd in self._sources:
+            # An empty pipe without writers has ended.
+            self._source_ended(fd)
+        elif events & ~select.EPOLLOUT and fd in self._sources and self._read(fd) and self._drained is not None:
             self._note_news()
 
     def _read(self, fd: int) -> bool:

@@ -25,7 +25,8 @@ static bool reader_open(const char *path, bool needed)
 {
     struct statx info;
     int fd = path_open(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
-    reader = (struct reader){.fd = fd};
+    reader.fd = fd; /* not all of it: the buffer's pages are made when they are written to */
+    reader.at = reader.filled = reader.total = 0;
     if (fd == -ENOENT || fd == -ENOTDIR)
         return false;
     must(fd, STEP_USER, path);
