@@ -40,11 +40,11 @@ from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.exits import is_alive
 from bulkhead.manager.filesystems import Filesystems
 from bulkhead.manager.images.app import ImageService
-from bulkhead.manager.networking import subnets_of
 from bulkhead.manager.networks import placing
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.drivers import DrivenNetwork
 from bulkhead.manager.networks.parents import ParentNetworks
+from bulkhead.manager.networks.plans import subnets_of
 from bulkhead.manager.servicers.archives import ArchivesServicer
 from bulkhead.manager.servicers.containers import ContainersServicer
 from bulkhead.manager.servicers.execs import ExecsServicer

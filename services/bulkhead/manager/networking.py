@@ -7,52 +7,39 @@ are refused with the reason, and the next one tries again.
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_network
 
 import structlog
 
 from bulkhead.errors import BulkheadError, InvalidArgument
 from bulkhead.manager.index import Index
-from bulkhead.manager.networks.blocks import plan_of_block, version_of
+from bulkhead.manager.networks.blocks import version_of
 from bulkhead.manager.networks.known import KnownNetworks
-from bulkhead.manager.networks.link_options import DRIVERS, link_plan
 from bulkhead.manager.networks.names import NamedHost, NameFiles
+from bulkhead.manager.networks.plans import plan_of
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
 from bulkhead.manager.networks.settings import of_interfaces
+from bulkhead.manager.publishing import published, to_publish
 from bulkhead.manager.sharing import may_have_links
-from bulkhead.model.container import Container, ContainerSpec, NetworkEndpoint, PublishedPort
-from bulkhead.model.filters import port_range
+from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.ids import short
 from bulkhead.model.network import (
     DEFAULT_NETWORK,
-    AddressPlan,
-    BridgePlan,
     Endpoint,
-    GatewayMode,
     IPInterface,
     IPNetwork,
     Netns,
     NetworkRecord,
-    Plan,
-    PortBinding,
     ProcessNetns,
-    bridge_name,
     parse_link_local,
 )
 from bulkhead.model.replacing import replace
 
 log = structlog.get_logger()
 _DEFAULT_NAMES = ("bridge", "default", "")
-_BRIDGE = "com.docker.network.bridge."
-_MTU = "com.docker.network.driver.mtu"
-# What Go's strconv.ParseBool takes.
-_TRUE = frozenset(("1", "t", "T", "true", "True", "TRUE"))
-_FALSE = frozenset(("0", "f", "F", "false", "False", "FALSE"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +151,7 @@ class Networking:
             routed=routed,
             wishes=_address_wishes(wish),
             mac=wish.fixed_mac or None,
-            ports=_to_publish(container.spec, ways, routed, ()),
+            ports=to_publish(container.spec, ways, routed, ()),
             name=container.name,
         )
         return Plugged(endpoints=(self._shown(wish, endpoint),), attachments=(endpoint,))
@@ -300,7 +287,7 @@ class Networking:
             wishes=_address_wishes(wish),
             mac=wish.fixed_mac or None,
             link_local=_link_locals(wish, network),
-            ports=_to_publish(container.spec, ways, routed, done.attachments),
+            ports=to_publish(container.spec, ways, routed, done.attachments),
             name=container.name,
         )
         plugged = self._shown(replace(wish, network_id=network.id, network_name=network.name), endpoint)
@@ -328,7 +315,7 @@ class Networking:
             prefix_len6=endpoint.prefix_len6,
             gateway6=endpoint.gateway6,
             mac=endpoint.mac if network.driver != "ipvlan" else "",
-            ports=tuple(_published(each) for each in endpoint.ports),
+            ports=tuple(published(each) for each in endpoint.ports),
         )
 
     async def _ensure(self) -> None:
@@ -369,25 +356,6 @@ class Networking:
     def _named_of(self, container: Container) -> list[tuple[str, NamedHost]]:
         on = [each for each in container.endpoints if (each.address or each.address6) and self.needs_names([each])]
         return [(each.network_id, _host(container, each)) for each in on]
-
-
-def plan_of(network: NetworkRecord) -> Plan:
-    """A user's network as it should be. Raises InvalidArgument for options that cannot be."""
-    options = network.options
-    v4, v6 = (_addresses(network, version) for version in FAMILIES)
-    if network.driver in DRIVERS:
-        return link_plan(network, v4, v6, _number(options, _MTU))
-    return BridgePlan(
-        key=network.id,
-        bridge=bridge_name(network.id, options),
-        v4=v4,
-        v6=v6,
-        internal=network.internal,
-        interconnected=_flag(options, f"{_BRIDGE}enable_icc"),
-        masquerade=_flag(options, f"{_BRIDGE}enable_ip_masquerade"),
-        mtu=_number(options, _MTU),
-        host_binding=_host_binding(options),
-    )
 
 
 def gateways_of(wishes: Sequence[tuple[NetworkEndpoint, NetworkRecord]]) -> dict[int, int]:
@@ -436,61 +404,6 @@ def _link_locals(wish: NetworkEndpoint, network: NetworkRecord) -> list[IPInterf
     return found
 
 
-def _addresses(network: NetworkRecord, version: int) -> AddressPlan | None:
-    block = next((block for block in network.blocks if version_of(block) == version), None)
-    return None if block is None else plan_of_block(block, _gateway_mode(network, version))
-
-
-def _gateway_mode(network: NetworkRecord, version: int) -> GatewayMode:
-    name = f"{_BRIDGE}gateway_mode_ipv{version}"
-    text = network.options.get(name, "") or GatewayMode.NAT.value
-    try:
-        mode = GatewayMode(text)
-    except ValueError:
-        raise InvalidArgument(f"unknown gateway mode {text}") from None
-    if mode is GatewayMode.ISOLATED and not network.internal:
-        raise InvalidArgument(f"gateway mode 'isolated' can only be used for an internal network ({name})")
-    return mode
-
-
-def subnets_of(networks: Iterable[NetworkRecord]) -> list[IPNetwork]:
-    """The subnets that networks have."""
-    return [_subnet(block.subnet) for network in networks for block in network.blocks]
-
-
-@functools.lru_cache(maxsize=1 << 13)
-def _subnet(text: str) -> IPNetwork:
-    """Read once: all are asked for whenever one is chosen."""
-    return ip_network(text)
-
-
-def _flag(options: Mapping[str, str], name: str) -> bool:
-    text = options.get(name, "true")
-    if text not in _TRUE | _FALSE:
-        raise _unparsed(name, text, f'strconv.ParseBool: parsing "{text}": invalid syntax')
-    return text in _TRUE
-
-
-def _number(options: Mapping[str, str], name: str) -> int:
-    text = options.get(name, "") or "0"
-    if not text.isdecimal() or int(text) > 65535:
-        raise _unparsed(name, text, f'strconv.Atoi: parsing "{text}": invalid syntax')
-    return int(text)
-
-
-def _host_binding(options: Mapping[str, str]) -> str:
-    name = f"{_BRIDGE}host_binding_ipv4"
-    text = options.get(name, "")
-    try:
-        return str(IPv4Address(text)) if text else ""
-    except ValueError:
-        raise _unparsed(name, text, "nil ip") from None
-
-
-def _unparsed(name: str, text: str, reason: str) -> InvalidArgument:
-    return InvalidArgument(f"failed to parse {name} value: {text} ({reason})")
-
-
 def _key(known: KnownNetworks, network: NetworkRecord) -> str:
     return network.id if known.is_users(network) else DEFAULT_NETWORK
 
@@ -512,55 +425,4 @@ def _host(container: Container, endpoint: NetworkEndpoint) -> NamedHost:
         names=names_of(container, endpoint),
         address=endpoint.address,
         address6=endpoint.address6,
-    )
-
-
-def _to_publish(
-    spec: ContainerSpec, ways: Collection[int], routed: Collection[int], others: Iterable[Endpoint]
-) -> list[PortBinding]:
-    """The ports for a network that leads `routed` families out, of those in `ways` that the container has a way for.
-
-    A port of an address that the host answers for one of its other networks stays there, and one whose family leads out
-    by another is published there.
-    """
-    if not routed:
-        return []
-    held = {_key_of(each) for end in others for each in end.ports}
-    return [
-        each
-        for each in _bindings(spec)
-        if not each.host_ip or ((each.version in routed or each.version not in ways) and _key_of(each) not in held)
-    ]
-
-
-def _key_of(port: PortBinding) -> tuple[int, str, str]:
-    return port.container_port, port.protocol, port.host_ip
-
-
-def _bindings(spec: ContainerSpec) -> list[PortBinding]:
-    bindings = [
-        PortBinding(
-            container_port=port.container_port,
-            protocol=port.protocol or "tcp",
-            host_ip=port.host_ip,
-            host_port=port.host_port,
-            host_port_end=port.host_port_end,
-        )
-        for port in spec.ports
-    ]
-    if spec.publish_all_ports:
-        named = {(each.protocol, each.container_port) for each in bindings}
-        for text in spec.exposed_ports:
-            protocol, first, last = port_range(text)
-            missing = [port for port in range(first, last + 1) if (protocol, port) not in named]
-            bindings += [PortBinding(container_port=port, protocol=protocol) for port in missing]
-    return bindings
-
-
-def _published(binding: PortBinding) -> PublishedPort:
-    return PublishedPort(
-        container_port=binding.container_port,
-        protocol=binding.protocol,
-        host_ip=binding.host_ip,
-        host_port=binding.host_port,
     )

@@ -17,10 +17,11 @@ from bulkhead.errors import BulkheadError, Conflict, Forbidden, Internal, Invali
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import about_network, of_network, of_prune
 from bulkhead.manager.bundles import Bundles
-from bulkhead.manager.networking import Networking, Plugged, plan_of, subnets_of
+from bulkhead.manager.networking import Networking, Plugged
 from bulkhead.manager.networks import blocks
 from bulkhead.manager.networks.known import PREDEFINED
 from bulkhead.manager.networks.link_options import DRIVERS
+from bulkhead.manager.networks.plans import plan_of, subnets_of
 from bulkhead.manager.ports import Change, Records
 from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving

@@ -1,0 +1,61 @@
+"""Which ports of a container are published by which of its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from bulkhead.model.container import ContainerSpec, PublishedPort
+from bulkhead.model.filters import port_range
+from bulkhead.model.network import Endpoint, PortBinding
+
+
+def to_publish(
+    spec: ContainerSpec, ways: Collection[int], routed: Collection[int], others: Iterable[Endpoint]
+) -> list[PortBinding]:
+    """The ports for a network that leads `routed` families out, of those in `ways` that the container has a way for.
+
+    A port of an address that the host answers for one of its other networks stays there, and one whose family leads out
+    by another is published there.
+    """
+    if not routed:
+        return []
+    held = {_key_of(each) for end in others for each in end.ports}
+    return [
+        each
+        for each in _bindings(spec)
+        if not each.host_ip or ((each.version in routed or each.version not in ways) and _key_of(each) not in held)
+    ]
+
+
+def _key_of(port: PortBinding) -> tuple[int, str, str]:
+    return port.container_port, port.protocol, port.host_ip
+
+
+def _bindings(spec: ContainerSpec) -> list[PortBinding]:
+    bindings = [
+        PortBinding(
+            container_port=port.container_port,
+            protocol=port.protocol or "tcp",
+            host_ip=port.host_ip,
+            host_port=port.host_port,
+            host_port_end=port.host_port_end,
+        )
+        for port in spec.ports
+    ]
+    if spec.publish_all_ports:
+        named = {(each.protocol, each.container_port) for each in bindings}
+        for text in spec.exposed_ports:
+            protocol, first, last = port_range(text)
+            missing = [port for port in range(first, last + 1) if (protocol, port) not in named]
+            bindings += [PortBinding(container_port=port, protocol=protocol) for port in missing]
+    return bindings
+
+
+def published(binding: PortBinding) -> PublishedPort:
+    """The same as users are shown it."""
+    return PublishedPort(
+        container_port=binding.container_port,
+        protocol=binding.protocol,
+        host_ip=binding.host_ip,
+        host_port=binding.host_port,
+    )
