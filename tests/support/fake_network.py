@@ -229,6 +229,10 @@ class FakeKernel:
         return []
 
     @_kernel_call
+    def rule_handles(self, family: str, table: str, chain: str, comments: Collection[str]) -> Sequence[int]:
+        return []
+
+    @_kernel_call
     def legacy_forward_drop(self) -> bool:
         return self.legacy_drops
 

@@ -37,18 +37,18 @@ _NEWTABLE, _NEWCHAIN, _DELTABLE, _DELCHAIN, _DELRULE = 0x0A00, 0x0A03, 0x0A02, 0
 _DELETED = (_DELTABLE, _DELCHAIN, _DELRULE)
 _HEARD = (_NEWTABLE, _NEWCHAIN, *_DELETED)
 _TABLE_NAME, _RULE_CHAIN, _CHAIN_HOOK, _HOOK_NUMBER, _FORWARD = 1, 2, 4, 1, 2
-_RULE_NOTES, _COMMENT = 7, b"\0"  # notes are triplets: kind, length, text
+_RULE_HANDLE, _RULE_NOTES, _COMMENT = 3, 7, b"\0"  # notes are triplets: kind, length, text
 _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
 _SUBSYSTEM = 10
 _BATCH = (0x10, 0x11)  # begin, end
 # What a kernel without the netlink family, nfnetlink or nf_tables answers.
 _GETGEN, _NO_SUCH_PART = 0x0A10, (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
-_GETTABLE, _GETSETELEM = 0x0A01, 0x0A0D
+_GETTABLE, _GETRULE, _GETSETELEM = 0x0A01, 0x0A07, 0x0A0D
 _NEWSETELEM, _DELSETELEM, _F_CREATE = 0x0A0C, 0x0A0E, 0x400
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
 _ELEM_KEY, _ELEM_DATA, _ELEM_FLAGS, _ELEM_KEY_END, _DATA_VALUE = 1, 2, 3, 10, 1
 _INTERVAL_END = attribute(_ELEM_FLAGS, (1).to_bytes(4, "big"))
-_FAMILIES = {"inet": 1, "bridge": 7}
+_FAMILIES = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
 _IFNAMSIZ = 16
 _LARGEST_INTEGER = 16  # bytes; those of a payload that is compared as it comes
 
@@ -218,6 +218,27 @@ def has_key_ending(
     return any(found.endswith(wanted) for listed in lists for found in _keys(listed))
 
 
+def rule_handles(kernel: Netlink, family: str, table: str, chain: str, comments: Collection[str]) -> list[int]:
+    """The handles of a chain's rules that have one of these comments; none when there is no such chain."""
+    asked = _NFGENMSG.pack(_FAMILIES[family], 0, 0) + _name(_TABLE_NAME, table) + _name(_RULE_CHAIN, chain)
+    wanted = [comment.encode() + b"\0" for comment in comments]
+    try:
+        rules = kernel.dump(_GETRULE, asked)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
+    # Among hundreds: what has not even the letters is not read.
+    near = [attributes(body[_NFGENMSG.size :]) for body in rules if any(comment in body for comment in wanted)]
+    ours = [found for found in near if _comment(found) in comments]
+    return [int.from_bytes(found[_RULE_HANDLE], "big") for found in ours]
+
+
+def _comment(rule: Mapping[int, bytes]) -> str:
+    notes = rule.get(_RULE_NOTES, b"")
+    return _text(notes[2 : 2 + notes[1]]) if notes.startswith(_COMMENT) else ""
+
+
 def _keys(listed: bytes) -> Iterator[bytes]:
     """The keys in a list of elements, which are attributes of one kind."""
     offset = 0
@@ -311,8 +332,7 @@ class Interest:
     def _is_taken_from_another(self, kind: int, body: bytes) -> bool:
         if kind != _DELRULE or not body.startswith(self._others, _NFGENMSG.size):
             return False
-        notes = attributes(body[_NFGENMSG.size :]).get(_RULE_NOTES, b"")
-        return not notes.startswith(_COMMENT) or self._is_wanted(_text(notes[2 : 2 + notes[1]]))
+        return self._is_wanted(_comment(attributes(body[_NFGENMSG.size :])))
 
 
 def _forwards(body: bytes) -> bool:

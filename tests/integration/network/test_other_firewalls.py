@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, ip_address, ip_network
 
 import pytest
 import structlog
@@ -175,6 +175,47 @@ async def test_a_removed_network_s_rules_go(host: Host) -> None:
     assert rules() == before
     assert [line for line in purging.remove_network(Instance()) if "FORWARD" in line]
     assert not accepts() & rules()
+
+
+OTHER = BridgePlan(
+    key="b" * 64, bridge="br-other", v4=AddressPlan(subnet=ip_network("10.77.0.0/24"), gateway=ip_address("10.77.0.1"))
+)
+
+
+@on_private_host
+async def test_a_further_network_s_rules_come_and_go_without_a_look_at_all_of_them(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dockers_chains()
+    network = await booted(host)
+    before = iptables("-S").splitlines()
+    monkeypatch.delattr(NetlinkKernel, "forward_chains")
+    network.plan(OTHER)
+    await network.ensure(OTHER.key)
+    after = iptables("-S").splitlines()
+    added = [line for line in after if "br-other" in line]
+    assert [line.split()[:3] for line in added] == [["-A", "DOCKER-USER", way] for way in ("-i", "-o")]
+    assert after.index(added[-1]) + 1 == after.index("-A DOCKER-USER -j RETURN")
+    await network.forget(OTHER.key)
+    assert iptables("-S").splitlines() == before
+
+
+@on_private_host
+async def test_a_firewall_that_was_changed_meanwhile_is_looked_at_again(host: Host) -> None:
+    dockers_chains()
+    network = await booted(host)
+    iptables("-D", "DOCKER-USER", "-j", "RETURN")
+    iptables("-A", "DOCKER-USER", "-j", "RETURN")
+    network.plan(OTHER)
+    with structlog.testing.capture_logs():
+        await network.ensure(OTHER.key)
+    lines = iptables("-S").splitlines()
+    assert len([line for line in lines if "br-other" in line]) == 2
+    assert lines.index("-A DOCKER-USER -j RETURN") > max(n for n, line in enumerate(lines) if "br-other" in line)
+    iptables("-F", "DOCKER-USER")
+    iptables("-F", "FORWARD")
+    await network.forget(OTHER.key)
+    assert not [line for line in iptables("-S").splitlines() if "br-other" in line]
 
 
 @on_private_host

@@ -169,6 +169,11 @@ class NetlinkKernel:
             "cannot list nftables chains", lambda: self._nft().forward_chains(USERS_CHAIN, besides=besides)
         )
 
+    async def rule_handles(self, family: str, table: str, chain: str, comments: Collection[str]) -> Sequence[int]:
+        return await self._run_staying(
+            "cannot list nftables rules", lambda: self._rule_handles(family, table, chain, comments)
+        )
+
     async def legacy_forward_drop(self) -> bool:
         return await self.run("cannot ask the legacy iptables", xtables.forward_drops)
 
@@ -282,6 +287,12 @@ class NetlinkKernel:
             with self._kept_sockets:
                 _forget_flows(self._netfilter, self._route, change)
         return done
+
+    def _rule_handles(self, family: str, table: str, chain: str, comments: Collection[str]) -> Sequence[int]:
+        if self._netfilter is None:
+            raise nftables.KernelPartMissing
+        with self._kept_sockets:
+            return nftables.rule_handles(self._netfilter, family, table, chain, comments)
 
     def _change_elements(self, elements: Sequence[ElementChange]) -> bool:
         """Whether the kernel carried the changes out; it refuses when the tables are not what they suppose."""

@@ -150,7 +150,7 @@ class BridgeNetwork:
             with self._firewall.dismissal_of_bridge(bridge) as changes:
                 done = await self._kernel.change_elements(changes)
         if done:
-            await self._firewall.open_anew(prune=self._adopted)
+            await self._firewall.close_to(bridge, prune=self._adopted)
             self._note_one_carried_out()
         else:
             await self._firewall.converge(prune=self._adopted)
@@ -187,7 +187,7 @@ class BridgeNetwork:
                     return False
             except Conflict:
                 return False  # with what a predecessor left, say
-            await self._firewall.open_anew(prune=self._adopted)
+            await self._firewall.open_to(net.bridge, prune=self._adopted)
             self._unmade.pop(key, None)
             self._note_one_carried_out()
             return True

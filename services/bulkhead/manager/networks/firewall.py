@@ -46,7 +46,7 @@ class Firewall:
         self._live = live
         self.mark, self._opens = mark, opens
         self.overlapping = False  # some bridges' subnets are parts of others', and so are their places in the tables
-        self.opened: frozenset[tuple[str, str]] = frozenset()  # (table, chain) of others with rules of ours
+        self._opened: tuple[ForwardChain, ...] = ()  # as they were when all was looked at
         self._guards_bridges: bool | None = None
         self._warned = False
         self._begun = 0  # admissions and dismissals so far
@@ -76,14 +76,14 @@ class Firewall:
 
     @contextlib.contextmanager
     def admission_of_bridge(self, bridge: Bridge) -> Iterator[Sequence[ElementChange]]:
-        """What gives a bridge its place in the tables; likewise. `open_anew` is to follow."""
+        """What gives a bridge its place in the tables; likewise. `open_to` is to follow."""
         places = _places_of_bridge(bridge)
         with self._change(bridge.name, places):
             yield self._additions(places)
 
     @contextlib.contextmanager
     def dismissal_of_bridge(self, bridge: Bridge) -> Iterator[Sequence[ElementChange]]:
-        """The opposite, for one that is there."""
+        """The opposite, for one that is there. `close_to` is to follow."""
         places = _places_of_bridge(bridge)
         with self._change(bridge.name, places):
             yield [replace(change, delete=True) for change in self._additions(places)]
@@ -129,19 +129,35 @@ class Firewall:
                     break
             return done + await self._open(others)
 
-    async def open_anew(self, *, prune: bool) -> None:
-        """Have other firewalls accept the bridges that there are now, when the tables are right.
+    async def open_to(self, bridge: Bridge, *, prune: bool) -> None:
+        """Have the firewalls that were opened accept one bridge more, when its place in the tables is right.
 
         Who begins to drop is heard of otherwise: where none did nobody is asked, which costs more than a bridge does.
         """
-        if not self.opened:
-            return
         async with self._writer:
-            others = await self._others()
-            if self._accepting(others) == self.opened:
-                await self._open(others)
-                return
-        await self.converge(prune=prune)
+            done = [
+                await self._change_other(chain, opening.additions(chain, self.mark, bridge.name))
+                for chain in self._opened
+            ]
+        if not all(done):
+            await self.converge(prune=prune)
+
+    async def close_to(self, bridge: Bridge, *, prune: bool) -> None:
+        """The opposite."""
+        comments = opening.comments(self.mark, bridge.name)
+        async with self._writer:
+            done = [await self._close(chain, comments) for chain in self._opened]
+        if not all(done):
+            await self.converge(prune=prune)
+
+    async def _close(self, chain: ForwardChain, comments: Sequence[str]) -> bool:
+        handles = await self._kernel.rule_handles(chain.family, chain.table, chain.place, comments)
+        return not handles or await self._change_other(chain, opening.removals(chain, handles)) > 0
+
+    @property
+    def opened(self) -> frozenset[tuple[str, str]]:
+        """(table, chain) of others with rules of ours."""
+        return frozenset((chain.table, chain.place) for chain in self._opened)
 
     async def warn_of_others(self) -> None:
         """Tell the operator, once, of firewalls that will drop what ours lets through, and that we do not open."""
@@ -175,10 +191,6 @@ class Firewall:
     async def _others(self) -> Sequence[ForwardChain]:
         return opening.chains(await self._kernel.forward_chains(besides=self._name), besides=self._name)
 
-    def _accepting(self, others: Sequence[ForwardChain]) -> frozenset[tuple[str, str]]:
-        """Where rules of ours belong."""
-        return frozenset((chain.table, chain.place) for chain in others if self._is_opened(chain))
-
     def _is_opened(self, chain: ForwardChain) -> bool:
         return self._opens and chain.drops and chain.can_open
 
@@ -190,7 +202,7 @@ class Firewall:
             accepted = bridges if self._is_opened(chain) else []
             commands = opening.changes(chain, self.mark, accepted)
             done += await self._change_other(chain, commands)
-        self.opened = self._accepting(others)
+        self._opened = tuple(chain for chain in others if self._is_opened(chain))
         return done
 
     async def _change_other(self, chain: ForwardChain, commands: Sequence[str]) -> int:
@@ -242,7 +254,7 @@ class Firewall:
 
     async def _fenced(self, others: Sequence[ForwardChain]) -> Sequence[str] | None:
         """The host's own ways out, when we open a firewall that keeps strangers from bridges of others."""
-        if not self._accepting(others):
+        if not any(self._is_opened(chain) for chain in others):
             return None
         survey = await self._kernel.survey()
         return sorted({name for destination, name in survey.routes if name and destination.prefixlen <= 1})

@@ -72,10 +72,23 @@ def changes(chain: ForwardChain, mark: str, bridges: Sequence[str]) -> list[str]
             present.add(comment)
         else:
             commands.append(f"delete rule {path} {rule['chain']} handle {rule['handle']}")
-    for comment, (way, bridge) in wanted.items():
-        if comment not in present:
-            commands.append(f'{_where(chain)} {_DIRECTIONS[way]} "{bridge}" counter accept comment "{comment}"')
-    return commands
+    missing = [each for comment, each in wanted.items() if comment not in present]
+    return [*commands, *(_addition(chain, mark, way, bridge) for way, bridge in missing)]
+
+
+def additions(chain: ForwardChain, mark: str, bridge: str) -> list[str]:
+    """The commands that make the chain accept one bridge more."""
+    return [_addition(chain, mark, way, bridge) for way in _DIRECTIONS]
+
+
+def comments(mark: str, bridge: str) -> list[str]:
+    """By which the rules for a bridge are known."""
+    return [_comment(mark, way, bridge) for way in _DIRECTIONS]
+
+
+def removals(chain: ForwardChain, handles: Iterable[int]) -> list[str]:
+    """The commands that take these rules away from the place of ours."""
+    return [f"delete rule {chain.family} {chain.table} {chain.place} handle {handle}" for handle in handles]
 
 
 def is_wanted(comment: str, mark: str, bridges: Container[str]) -> bool:
@@ -117,6 +130,10 @@ def _is_only(rule: Json, verdicts: frozenset[str]) -> bool:
     """Whether a rule gives one of the verdicts to whatever reaches it."""
     kinds = {kind for part in rule.get("expr", ()) for kind in part} - _INCIDENTAL
     return len(kinds) == 1 and kinds <= verdicts
+
+
+def _addition(chain: ForwardChain, mark: str, way: str, bridge: str) -> str:
+    return f'{_where(chain)} {_DIRECTIONS[way]} "{bridge}" counter accept comment "{_comment(mark, way, bridge)}"'
 
 
 def _comment(mark: str, way: str, bridge: str) -> str:

@@ -333,6 +333,9 @@ class Kernel(Protocol):
         """All base chains at the hook forward, DOCKER-USER beside them, and their rules (libnftables-json(5)); those of
         the table `besides` are left out."""
 
+    async def rule_handles(self, family: str, table: str, chain: str, comments: Collection[str]) -> Sequence[int]:
+        """The handles of a chain's rules that have one of these comments; none when there is no such chain."""
+
     async def legacy_forward_drop(self) -> bool:
         """Whether the legacy iptables, where their tables are loaded, drop forwarded packets by default."""
 
