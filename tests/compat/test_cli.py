@@ -186,6 +186,15 @@ def test_events_tell_the_life_of_a_container(target: Target) -> None:
     assert [each for each in seen if each != "attach"] == ["create", "start", "die", "destroy"]
 
 
+@pytest.mark.parametrize("since", [[], ["--since", "0"]])
+def test_events_of_the_past_without_a_beginning(whole_target: Target, since: list[str]) -> None:
+    whole_target.ok("run", "--name", "ee", "busybox", "true")
+    until = f"{time.time():.9f}"
+    whole_target.ok("rm", "ee")
+    told = whole_target.ok("events", *since, "--until", until, "--filter", "container=ee", "--format", "{{.Action}}")
+    assert [each for each in told.split() if each != "attach"][-3:] == ["create", "start", "die"]
+
+
 def test_info_and_version(target: Target) -> None:
     assert json.loads(target.ok("info", "--format", "{{json .}}"))["OSType"] == "linux"
     assert target.ok("info") and target.ok("version")

@@ -441,3 +441,17 @@ def test_a_subnet_that_the_host_has_elsewhere_is_refused_and_nothing_is_left(tar
     finally:
         subprocess.run(["ip", "link", "del", TAKEN], check=True)
     target.ok("network", "create", "--subnet", subnet, "clash")
+
+
+def test_a_link_whose_alias_has_capitals(either: Target) -> None:
+    either.ok("network", "create", "app")
+    serve(either, "web", "--network", "app")
+    either.ok("run", "-d", "--name", "client", "--network", "app", "--link", "web:FirstOne", *SLEEP)
+    assert fetch(either, "client", "http://FirstOne/") == "web"
+
+
+def test_containers_by_the_beginning_of_their_networks_id(either: Target) -> None:
+    network = either.ok("network", "create", "app")
+    either.ok("run", "-d", "--name", "web", "--network", "app", *SLEEP)
+    either.ok("run", "-d", "--name", "other", "--network", "none", *SLEEP)
+    assert either.ok("ps", "--format", "{{.Names}}", "--filter", f"network={network[:8]}") == "web"

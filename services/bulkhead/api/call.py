@@ -99,10 +99,10 @@ class Call:
         value = self.request.query.get(name, "")
         return None if value == "" else integer(value)
 
-    def moment(self, name: str) -> int | None:
-        """A time of the query, `seconds[.fraction]`, as Unix nanoseconds; None when absent."""
+    def moment(self, name: str, *, absent: Collection[str] = ("", "0")) -> int | None:
+        """A time of the query, `seconds[.fraction]`, as Unix nanoseconds; None when it is one of `absent`."""
         value = self.request.query.get(name, "")
-        if value in ("", "0"):
+        if value in absent:
             return None
         match = _TIMESTAMP.fullmatch(value)
         if match is None:

@@ -63,6 +63,6 @@ class Resolving:
 
 
 def _link(text: str) -> tuple[str, str]:
-    """`container[:alias]` as (alias, container)."""
+    """`container[:alias]` as (alias, container); names are asked for in small letters."""
     name, _, alias = text.partition(":")
-    return alias or name, name
+    return (alias or name).lower(), name

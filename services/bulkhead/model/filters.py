@@ -164,10 +164,10 @@ def _by_volume(container: Container, value: str) -> bool:
 
 def _by_network(container: Container, value: str) -> bool:
     on = container.endpoints
-    names = {container.spec.network_mode, *(each.network_name for each in on), *(each.network_id for each in on)}
+    names = {container.spec.network_mode, *(each.network_name for each in on)}
     if container.spec.network_mode in ("", "default"):
         names.add("bridge")
-    return value in names
+    return value in names or any(each.network_id.startswith(value) for each in on)
 
 
 def _published(container: Container) -> list[PublishedPort]:

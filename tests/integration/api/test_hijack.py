@@ -223,7 +223,7 @@ async def exec_id(fake: Fake, container: str, *command: str, **config: Any) -> s
     return made
 
 
-@pytest.mark.parametrize("headers", [UPGRADE, {}])
+@pytest.mark.parametrize("headers", [UPGRADE, {"Upgrade": "tcp"}, {}])
 async def test_exec_streams_and_keeps_its_code(fake: Fake, headers: dict[str, str]) -> None:
     container = await fake.run("sleep", "100")
     made = await exec_id(fake, container.id, "sh", "-c", "cat; exit 3", AttachStdin=True)

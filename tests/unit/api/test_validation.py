@@ -93,7 +93,7 @@ HOST_TABLE = [
     ),
     ({"PortBindings": {"99999/tcp": None}}, 'invalid port specification: "99999/tcp"'),
     ({"PortBindings": {"80/foo": None}}, 'invalid port specification: "80/foo"'),
-    ({"PortBindings": {"80/tcp": [{"HostPort": "x"}]}}, 'invalid host port "x" for 80/tcp'),
+    ({"PortBindings": {"80/tcp": [{"HostPort": "x"}]}}, 'invalid port specification: "x"'),
 ]
 CONFIG_TABLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"Env": ["=x"]}, {}, "invalid environment variable: =x"),

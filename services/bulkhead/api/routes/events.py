@@ -19,10 +19,12 @@ class EventRoutes:
         self._feeds = feeds
 
     async def events(self, call: Call) -> web.StreamResponse:
-        since, until = call.moment("since"), call.moment("until")
+        since, until = call.moment("since", absent=("",)), call.moment("until", absent=("",))
         if since is not None and until is not None and until < since:
             told = f"`since` time ({call.text('since')}) cannot be after `until` time ({call.text('until')})"
             raise InvalidArgument(told)
+        if since is None and until is not None:
+            since = 0  # what was before `until`, as far back as it is known
         filters = call.filters(schema.FILTERS)
         async with contextlib.aclosing(self._feeds.events(since=since, until=until, filters=filters)) as events:
             await anext(events)

@@ -38,7 +38,7 @@ def parse_bindings(bindings: Mapping[str, Sequence[wire.PortBinding] | None]) ->
         ports, protocol = parse_port(text)
         # An entry without bindings publishes on a port of the host's choice.
         for binding in wanted or (wire.PortBinding(),):
-            host = _host_ports(binding.HostPort or "", text)
+            host = _host_ports(binding.HostPort or "")
             for port, candidates in zip(ports, _shared_out(host, ports, text), strict=True):
                 published.append(
                     PublishedPort(
@@ -65,14 +65,14 @@ def _span(ports: range) -> str:
     return f"{ports.start}-{ports[-1]}" if len(ports) > 1 else str(ports.start)
 
 
-def _host_ports(text: str, container: str) -> range:
+def _host_ports(text: str) -> range:
     if not text:
         return range(0)
     try:
         ports, _ = parse_port(text)
         return ports if ports.start else range(0)
     except InvalidArgument:
-        raise InvalidArgument(f'invalid host port "{text}" for {container}') from None
+        raise InvalidArgument(f'invalid port specification: "{text}"') from None
 
 
 def port_map(endpoints: Iterable[NetworkEndpoint], exposed: Iterable[str], running: bool) -> dict[str, Any]:
