@@ -44,7 +44,6 @@ class InspectedContainer:
     started_at: int = 0
     finished_at: int = 0
     restart_count: int = 0
-    exec_ids: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     endpoints: tuple[NetworkEndpoint, ...] = ()
     log_path: str = ""
@@ -119,7 +118,10 @@ class Containers(Protocol):
 
     async def list(self, *, all: bool, limit: int, size: bool, filters: Filters) -> Sequence[ListedContainer]: ...
 
-    async def inspect(self, ref: str, *, size: bool = False) -> InspectedContainer: ...
+    async def inspect(self, ref: str) -> InspectedContainer: ...
+
+    async def inspect_with_execs(self, ref: str, *, size: bool = False) -> tuple[InspectedContainer, Sequence[str]]:
+        """The ids of its execs that run beside it: it is the same object for as long as nothing else changes."""
 
     async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
         """Where its shim listens; that a client attaches is announced."""

@@ -7,10 +7,13 @@ adapter gives the same object for as long as nothing of it changes. This is no s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Shown:
@@ -18,16 +21,18 @@ class Shown:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._known: OrderedDict[Hashable, tuple[object, bytes]] = OrderedDict()
+        self._known: OrderedDict[Hashable, tuple[object, dict[str, msgspec.Raw]]] = OrderedDict()
 
-    def of(self, key: Hashable, found: object, show: Callable[[], Any]) -> bytes:
+    def of(
+        self, key: Hashable, found: object, show: Callable[[], Mapping[str, Any]], beside: Mapping[str, Any] = _NOTHING
+    ) -> bytes:
         """What `show` makes of `found`, which must not change: what it was for this very object under `key`, if it was
-        asked for before."""
+        asked for before. With the values of `beside`, which may change, in place of its own."""
         known = self._known.get(key)
         if known is None or known[0] is not found:
-            known = found, msgspec.json.encode(show()) + b"\n"
+            known = found, {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in show().items()}
         self._known[key] = known
         self._known.move_to_end(key)
         if len(self._known) > self._most:
             self._known.popitem(last=False)
-        return known[1]
+        return msgspec.json.encode({**known[1], **beside}) + b"\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, cast
@@ -60,7 +61,7 @@ from bulkhead.wire.gen.bulkhead.manager import v1 as wire
 from bulkhead.wire.gen.bulkhead.types import v1 as types
 from bulkhead.wire.gen.bulkhead.types.v1 import NetworkEndpoint as WireEndpoint
 from bulkhead.wire.gen.bulkhead.types.v1 import StringList
-from bulkhead.wire.protobuf import decode
+from bulkhead.wire.protobuf import Reading, decode, field_reading, fields_of
 from bulkhead.wire.status import error_named
 
 PEER = "manager"
@@ -73,6 +74,14 @@ PATIENT_SECONDS = 10.0**7
 # Some 2 KB each: of as many containers as one machine runs; and some 20 KB each: of those that somebody polls.
 REMEMBERED_SUMMARIES = 4096
 REMEMBERED_CONTAINERS = 128
+# Of a container; they come and go while all else stays as it is.
+_EXEC_IDS = "exec_ids"
+
+
+@functools.cache
+def _execs() -> dict[int, Reading]:
+    container: type[Any] = types.Container
+    return field_reading(_EXEC_IDS, container._betterproto.meta_by_field_name[_EXEC_IDS], str)
 
 
 class ManagerContainers:
@@ -95,9 +104,13 @@ class ManagerContainers:
         request = wire.ListContainersRequest(all=all, limit=limit, size=size, filters=_filters(filters))
         return self._listed.of(await self._stub.list_parts(request))
 
-    async def inspect(self, ref: str, *, size: bool = False) -> InspectedContainer:
+    async def inspect(self, ref: str) -> InspectedContainer:
+        return (await self.inspect_with_execs(ref))[0]
+
+    async def inspect_with_execs(self, ref: str, *, size: bool = False) -> tuple[InspectedContainer, Sequence[str]]:
         part = await self._stub.inspect_part(wire.InspectContainerRequest(ref=ref, size=size))
-        return self._inspected.of([part])[0]
+        execs, container = fields_of(_execs(), part)
+        return self._inspected.of([container])[0], execs.get(_EXEC_IDS, ())
 
     async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
         return to_model(StdioAddress, await self._stub.stdio(wire.StdioRequest(ref=ref, attach=attach)))

@@ -74,13 +74,14 @@ class ContainerRoutes:
         return answers.json([fitted("listed container", each, call.version) for each in shown])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        found = await self._containers.inspect(call["id"], size=call.flag("size"))
+        found, exec_ids = await self._containers.inspect_with_execs(call["id"], size=call.flag("size"))
+        beside = {"ExecIDs": exec_ids} if exec_ids else {}
 
         def show() -> Any:
             shown = schema.inspected(found, data=self._data, cgroup_version=self._cgroup_version)
             return fitted("container", shown, call.version)
 
-        return answers.encoded(self._shown.of((found.id, call.version), found, show))
+        return answers.encoded(self._shown.of((found.id, call.version), found, show, beside))
 
     async def start(self, call: Call) -> web.StreamResponse:
         length = call.request.content_length

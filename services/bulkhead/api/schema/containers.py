@@ -47,7 +47,8 @@ def inspected(container: InspectedContainer, *, data: Path, cgroup_version: int 
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "ExecIDs": list(container.exec_ids) or None,
+        # What changes without the container is told beside it.
+        "ExecIDs": None,
         "HostConfig": {**hostconfig.echo(container.spec, cgroup_version), **_links(container)},
         "GraphDriver": _graph_driver(container),
         "Mounts": mounts(container.spec, data),
