@@ -282,9 +282,12 @@ class Following(Protocol):
 
 
 class ProcessEnd(End, Protocol):
-    """A process's streams; `broken` once they have ended by the death of its shim."""
+    """A process's streams, and whether they have ended; `broken` when they did by the death of its shim."""
 
     broken: bool
+
+    @property
+    def has_ended(self) -> bool: ...
 
 
 class Unreachable(Unavailable):

@@ -170,6 +170,9 @@ class Execs:
         if (ended := self._ending.get(record.id)) is not None:
             return ended
         state = await self._state(record)
+        # Its shim may have died having told us, and be heard only now.
+        if (ended := self._ending.get(record.id)) is not None:
+            return ended
         current = self.records.exec(record.id) or record
         if state is None or current.phase is ExecPhase.EXITED:
             return current

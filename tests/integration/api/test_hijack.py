@@ -256,6 +256,23 @@ async def test_an_exec_whose_shim_expects_it_is_started_there(fake: Fake, expect
     assert fake.manager.unanswered == []
 
 
+async def test_a_code_that_its_shim_took_along_is_not_told_as_none(fake: Fake) -> None:
+    """Of "no code" the CLI makes 0: who has seen the stream end is told when it is known that the code is lost."""
+    container = await fake.run("sleep", "100")
+    made = await exec_id(fake, container.id, "true")
+    async with connected(fake.socket) as wire:
+        wire.send(request("POST", f"/exec/{made}/start", {}, **UPGRADE))
+        await wire.head()
+        await wire.rest()
+    await eventually(lambda: fake.manager.exec(made).exit_code == 0)
+    one = fake.manager.exec(made)
+    one.started, one.exit_code = False, None
+    asking = asyncio.create_task(fake.call("GET", f"/exec/{made}/json"))
+    await eventually(lambda: fake.manager.unanswered == [made])
+    one.started, one.exit_code = True, 255
+    assert (await asking).json["ExitCode"] == 255
+
+
 async def test_an_exec_that_nobody_says_has_started_is_not_started_twice(fake: Fake) -> None:
     container = await fake.run("sleep", "100")
     fake.manager.expecting = "silent"

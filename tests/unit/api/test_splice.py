@@ -16,7 +16,7 @@ class _End:
         self._name = name
         self.listener: asyncio.Future[Listener] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
-        self.broken = False
+        self.broken = self.has_ended = False
 
     def listen(self, listener: Listener) -> None:
         self.listener.set_result(listener)

@@ -107,7 +107,7 @@ class _ShimEnd(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._held = bytearray()
         self._listener: Listener | None = None
-        self._ended = False
+        self.has_ended = False
         self.broken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -143,7 +143,7 @@ class _ShimEnd(asyncio.Protocol):
             self.answer.set_exception(ConnectionError("its answer is too long"))
 
     def eof_received(self) -> bool:
-        self._ended = True
+        self.has_ended = True
         self.broken = self._is_hung_up()
         self._fail_answer()
         if self._listener is not None:
@@ -153,8 +153,8 @@ class _ShimEnd(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         # No goodbye came before: a shim that is killed with something unread ends by a reset.
-        self.broken = self.broken or not self._ended
-        self._ended = True
+        self.broken = self.broken or not self.has_ended
+        self.has_ended = True
         self._fail_answer()
         if self._listener is not None:
             self._listener.lost()
@@ -187,7 +187,7 @@ class _ShimEnd(asyncio.Protocol):
         if held:
             listener.received(held)
         self.resume_reading()
-        if self._ended:
+        if self.has_ended:
             listener.ended()
 
     def write(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from bulkhead.api import answers
 from bulkhead.api.call import Call
 from bulkhead.api.detach import check_keys
 from bulkhead.api.hijack import Hijacked, take_over
-from bulkhead.api.ports import Execs, ProcessEnd, StartedExec, Stdio, Streams, Unreachable
+from bulkhead.api.ports import Execs, InspectedExec, ProcessEnd, StartedExec, Stdio, Streams, Unreachable
 from bulkhead.api.routes.containers import window_size
 from bulkhead.api.schema import execs as schema
 from bulkhead.api.splice import splice
@@ -21,12 +21,17 @@ from bulkhead.api.streams import STDOUT, frame, framing
 from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
 
 _GLANCE_FIRST, _GLANCE_LONGEST = 0.05, 1.0
+_MOST_STARTED = 64
+_CODE_SECONDS = 10.0
 
 
 class ExecRoutes:
     def __init__(self, *, execs: Execs, stdio: Stdio) -> None:
         self._execs = execs
         self._stdio = stdio
+        # The last that were started here, and whether they have a terminal, which a client leaves by its detach keys:
+        # others have ended when their stream has, whatever else their shim came to tell.
+        self._started: dict[str, tuple[ProcessEnd, bool]] = {}
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(schema.ExecBody)
@@ -45,6 +50,7 @@ class ExecRoutes:
             return answers.empty(200)
         expected = await self._run_expected(exec_id, (height, width))
         process, is_tty = expected or await self._run_asked(exec_id, starting)
+        self._remember(exec_id, process, is_tty)
         try:
             client = take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
@@ -97,8 +103,27 @@ class ExecRoutes:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _GLANCE_LONGEST)
 
+    def _remember(self, exec_id: str, process: ProcessEnd, is_tty: bool) -> None:
+        while len(self._started) >= _MOST_STARTED:
+            del self._started[next(iter(self._started))]
+        self._started[exec_id] = process, is_tty
+
     async def inspect(self, call: Call) -> web.StreamResponse:
-        return answers.json(schema.inspected(await self._execs.inspect(call["id"])))
+        exec_id = call["id"]
+        found = await self._execs.inspect(exec_id)
+        if found.exit_code is None and self._has_ended(exec_id, found):
+            # Its shim died when it had told its client and nobody else: the code is lost, but not as good as 0.
+            del self._started[exec_id]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CODE_SECONDS):
+                    await self._settled(exec_id)
+            found = await self._execs.inspect(exec_id)
+        return answers.json(schema.inspected(found))
+
+    def _has_ended(self, exec_id: str, found: InspectedExec) -> bool:
+        """Whether it was seen here."""
+        process, is_tty = self._started.get(exec_id, (None, False))
+        return process is not None and process.has_ended and not (is_tty and found.running)
 
     async def resize(self, call: Call) -> web.StreamResponse:
         height, width = window_size(call)
