@@ -282,18 +282,11 @@ class EngineConnection(RequestHandler):
 
     async def _serve(self, message: Any, payload: Any) -> bool:
         """Answer a request; whether there may be another."""
-        if isinstance(message, PlainRequest):
-            return await self._serve_plain(message)
-        request, handler = self._request_of(message, payload)
-        self._unread = payload
         try:
-            response, lost = await self._handle_request(request, None, handler)
-            if lost:
-                return False
-            self._keepalive = bool(response.keep_alive)
-            if not payload.is_eof() and not self._force_close:
-                await self._linger(payload)
-            payload.set_exception(_TOO_LATE)
+            if isinstance(message, PlainRequest):
+                await self._serve_plain(message)
+            else:
+                await self._serve_streaming(message, payload)
         except ConnectionError:
             return False
         except Exception as error:
@@ -303,25 +296,31 @@ class EngineConnection(RequestHandler):
         except BaseException:
             self.force_close()
             raise
+        return bool(self._keepalive) and not self.leaves
+
+    async def _serve_streaming(self, message: Any, payload: Any) -> None:
+        """Raises ConnectionError when there is nobody to be answered."""
+        request, handler = self._request_of(message, payload)
+        self._unread = payload
+        try:
+            response, lost = await self._handle_request(request, None, handler)
+            if lost:
+                raise ConnectionResetError("the client has gone")
+            self._keepalive = bool(response.keep_alive)
+            if not payload.is_eof() and not self._force_close:
+                await self._linger(payload)
+            payload.set_exception(_TOO_LATE)
         finally:
             self._unread = None
             request._task = None  # type: ignore[assignment]  # or they would hold each other
-        return self._keepalive and not self._close and not self._force_close
 
-    async def _serve_plain(self, request: PlainRequest) -> bool:
+    async def _serve_plain(self, request: PlainRequest) -> None:
+        """Raises ConnectionError when there is nobody to be answered."""
         assert self._manager is not None
         self._manager.requests_count += 1
         self._request_in_progress = True
         try:
             await self._answer_plain(request)
-        except ConnectionError:
-            return False
-        except Exception as error:
-            self.force_close()
-            self.log_exception("Unhandled exception", exc_info=error)
-        except BaseException:
-            self.force_close()
-            raise
         finally:
             self._request_in_progress = False
             self._current_request = None
@@ -329,10 +328,8 @@ class EngineConnection(RequestHandler):
                 self._handler_waiter.set_result(None)
             if request.is_whole:
                 request.whole._task = None  # type: ignore[assignment]  # or they would hold each other
-        return bool(self._keepalive) and not self._close and not self._force_close
 
     async def _answer_plain(self, request: PlainRequest) -> None:
-        """Raises ConnectionError when there is nobody to be answered."""
         response = await cast(Any, self._request_handler)(request)
         if not request.is_whole and (self.hijacked or isinstance(response, _OURS)):
             self._begin_answer(response)
