@@ -12,7 +12,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Container as Having
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from bulkhead.content.aside import Apart
 from bulkhead.errors import Conflict, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from bulkhead.linux import atomicfile, hostmounts
 from bulkhead.manager import links, oci, shared_memory
@@ -44,6 +45,8 @@ _TARGETS = {"/etc/hosts": _HOSTS, "/etc/hostname": _HOSTNAME, "/etc/resolv.conf"
 _HOST_IPV6 = "/proc/net/if_inet6"
 _HOST_RESOLV = Path("/etc/resolv.conf")
 _LONGEST_HOSTS = 1 << 20
+# Those on file servers that are away stay: others must not wait for them.
+_SOURCES_AT_ONCE = 128
 _LONGEST_FILE = 1 << 24
 _WITHOUT_NAMES = frozenset(("", "default", "bridge", "host", "none"))
 _encode = msgspec.json.Encoder().encode
@@ -58,6 +61,7 @@ class Bundles:
     index: Index
     runtimes: Runtimes = field(default_factory=Runtimes)
     plans: Plans = field(default_factory=Plans)
+    _sources: Apart = field(default_factory=lambda: Apart(_SOURCES_AT_ONCE, "sources"))
 
     def make_directory(self, container_id: str) -> Path:
         """The container's data directory, made when it is not there."""
@@ -75,6 +79,20 @@ class Bundles:
 
     def _lacks_directory(self, container_id: str) -> bool:
         return not os.path.isdir(self.instance.container_data(container_id))  # noqa: PTH112 -- on the way of each start
+
+    async def look_for_sources(self, mounts: Iterable[Mount]) -> None:
+        """Raises InvalidArgument where one is missing that is not to be made."""
+        wanted = [mount for mount in mounts if mount.type == "bind" and not mount.create_source]
+        if wanted:
+            await self._sources.run(_ensure_all, wanted)
+
+    async def find_sources(self, container: Container) -> None:
+        """Make those of its binds that are missing. Raises InvalidArgument, Internal.
+
+        Before `write`: who waits there, for a file server that is away, holds a thread that others want.
+        """
+        if any(mount.type == "bind" for mount in container.spec.mounts):
+            await self._sources.run(_bind_sources, container)
 
     def write(
         self,
@@ -246,6 +264,11 @@ def _bind_sources(container: Container) -> dict[str, str]:
         ensure_bind_source(mount, container.remapping.root if container.remapping else None)
         _check_propagation(mount)
     return {mount.target: mount.source for mount in binds}
+
+
+def _ensure_all(mounts: Iterable[Mount]) -> None:
+    for mount in mounts:
+        ensure_bind_source(mount)
 
 
 def _check_propagation(mount: Mount) -> None:

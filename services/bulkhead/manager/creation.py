@@ -18,7 +18,7 @@ from bulkhead.content.blocking import settle
 from bulkhead.errors import BulkheadError, InvalidArgument, NotFound, Unavailable
 from bulkhead.manager import links, remapping, sharing, signals
 from bulkhead.manager.announcements import of_container, of_volume
-from bulkhead.manager.bundles import Bundles, ensure_bind_source
+from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.launching_ahead import LaunchingAhead
 from bulkhead.manager.log_options import configured
 from bulkhead.manager.networking import Networking
@@ -103,7 +103,7 @@ class Creation:
             failpoints.hit("manager.create.named")
             container = self._with_mounts(self._with_networks(named))
             _check_mounts(container.spec.mounts)
-            await _look_for_sources(container.spec.mounts)
+            await self.bundles.look_for_sources(container.spec.mounts)
             async with self.volumes.claimed(container.spec.mounts, container.anonymous_volumes) as new:
                 dirs = self.snapshots.dirs(container.id, container.image_id)
                 container = replace(container, lower_dirs=dirs.lower)
@@ -288,13 +288,6 @@ def _check_mounts(mounts: Iterable[Mount]) -> None:
             raise InvalidArgument(f"invalid mount path: '{mount.source}' mount path must be absolute")
         if mount.type not in ("bind", "volume", "tmpfs"):
             raise InvalidArgument(f'invalid mount config for type "{mount.type}": mount type unknown')
-
-
-async def _look_for_sources(mounts: Iterable[Mount]) -> None:
-    """Raises InvalidArgument where one is missing. In a thread of nobody else's: it may be on a server that is away."""
-    wanted = [mount for mount in mounts if mount.type == "bind" and not mount.create_source]
-    for mount in wanted:
-        await asyncio.to_thread(ensure_bind_source, mount)
 
 
 def _check_target(mount: Mount) -> None:

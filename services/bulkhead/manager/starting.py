@@ -177,6 +177,7 @@ class Starting:
 
     async def _prepare(self, container: Container, reserved: Plugged | None, pinned: ExitStack) -> Bundle:
         """The bundle and the intent, by one thread: each way to another and back takes longer than to write either."""
+        await self.bundles.find_sources(container)
         dirs = self.snapshots.dirs(container.id, container.image_id)
         chosen = pinned.enter_context(namespaces(container, self.records.index))
         written: list[Bundle] = []

@@ -30,7 +30,7 @@ from bulkhead.errors import (
     Unavailable,
 )
 from bulkhead.linux import process
-from bulkhead.manager import stopping
+from bulkhead.manager import bundles, stopping
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.manager.ports import Change, Dirs, Exit
 from bulkhead.manager.updating import Update
@@ -709,6 +709,34 @@ async def test_disk_that_stands_still_does_not_keep_a_container_from_being_kille
     await eventually(lambda: core.get(container_id).phase is Phase.EXITED)
     assert core.get(container_id).stopped_by_user
     assert [each.action for each in await core.journal() if each.action in ("kill", "die")] == ["kill", "die"]
+
+
+async def test_file_server_that_is_away_holds_up_only_who_binds_it(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: threads that others want are not theirs to wait in."""
+    comes_back, ensure = threading.Event(), bundles.ensure_bind_source
+
+    def ensure_late(mount: Mount, owner: tuple[int, int] | None = None) -> None:
+        if mount.source == "/away":
+            comes_back.wait(30)
+            raise Internal("cannot look: Host is down")
+        ensure(mount, owner)
+
+    monkeypatch.setattr(bundles, "ensure_bind_source", ensure_late)
+    away = Mount(type="bind", source="/away", target="/data", create_source=True)
+    ids = [await core.create("true", mounts=(away,)) for _ in range(40)]
+    held: list[asyncio.Task[Any]] = [asyncio.create_task(core.core.containers.start(each)) for each in ids]
+    held += [asyncio.create_task(core.create("true", mounts=(replace(away, create_source=False),))) for _ in range(40)]
+    try:
+        async with asyncio.timeout(10):
+            other = await core.run("sleep", "9")
+            await asyncio.to_thread(int)
+    finally:
+        comes_back.set()
+        refused = await asyncio.gather(*held, return_exceptions=True)
+    assert core.get(other).phase is Phase.RUNNING
+    assert {type(each) for each in refused} == {Internal}
 
 
 async def test_silent_shim_is_ended_with_its_container_by_a_forced_removal(core: Running) -> None:

@@ -19,7 +19,8 @@ from bulkhead.model.volume import Volume
 
 # A file server that does not answer holds mount(2) for minutes; the caller does not wait that long.
 _SECONDS = 30.0
-_AT_ONCE = 16
+# Those of file servers that are away stay: others must not wait for them.
+_AT_ONCE = 64
 
 
 class Mounting:
