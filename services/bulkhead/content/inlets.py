@@ -28,14 +28,15 @@ class Inlets:
     """The Unix sockets below a directory, which must be nobody else's."""
 
     def __init__(self, directory: Path) -> None:
-        """Those that were left by a process that died are removed. Raises OSError."""
+        """Those that were left by a process that died are removed."""
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o700)
         self._directory = directory
 
     @contextmanager
     def opened(self) -> Iterator[socket.socket]:
         """One that listens while entered; its name is where the sender connects. Raises OSError."""
+        # Each time: whoever tidies up the run directory takes away what lies idle there.
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         path = self._directory / f"{secrets.token_hex(8)}.sock"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
             listener.bind(str(path))

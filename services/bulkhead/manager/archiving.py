@@ -19,6 +19,7 @@ from bulkhead.content import copies
 from bulkhead.content.blocking import Blocking
 from bulkhead.content.container_view import Layers, Place
 from bulkhead.content.copies import PathStat, Wanted
+from bulkhead.content.durable import disk_errors
 from bulkhead.content.inlets import Inlets
 from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed
 from bulkhead.linux import detached, resolve
@@ -85,7 +86,9 @@ class Archiving:
         Raises Forbidden for a directory that is read-only.
         """
         container = self._present(ref)
-        with self.inlets.opened() as inlet:
+        with contextlib.ExitStack() as held:
+            with disk_errors("copy"):
+                inlet = held.enter_context(self.inlets.opened())
             yield inlet.getsockname()
             if container.phase.alive:
                 await self._fill(container, ref, path, how, inlet)
