@@ -88,6 +88,7 @@ LIMITS = [
 REFUSALS = [
     ("--cap-add FOO", 'invalid CapAdd: unknown capability: "CAP_FOO"'),
     ("--device /dev/nosuch", 'while adding custom device "/dev/nosuch": no such file or directory'),
+    ("--device /etc", 'while adding custom device "/etc": not a device node'),
     ("--gpus all", 'could not select device driver "" with capabilities: [[gpu]]'),
     ("--sysctl vm.swappiness=1", "vm.swappiness"),
     ("--sysctl net.x=1 --net host", 'sysctl "net.x" not allowed in host network namespace'),

@@ -71,7 +71,10 @@ def _expanded(mapping: DeviceMapping) -> Iterator[tuple[Path, str]]:
             )
         yield source, target
         return
-    for path in _below(source):
+    below = [path for path in _below(source) if path.is_block_device() or path.is_char_device()]
+    if not below:
+        raise Internal(f'error gathering device information while adding custom device "{source}": not a device node')
+    for path in below:
         yield path, target + str(path).removeprefix(str(source))
 
 

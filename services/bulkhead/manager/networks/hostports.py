@@ -19,6 +19,11 @@ Reserve = Callable[[str, int], bool]
 Unreserve = Callable[[str, int], None]
 
 
+def _choices(asked: PortBinding) -> int:
+    """How many ports would do."""
+    return len(asked.candidates) or 1 << 16
+
+
 class HostPorts:
     """The host's published ports. A port of a family's wildcard address excludes the same port of its others."""
 
@@ -47,12 +52,13 @@ class HostPorts:
     ) -> tuple[PortBinding, ...]:
         """A host port for each binding, or none at all; without an address of its own it is one at all `wildcards`.
 
+        Ports that are asked for by number go first, then ranges, so that none of our own choice is in their way.
         Raises Internal with Docker's text when what was asked for is taken, ResourceExhausted when
         the host has no port of its own choice left.
         """
         given: list[PortBinding] = []
         try:
-            for binding in asked:
+            for binding in sorted(asked, key=_choices):
                 # One by one into the list, so that those before a failure are in it.
                 given.extend(self._one(owner, binding, (binding.host_ip,) if binding.host_ip else wildcards))
         except BaseException:
