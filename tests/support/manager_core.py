@@ -94,7 +94,8 @@ class Running:
         await self.core.exits.actors.perform(container_id, "settle", nothing, seconds=10)
 
     async def journal(self) -> list[Event]:
-        """Everything announced so far."""
+        """Everything told so far, what may be late too: it is written before anything that is read."""
+        await self.records.meta("any")
         return [event async for event in _until_now(self.events)]
 
     async def actions(self, kind: str = "container") -> list[str]:

@@ -68,7 +68,7 @@ _STEPS = {
     "manager.exec.created": "the exec is on record",
     "manager.exec.expected": "an attached exec's shim is told of it, its record may be late",
     "manager.exec.registered": "the shim knows the exec, the record does not say so",
-    "manager.exec.begun": "whoever has started an attached exec was answered, the record does not say so",
+    "manager.exec.begun": "an attached exec has begun, the record does not say so",
     "manager.exec.running": "the exec is on record as running, a detached one is not started",
     "manager.exec.started": "a detached exec runs",
     "manager.exec.ended": "an exec has ended, the record does not know",

@@ -47,8 +47,8 @@ SWEEP_SECONDS = 10.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
 _SUCCESSOR_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
-# What nobody waits for is done when those who wait have their answer.
-_AFTERWARDS = 0.001
+# What nobody waits for is done when those who wait have their answer, and have asked what they ask next.
+_AFTERWARDS = 0.005
 # Most execs are over by then: their beginning and their end are on record at once.
 BRIEF = 0.1
 UNKNOWN_EXIT = 255
@@ -71,8 +71,6 @@ class Execs:
     shims: Shims
     actors: Actors
     _watched: set[str] = field(default_factory=set)
-    # Of which the end is known and not committed yet.
-    _ending: dict[str, Exec] = field(default_factory=dict)
     # Created, says their record, by a manager that may have died before it could say more; until a shim has told.
     _doubtful: set[str] = field(default_factory=set)
     # Created, by an earlier manager: when they are forgotten unless they are started before. If their shim died with
@@ -167,12 +165,8 @@ class Execs:
             record = self._find(exec_id)
         if record.phase is not ExecPhase.RUNNING and not self._may_have_begun(record):
             return record
-        if (ended := self._ending.get(record.id)) is not None:
-            return ended
         state = await self._state(record)
         # Its shim may have died having told us, and be heard only now.
-        if (ended := self._ending.get(record.id)) is not None:
-            return ended
         current = self.records.exec(record.id) or record
         if state is None or current.phase is ExecPhase.EXITED:
             return current
@@ -202,19 +196,19 @@ class Execs:
 
     def _take_up(self, exec_id: str) -> None:
         """Watch what has begun, though its record does not say so."""
-        if (running := self._note_begun(exec_id)) is not None:
-            self._watch(running, begun=self._begun(running))
+        if (record := self._note_begun(exec_id)) is not None:
+            self._say_begun(record)
+            self._watch(record)
 
     def _note_begun(self, exec_id: str) -> Exec | None:
-        """Its record, which says from now on that it runs; None if it has said so, or is gone."""
+        """Its record, which does not say so yet; None if it does, or is gone."""
         self._doubtful.discard(exec_id)
         self._expected.pop(exec_id, None)
         current = self.records.exec(exec_id)
         if current is None or current.phase is not ExecPhase.CREATED or not self._knows(current):
             return None
-        running = replace(current, phase=ExecPhase.RUNNING)
-        self.records.put_exec(running)
-        return running
+        failpoints.hit("manager.exec.begun")
+        return current
 
     async def _hear(self, record: Exec, shim: Shim, telling: Coroutine[Any, Any, Lasting | None]) -> None:
         """Record what its shim tells of it."""
@@ -230,20 +224,19 @@ class Execs:
             if told is None:
                 self._doubt(record)
             else:
-                await self._hear_begun(record.id, shim, told)
+                self._hear_begun(record.id, shim, told)
         finally:
             self._expected.pop(record.id, None)
 
-    async def _hear_begun(self, exec_id: str, shim: Shim, told: Lasting) -> None:
-        running = self._note_begun(exec_id)
-        if running is None:
+    def _hear_begun(self, exec_id: str, shim: Shim, told: Lasting) -> None:
+        record = self._note_begun(exec_id)
+        if record is None:
             return
-        begun = self._begun(running, told.began_at)
         if told.exit_code is None:
-            self._watch(running, shim, begun=begun)
+            self._say_begun(record, told.began_at)
+            self._watch(record, shim)
         else:
-            with contextlib.suppress(BulkheadError):
-                await self._record_end(running, told.exit_code, [begun])
+            self._record_end(record, told.exit_code, self._begun(record, told.began_at))
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         """Waits a while for an exec that is about to run. Raises Conflict when it does not."""
@@ -352,13 +345,14 @@ class Execs:
         self._doubtful.discard(record.id)
         self._expected.pop(record.id, None)
         failpoints.hit("manager.exec.registered")
-        running = replace(record, phase=ExecPhase.RUNNING)
         if not detach:
             # Its shim knows that it begins: the client need not wait for the file to say so, too.
-            self.records.put_exec(running)
-            self._watch(running, shim, begun=self._begun(running))
+            self._say_begun(record)
+            self._watch(record, shim)
             return
-        await self._save_begun(running, self._begun(running))
+        running = replace(record, phase=ExecPhase.RUNNING)
+        await self.records.save_exec(running, self._begun(running))
+        failpoints.hit("manager.exec.running")
         await self._run_detached(shim, running)
         self._watch(running, shim)
 
@@ -368,9 +362,10 @@ class Execs:
         stdin = record.spec.attach_stdin
         return AskedExec(record=record, process=process, stdin=stdin, size=size, planned=planned)
 
-    async def _save_begun(self, record: Exec, begun: Event) -> None:
-        await self.records.save_exec(record, begun)
-        failpoints.hit("manager.exec.running")
+    def _say_begun(self, record: Exec, at: int = 0) -> None:
+        """It runs; soon its record says so. Of most the end is said by then, at once with it."""
+        running = replace(record, phase=ExecPhase.RUNNING)
+        self.records.save_exec_later(running, self._begun(record, at), seconds=BRIEF)
 
     def _begun(self, record: Exec, at: int = 0) -> Event:
         container = self.records.index.get(record.container_id)
@@ -383,7 +378,7 @@ class Execs:
             failpoints.hit("manager.exec.started")
         except LaunchFailed as failure:
             if record.id not in self._watched:
-                await self._record_end(record, failure.exec_exit_code)
+                self._record_end(record, failure.exec_exit_code)
             raise
         except BaseException:
             # Nobody knows whether it runs: its record must not say so for ever.
@@ -393,40 +388,20 @@ class Execs:
         with contextlib.suppress(BulkheadError):
             await self.records.save_exec(replace(record, pid=pid))
 
-    def _watch(self, record: Exec, shim: Shim | None = None, *, begun: Event | None = None) -> None:
-        """Once: a start that is made again is watched already. What has `begun` is recorded first."""
+    def _watch(self, record: Exec, shim: Shim | None = None) -> None:
+        """Once: a start that is made again is watched already."""
         if record.id not in self._watched:
             self._watched.add(record.id)
-            self.actors.own(self._wait(record, shim, begun), f"watch exec {record.id[:12]}")
+            self.actors.own(self._wait(record, shim), f"watch exec {record.id[:12]}")
 
-    async def _wait(self, record: Exec, shim: Shim | None, begun: Event | None) -> None:
-        try:
-            await self._record_when_ended(record, shim, begun)
-        finally:
-            self._watched.discard(record.id)
-
-    async def _record_when_ended(self, record: Exec, shim: Shim | None, begun: Event | None) -> None:
-        unsaid = [] if begun is None else [begun]
-        later = asyncio.get_running_loop().call_later(BRIEF, self._say_begun, record, unsaid) if unsaid else None
+    async def _wait(self, record: Exec, shim: Shim | None) -> None:
         try:
             code = await self._exit_code(record, shim)
         finally:
-            if later is not None:
-                later.cancel()
+            self._watched.discard(record.id)
         current = self.records.exec(record.id)
         if current is not None and current.phase is not ExecPhase.EXITED:
-            with contextlib.suppress(BulkheadError):
-                await self._record_end(current, UNKNOWN_EXIT if code is None else code, unsaid, known=code is not None)
-
-    def _say_begun(self, record: Exec, unsaid: list[Event]) -> None:
-        """It goes on: that it has begun is on record, and need not be said with its end."""
-        self.actors.own(self._save_late(record, unsaid.pop()), f"begin exec {record.id[:12]}")
-
-    async def _save_late(self, record: Exec, begun: Event) -> None:
-        _reach_what_is_unsaid()
-        if self._knows(record):
-            with contextlib.suppress(BulkheadError):
-                await self._save_begun(record, begun)
+            self._record_end(current, UNKNOWN_EXIT if code is None else code, known=code is not None)
 
     async def _exit_code(self, record: Exec, shim: Shim | None) -> int | None:
         """None when nobody can tell. A shim that dies has a successor, which was given the exec."""
@@ -448,24 +423,15 @@ class Execs:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_SECONDS)
 
-    async def _record_end(self, record: Exec, code: int, unsaid: Sequence[Event] = (), *, known: bool = True) -> None:
-        """With the events of what went before it and is not in the journal yet."""
-        if unsaid:
-            _reach_what_is_unsaid()
-        ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=time.time_ns())
-        self._ending[record.id] = ended
-        try:
-            # Whoever has heard the end of its stream asks for its code now, and is answered from here.
-            await asyncio.sleep(_AFTERWARDS)
-            if not self._knows(record):
-                return
-            container = self.records.index.get(record.container_id)
-            told = {"exitCode": str(code)} if known else {"exitCode": str(code), "lost": Lost.EXIT_CODE.value}
-            failpoints.hit("manager.exec.ended")
-            died = of_container(container, "exec_die", {**_of(record), **told})
-            await self.records.save_exec(ended, *unsaid, died)
-        finally:
-            self._ending.pop(record.id, None)
+    def _record_end(self, record: Exec, code: int, *unsaid: Event, known: bool = True) -> None:
+        """Whoever has heard the end of its stream asks for its code now, and does not wait for the disk."""
+        if not self._knows(record):
+            return
+        failpoints.hit("manager.exec.ended")
+        told = {"exitCode": str(code)} if known else {"exitCode": str(code), "lost": Lost.EXIT_CODE.value}
+        died = of_container(self.records.index.get(record.container_id), "exec_die", {**_of(record), **told})
+        ended = replace(record, phase=ExecPhase.EXITED, exit_code=code, pid=0, exited_at=died.time)
+        self.records.save_exec_later(ended, *unsaid, died, seconds=_AFTERWARDS)
 
     def _knows(self, record: Exec) -> bool:
         """Whether its container is there."""
@@ -488,11 +454,6 @@ class Execs:
         if not self._knows(record):
             raise NotFound(f"No such exec instance: {record.id}")
         return self.records.index.get(record.container_id)
-
-
-def _reach_what_is_unsaid() -> None:
-    """Here the exec's beginning is about to be recorded: by itself, or with its end."""
-    failpoints.hit("manager.exec.begun")
 
 
 def exec_process(container: Container, spec: ExecSpec, linked: Sequence[str] = ()) -> dict[str, Any]:

@@ -95,13 +95,11 @@ class Records(Protocol):
     async def save_exec(self, record: Exec, *events: Event) -> None: ...
 
     def save_exec_later(self, record: Exec, *events: Event, seconds: float) -> None:
-        """True from now on, for readers; in the file within `seconds`, before whatever else is written of it.
+        """True from now on, for readers; in the file within `seconds`, with what is owed to that already, and before or
+        with whatever else is written of it.
 
         If the file does not take it then, that is logged, and the next `save_exec` of it tries again.
         """
-
-    def put_exec(self, record: Exec) -> None:
-        """What is true from now on, for readers; its caller saves it soon."""
 
     async def drop_execs(self, exec_ids: Sequence[str]) -> None: ...
 

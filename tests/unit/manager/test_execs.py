@@ -470,12 +470,10 @@ def _standing_disk(core: Running) -> Iterator[None]:
 
 async def test_one_that_nobody_starts_is_on_record_soon(core: Running) -> None:
     container_id = await core.run("sleep", "9")
+    before = core.events.last_sequence
     record = await _expected(core, container_id)
-
-    async def is_told() -> bool:
-        return (await core.actions())[-1] == "exec_create: ls -l"
-
-    await eventually(is_told)
+    await eventually(lambda: core.events.last_sequence > before)
+    assert (await core.actions())[-1] == "exec_create: ls -l"
     assert _phase(core, record.id) is ExecPhase.CREATED
 
 
@@ -508,7 +506,7 @@ async def test_what_the_disk_refused_is_told_with_what_comes_next(core: Running)
 
 def _dies_before_it_writes(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def put(record: Exec, *_: Event, seconds: float) -> None:
-        core.records.put_exec(record)
+        core.records._execs.put(record)
 
     monkeypatch.setattr(core.records, "save_exec_later", put)
 
@@ -524,7 +522,6 @@ async def test_the_next_manager_is_told_by_the_shim_of_what_is_on_no_record(
         record = await _expected(core, container_id)
     async with running_core(world) as core:
         assert (await core.core.execs.inspect(record.id)) == record
-        await core.records.meta("any")  # whatever is read is read after what may be late
         assert await core.actions() == ["create", "start", "exec_create: ls -l"]
         assert [each.time for each in await core.journal()][-1] == record.created_at
     async with running_core(world) as core:
@@ -593,12 +590,10 @@ async def test_an_attached_start_is_on_record_soon(core: Running) -> None:
 async def test_a_long_exec_is_said_to_have_begun_while_it_runs(core: Running) -> None:
     container_id = await core.run("sleep", "9")
     record = await _created(core, container_id)
+    before = core.events.last_sequence
     await core.core.execs.start(record.id, detach=False, size=(0, 0))
-
-    async def is_said() -> bool:
-        return (await core.actions())[-1] == "exec_start: ls -l"
-
-    await eventually(is_said)
+    await eventually(lambda: core.events.last_sequence > before)
+    assert (await core.actions())[-1] == "exec_start: ls -l"
     core.shim(container_id).exit_exec(record.id, 3)
     await _ended(core, record.id)
     assert (await core.actions())[-2:] == ["exec_start: ls -l", "exec_die"]

@@ -99,27 +99,27 @@ class SqliteRecords:
         told = (*self._take_owed(record.id), *events)
 
         def committed(numbered: tuple[Event, ...]) -> None:
-            self._execs.put(record)
+            if record.id not in self._owed:  # of which more is known by now
+                self._execs.put(record)
             self._announce(numbered)
 
         await self._database.write(_exec_saver(record, told), durable=False, committed=committed)
 
     def save_exec_later(self, record: Exec, *events: Event, seconds: float) -> None:
         def committed(numbered: tuple[Event, ...]) -> None:
-            self._owed.pop(record.id, None)
+            if self._owed.get(record.id, (None, ()))[0] is later:
+                del self._owed[record.id]
             self._announce(numbered)
 
+        told = (*self._take_owed(record.id), *events)
         self._execs.put(record)
-        later = self._database.write_later(_exec_saver(record, events), committed=committed, seconds=seconds)
-        self._owed[record.id] = later, events
+        later = self._database.write_later(_exec_saver(record, told), committed=committed, seconds=seconds)
+        self._owed[record.id] = later, told
 
     def _take_owed(self, exec_id: str) -> tuple[Event, ...]:
         """What was to be told of an exec later, and is not: whoever writes it now tells it first."""
         later, events = self._owed.pop(exec_id, (None, ()))
         return events if later is not None and later.take_back() else ()
-
-    def put_exec(self, record: Exec) -> None:
-        self._execs.put(record)
 
     async def drop_execs(self, exec_ids: Sequence[str]) -> None:
         def write(connection: sqlite3.Connection) -> None:
