@@ -407,6 +407,9 @@ def _writable_pipe(*, lasting: bool) -> tuple[int, int]:
         return ours, theirs
     try:
         return ours, os.open(f"/proc/self/fd/{theirs}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        os.close(ours)
+        raise
     finally:
         os.close(theirs)
 
