@@ -29,8 +29,12 @@ async def pour(socket: str, archive: AsyncIterator[bytes]) -> None:
 
 async def _send(writer: asyncio.StreamWriter, archive: AsyncIterator[bytes]) -> None:
     async for piece in archive:
+        if writer.transport.is_closing():
+            return  # a transport of uvloop's raises no OSError for what it cannot take
         with _gone:
             writer.write(piece)
             await writer.drain()
+    if writer.transport.is_closing():
+        return
     with _gone:
         writer.write_eof()
