@@ -31,7 +31,7 @@ from bulkhead.api.adapters.manager import (
 from bulkhead.api.adapters.stdio import ShimStdio
 from bulkhead.api.admission import Admission
 from bulkhead.api.config import ApiConfig
-from bulkhead.api.connection import EngineConnection, Refusal
+from bulkhead.api.connection import LONGEST_HEAD, EngineConnection, Refusal
 from bulkhead.api.feeds import Feeds
 from bulkhead.api.logs import LogReader
 from bulkhead.api.metrics import Metrics
@@ -64,8 +64,6 @@ log = structlog.get_logger()
 DRAIN_SECONDS = 8.0
 # And how long their answers may then take to be sent.
 CLOSE_SECONDS = 1.0
-# What a whole head may have with Docker: filters in the query and X-Registry-Config of many registries are long.
-LONGEST_LINE = (1 << 20) + 4096
 # How long a client may say nothing, or be at the head of a request, from the answer before (or its connection) on;
 # what Docker gives a head. A handler that is at work is not asked.
 IDLE_SECONDS = 300.0
@@ -144,8 +142,8 @@ def _server(edge: Edge, most: int, *, keepalive: bool = False) -> EngineServer:
         access_log=None,
         tcp_keepalive=keepalive,
         keepalive_timeout=IDLE_SECONDS,
-        max_line_size=LONGEST_LINE,
-        max_field_size=LONGEST_LINE,
+        max_line_size=LONGEST_HEAD,
+        max_field_size=LONGEST_HEAD,
     )
 
 

@@ -27,6 +27,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_writer import StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import ERROR, PayloadAccessError, RequestHandler, _ErrInfo
 
 from bulkhead.api.answers import LAST_CHUNK, Growing, Whole
@@ -41,6 +42,8 @@ _MAY_HIJACK = re.compile(rb"POST (?:" + _HIJACKS + rb"|[^/]|[^? ]*%)")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 _LONGEST_HEAD = 16 << 10
 _MOST_HELD = 64 << 10
+# What a whole head may have with Docker: filters in the query and X-Registry-Config of many registries are long.
+LONGEST_HEAD = (1 << 20) + 4096
 # How long one who is refused may take to ask.
 REFUSAL_SECONDS = 5.0
 _REFUSED = (
@@ -51,6 +54,7 @@ _REFUSED = (
 HEAD_SECONDS = 0.1
 HEAD_PAUSE = 0.0005
 _TOO_LATE = PayloadAccessError()
+_TOO_LONG = LineTooLong(b"", LONGEST_HEAD)
 _OURS = (Whole, Growing)
 
 
@@ -92,9 +96,9 @@ class End(Protocol):
 class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
-    __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_held", "_held_paused",
-                 "_listener", "_mid_head", "_peer_ended", "_plain", "_unread", "behind", "chunked", "endless",
-                 "hijacked", "over")  # fmt: skip
+    __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_head_size", "_held",
+                 "_held_paused", "_listener", "_mid_head", "_peer_ended", "_plain", "_unread", "behind", "chunked",
+                 "endless", "hijacked", "over")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -108,6 +112,7 @@ class EngineConnection(RequestHandler):
         self._answered = 0
         self._head = b""  # a head that may be hijacked and is not complete
         self._mid_head = False  # aiohttp has the beginning of a head
+        self._head_size = 0  # so much of it
         self._unread: Any = None  # the body of a request that is under way, which is aiohttp's to its end
         self._expected = 0  # bytes of head and body still to be handed to aiohttp
         self._held: bytearray | None = None  # what came behind a request that may be hijacked, or is plain
@@ -147,7 +152,7 @@ class EngineConnection(RequestHandler):
             self._pass_on(data)
         elif not self._head and (self._mid_head or self._request_count != self._answered):
             super().data_received(data)
-            self._mid_head = self._mid_head and self._request_count == self._answered
+            self._note_head(data if self._mid_head else b"")
         else:
             self._begin(self._head + data)
 
@@ -215,7 +220,18 @@ class EngineConnection(RequestHandler):
 
     def _pass_on(self, data: bytes) -> None:
         super().data_received(data)
-        self._mid_head = self._request_count == self._answered
+        self._note_head(data)
+
+    def _note_head(self, data: bytes) -> None:
+        """Whether aiohttp has the beginning of a head, now that it has seen `data`: it counts each line, but not all."""
+        self._mid_head = bool(data) and self._request_count == self._answered
+        self._head_size = self._head_size + len(data) if self._mid_head else 0
+        if self._head_size > LONGEST_HEAD:
+            self._mid_head, self._head_size = False, 0
+            self._request_count += 1
+            self._messages.append((_ErrInfo(400, _TOO_LONG, _TOO_LONG.message), EMPTY_PAYLOAD))
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     def _feed(self, data: bytes) -> None:
         assert self._held is not None

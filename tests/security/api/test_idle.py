@@ -24,6 +24,7 @@ TOO_MUCH = {
     "field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\nX: " + b"a" * (2 << 20) + b"\r\n\r\n",
     "fields": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
     "name-of-a-field": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + b"X" * (2 << 20) + b": a\r\n\r\n",
+    "long-fields": b"GET /_ping HTTP/1.1\r\nHost: docker\r\n" + (b"X: " + b"a" * 60_000 + b"\r\n") * 40 + b"\r\n",
     "attach": b"POST /containers/x/attach HTTP/1.1\r\nHost: docker\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
 }
 
