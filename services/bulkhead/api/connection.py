@@ -223,7 +223,7 @@ class EngineConnection(RequestHandler):
         self._note_head(data)
 
     def _note_head(self, data: bytes) -> None:
-        """Whether aiohttp has the beginning of a head, now that it has seen `data`: it counts each line, but not all."""
+        """Whether aiohttp has the beginning of a head, behind `data`: it counts the lines, and the bytes of each."""
         self._mid_head = bool(data) and self._request_count == self._answered
         self._head_size = self._head_size + len(data) if self._mid_head else 0
         if self._head_size > LONGEST_HEAD:

@@ -139,6 +139,14 @@ async def test_a_table_of_another_shape_is_replaced_in_one_transaction_with_its_
     assert not kept["published_any"] and not kept["published"]
 
 
+async def test_what_another_version_keyed_otherwise_is_not_taken_along() -> None:
+    objects = await _listed(MAKE)
+    home = next(item["set"] for item in objects if item.get("set", {}).get("name") == "home")
+    home["type"], home["elem"] = ["ifname", "ipv4_addr"], [{"concat": ["gone", "10.9.0.0"]}]
+    commands = tables.changes(WANTED, tables.actual("inet", "t", objects), prune=False)
+    assert (await _table(MAKE, commands)).elements == WANTED.elements
+
+
 async def test_removals_do_not_mind_what_is_gone_already() -> None:
     kernel = FakeKernel()
     await kernel.apply(MAKE)

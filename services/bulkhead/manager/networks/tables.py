@@ -143,10 +143,16 @@ def changes(wanted: Table, found: Table | None, *, prune: bool, spared: Keys = _
         return [*_frame(wanted), *_fill(wanted, wanted.elements)]
     if found.hooks != wanted.hooks or _types_differ(wanted, found):
         # Another version's table: replaced as one, so no packet sees a moment without it.
-        kept = {} if prune else {name: held for name, held in found.elements.items() if name in wanted.types}
+        kept = {} if prune else {name: held for name, held in found.elements.items() if _is_alike(name, wanted, found)}
         elements = {name: {**kept.get(name, {}), **held} for name, held in wanted.elements.items()}
         return [f"delete table {wanted.path}", *_frame(wanted), *_fill(wanted, elements)]
     return [*_rule_changes(wanted, found), *_element_changes(wanted, found, prune=prune, spared=spared)]
+
+
+def _is_alike(collection: str, wanted: Table, found: Table) -> bool:
+    """Whether what is in it can be in that of the same name."""
+    unnamed = collection in wanted.spelled
+    return collection in wanted.types and (unnamed or wanted.types[collection] == found.types[collection])
 
 
 def _types_differ(wanted: Table, found: Table) -> bool:
