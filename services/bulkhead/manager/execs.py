@@ -43,6 +43,8 @@ MOST_ENDED = 2048
 # So many shims' calls at a time are open for execs that may begin: who creates and never starts some must not fill our
 # memory with them.
 MOST_EXPECTED = 64
+# So many records of execs may be in memory alone: their shims, which would tell a later manager, keep 64 that ended.
+MOST_OWED = 48
 SWEEP_SECONDS = 10.0
 _START_SECONDS = 60.0
 _RESIZE_SECONDS = 10.0
@@ -93,7 +95,7 @@ class Execs:
             id=new_id(self.records.exec_short_ids), container_id=container.id, spec=spec, created_at=time.time_ns()
         )
         expecting = self._expect(record, container, shim) if shim is not None else None
-        if expecting is not None and expecting.kept:
+        if expecting is not None and expecting.kept and self.records.owed_execs < MOST_OWED:
             self.records.save_exec_later(record, _creation(container, record), seconds=BRIEF)
             failpoints.hit("manager.exec.expected")
         else:

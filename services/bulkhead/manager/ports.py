@@ -94,6 +94,10 @@ class Records(Protocol):
 
     async def save_exec(self, record: Exec, *events: Event) -> None: ...
 
+    @property
+    def owed_execs(self) -> int:
+        """How many calls of `save_exec_later` have not reached the file; without those it refused."""
+
     def save_exec_later(self, record: Exec, *events: Event, seconds: float) -> None:
         """True from now on, for readers; in the file within `seconds`, with what is owed to that already, and before or
         with whatever else is written of it.

@@ -462,6 +462,23 @@ async def test_who_creates_one_that_its_shim_does_not_keep_waits_for_the_disk(co
     assert core.core.execs.socket_of(await creating)
 
 
+async def test_a_shim_keeps_all_that_a_standing_disk_owes(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    shim = core.shim(container_id)
+    shim.brief = True
+    with _standing_disk(core):
+        while core.records.owed_execs < execs_module.MOST_OWED:
+            record = await asyncio.wait_for(_expected(core, container_id), 5)
+            shim.begin_exec(record.id)
+            shim.exit_exec(record.id, 0)
+        asked = len(shim.exec_processes)
+        creating = asyncio.ensure_future(_created(core, container_id, attach_stdout=True))
+        await eventually(lambda: len(shim.exec_processes) > asked)
+        assert not creating.done()
+    assert (await creating).phase is ExecPhase.CREATED
+    await eventually(lambda: core.records.owed_execs == 0)
+
+
 @contextlib.contextmanager
 def _standing_disk(core: Running) -> Iterator[None]:
     with core.records._database._turn:

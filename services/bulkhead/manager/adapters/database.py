@@ -80,6 +80,7 @@ class Later:
         if timer is None:
             return self._write.error is not None
         timer.cancel()
+        self._write.future.cancel()
         return True
 
 
@@ -92,6 +93,8 @@ class Database:
     _waiting: deque[_Write] = field(default_factory=deque)
     # What waits for another write, and when it waits no more. The loop's alone.
     _late: dict[_Write, asyncio.TimerHandle] = field(default_factory=dict)
+    # Of what may be late, how much is neither in the file, nor refused, nor taken back.
+    owed: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
     # Rung for the writer's own thread; False ends it.
     _bell: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
@@ -159,9 +162,16 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         write = _Write(work, False, loop, loop.create_future(), committed)
-        write.future.add_done_callback(_log_failure)
+        self.owed += 1
+        write.future.add_done_callback(self._is_settled)
         self._late[write] = loop.call_later(seconds, self._ring_for, write)
         return Later(write, self._late)
+
+    def _is_settled(self, future: asyncio.Future[Any]) -> None:
+        self.owed -= 1
+        error = future.exception() if not future.cancelled() else None
+        if error is not None:
+            log.error("cannot write what may be late", reason=str(error))
 
     def _ring_for(self, write: _Write) -> None:
         """It has waited for others for as long as it may."""
@@ -292,12 +302,6 @@ def _answer(writes: list[_Write]) -> None:
             write.future.set_exception(write.error)
         else:
             write.future.set_result(write.result)
-
-
-def _log_failure(future: asyncio.Future[Any]) -> None:
-    error = future.exception() if not future.cancelled() else None
-    if error is not None:
-        log.error("cannot write what may be late", reason=str(error))
 
 
 def _refused(error: OSError) -> sqlite3.Error:

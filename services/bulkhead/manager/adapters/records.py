@@ -95,6 +95,10 @@ class SqliteRecords:
     def exec_short_ids(self) -> Set[str]:
         return self._execs.short_ids
 
+    @property
+    def owed_execs(self) -> int:
+        return self._database.owed
+
     async def save_exec(self, record: Exec, *events: Event) -> None:
         told = (*self._take_owed(record.id), *events)
 
