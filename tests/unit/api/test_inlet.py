@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import uvloop
 
 from bulkhead.api.adapters.inlet import pour
+from bulkhead.errors import Unavailable
 
 
 def test_a_worker_that_leaves_early_breaks_nothing(tmp_path: Path) -> None:
@@ -30,3 +33,15 @@ async def _pour_to_who_leaves(path: str) -> None:
         done, _ = await asyncio.wait([pouring], timeout=0.3)
         pouring.cancel()
         assert not done, pouring.result()
+
+
+async def test_who_has_no_descriptors_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: str) -> None:
+        raise OSError(errno.EMFILE, "")
+
+    async def archive() -> AsyncIterator[bytes]:
+        yield b""
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", refuse)
+    with pytest.raises(Unavailable, match="Too many open files"):
+        await pour("nowhere", archive())
