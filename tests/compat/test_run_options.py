@@ -98,7 +98,7 @@ REFUSALS = [
     ("--tmpfs /x:mode=9", "invalid argument: unknown"),
     ("--user nosuch", "unable to find user nosuch: no matching entries in passwd file"),
     ("--security-opt foo=bar", 'invalid --security-opt 2: "foo=bar"'),
-    ("--ipc foo", "Invalid IPC mode: foo"),
+    ("--ipc foo", "nvalid IPC mode: foo"),
     ("--storage-opt size=1G", "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"),
     ("--volumes-from nosuch", "No such container: nosuch"),
     ("--link nosuch", "could not get container for nosuch: No such container: nosuch"),

@@ -68,7 +68,7 @@ def test_ports_of_the_hosts_choice_go_round_and_run_out() -> None:
 
 def test_ports_of_our_choice_leave_those_alone_that_the_same_request_names() -> None:
     given = _ports().allocate("a", [_binding(0), _binding(40000, end=40001), _binding(40000)])
-    assert [binding.host_port for binding in given] == [40000, 40001, 40002]
+    assert [binding.host_port for binding in given] == [40002, 40001, 40000]
 
 
 def test_a_released_port_rests() -> None:

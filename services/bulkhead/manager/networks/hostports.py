@@ -50,21 +50,20 @@ class HostPorts:
     def allocate(
         self, owner: str, asked: Sequence[PortBinding], wildcards: Sequence[str] = (ANY,)
     ) -> tuple[PortBinding, ...]:
-        """A host port for each binding, or none at all; without an address of its own it is one at all `wildcards`.
+        """A host port for each binding, in order, or none at all; without an address it is one at all `wildcards`.
 
         Ports that are asked for by number go first, then ranges, so that none of our own choice is in their way.
         Raises Internal with Docker's text when what was asked for is taken, ResourceExhausted when
         the host has no port of its own choice left.
         """
-        given: list[PortBinding] = []
+        given: dict[int, list[PortBinding]] = {}
         try:
-            for binding in sorted(asked, key=_choices):
-                # One by one into the list, so that those before a failure are in it.
-                given.extend(self._one(owner, binding, (binding.host_ip,) if binding.host_ip else wildcards))
+            for place, binding in sorted(enumerate(asked), key=lambda each: _choices(each[1])):
+                given[place] = self._one(owner, binding, (binding.host_ip,) if binding.host_ip else wildcards)
         except BaseException:
-            self.release(owner, given)
+            self.release(owner, chain(*given.values()))
             raise
-        return tuple(given)
+        return tuple(chain(*(given[place] for place in range(len(asked)))))
 
     def claim(self, owner: str, held: Iterable[PortBinding]) -> None:
         """Note ports that `owner` holds already."""
