@@ -73,10 +73,14 @@ class Actors:
             task.cancel()
         if operations:
             await asyncio.wait(operations, timeout=DRAIN_SECONDS)
-        for task in self._tasks:
+        given_up = set(self._tasks)
+        for task in given_up:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
+        if given_up:
+            await asyncio.wait(given_up, timeout=DRAIN_SECONDS)
+        # What those had begun for later; the next manager looks for itself.
+        for task in self._tasks - given_up:
+            task.cancel()
 
     async def perform(self, container_id: str, name: str, work: Callable[[], Awaitable[T]], *, seconds: float) -> T:
         """Run `work` when the container's earlier operations have ended; its result.

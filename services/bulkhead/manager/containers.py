@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, Unavailable
@@ -20,6 +21,7 @@ from bulkhead.manager.exits import START_SECONDS, Exits
 from bulkhead.manager.ports import Change, Records, Shim, Shims
 from bulkhead.manager.processes import Listing
 from bulkhead.manager.removal import Removal
+from bulkhead.manager.settling import settle_later
 from bulkhead.manager.stopping import Stopping
 from bulkhead.manager.waiters import Ended, Waiters, parse_condition
 from bulkhead.model.container import Container, ContainerSpec
@@ -233,13 +235,23 @@ class Containers:
             event = of_container(renamed, "rename", {"oldName": f"/{container.name}"})
             await self.records.commit(Change(update=renamed, events=(event,)), durable=True)
             failpoints.hit("manager.rename.recorded")
-            if renamed.phase.alive:
-                self.exits.networking.rename(renamed)
-        except BaseException:
-            # A commit does not end with the patience of who waits for it: the name may be the container's by now.
-            if self.records.index.get(container_id).name != name:
-                self.records.index.free(name, container_id)
+        except asyncio.CancelledError:
+            settle = partial(self._settle_name, container_id, name)
+            settle_later(self.records, self.actors, container_id, settle, seconds=QUICK_SECONDS)
             raise
+        except BaseException:
+            await self._settle_name(container_id, name)
+            raise
+        await self._settle_name(container_id, name)
+
+    async def _settle_name(self, container_id: str, name: str) -> None:
+        """A commit does not end with the patience of who waits for it: is the name the container's by now?"""
+        index = self.records.index
+        container = index.get(container_id) if index.knows(container_id) else None
+        if container is None or container.name != name:
+            index.free(name, container_id)
+        elif container.phase.alive:
+            self.exits.networking.rename(container)
 
     async def _shim_of_running(self, container: Container) -> Shim:
         if container.phase is Phase.RESTARTING:

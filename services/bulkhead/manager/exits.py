@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from bulkhead import failpoints
-from bulkhead.errors import BulkheadError, Conflict, NotFound, may_pass
+from bulkhead.errors import BulkheadError, Conflict, DeadlineExceeded, NotFound, may_pass
 from bulkhead.linux import process
 from bulkhead.manager import announcements, health
 from bulkhead.manager.actors import Actors
@@ -93,6 +93,8 @@ class Exits:
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _doomed: Counter[str] = field(default_factory=Counter)
     _causes: dict[str, Cause] = field(default_factory=dict)
+    # When the runs began whose ends took longer to be finished than an operation may.
+    _given_up: dict[str, int] = field(default_factory=dict)
     _followers: list[Callable[[Container], None]] = field(default_factory=list)
 
     def also(self, follow: Callable[[Container], None]) -> None:
@@ -139,7 +141,15 @@ class Exits:
         """Start, and watch what was started. In the container's actor. Raises Conflict for one that is doomed."""
         if container_id in self._doomed:
             raise Conflict("container is marked for removal and cannot be started")
-        container, shim = await self.starting.start(container_id, by_user=by_user)
+        before = self.records.index.get(container_id)
+        try:
+            container, shim = await self.starting.start(container_id, by_user=by_user)
+        except asyncio.CancelledError:
+            # It has been undone, and comes on record for all that if that was on its way: what is asked for now comes
+            # after it.
+            late = DeadlineExceeded("cannot start container: it took too long")
+            self.actors.own(self.starting.note(before, late), f"note {container_id[:12]}")
+            raise
         self.watch(container, shim)
 
     def watch(self, container: Container, shim: Shim | None = None) -> None:
@@ -151,13 +161,24 @@ class Exits:
     async def finish(self, container_id: str, started_at: int, ended: Exit) -> None:
         """Make the end of the run that began at `started_at` a fact. In the container's actor."""
         container = self.records.index.get(container_id)
-        if not container.phase.alive or container.started_at != started_at:
+        is_resumed = self._given_up.pop(container_id, None) == started_at
+        if container.started_at != started_at or not (container.phase.alive or is_resumed):
             return
         intent = self._intents.get(container_id)
+        try:
+            if container.phase.alive:
+                container = await self._record_end(container, ended, intent)
+            await self._follow(container, intent)
+        except asyncio.CancelledError:
+            # What has come on record is not all of it.
+            self._given_up[container_id] = started_at
+            raise
+
+    async def _record_end(self, container: Container, ended: Exit, intent: Intent | None) -> Container:
         # What the last probes found, if nobody has heard of it yet.
         failpoints.hit("manager.finish.begun")
         container, news = self._probed(container)
-        exited, delay = _after(container, ended, intent, self._causes.get(container_id))
+        exited = _after(container, ended, intent, self._causes.get(container.id))
         # The port a container published is free, and its end is on record, before anyone hears of it. Durably: its shim
         # has left that to us.
         change = Change(update=exited, events=(*news, *_events(container, exited, intent)))
@@ -167,17 +188,21 @@ class Exits:
         else:
             await recorded
         failpoints.hit("manager.finish.recorded")
-        self.waiters.exited(container_id, exited.exit_code)
+        return exited
+
+    async def _follow(self, exited: Container, intent: Intent | None) -> None:
+        """What comes of an end that is on record; again, as far as it has come, is no harm."""
+        self.waiters.exited(exited.id, exited.exit_code)
         await _answered()
-        await self._let_shim_go(container_id)
+        await self._let_shim_go(exited.id)
         failpoints.hit("manager.finish.discarded")
         await self.starting.bundles.release(exited)
         failpoints.hit("manager.finish.released")
         await self.volumes.let_go(exited)
         self.resolving.end(exited)
         failpoints.hit("manager.finish.let_go")
-        if delay is not None:
-            self.restart_later(container_id, delay)
+        if exited.phase is Phase.RESTARTING:
+            self.restart_later(exited.id, exited.restart_delay_ms)
         elif exited.spec.auto_remove and intent is not Intent.RESTART:
             await self._remove_itself(exited)
 
@@ -248,6 +273,8 @@ class Exits:
                 return
             except BulkheadError as error:
                 log.error("cannot record an exit, trying again", container=container.id, reason=str(error))
+            # It may come on record yet.
+            await self.records.written()
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LONGEST)
 
@@ -423,10 +450,8 @@ def _cause(container: Container, ended: Exit, intent: Intent | None, cause: Caus
     return Cause.USER.value if intent is not None or container.stopped_by_user else ""
 
 
-def _after(
-    container: Container, ended: Exit, intent: Intent | None, cause: Cause | None = None
-) -> tuple[Container, int | None]:
-    """The record after the exit, and in how many milliseconds the policy starts it again."""
+def _after(container: Container, ended: Exit, intent: Intent | None, cause: Cause | None = None) -> Container:
+    """The record after the exit: one that restarts says in how many milliseconds."""
     exited = replace(
         container,
         phase=apply(container.phase, Event.EXITED),
@@ -452,10 +477,10 @@ def _after(
         last_delay_ms=container.restart_delay_ms,
     )
     if delay is None:
-        return exited, None
+        return exited
     phase = apply(exited.phase, Event.RESTART_SCHEDULED)
     count = container.restart_count + 1
-    return replace(exited, phase=phase, restart_count=count, restart_delay_ms=delay), delay
+    return replace(exited, phase=phase, restart_count=count, restart_delay_ms=delay)
 
 
 def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:

@@ -81,6 +81,12 @@ class Records(Protocol):
         Raises Conflict for a name that is taken, ResourceExhausted when the disk is full.
         """
 
+    async def written(self) -> None:
+        """Returns when each change that was to be written is, or is refused; whoever has given up waiting for it.
+
+        Not one with a `first` that has not ended.
+        """
+
     def exec(self, exec_id: str) -> Exec | None: ...
 
     def execs(self, container_id: str = "") -> list[Exec]:

@@ -68,7 +68,7 @@ class Starting:
             async with self.volumes.used_by(container):
                 return await self._launch(container, by_user=by_user)
         except BulkheadError as error:
-            await self._note(container, error)
+            await self.note(container, error)
             raise
 
     async def _launch(self, container: Container, *, by_user: bool) -> tuple[Container, Shim]:
@@ -207,7 +207,8 @@ class Starting:
         events = [*connected, *of_mounts(running, "mount"), of_container(running, "start")]
         await self.records.commit(Change(update=running, done=True, events=tuple(events)))
 
-    async def _note(self, container: Container, error: BulkheadError) -> None:
+    async def note(self, container: Container, error: BulkheadError) -> None:
+        """Why it does not run, on record."""
         code = error.exit_code if isinstance(error, LaunchFailed) else OTHER_FAILURE
         phase = apply(container.phase, Event.START_FAILED)
         if container.phase is Phase.RESTARTING and may_pass(error):

@@ -31,6 +31,7 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.exits import START_SECONDS, Cause, Exits, Intent, send_directly
 from bulkhead.manager.ports import Change, Records, Shims
+from bulkhead.manager.settling import settle_later
 from bulkhead.manager.signals import parse_signal
 from bulkhead.manager.waiters import Condition, Waiters
 from bulkhead.model.container import Container
@@ -155,7 +156,7 @@ class Stopping:
         """A shim that stood still may do it long after who asked was told that it has failed: that is taken back."""
         try:
             await ask()
-        except DeadlineExceeded:
+        except (DeadlineExceeded, asyncio.CancelledError):
             self.actors.own(self._take_back(container), f"settle {container.id[:12]}")
             raise
 
@@ -196,6 +197,10 @@ class Stopping:
             # Who asked is told that it has failed, and the record says the same: so it must be.
             with contextlib.suppress(BulkheadError):
                 await undo()
+            raise
+        except asyncio.CancelledError:
+            settle = partial(self._settle, container)
+            settle_later(self.records, self.actors, container.id, settle, seconds=SIGNAL_SECONDS)
             raise
         failpoints.hit("manager.pause.recorded")
 

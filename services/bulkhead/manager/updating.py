@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from bulkhead import failpoints
+from bulkhead.content.blocking import to_its_end
 from bulkhead.errors import Conflict, Internal, InvalidArgument
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
@@ -21,6 +23,7 @@ from bulkhead.manager.bundles import Bundles
 from bulkhead.manager.exits import is_alive
 from bulkhead.manager.oci_resources import resources as oci_resources
 from bulkhead.manager.ports import Change, Records
+from bulkhead.manager.settling import settle_later
 from bulkhead.model.container import Container, ContainerSpec, Resources, RestartPolicy
 from bulkhead.model.lifecycle import Phase
 
@@ -60,17 +63,33 @@ class Updating:
             _check(container, update)
         except Conflict as error:
             raise Conflict(f"Cannot update container {container.id}: {error}") from error
-        limits = _limits(update.resources)
+        spec = _updated(container.spec, update)
+        # What the kernel has not heard of an earlier one is told with it.
+        limits = _limits(spec.resources if container.unapplied else update.resources)
         live = bool(limits) and container.phase.alive
-        updated = replace(container, spec=_updated(container.spec, update), unapplied=live)
-        await self.records.commit(Change(update=updated), durable=True)
-        failpoints.hit("manager.update.recorded")
-        if live:
-            await self._apply(container, limits)
+        updated = replace(container, spec=spec, unapplied=live)
+        try:
+            await self.records.commit(Change(update=updated), durable=True)
+            failpoints.hit("manager.update.recorded")
+            await self._bring_into_force(updated, limits if live else {}, before=container)
+        except asyncio.CancelledError:
+            settle = partial(self._settle, updated, container)
+            settle_later(self.records, self.actors, container.id, settle, seconds=SECONDS)
+            raise
+
+    async def _settle(self, updated: Container, before: Container) -> None:
+        """What has come on record comes into force, unless another update has seen to it."""
+        current = self.records.index.get(updated.id)
+        if current.unapplied and current.phase.alive and current.started_at == updated.started_at:
+            before = replace(current, spec=before.spec, unapplied=before.unapplied)
+            await self._bring_into_force(current, _limits(current.spec.resources), before=before)
+
+    async def _bring_into_force(self, updated: Container, limits: Mapping[str, Any], *, before: Container) -> None:
+        if limits:
+            await self._apply(before, limits)
             failpoints.hit("manager.update.applied")
-        await self.records.commit(
-            Change(update=replace(updated, unapplied=False), events=(of_container(updated, "update"),))
-        )
+        change = Change(update=replace(updated, unapplied=False), events=(of_container(updated, "update"),))
+        await self.records.commit(change)
 
     async def apply_again(self, container: Container) -> None:
         """A crash came between a record of limits and the kernel: tell the kernel.
@@ -84,7 +103,8 @@ class Updating:
 
     async def _apply(self, container: Container, limits: Mapping[str, Any]) -> None:
         try:
-            await asyncio.to_thread(self.limit, self.bundles.cgroups_path(container), limits)
+            # Not left behind by a deadline: it would come after those of the next update.
+            await to_its_end(self.limit, self.bundles.cgroups_path(container), limits)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and not is_alive(container):
                 # It has just ended, and its group is gone: they count from its next start.

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -87,6 +88,20 @@ async def test_a_container_that_cannot_leave_is_still_on(core: Running, monkeypa
     assert _networks(core, container_id) == ["bridge"]
 
 
+async def test_a_container_that_could_not_be_connected_has_the_addresses_that_it_had(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await _beside_a_network(core)
+    hosts = core.world.instance.container_data(container_id) / "hosts"
+    before = hosts.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteRecords, "commit", AsyncMock(side_effect=REFUSED))
+        with pytest.raises(Internal, match="No route to host"):
+            await core.core.networks.connect("late", container_id, AT_9)
+    assert hosts.read_text() == before
+    assert _networks(core, container_id) == ["bridge"]
+
+
 @pytest.mark.parametrize("action", ["connect", "disconnect"])
 async def test_a_record_that_outlasts_its_operation_is_what_the_kernel_comes_to(
     core: Running, monkeypatch: pytest.MonkeyPatch, action: str
@@ -112,7 +127,11 @@ async def test_a_record_that_outlasts_its_operation_is_what_the_kernel_comes_to(
 
 def _hold_commits(patch: pytest.MonkeyPatch, thaws: asyncio.Event) -> None:
     """Until then; and the operations that wait for them are of little patience."""
-    commit = SqliteRecords.commit
+    commit, written = SqliteRecords.commit, SqliteRecords.written
+
+    async def written_late(records: SqliteRecords) -> None:
+        await thaws.wait()
+        await written(records)
 
     async def commit_late(records: SqliteRecords, change: Change, **how: Any) -> None:
         async def late() -> None:
@@ -122,6 +141,7 @@ def _hold_commits(patch: pytest.MonkeyPatch, thaws: asyncio.Event) -> None:
         await asyncio.shield(asyncio.ensure_future(late()))
 
     patch.setattr(SqliteRecords, "commit", commit_late)
+    patch.setattr(SqliteRecords, "written", written_late)
     patch.setattr(catalogue, "_CONNECT_SECONDS", 0.05)
 
 

@@ -82,6 +82,9 @@ class SqliteRecords:
 
         await self._database.write(work, durable=durable, committed=committed, first=first, then=then)
 
+    async def written(self) -> None:
+        await self._database.read(lambda _: None)
+
     def exec(self, exec_id: str) -> Exec | None:
         return self._execs.get(exec_id)
 

@@ -25,6 +25,7 @@ from bulkhead.manager.networks.plans import plan_of, subnets_of
 from bulkhead.manager.ports import Change, Records
 from bulkhead.manager.relaying import Relaying
 from bulkhead.manager.resolving import Resolving
+from bulkhead.manager.settling import settle_later
 from bulkhead.manager.sharing import Attachment, attachment
 from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.filters import Filters, boolean, check_keys, fits_labels, matches_labels
@@ -198,6 +199,9 @@ class Networks:
             as_before = Plugged(endpoints=container.endpoints, attachments=container.attachments)
             await self._replugged(container, as_before, network, "connect")
             raise
+        except asyncio.CancelledError:
+            self._settle_later(container, network)
+            raise
 
     async def _promise_no_more(self, container: Container, ref: str) -> None:
         with contextlib.suppress(NotFound):
@@ -214,32 +218,28 @@ class Networks:
         plugged = changed if action == "connect" else container
         shown = next(each for each in (*now.endpoints, *container.endpoints) if each.network_id == network.id)
         change = Change(update=changed, events=(of_network(changed, shown, action),))
-        commit: asyncio.Future[None] | None = None
+        naming = asyncio.ensure_future(asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints))
         try:
-            await asyncio.to_thread(self.bundles.name_addresses, changed, now.endpoints)
+            await asyncio.shield(naming)
             await self.resolving.renew(changed)
             await self.relaying.renew(changed)
             failpoints.hit("manager.connect.named")
-            commit = asyncio.ensure_future(self.records.commit(change, durable=True))
-            await asyncio.shield(commit)
+            await self.records.commit(change, durable=True)
+        except asyncio.CancelledError:
+            self._settle_later(plugged, network, naming)
+            raise
         except BaseException:
-            if commit is None or commit.done():
-                await self._settle(plugged, network)
-            else:
-                # Its disk stands still, and has outlasted the operation.
-                self.actors.own(self._settle_after(commit, plugged, network), f"settle {container.id[:12]}")
+            await self._settle(plugged, network)
             raise
         failpoints.hit("manager.connect.recorded")
 
-    async def _settle_after(self, commit: asyncio.Future[None], plugged: Container, network: NetworkRecord) -> None:
-        with contextlib.suppress(BulkheadError):
-            await commit
-        with contextlib.suppress(BulkheadError):
-            work = partial(self._settle, plugged, network)
-            await self.actors.perform(plugged.id, "settle", work, seconds=_CONNECT_SECONDS)
+    def _settle_later(self, plugged: Container, network: NetworkRecord, *after: asyncio.Future[None]) -> None:
+        settle = partial(self._settle, plugged, network)
+        settle_later(self.records, self.actors, plugged.id, settle, seconds=_CONNECT_SECONDS, after=after)
 
     async def _settle(self, plugged: Container, network: NetworkRecord) -> None:
-        """Take a container off a network that it is plugged into, unless its record says that it is on it."""
+        """Have kernel and files as the record says of a container that is plugged into a network, and maybe ought not
+        to be."""
         if not self.records.index.knows(plugged.id):
             return
         current = self.records.index.get(plugged.id)
@@ -247,8 +247,10 @@ class Networks:
             return
         if all(each.network_id != network.id for each in current.endpoints):
             await self.networking.unplug_live(plugged, network)
-            with contextlib.suppress(BulkheadError):
-                await self.relaying.renew(current)
+        with contextlib.suppress(BulkheadError):
+            await asyncio.to_thread(self.bundles.name_addresses, current, current.endpoints)
+            await self.resolving.renew(current)
+            await self.relaying.renew(current)
 
     # ---- inside ----
 
