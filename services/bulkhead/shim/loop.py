@@ -15,6 +15,8 @@ Ready = Callable[[int], None]
 Report = Callable[[str, BaseException], None]
 # After a callback failed, so that one which fails for ever does not burn a core.
 _FAILURE_PAUSE = 0.01
+# Fewer timers are not looked through for cancelled ones.
+_FEW_TIMERS = 64
 
 
 class Timer:
@@ -43,6 +45,7 @@ class Loop:
         self._ready: dict[int, Ready] = {}
         self._added: set[int] = set()  # in this turn: what was polled before is not about them
         self._timers: list[tuple[float, int, Timer]] = []
+        self._most_timers = _FEW_TIMERS
         self._order = itertools.count()
         self._running = False
         # Called after each turn in which something happened.
@@ -72,6 +75,8 @@ class Loop:
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once after `seconds`."""
+        if len(self._timers) >= self._most_timers:
+            self._drop_cancelled()
         timer = Timer(time.monotonic() + seconds, callback)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
@@ -107,6 +112,12 @@ class Loop:
     def close(self) -> None:
         """Give the epoll descriptor back."""
         self._epoll.close()
+
+    def _drop_cancelled(self) -> None:
+        """Most are cancelled long before they are due. Looked for again when there are twice as many as stay."""
+        self._timers = [each for each in self._timers if each[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._most_timers = max(_FEW_TIMERS, 2 * len(self._timers))
 
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].callback is None:

@@ -121,7 +121,8 @@ class Peer:
         self._finishing = True
         self._accepts_input = False
         self._input_paused = False
-        self._deadline = self._loop.later(PATIENCE, self.drop)
+        if self._unsent:
+            self._deadline = self._loop.later(PATIENCE, self.drop)
         self._watch()
         self._finish_output()
 

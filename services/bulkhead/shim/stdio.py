@@ -228,12 +228,13 @@ class Streams:
         """The process has ended: read what it left, then call `done`, however others hold the pipes."""
         self._exited = True
         self._drained = done
-        self._longest = self._loop.later(_DRAIN_LONGEST, self._end_drain)
         # A dead process's pipes hold little: it goes to the peers' buffers whatever their limit.
         for fd in tuple(self._sources):
             for _ in range(2 * _PIPE_SIZE // _CHUNK):
                 if fd not in self._sources or not self._read(fd):
                     break
+        if self._sources:
+            self._longest = self._loop.later(_DRAIN_LONGEST, self._end_drain)
         self._note_news()
 
     # Inside

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import gc
 import os
 import select
 
-from bulkhead.shim.loop import Loop
+from bulkhead.shim.loop import Loop, Timer
 
 
 def test_timers_fire_in_order_and_cancelled_ones_never() -> None:
@@ -16,6 +17,21 @@ def test_timers_fire_in_order_and_cancelled_ones_never() -> None:
     loop.later(0.03, loop.stop)
     loop.run()
     assert fired == ["early", "late"]
+
+
+def test_timers_that_were_cancelled_are_not_kept_until_they_are_due() -> None:
+    """Each exec cancels some that would be due in ten seconds: thousands of them would be held at any time."""
+    loop = Loop(lambda event, error: None)
+    loop.open()
+    fired: list[int] = []
+    for number in range(300):
+        loop.later(number * 1e-5, lambda number=number: fired.append(number))  # type: ignore[misc]
+    for _ in range(10_000):
+        loop.later(60, lambda: fired.append(-1)).cancel()
+    assert sum(isinstance(each, Timer) for each in gc.get_objects()) < 1000
+    loop.later(0.01, loop.stop)
+    loop.run()
+    assert fired == list(range(300))
 
 
 def test_a_failing_callback_is_reported_and_the_others_go_on() -> None:
