@@ -332,7 +332,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """What of an image is here: its manifest, bytes of its blobs, its platform, its containers' ids."""
+    """What of an image is here: its manifest, bytes of its blobs, its platform; its containers' ids for who asks."""
 
     manifest_digest: str = ""
     manifest_media_type: str = ""
@@ -400,9 +400,9 @@ class Images(Protocol):
 
     def push(self, reference: str, *, auth: RegistryAuth | None, all_tags: bool) -> AsyncGenerator[Progress]: ...
 
-    async def list(self, *, all: bool, filters: Filters) -> Sequence[ListedImage]: ...
+    async def list(self, *, all: bool, filters: Filters, container_ids: bool = False) -> Sequence[ListedImage]: ...
 
-    async def inspect(self, ref: str) -> InspectedImage: ...
+    async def inspect(self, ref: str, *, container_ids: bool = False) -> InspectedImage: ...
 
     async def history(self, ref: str) -> Sequence[HistoryEntry]: ...
 

@@ -34,7 +34,6 @@ from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.manager.adapters.usage import read_figures
 from bulkhead.manager.archiving import Archiving
 from bulkhead.manager.config import ManagerConfig
-from bulkhead.manager.containers import users_by_image
 from bulkhead.manager.core import Core, Ports, assemble
 from bulkhead.manager.eventbus import EventBus
 from bulkhead.manager.exits import is_alive
@@ -110,7 +109,7 @@ def _images(
             Event(type=kind, action=action, actor_id=actor_id, attributes=attributes, time=time.time_ns())
         )
 
-    return ImageService(database, instance, config.images(), publish, lambda: users_by_image(records.index))
+    return ImageService(database, instance, config.images(), publish, records.index)
 
 
 async def _ports(

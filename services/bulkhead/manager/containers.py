@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -259,15 +259,6 @@ class Containers:
         if not container.phase.alive:
             raise Conflict(f"Container {container.id} is not running")
         return await self.shims.ensure(container.id)
-
-
-def users_by_image(containers: Iterable[Container]) -> dict[str, list[tuple[str, bool]]]:
-    """Which containers were made from which image, and whether they run."""
-    found: dict[str, list[tuple[str, bool]]] = {}
-    for container in containers:
-        running = container.phase.alive or container.phase is Phase.RESTARTING
-        found.setdefault(container.image_id, []).append((container.id, running))
-    return found
 
 
 def _refuse_attach(container: Container) -> None:

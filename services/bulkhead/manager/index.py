@@ -6,21 +6,29 @@ reserved here before a record exists, so that two clients never get the same one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, KeysView
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Iterator, KeysView
 
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
+from bulkhead.manager.uses import Uses
 from bulkhead.model.container import Container
 from bulkhead.model.ids import is_full, short, with_prefix
+from bulkhead.model.lifecycle import Phase
 
 
 class Index:
-    """Containers by id, by name and by prefix."""
+    """Containers by id, by name, by prefix and by what they use: what is asked of one costs as much beside many."""
 
     def __init__(self) -> None:
         self._containers: dict[str, Container] = {}
+        self._in_order: list[str] = []
         self._names: dict[str, str] = {}
         self._shorts: dict[str, str] = {}
-        self._linkers: dict[str, set[str]] = {}
+        self._links = Uses(_linked)
+        self._volumes = Uses(_volumes)
+        self._networks = Uses(_networks)
+        self._running_images = Uses(_running_image)
+        self._idle_images = Uses(_idle_image)
 
     def __iter__(self) -> Iterator[Container]:
         return iter(tuple(self._containers.values()))
@@ -32,6 +40,10 @@ class Index:
     def short_ids(self) -> KeysView[str]:
         """The first twelve digits of every id, as they are now."""
         return self._shorts.keys()
+
+    def ids(self) -> KeysView[str]:
+        """Every id, as they are now."""
+        return self._containers.keys()
 
     def has_short(self, short_id: str) -> bool:
         return short_id in self._shorts
@@ -48,7 +60,23 @@ class Index:
 
     def linkers(self, container_id: str) -> list[Container]:
         """Those that have a link to this container."""
-        return [self._containers[each] for each in sorted(self._linkers.get(container_id, ()))]
+        return [self._containers[each] for each in sorted(self._links.of(container_id))]
+
+    def users_of_volume(self, name: str) -> list[Container]:
+        """Those that have it among their mounts."""
+        return [self._containers[each] for each in self._volumes.of(name)]
+
+    def members(self, network_id: str) -> list[Container]:
+        """Those that live and are on this network."""
+        return [self._containers[each] for each in self._networks.of(network_id)]
+
+    def running_from(self, image_id: str) -> Collection[str]:
+        """Ids of those that were made from an image and run, or are about to run again."""
+        return self._running_images.of(image_id)
+
+    def idle_from(self, image_id: str) -> Collection[str]:
+        """Ids of the others that were made from it."""
+        return self._idle_images.of(image_id)
 
     def find(self, ref: str) -> Container:
         """By id, then by name, then by unique prefix of an id; Docker's texts (engine-api.md 0, "Lookup")."""
@@ -57,7 +85,7 @@ class Index:
         named = self._names.get(ref.removeprefix("/"))
         if named is not None and named in self._containers:
             return self._containers[named]
-        candidates = with_prefix(ref, self._containers)
+        candidates = with_prefix(ref, self._in_order)
         if len(candidates) > 1:
             raise InvalidArgument(f"multiple IDs found with provided prefix: {ref}")
         if not candidates:
@@ -85,31 +113,56 @@ class Index:
     def put(self, container: Container) -> None:
         """Mirror a record that has been committed; its old name becomes free."""
         before = self._containers.get(container.id)
-        if before is not None and before.name != container.name:
+        if before is None:
+            insort(self._in_order, container.id)
+        elif before.name != container.name:
             self.free(before.name, container.id)
         self._names[container.name] = container.id
         self._shorts[short(container.id)] = container.id
         self._containers[container.id] = container
-        if before is not None:
-            self._unlink(before)
-        for child in _linked(container):
-            self._linkers.setdefault(child, set()).add(container.id)
+        self._follow(before, container)
 
     def drop(self, container_id: str) -> None:
         """Mirror a removal that has been committed."""
         gone = self._containers.pop(container_id, None)
         if gone is not None:
+            del self._in_order[bisect_left(self._in_order, container_id)]
             self.free(gone.name, container_id)
             self._shorts.pop(short(container_id), None)
-            self._unlink(gone)
+            self._follow(gone, None)
 
-    def _unlink(self, parent: Container) -> None:
-        for child in _linked(parent):
-            linkers = self._linkers.get(child, set())
-            linkers.discard(parent.id)
-            if not linkers:
-                self._linkers.pop(child, None)
+    def _follow(self, before: Container | None, after: Container | None) -> None:
+        """What it uses by now. A life has many changes, and few of them change that."""
+        if before is None or after is None or before.spec is not after.spec:
+            self._links.change(before, after)
+            self._volumes.change(before, after)
+        if before is None or after is None or before.phase is not after.phase:
+            self._running_images.change(before, after)
+            self._idle_images.change(before, after)
+            self._networks.change(before, after)
+        elif before.endpoints is not after.endpoints:
+            self._networks.change(before, after)
 
 
-def _linked(container: Container) -> set[str]:
+def _linked(container: Container) -> Iterable[str]:
     return {text.partition(":")[0] for text in container.spec.links}
+
+
+def _volumes(container: Container) -> Iterable[str]:
+    return [mount.source for mount in container.spec.mounts if mount.type == "volume"]
+
+
+def _networks(container: Container) -> Iterable[str]:
+    return [each.network_id for each in container.endpoints] if container.phase.alive else ()
+
+
+def _running_image(container: Container) -> Iterable[str]:
+    return (container.image_id,) if _runs(container) else ()
+
+
+def _idle_image(container: Container) -> Iterable[str]:
+    return () if _runs(container) else (container.image_id,)
+
+
+def _runs(container: Container) -> bool:
+    return container.phase.alive or container.phase is Phase.RESTARTING

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Container, Iterable
+from bisect import bisect_left
+from collections.abc import Container, Sequence
 
 SHORT_LENGTH = 12
 _FULL = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{1,64}")
+_AFTER_DIGITS = "g"
 
 
 def short(full: str) -> str:
@@ -34,8 +36,8 @@ def new_id(taken: Container[str] = frozenset()) -> str:
             return candidate
 
 
-def with_prefix(prefix: str, ids: Iterable[str]) -> list[str]:
-    """The ids that begin with `prefix`; none when it is no string of hex digits."""
+def with_prefix(prefix: str, in_order: Sequence[str]) -> Sequence[str]:
+    """The ids of a sorted sequence that begin with `prefix`; none when it is no string of hex digits."""
     if _PREFIX.fullmatch(prefix) is None:
-        return []
-    return [each for each in ids if each.startswith(prefix)]
+        return ()
+    return in_order[bisect_left(in_order, prefix) : bisect_left(in_order, prefix + _AFTER_DIGITS)]

@@ -79,6 +79,19 @@ class Events:
         return [action for _, action, _, _ in self.seen]
 
 
+class Users(dict[str, list[tuple[str, bool]]]):
+    """Containers by their image's id, each with whether it runs."""
+
+    def running_from(self, image_id: str) -> list[str]:
+        return [container for container, runs in self.get(image_id, ()) if runs]
+
+    def idle_from(self, image_id: str) -> list[str]:
+        return [container for container, runs in self.get(image_id, ()) if not runs]
+
+    def ids(self) -> list[str]:
+        return [container for users in self.values() for container, _ in users]
+
+
 @dataclass(slots=True)
 class Engine:
     """The image part of one manager."""
@@ -87,7 +100,7 @@ class Engine:
     images: ImageService
     stub: ImagesStub
     events: Events
-    users: dict[str, list[tuple[str, bool]]]
+    users: Users
 
     async def pull(self, reference: str, **more: object) -> list[Progress]:
         """All lines of a pull; raises the error that ended it."""
@@ -133,12 +146,12 @@ def open_engine(tmp_path: Path, registry: Registry) -> Open:
     ) -> AsyncIterator[Engine]:
         instance = Instance(run=run, data=data or tmp_path / "data", registry=registry.host)
         run.mkdir(mode=0o700, exist_ok=True)
-        events, found = Events(), users if users is not None else {}
+        events, found = Events(), Users(users or {})
         config = ImagesConfig(mirrors=None if mirrors is None else tuple(mirrors))
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(run.rmdir)
             database = await stack.enter_async_context(Database.open(instance.data / "bulkhead.db"))
-            service = ImageService(database, instance, config, events.publish, lambda: found)
+            service = ImageService(database, instance, config, events.publish, found)
             images = await stack.enter_async_context(service)
             await images.recover(containers)
             await stack.enter_async_context(serve([images.servicer, images.upkeep], instance.manager_socket))

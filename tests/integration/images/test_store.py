@@ -266,3 +266,15 @@ async def test_repacked_image_replaces_its_old_blobs(engine: Engine, registry: R
         digest.removeprefix("sha256:") for digest in (config, digest_of(plain), repacked.manifest_digest)
     }
     assert len((await engine.stub.inspect(InspectImageRequest(ref="repacked"))).repo_digests) == 2
+
+
+async def test_containers_are_counted_and_named_to_who_asks(engine: Engine, registry: Registry) -> None:
+    """There may be ten thousand of one image: inspect does not carry their ids for nothing."""
+    image_id = await pulled(engine, registry, "popular")
+    engine.users[image_id] = [("a" * 64, False), ("b" * 64, True)]
+    for asked, ids in ((False, []), (True, ["b" * 64, "a" * 64])):
+        inspected = await engine.stub.inspect(InspectImageRequest(ref="popular", container_ids=asked))
+        listed = (await engine.stub.list(ListImagesRequest(container_ids=asked))).images[0]
+        assert inspected.presence is not None and listed.presence is not None
+        assert inspected.presence.container_ids == listed.presence.container_ids == ids
+        assert listed.containers == 2

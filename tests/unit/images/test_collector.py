@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.leases import Kind, Leases
+from bulkhead.manager.index import Index
 from bulkhead.model.digest import Digest
 
 CHAIN = Digest.of(b"a layer")
@@ -39,7 +40,7 @@ class StandingStill:
 async def test_who_wants_a_layer_that_is_being_thrown_away_waits_until_it_is_gone() -> None:
     """The rename may wait for a disk: nobody may find the layer meanwhile, and build on it."""
     layers, leases = StandingStill(), Leases()
-    collector = Collector(cast(Any, Nothing()), cast(Any, None), cast(Any, layers), leases, dict)
+    collector = Collector(cast(Any, Nothing()), cast(Any, None), cast(Any, layers), leases, Index())
     freeing = asyncio.create_task(collector.free_layers([CHAIN]))
     await layers.begun.wait()
     with leases.lease() as lease:

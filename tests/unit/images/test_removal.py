@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from bulkhead.errors import Conflict, NotFound
 from bulkhead.manager.images.catalogue import Catalogue, Change, Tag
 from bulkhead.manager.images.records import ImageRecord
-from bulkhead.manager.images.removal import decide
+from bulkhead.manager.images.removal import Users, decide
 from bulkhead.model.digest import Digest
 from bulkhead.model.image import ImageConfig
 from bulkhead.model.reference import parse_reference
+from tests.support.steps import steps
 
 ID = Digest("sha256", "abc" + "0" * 61)
 OTHER = Digest("sha256", "abd" + "0" * 61)
 DIGEST = f"sha256:{'d' * 64}"
-STOPPED, RUNNING = [("c" * 64, False)], [("c" * 64, True)]
+NOBODY, STOPPED, RUNNING = Users(), Users(idle="c" * 64), Users(running="c" * 64)
 
 
 def record(image_id: Digest, *, removed: bool = False) -> ImageRecord:
@@ -49,26 +53,26 @@ def books(*names: str) -> Catalogue:
 @pytest.mark.parametrize(
     ("names", "ref", "users", "force", "untagged", "deleted"),
     [
-        (["a:1"], "a:1", [], False, ["a:1"], True),
-        (["a:1", "b:1"], "a:1", [], False, ["a:1"], False),
+        (["a:1"], "a:1", NOBODY, False, ["a:1"], True),
+        (["a:1", "b:1"], "a:1", NOBODY, False, ["a:1"], False),
         (["a:1", "a:2"], "a:1", RUNNING, False, ["a:1"], False),
-        (["a:1", f"a@{DIGEST}"], "a:1", [], False, ["a:1", f"a@{DIGEST}"], True),
-        (["a:1", "a:2", f"a@{DIGEST}"], "a:1", [], False, ["a:1"], False),
-        (["a:1", f"b@{DIGEST}"], "a:1", [], False, ["a:1"], False),
-        (["a:1", f"a@{DIGEST}"], f"a@{DIGEST}", [], False, [f"a@{DIGEST}"], False),
-        ([f"a@{DIGEST}"], f"a@{DIGEST}", [], False, [f"a@{DIGEST}"], True),
-        ([], "abc", [], False, [], True),
-        (["a:1"], "abc", [], False, ["a:1"], True),
-        (["a:1", f"a@{DIGEST}"], "abc", [], False, ["a:1", f"a@{DIGEST}"], True),
-        (["a:1", "b:1"], "abc", [], True, ["a:1", "b:1"], True),
+        (["a:1", f"a@{DIGEST}"], "a:1", NOBODY, False, ["a:1", f"a@{DIGEST}"], True),
+        (["a:1", "a:2", f"a@{DIGEST}"], "a:1", NOBODY, False, ["a:1"], False),
+        (["a:1", f"b@{DIGEST}"], "a:1", NOBODY, False, ["a:1"], False),
+        (["a:1", f"a@{DIGEST}"], f"a@{DIGEST}", NOBODY, False, [f"a@{DIGEST}"], False),
+        ([f"a@{DIGEST}"], f"a@{DIGEST}", NOBODY, False, [f"a@{DIGEST}"], True),
+        ([], "abc", NOBODY, False, [], True),
+        (["a:1"], "abc", NOBODY, False, ["a:1"], True),
+        (["a:1", f"a@{DIGEST}"], "abc", NOBODY, False, ["a:1", f"a@{DIGEST}"], True),
+        (["a:1", "b:1"], "abc", NOBODY, True, ["a:1", "b:1"], True),
         (["a:1"], "abc", STOPPED, True, ["a:1"], True),
         (["a:1"], "a:1", STOPPED, True, ["a:1"], True),
         (["a:1"], "a:1", RUNNING, True, ["a:1"], False),
-        (["a:latest"], "a", [], False, ["a:latest"], True),
+        (["a:latest"], "a", NOBODY, False, ["a:latest"], True),
     ],
 )
 def test_removal_untags_then_deletes(
-    names: list[str], ref: str, users: list[tuple[str, bool]], force: bool, untagged: list[str], deleted: bool
+    names: list[str], ref: str, users: Users, force: bool, untagged: list[str], deleted: bool
 ) -> None:
     verdict = decide(books(*names), record(ID), ref, users, force=force)
     assert [name.familiar() for name in verdict.untagged] == untagged
@@ -79,17 +83,15 @@ def test_removal_untags_then_deletes(
     ("names", "ref", "users", "force", "text"),
     [
         (["a:1"], "a:1", STOPPED, False, 'conflict: unable to remove repository reference "a:1" (must force)'),
-        (["a:1", "b:1"], "abc", [], False, "(must be forced) - image is referenced in multiple repositories"),
-        (["a:1", "a:2"], "abc", [], False, "(must be forced) - image is referenced in multiple repositories"),
+        (["a:1", "b:1"], "abc", NOBODY, False, "(must be forced) - image is referenced in multiple repositories"),
+        (["a:1", "a:2"], "abc", NOBODY, False, "(must be forced) - image is referenced in multiple repositories"),
         (["a:1"], "abc", STOPPED, False, "(must be forced) - image is being used by stopped container cccccccccccc"),
         (["a:1"], "abc", RUNNING, False, "(cannot be forced) - image is being used by running container cccccccccccc"),
         (["a:1"], "abc", RUNNING, True, "(cannot be forced) - image is being used by running container cccccccccccc"),
         ([], "abc", STOPPED, False, "conflict: unable to delete abc000000000 (must be forced)"),
     ],
 )
-def test_conflicts_have_dockers_texts(
-    names: list[str], ref: str, users: list[tuple[str, bool]], force: bool, text: str
-) -> None:
+def test_conflicts_have_dockers_texts(names: list[str], ref: str, users: Users, force: bool, text: str) -> None:
     with pytest.raises(Conflict) as told:
         decide(books(*names), record(ID), ref, users, force=force)
     assert text in str(told.value)
@@ -119,3 +121,16 @@ def test_removed_images_are_not_found_but_kept() -> None:
             known.find(ref)
     assert known.get(ID) is not None
     assert [image.id for image in known.images()] == [OTHER]
+
+
+def test_an_image_is_found_at_the_same_cost_beside_ten_and_a_thousand() -> None:
+    def known(count: int) -> Catalogue:
+        found = Catalogue()
+        found.apply(Change(images=tuple(record(Digest("sha256", f"{number:04x}" * 16)) for number in range(count))))
+        return found
+
+    few, many = known(10), known(1000)
+    acts: list[Callable[[Catalogue], object]] = [lambda books: books.find("0003"), Catalogue.removed_images]
+    for act in acts:
+        act(few)  # warm
+        assert steps(partial(act, many)) == steps(partial(act, few))

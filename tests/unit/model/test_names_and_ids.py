@@ -37,6 +37,8 @@ def test_prefixes() -> None:
     known = ["ab" * 32, "ac" * 32]
     assert ids.with_prefix("a", known) == known
     assert ids.with_prefix("ab", known) == known[:1]
-    assert ids.with_prefix("A", known) == []
-    assert ids.with_prefix("", known) == []
+    assert ids.with_prefix("ad", known) == []
+    assert ids.with_prefix("ac" * 32, known) == known[1:]
+    assert ids.with_prefix("A", known) == ()
+    assert ids.with_prefix("", known) == ()
     assert ids.is_full("ab" * 32) and not ids.is_full("AB" * 32)

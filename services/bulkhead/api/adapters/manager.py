@@ -300,12 +300,14 @@ class ManagerImages:
         async for line in self._stub.push(request):
             yield _progress(line)
 
-    async def list(self, *, all: bool, filters: Filters) -> Sequence[ListedImage]:
-        answer = await self._stub.list(wire.ListImagesRequest(all=all, filters=_filters(filters)))
+    async def list(self, *, all: bool, filters: Filters, container_ids: bool = False) -> Sequence[ListedImage]:
+        wanted = wire.ListImagesRequest(all=all, filters=_filters(filters), container_ids=container_ids)
+        answer = await self._stub.list(wanted)
         return [to_model(ListedImage, each) for each in answer.images]
 
-    async def inspect(self, ref: str) -> InspectedImage:
-        return to_model(InspectedImage, await self._stub.inspect(wire.InspectImageRequest(ref=ref)))
+    async def inspect(self, ref: str, *, container_ids: bool = False) -> InspectedImage:
+        wanted = wire.InspectImageRequest(ref=ref, container_ids=container_ids)
+        return to_model(InspectedImage, await self._stub.inspect(wanted))
 
     async def history(self, ref: str) -> Sequence[HistoryEntry]:
         answer = await self._stub.history(wire.InspectImageRequest(ref=ref))

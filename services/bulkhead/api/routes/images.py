@@ -74,10 +74,10 @@ class ImageRoutes:
     async def index(self, call: Call) -> web.StreamResponse:
         filters = call.filters(LIST_FILTERS)
         boolean(filters, "dangling")
-        found = await self._images.list(all=call.flag("all"), filters=filters)
-        shared, with_manifests = call.flag("shared-size"), call.flag("manifests")
+        shared, with_manifests = call.flag("shared-size"), _asks_for_manifests(call)
+        found = await self._images.list(all=call.flag("all"), filters=filters, container_ids=with_manifests)
         shown = [schema.listed(each, shared=shared) for each in found]
-        if with_manifests and call.version >= WITH_MANIFESTS:
+        if with_manifests:
             for image, each in zip(shown, found, strict=True):
                 image["Manifests"] = schema.manifests(each.presence, each.size)
                 image["Descriptor"] = schema.descriptor(each.presence)
@@ -87,10 +87,11 @@ class ImageRoutes:
         wanted = schema.platform_text(call.text("platform"))
         if wanted and call.flag("manifests"):
             raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
-        found = await self._images.inspect(call["name"])
+        with_manifests = _asks_for_manifests(call)
+        found = await self._images.inspect(call["name"], container_ids=with_manifests)
         schema.check_variant(call["name"], found.presence, wanted)
         shown = schema.inspected(found)
-        if call.flag("manifests") and call.version >= WITH_MANIFESTS:
+        if with_manifests:
             shown["Manifests"] = schema.manifests(found.presence, found.size)
         return answers.json(fitted("image", shown, call.version))
 
@@ -150,6 +151,10 @@ class ImageRoutes:
             async for part in parts:
                 await response.write(part)
         return response
+
+
+def _asks_for_manifests(call: Call) -> bool:
+    return call.flag("manifests") and call.version >= WITH_MANIFESTS
 
 
 def joined(name: str, tag: str) -> str:

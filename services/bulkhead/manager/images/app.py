@@ -8,8 +8,8 @@
         dirs = await images.snapshots.prepare(container_id, image.id)     # OverlayDirs(lower, upper, work)
         await images.snapshots.remove(container_id)
 
-`publish(type, action, actor_id, attributes)` is awaited (see ports.py); `image_users()` is called whenever an
-image may be removed, and must name every container that has a record.
+`publish(type, action, actor_id, attributes)` is awaited (see ports.py); `image_users` is asked whenever an image may be
+removed, and must know every container that has a record.
 Between `resolve` and the moment the container's record exists, hold the image:
 `with images.store.holding(image.id): ...` (nobody can remove it meanwhile).
 """

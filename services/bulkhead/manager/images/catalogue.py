@@ -8,14 +8,16 @@ references (`name@sha256:...`, the manifest digests under which registries know 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from bulkhead.errors import NotFound
 from bulkhead.manager.images.records import ImageRecord, Layer
 from bulkhead.model.digest import Digest
+from bulkhead.model.ids import with_prefix
 from bulkhead.model.reference import Reference, parse_reference
 
 _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
@@ -46,6 +48,8 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._images: dict[Digest, ImageRecord] = {}
+        self._removed: dict[Digest, ImageRecord] = {}
+        self._in_order: list[str] = []  # what an id may be told by the beginning of
         self._tags: dict[Reference, Tag] = {}
         self._digests: dict[Reference, Digest] = {}
         self._references: dict[Digest, set[Reference]] = {}
@@ -115,6 +119,10 @@ class Catalogue:
         """Every image, those that only containers still need included."""
         return list(self._images.values())
 
+    def removed_images(self) -> Sequence[ImageRecord]:
+        """Those that only containers still need, or nobody any more."""
+        return list(self._removed.values())
+
     def references(self, image_id: Digest) -> list[Reference]:
         """All names of an image: tags first, each kind sorted."""
         return sorted(self._references.get(image_id, ()), key=lambda name: (name.digest is not None, str(name)))
@@ -145,6 +153,9 @@ class Catalogue:
 
     def _remember(self, image: ImageRecord) -> None:
         self._images[image.id] = image
+        if image.removed:
+            self._removed[image.id] = image
+        insort(self._in_order, image.id.encoded)
         self._blobs.update(image.blobs)
         for layer in image.layers:
             self._layers[layer.chain_id] = layer
@@ -154,6 +165,8 @@ class Catalogue:
         image = self._images.pop(image_id, None)
         if image is None:
             return
+        self._removed.pop(image_id, None)
+        del self._in_order[bisect_left(self._in_order, image_id.encoded)]
         for blob in image.blobs:
             self._blobs[blob] -= 1
             if not self._blobs[blob]:
@@ -171,7 +184,8 @@ class Catalogue:
         return image
 
     def _beginning(self, prefix: str) -> Iterator[ImageRecord]:
-        return (image for image in self.images() if image.id.encoded.startswith(prefix))
+        found = (self._images[Digest("sha256", encoded)] for encoded in with_prefix(prefix, self._in_order))
+        return (image for image in found if not image.removed)
 
     def _unbind(self, reference: Reference) -> None:
         tag = self._tags.pop(reference, None)

@@ -149,9 +149,8 @@ class Checker:
         return found + self._writable_strays(repair=repair)
 
     def _writable_strays(self, *, repair: bool) -> list[Finding]:
-        known = {container for users in self._users().values() for container, _ in users}
         found = []
-        for name in self._snapshots.strays(known):
+        for name in self._snapshots.strays(self._users.ids()):
             text = f"snapshots/containers/{name}: no container owns it"
             if repair:
                 self._snapshots.discard_stray(name)

@@ -22,6 +22,7 @@ from bulkhead.manager.images.leases import Kind, Leases
 from bulkhead.manager.images.ledger import Ledger
 from bulkhead.manager.images.ports import ImageUsers, Layers
 from bulkhead.manager.images.records import ImageRecord
+from bulkhead.manager.images.removal import users_of
 from bulkhead.model.digest import Digest
 
 log = structlog.get_logger()
@@ -42,7 +43,7 @@ class Collector:
 
     def kick(self) -> None:
         """A container let go of its image: look soon whether the image goes."""
-        if any(image.removed for image in self._ledger.books.all_images()):
+        if self._ledger.books.removed_images():
             self._kicked.set()
 
     async def run(self) -> None:
@@ -75,11 +76,10 @@ class Collector:
         """Forget removed images that no container needs any more; bytes freed."""
 
         def decide() -> tuple[Change, list[ImageRecord]]:
-            users = self._users()
             gone = [
                 image
-                for image in self._ledger.books.all_images()
-                if image.removed and not users.get(str(image.id)) and not self._leases.is_held(Kind.IMAGE, image.id)
+                for image in self._ledger.books.removed_images()
+                if not users_of(self._users, image).some and not self._leases.is_held(Kind.IMAGE, image.id)
             ]
             return Change(dropped_images=tuple(image.id for image in gone)), gone
 

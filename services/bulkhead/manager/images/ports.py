@@ -20,14 +20,25 @@ from bulkhead.model.reference import Reference
 
 # publish(type, action, actor_id, attributes): announce an event; returns when it is in the journal.
 Publish = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
-# image id ("sha256:...") -> (container id, is it running) of every container made from it.
-ImageUsers = Callable[[], Mapping[str, Sequence[tuple[str, bool]]]]
 # New layers are in the records, and not yet known to be on disk.
 Unpacked = Callable[[], None]
 # settled(): wait until the layers below are in their places.
 Settled = Callable[[], Awaitable[None]]
 # Bytes done so far, of one blob or layer.
 Told = Callable[[int], None]
+
+
+class ImageUsers(Protocol):
+    """The containers that were made from images. An image may have thousands, and is asked about one by one."""
+
+    def running_from(self, image_id: str) -> Collection[str]:
+        """Ids of those made from the image ("sha256:...") that run, or are about to run again."""
+
+    def idle_from(self, image_id: str) -> Collection[str]:
+        """Ids of the others that were made from it."""
+
+    def ids(self) -> Collection[str]:
+        """Every container that has a record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

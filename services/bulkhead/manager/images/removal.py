@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bulkhead.errors import Conflict
 from bulkhead.manager.images.catalogue import Catalogue, bound_name, is_id_of
+from bulkhead.manager.images.ports import ImageUsers
 from bulkhead.manager.images.records import ImageRecord
 from bulkhead.model.reference import Reference, parse_reference
 
-Users = Sequence[tuple[str, bool]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Users:
+    """One container of each kind that an image has, by its id: whoever is refused is told of one."""
+
+    running: str = ""
+    idle: str = ""
+
+    @property
+    def some(self) -> str:
+        return self.running or self.idle
+
+
+def users_of(known: ImageUsers, image: ImageRecord) -> Users:
+    """The containers that were made from an image."""
+    return Users(
+        running=next(iter(known.running_from(str(image.id))), ""), idle=next(iter(known.idle_from(str(image.id))), "")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +52,10 @@ def decide(books: Catalogue, image: ImageRecord, text: str, users: Users, *, for
 
 
 def _by_name(image: ImageRecord, names: list[Reference], text: str, users: Users, *, force: bool) -> Verdict:
-    if not force and users and _is_single(names):
+    if not force and users.some and _is_single(names):
         raise Conflict(
             f'conflict: unable to remove repository reference "{text}" (must force) - container '
-            f"{users[0][0][:12]} is using its referenced image {image.id.short}"
+            f"{users.some[:12]} is using its referenced image {image.id.short}"
         )
     removed = [bound_name(parse_reference(text))]
     left = [name for name in names if name not in removed]
@@ -51,7 +68,7 @@ def _by_name(image: ImageRecord, names: list[Reference], text: str, users: Users
 
 def _keeps(image: ImageRecord, users: Users, *, force: bool) -> bool:
     """Whether an image that just lost its last name stays, nameless, for its containers."""
-    return any(running or not force for _, running in users)
+    return bool(users.running or (users.idle and not force))
 
 
 def _is_tag_of(name: Reference, other: Reference) -> bool:
@@ -67,14 +84,12 @@ def _is_single(names: list[Reference]) -> bool:
 def _check(
     image: ImageRecord, names: list[Reference], users: Users, *, running: bool, stopped: bool, referenced: bool
 ) -> None:
-    for container, is_running in users:
-        if running and is_running:
-            raise _conflict(image, "cannot be forced", f"image is being used by running container {container[:12]}")
+    if running and users.running:
+        raise _conflict(image, "cannot be forced", f"image is being used by running container {users.running[:12]}")
     if referenced and names:
         raise _conflict(image, "must be forced", "image is referenced in multiple repositories")
-    for container, is_running in users:
-        if stopped and not is_running:
-            raise _conflict(image, "must be forced", f"image is being used by stopped container {container[:12]}")
+    if stopped and users.idle:
+        raise _conflict(image, "must be forced", f"image is being used by stopped container {users.idle[:12]}")
 
 
 def _conflict(image: ImageRecord, force: str, reason: str) -> Conflict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bulkhead.content.manifests import Platform
@@ -18,7 +18,7 @@ from bulkhead.manager.images.leases import Kind, Leases
 from bulkhead.manager.images.ledger import Ledger
 from bulkhead.manager.images.ports import ImageUsers, Publish
 from bulkhead.manager.images.records import ImageRecord, ResolvedImage
-from bulkhead.manager.images.removal import Users, Verdict, decide
+from bulkhead.manager.images.removal import Verdict, decide, users_of
 from bulkhead.model.digest import Digest
 from bulkhead.model.filters import boolean, check_keys
 from bulkhead.model.image import ImageHistory
@@ -35,7 +35,8 @@ class Named:
     repo_tags: tuple[str, ...]
     repo_digests: tuple[str, ...]
     tagged_at: int = 0
-    containers: tuple[str, ...] = ()
+    containers: int = 0
+    container_ids: tuple[str, ...] = ()
     shared_size: int = 0
 
 
@@ -112,22 +113,18 @@ class ImageStore:
             raise no_such_image(image_id)
         return tuple(layer.chain_id for layer in image.layers)
 
-    def select(self, wanted: Filters) -> list[Named]:
+    def select(self, wanted: Filters, *, container_ids: bool = False) -> list[Named]:
         """Images that fit, newest first. Raises InvalidArgument for filters that are not Docker's."""
         check_keys(wanted, filters.OF_LIST)
         selection = _Selection.of(wanted, self._books.find)
-        users = self._users()
-        found = [
-            named
-            for image in self._books.images()
-            if selection.fits(image) and (named := self._selected(image, selection, users)) is not None
-        ]
+        chosen = ((image, self._chosen(image, selection)) for image in self._books.images() if selection.fits(image))
+        found = [self._named(image, names, container_ids=container_ids) for image, names in chosen if names is not None]
         return sorted(found, key=lambda named: (-named.record.created_at, str(named.record.id)))
 
-    def inspect(self, ref: str) -> Named:
+    def inspect(self, ref: str, *, container_ids: bool = False) -> Named:
         """One image and its names."""
         image = self._books.find(ref)
-        return self._named(image, self._books.references(image.id), self._users().get(str(image.id), ()))
+        return self._named(image, self._books.references(image.id), container_ids=container_ids)
 
     def history(self, ref: str) -> list[HistoryLine]:
         """How an image was made, newest step first."""
@@ -181,11 +178,10 @@ class ImageStore:
 
     def unused(self, before: int) -> list[ImageRecord]:
         """Images that nothing needs and that came before (Unix nanoseconds), the oldest first."""
-        users = self._users()
         came = {
             image.id: max(self._books.tagged_at(image.id), self._collector.stored_at(image.manifest))
             for image in self._books.images()
-            if not users.get(str(image.id)) and not self._leases.is_held(Kind.IMAGE, image.id)
+            if not users_of(self._users, image).some and not self._leases.is_held(Kind.IMAGE, image.id)
         }
         found = [image for image in self._books.images() if came.get(image.id, before) < before]
         return sorted(found, key=lambda image: came[image.id])
@@ -198,8 +194,8 @@ class ImageStore:
                 freed += (await self._remove(ref, force=False))[1]
         return freed
 
-    def _selected(self, image: ImageRecord, selection: _Selection, users: Mapping[str, Users]) -> Named | None:
-        """An image with those of its names that were asked for; None when it is not in the list."""
+    def _chosen(self, image: ImageRecord, selection: _Selection) -> list[Reference] | None:
+        """Those of an image's names that were asked for; None when it is not in the list."""
         names = self._books.references(image.id)
         if selection.patterns:
             names = [name for name in names if any(filters.name_fits(pattern, name) for pattern in selection.patterns)]
@@ -208,15 +204,17 @@ class ImageStore:
         dangling = not any(name.digest is None for name in names)
         if selection.dangling is not None and selection.dangling != dangling:
             return None
-        return self._named(image, names, users.get(str(image.id), ()))
+        return names
 
-    def _named(self, image: ImageRecord, names: Sequence[Reference], users: Users) -> Named:
+    def _named(self, image: ImageRecord, names: Sequence[Reference], *, container_ids: bool) -> Named:
+        running, idle = self._users.running_from(str(image.id)), self._users.idle_from(str(image.id))
         return Named(
             record=image,
             repo_tags=tuple(name.familiar() for name in names if name.digest is None),
             repo_digests=tuple(name.familiar() for name in names if name.digest is not None),
             tagged_at=self._books.tagged_at(image.id),
-            containers=tuple(container for container, _ in users),
+            containers=len(running) + len(idle),
+            container_ids=(*running, *idle) if container_ids else (),
             shared_size=self._books.shared_size(image),
         )
 
@@ -228,14 +226,14 @@ class ImageStore:
         if dangling_only and any(name.digest is None for name in names):
             return []
         # Its users would keep it, and it would lose its name for nothing.
-        if self._users().get(str(image.id)):
+        if users_of(self._users, image).some:
             return []
         return [name.familiar() for name in names]
 
     async def _remove(self, ref: str, *, force: bool) -> tuple[list[Removed], int]:
         def decide_removal() -> tuple[Change, tuple[Verdict, bool]]:
             image = self._books.find(ref)
-            users = self._users().get(str(image.id), ())
+            users = users_of(self._users, image)
             verdict = decide(self._books, image, ref, users, force=force)
             held = self._leases.is_held(Kind.IMAGE, image.id)
             if held and verdict.deleted and not force:
@@ -243,7 +241,7 @@ class ImageStore:
                     f"conflict: unable to delete {image.id.short} (must be forced) - image is being used by an "
                     "operation under way"
                 )
-            kept = held or bool(users)
+            kept = held or bool(users.some)
             return _change(verdict, kept=kept), (verdict, kept)
 
         verdict, kept = await self._ledger.change(decide_removal)

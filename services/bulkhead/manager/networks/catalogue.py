@@ -90,8 +90,7 @@ class Networks:
         """The containers that run on it."""
         return [
             (container, endpoint)
-            for container in self.records.index
-            if container.phase.alive
+            for container in self.records.index.members(network.id)
             for endpoint in container.endpoints
             if endpoint.network_id == network.id
         ]

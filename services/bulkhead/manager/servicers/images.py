@@ -86,10 +86,11 @@ class ImagesServicer(ImagesBase):
                 yield to_message(Progress, line)
 
     async def list(self, message: ListImagesRequest) -> ListImagesResponse:
-        return ListImagesResponse(images=[_summary(named) for named in self._store.select(_filters(message.filters))])
+        found = self._store.select(_filters(message.filters), container_ids=message.container_ids)
+        return ListImagesResponse(images=[_summary(named) for named in found])
 
     async def inspect(self, message: InspectImageRequest) -> Image:
-        named = self._store.inspect(message.ref)
+        named = self._store.inspect(message.ref, container_ids=message.container_ids)
         record = named.record
         return Image(
             id=str(record.id),
@@ -161,7 +162,7 @@ def _presence(named: Named) -> Presence:
         os=record.config.os,
         architecture=record.config.architecture,
         variant=record.config.variant,
-        container_ids=list(named.containers),
+        container_ids=list(named.container_ids),
     )
 
 
@@ -174,7 +175,7 @@ def _summary(named: Named) -> ImageSummary:
         created_at=record.created_at,
         size=record.size,
         labels=dict(record.config.labels),
-        containers=len(named.containers),
+        containers=named.containers,
         shared_size=named.shared_size,
         presence=_presence(named),
     )

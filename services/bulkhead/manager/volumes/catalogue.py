@@ -92,9 +92,9 @@ class Volumes:
         async with self._turns.of(name):
             if name not in self.records.volumes:
                 raise NotFound(f"get {name}: no such volume")
-            users = self.users().get(name, ())
+            users = self.records.index.users_of_volume(name)
             if users or self._held[name]:
-                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(each.id for each in users)}]")
             await self.discard([name])
 
     async def size(self, name: str) -> int:
@@ -220,11 +220,11 @@ class Volumes:
             self._leaving.difference_update(gone)
 
     def _only_of(self, container: Container) -> tuple[str, ...]:
-        if not container.anonymous_volumes:
-            return ()
-        others = {name for each in self.records.index if each.id != container.id for name in _names(each.spec.mounts)}
-        free = (name for name in container.anonymous_volumes if name not in others and not self._held[name])
-        return tuple(name for name in free if name in self.records.volumes)
+        known = (name for name in container.anonymous_volumes if name in self.records.volumes)
+        return tuple(name for name in known if not self._held[name] and not self._others_use(name, container.id))
+
+    def _others_use(self, name: str, but: str) -> bool:
+        return any(each.id != but for each in self.records.index.users_of_volume(name))
 
     async def recover(self) -> None:
         """Once, before serving: finish removals, take on directories without a record, unmount what nobody uses."""
@@ -260,9 +260,7 @@ class Volumes:
                     self.places.remove(name)
 
     def _runs_with(self, name: str, but: str = "") -> bool:
-        return any(
-            each.phase.alive and each.id != but and name in _names(each.spec.mounts) for each in self.records.index
-        )
+        return any(each.phase.alive and each.id != but for each in self.records.index.users_of_volume(name))
 
     def _mounted(self, container: Container) -> list[Volume]:
         found = (self.records.volumes.get(name) for name in dict.fromkeys(_names(container.spec.mounts)))

@@ -801,6 +801,8 @@ default_message_pool.register_message("bulkhead.manager.v1", "InspectExecRespons
 class InspectImageRequest(betterproto2.Message):
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
+    container_ids: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+
 
 default_message_pool.register_message("bulkhead.manager.v1", "InspectImageRequest", InspectImageRequest)
 
@@ -917,6 +919,8 @@ class ListImagesRequest(betterproto2.Message):
     filters: "dict[str, __types__v1__.StringList]" = betterproto2.field(
         2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE)
     )
+
+    container_ids: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "ListImagesRequest", ListImagesRequest)
@@ -1230,6 +1234,9 @@ class Presence(betterproto2.Message):
     variant: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
 
     container_ids: "list[str]" = betterproto2.field(8, betterproto2.TYPE_STRING, repeated=True)
+    """
+    if they were asked for: there may be very many
+    """
 
 
 default_message_pool.register_message("bulkhead.manager.v1", "Presence", Presence)
