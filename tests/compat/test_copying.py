@@ -96,6 +96,23 @@ def test_errors(client: DockerClient, target: Target, box: str, tmp_path: Path) 
     assert container.put_archive("/tmp", tar(("dir", b"a file"), ("file", None)))
 
 
+@pytest.mark.parametrize("ending", ["/", "/.", "/x"])
+def test_a_file_is_not_taken_for_a_directory(target: Target, box: str, tmp_path: Path, ending: str) -> None:
+    """A slash at the end says that a directory is meant: what comes must not replace a file, nor be made of one."""
+    for name in ("first", "other"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "tree").mkdir()
+    target.ok("cp", f"{tmp_path}/first", f"{box}:/root/file")
+    out = target.docker("cp", f"{box}:/root/file{ending}", f"{tmp_path}/out")
+    assert out.returncode == 1
+    assert out.stderr.strip().endswith(f"/root/file{ending}: not a directory"), out.stderr
+    assert not (tmp_path / "out").exists()
+    for name in ("other", "tree"):
+        assert target.docker("cp", f"{tmp_path}/{name}", f"{box}:/root/file{ending}").returncode == 1
+    assert target.docker("start", box).returncode == 0
+    assert target.ok("exec", box, "cat", "/root/file") == "first"
+
+
 def test_what_docker_py_is_told(client: DockerClient, box: str) -> None:
     container = client.containers.get(box)
     container.put_archive("/tmp", tar(("f", b"12345")))

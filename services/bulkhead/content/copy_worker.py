@@ -31,7 +31,6 @@ _OPEN_FILES = 4096
 _ADDRESS_SPACE = 2 << 30
 _MOST_LINKS = 255
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
-_MISSING = (FileNotFoundError, NotADirectoryError)
 _ENTRY_ERRORS = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV})
 
 
@@ -95,8 +94,10 @@ class _Place:
         self._ref = ref
         self._descriptors = descriptors
         clean = posixpath.normpath("/" + path.lstrip("/"))
-        self.base = "." if posixpath.basename(path) == "." else posixpath.basename(clean) or "/"
-        self.follows = posixpath.basename(path) in ("", ".") or clean == "/"
+        last = posixpath.basename(path)
+        self.base = "." if last == "." else posixpath.basename(clean) or "/"
+        self.follows = last in ("", ".") or clean == "/"
+        self._ending = f"/{last}" if self.follows else ""
         self.path = clean
 
     def real(self, fd: int) -> str:
@@ -104,11 +105,11 @@ class _Place:
         return os.readlink(str(fd), dir_fd=self._descriptors)
 
     def find(self) -> Visited:
-        """What is there. Raises NotFound with Docker's text."""
+        """What is there. Raises NotFound and InvalidArgument with Docker's texts."""
         try:
             path = self.path
             if self.follows:
-                fd = resolve.open_in_root(self.root, path, os.O_PATH)
+                fd = resolve.open_in_root(self.root, path, os.O_PATH | os.O_DIRECTORY)
                 path = self.real(fd)
                 os.close(fd)
             if path == "/":
@@ -118,11 +119,17 @@ class _Place:
             above = resolve.open_in_root(self.root, parent or "/", os.O_RDONLY | os.O_DIRECTORY)
             os.stat(name, dir_fd=above, follow_symlinks=False)
             found = visit(above, os.fsencode(name), os.fsencode(name))
-        except _MISSING:
-            raise self.missing() from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.told(error) from None
         if found is None:
             raise self.missing()
         return found
+
+    def told(self, error: FileNotFoundError | NotADirectoryError) -> errors.BulkheadError:
+        """What the user hears of a path that leads nowhere."""
+        if isinstance(error, FileNotFoundError):
+            return self.missing()
+        return errors.InvalidArgument(f"lstat {self.path}{self._ending}: not a directory")
 
     def missing(self) -> errors.NotFound:
         return errors.NotFound(f"Could not find the file {self.written} in container {self._ref}")
@@ -193,8 +200,8 @@ def _pack(found: Visited, base: bytes) -> None:
 def _fill(place: _Place, wanted: dict[str, Any], layers: container_view.Layers, archive: Incoming) -> None:
     try:
         fd = resolve.open_in_root(place.root, place.path, os.O_PATH)
-    except _MISSING:
-        raise place.missing() from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise place.told(error) from None
     path = place.real(fd)
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         raise errors.InvalidArgument("extraction point is not a directory")
