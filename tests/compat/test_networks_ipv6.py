@@ -179,6 +179,35 @@ def test_it_survives_the_manager_and_a_flush(target: Target, engine: Engine) -> 
     assert read_from_host(f"{NET}:1", port) == b"web"
 
 
+@pytest.mark.parametrize("family", ["default", "v4 only", "dual"])
+def test_a_port_of_no_address_answers_on_ipv6s_localhost(either: Target, family: str) -> None:
+    """`localhost` is [::1] first to most programs, and to the world an IPv4 container's port is not one of IPv4 alone."""
+    port = free_port()
+    options = ["--ipv6", "--subnet", SUBNET] if family == "dual" else []
+    if family != "default":
+        either.ok("network", "create", *options, "net")
+    serve(either, "web", "--network", "bridge" if family == "default" else "net", "-p", f"{port}:80")
+    until(lambda: answers("::1", port))
+    assert {read_from_host(each, port) for each in ("::1", "127.0.0.1")} == {b"web"}
+    assert sorted(either.ok("port", "web").splitlines()) == [f"80/tcp -> 0.0.0.0:{port}", f"80/tcp -> [::]:{port}"]
+    taken = either.docker("run", "--rm", "-p", f"[::]:{port}:80", "busybox", "true")
+    assert taken.returncode == 125
+    either.ok("rm", "-f", "web")
+    assert not answers("::1", port)
+
+
+def test_a_network_of_ipv6_joins_a_container_whose_ports_are_carried_over(target: Target) -> None:
+    port = free_port()
+    target.ok("network", "create", "--ipv6", "--ipv4=false", "--subnet", SUBNET, "six")
+    serve(target, "web", "-p", f"{port}:80")
+    target.ok("network", "connect", "six", "web")
+    until(lambda: answers("::1", port))
+    assert read_from_host("127.0.0.1", port) == b"web"
+    target.ok("restart", "-t", "0", "web")
+    until(lambda: answers(f"{NET}:1", port))
+    assert sorted(target.ok("port", "web").splitlines()) == [f"80/tcp -> 0.0.0.0:{port}", f"80/tcp -> [::]:{port}"]
+
+
 @pytest.mark.parametrize("family", ["v4 only", "dual"])
 def test_ports_that_are_carried_by_hand(target: Target, engine: Engine, family: str) -> None:
     """On [::1], and without IPv6 on any other: whatever dies, and for as long as the container is on the network."""

@@ -71,6 +71,7 @@ class FakeKernel:
         self.silent: set[str] = set()
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
+        self.ipv6 = False
         self.reserved: set[tuple[str, int]] = set()
         self.alone = asyncio.Lock()
         self.reserved_elsewhere: set[tuple[str, int]] = set()
@@ -248,6 +249,9 @@ class FakeKernel:
 
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return "address already in use" if (protocol, port) in self.listening else None
+
+    def has_ipv6(self) -> bool:
+        return self.ipv6
 
     @asynccontextmanager
     async def choosing(self) -> AsyncIterator[None]:

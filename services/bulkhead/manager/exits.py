@@ -292,7 +292,7 @@ class Exits:
                         await self._agree(container, state, shim)
                         await self._end_commit(container, shim)
                         await self.resolving.begin(container, shim)
-                        await self.starting.relaying.begin(self.records.index.get(container.id), shim)
+                        await self.starting.relaying.mend(self.records.index.get(container.id), shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or unknown_exit(container)
                 return await shim.take_exit()

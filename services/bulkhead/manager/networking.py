@@ -381,8 +381,12 @@ def _rank(wish: NetworkEndpoint, network: NetworkRecord) -> tuple[int, int]:
 
 
 def _through(ways: Mapping[int, int], number: int) -> tuple[int, ...]:
-    """The families whose way to everywhere else is the network of that number."""
-    return tuple(version for version, chosen in ways.items() if chosen == number)
+    """The families whose way to everywhere else is the network of that number.
+
+    Who has no way for IPv6 has it where his IPv4's is: the host carries over what comes by it.
+    """
+    own = tuple(version for version, chosen in ways.items() if chosen == number)
+    return (*own, 6) if 4 in own and 6 not in ways else own
 
 
 def _address_wishes(wish: NetworkEndpoint) -> list[AddressWish]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from bulkhead.model.container import ContainerSpec, PublishedPort
 from bulkhead.model.filters import port_range
-from bulkhead.model.network import Endpoint, PortBinding
+from bulkhead.model.network import ANY6, Endpoint, PortBinding
+
+# A port of the container, its protocol, an address of the host.
+_Key = tuple[int, str, str]
 
 
 def to_publish(
@@ -20,14 +24,17 @@ def to_publish(
     if not routed:
         return []
     held = {_key_of(each) for end in others for each in end.ports}
-    return [
-        each
-        for each in _bindings(spec)
-        if not each.host_ip or ((each.version in routed or each.version not in ways) and _key_of(each) not in held)
-    ]
+    return [each for each in _bindings(spec) if _is_wanted(each, ways, routed, held)]
 
 
-def _key_of(port: PortBinding) -> tuple[int, str, str]:
+def _is_wanted(port: PortBinding, ways: Collection[int], routed: Collection[int], held: Collection[_Key]) -> bool:
+    if port.host_ip:
+        return (port.version in routed or port.version not in ways) and _key_of(port) not in held
+    # IPv6's comes in by another network's IPv4, carried over by hand.
+    return 4 in routed or _key_of(replace(port, host_ip=ANY6)) not in held
+
+
+def _key_of(port: PortBinding) -> _Key:
     return port.container_port, port.protocol, port.host_ip
 
 

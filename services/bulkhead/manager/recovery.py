@@ -168,7 +168,7 @@ class Recovery:
         await self._apply_limits(container)
         if shim is not None:
             try:
-                await self.exits.starting.relaying.begin(container, shim)
+                await self.exits.starting.relaying.mend(container, shim)
             except BulkheadError as error:
                 log.warning("cannot relay ports", container=container.id, reason=str(error))
         self.exits.note_losses(container, state.losses)

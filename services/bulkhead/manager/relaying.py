@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bulkhead.manager.ports import Shim, Shims
 from bulkhead.model.container import Container
+from bulkhead.model.network import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,20 +16,21 @@ class Relaying:
 
     shims: Shims
 
-    async def begin(self, container: Container, shim: Shim) -> None:
-        """Have the shim listen before the container's process runs, or after a change that a crash may have cut short.
+    async def begin(self, attachments: Iterable[Endpoint], shim: Shim) -> None:
+        """Have the shim listen before the container's process runs. Raises Unavailable when a port is taken."""
+        if relays := [relay for endpoint in attachments for relay in endpoint.relays]:
+            await shim.relay(relays)
 
-        Raises Unavailable when a port is taken.
-        """
-        if self.concerns(container):
+    async def mend(self, container: Container, shim: Shim) -> None:
+        """After a change that a crash may have cut short. Raises Unavailable when a port is taken."""
+        if _publishes(container):
             await shim.relay([relay for endpoint in container.attachments for relay in endpoint.relays])
-
-    @staticmethod
-    def concerns(container: Container) -> bool:
-        """Whether it can have had any: their user has named an IPv6 address of the host."""
-        return any(":" in port.host_ip for port in container.spec.ports)
 
     async def renew(self, container: Container) -> None:
         """The container's networks have changed while it runs."""
-        if self.concerns(container):
-            await self.begin(container, await self.shims.ensure(container.id))
+        if _publishes(container):
+            await self.mend(container, await self.shims.ensure(container.id))
+
+
+def _publishes(container: Container) -> bool:
+    return bool(container.spec.ports) or container.spec.publish_all_ports

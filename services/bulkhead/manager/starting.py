@@ -122,7 +122,7 @@ class Starting:
         await aside(self.bundles.name_addresses, container, plugged.endpoints)
         connected = replace(container, endpoints=plugged.endpoints, attachments=plugged.attachments)
         await self.resolving.begin(connected, shim)
-        await self.relaying.begin(connected, shim)
+        await self.relaying.begin(plugged.attachments, shim)
 
     async def _create(self, container: Container, undo: AsyncExitStack) -> tuple[Shim, Created, Plugged | None]:
         """The process: parked before its exec if it is to be plugged in there, else it has begun.
@@ -139,12 +139,12 @@ class Starting:
                 self._outfit(container, pinned, undo, ahead=ahead),
             )
             try:
-                created = await shim.create(outfit.bundle, start=at_once, network=outfit.netns)
+                created = await self._created(shim, outfit, start=at_once)
             except Conflict:
                 # A shim of the last run that was not told to leave; it serves one run only.
                 await self.shims.discard(container.id)
                 shim = await self.shims.ensure(container.id, network_given=ahead)
-                created = await shim.create(outfit.bundle, start=at_once, network=outfit.netns)
+                created = await self._created(shim, outfit, start=at_once)
         reserved = outfit.reserved
         if reserved is not None and not created.started_at:
             # A shim of an earlier release has parked it in a namespace of its own.
@@ -152,11 +152,15 @@ class Starting:
             reserved = None
         return shim, created, reserved
 
+    async def _created(self, shim: Shim, outfit: _Outfit, *, start: bool) -> Created:
+        """What was reserved is listened for before anybody runs who could answer."""
+        if outfit.reserved is not None:
+            await self.relaying.begin(outfit.reserved.attachments, shim)
+        return await shim.create(outfit.bundle, start=start, network=outfit.netns)
+
     def _plugs_ahead(self, container: Container) -> bool:
-        """The engine's own core alone takes a namespace that was made for it, and a shim that is to carry ports over
-        does so before its container runs."""
-        ahead = self.networking.plugs_ahead(container) and not self.relaying.concerns(container)
-        return ahead and not self.bundles.has_foreign_runtime(container)
+        """The engine's own core alone takes a namespace that was made for it."""
+        return self.networking.plugs_ahead(container) and not self.bundles.has_foreign_runtime(container)
 
     async def _outfit(self, container: Container, pinned: ExitStack, undo: AsyncExitStack, *, ahead: bool) -> _Outfit:
         """All that the shim is given; with `ahead` the network too, in a namespace that is kept until `pinned` ends."""

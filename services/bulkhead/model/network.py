@@ -28,6 +28,7 @@ IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
 # What stands for every address of the host.
 ANY, ANY6 = "0.0.0.0", "::"
+LOOPBACK6 = "::1"
 # IP protocol numbers: /etc/protocols, which could spell them, is missing on minimal systems.
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 
@@ -252,18 +253,25 @@ class Endpoint:
 
     @property
     def relays(self) -> tuple[Relay, ...]:
-        """Those of its ports that the kernel cannot lead to it: the shim listens there."""
+        """What the kernel cannot lead to it: the shim listens there."""
         return tuple(
             Relay(
                 protocol=port.protocol,
-                host_ip=port.host_ip,
+                host_ip=host,
                 host_port=port.host_port,
                 address=self.address6 or self.address,
                 container_port=port.container_port,
             )
             for port in self.ports
-            if self.relays_port(port)
+            if (host := self._relayed_host(port))
         )
+
+    def _relayed_host(self, port: PortBinding) -> str:
+        """The address of the host's at which the port is carried over by hand, of [::] with IPv6 here [::1] alone."""
+        if self.relays_port(port):
+            return port.host_ip
+        by_hand = port.host_port and port.host_ip == ANY6 and port.protocol != "sctp"
+        return LOOPBACK6 if by_hand else ""
 
     def relays_port(self, port: PortBinding) -> bool:
         """Whether it is [::1]'s, to which the kernel takes no answers from a network, or IPv6's without IPv6 here."""

@@ -313,9 +313,15 @@ class Container:
         self._names.serve(directory, self.identity.container_id, self.pid)
 
     def relay(self, ways: Sequence[tuple[str, str, int, str, int]]) -> None:
-        """Carry what comes to ports of the host into the container: `shim.relay.Way`s. Raises Unavailable."""
-        self._alive()
+        """Carry what comes to ports of the host into the container: `shim.relay.Way`s. Raises Unavailable.
+
+        Before there is a container, too: whoever comes early is let in once it listens, or refused.
+        """
+        if self.phase is Phase.EXITED:
+            raise self._not_running()
         if self._relays is None:
+            if not ways:
+                return
             # As for names.
             from bulkhead.shim.relay import Relays
 

@@ -201,6 +201,9 @@ class NetlinkKernel:
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         return _obstacle(protocol, address, port)
 
+    def has_ipv6(self) -> bool:
+        return _obstacle("tcp", "::1", 0) is None
+
     def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
         if self._asking is None:
             return False

@@ -434,6 +434,9 @@ class BridgeNetwork:
             kept = [port for port in ports if _is_answered(port, plan, open_to)]
             wildcards = _wildcards(plan, translated)
             booked = [port for port in kept if _is_booked(port, plan, translated)]
+            if wildcards == [ANY] and plan.v6 is None and 6 in routed and self._kernel.has_ipv6():
+                wildcards = [ANY, ANY6]  # the container's shim listens there
+                booked = [_unrelayed(port) for port in booked]
             given = self._ports.allocate(container_id, booked, wildcards)
         except BulkheadError as error:
             raise type(error)(_docker_text(name, container_id, error)) from error
@@ -704,6 +707,11 @@ def _is_booked(port: PortBinding, plan: BridgePlan, translated: Collection[int])
     if not port.host_ip:
         return bool(_wildcards(plan, translated))
     return port.version in translated or (port.is_ipv6 and plan.v6 is None and 4 in translated)
+
+
+def _unrelayed(port: PortBinding) -> PortBinding:
+    """What cannot be carried over by hand has IPv4 alone where the network has no IPv6."""
+    return replace(port, host_ip=ANY) if port.protocol == "sctp" and not port.host_ip else port
 
 
 def _reached_directly(ports: Sequence[PortBinding], open_to: Sequence[AddressPlan]) -> tuple[PortBinding, ...]:

@@ -357,6 +357,9 @@ class Kernel(Protocol):
     def bindable(self, protocol: str, address: str, port: int) -> str | None:
         """Why the host could not listen there, in strerror's words; None if it could."""
 
+    def has_ipv6(self) -> bool:
+        """Whether somebody could listen on IPv6 addresses of the host."""
+
     def published_elsewhere(self, table: str, protocol: str, address: str, port: int) -> bool:
         """Whether another installation on this host publishes the port: in its table, like ours but not `table`."""
 
