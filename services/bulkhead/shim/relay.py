@@ -2,7 +2,7 @@
 
 Those are [::1], to which the kernel takes no answers from a network, and IPv6 addresses of the host for a container
 that has no IPv6. What crosses is bounded: so many connections at a time, so many bytes of each; whoever comes when all
-are taken waits in a backlog. Imported by the first container that needs it.
+are taken waits in a backlog.
 """
 
 from __future__ import annotations

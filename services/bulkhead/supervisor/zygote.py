@@ -27,7 +27,11 @@ from pathlib import Path
 
 from bulkhead import failpoints, nsexec, plainlog
 from bulkhead.linux import fdpass, process, scheduling
-from bulkhead.shim import app, upkeep
+from bulkhead.shim import (
+    app,
+    relay,  # noqa: F401 - imported by each shim that publishes a port, it would cost that 0.6 MB more
+    upkeep,
+)
 from bulkhead.shim.custody import MOST_DESCRIPTORS, Estate
 from bulkhead.shim.identity import Expected, Identity
 from bulkhead.shim.rehearsal import Stage
