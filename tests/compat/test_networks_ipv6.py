@@ -181,7 +181,7 @@ def test_it_survives_the_manager_and_a_flush(target: Target, engine: Engine) -> 
 
 @pytest.mark.parametrize("family", ["default", "v4 only", "dual"])
 def test_a_port_of_no_address_answers_on_ipv6s_localhost(either: Target, family: str) -> None:
-    """`localhost` is [::1] first to most programs, and to the world an IPv4 container's port is not one of IPv4 alone."""
+    """`localhost` is [::1] first to most programs, and a port that names no address is not one of IPv4 alone."""
     port = free_port()
     options = ["--ipv6", "--subnet", SUBNET] if family == "dual" else []
     if family != "default":
