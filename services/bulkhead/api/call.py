@@ -130,7 +130,7 @@ class Call:
     async def blocks(self, size: int) -> AsyncGenerator[bytes]:
         """The raw body, in blocks of at most `size` bytes; a client that waits to be asked for it is asked.
 
-        Raises InvalidArgument when the client sends next to nothing for too long.
+        Raises InvalidArgument when the client sends next to nothing for too long, or ends before the body does.
         """
         async for block in self._blocks(size, PROGRESS):
             yield block
@@ -148,6 +148,8 @@ class Call:
                     block = await content.read(size)
             except TimeoutError:
                 raise InvalidArgument(f"request body is too slow: it got nowhere in {self.patience:g} s") from None
+            except web.RequestPayloadError as error:
+                raise InvalidArgument(f"cannot read request body: {error}") from error
             if not block:
                 return
             pace.note(clock() - began, len(block))

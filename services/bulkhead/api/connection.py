@@ -256,8 +256,15 @@ class EngineConnection(RequestHandler):
         if self._held is None or self._plain:
             # Requests already read are answered, then the connection is closed.
             self._close = True
+        self._cut_short()
         self._watch_hangup()
         return True
+
+    def _cut_short(self) -> None:
+        """The rest of a body will not come."""
+        for payload in (self._unread, *(each for _, each in self._messages)):
+            if payload is not None and not payload.is_eof():
+                payload.set_exception(web.RequestPayloadError("unexpected EOF"))
 
     def _watch_hangup(self) -> None:
         if self.transport is not None and self._hangup is None:
@@ -323,7 +330,7 @@ class EngineConnection(RequestHandler):
             if lost:
                 raise ConnectionResetError("the client has gone")
             self._keepalive = bool(response.keep_alive)
-            if not payload.is_eof() and not self._force_close:
+            if not payload.is_eof() and payload.exception() is None and not self._force_close:
                 await self._linger(payload)
             payload.set_exception(_TOO_LATE)
         finally:

@@ -160,6 +160,34 @@ async def test_half_closed_clients_get_their_answer(fake: Fake) -> None:
         assert await wire.rest() == b""
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 999\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n9\r\n{"])
+@pytest.mark.parametrize("asked", ["POST /containers/create", "POST /images/load", "POST /exec/x/start"])
+async def test_a_body_cut_off_by_half_close_is_refused_at_once(fake: Fake, asked: str, framing: str) -> None:
+    async with connected(fake.socket) as wire:
+        wire.send(f"{asked} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{framing}")
+        wire.writer.write_eof()
+        reply = await wire.reply()
+        assert reply.status == (200 if "load" in asked else 400)  # which is told within its stream
+        assert b"unexpected EOF" in reply.body
+        assert await wire.rest() == b""
+
+
+async def test_a_large_body_of_a_client_that_half_closes_behind_it_is_whole(fake: Fake) -> None:
+    async with connected(fake.socket) as wire:
+        wire.send(request("POST", "/images/load", b"fake tar" + bytes(8 << 20), Content_Type="application/x-tar"))
+        wire.writer.write_eof()
+        assert b"Loaded image" in (await wire.reply()).body
+        assert len(fake.manager.loaded) == 8 + (8 << 20)
+
+
+async def test_an_answer_that_needs_no_body_is_given_though_that_is_cut_off(fake: Fake) -> None:
+    async with connected(fake.socket) as wire:
+        wire.send("GET /_ping HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        wire.writer.write_eof()
+        assert (await wire.reply()).status == 200
+        assert await wire.rest() == b""
+
+
 async def test_a_request_cut_off_by_half_close_is_dropped(fake: Fake) -> None:
     async with connected(fake.socket) as wire:
         wire.send(b"GET /info HTT")
