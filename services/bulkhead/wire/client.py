@@ -28,6 +28,7 @@ from bulkhead.wire.channel import MortalChannel
 from bulkhead.wire.direct_client import Direct, Link
 from bulkhead.wire.passage import Passage, opened
 from bulkhead.wire.protobuf import decode, encode
+from bulkhead.wire.pulse import Silence
 from bulkhead.wire.status import error_of
 
 # For calls that name no time of their own: longer than any deadline of the one who is called, shorter than for ever.
@@ -60,6 +61,11 @@ def _translation(peer: str, error: Exception) -> BulkheadError:
         return error_of(error.status.value, error.message or error.status.name)
     if isinstance(error, TimeoutError):
         return DeadlineExceeded(f"the {peer} service did not answer in time")
+    if isinstance(error, Silence):
+        return PeerAway(
+            f"the {peer} service does not answer: it is stopped or stuck, and may do later what it was asked for (see "
+            "`make doctor`)"
+        )
     reason = str(error) or type(error).__name__
     return PeerAway(f"the {peer} service is not available: {reason} (see `make status`, start it with `make up`)")
 

@@ -5,10 +5,10 @@ millisecond of Python, though, so our own clients say HELLO first, and where tha
 (`wire.ttrpc`): the same methods, messages and errors. A server tells the two apart by the first byte, which is "P" for
 HTTP/2 (RFC 9113, 3.4) and 0 for a frame.
 
-Beyond ttrpc: HELLO, asked once per connection and answered with the same; CANCEL, the caller has gone; DATA, one
-message of an answer in parts, which ends with a Response, or of a request in parts, which ends with END. Of many
-calls on one connection none can be held back alone (see `SHORT`); what may be long goes over a connection of its own
-(see `BODIES`), whose reader holds it back by not reading.
+Beyond ttrpc: HELLO, asked first of all, again for a sign of life (`pulse`), and answered with the same each time;
+CANCEL, the caller has gone; DATA, one message of an answer in parts, which ends with a Response, or of a request in
+parts, which ends with END. Of many calls on one connection none can be held back alone (see `SHORT`); what may be long
+goes over a connection of its own (see `BODIES`), whose reader holds it back by not reading.
 """
 
 from __future__ import annotations

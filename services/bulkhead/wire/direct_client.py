@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from pathlib import Path
 
 from bulkhead.wire import direct
-from bulkhead.wire.expiry import Deadlines
+from bulkhead.wire.expiry import Deadlines, expire
 from bulkhead.wire.framed import Greeting, dialled
+from bulkhead.wire.pulse import Pulse, Silence, answer_expected
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, Response
 
@@ -34,11 +35,8 @@ class Direct:
         return link if link is not None and link.alive else None
 
     async def link(self) -> Link | None:
-        """A live connection; None when the service speaks gRPC only. Raises OSError when nobody listens.
-
-        Waits for a service that does not answer: how long is the caller's to say.
-        """
-        async with self._connecting:
+        """A live connection; None when the service speaks gRPC only. Raises OSError when nobody listens, or answers."""
+        async with answer_expected(), self._connecting:
             if self.live is not None:
                 return self.live
             if time.monotonic() < self._not_before:
@@ -65,6 +63,7 @@ class Link(Greeting):
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._parts: dict[int, asyncio.Queue[bytes | Exception | None]] = {}
         self._deadlines = Deadlines()
+        self._pulse = Pulse(self.greet, self._waiting.keys, self._give_up)
         self._next = 1
 
     @property
@@ -73,10 +72,12 @@ class Link(Greeting):
         return self._hello.done() and not self.lost
 
     async def ask(self, route: str, message: bytes, request_id: str, seconds: float) -> bytes:
-        """One answer. Raises what the server raised, ConnectionResetError when the connection ends, TimeoutError."""
+        """One answer. Raises what the server raised, ConnectionResetError when the connection ends, TimeoutError, and
+        Silence when the server says nothing to anybody; what it was asked for it may do later."""
         stream = self._begin(route, message, request_id)
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[stream] = future
+        self._pulse.begin()
         self._deadlines.set(future, seconds)
         try:
             return await future
@@ -101,6 +102,7 @@ class Link(Greeting):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._deadlines.drop()
+        self._pulse.end()
         gone = ConnectionResetError("the connection ended")
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
@@ -109,6 +111,10 @@ class Link(Greeting):
         parts, self._parts = self._parts, {}
         for queue in parts.values():
             queue.put_nowait(gone)
+
+    def data_received(self, data: bytes) -> None:
+        self._pulse.heard()
+        super().data_received(data)
 
     def receive(self, received: Frame) -> None:
         if received.type == TYPE_RESPONSE:
@@ -119,6 +125,10 @@ class Link(Greeting):
                 queue.put_nowait(received.payload)
         else:
             super().receive(received)
+
+    def _give_up(self, streams: Set[int]) -> None:
+        for stream in streams:
+            expire(self._waiting[stream], Silence())
 
     def _settle(self, stream: int, response: Response) -> None:
         status = response.status

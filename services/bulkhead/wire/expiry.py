@@ -9,10 +9,10 @@ from typing import Any
 _CLOCK_SECONDS = 0.001
 
 
-def expire(future: asyncio.Future[Any]) -> None:
-    """Called when time is up: who waits for `future`, if it is not done, gets a TimeoutError."""
+def expire(future: asyncio.Future[Any], why: Exception | None = None) -> None:
+    """Called when time is up: who waits for `future`, if it is not done, gets a TimeoutError, or is told `why`."""
     if not future.done():
-        future.set_exception(TimeoutError())
+        future.set_exception(why or TimeoutError())
 
 
 class Deadlines:

@@ -71,8 +71,12 @@ class Greeting(Framed):
         assert self._transport is not None
         if not is_own_user(self._transport.get_extra_info("socket")):
             raise ConnectionResetError("it is served by another user")
-        self.write(direct.bare(0, direct.TYPE_HELLO))
+        self.greet()
         return await self._hello
+
+    def greet(self) -> None:
+        """Say HELLO. It is answered each time."""
+        self.write(direct.bare(0, direct.TYPE_HELLO))
 
     def receive(self, received: Frame) -> None:
         if received.type == direct.TYPE_HELLO:

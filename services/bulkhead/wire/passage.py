@@ -10,6 +10,7 @@ from typing import cast
 from bulkhead.wire import direct
 from bulkhead.wire.framed import Greeting, dialled
 from bulkhead.wire.held import Drain, Held
+from bulkhead.wire.pulse import answer_expected
 from bulkhead.wire.status import error_of
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame
 
@@ -17,11 +18,9 @@ _STREAM = 1
 
 
 async def opened(path: Path) -> Passage | None:
-    """A passage to the service at `path`; None when it knows none. Raises OSError when nobody listens.
-
-    Waits for a service that does not answer: how long is the caller's to say.
-    """
-    return await dialled(Passage, path, lambda answer: answer == direct.KNOWS_BODIES)
+    """A passage to the service at `path`; None when it knows none. Raises OSError when nobody listens, or answers."""
+    async with answer_expected():
+        return await dialled(Passage, path, lambda answer: answer == direct.KNOWS_BODIES)
 
 
 class Passage(Greeting):

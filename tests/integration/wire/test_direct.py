@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ import pytest
 from grpclib.server import Server
 
 from bulkhead import errors
-from bulkhead.wire import direct
+from bulkhead.wire import direct, pulse
 from bulkhead.wire.client import Messages, ServiceChannel, channel, stub
 from bulkhead.wire.direct_server import Session
 from bulkhead.wire.gen.bulkhead.manager.v1 import (
@@ -26,6 +26,7 @@ from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchRespon
 from bulkhead.wire.protobuf import encode
 from bulkhead.wire.server import bind, serve
 from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, FrameReader
+from tests.support.eventually import eventually
 
 CONTAINERS = "/bulkhead.manager.v1.Containers"
 
@@ -204,3 +205,66 @@ async def test_a_call_that_cannot_be_read_is_refused(tmp_path: Path, patient: Pa
     assert link is not None
     with pytest.raises(errors.NotImplementedYet, match="no such method"):
         await link.ask("/no.such.Service/Method", b"", "", 10.0)
+
+
+async def test_who_says_nothing_to_anybody_is_given_up_in_words(
+    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, or stuck; who is called anew meanwhile waits no longer."""
+    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
+    async with _stopped(tmp_path / "s.sock") as asked:
+        launch = stub(SupervisorStub, over, "supervisor").launch
+        first = asyncio.create_task(launch(LaunchRequest()))
+        await asked.wait()
+        calls = [first, asyncio.create_task(launch(LaunchRequest()))]
+        for failed in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(failed, errors.Unavailable)
+            assert "the supervisor service does not answer" in str(failed)
+
+
+async def test_who_does_not_even_greet_is_given_up_in_words(
+    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
+    async with await asyncio.start_unix_server(lambda *_: asyncio.sleep(60), tmp_path / "s.sock"):
+        launch = stub(SupervisorStub, over, "supervisor").launch
+        calls = (asyncio.create_task(launch(LaunchRequest())) for _ in range(5))
+        for failed in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(failed, errors.Unavailable)
+            assert "does not answer" in str(failed)
+
+
+async def test_who_is_long_at_a_call_and_alive_is_waited_for(
+    patient: Patient, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.005)
+    call = asyncio.create_task(stub(SupervisorStub, over, "supervisor").launch(LaunchRequest()))
+    await patient.begun.wait()
+    asked: list[int] = []
+    receive = Session.receive
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "receive", lambda session, frame: (asked.append(frame.type), receive(session, frame)))
+        await eventually(lambda: len(asked) > 20)
+    assert set(asked) == {direct.TYPE_HELLO}
+    assert not call.done()
+    call.cancel()
+    await patient.left.wait()
+
+
+@asynccontextmanager
+async def _stopped(place: Path) -> AsyncIterator[asyncio.Event]:
+    """A service that stands still when it has been asked for something."""
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames = FrameReader()
+        writer.write(direct.bare(0, direct.TYPE_HELLO))
+        while not any(each.type == TYPE_REQUEST for each in frames.feed(await reader.read(1 << 16))):
+            pass
+        asked.set()
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_unix_server(greet, place):
+        yield asked
+        over.set()
