@@ -31,7 +31,7 @@ async def answer_expected() -> AsyncIterator[None]:
 
 
 class Pulse:
-    """Of one connection: `ask` asks, `waiting` says who waits for an answer, `give_up` is told who has waited in vain."""
+    """Of one connection: `ask` asks, `waiting` says who waits for an answer, `give_up` hears who has waited in vain."""
 
     __slots__ = ("_ask", "_give_up", "_loop", "_timer", "_unheard", "_waiting")
 

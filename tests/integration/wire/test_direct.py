@@ -25,7 +25,7 @@ from bulkhead.wire.gen.bulkhead.manager.v1 import (
 from bulkhead.wire.gen.bulkhead.supervisor.v1 import LaunchRequest, LaunchResponse, SupervisorBase, SupervisorStub
 from bulkhead.wire.protobuf import encode
 from bulkhead.wire.server import bind, serve
-from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, FrameReader
+from bulkhead.wire.ttrpc import TYPE_REQUEST, TYPE_RESPONSE, Frame, FrameReader
 from tests.support.eventually import eventually
 
 CONTAINERS = "/bulkhead.manager.v1.Containers"
@@ -242,8 +242,13 @@ async def test_who_is_long_at_a_call_and_alive_is_waited_for(
     await patient.begun.wait()
     asked: list[int] = []
     receive = Session.receive
+
+    def noted(session: Session, frame: Frame) -> None:
+        asked.append(frame.type)
+        receive(session, frame)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "receive", lambda session, frame: (asked.append(frame.type), receive(session, frame)))
+        patch.setattr(Session, "receive", noted)
         await eventually(lambda: len(asked) > 20)
     assert set(asked) == {direct.TYPE_HELLO}
     assert not call.done()
