@@ -25,6 +25,7 @@ from bulkhead.linux import conntrack, netlink, nftables, threads, xtables
 from bulkhead.linux.netlink import Deletions, Netlink
 from bulkhead.linux.netns import enter_netns, leave_for_new_netns, netns_of
 from bulkhead.linux.nftables import Nftables, NftablesMissing
+from bulkhead.manager.adapters.netns_ahead import NetnsAhead
 from bulkhead.manager.networks import publish
 from bulkhead.manager.networks.opening import USERS_CHAIN
 from bulkhead.manager.networks.ports import (
@@ -101,6 +102,7 @@ class NetlinkKernel:
         self._claims = _open_claims()
         self._kept_sockets = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
+        self._ahead = NetnsAhead()
 
     async def survey(self) -> Survey:
         return await self.run("cannot list the host's interfaces", _survey)
@@ -131,13 +133,15 @@ class NetlinkKernel:
         return await self.run("cannot attach a network namespace", lambda: self._plug(netns, wire, change))
 
     async def plug_new(self, wire: Wire, change: EndpointChange) -> tuple[int, bool]:
-        made: list[int] = []
+        made = self._ahead.take()
         try:
             done = await self.run("cannot make a network namespace", lambda: self._plug_new(wire, change, made))
         except BaseException:
             for netns in made:
                 os.close(netns)
             raise
+        finally:
+            self._ahead.expect()
         return made[0], done
 
     async def loopback(self, netns: Netns) -> None:
@@ -243,6 +247,7 @@ class NetlinkKernel:
         return range(int(first), int(last) + 1)
 
     def close(self) -> None:
+        self._ahead.close()
         for connection in (self._netfilter, self._asking, self._route):
             if connection is not None:
                 connection.close()
@@ -268,7 +273,10 @@ class NetlinkKernel:
     def _plug_new(self, wire: Wire, change: EndpointChange, made: list[int]) -> bool:
         with Netlink() as host:
             bridge = socket.if_nametoindex(wire.bridge)
-            made.append(leave_for_new_netns())
+            if made:
+                enter_netns(made[0])
+            else:
+                made.append(leave_for_new_netns())
             _wire_up(host, made[0], bridge, wire)
         return self._publish(change)
 

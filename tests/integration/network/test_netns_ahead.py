@@ -1,0 +1,91 @@
+"""A network namespace that was made before anybody asked for one: the next container's, or nobody's."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bulkhead.manager.adapters.netns_ahead import NetnsAhead
+from tests.integration.network.private_host import Host, eventually, inside, on_private_host, run_inside
+from tests.support.containers import namespace, open_descriptors
+
+pytestmark = pytest.mark.root
+
+ID, ID2 = "a" * 64, "b" * 64
+
+
+def _namespaces() -> Counter[str]:
+    """The network namespaces that this process holds."""
+    return Counter(name for name in open_descriptors() if name.startswith("net:"))
+
+
+def _name(netns: int) -> str:
+    return str(Path(f"/proc/self/fd/{netns}").readlink())
+
+
+@on_private_host
+async def test_it_is_new_and_the_takers(host: Host) -> None:
+    home, before = namespace("thread-self", "net"), _namespaces()
+    ahead = NetnsAhead(pause=0.0)
+    assert ahead.take() == []
+    ahead.expect()
+    await eventually(lambda: _namespaces() != before)
+    (netns,) = ahead.take()
+    try:
+        assert _name(netns) not in {home, *before}
+        assert namespace("thread-self", "net") == home
+        assert inside(netns, host.links).keys() == {"lo"}
+        assert ahead.take() == []
+        ahead.close()
+        assert _namespaces() - before == Counter([_name(netns)])
+    finally:
+        os.close(netns)
+
+
+@on_private_host
+async def test_what_nobody_wants_is_given_back(host: Host) -> None:
+    # What the host's administrator changes is to be true of the containers that start afterwards.
+    before = _namespaces()
+    ahead = NetnsAhead(pause=0.0, seconds=0.2)
+    ahead.expect()
+    await eventually(lambda: _namespaces() != before)
+    await eventually(lambda: _namespaces() == before)
+    assert ahead.take() == []
+
+
+@on_private_host
+async def test_none_is_kept_when_all_is_over(host: Host) -> None:
+    before = _namespaces()
+    ahead = NetnsAhead(pause=0.0)
+    ahead.expect()
+    await eventually(lambda: _namespaces() != before)
+    ahead.close()
+    assert _namespaces() == before
+    ahead.expect()
+    assert ahead.take() == []
+
+
+@on_private_host
+async def test_the_next_container_is_plugged_in_there(host: Host) -> None:
+    # Whose network is made ahead finds in it what any other does.
+    network = host.network()
+    await network.ensure()
+    await network.reconcile([])
+    first = await network.plug_reserved(network.reserve(ID))
+    try:
+        known = _namespaces()
+        await eventually(lambda: _namespaces() != known)
+        (made,) = _namespaces() - known
+        endpoint = network.reserve(ID2)
+        second = await network.plug_reserved(endpoint)
+        try:
+            assert _name(second) == made
+            assert str(endpoint.addresses[0]) in run_inside(second, "ip", "-4", "addr", "show", "dev", "eth0")
+            assert "default via" in run_inside(second, "ip", "route")
+        finally:
+            os.close(second)
+    finally:
+        os.close(first)
