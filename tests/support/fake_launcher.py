@@ -102,10 +102,19 @@ class FakeProcess:
         return -1
 
     def start(self) -> None:
+        self.let_go()
+        self.settle()
+
+    def let_go(self) -> None:
         os.write(self.go, b"g")
         os.close(self.go)
-        told = os.read(self.word, 16)
-        os.close(self.word)
+
+    def settle(self) -> None:
+        word, self.word = self.word, -1
+        if word < 0:
+            return
+        told = os.read(word, 16)
+        os.close(word)
         if told:
             os.waitpid(self.pid, 0)
             number = int(told)
@@ -192,11 +201,14 @@ class FakeLauncher:
         planned: bytes = b"",
         ready: Any = None,
         begun: Callable[[], None] | None = None,
+        settled: bool = True,
     ) -> FakeProcess:
         started = _spawn(process, stdio)
         if begun is not None:
             begun()
-        started.start()
+        started.let_go()
+        if settled:
+            started.settle()
         return started
 
     def reap(self, pidfd: int) -> int | None:

@@ -145,7 +145,12 @@ class Launch:
         """Wait until nothing more is said, for a moment at most: who needs no answer is not disturbed by us on its way,
         and what it has said is received then."""
         if self._armed is None:
-            await_end(self.sync_fd, int(_GLANCE_SECONDS * 1000))
+            await_end(self.sync_fd, -1, int(_GLANCE_SECONDS * 1000))
+
+    def await_fork(self) -> None:
+        """The same, until a stage that forks the process which goes on has ended, too."""
+        if self._armed is None:
+            await_end(self.sync_fd, self.pidfd, int(_GLANCE_SECONDS * 1000))
 
     def receive(self) -> Report:
         """Wait for the next report. See `_receive`; failpoints are seen to here."""

@@ -74,6 +74,15 @@ class Conversation:
         self._tell(f"child process in init(): {self.launch.pid} is in the container")
         self._tell("setns_init: about to exec: nothing is left to be told")
 
+    def until_forked(self) -> None:
+        """The first part of that, for a stage that forks: until the process which will execute is known."""
+        self.launch.await_fork()
+        while self._forks:
+            report = self._heard()
+            if report.kind == ReportKind.CLOSED:
+                raise self._silent()
+            self._note(report)
+
     def _heard(self) -> Report:
         report = self.launch.receive()
         if self._trace:

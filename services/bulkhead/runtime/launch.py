@@ -56,6 +56,10 @@ _NONE = Flag(0)
 _JOIN_SECONDS = 8.0
 # A new container can wait for its disk; nobody waits for it longer than that.
 _STAGE_SECONDS = 120.0
+# With which a stage ends that has come to its program no more (csrc/nsinit/report.c).
+_STAGE_GAVE_UP = 125
+# A process that has not executed anything has no exit signal: waitid(2) finds it only so.
+_WALL = 0x40000000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,12 +169,30 @@ class Network:
 
 @dataclass(slots=True, kw_only=True)
 class ExecProcess:
-    """A further process in a container, already running. pidfd and console are the caller's."""
+    """A further process in a container, already running, or on its way to that. pidfd and console are the caller's."""
 
     pid: int
     pidfd: int
     console: int | None = None
     warnings: tuple[str, ...] = ()
+    _conversation: Conversation | None = field(default=None, repr=False)
+
+    def settle(self) -> None:
+        """Returns when it has come to its program, which it need not have done before if that was asked for.
+
+        Raises what `exec_planned` raises; the process is dead and reaped then.
+        """
+        conversation, self._conversation = self._conversation, None
+        if conversation is None:
+            return
+        try:
+            if not ended_by_itself(self.pidfd):
+                conversation.until_running()
+        except BaseException:
+            kill_and_reap(self.pidfd)
+            raise
+        finally:
+            conversation.launch.disconnect()
 
 
 def prepare(*, filter_directory: Path | None = None, profiles: Sequence[Config] = ()) -> None:
@@ -315,9 +337,11 @@ def exec_planned(
     stdio: StdioFds,
     ready: ReadyExec | None = None,
     begun: Callable[[], None] = _unheard,
+    settled: bool = True,
 ) -> ExecProcess:
     """The same, for a launch that was worked out before, and may have been made `ready` for all of this; `begun` is
-    called while its process is on its way.
+    called while its process is on its way. Unless it is to be `settled`, its caller goes on while the process comes to
+    its program, and is not disturbed by that: `ExecProcess.settle`.
 
     Raises what `exec_` raises.
     """
@@ -330,10 +354,13 @@ def exec_planned(
         else:
             conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
         begun()
-        conversation.until_running()
+        if settled:
+            conversation.until_running()
+        else:
+            conversation.until_forked()
         conversation.raise_limits(planned.plan.rlimits)
         undo.pop_all()
-    return _running(conversation, planned.warnings)
+    return _running(conversation, planned.warnings, settled=settled)
 
 
 class ReadyExec:
@@ -383,11 +410,17 @@ def _refuse_frozen(task: Task) -> None:
         raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
 
 
-def _running(conversation: Conversation, left_out: Sequence[str]) -> ExecProcess:
+def _running(conversation: Conversation, left_out: Sequence[str], *, settled: bool = True) -> ExecProcess:
     launch = conversation.launch
-    launch.disconnect()
-    warnings = (*conversation.warnings, *left_out)
-    return ExecProcess(pid=launch.pid, pidfd=launch.pidfd, console=conversation.take_console(), warnings=warnings)
+    if settled:
+        launch.disconnect()
+    return ExecProcess(
+        pid=launch.pid,
+        pidfd=launch.pidfd,
+        console=conversation.take_console(),
+        warnings=(*conversation.warnings, *left_out),
+        _conversation=None if settled else conversation,
+    )
 
 
 def adopt(*, container_id: str, pid: int, start_time: int, config: Config) -> Task:
@@ -675,6 +708,12 @@ def reaped_or_dead(fd: int) -> bool:
         return False
     except ProcessLookupError:
         return True
+
+
+def ended_by_itself(fd: int) -> bool:
+    """Whether it was a program that has ended, of its own accord: so no stage does. It is not reaped."""
+    info = os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+    return info is not None and info.si_code == os.CLD_EXITED and info.si_status != _STAGE_GAVE_UP
 
 
 _NULL_FLAGS = (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR)

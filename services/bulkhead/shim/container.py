@@ -158,6 +158,8 @@ class Container:
         self.execs_to_keep: Callable[[], dict[str, int]] = dict
         # Called before the end is looked at, and what is left of the container goes.
         self.before_end: Callable[[], None] = _nothing
+        # Called before something is done to all of its processes.
+        self.before_all: Callable[[], None] = _nothing
         # Whether somebody is connected: who had the container created, as a rule, and is about to ask for its end.
         self.has_company: Callable[[], bool] = _no
         self.execs_left: Mapping[str, dict[str, int]] = {}
@@ -260,6 +262,7 @@ class Container:
         """Freeze every process of the container. Nothing happens to one that is frozen: who asks was cut off before."""
         if self.phase is Phase.PAUSED:
             return
+        self.before_all()
         self._set_frozen(Move.PAUSE, frozen=True)
         if self.health is not None:
             self.health.pause()
@@ -278,6 +281,7 @@ class Container:
             raise InvalidArgument(f"cannot kill container {self.identity.short_id}: invalid signal {number}")
         if everyone:
             failpoints.hit("shim.kill.begun")
+            self.before_all()
             self._kill_everyone(task, number)
         else:
             try:

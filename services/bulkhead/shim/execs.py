@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from bulkhead import failpoints
-from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, LaunchFailed, NotFound, ResourceExhausted
 from bulkhead.linux import process
 from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import custody, inheritance
@@ -24,7 +24,7 @@ from bulkhead.shim.ahead import Ahead
 from bulkhead.shim.container import REAP_POLL, REAP_TRIES, Container
 from bulkhead.shim.exits import UNKNOWN_EXIT
 from bulkhead.shim.loop import Loop, Signals, Timer
-from bulkhead.shim.ports import Launcher, Process
+from bulkhead.shim.ports import Further, Launcher, Process
 from bulkhead.shim.sinks import NoLog
 from bulkhead.shim.stdio import Streams
 
@@ -59,7 +59,7 @@ class Exec:
     # The manager's, for whoever comes after him.
     record: bytes = b""
     phase: ExecPhase = ExecPhase.CREATED
-    running: Process | None = None
+    running: Further | None = None
     pid: int = 0
     # When it was begun, whatever came of that.
     started_at: int = 0
@@ -88,6 +88,7 @@ class Execs:
         self._ahead = Ahead(loop, container, lambda: self.launcher)
         container.execs_to_keep = self._to_keep
         container.before_end = self._ahead.drop_all
+        container.before_all = self._settle_all
 
     def inherit(self) -> None:
         """Go on with the execs that an earlier shim has left: their output goes nowhere, their codes are heard."""
@@ -128,7 +129,7 @@ class Execs:
         if height and width:
             # It runs before its terminal reaches us, so its size must be right from the start.
             parsed["consoleSize"] = {"height": height, "width": width}
-        streams = Streams(self._loop, stdin_once=True)
+        streams = Streams(self._loop, stdin_once=True, ends_with_process=True)
         streams.resize(height, width)
         one = Exec(exec_id=exec_id, process=parsed, open_stdin=open_stdin, streams=streams, planned=planned)
         one.record = record
@@ -141,10 +142,11 @@ class Execs:
         self._loop.later(0, lambda: self._make_ahead(one))
 
     def find(self, exec_id: str) -> Exec:
-        """Raises NotFound with Docker's text."""
+        """It is known how it began, if it has. Raises NotFound with Docker's text."""
         found = self._table.get(exec_id)
         if found is None:
             raise NotFound(f"No such exec instance: {exec_id}")
+        self._settle(found)
         return found
 
     def ids(self) -> list[str]:
@@ -195,13 +197,12 @@ class Execs:
                 planned=one.planned,
                 ready=None if made is None else made.ready,
                 begun=begins,
+                # Whose client has his answer and hears no more of it is not to be disturbed on its way to its program.
+                settled=begun is None or bool(one.beginning),
             )
         except BaseException as error:
             begins()
-            streams.abandon()
-            # Docker tells an attached client as output of the process that never was.
-            streams.say(f"{error}\r\n".encode())
-            self._conclude(one, error.exec_exit_code if isinstance(error, LaunchFailed) else 126)
+            self._failed(one, error)
             raise
         finally:
             if made is not None:
@@ -213,6 +214,27 @@ class Execs:
         self._signals.watch(running.pid, running.pidfd, lambda: self._ended(one))
         one.keeping = self._loop.later(_KEEP_AFTER, lambda: self._keep(one))
         _tell(one.beginning, one)
+
+    def _settle(self, one: Exec) -> None:
+        """What has begun may have failed to: nobody who asks is told that it runs then."""
+        if one.running is None:
+            return
+        try:
+            one.running.settle()
+        except BulkheadError as error:
+            self._signals.forget(one.pid, one.running.pidfd)
+            one.pid = 0
+            self._failed(one, error)
+
+    def _settle_all(self) -> None:
+        for one in tuple(self._table.values()):
+            self._settle(one)
+
+    def _failed(self, one: Exec, error: BaseException) -> None:
+        one.streams.abandon()
+        # Docker tells an attached client as output of the process that never was.
+        one.streams.say(f"{error}\r\n".encode())
+        self._conclude(one, error.exec_exit_code if isinstance(error, LaunchFailed) else 126)
 
     def kill(self, exec_id: str, number: int) -> None:
         """Signal its process."""
@@ -279,6 +301,9 @@ class Execs:
             self._ahead.make(one)
 
     def _keep(self, one: Exec) -> None:
+        self._settle(one)
+        if one.phase is not ExecPhase.RUNNING:
+            return
         one.kept = True
         self._container.custody.changed()
         _tell(one.lasting, one)
@@ -292,7 +317,9 @@ class Execs:
         return kept
 
     def _ended(self, one: Exec, tries: int = REAP_TRIES) -> None:
-        assert one.running is not None
+        self._settle(one)
+        if one.running is None:
+            return
         code = self._exit_code(one.running)
         if code is None and tries:
             self._loop.later(REAP_POLL, lambda: self._ended(one, tries - 1))
@@ -352,7 +379,7 @@ class Execs:
 
 
 class _Inherited:
-    """`ports.Process` of an earlier shim."""
+    """`ports.Further` of an earlier shim."""
 
     console: int | None = None
     warnings: tuple[str, ...] = ()
@@ -360,6 +387,9 @@ class _Inherited:
     def __init__(self, *, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+
+    def settle(self) -> None:
+        """It was."""
 
 
 class _Once:

@@ -61,6 +61,13 @@ class Process(Protocol):
     warnings: tuple[str, ...]
 
 
+class Further(Process, Protocol):
+    """A process that has joined a container."""
+
+    def settle(self) -> None:
+        """Returns when it is known to have come to its program; raises what `Launcher.exec` raises, and it is dead."""
+
+
 class Ready(Protocol):
     """What was made ahead for a process in a container, with the `stdio` that it was told of."""
 
@@ -144,10 +151,12 @@ class Launcher(Protocol):
         planned: bytes = b"",
         ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
-    ) -> Process:
+        settled: bool = True,
+    ) -> Further:
         """With what is `ready` for just this, if anything is; it stays the caller's.
 
-        `begun` is called, if it is given, once at most: when the process is on its way, or soon will be.
+        `begun` is called, if it is given, once at most: when the process is on its way, or soon will be. Unless it is
+        to be `settled`, what becomes of it may not be known yet.
         """
         ...
 

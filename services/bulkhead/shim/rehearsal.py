@@ -31,7 +31,7 @@ from bulkhead.shim import messages
 from bulkhead.shim.adapters.launchers import Launchers
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.identity import Identity
-from bulkhead.shim.ports import Process, Ready, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Further, Ready, Rootfs, Stdio, Task
 from bulkhead.wire import direct
 from bulkhead.wire.ttrpc import TYPE_REQUEST, FrameReader, frame
 from bulkhead.wire.ttrpc_protobuf import Message, encode
@@ -262,14 +262,15 @@ class StandIn(RuntimeLauncher):
         planned: bytes = b"",
         ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
-    ) -> Process:
+        settled: bool = True,
+    ) -> Further:
         if begun is not None:
             begun()
         return _Waiting()
 
 
 class _Waiting:
-    """`ports.Process`: a child that ends by a signal, or with its parent's end of the pipe."""
+    """`ports.Further`: a child that ends by a signal, or with its parent's end of the pipe."""
 
     console: int | None = None
     warnings: tuple[str, ...] = ()
@@ -285,6 +286,9 @@ class _Waiting:
                 os._exit(0)
         os.close(theirs)
         self.pidfd = os.pidfd_open(self.pid)
+
+    def settle(self) -> None:
+        """It has no other program."""
 
     def __del__(self) -> None:
         os.close(self._held)

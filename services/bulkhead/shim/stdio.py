@@ -36,8 +36,11 @@ _CONSOLE_RETRY = 0.1
 class Streams:
     """One process's stdin, stdout, stderr. They outlive the process until they are drained."""
 
-    def __init__(self, loop: Loop, *, stdin_once: bool = False) -> None:
+    def __init__(self, loop: Loop, *, stdin_once: bool = False, ends_with_process: bool = False) -> None:
+        """With `ends_with_process` its output has not ended before the process has: we are a writer ourselves until we
+        are told so, and not woken by each pipe before that."""
         self._loop = loop
+        self._ends_with_process = ends_with_process
         # Where output goes, before any is read.
         self.log: LogSink = NoLog()
         self.stdin_once = stdin_once
@@ -50,6 +53,7 @@ class Streams:
         self._stdin = -1
         self._console = -1
         self._theirs: list[int] = []
+        self._held: list[int] = []
         self._opened = False
         self._input: deque[memoryview] = deque()
         self._input_size = 0
@@ -91,7 +95,7 @@ class Streams:
 
     def launched(self, console: int | None) -> None:
         """The child has its ends. With a terminal, `console` is its master, which is ours from now on."""
-        self._close_theirs()
+        _close_all(self._theirs)
         if console is not None:
             os.set_blocking(console, False)
             self._console = self._stdin = console
@@ -136,7 +140,8 @@ class Streams:
 
     def abandon(self) -> None:
         """There will be no process: close everything but the peers."""
-        self._close_theirs()
+        _close_all(self._theirs)
+        _close_all(self._held)
         for fd in tuple(self._sources):
             self._close_source(fd)
         self._close_stdin()
@@ -227,12 +232,13 @@ class Streams:
     def drain(self, done: Callable[[], None]) -> None:
         """The process has ended: read what it left, then call `done`, however others hold the pipes."""
         self._exited = True
-        self._drained = done
+        _close_all(self._held)
         # A dead process's pipes hold little: it goes to the peers' buffers whatever their limit.
         for fd in tuple(self._sources):
             for _ in range(2 * _PIPE_SIZE // _CHUNK):
                 if fd not in self._sources or not self._read(fd):
                     break
+        self._drained = done
         if self._sources:
             self._longest = self._loop.later(_DRAIN_LONGEST, self._end_drain)
         self._note_news()
@@ -248,16 +254,11 @@ class Streams:
 
     def _output_pipe(self, stream: int, *, lasting: bool) -> int:
         ours, theirs = _writable_pipe(lasting=lasting)
-        self._theirs.append(theirs)
+        (self._held if self._ends_with_process else self._theirs).append(theirs)
         self._sources[ours] = stream
         os.set_blocking(ours, False)
         journal.widen(ours, _PIPE_SIZE)
         return theirs
-
-    def _close_theirs(self) -> None:
-        for fd in self._theirs:
-            os.close(fd)
-        self._theirs.clear()
 
     def _watch_sources(self) -> None:
         """Read from the sources unless somebody holds. Held ones leave epoll: a hang-up would wake it for ever."""
@@ -413,6 +414,12 @@ def _writable_pipe(*, lasting: bool) -> tuple[int, int]:
         raise
     finally:
         os.close(theirs)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    descriptors.clear()
 
 
 def _nothing() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import select
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bulkhead.errors import Conflict, InvalidArgument, LaunchFailed
-from bulkhead.runtime import defaults, launch
+from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed
+from bulkhead.runtime import defaults, launch, planned
 from bulkhead.runtime.rootfs import StdioFds
 from tests.support.containers import Box, ended, namespace, open_descriptors, read_terminal
 
@@ -199,4 +203,65 @@ def test_many_leave_nothing(box: Box) -> None:
         assert box.exec(task, config, "true").code == 0
     assert open_descriptors() == before
     assert task.cgroup.pids() == [task.pid]
+    box.kill(task)
+
+
+def worked_out(config: dict[str, Any], *args: str) -> planned.Planned:
+    found = planned.further_process(config, {**config["process"], "args": list(args)})
+    assert found is not None
+    return planned.unpack(found.pack())  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def held_up(box: Box) -> Iterator[str]:
+    """A program that nobody can execute in here: a lease on its file is not given back before."""
+    place = box.image / "bin" / "leased"
+    place.write_bytes(b"#!/bin/true\n")
+    place.chmod(0o755)
+    with place.open("rb+") as held:
+        # Whoever wants the file is told of by SIGIO, which would end us.
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield place.name
+
+
+def begin(task: launch.Task, config: dict[str, Any], *args: str) -> launch.ExecProcess:
+    """Without waiting for its program."""
+    found = planned.further_process(config, {**config["process"], "args": list(args)})
+    assert found is not None
+    return launch.exec_planned(task=task, planned=found, stdio=StdioFds(), settled=False)
+
+
+def test_its_beginning_need_not_be_waited_for(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    with held_up(box) as program:
+        running = begin(task, config, program)
+    running.settle()
+    running.settle()
+    assert ended(running) == 0
+    box.kill(task)
+
+
+def test_what_has_failed_meanwhile_is_known_when_it_settles(box: Box) -> None:
+    (box.image / "bin" / "junk").write_bytes(b"\0")
+    (box.image / "bin" / "junk").chmod(0o755)
+    task, config = box.start("sleep", "60")
+    running = begin(task, config, "junk")
+    with pytest.raises(LaunchFailed) as caught:
+        running.settle()
+    assert (caught.value.step, caught.value.exit_code) == ("exec", 126)
+    os.close(running.pidfd)
+    assert task.cgroup.pids() == [task.pid]
+    box.kill(task)
+
+
+def test_one_that_is_killed_on_its_way_was_never_its_program(box: Box) -> None:
+    task, config = box.start("sleep", "60")
+    with held_up(box) as program:
+        running = begin(task, config, program)
+        signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)
+        assert select.select([running.pidfd], [], [], 20)[0]
+    with pytest.raises(Internal, match="its stage died"):
+        running.settle()
+    os.close(running.pidfd)
     box.kill(task)

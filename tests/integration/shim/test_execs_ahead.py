@@ -14,7 +14,7 @@ import pytest
 from bulkhead.runtime import planned
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from tests.integration.shim import bundles, test_real
-from tests.integration.shim.harness import Shim, children, proc, until
+from tests.integration.shim.harness import Shim, children, descriptors, proc, until
 from tests.integration.shim.test_real import Launch, overlay
 
 pytestmark = test_real.pytestmark
@@ -44,8 +44,7 @@ async def create(shim: Shim, *args: str, exec_id: str = "e", terminal: bool = Fa
 
 def plans(shim: Shim) -> int:
     """How many processes are ready to be born."""
-    place = Path(f"/proc/{shim.pid}/fd")
-    return sum("bulkhead-plan" in os.readlink(place / name) for name in os.listdir(place))  # noqa: PTH115, PTH208
+    return sum("bulkhead-plan" in name for name in descriptors(shim.pid))
 
 
 async def ready(shim: Shim) -> None:
@@ -159,3 +158,54 @@ async def test_a_program_that_is_not_there_is_told_in_the_stream(shim: Shim) -> 
     await ready(shim)
     assert b"no such file or directory" in (await run(shim))[1]
     assert (await shim.client.wait("e", timeout=20)).exit_code == 127
+
+
+async def test_a_program_that_fails_at_its_very_beginning_is_told_of_in_its_stream(shim: Shim) -> None:
+    """Nobody waits for that beginning: its end is looked at."""
+    await create(shim, "sh", "-c", "printf '#!/nosuch\\n' > /bad; chmod 755 /bad", exec_id="before")
+    await run(shim, "before")
+    held = descriptors(shim.pid)
+    await create(shim, "/bad")
+    assert (await run(shim))[1] == (
+        b"OCI runtime exec failed: exec failed: unable to start container process: "
+        b'exec: "/bad": stat /bad: no such file or directory: unknown\r\n'
+    )
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 127
+    await until(lambda: len(children(shim.pid)) == 1)
+    await until(lambda: descriptors(shim.pid) == held)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 125", 125), ("exit 127", 127), ("kill -9 $$", 137)])
+async def test_a_program_that_ends_like_a_launch_that_fails_has_run(shim: Shim, script: str, code: int) -> None:
+    await create(shim, "sh", "-c", f"echo said; {script}")
+    assert await run(shim) == {1: b"said\n", 2: b""}
+    assert (await shim.client.wait("e", timeout=20)).exit_code == code
+
+
+async def test_who_asks_for_one_that_has_just_begun_hears_of_its_program(shim: Shim) -> None:
+    await create(shim, "sleep", "60")
+    await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
+    found = await shim.client.exec_state("e")
+    assert (found.phase, proc(found.pid, "comm")) == ("running", "sleep\n")
+
+
+async def test_a_pause_does_not_stop_one_on_its_way_to_its_program(shim: Shim) -> None:
+    await create(shim, "cat", open_stdin=True)
+    stream = await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
+    await shim.client.pause()
+    assert (await shim.client.exec_state("e")).phase == "running"
+    await shim.client.resume()
+    stream.writer.write(b"typed\n")
+    stream.writer.write_eof()
+    assert await stream.output() == {1: b"typed\n", 2: b""}
+
+
+async def test_the_end_of_its_output_is_the_end_of_the_process(shim: Shim) -> None:
+    """Who has closed its streams may do so long before it ends, and wakes nobody by that."""
+    await create(shim, "sh", "-c", "echo said; exec >&- 2>&-; read line; exit 3", open_stdin=True)
+    stream = await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
+    assert await stream.frame() == (1, b"said\n")
+    stream.writer.write(b"typed\n")
+    stream.writer.write_eof()
+    assert await stream.output() == {1: b"", 2: b""}
+    assert (await shim.client.wait("e", timeout=20)).exit_code == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,27 @@ def test_streams_for_which_there_are_too_few_descriptors_leave_none_open(room: i
         else:
             assert room >= 7
             streams.abandon()
+    assert _open_descriptors() == before
+
+
+@pytest.mark.parametrize("ends_with_process", [True, False])
+def test_a_process_that_closes_its_output_wakes_nobody_before_it_ends(ends_with_process: bool) -> None:
+    loop = Loop(lambda event, error: None)
+    loop.open()
+    woken: list[bool] = []
+    loop.stirred = lambda: woken.append(True)
+    streams = Streams(loop, ends_with_process=ends_with_process)
+    before = _open_descriptors()
+    stdio = streams.open(tty=False, stdin=False, lasting=True)
+    theirs = [os.dup(descriptor) for descriptor in (stdio.stdout, stdio.stderr)]
+    streams.launched(None)
+    for descriptor in theirs:
+        os.close(descriptor)
+    loop.turn(0)
+    assert bool(woken) is not ends_with_process
+    ended: list[bool] = []
+    streams.drain(lambda: ended.append(True))
+    assert ended == [True]
     assert _open_descriptors() == before
 
 

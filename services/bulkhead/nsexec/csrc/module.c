@@ -148,11 +148,11 @@ static PyObject *settle(PyObject *Py_UNUSED(self), PyObject *capsule)
 
 static PyObject *await_end(PyObject *Py_UNUSED(self), PyObject *arguments)
 {
-    int sync, milliseconds;
-    if (!PyArg_ParseTuple(arguments, "ii:await_end", &sync, &milliseconds))
+    int sync, pidfd, milliseconds;
+    if (!PyArg_ParseTuple(arguments, "iii:await_end", &sync, &pidfd, &milliseconds))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    spawn_await_end(sync, milliseconds);
+    spawn_await_end(sync, pidfd, milliseconds);
     Py_END_ALLOW_THREADS
     if (PyErr_CheckSignals() < 0)
         return NULL;
@@ -335,8 +335,9 @@ static PyMethodDef methods[] = {
      "settle(birth) -> None\n\n"
      "Wait until the child executes the stage. SpawnError when it has ended before; it is to be reaped."},
     {"await_end", await_end, METH_VARARGS,
-     "await_end(sync_fd, milliseconds) -> None\n\n"
-     "Wait until the other end is closed everywhere, or for so long; what is said there does not end it."},
+     "await_end(sync_fd, pidfd, milliseconds) -> None\n\n"
+     "Wait until the other end is closed everywhere, that process (-1: none) has ended, or for so long; what is said "
+     "there does not end it."},
     {"new_network", new_network, METH_NOARGS,
      "new_network() -> int\n\nDescriptor of a network namespace that nobody was in yet. OSError."},
     {"check_plan", check_plan, METH_O, "check_plan(plan) -> bool\n\nWhether the stage would accept these bytes."},

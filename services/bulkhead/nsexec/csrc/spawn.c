@@ -372,13 +372,13 @@ int spawn_settle(struct spawn_birth *birth, struct spawn_result *result)
     return outcome;
 }
 
-/* The stage's own death must not wake us: it is not the end of what it has forked. */
-void spawn_await_end(int sync, int milliseconds)
+/* The signal of the stage's own death must not wake us: it is not the end of what it has forked. */
+void spawn_await_end(int sync, int pidfd, int milliseconds)
 {
-    struct pollfd end = {.fd = sync};
+    struct pollfd ends[] = {{.fd = sync}, {.fd = pidfd, .events = POLLIN}};
     struct timespec patience = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
     sigset_t mask;
     pthread_sigmask(SIG_BLOCK, NULL, &mask);
     sigaddset(&mask, SIGCHLD);
-    ppoll(&end, 1, &patience, &mask);
+    ppoll(ends, sizeof ends / sizeof *ends, &patience, &mask);
 }

@@ -55,7 +55,8 @@ int spawn_bear(struct spawn_birth *birth, struct spawn_result *result);
  * as reports), -1 when it has failed before; it is the caller's to reap. */
 int spawn_settle(struct spawn_birth *birth, struct spawn_result *result);
 
-/* Wait, for a while at most, until nobody holds the other end of `sync`; what was said there meanwhile is kept. */
-void spawn_await_end(int sync, int milliseconds);
+/* Wait, for a while at most, until nobody holds the other end of `sync`, or the process of `pidfd` (-1: none) has ended;
+ * what was said there meanwhile is kept. */
+void spawn_await_end(int sync, int pidfd, int milliseconds);
 
 #endif

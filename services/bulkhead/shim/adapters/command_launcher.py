@@ -34,7 +34,7 @@ from bulkhead.shim import bundle
 from bulkhead.shim.adapters import oci_bundle
 from bulkhead.shim.adapters.forked import Answer, Child
 from bulkhead.shim.adapters.oci_command import LONG_SECONDS, CommandFailed, OciCommand
-from bulkhead.shim.ports import Process, Rootfs, Stdio
+from bulkhead.shim.ports import Further, Rootfs, Stdio
 
 _CREATE = "failed to create shim task: OCI runtime create failed: "
 _START = "failed to start shim task: OCI runtime start failed: "
@@ -173,7 +173,7 @@ class CommandLauncher:
         group = CommandGroup(command=command, group=found.cgroup)
         return CommandTask(pid=pid, pidfd=found.pidfd, start_time=start_time, cgroup=group)
 
-    def exec(self, *, task: CommandTask, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Process:
+    def exec(self, *, task: CommandTask, data_dir: str, process: Mapping[str, Any], stdio: Stdio) -> Further:
         command = task.cgroup.command
         told, pid_descriptor, console = _outcome(Child.working(lambda: _exec(command, task, process, stdio)))
         return launch.ExecProcess(pid=told["pid"], pidfd=pid_descriptor, console=console)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bulkhead.errors import InvalidArgument
 from bulkhead.shim.adapters.runtime_launcher import RuntimeLauncher
 from bulkhead.shim.identity import Expected
-from bulkhead.shim.ports import Cgroup, Process, Ready, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Cgroup, Further, Ready, Rootfs, Stdio, Task
 
 if TYPE_CHECKING:
     from bulkhead.shim.adapters.command_launcher import CommandLauncher
@@ -92,7 +92,8 @@ class Launchers:
         planned: bytes = b"",
         ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
-    ) -> Process:
+        settled: bool = True,
+    ) -> Further:
         if RuntimeLauncher.made(task):
             return self._own.exec(
                 task=task,
@@ -102,6 +103,7 @@ class Launchers:
                 planned=planned,
                 ready=ready,
                 begun=begun,
+                settled=settled,
             )
         if begun is not None:
             begun()

@@ -26,7 +26,7 @@ from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
 from bulkhead.shim import bundle
 from bulkhead.shim.adapters.forked import Answer, Child, Interrupted, told_warnings
 from bulkhead.shim.identity import Expected
-from bulkhead.shim.ports import Process, Ready, Rootfs, Stdio, Task
+from bulkhead.shim.ports import Further, Ready, Rootfs, Stdio, Task
 
 # Settings of the host's that a new network namespace takes over may be changed at any time.
 _NETWORK_SECONDS = 2.0
@@ -195,13 +195,14 @@ class RuntimeLauncher:
         planned: bytes = b"",
         ready: Ready | None = None,
         begun: Callable[[], None] | None = None,
-    ) -> Process:
+        settled: bool = True,
+    ) -> Further:
         made = cast("launch.ReadyExec | None", ready)
         known = unpack(planned) if made is None else made.planned
         begun = begun or _unheard
         if known is not None:
             return launch.exec_planned(
-                task=cast(launch.Task, task), planned=known, stdio=_fds(stdio), ready=made, begun=begun
+                task=cast(launch.Task, task), planned=known, stdio=_fds(stdio), ready=made, begun=begun, settled=settled
             )
         begun()
 
