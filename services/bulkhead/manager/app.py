@@ -219,7 +219,7 @@ async def _servicers(
         cgroup_version=2 if hierarchies().is_v2 else 1,
         mirrors=(instance.registry,) if config.mirrors is None else tuple(config.mirrors),
         insecure_registries=tuple(config.insecure_registries),
-        count_images=lambda: len(images.store.select({})),
+        count_images=images.store.count,
         layers_size=images.store.disk_usage,
         warnings=warnings,
         runtimes=ports.runtimes,

@@ -119,8 +119,20 @@ def test_removed_images_are_not_found_but_kept() -> None:
     for ref in ("a:1", "abc", str(ID), ID.encoded):
         with pytest.raises(NotFound):
             known.find(ref)
-    assert known.get(ID) is not None
+    assert known.get(ID) is not None and known.count == 1
     assert [image.id for image in known.images()] == [OTHER]
+
+
+def test_names_are_told_in_order_and_one_is_told_once() -> None:
+    known = books("b:2", f"a@{DIGEST}", "b:1")
+    assert [name.familiar() for name in known.references(ID)] == ["b:1", "b:2", f"a@{DIGEST}"]
+    moved = {parse_reference(name): Tag(image=image, tagged_at=2) for name, image in (("b:2", ID), ("a:9", OTHER))}
+    known.apply(Change(tags=moved))
+    known.apply(Change(dropped_references=(parse_reference("b:1"),)))
+    assert [name.familiar() for name in known.references(ID)] == ["b:2", f"a@{DIGEST}"]
+    assert [name.familiar() for name in known.references(OTHER)] == ["a:9"]
+    known.apply(Change(dropped_images=(ID,)))
+    assert (known.references(ID), known.count) == ([], 1)
 
 
 def test_an_image_is_found_at_the_same_cost_beside_ten_and_a_thousand() -> None:

@@ -52,7 +52,7 @@ class Catalogue:
         self._in_order: list[str] = []  # what an id may be told by the beginning of
         self._tags: dict[Reference, Tag] = {}
         self._digests: dict[Reference, Digest] = {}
-        self._references: dict[Digest, set[Reference]] = {}
+        self._references: dict[Digest, list[Reference]] = {}  # in the order in which they are told
         self._blobs: Counter[Digest] = Counter()
         self._layers: dict[Digest, Layer] = {}
         self._layer_users: Counter[Digest] = Counter()
@@ -67,11 +67,11 @@ class Catalogue:
         for reference, tag in change.tags.items():
             self._unbind(reference)
             self._tags[reference] = tag
-            self._references.setdefault(tag.image, set()).add(reference)
+            self._bind(reference, tag.image)
         for reference, image_id in change.digests.items():
             self._unbind(reference)
             self._digests[reference] = image_id
-            self._references.setdefault(image_id, set()).add(reference)
+            self._bind(reference, image_id)
         for image_id in change.dropped_images:
             for reference in self.references(image_id):
                 self._unbind(reference)
@@ -111,6 +111,11 @@ class Catalogue:
         """An image by its id, removed ones included."""
         return self._images.get(image_id)
 
+    @property
+    def count(self) -> int:
+        """How many images users can see."""
+        return len(self._images) - len(self._removed)
+
     def images(self) -> Iterator[ImageRecord]:
         """Every image that users can see."""
         return (image for image in list(self._images.values()) if not image.removed)
@@ -125,7 +130,7 @@ class Catalogue:
 
     def references(self, image_id: Digest) -> list[Reference]:
         """All names of an image: tags first, each kind sorted."""
-        return sorted(self._references.get(image_id, ()), key=lambda name: (name.digest is not None, str(name)))
+        return list(self._references.get(image_id, ()))
 
     def repository_tags(self, name: str) -> dict[Reference, Digest]:
         """The tags of one canonical repository."""
@@ -187,14 +192,21 @@ class Catalogue:
         found = (self._images[Digest("sha256", encoded)] for encoded in with_prefix(prefix, self._in_order))
         return (image for image in found if not image.removed)
 
+    def _bind(self, reference: Reference, image_id: Digest) -> None:
+        insort(self._references.setdefault(image_id, []), reference, key=_told_as)
+
     def _unbind(self, reference: Reference) -> None:
         tag = self._tags.pop(reference, None)
         image_id = tag.image if tag is not None else self._digests.pop(reference, None)
         if image_id is not None:
             names = self._references[image_id]
-            names.discard(reference)
+            del names[bisect_left(names, _told_as(reference), key=_told_as)]
             if not names:
                 del self._references[image_id]
+
+
+def _told_as(reference: Reference) -> tuple[bool, str]:
+    return reference.digest is not None, str(reference)
 
 
 def bound_name(reference: Reference) -> Reference:

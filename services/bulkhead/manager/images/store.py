@@ -113,6 +113,10 @@ class ImageStore:
             raise no_such_image(image_id)
         return tuple(layer.chain_id for layer in image.layers)
 
+    def count(self) -> int:
+        """How many images there are."""
+        return self._books.count
+
     def select(self, wanted: Filters, *, container_ids: bool = False) -> list[Named]:
         """Images that fit, newest first. Raises InvalidArgument for filters that are not Docker's."""
         check_keys(wanted, filters.OF_LIST)
