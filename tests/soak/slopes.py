@@ -120,6 +120,11 @@ class Sampler:
         fitted = {key: fit(samples) for key, samples in self.series.items()}
         return {key: line for key, line in fitted.items() if line is not None}
 
+    @property
+    def grows(self) -> bool:
+        """Whether anything seems to, of what was seen so far."""
+        return any(line.grows(figure) for (_, figure), line in self.lines().items())
+
     def verdict(self) -> list[str]:
         """What grows, who died, who is left; where nothing could be fitted nothing is known, which is told too."""
         lines = self.lines()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import TextIO
 
@@ -22,6 +23,8 @@ ANVIL = "anvil"
 _TOLD = 10
 # What went wrong a few times in a hundred thousand must not cost the lines through all of them.
 _MOST_WRONG = 20
+# What seems to grow is looked at for as long again: caches that are still filling are full then, and a leak goes on.
+_MOST_LOOKS = 3
 _SLEEP = {"Image": "busybox", "Cmd": ["sleep", "86400"], "StopSignal": "KILL"}
 _KILLED = 137
 
@@ -68,21 +71,29 @@ class Steady:
         )
 
     def _part(self, name: str, count: int, operation: Callable[[int], None], deadline: float) -> None:
-        """Everybody is idle while a sample is taken: what is under way is not what is held."""
+        """As often as asked, and as much again while something seems to grow."""
         sampler = self.samplers[name] = Sampler(self.engine.instance)
-        self.done[name], batch, began = 0, max(1, count // SAMPLES), time.monotonic()
+        self.done[name] = 0
         sampler.begin()
         with ThreadPoolExecutor(max_workers=self.clients) as clients:
-            while (done := self.done[name]) < count and time.monotonic() < deadline:
-                until = min(done + batch, count)
-                for _ in clients.map(operation, range(done, until)):
-                    pass
-                self.done[name] = until
-                sampler.take(until)
-                if until * _TOLD // count > done * _TOLD // count:
-                    passed = time.monotonic() - began
-                    print(f"  {until} {name}s in {passed:.0f} s", file=self.say, flush=True)
+            for look in range(1, _MOST_LOOKS + 1):
+                self._look(name, count, look * count, partial(clients.map, operation), deadline)
+                if not sampler.grows:
+                    break
         sampler.end()
+
+    def _look(self, name: str, count: int, end: int, act: Callable[[range], Iterator[None]], deadline: float) -> None:
+        """Everybody is idle while a sample is taken: what is under way is not what is held."""
+        batch, began = max(1, count // SAMPLES), time.monotonic()
+        while (done := self.done[name]) < end and time.monotonic() < deadline:
+            until = min(done + batch, end)
+            for _ in act(range(done, until)):
+                pass
+            self.done[name] = until
+            self.samplers[name].take(until)
+            if until * _TOLD // count > done * _TOLD // count:
+                passed = time.monotonic() - began
+                print(f"  {until} {name}s in {passed:.0f} s", file=self.say, flush=True)
 
     @contextmanager
     def _machines(self) -> Iterator[None]:
