@@ -92,6 +92,10 @@ class FakeShim:
             execs=tuple(self.known_execs) if execs else (),
         )
 
+    @property
+    def gone(self) -> bool:
+        return self.dead
+
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
         await self._called("create")
         if self.phase != "new":
@@ -309,6 +313,10 @@ class FakeShims:
             self.discarded.append(container_id)
             if shim.phase in ("running", "paused", "created") and not shim.dead:
                 shim.exit(137)
+
+    def began_at(self, container_id: str) -> int:
+        shim = self.shims.get(container_id)
+        return shim.started_at if shim is not None else 0
 
     async def break_off(self, container_id: str) -> None:
         shim = self.shims.get(container_id)

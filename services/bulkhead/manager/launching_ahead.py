@@ -73,6 +73,9 @@ class LaunchingAhead:
         await self._broken_off(container_id)
         await self._shims.discard(container_id)
 
+    def began_at(self, container_id: str) -> int:
+        return self._shims.began_at(container_id)
+
     async def break_off(self, container_id: str) -> None:
         await self._broken_off(container_id)
         await self._shims.break_off(container_id)

@@ -337,6 +337,10 @@ class ExecState:
 class Shim(Protocol):
     """One container's shim. Calls have their own deadlines, but those that wait; Unavailable when it is gone."""
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has died, or left."""
+
     async def state(self, *, execs: bool = False) -> ShimState: ...
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
@@ -415,6 +419,9 @@ class Shims(Protocol):
 
         Raises Internal when a process or its cgroup cannot be got rid of.
         """
+
+    def began_at(self, container_id: str) -> int:
+        """When a shim last told the container's program to begin, which it writes down before; 0 for never."""
 
     async def break_off(self, container_id: str) -> None:
         """End a shim that does not answer, and nothing else: the next `ensure` makes one that adopts its container.

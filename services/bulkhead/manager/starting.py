@@ -16,7 +16,16 @@ import structlog
 
 from bulkhead import failpoints
 from bulkhead.content.aside import aside
-from bulkhead.errors import BulkheadError, Conflict, Internal, LaunchFailed, NotFound, NotModified, may_pass
+from bulkhead.errors import (
+    BulkheadError,
+    Conflict,
+    Internal,
+    LaunchFailed,
+    NotFound,
+    NotModified,
+    Unavailable,
+    may_pass,
+)
 from bulkhead.linux import process
 from bulkhead.manager import health
 from bulkhead.manager.announcements import of_container, of_mounts, of_network
@@ -140,8 +149,11 @@ class Starting:
             )
             try:
                 created = await self._created(shim, outfit, start=at_once)
-            except Conflict:
-                # A shim of the last run that was not told to leave; it serves one run only.
+            except (Conflict, Unavailable) as error:
+                # A shim of the last run that was not told to leave, which serves one run only; or one that has died since
+                # it was launched ahead, or just now.
+                if isinstance(error, Unavailable) and not self._died_before_run(container, shim):
+                    raise
                 await self.shims.discard(container.id)
                 shim = await self.shims.ensure(container.id, network_given=ahead)
                 created = await self._created(shim, outfit, start=at_once)
@@ -157,6 +169,10 @@ class Starting:
         if outfit.reserved is not None:
             await self.relaying.begin(outfit.reserved.attachments, shim)
         return await shim.create(outfit.bundle, start=start, network=outfit.netns)
+
+    def _died_before_run(self, container: Container, shim: Shim) -> bool:
+        """A program that may have begun is not begun again."""
+        return shim.gone and self.shims.began_at(container.id) in (0, container.started_at)
 
     def _plugs_ahead(self, container: Container) -> bool:
         """The engine's own core alone takes a namespace that was made for it."""

@@ -95,6 +95,11 @@ class TtrpcClient:
         return self._connected().closed
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nobody answers here any more."""
+        return self._connected().has_ended
+
+    @property
     def peer_pid(self) -> int:
         """The pid of the process that listens (as of its listen(2))."""
         return self._connected().peer_pid
@@ -185,6 +190,10 @@ class _Link(asyncio.Protocol):
                 sock.close()
             else:
                 self._attaching = asyncio.get_running_loop().create_task(self._attach(sock))
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended or self.closed.done() or (self._transport is not None and self._transport.is_closing())
 
     def _admit(self, sock: socket.socket) -> None:
         self.peer_pid = peer_of(sock)[0]

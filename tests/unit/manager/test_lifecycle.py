@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import AsyncMock
 
 import pytest
@@ -282,6 +282,49 @@ async def test_start_without_a_supervisor_says_so_and_can_be_repeated(core: Runn
     core.world.shims.supervisor_away = False
     await core.core.containers.start(container_id)
     assert core.get(container_id).phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize("network", ["none", "bridge"])
+async def test_a_shim_that_dies_before_the_program_begins_is_replaced(core: Running, network: str) -> None:
+    """It may have been launched ahead, and killed long before anybody notices."""
+    container_id = await core.create("sleep", "9", network_mode=network)
+    starting = await _start_whose_shim_is_asked(core, container_id)
+    core.shim(container_id).die()
+    core.shim(container_id).gates.pop("create").set()
+    await starting
+    assert core.get(container_id).phase is Phase.RUNNING
+    assert await core.actions() == ["create", "start"]
+
+
+async def test_a_program_that_may_have_begun_when_its_shim_died_is_not_begun_again(core: Running) -> None:
+    container_id = await core.create("sleep", "9")
+    starting = await _start_whose_shim_is_asked(core, container_id)
+    core.shim(container_id).started_at = 1
+    core.shim(container_id).die()
+    core.shim(container_id).gates.pop("create").set()
+    with pytest.raises(Unavailable, match="the connection ended"):
+        await starting
+    assert core.get(container_id).phase is Phase.CREATED
+
+
+async def _start_whose_shim_is_asked(core: Running, container_id: str) -> asyncio.Task[None]:
+    """A start that waits for what its shim makes of it."""
+    await eventually(lambda: container_id in core.world.shims.shims)
+    gate = _Gate()
+    core.shim(container_id).gates["create"] = gate
+    starting = asyncio.create_task(core.core.containers.start(container_id))
+    await gate.reached.wait()
+    return starting
+
+
+class _Gate(asyncio.Event):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        self.reached.set()
+        return await super().wait()
 
 
 async def test_unknown_network_is_refused_at_start(core: Running, sleeper: subprocess.Popen[bytes]) -> None:

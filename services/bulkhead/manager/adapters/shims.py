@@ -88,6 +88,10 @@ class RemoteShim:
         # It has said that it does what `shutdown` asks for by itself.
         self.leaves = False
 
+    @property
+    def gone(self) -> bool:
+        return self.client.client.has_ended
+
     async def state(self, *, execs: bool = False) -> ShimState:
         told = await self.client.state(execs=execs)
         return ShimState(
@@ -280,6 +284,11 @@ class SupervisedShims:
         data = str(self._instance.container_data(container_id))
         traces = (str(self._instance.container_run(container_id)), *(f"{data}/{name}" for name in _TRACES))
         return not any(map(os.path.lexists, traces))
+
+    def began_at(self, container_id: str) -> int:
+        task = read_json(self._instance.container_data(container_id) / TASK_RECORD) or {}
+        started_at = task.get("started_at")
+        return started_at if isinstance(started_at, int) else 0
 
     async def break_off(self, container_id: str) -> None:
         place = self._instance.container_data(container_id) / SHIM_RECORD
