@@ -150,8 +150,8 @@ class Starting:
             try:
                 created = await self._created(shim, outfit, start=at_once)
             except (Conflict, Unavailable) as error:
-                # A shim of the last run that was not told to leave, which serves one run only; or one that has died since
-                # it was launched ahead, or just now.
+                # A shim of the last run that was not told to leave, which serves one run only; or one that has died, just
+                # now or since it was launched ahead.
                 if isinstance(error, Unavailable) and not self._died_before_run(container, shim):
                     raise
                 await self.shims.discard(container.id)
