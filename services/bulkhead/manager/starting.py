@@ -150,7 +150,7 @@ class Starting:
             try:
                 created = await self._created(shim, outfit, start=at_once)
             except (Conflict, Unavailable) as error:
-                # A shim of the last run that was not told to leave, which serves one run only; or one that has died, just
+                # A shim of the last run that was not told to leave, and serves one run only; or one that has died, just
                 # now or since it was launched ahead.
                 if isinstance(error, Unavailable) and not self._died_before_run(container, shim):
                     raise
