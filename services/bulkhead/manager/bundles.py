@@ -101,17 +101,21 @@ class Bundles:
         dirs: Dirs,
         volumes: Mapping[str, str],
         own: Having[str] = frozenset(),
+        endpoints: Sequence[NetworkEndpoint] = (),
     ) -> Bundle:
         """Write the bundle of a start; `volumes` holds the path of each by target, `own` has the targets of those that
-        are the engine's directories. Blocking: the disk may be busy.
+        are the engine's directories. With `endpoints` it names the addresses at once, as `name_addresses` does.
+        Blocking: the disk may be busy.
 
         Raises InvalidArgument, Internal or ResourceExhausted, with Docker's texts where it has some.
         """
         place = self.make_directory(container.id)
         try:
-            return self._write(place, container, namespaces, dirs, volumes, own)
+            bundle = self._write(place, container, namespaces, dirs, volumes, own, endpoints)
         except OSError as error:
             raise _failed("write", place, error) from error
+        self._tell_linked(container, endpoints)
+        return bundle
 
     def name_addresses(self, container: Container, endpoints: Sequence[NetworkEndpoint]) -> None:
         """Tell the container's /etc/hosts its own addresses, known once it is plugged in, and of those that are linked
@@ -165,6 +169,7 @@ class Bundles:
         dirs: Dirs,
         volumes: Mapping[str, str],
         own: Having[str],
+        endpoints: Sequence[NetworkEndpoint],
     ) -> Bundle:
         spec = container.spec
         around = oci.Surroundings(
@@ -173,7 +178,7 @@ class Bundles:
             hostname=hostname(container),
             sources={**_bind_sources(container), **volumes},
             own_volumes=own,
-            engine_files=self._engine_files(place, container),
+            engine_files=self._engine_files(place, container, endpoints),
             # A process that is not the first of its namespace gets no orphans to reap.
             init_binary=_init_binary() if spec.init and not spec.pid_mode else "",
             linked=self.link_variables(container),
@@ -225,13 +230,16 @@ class Bundles:
             raise InvalidArgument(f"invalid cgroup parent: {parent}")
         return "/" + "/".join([*parts, container.id])
 
-    def _engine_files(self, place: Path, container: Container) -> dict[str, str]:
+    def _engine_files(
+        self, place: Path, container: Container, endpoints: Sequence[NetworkEndpoint]
+    ) -> dict[str, str]:
         way = attachment(container.spec)
         if way is Attachment.SHARED:
             place = self.instance.container_data(network_owner(container.spec, self.index).id)
             return {target: str(place / name) for target, name in _TARGETS.items()}
         directory = str(place)
-        for name, content in _contents(container, way).items():
+        named = _hosts(container, endpoints, links.hosts(container, self.index)) if endpoints else ""
+        for name, content in _contents(container, way, named).items():
             _write_readable(f"{directory}/{name}", content.encode())
         return {target: f"{directory}/{name}" for target, name in _TARGETS.items()}
 
@@ -312,7 +320,8 @@ def hostname(container: Container) -> str:
     return short(container.id)
 
 
-def _contents(container: Container, way: Attachment) -> Mapping[str, str]:
+def _contents(container: Container, way: Attachment, named: str) -> Mapping[str, str]:
+    """Of the files over its /etc; `named` is the one that tells its addresses, once they are known."""
     spec = container.spec
     host = _read(_HOST_RESOLV)
     if way is Attachment.HOST:
@@ -322,7 +331,9 @@ def _contents(container: Container, way: Attachment) -> Mapping[str, str]:
         extra = files.hosts_file(hostname="x", extra_hosts=spec.extra_hosts) if spec.extra_hosts else ""
         hosts += "".join(f"{line}\n" for line in extra.splitlines()[-len(spec.extra_hosts) :] if spec.extra_hosts)
     else:
-        hosts = files.hosts_file(hostname=hostname(container), extra_hosts=_plain_hosts(spec), ipv6=_has_ipv6(spec))
+        hosts = named or files.hosts_file(
+            hostname=hostname(container), extra_hosts=_plain_hosts(spec), ipv6=_has_ipv6(spec)
+        )
         resolv = _resolv(container, host)
     return {_HOSTS: hosts, _HOSTNAME: files.hostname_file(hostname(container)), _RESOLV: resolv}
 

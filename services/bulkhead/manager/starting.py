@@ -216,10 +216,9 @@ class Starting:
         told = replace(container, spec=replace(container.spec, mounts=mounts)) if mounts else container
         if reserved is None:
             told = _without_interfaces(told)
-        bundle = self.bundles.write(told, chosen, dirs, sources, self.volumes.own(mounts))
+        endpoints = reserved.endpoints if reserved is not None else ()
+        bundle = self.bundles.write(told, chosen, dirs, sources, self.volumes.own(mounts), endpoints)
         health.write_check(bundle.directory, container)
-        if reserved is not None:
-            self.bundles.name_addresses(container, reserved.endpoints)
         return bundle
 
     async def _commit(self, running: Container) -> None:

@@ -170,3 +170,24 @@ def test_sources_are_made_or_refused(bundles: Bundles, tmp_path: Path) -> None:
     missing = Mount(type="bind", source=str(tmp_path / "nosuch"), target="/b")
     with pytest.raises(InvalidArgument, match="bind source path does not exist"):
         bundles.write(_container(mounts=(missing,)), Namespaces(), DIRS, {})
+
+
+def test_addresses_that_are_known_before_are_in_the_bundle(bundles: Bundles) -> None:
+    # As if they were named later, to the container and to who is linked to it.
+    endpoints = [NetworkEndpoint(network_name="bridge", address="10.0.0.7", gateway="10.0.0.1")]
+    child = Container(
+        id="cd" * 32, name="db", image_id="sha256:1", path="sh", spec=ContainerSpec(extra_hosts=("up:host-gateway",))
+    )
+    parent = replace(_container(links=(f"{child.id}:store",)), phase=Phase.RUNNING)
+    linked = bundles.write(parent, Namespaces(), DIRS, {}).directory / "hosts"
+    linked.write_bytes(b"10.0.0.99\tstore db\n")
+    for each in (child, parent):
+        bundles.index.put(each)
+    place = bundles.write(child, Namespaces(), DIRS, {}, endpoints=endpoints).directory / "hosts"
+    at_once = place.read_text()
+    assert "10.0.0.7\tcdcdcdcdcdcd\n" in at_once
+    assert "10.0.0.1\tup\n" in at_once
+    assert linked.read_bytes() == b"10.0.0.7\tstore db\n"
+    bundles.write(child, Namespaces(), DIRS, {})
+    bundles.name_addresses(child, endpoints)
+    assert place.read_text() == at_once
