@@ -230,9 +230,7 @@ class Bundles:
             raise InvalidArgument(f"invalid cgroup parent: {parent}")
         return "/" + "/".join([*parts, container.id])
 
-    def _engine_files(
-        self, place: Path, container: Container, endpoints: Sequence[NetworkEndpoint]
-    ) -> dict[str, str]:
+    def _engine_files(self, place: Path, container: Container, endpoints: Sequence[NetworkEndpoint]) -> dict[str, str]:
         way = attachment(container.spec)
         if way is Attachment.SHARED:
             place = self.instance.container_data(network_owner(container.spec, self.index).id)

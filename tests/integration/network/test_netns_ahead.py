@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from bulkhead.manager.adapters.netns_ahead import NetnsAhead
-from tests.integration.network.private_host import Host, eventually, inside, on_private_host, run_inside
+from bulkhead.model.instance import Instance
+from tests.integration.network.private_host import Host, eventually, inside, on_private_host, run_inside, setting
 from tests.support.containers import namespace, open_descriptors
 
 pytestmark = pytest.mark.root
 
+IPV6 = "net/ipv6/conf"
 ID, ID2 = "a" * 64, "b" * 64
 
 
@@ -85,7 +87,27 @@ async def test_the_next_container_is_plugged_in_there(host: Host) -> None:
             assert _name(second) == made
             assert str(endpoint.addresses[0]) in run_inside(second, "ip", "-4", "addr", "show", "dev", "eth0")
             assert "default via" in run_inside(second, "ip", "route")
+            assert inside(second, lambda: setting(f"{IPV6}/eth0/disable_ipv6")) == "1"
         finally:
             os.close(second)
     finally:
         os.close(first)
+
+
+@on_private_host
+async def test_ipv6_is_on_where_the_network_has_it(host: Host) -> None:
+    # What is made ahead is as for most: without.
+    network = host.network(Instance(subnet6="fd00:1::/64"))
+    await network.ensure()
+    await network.reconcile([])
+    os.close(await network.plug_reserved(network.reserve(ID)))
+    known = _namespaces()
+    await eventually(lambda: _namespaces() != known)
+    endpoint = network.reserve(ID2)
+    netns = await network.plug_reserved(endpoint)
+    try:
+        assert _name(netns) in _namespaces() - known
+        assert inside(netns, lambda: setting(f"{IPV6}/eth0/disable_ipv6")) == "0"
+        assert "fd00:1::" in run_inside(netns, "ip", "-6", "addr", "show", "dev", "eth0")
+    finally:
+        os.close(netns)

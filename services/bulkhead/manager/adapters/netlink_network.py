@@ -102,7 +102,8 @@ class NetlinkKernel:
         self._claims = _open_claims()
         self._kept_sockets = threading.Lock()
         self._deletions: tuple[Deletions, Deletions] | None = None
-        self._ahead = NetnsAhead()
+        # Most containers have IPv4 alone.
+        self._ahead = NetnsAhead(lambda: newborn(()))
 
     async def survey(self) -> Survey:
         return await self.run("cannot list the host's interfaces", _survey)
@@ -271,12 +272,15 @@ class NetlinkKernel:
         return self._publish(change)
 
     def _plug_new(self, wire: Wire, change: EndpointChange, made: list[int]) -> bool:
+        ahead = bool(made)
         with Netlink() as host:
             bridge = socket.if_nametoindex(wire.bridge)
-            if made:
+            if ahead:
                 enter_netns(made[0])
             else:
                 made.append(leave_for_new_netns())
+            if not ahead or _wants_ipv6(wire.addresses):
+                newborn(wire.addresses)
             _wire_up(host, made[0], bridge, wire)
         return self._publish(change)
 
@@ -529,12 +533,12 @@ def _plug(netns: Netns, wire: Wire) -> None:
     with opened(netns) as target, Netlink() as host:
         bridge = socket.if_nametoindex(wire.bridge)
         enter_netns(target)
+        newborn(wire.addresses)
         _wire_up(host, target, bridge, wire)
 
 
 def _wire_up(host: Netlink, netns: int, bridge: int, wire: Wire) -> None:
-    """The calling thread stands in `netns`."""
-    newborn(wire.addresses)
+    """The calling thread stands in `netns`, which is as for a newborn."""
     with Netlink() as inside:
         host.request(_pair(wire, netns, bridge))
         try:
@@ -552,7 +556,11 @@ def newborn(addresses: Sequence[IPInterface]) -> None:
     """Set what the next interface of the calling thread's namespace is born with."""
     for path, value in _NEWBORN.items():
         _write(path, value)
-    _write(_DISABLE_IPV6, "0" if any(each.version == 6 for each in addresses) else "1")
+    _write(_DISABLE_IPV6, "0" if _wants_ipv6(addresses) else "1")
+
+
+def _wants_ipv6(addresses: Sequence[IPInterface]) -> bool:
+    return any(each.version == 6 for each in addresses)
 
 
 def _forget_flows(netfilter: Netlink, route: Netlink, change: EndpointChange) -> None:

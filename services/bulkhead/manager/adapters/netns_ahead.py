@@ -12,6 +12,7 @@ import _thread
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 
 from bulkhead.linux import threads
 from bulkhead.linux.netns import leave_for_new_netns
@@ -20,9 +21,15 @@ _PAUSE, _SECONDS = 0.1, 5.0
 
 
 class NetnsAhead:
-    """Of network namespaces that are asked for one after the other, the next. In the event loop's thread."""
+    """Of network namespaces that are asked for one after the other, the next. In the event loop's thread.
 
-    def __init__(self, *, pause: float = _PAUSE, seconds: float = _SECONDS) -> None:
+    `furnish` is called by a thread that stands in it, and may raise OSError.
+    """
+
+    def __init__(
+        self, furnish: Callable[[], None] = lambda: None, *, pause: float = _PAUSE, seconds: float = _SECONDS
+    ) -> None:
+        self._furnish = furnish
         self._pause, self._seconds = pause, seconds
         self._made: list[int] = []
         # Until it is made or, once it is, given back.
@@ -60,13 +67,21 @@ class NetnsAhead:
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """On a thread that ends here: it stands in the new namespace."""
-        made: list[int] = []
-        with contextlib.suppress(OSError):
-            made.append(leave_for_new_netns())
+        made = self._furnished()
         try:
             loop.call_soon_threadsafe(self._keep, made)
         except RuntimeError:  # the loop is closed
             _close(made)
+
+    def _furnished(self) -> list[int]:
+        made: list[int] = []
+        try:
+            made.append(leave_for_new_netns())
+            self._furnish()
+        except OSError:
+            _close(made)
+            return []
+        return made
 
     def _keep(self, made: list[int]) -> None:
         self._making = False
