@@ -113,6 +113,25 @@ def test_a_file_is_not_taken_for_a_directory(target: Target, box: str, tmp_path:
     assert target.ok("exec", box, "cat", "/root/file") == "first"
 
 
+def test_a_working_directory_is_there_from_the_create_on(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("copied before the start")
+    target.ok("create", "--name", "box", "-w", "/tmp/../new/./deep", "busybox", "cat", "file")
+    assert set(target.ok("diff", "box").splitlines()) == {"A /new", "A /new/deep"}
+    assert target.ok("inspect", "-f", "{{.Config.WorkingDir}}", "box") == "/new/deep"
+    assert read(target, "box:/new")["new/deep"].mode & 0o7777 == 0o755
+    target.ok("cp", f"{tmp_path}/file", "box:/new/deep/")
+    assert target.ok("start", "-a", "box") == "copied before the start"
+    target.ok("create", "--name", "there", "-w", "/bin", "busybox", "true")
+    assert target.ok("diff", "there") == ""
+
+
+@pytest.mark.parametrize("path", ["/bin/busybox", "/bin/busybox/below"])
+def test_a_working_directory_that_cannot_be_is_told_at_the_create(target: Target, path: str) -> None:
+    done = target.docker("create", "--name", "box", "-w", path, "busybox", "true")
+    assert (done.returncode, "not a directory" in done.stderr) == (1, True), done.stderr
+    assert target.ok("ps", "-aq", "--filter", "name=box") == ""
+
+
 def test_what_docker_py_is_told(client: DockerClient, box: str) -> None:
     container = client.containers.get(box)
     container.put_archive("/tmp", tar(("f", b"12345")))

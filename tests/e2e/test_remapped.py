@@ -62,6 +62,7 @@ LINES: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
     (("--read-only",), "touch /x 2>&1; touch /dev/shm/x && echo shm", ("touch: /x: Read-only file system", "shm")),
     (("--tmpfs", "/t", "--tmpfs", "/u:uid=5,mode=700"), "touch /t/x; stat -c %u:%a /t /u", ("0:1777", "5:700")),
     (("--ipc", "shareable"), "stat -c %u:%a /dev/shm; touch /dev/shm/x; stat -c %u /dev/shm/x", ("0:1777", "0")),
+    (("-w", "/made/here"), "pwd; touch x; stat -c %u:%a /made . x", ("/made/here", "0:755", "0:755", "0:644")),
     (("--init",), "sleep 0; cat /proc/1/comm", ("docker-init",)),
     (("-m", "32m", "--pids-limit", "50", "--ulimit", "nofile=99"), "ulimit -n; id -u", ("99", "0")),
     (("--sysctl", "net.ipv4.ip_forward=1"), "cat /proc/sys/net/ipv4/ip_forward; hostname x 2>&1 | wc -l", ("1", "1")),

@@ -39,6 +39,9 @@ class FakeSnapshots:
     def clear(self, container_id: str) -> None:
         shutil.rmtree(self.root / container_id, ignore_errors=True)
 
+    def make_below(self, dirs: Dirs, path: str) -> None:
+        """There are no files that it could be looked for in."""
+
     def let_go(self) -> None:
         pass
 

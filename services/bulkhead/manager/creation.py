@@ -78,7 +78,7 @@ class Creation:
         sharing.check_modes(spec)
         image = await self.images.resolve(spec.image, spec.platform)
         with self.images.holding(image.id):
-            merged = self._completed(merge(spec, image.config))
+            merged = self._completed(_normal(merge(spec, image.config)))
             path, *args = _command(merged)
             signals.parse_signal(merged.stop_signal)
             draft = Container(
@@ -131,6 +131,9 @@ class Creation:
             cgroup=self.bundles.cgroup_ahead(container),
         )
 
+        if container.spec.working_dir not in ("", "/"):
+            await aside(self._make_working_dir, container, dirs)
+
         def directories() -> None:
             self._make_directories(container, dirs, turn)
             # From here on the disk is waited for.
@@ -146,6 +149,11 @@ class Creation:
                 await settle(commit)
             if self.records.index.knows(container.id):
                 undo.pop_all()
+
+    def _make_working_dir(self, container: Container, dirs: Dirs) -> None:
+        """Blocking. Before anybody launches ahead and has the layer mounted."""
+        self.snapshots.make(container.id, dirs)
+        self.snapshots.make_below(dirs, container.spec.working_dir)
 
     def _make_directories(self, container: Container, dirs: Dirs, turn: list[bool]) -> None:
         """The container's own, and its layer. Blocking: the disk may be busy.
@@ -253,6 +261,13 @@ class Creation:
             mounts = [mount for mount in owner.spec.mounts if mount.type != "tmpfs"]
             found += [replace(mount, read_only=mount.read_only or mode == "ro") for mount in mounts]
         return found
+
+
+def _normal(spec: ContainerSpec) -> ContainerSpec:
+    """With the paths as Docker shows them."""
+    if not spec.working_dir:
+        return spec
+    return replace(spec, working_dir="/" + posixpath.normpath(spec.working_dir).lstrip("/"))
 
 
 def _taken(turn: list[bool]) -> bool:

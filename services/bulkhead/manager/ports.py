@@ -169,6 +169,12 @@ class Snapshots(Protocol):
     def make(self, container_id: str, dirs: Dirs) -> None:
         """Make what is not there of a writable layer. Blocking. Raises ResourceExhausted, Internal."""
 
+    def make_below(self, dirs: Dirs, path: str) -> None:
+        """Make a directory, and those above it, where the two layers have none. Blocking; of a layer that was made.
+
+        Raises InvalidArgument with Docker's text when it cannot be one, ResourceExhausted, Internal.
+        """
+
     async def prepare(self, container_id: str, image_id: str) -> Dirs:
         """Make, or find as they are, the writable layer of a container above its image."""
 

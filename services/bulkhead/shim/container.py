@@ -326,7 +326,7 @@ class Container:
         if self._relays is None:
             if not ways:
                 return
-            # As for names.
+            # Who publishes nothing never gets here.
             from bulkhead.shim.relay import Relays
 
             self._relays = Relays(self._loop)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bulkhead import failpoints
+from bulkhead.content import working_dir
 from bulkhead.content.arriving import Arriving
 from bulkhead.content.aside import aside
 from bulkhead.content.blocking import to_its_end
@@ -321,6 +322,10 @@ class OverlaySnapshots:
     def clear(self, container_id: str) -> None:
         """Take away what there is of a writable layer. Blocking: a disk may stand still."""
         self._spares.clear(self._directory(container_id))
+
+    def make_below(self, dirs: Dirs, path: str) -> None:
+        """Raises InvalidArgument, ResourceExhausted, Internal. Blocking."""
+        working_dir.make(path, lower=dirs.lower, upper=dirs.upper, work=dirs.work)
 
     def let_go(self) -> None:
         """A container needs its image no longer."""
