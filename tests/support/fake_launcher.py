@@ -98,6 +98,9 @@ class FakeProcess:
     argv0: str = ""
     cgroup: FakeCgroup = field(default_factory=lambda: FakeCgroup(-1))
 
+    def rest(self) -> None:
+        """There is nothing."""
+
     def hold_root(self) -> int:
         return -1
 

@@ -16,12 +16,20 @@ from bulkhead.linux.cgroup_files import read, write
 _SECONDS = 2.0
 
 
+STATE_V1, STATE_V2 = "freezer.state", "cgroup.events"
+
+
+def says_frozen(state: bytes) -> bool:
+    """Whether that is what one of those files says of stopped members."""
+    return state == b"FROZEN\n" or b"frozen 1" in state
+
+
 def is_frozen_v1(directory: str) -> bool:
-    return read(directory, "freezer.state").strip() == "FROZEN"
+    return says_frozen(read(directory, STATE_V1).encode())
 
 
 def is_frozen_v2(directory: str) -> bool:
-    return "frozen 1" in read(directory, "cgroup.events")
+    return says_frozen(read(directory, STATE_V2).encode())
 
 
 def freeze_v1(directory: str) -> None:

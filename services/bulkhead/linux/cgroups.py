@@ -228,6 +228,11 @@ class Cgroup:
         except OSError:
             return False
 
+    def open_freezer(self) -> int:
+        """Descriptor of the file that tells the same as often as it is read, owned by the caller."""
+        state = cgroup_freezer.STATE_V2 if self._mounted.is_v2 else cgroup_freezer.STATE_V1
+        return os.open(f"{self._freezer()}/{state}", os.O_RDONLY | os.O_CLOEXEC)
+
     def _freezer(self) -> str:
         directory = self.directory("freezer")
         if directory is None:

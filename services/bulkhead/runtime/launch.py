@@ -20,6 +20,7 @@ from typing import Any
 from bulkhead import failpoints, nsexec
 from bulkhead.errors import BulkheadError, Conflict, Internal, InvalidArgument, LaunchFailed, NotFound, Unavailable
 from bulkhead.linux import namespaces, overlay, pidfd
+from bulkhead.linux.cgroup_freezer import says_frozen
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.pidfd import ExitStatus
 from bulkhead.nsexec import STEPS, Launch, Report, ReportKind, SpawnError
@@ -56,6 +57,8 @@ _NONE = Flag(0)
 _JOIN_SECONDS = 8.0
 # A new container can wait for its disk; nobody waits for it longer than that.
 _STAGE_SECONDS = 120.0
+# Of a file that says whether processes are stopped.
+_STATE_BYTES = 4096
 # With which a stage ends that has come to its program no more (csrc/nsinit/report.c).
 _STAGE_GAVE_UP = 125
 # A process that has not executed anything has no exit signal: waitid(2) finds it only so.
@@ -77,6 +80,7 @@ class Task:
     _origin: tuple[Config, str] | None = field(default=None, repr=False)
     # What it has warned of, of a process that was let go on already.
     _gone_on: list[str] | None = field(default=None, repr=False)
+    _entrance: _Entrance | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Let the created process exec; returns when it has and its poststart hooks have run.
@@ -133,6 +137,20 @@ class Task:
         """
         return os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def entrance(self) -> _Entrance:
+        """To its groups, which it keeps while it lives: however many join them, they are looked up once. OSError."""
+        if self._entrance is None:
+            self._entrance = _Entrance(_joined(self))
+        return self._entrance
+
+    def is_frozen(self) -> bool:
+        """Whether its processes are stopped."""
+        return self.cgroup.is_frozen() if self._entrance is None else self._entrance.is_frozen()
+
+    def rest(self) -> None:
+        """Nobody may want to join it for a while: let go of what is open for that."""
+        self._entrance = None
+
     def signal(self, number: int) -> None:
         """ProcessLookupError when it has ended."""
         signal.pidfd_send_signal(self.pidfd, number)
@@ -142,6 +160,7 @@ class Task:
         if self._launch is not None:
             self._launch.disconnect()
             self._launch = None
+        self.rest()
         for fd in (self.pidfd, self.console):
             if fd is not None and fd >= 0:
                 os.close(fd)
@@ -254,7 +273,7 @@ def create(
             came = luggage.pack(
                 plan, config, rootfs, stdio, exec_fifo=exec_fifo, preserve_fds=preserve_fds, stack=temporary
             )
-            birth.begin(plan, _spaces(translate.clone_flags(config), network), stdio, came, temporary)
+            birth.begin(plan, _spaces(translate.clone_flags(config), network), stdio, came)
         birth.until_ready(plan)
         left_out = (*translate.warnings(config["process"]), *translate.unknown_calls(config))
         task = birth.task(left_out, parked=exec_fifo is None)
@@ -283,10 +302,9 @@ def create_planned(
     config = {"linux": {"resources": planned.resources}}
     with ExitStack() as undo:
         birth = _Birth(container_id, config, "", group(planned.cgroup), undo, Manner())
-        with ExitStack() as temporary:
-            go = None if planned.plan.flags & Flag.FORK_EARLY else go
-            spaces = _spaces(planned.clone_flags, network)
-            birth.begin(planned.plan, spaces, stdio, (), temporary, _NONE if go is None else Flag.GO_ON)
+        go = None if planned.plan.flags & Flag.FORK_EARLY else go
+        spaces = _spaces(planned.clone_flags, network)
+        birth.begin(planned.plan, spaces, stdio, (), _NONE if go is None else Flag.GO_ON)
         if go is None:
             task = birth.raised(planned.plan, planned.warnings, begun)
         else:
@@ -370,9 +388,10 @@ class ReadyExec:
     def __init__(self, *, task: Task, planned: Planned, stdio: StdioFds) -> None:
         """Raises Internal, and InvalidArgument."""
         self.planned = planned
-        self._opened: list[int] = []
+        self._entrance: _Entrance | None = None
         try:
-            outfit = _outfit(planned.plan, _joined(task), stdio, self._opened)
+            self._entrance = task.entrance()
+            outfit = _outfit(planned.plan, self._entrance, stdio)
             self._unborn = nsexec.Unborn(
                 outfit.plan,
                 cgroup_fd=outfit.group,
@@ -401,12 +420,11 @@ class ReadyExec:
         return _joining(launch, undo)
 
     def close(self) -> None:
-        opened, self._opened = self._opened, []
-        _close_all(opened)
+        self._entrance = None
 
 
 def _refuse_frozen(task: Task) -> None:
-    if task.cgroup.is_frozen():  # the stage would freeze on joining, and its launcher with it
+    if task.is_frozen():  # the stage would freeze on joining, and its launcher with it
         raise Conflict(f"Container {task.container_id} is paused, unpause the container before exec")
 
 
@@ -498,7 +516,6 @@ class _Birth:
         spaces: _Spaces,
         stdio: StdioFds,
         came: Sequence[int],
-        temporary: ExitStack,
         more: Flag = _NONE,
     ) -> None:
         """Make the group, start the stage in it; `more` is added to what the plan asks for."""
@@ -508,7 +525,7 @@ class _Birth:
         if group and owner:
             with contextlib.suppress(PermissionError):  # an ordinary user's group is that user's already
                 group.delegate(*owner)
-        launch = _spawn(plan, spaces, group, stdio, came, temporary, CREATE, more)
+        launch = _spawn(plan, spaces, group, stdio, came, CREATE, more)
         if self._cgroup.is_held:
             launch.await_stage()
             self._cgroup.settled()
@@ -659,11 +676,10 @@ def _begin_exec(
 ) -> Conversation:
     if reaped_or_dead(task.pidfd):
         raise _stopped(task)
-    with ExitStack() as temporary:
-        try:
-            launch = _spawn(plan, _Spaces(), _joined(task), stdio, came, temporary, EXEC)
-        except FileNotFoundError:
-            raise _stopped(task) from None
+    try:
+        launch = _spawn(plan, _Spaces(), _joined(task), stdio, came, EXEC)
+    except FileNotFoundError:
+        raise _stopped(task) from None
     return _joining(launch, undo)
 
 
@@ -742,14 +758,12 @@ def _spawn(
     cgroup: Cgroup | None,
     stdio: StdioFds,
     extra: Sequence[int],
-    stack: ExitStack,
     occasion: Occasion,
     more: Flag = _NONE,
 ) -> Launch:
     """Start the stage."""
-    opened: list[int] = []
-    stack.callback(_close_all, opened)
-    outfit = _outfit(plan, cgroup, stdio, opened, more)
+    entrance = _Entrance(cgroup)
+    outfit = _outfit(plan, entrance, stdio, more)
     try:
         return nsexec.spawn(
             outfit.plan,
@@ -779,13 +793,47 @@ class _Outfit:
     tasks: list[int]
 
 
-def _outfit(
-    plan: Plan | Encoded, cgroup: Cgroup | None, stdio: StdioFds, opened: list[int], more: Flag = _NONE
-) -> _Outfit:
-    """A standard descriptor that is absent becomes the container's /dev/null inside. What is opened is in `opened`."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    opened.append(null)
-    group, tasks = _places(cgroup, opened)
+class _Entrance:
+    """What leads into a container's groups: the v2 group to be born in, or -1, and the `tasks` of v1 groups to join.
+    With a /dev/null for the way. Open for as long as anybody holds this."""
+
+    __slots__ = ("_cgroup", "_freezer", "_opened", "group", "null", "tasks")
+
+    def __init__(self, cgroup: Cgroup | None) -> None:
+        """Raises OSError."""
+        self._opened: list[int] = []
+        self._cgroup = cgroup
+        self._freezer = -1
+        self.null = self._kept(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        self.group, self.tasks = -1, list[int]()
+        if cgroup is not None:
+            group = cgroup.open_unified()
+            self.group = group if group < 0 else self._kept(group)
+            self.tasks = [self._kept(descriptor) for descriptor in cgroup.open_tasks()]
+
+    def is_frozen(self) -> bool:
+        """Whether who joins would be stopped; False for groups that are gone or cannot be stopped."""
+        if self._cgroup is None:
+            return False
+        try:
+            if self._freezer < 0:
+                self._freezer = self._kept(self._cgroup.open_freezer())
+            return says_frozen(os.pread(self._freezer, _STATE_BYTES, 0))
+        except OSError:
+            return False
+
+    def _kept(self, descriptor: int) -> int:
+        self._opened.append(descriptor)
+        return descriptor
+
+    def __del__(self) -> None:
+        for descriptor in self._opened:
+            os.close(descriptor)
+
+
+def _outfit(plan: Plan | Encoded, entrance: _Entrance, stdio: StdioFds, more: Flag = _NONE) -> _Outfit:
+    """A standard descriptor that is absent becomes the container's /dev/null inside."""
+    null = entrance.null
     terminal = plan.flags & Flag.TERMINAL
     given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
     nulls = Flag(0) if terminal else _nulls(*(fd < 0 for fd in given))
@@ -794,24 +842,7 @@ def _outfit(
         data = plan.encode(nulls | more)
     except ValueError as error:
         raise InvalidArgument(f"cannot create the container: {error}") from error
-    return _Outfit(data, group, (first, second, third), tasks)
-
-
-def _places(cgroup: Cgroup | None, opened: list[int]) -> tuple[int, list[int]]:
-    """The v2 group to be born in, or -1, and the v1 groups to join; they are among what was `opened`."""
-    if cgroup is None:
-        return -1, []
-    group = cgroup.open_unified()
-    if group >= 0:
-        opened.append(group)
-    tasks = cgroup.open_tasks()
-    opened += tasks
-    return group, tasks
-
-
-def _close_all(opened: list[int]) -> None:
-    for descriptor in opened:
-        os.close(descriptor)
+    return _Outfit(data, entrance.group, (first, second, third), entrance.tasks)
 
 
 @functools.cache

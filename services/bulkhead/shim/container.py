@@ -335,6 +335,8 @@ class Container:
     def rest(self) -> None:
         """Nothing has been asked for a while: let go of what comes back by itself."""
         self._log.rest()
+        if self._task is not None:
+            self._task.rest()
 
     def when_exited(self, hear: Callable[[ExitRecord], None], records: Callable[[], bool] | None = None) -> None:
         """Call `hear` with the exit record once it is durable; at once if it is.

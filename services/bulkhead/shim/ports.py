@@ -92,6 +92,9 @@ class Task(Process, Protocol):
     def start(self) -> None:
         """Returns when the exec succeeded; LaunchFailed otherwise, and the process is dead."""
 
+    def rest(self) -> None:
+        """Nobody may want to join it for a while: let go of what is held for that."""
+
     def close(self) -> None:
         """Let go of the descriptors that were not taken; a process that was never started ends."""
 

@@ -265,3 +265,35 @@ def test_one_that_is_killed_on_its_way_was_never_its_program(box: Box) -> None:
         running.settle()
     os.close(running.pidfd)
     box.kill(task)
+
+
+def test_the_way_into_its_groups_is_open_until_nobody_may_want_it(box: Box) -> None:
+    """Who has made something ready on it may still use it after that."""
+    task, config = box.start("sleep", "60")
+    looked_up = box.exec(task, config, "cat", "/proc/self/cgroup").output
+    before = open_descriptors()
+    process = planned.further_process(config, config["process"] | {"args": ["cat", "/proc/self/cgroup"]})
+    assert process is not None
+    read, write = os.pipe2(os.O_CLOEXEC)
+    stdio = StdioFds(stdout=write)
+    ready = launch.ReadyExec(task=task, planned=process, stdio=stdio)
+    task.rest()
+    running = launch.exec_planned(task=task, planned=process, stdio=stdio, ready=ready)
+    os.close(write)
+    ready.close()
+    with os.fdopen(read) as output:
+        assert output.read() == looked_up
+    assert ended(running) == 0
+    assert open_descriptors() == before
+    box.kill(task)
+
+
+def test_the_way_in_tells_when_those_inside_are_stopped(box: Box) -> None:
+    task, _ = box.start("sleep", "60")
+    task.entrance()
+    for frozen in (True, False, True):
+        (task.cgroup.freeze if frozen else task.cgroup.thaw)()
+        assert task.is_frozen() is frozen
+    task.cgroup.thaw()
+    box.kill(task)
+    assert not task.is_frozen()

@@ -111,6 +111,9 @@ class CommandTask:
             pidfd.send_signal(self.pidfd, signal.SIGKILL)
             raise _launch_failed(_START, error) from error
 
+    def rest(self) -> None:
+        """The runtime holds nothing."""
+
     def signal(self, number: int) -> None:
         """By the runtime: only it knows where the signal has to go. ProcessLookupError when it has ended."""
         command = self.cgroup.command
