@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from bulkhead.errors import BulkheadError
+from bulkhead.errors import BulkheadError, Unavailable
 from bulkhead.model.events import Event, gap
 from bulkhead.model.filters import EVENT_KEYS, Filters, check_keys, matches_event
 
@@ -31,6 +31,8 @@ BATCH = 512
 TRIM_SECONDS = 300.0
 # How much later than it happened something may be told, behind what is younger (`execs.BRIEF`, and a commit).
 LATE_NS = 250_000_000
+# Who asks for the past waits so long for a disk that stands still.
+DISK_SECONDS = 5.0
 
 
 class JournalStore(Protocol):
@@ -98,14 +100,27 @@ class EventBus:
     ) -> AsyncIterator[Event]:
         """Entries from `since` on (None: from now), up to `until` (None: for ever), both Unix nanoseconds.
 
-        The position is taken before this returns. Raises InvalidArgument for a bad filter.
+        The position is taken before this returns. Raises InvalidArgument for a bad filter, Unavailable for the past
+        while its disk stands still.
         """
         wanted = filters or {}
         check_keys(wanted, EVENT_KEYS)
-        position = self._last if since is None else await self._store.before_time(since)
+        position = self._last if since is None else await self._before(since)
         if since is not None and until is None and since > time.time_ns():
             position = self._last
         return self._follow(position, since, until, wanted)
+
+    async def _before(self, since: int) -> int:
+        """The position from which nothing of `since` is missed. What lies not long back is remembered: while a disk
+        stands still, that is told."""
+        try:
+            async with asyncio.timeout(DISK_SECONDS):
+                return await self._store.before_time(since)
+        except TimeoutError:
+            oldest = self._recent[0] if self._recent else None
+            if oldest is None or (oldest.sequence > 1 and oldest.time + LATE_NS >= since):
+                raise Unavailable("cannot read the journal of events: its disk does not answer") from None
+            return next((each.sequence - 1 for each in self._recent if each.time >= since), self._last)
 
     async def _follow(
         self, position: int, since: int | None, until: int | None, filters: Filters

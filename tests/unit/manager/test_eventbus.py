@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import InvalidArgument
+from bulkhead.errors import InvalidArgument, Unavailable
 from bulkhead.manager import eventbus
 from bulkhead.manager.adapters.database import Database
 from bulkhead.manager.adapters.journal_store import SqliteJournalStore
@@ -146,3 +147,26 @@ async def test_old_entries_are_trimmed(tmp_path: Path) -> None:
         trimming.cancel()
     async with _bus(tmp_path) as bus:
         assert await _take(await bus.subscribe(since=0), 2) == ["new", "newer"]
+
+
+async def test_while_the_disk_stands_still_what_is_remembered_is_told_and_the_rest_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventbus, "DISK_SECONDS", 0.05)
+    old, new = 10**18, 15 * 10**17
+    async with _bus(tmp_path) as bus:
+        await bus.write(_event("one", at=old))
+    async with Database.open(tmp_path / "b.db") as database:
+        bus = EventBus(SqliteJournalStore(database), keep=1000, keep_seconds=3600)
+        await bus.open()
+        await bus.write(_event("two", at=new), _event("three", at=new + 10**9))
+        disk = threading.Event()
+        standing = asyncio.create_task(database.read(lambda _: disk.wait(60)))
+        await asyncio.sleep(0)
+        entries = await bus.subscribe(since=new + 10**9, until=new + 10**10)
+        assert [event.action async for event in entries] == ["three"]
+        with pytest.raises(Unavailable, match="its disk does not answer"):
+            await bus.subscribe(since=old)
+        disk.set()
+        await standing
+        assert await _take(await bus.subscribe(since=old), 3) == ["one", "two", "three"]
