@@ -7,7 +7,7 @@ reserved here before a record exists, so that two clients never get the same one
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, KeysView
+from collections.abc import Collection, Iterable, Iterator, KeysView, Sequence
 
 from bulkhead.errors import Conflict, InvalidArgument, NotFound
 from bulkhead.manager.uses import Uses
@@ -21,6 +21,7 @@ class Index:
 
     def __init__(self) -> None:
         self._containers: dict[str, Container] = {}
+        self._running: dict[str, Container] = {}
         self._in_order: list[str] = []
         self._names: dict[str, str] = {}
         self._shorts: dict[str, str] = {}
@@ -40,6 +41,10 @@ class Index:
     def short_ids(self) -> KeysView[str]:
         """The first twelve digits of every id, as they are now."""
         return self._shorts.keys()
+
+    def running(self) -> Sequence[Container]:
+        """Those that run, paused ones too, or are about to run again."""
+        return list(self._running.values())
 
     def ids(self) -> KeysView[str]:
         """Every id, as they are now."""
@@ -120,6 +125,10 @@ class Index:
         self._names[container.name] = container.id
         self._shorts[short(container.id)] = container.id
         self._containers[container.id] = container
+        if _runs(container):
+            self._running[container.id] = container
+        else:
+            self._running.pop(container.id, None)
         self._follow(before, container)
 
     def drop(self, container_id: str) -> None:
@@ -129,6 +138,7 @@ class Index:
             del self._in_order[bisect_left(self._in_order, container_id)]
             self.free(gone.name, container_id)
             self._shorts.pop(short(container_id), None)
+            self._running.pop(container_id, None)
             self._follow(gone, None)
 
     def _follow(self, before: Container | None, after: Container | None) -> None:

@@ -41,7 +41,8 @@ class Queries:
             created_at=lambda ref: self.records.index.find(ref).created_at,
         )
         stopped_too = everything or limit > 0 or wanted.implies_all
-        found = [each for each in self.records.index if (stopped_too or _up(each)) and wanted.matches(each)]
+        candidates = self.records.index if stopped_too else self.records.index.running()
+        found = [each for each in candidates if wanted.matches(each)]
         found.sort(key=lambda each: (each.created_at, each.id), reverse=True)
         return found[:limit] if limit > 0 else found
 
@@ -78,7 +79,3 @@ class Queries:
             return (await self.images.resolve(ref)).id
         except BulkheadError:
             return None
-
-
-def _up(container: Container) -> bool:
-    return container.phase.alive or container.phase.value == "restarting"

@@ -56,7 +56,7 @@ class Sampler:
     async def snapshot(self) -> Collection[Sample]:
         """All containers that run; those who ask within one period are told of the same reading."""
         if self._snapshot is None or (self._snapshot.done() and time.monotonic() - self._snapshot_at >= self.period):
-            living = [each for each in self.index if _lives(each)]
+            living = [each for each in self.index.running() if _lives(each)]
             self._snapshot_at = time.monotonic()
             self._snapshot = self.actors.own(asyncio.to_thread(self._round, living), "sample every container")
         return (await asyncio.shield(self._snapshot)).values()

@@ -86,6 +86,17 @@ def test_an_images_containers_are_told_by_whether_they_run() -> None:
     assert list(index.idle_from(IMAGE)) == [container(2).id]
 
 
+def test_those_that_run_are_known_without_the_others() -> None:
+    index = index_of(container(1), container(2, phase=Phase.RUNNING), container(3, phase=Phase.RESTARTING))
+    assert names(list(index.running())) == ["c2", "c3"]
+    index.put(replace(index.find("c1"), phase=Phase.PAUSED))
+    index.put(replace(index.find("c2"), name="other"))
+    assert names(list(index.running())) == ["other", "c3", "c1"]
+    index.put(replace(index.find("c3"), phase=Phase.EXITED))
+    index.drop(container(2).id)
+    assert names(list(index.running())) == ["c1"]
+
+
 def test_links_are_known_from_the_other_end() -> None:
     child = container(1)
     index = index_of(child, container(3, links=(f"{child.id}:db",)), container(2, links=(f"{child.id}:db",)))
@@ -107,6 +118,7 @@ def absent(index: Index) -> None:
         absent,
         lambda index: index.users_of_volume("v3"),
         lambda index: index.members(NETWORK),
+        lambda index: [each.name for each in index.running()],
         lambda index: next(iter(index.idle_from(IMAGE))),
         lambda index: index.put(replace(index.get(container(3).id), phase=Phase.RUNNING)),
         lambda index: index.drop(container(3).id),

@@ -47,16 +47,15 @@ class SystemServicer(api.SystemBase):
         self._in_flight = in_flight
 
     async def info(self, message: api.InfoRequest) -> api.InfoResponse:
-        phases = [each.phase for each in self._index]
-        running = sum(phase in (Phase.RUNNING, Phase.RESTARTING) for phase in phases)
-        paused = sum(phase is Phase.PAUSED for phase in phases)
+        up = self._index.running()
+        paused = sum(each.phase is Phase.PAUSED for each in up)
         facts = self._facts
         return api.InfoResponse(
             engine_id=facts.engine_id,
-            containers=len(phases),
-            running=running,
+            containers=len(self._index),
+            running=len(up) - paused,
             paused=paused,
-            stopped=len(phases) - running - paused,
+            stopped=len(self._index) - len(up),
             images=facts.count_images(),
             data_dir=facts.data_dir,
             cgroup_version=facts.cgroup_version,

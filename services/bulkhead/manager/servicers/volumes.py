@@ -31,9 +31,8 @@ class VolumesServicer(api.VolumesBase):
         found = self._pruning.select(filters_of(message.filters))
         if not message.usage:
             return api.ListVolumesResponse(volumes=[self._shown(each) for each in found])
-        users = self._volumes.users()
         shown = [
-            self._shown(each, size=await self._volumes.size(each.name), references=len(users.get(each.name, ())))
+            self._shown(each, size=await self._volumes.size(each.name), references=len(self._volumes.users(each.name)))
             for each in found
             if each.is_ours
         ]

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -76,13 +76,9 @@ class Volumes:
             raise NotFound(f"get {name}: no such volume")
         return volume
 
-    def users(self) -> Mapping[str, Sequence[str]]:
-        """Ids of the containers that use each volume."""
-        found: dict[str, list[str]] = {}
-        for container in self.records.index:
-            for name in _names(container.spec.mounts):
-                found.setdefault(name, []).append(container.id)
-        return found
+    def users(self, name: str) -> Sequence[Container]:
+        """The containers that use a volume, whether or not they run."""
+        return self.records.index.users_of_volume(name)
 
     async def remove(self, name: str, *, force: bool) -> None:
         """Remove a volume that no container uses. Raises NotFound (not with `force`), Conflict, Internal."""
@@ -92,7 +88,7 @@ class Volumes:
         async with self._turns.of(name):
             if name not in self.records.volumes:
                 raise NotFound(f"get {name}: no such volume")
-            users = self.records.index.users_of_volume(name)
+            users = self.users(name)
             if users or self._held[name]:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(each.id for each in users)}]")
             await self.discard([name])
@@ -224,7 +220,7 @@ class Volumes:
         return tuple(name for name in known if not self._held[name] and not self._others_use(name, container.id))
 
     def _others_use(self, name: str, but: str) -> bool:
-        return any(each.id != but for each in self.records.index.users_of_volume(name))
+        return any(each.id != but for each in self.users(name))
 
     async def recover(self) -> None:
         """Once, before serving: finish removals, take on directories without a record, unmount what nobody uses."""
@@ -260,7 +256,7 @@ class Volumes:
                     self.places.remove(name)
 
     def _runs_with(self, name: str, but: str = "") -> bool:
-        return any(each.phase.alive and each.id != but for each in self.records.index.users_of_volume(name))
+        return any(each.phase.alive and each.id != but for each in self.users(name))
 
     def _mounted(self, container: Container) -> list[Volume]:
         found = (self.records.volumes.get(name) for name in dict.fromkeys(_names(container.spec.mounts)))

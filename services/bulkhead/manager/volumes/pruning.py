@@ -36,11 +36,12 @@ class VolumePruning:
         """The volumes that match, by name. Raises InvalidArgument for a bad filter."""
         check_keys(filters, LIST_KEYS)
         dangling = boolean(filters, "dangling")
-        users = self.volumes.users()
         found = sorted(self.volumes.records.volumes.values(), key=lambda each: each.name)
         search = Search()
         return [
-            each for each in found if _matches(each, filters, search) and dangling in (None, each.name not in users)
+            each
+            for each in found
+            if _matches(each, filters, search) and dangling in (None, not self.volumes.users(each.name))
         ]
 
     async def prune(self, filters: Filters) -> Pruned:
@@ -59,11 +60,10 @@ class VolumePruning:
             self._running = False
 
     def _unused(self, filters: Filters, *, every: bool) -> list[Volume]:
-        users = self.volumes.users()
         return [
             volume
             for volume in self.volumes.records.volumes.values()
-            if volume.name not in users and volume.is_ours
+            if volume.is_ours and not self.volumes.users(volume.name)
             if (every or volume.anonymous) and fits_labels(volume.labels, filters)
         ]
 
