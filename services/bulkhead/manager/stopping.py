@@ -46,8 +46,14 @@ FORCE_SECONDS = 2.0
 SHIM_SECONDS = 3.0
 # A disk that stands still keeps nobody from being stopped: the record of it follows then.
 MARK_SECONDS = 1.0
+# Nor is more done, when it has not ended in spite of KILL, before so long a look at whether a disk stands still.
+DISK_SECONDS = 3.0
 # Between attempts to have the freezer as the record says.
 SETTLE_SECONDS = 1.0
+
+
+class Unrecorded(Unavailable):
+    """What was done cannot be put on record while a disk stands still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +114,13 @@ class Stopping:
         await self._kill(container)
 
     async def end_for_removal(self, container_id: str) -> None:
-        """KILL, and wait until it has ended; fine when it has already."""
+        """KILL, and wait until it has ended; fine when it has already. Raises Internal, Unrecorded."""
         container = await self._without_restart(self.records.index.get(container_id), "kill")
         if container.phase.alive:
             try:
                 await self._kill(container)
+            except Unrecorded:
+                raise
             except (Internal, Unavailable, DeadlineExceeded):
                 await self._abandon(container)
 
@@ -253,7 +261,8 @@ class Stopping:
                 raise Internal(f"cannot remove container {container.name}: its end could not be confirmed")
 
     async def _force(self, container: Container) -> None:
-        """Kill whatever is in the container's cgroup. Raises Internal when that is not the end either."""
+        """Kill whatever is in the container's cgroup. Raises Internal when that is not the end either; Unrecorded."""
+        await self._check_disk(container)
         current = self.records.index.get(container.id)
         with self.waiters.armed(current, Condition.NOT_RUNNING) as ended:
             if current.phase.alive and current.started_at == container.started_at:
@@ -263,6 +272,16 @@ class Stopping:
                         f"cannot stop container: {container.name}: tried to kill container, but did not receive an "
                         "exit event"
                     )
+
+    async def _check_disk(self, container: Container) -> None:
+        """No end is heard of while a disk stands still, whatever is done to bring it about."""
+        written = asyncio.ensure_future(self.records.written())
+        written.add_done_callback(_heard)
+        if not await _within(written, DISK_SECONDS):
+            raise Unrecorded(
+                f"cannot stop container: {container.name}: it was sent KILL, and its end cannot be recorded: "
+                "a disk does not answer"
+            )
 
     async def _signal(self, container_id: str, number: int, *, manual: bool, everyone: bool = False) -> None:
         """Send a signal in the actor. `manual` marks the container as stopped by its user first."""

@@ -754,6 +754,30 @@ async def test_disk_that_stands_still_does_not_keep_a_container_from_being_kille
     assert [each.action for each in await core.journal() if each.action in ("kill", "die")] == ["kill", "die"]
 
 
+@pytest.mark.parametrize("how", ["kill", "remove"])
+async def test_who_ends_a_container_while_the_disk_stands_still_is_told_so(
+    core: Running, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    for name in ("MARK_SECONDS", "KILL_SECONDS", "DISK_SECONDS"):
+        monkeypatch.setattr(stopping, name, 0.05)
+    container_id, containers = await core.run("sleep", "9"), core.core.containers
+    disk = threading.Event()
+    standing = asyncio.create_task(core.records._database.read(lambda _: disk.wait(60)))
+    await asyncio.sleep(0)
+    ending = {
+        "kill": lambda: containers.kill(container_id, "KILL"),
+        "remove": lambda: containers.remove(container_id, force=True, volumes=False),
+    }
+    try:
+        with pytest.raises(Unavailable, match="a disk does not answer"):
+            await asyncio.wait_for(ending[how](), 10)
+        assert core.world.shims.discarded == []
+    finally:
+        disk.set()
+        await standing
+    await eventually(lambda: core.get(container_id).phase is Phase.EXITED)
+
+
 async def test_file_server_that_is_away_holds_up_only_who_binds_it(
     core: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
