@@ -718,12 +718,9 @@ def _affinity(cpus: frozenset[int] | None) -> Iterator[None]:
 def reaped_or_dead(fd: int) -> bool:
     """Whether the process has ended, without reaping it."""
     try:
-        signal.pidfd_send_signal(fd, 0)
         return os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # somebody else's child: the signal said it exists
-        return False
-    except ProcessLookupError:
-        return True
+    except ChildProcessError:  # reaped, or somebody else's child
+        return not pidfd.send_signal(fd, 0)
 
 
 def ended_by_itself(fd: int) -> bool:
