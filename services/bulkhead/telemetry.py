@@ -6,13 +6,16 @@ event's own fields. What libraries say through `logging` comes out in the same s
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 import structlog
@@ -22,6 +25,8 @@ from bulkhead.plainlog import timestamp
 REQUEST_ID_HEADER = "x-request-id"
 # What clients send is untrusted: it ends in logs and in headers of the next hop.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_SOON_SECONDS, _MOST_OWED = 0.02, 256
 
 _LEVELS = {
     level: logging.getLevelName(level).lower()
@@ -58,8 +63,34 @@ def line(level: int, event: str, **fields: Any) -> None:
         _tell(_encode(told) + b"\n")
 
 
+def line_soon(level: int, event: str, **fields: Any) -> None:
+    """As `line`, a moment later and still in its turn: who is served next does not wait for the last one's line.
+
+    With a loop that runs. A process that is killed takes the lines of that moment along.
+    """
+    if not _configured:
+        line(level, event, **fields)
+    elif tells(level):
+        _owed.append(_Owed(time.time(), request_id(), level, event, fields))
+        if len(_owed) == 1:
+            asyncio.get_running_loop().call_later(_SOON_SECONDS, settle)
+        elif len(_owed) >= _MOST_OWED:
+            settle()
+
+
+def settle() -> None:
+    """Write what `line_soon` has put off."""
+    if _owed:
+        _tell(b"")
+
+
 def _tell(data: bytes) -> None:
-    """To standard error. What cannot be told (a full disk, a reader that has gone) is no error of whoever tells it."""
+    """To standard error, behind what is owed. What cannot be told (a full disk, a reader that has gone) is no error of
+    whoever tells it."""
+    if _owed:
+        owed = _owed.copy()
+        _owed.clear()
+        data = b"".join([*map(_put_off, owed), data])
     try:
         sys.stderr.buffer.write(data)
         sys.stderr.buffer.flush()
@@ -73,6 +104,7 @@ def configure(service: str, *, level: str = "info") -> None:
     threshold = _threshold = logging.getLevelNamesMapping()[level.upper()]
     stream = cast(BinaryIO, _Stream())
     _stamp, _configured = _Stamp(service), True
+    atexit.register(settle)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -108,25 +140,42 @@ class _Stamp:
     def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**self.beginning(method, event.pop("event", "")), **event}
 
-    def beginning(self, level: str, event: Any) -> dict[str, Any]:
-        """A line without the event's own fields."""
+    def beginning(self, level: str, event: Any, at: float | None = None, bound: str | None = None) -> dict[str, Any]:
+        """A line without the event's own fields, of now and of the current request unless those are given."""
         line: dict[str, Any] = {
-            "timestamp": timestamp(),
+            "timestamp": timestamp(at),
             "level": level,
             "service": self._service,
             "pid": os.getpid(),
             "event": event,
         }
-        bound = request_id()
+        bound = request_id() if bound is None else bound
         if bound:
             line["request_id"] = bound
         return line
+
+
+class _Owed(NamedTuple):
+    """A line that was put off."""
+
+    at: float
+    request_id: str
+    level: int
+    event: str
+    fields: dict[str, Any]
+
+
+def _put_off(owed: _Owed) -> bytes:
+    told = _stamp.beginning(_LEVELS[owed.level], owed.event, owed.at, owed.request_id)
+    told.update(owed.fields)
+    return _encode(told) + b"\n"
 
 
 # Of this process, once it is configured.
 _threshold = logging.DEBUG
 _stamp = _Stamp("")
 _configured = False
+_owed: list[_Owed] = []
 
 
 class _Bridge(logging.Handler):

@@ -227,13 +227,27 @@ class FakeContainer:
             self._server = await asyncio.start_unix_server(self._client, self.socket)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        wish = json.loads(await reader.readline())
         try:
+            while self._creates(wish := json.loads(await reader.readline())):
+                made = self.add_exec(wire.ExecSpec.from_dict(wish["spec"]), self.id[:12])
+                writer.write(json.dumps({"ok": True, "exec_id": made}).encode() + b"\n")
             await self._serve(wish, reader, writer)
+        except ValueError:
+            writer.close()  # it said nothing more
         except errors.BulkheadError as error:
             answer = {"ok": False, "error": str(error), "kind": type(error).__name__}
             writer.write(json.dumps(answer).encode() + b"\n")
             writer.close()
+
+    def _creates(self, wish: dict[str, Any]) -> bool:
+        if wish["op"] == "new" and not self.engine.shims_create:
+            raise errors.Conflict("the manager is to be asked")
+        return bool(wish["op"] == "new")
+
+    def add_exec(self, spec: wire.ExecSpec, where: str) -> str:
+        exec_id = secrets.token_hex(26) + where
+        self.execs[exec_id] = FakeExec(exec_id, self, spec, Process(spec.tty))
+        return exec_id
 
     async def _serve(self, wish: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def answer(tty: bool) -> None:
@@ -247,16 +261,24 @@ class FakeContainer:
             self.followers.append(writer)
             writer.write(b".")
             return
-        one = self.execs.get(wish.get("exec_id", "")) if wish["op"] == "exec" else None
+        starts = wish["op"] in ("exec", "start")
+        one = self.execs.get(wish.get("exec_id", "")) if starts else None
         if one is not None and self.engine.expecting == "silent":
             writer.close()
             return
         if one is not None and self.engine.expecting == "unknown":
             self.engine.expecting, one = "", None
-        if wish["op"] == "exec" and one is None:
+        if starts and one is None:
             raise errors.NotFound(f"No such exec instance: {wish.get('exec_id')}")
         if one is None and self.process.exited.is_set():
             self.process = self._fresh_process()  # who attaches to a stopped container means its next run
+        if one is not None and one.started:
+            raise errors.Conflict(f"exec command {one.id} has already run")
+        if one is not None and wish["op"] == "start":
+            spec, size = one.spec, (wish["height"], wish["width"])
+            if any(size) and size != (spec.height, spec.width):
+                raise errors.Conflict("the manager is to be asked for its terminal")
+            wish |= {"stdin": spec.attach_stdin, "stdout": spec.attach_stdout, "stderr": spec.attach_stderr}
         process = one.process if one else self.process
         answer(process.tty)
         wanted = frozenset(number for number, name in ((1, "stdout"), (2, "stderr")) if wish[name])
@@ -454,6 +476,9 @@ class FakeManager:
         self.loaded = b""
         # What the shims make of the first who dials for an exec: "" serves, "unknown", "silent", "away".
         self.expecting = ""
+        # Whether shims create execs, and of whom the manager was asked to.
+        self.shims_create = False
+        self.asked_creates: list[str] = []
         # Whether containers end between the start of an exec and the client's call at their shim.
         self.ends_at_exec = False
         # The execs that were asked to be started here, and those whose start nobody answered.
@@ -674,10 +699,9 @@ class _Execs(wire.ExecsBase):
         if found.phase is Phase.PAUSED:
             raise errors.Conflict(f"container {found.id} is paused, unpause the container before exec")
         assert message.spec is not None
-        exec_id = secrets.token_hex(32)
-        found.execs[exec_id] = FakeExec(exec_id, found, message.spec, Process(message.spec.tty))
-        socket = "/nowhere" if self._engine.expecting == "away" else found.socket
-        return wire.CreateExecResponse(id=exec_id, socket=socket if message.spec.attach_stdout else "")
+        self._engine.asked_creates.append(found.id)
+        where = secrets.token_hex(6) if self._engine.expecting == "away" else found.id[:12]
+        return wire.CreateExecResponse(id=found.add_exec(message.spec, where))
 
     async def start(self, message: wire.StartExecRequest) -> wire.StartExecResponse:
         one = self._engine.exec(message.id)

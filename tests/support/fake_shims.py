@@ -26,6 +26,7 @@ from bulkhead.manager.ports import (
     ShimState,
     SupervisorAway,
 )
+from bulkhead.model.execs import Exec
 from bulkhead.model.health import Health
 from bulkhead.model.instance import Instance
 from bulkhead.model.losses import Loss
@@ -77,6 +78,11 @@ class FakeShim:
         self.keeps_execs = True
         self.known_execs: list[KnownExec] = []
         self._exec_begun = asyncio.Event()
+        # Of a release that creates execs by itself, once it has a pattern, and who was not told of.
+        self.tells_new_execs = True
+        self.pattern = b""
+        self.untold_execs: list[KnownExec] = []
+        self._new_exec = asyncio.Event()
 
     async def state(self, *, execs: bool = False) -> ShimState:
         await self._called("state")
@@ -204,6 +210,20 @@ class FakeShim:
             await asyncio.shield(end)
         return Lasting(began_at=self.began_at, exit_code=end.result().code if end.done() else None)
 
+    async def new_execs(self, pattern: bytes = b"") -> list[KnownExec]:
+        await self._called("new_execs")
+        self.pattern = pattern or self.pattern
+        while not self.untold_execs:
+            self._new_exec.clear()
+            await self._new_exec.wait()
+            await self._called("new_execs")
+        return await self.new_execs_now()
+
+    async def new_execs_now(self) -> list[KnownExec]:
+        await self._called("new_execs_now")
+        told, self.untold_execs = self.untold_execs, []
+        return told
+
     async def health(self, after: int) -> Health:
         await self._called("health")
         while self.healths.revision <= after and self.ended is None:
@@ -235,6 +255,18 @@ class FakeShim:
         self._exec_begun.set()
         self.probed.set()
 
+    def create_exec_itself(self, record: Exec, *, told: bool = True) -> None:
+        """Somebody has dialled it."""
+        self.known_execs.append(KnownExec(record=record))
+        self.exec_ends.setdefault(record.id, asyncio.get_running_loop().create_future())
+        self.tell(KnownExec(record=record), told=told)
+
+    def tell(self, known: KnownExec, *, told: bool = True) -> None:
+        """Of one that it has created, now or when it is asked."""
+        self.untold_execs.append(known)
+        if told:
+            self._new_exec.set()
+
     def begin_exec(self, exec_id: str) -> None:
         """Its client dials."""
         self.started_execs.add(exec_id)
@@ -248,6 +280,7 @@ class FakeShim:
         """SIGKILL of the shim: every call fails from now on."""
         self.dead = True
         self.probed.set()
+        self._new_exec.set()
         self._changed.set()
         self._exec_begun.set()
 

@@ -28,6 +28,7 @@ from bulkhead.api.adapters.manager import (
     ManagerUpdates,
     ManagerVolumes,
 )
+from bulkhead.api.adapters.shim_execs import ShimExecs
 from bulkhead.api.adapters.stdio import ShimStdio
 from bulkhead.api.admission import Admission
 from bulkhead.api.config import ApiConfig
@@ -112,7 +113,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 logs=LogReader(containers, stdio, open_log),
             ),
             statistics=StatisticsRoutes(statistics),
-            execs=ExecRoutes(execs=execs, stdio=stdio),
+            execs=ExecRoutes(execs=execs, shims=ShimExecs(instance), stdio=stdio),
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),
             filesystems=FilesystemRoutes(filesystems),

@@ -105,7 +105,7 @@ class Edge:
         level = logging.DEBUG if method in ("GET", "HEAD") and status < 500 else logging.INFO
         if telemetry.tells(level):
             told = {"method": method, "path": _printable(path), "status": status}
-            telemetry.line(level, "request", **told, milliseconds=round(took * 1000, 1))
+            telemetry.line_soon(level, "request", **told, milliseconds=round(took * 1000, 1))
 
     def _admitted(
         self, request: web.BaseRequest | PlainRequest, found: Found | None, told: str | None, is_text: bool

@@ -238,12 +238,6 @@ class Execs(Protocol):
     async def create(self, ref: str, spec: ExecSpec) -> str:
         """The id of the new exec."""
 
-    def expected(self, exec_id: str) -> StartedExec | None:
-        """What `start` would answer for an attached exec that was created a moment ago, once.
-
-        Its shim may refuse it yet, or not be there any more: then `start` has to be asked.
-        """
-
     async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> StartedExec:
         """The stdio socket whose `exec` starts the process; empty when detached, and it runs.
 
@@ -304,6 +298,17 @@ class Stdio(Protocol):
         """Start a registered exec and get its duplex stream."""
 
     async def follow(self, socket: str) -> Following: ...
+
+
+class ShimExecs(Protocol):
+    """Execs at their container's shim, without the manager; None is for him to say: to do, or why not."""
+
+    async def create(self, ref: str, spec: ExecSpec) -> str | None:
+        """The id of the new exec."""
+
+    async def start(self, exec_id: str, height: int, width: int) -> tuple[ProcessEnd, bool] | None:
+        """The duplex stream of what has been started, and whether it is a terminal's; of the size that it was created
+        with, or that is given. Unavailable when the shim was asked, and does not say what came of it."""
 
 
 # -- images

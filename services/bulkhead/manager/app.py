@@ -228,7 +228,7 @@ async def _servicers(
         remaps_users=ports.remapping is not None,
     )
     return (
-        ContainersServicer(instance, core.containers, core.queries, core.pruning),
+        ContainersServicer(instance, core.containers, core.execs, core.queries, core.pruning),
         ExecsServicer(core.execs),
         SystemServicer(records.index, events, facts, *in_flight),
         NetworksServicer(core.networks),

@@ -24,6 +24,7 @@ from bulkhead.manager.networks.catalogue import Networks
 from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.names import NameFiles
 from bulkhead.manager.networks.ports import Network
+from bulkhead.manager.new_execs import NewExecs
 from bulkhead.manager.ports import Groups, Images, Records, Shims, Snapshots, Spares, Trash
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
@@ -173,7 +174,14 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         removal=removal,
     )
     updating = Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit)
-    execs = Execs(instance=instance, records=records, shims=shims, actors=actors)
+    execs = Execs(
+        instance=instance,
+        records=records,
+        shims=shims,
+        actors=actors,
+        new=NewExecs(actors=actors),
+        has_foreign_runtime=bundles.has_foreign_runtime,
+    )
     return Core(
         actors=actors,
         containers=containers,

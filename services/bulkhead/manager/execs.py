@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,13 +25,14 @@ from bulkhead.manager import links, oci
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.bundles import hostname
+from bulkhead.manager.new_execs import NewExecs
 from bulkhead.manager.oci_resources import rlimits
 from bulkhead.manager.planning import ProcessPlans
 from bulkhead.manager.ports import AskedExec, ExecState, Expecting, KnownExec, Lasting, Records, Shim, Shims
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
-from bulkhead.model.ids import new_id
+from bulkhead.model.ids import container_of, new_exec_id, short
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.losses import Lost
@@ -72,6 +73,10 @@ class Execs:
     records: Records
     shims: Shims
     actors: Actors
+    # Created by their shims.
+    new: NewExecs
+    # Whether another runtime than the engine's own launches what runs in the container.
+    has_foreign_runtime: Callable[[Container], bool]
     _watched: set[str] = field(default_factory=set)
     # Created, says their record, by a manager that may have died before it could say more; until a shim has told.
     _doubtful: set[str] = field(default_factory=set)
@@ -91,15 +96,16 @@ class Execs:
         # It may have ended while its shim was looked for.
         container = self.records.index.get(container.id)
         _check_running(container)
-        record = Exec(
-            id=new_id(self.records.exec_short_ids), container_id=container.id, spec=spec, created_at=time.time_ns()
-        )
+        exec_id = new_exec_id(container.id, self.records.exec_short_ids)
+        record = Exec(id=exec_id, container_id=container.id, spec=spec, created_at=time.time_ns())
         expecting = self._expect(record, container, shim) if shim is not None else None
         if expecting is not None and expecting.kept and self.records.owed_execs < MOST_OWED:
             self.records.save_exec_later(record, _creation(container, record), seconds=BRIEF)
             failpoints.hit("manager.exec.expected")
         else:
             await self._save_new(record, container)
+        if shim is not None:
+            self.new.hear(container, shim, self)
         return record
 
     async def _free_shim(self, container_id: str) -> Shim | None:
@@ -144,7 +150,7 @@ class Execs:
 
         Raises NotFound, Conflict (it has run already, or the container does not run), LaunchFailed.
         """
-        record = self._find(exec_id)
+        record = await self._found(exec_id)
         container = self._container(record)
 
         self._inherited.pop(record.id, None)
@@ -161,7 +167,7 @@ class Execs:
 
         With `asked` its client has had the shim start it, and was not told how that went.
         """
-        record = self._find(exec_id)
+        record = await self._found(exec_id)
         if asked:
             self._take_up(record.id)
             record = self._find(exec_id)
@@ -194,7 +200,8 @@ class Execs:
 
     def _may_have_begun(self, record: Exec) -> bool:
         """Though its record may not say so."""
-        return record.id in self._doubtful or record.id in self._expected
+        known = record.id in self._doubtful or record.id in self._expected
+        return known or (record.phase is ExecPhase.CREATED and self.new.may_create(record.container_id))
 
     def _take_up(self, exec_id: str) -> None:
         """Watch what has begun, though its record does not say so."""
@@ -264,9 +271,50 @@ class Execs:
         forgotten = self._forgotten_before() if unknown else 0
         for each in unknown:
             if each.record.container_id == container.id and (not each.exited_at or each.exited_at > forgotten):
-                created = replace(_creation(container, each.record), time=each.record.created_at)
-                self.records.save_exec_later(each.record, created, seconds=BRIEF)
+                self.records.save_exec_later(each.record, self._created(each.record), seconds=BRIEF)
                 self._inherit(each.record)
+
+    def pattern(self, container: Container) -> bytes:
+        """`new_execs.Register`. A link's variables change with whom it leads to."""
+        if links.environment(container, self.records.index) or self.has_foreign_runtime(container):
+            return b""
+        process = exec_process(container, ExecSpec(command=(hostname(container),)))
+        return self._plans.of(self.instance.container_data(container.id), process, (0, 0))
+
+    async def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
+        """`new_execs.Register`. More than a few do not wait for the disk behind our back."""
+        taken = [each.record.id for each in told if self._take_in(shim, each)]
+        if taken and self.records.owed_execs >= MOST_OWED and (last := self.records.exec(taken[-1])) is not None:
+            await self.records.save_exec(last)
+
+    def _take_in(self, shim: Shim, told: KnownExec) -> bool:
+        record = told.record
+        if not self._knows(record):
+            return False
+        unsaid = () if self.records.exec(record.id) is not None else (self._created(record),)
+        if told.began_at and told.exited_at and unsaid:
+            self._record_end(record, told.exit_code, *unsaid, self._begun(record, told.began_at))
+            return True
+        if unsaid:
+            self.records.save_exec_later(record, *unsaid, seconds=BRIEF)
+        if told.began_at:
+            code = told.exit_code if told.exited_at else None
+            self._hear_begun(record.id, shim, Lasting(began_at=told.began_at, exit_code=code))
+        return True
+
+    def _created(self, record: Exec) -> Event:
+        created = _creation(self.records.index.get(record.container_id), record)
+        return replace(created, time=record.created_at)
+
+    def doubt_all(self, container_id: str) -> None:
+        """`new_execs.Register`"""
+        for record in self.records.unended_execs(container_id):
+            if record.phase is ExecPhase.CREATED:
+                self._doubt(record)
+
+    async def catch_up(self, container_id: str) -> None:
+        """Put on record which execs its shim has created by itself."""
+        await self.new.catch_up(short(container_id), self)
 
     def _forgotten_before(self) -> int:
         """Who ended before that may have been on record, and swept since."""
@@ -442,6 +490,12 @@ class Execs:
     def _is_alive(self, record: Exec) -> bool:
         """Whether its container is."""
         return self._knows(record) and self.records.index.get(record.container_id).phase.alive
+
+    async def _found(self, exec_id: str) -> Exec:
+        """Raises NotFound when its shim does not know it either."""
+        if self.records.exec(exec_id) is None:
+            await self.new.catch_up(container_of(exec_id), self)
+        return self._find(exec_id)
 
     def _find(self, exec_id: str) -> Exec:
         found = self.records.exec(exec_id)

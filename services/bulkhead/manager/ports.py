@@ -269,10 +269,12 @@ class Exit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownExec:
-    """An exec as its shim was asked to run it, and when it ended, if it has."""
+    """An exec as its shim was asked to run it, and when it began and ended, if it has."""
 
     record: Exec
     exited_at: int = 0
+    began_at: int = 0
+    exit_code: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,6 +386,17 @@ class Shim(Protocol):
 
     def expect_exec(self, asked: AskedExec) -> Expecting:
         """Register an exec, and be told when it has run for a while, or has ended. The shim is asked already."""
+
+    @property
+    def tells_new_execs(self) -> bool:
+        """Whether it can create execs by itself; a shim of an earlier release cannot."""
+
+    async def new_execs(self, pattern: bytes = b"") -> Sequence[KnownExec]:
+        """Those that it has created by itself since it told of any, as soon as there are some, and what has become of
+        those. It creates none before it has a pattern, see shim.proto, and none while nobody is to hear of them."""
+
+    async def new_execs_now(self) -> Sequence[KnownExec]:
+        """Those, though there may be none."""
 
     async def start_exec(self, exec_id: str) -> int:
         """Start a registered exec; its pid. Raises LaunchFailed."""

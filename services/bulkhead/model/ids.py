@@ -36,6 +36,16 @@ def new_id(taken: Container[str] = frozenset()) -> str:
             return candidate
 
 
+def new_exec_id(container_id: str, taken: Container[str] = frozenset()) -> str:
+    """One that ends with the container's short form, so that whoever has it finds the container's shim."""
+    return new_id(taken)[:-SHORT_LENGTH] + short(container_id)
+
+
+def container_of(exec_id: str) -> str:
+    """The short form of the container's id, if the exec is of this release."""
+    return exec_id[-SHORT_LENGTH:]
+
+
 def with_prefix(prefix: str, in_order: Sequence[str]) -> Sequence[str]:
     """The ids of a sorted sequence that begin with `prefix`; none when it is no string of hex digits."""
     if _PREFIX.fullmatch(prefix) is None:

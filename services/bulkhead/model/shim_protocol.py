@@ -20,6 +20,8 @@ PROTOCOL = 2
 OLDEST = PROTOCOL - 1
 # In the record of a shim that tells a later manager of the execs it was asked to expect.
 KEEPS_EXECS = "keeps_execs"
+# In the record of a shim that can create execs by itself.
+TELLS_NEW_EXECS = "tells_new_execs"
 # What a record without a number means.
 _UNTOLD = 1
 

@@ -282,8 +282,7 @@ class Plan:
         """The bytes, with flags `more`; ValueError when a text holds a NUL or the stage accepts no such length."""
         sections = [_frame(tag, count, body) for tag, count, body in self._sections() if count]
         length = _HEADER.size + sum(map(len, sections))
-        if length > MAX_BYTES:
-            raise ValueError(f"the launch plan has {length} bytes, the limit is {MAX_BYTES}")
+        _check_length(length)
         return _flagged(b"".join([_HEADER.pack(MAGIC, VERSION, len(sections), length, 0), *sections]), more)
 
     def _sections(self) -> Iterable[tuple[Section, int, bytes]]:
@@ -334,6 +333,11 @@ class Encoded:
         return _flagged(self.data, more)
 
 
+def _check_length(length: int) -> None:
+    if length > MAX_BYTES:
+        raise ValueError(f"the launch plan has {length} bytes, the limit is {MAX_BYTES}")
+
+
 def _flagged(data: bytes, more: Flag) -> bytes:
     """GENERAL is the first section, and the flags its first word."""
     if not more:
@@ -346,6 +350,23 @@ def _flagged(data: bytes, more: Flag) -> bytes:
 def builds(data: bytes) -> bool:
     """Whether the plan makes a container; it joins one otherwise."""
     return not _FLAGS.unpack_from(data, _HEADER.size + _SECTION.size)[0] & Flag.EXEC
+
+
+def with_arguments(data: bytes, arguments: Sequence[str]) -> bytes:
+    """The plan with another ARGV; ValueError as from `Plan.encode`, and when `data` is no plan with one."""
+    magic, version, sections, _, _ = _HEADER.unpack_from(data)
+    at = _HEADER.size
+    while at < len(data):
+        tag, _, _, size = _SECTION.unpack_from(data, at)
+        end = at + _SECTION.size + size
+        if tag == Section.ARGV:
+            new = _frame(Section.ARGV, len(arguments), _strings(arguments))
+            length = len(data) - (end - at) + len(new)
+            _check_length(length)
+            head = _HEADER.pack(magic, version, sections, length, 0)
+            return b"".join((head, data[_HEADER.size : at], new, data[end:]))
+        at = end
+    raise ValueError("the launch plan names no program")
 
 
 def with_failpoints(data: bytes, words: Sequence[int]) -> bytes:

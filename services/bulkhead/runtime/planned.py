@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,16 @@ def unpack(packed: bytes) -> Planned | None:
         )
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise InvalidArgument(f"cannot read the planned launch: {error}") from error
+
+
+def with_arguments(packed: bytes, arguments: Sequence[str]) -> bytes:
+    """What `further_process` comes to, packed, for another command. Raises InvalidArgument."""
+    try:
+        (length,) = _LENGTH.unpack_from(packed)
+        head = _LENGTH.size + length
+        return packed[:head] + layout.with_arguments(packed[head:], arguments)
+    except (struct.error, ValueError) as error:
+        raise InvalidArgument(f"cannot plan the launch: {error}") from error
 
 
 def container(container_id: str, config: Config, rootfs: OverlayRootfs | None) -> Planned | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bulkhead import __version__, failpoints, nsexec, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process, scheduling
-from bulkhead.model.shim_protocol import KEEPS_EXECS, PROTOCOL
+from bulkhead.model.shim_protocol import KEEPS_EXECS, PROTOCOL, TELLS_NEW_EXECS
 from bulkhead.shim.container import Container, Phase
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.door import Door
@@ -26,6 +26,7 @@ from bulkhead.shim.execs import Execs
 from bulkhead.shim.exits import ExitRecord
 from bulkhead.shim.identity import NOTHING_KNOWN, Expected, Identity
 from bulkhead.shim.loop import Loop, Signals
+from bulkhead.shim.new_execs import NewExecs
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
 from bulkhead.shim.upkeep import Upkeep
@@ -107,10 +108,11 @@ class Shim:
         self._signals = Signals(self._loop)
         self._container = Container(self._loop, self._signals, launcher, self._journal.error)
         self._execs = Execs(self._container, self._loop, self._signals, launcher)
-        servicer = ShimServicer(self._container, self._execs, self._leave, self._depart, self._is_attended)
+        new_execs = NewExecs(self._loop, self._container, self._execs)
+        servicer = ShimServicer(self._container, self._execs, new_execs, self._leave, self._depart, self._is_attended)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._container.has_company = lambda: not self._server.deserted
-        self._door = Door(self._loop, self._container, self._execs, self._journal.error)
+        self._door = Door(self._loop, self._container, self._execs, new_execs, self._journal.error)
         self._upkeep = Upkeep(self._loop, self._rest)
         self._lock = -1
         self._leaving: list[Callable[[], None]] = []
@@ -308,7 +310,7 @@ class Shim:
             self.started = process.start_time(pid)
             record = (
                 f'{{"pid":{pid},"start_time":{self.started},"protocol":{PROTOCOL},"version":"{__version__}",'
-                f'"{KEEPS_EXECS}":true{ahead}}}\n'
+                f'"{KEEPS_EXECS}":true,"{TELLS_NEW_EXECS}":true{ahead}}}\n'
             )
             atomicfile.write(f"{self._identity.data_dir}/{SHIM_RECORD}", record.encode(), durable=False, alone=True)
         except OSError as error:

@@ -1,15 +1,18 @@
 """stdio.sock: a client says in one JSON line what it wants, gets one back, and then has its stream.
 
 {"op":"attach","stdin":true,"stdout":true,"stderr":true,"detach_keys":"","request_id":"..."}
+{"op":"new","container":"...","spec":{...}}  creates an exec, see new_execs; the next line may start it
 {"op":"exec","exec_id":"...", as above}     starts the registered exec
+{"op":"start","exec_id":"...","height":0,"width":0}  with the streams that it was created for
 {"op":"follow"}                             pokes when the log has grown
 {"op":"keep"}                               duplicates of the container's descriptors: see custody
-<- {"ok":true,"tty":false} or {"ok":false,"error":"...","kind":"NotFound"}
+<- {"ok":true,"tty":false}, of a new exec with its "exec_id", or {"ok":false,"error":"...","kind":"NotFound"}
 """
 
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -18,8 +21,9 @@ from typing import Any
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument
 from bulkhead.shim import detach
 from bulkhead.shim.container import Container
-from bulkhead.shim.execs import Execs
+from bulkhead.shim.execs import Exec, Execs
 from bulkhead.shim.loop import Loop, Timer
+from bulkhead.shim.new_execs import NewExecs
 from bulkhead.shim.peers import Peer
 from bulkhead.shim.stdio import STDERR, STDOUT, Streams
 from bulkhead.wire.acceptor import Acceptor
@@ -27,6 +31,7 @@ from bulkhead.wire.acceptor import Acceptor
 _LINE_LIMIT = 64 << 10
 _LINE_TIMEOUT = 10.0
 _MOST_PEERS = 512
+_MOST_LINGERING = 32
 _TERMINAL, _PIPES = (json.dumps({"ok": True, "tty": tty}).encode() + b"\n" for tty in (True, False))
 
 
@@ -34,14 +39,22 @@ class Door:
     """Accepts clients on the stdio socket and hands each to what it asked for."""
 
     def __init__(
-        self, loop: Loop, container: Container, execs: Execs, report: Callable[[str, BaseException], None]
+        self,
+        loop: Loop,
+        container: Container,
+        execs: Execs,
+        new_execs: NewExecs,
+        report: Callable[[str, BaseException], None],
     ) -> None:
         self._loop = loop
         self._container = container
         self._execs = execs
+        self._new_execs = new_execs
         self._report = report
         self._acceptor = Acceptor(loop, self._admit)
         self._knocking: set[_Knock] = set()
+        # Who have created an exec, and start it as a rule.
+        self._lingering: set[_Knock] = set()
 
     def listen(self, listener: socket.socket) -> None:
         """Accept on `listener`, which the door owns from now on; it replaces a former one."""
@@ -64,7 +77,7 @@ class Door:
     def close(self) -> None:
         """Accept no more, and hang up on those who have not said what they want."""
         self.stop_listening()
-        for knock in tuple(self._knocking):
+        for knock in (*self._knocking, *self._lingering):
             knock.drop()
 
     def _admit(self, sock: socket.socket) -> None:
@@ -72,6 +85,10 @@ class Door:
             sock.close()
             return
         knock = _Knock(self._loop, sock, self._asked, self._knocking.discard)
+        if knock.heard():
+            return
+        # Who has just dialled may have been pushed off this processor by us, before he could say what he wants.
+        os.sched_yield()
         if not knock.heard():
             self._knocking.add(knock)
             knock.wait()
@@ -80,17 +97,39 @@ class Door:
         """The client's line is complete; the socket is ours now, and what it sent behind the line."""
         try:
             wish = _parse(line)
-            handle = {"attach": self._attach, "exec": self._exec, "follow": self._follow, "keep": self._keep}.get(
-                str(wish.get("op"))
-            )
-            if handle is None:
-                raise InvalidArgument(f"cannot do {wish.get('op')!r}: no such operation")
-            handle(sock, wish, rest)
+            self._handler(str(wish.get("op")))(sock, wish, rest)
         except BulkheadError as error:
             _refuse(sock, error)
         except Exception as error:
             self._report("cannot serve a stdio client", error)
             _refuse(sock, error)
+
+    def _handler(self, operation: str) -> Callable[[socket.socket, dict[str, Any], bytes], None]:
+        match operation:
+            case "exec":
+                return self._exec
+            case "start":
+                return self._start
+            case "new":
+                return self._new
+            case "attach":
+                return self._attach
+            case "follow":
+                return self._follow
+            case "keep":
+                return self._keep
+        raise InvalidArgument(f"cannot do {operation!r}: no such operation")
+
+    def _new(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
+        spec = wish.get("spec")
+        one = self._new_execs.create(str(wish.get("container") or ""), spec if isinstance(spec, dict) else {})
+        _say(sock, f'{{"ok":true,"tty":false,"exec_id":"{one.exec_id}"}}\n'.encode())
+        if len(self._lingering) >= _MOST_LINGERING:
+            sock.close()
+            return
+        knock = _Knock(self._loop, sock, self._asked, self._lingering.discard, rest)
+        self._lingering.add(knock)
+        knock.wait()
 
     def _attach(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
         keys = detach.parse(str(wish.get("detach_keys") or ""))
@@ -98,8 +137,14 @@ class Door:
         self._connect(sock, wish, self._container.streams, keys, rest)
 
     def _exec(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
-        keys = detach.parse(str(wish.get("detach_keys") or ""))
+        self._run(sock, self._execs.startable(str(wish.get("exec_id") or "")), wish, rest)
+
+    def _start(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
         one = self._execs.startable(str(wish.get("exec_id") or ""))
+        self._run(sock, one, _as_created(one, wish), rest)
+
+    def _run(self, sock: socket.socket, one: Exec, wish: dict[str, Any], rest: bytes) -> None:
+        keys = detach.parse(str(wish.get("detach_keys") or ""))
 
         def begun() -> None:
             # Only now: who answers wakes his client, who wants the same processor as the process that comes up.
@@ -153,12 +198,13 @@ class _Knock:
         sock: socket.socket,
         asked: Callable[[socket.socket, bytes, bytes], None],
         gone: Callable[[_Knock], None],
+        begun: bytes = b"",
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._asked = asked
         self._gone = gone
-        self._buffer = b""
+        self._buffer = begun
         self._timer: Timer | None = None
 
     def heard(self) -> bool:
@@ -216,9 +262,26 @@ def _flag(wish: dict[str, Any], name: str) -> bool:
     return wish.get(name) is True
 
 
+def _as_created(one: Exec, wish: dict[str, Any]) -> dict[str, Any]:
+    """With the streams of its record. Raises Conflict where the manager has to say: he has kept it, or there are others
+    to say how large its terminal is."""
+    if not one.record:
+        raise Conflict(f"cannot start exec {one.exec_id}: the manager is to be asked for its streams")
+    spec = json.loads(one.record)["spec"]
+    size = wish.get("height") or 0, wish.get("width") or 0
+    if any(size) and size != (spec.get("height"), spec.get("width")):
+        raise Conflict(f"cannot start exec {one.exec_id}: the manager is to be asked for its terminal")
+    wanted = {name: spec.get(f"attach_{name}") is True for name in ("stdin", "stdout", "stderr")}
+    return {**wish, **wanted, "detach_keys": spec.get("detach_keys")}
+
+
 def _answer(sock: socket.socket, *, tty: bool) -> None:
+    _say(sock, _TERMINAL if tty else _PIPES)
+
+
+def _say(sock: socket.socket, line: bytes) -> None:
     try:
-        sock.send(_TERMINAL if tty else _PIPES, socket.MSG_NOSIGNAL)
+        sock.send(line, socket.MSG_NOSIGNAL)
     except OSError as error:
         # A fresh socket takes a line; one that does not has lost its client.
         raise Conflict(f"cannot answer: {error.strerror}") from error

@@ -137,7 +137,20 @@ class Execs:
             self._ahead.drop(before)
             before.streams.finish()
             one.waiting, one.beginning, one.lasting = before.waiting, before.beginning, before.lasting
-        self._table[exec_id] = one
+        self._remember(one)
+
+    def add(self, exec_id: str, *, open_stdin: bool, planned: bytes, record: bytes) -> Exec:
+        """Remember a new one, without a terminal, whose plan says all. The container must run now."""
+        self._container.running_task()
+        self._make_room()
+        streams = Streams(self._loop, stdin_once=True)
+        one = Exec(exec_id=exec_id, process={"terminal": False}, open_stdin=open_stdin, streams=streams)
+        one.planned, one.record = planned, record
+        self._remember(one)
+        return one
+
+    def _remember(self, one: Exec) -> None:
+        self._table[one.exec_id] = one
         # Whoever has told us of it is answered first.
         self._loop.later(0, lambda: self._make_ahead(one))
 
@@ -348,11 +361,11 @@ class Execs:
         if one.kept:
             self._container.custody.changed()
         failpoints.hit("shim.exec.ended")
+        # The manager first: whoever hears the end of his stream asks him for the code next.
         _tell(one.beginning, one)
-        # Its client first: the manager is asked later, and asks here if it has not been told by then.
-        one.streams.finish()
         _tell(one.waiting, one)
         _tell(one.lasting, one)
+        one.streams.finish()
         one.process, one.planned = {"terminal": one.tty}, b""
         # Last in the table's order is last to be forgotten.
         self._table[one.exec_id] = self._table.pop(one.exec_id)

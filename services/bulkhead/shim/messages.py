@@ -39,7 +39,14 @@ class StateRequest(Message):
 class KnownExec(Message):
     record: bytes = b""
     exited_at: int = 0
-    FIELDS: ClassVar = (Field(1, "record", BYTES), Field(2, "exited_at", SIGNED))
+    began_at: int = 0
+    exit_code: int = 0
+    FIELDS: ClassVar = (
+        Field(1, "record", BYTES),
+        Field(2, "exited_at", SIGNED),
+        Field(3, "began_at", SIGNED),
+        Field(4, "exit_code", SIGNED),
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -252,6 +259,19 @@ class ExecCreateResponse(Message):
         Field(2, "exited_at", SIGNED),
         Field(3, "exit_code", SIGNED),
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class NewExecsRequest(Message):
+    pattern: bytes = b""
+    now: bool = False
+    FIELDS: ClassVar = (Field(1, "pattern", BYTES), Field(2, "now", BOOL))
+
+
+@dataclass(slots=True, kw_only=True)
+class NewExecsResponse(Message):
+    execs: list[KnownExec] = field(default_factory=list)
+    FIELDS: ClassVar = (Field(1, "execs", MESSAGE, KnownExec, repeated=True),)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from bulkhead.shim.container import Container, CreateOptions, Phase
 from bulkhead.shim.execs import Exec, ExecPhase, Execs
 from bulkhead.shim.exits import ExitRecord, encode_losses
 from bulkhead.shim.messages import Empty
+from bulkhead.shim.new_execs import NewExecs, known
 from bulkhead.shim.ports import Rootfs
 from bulkhead.shim.sinks import LogTarget
 from bulkhead.wire.ttrpc_server import Call, Services
@@ -30,12 +31,14 @@ class ShimServicer:
         self,
         container: Container,
         execs: Execs,
+        new_execs: NewExecs,
         leave: Callable[[Callable[[], None]], None],
         depart: Callable[[], None],
         is_attended: Callable[[], bool],
     ) -> None:
         self._container = container
         self._execs = execs
+        self._new_execs = new_execs
         self._leave = leave
         self._depart = depart
         self._is_attended = is_attended
@@ -53,6 +56,7 @@ class ShimServicer:
                 "Resume": (Empty, self._resume),
                 "Pids": (Empty, self._pids),
                 "ExecCreate": (messages.ExecCreateRequest, self._exec_create),
+                "NewExecs": (messages.NewExecsRequest, self._tell_new_execs),
                 "ExecStart": (messages.ExecReference, self._exec_start),
                 "ExecState": (messages.ExecReference, self._exec_state),
                 "ResizePty": (messages.ResizePtyRequest, self._resize),
@@ -84,7 +88,7 @@ class ShimServicer:
         )
 
     def _known_execs(self) -> list[messages.KnownExec]:
-        return [messages.KnownExec(record=one.record, exited_at=one.exited_at) for one in self._execs.on_record()]
+        return [known(one) for one in self._execs.on_record()]
 
     def _create(self, request: messages.CreateRequest, call: Call) -> None:
         try:
@@ -118,7 +122,8 @@ class ShimServicer:
     def _wait(self, request: messages.WaitRequest, call: Call) -> None:
         def container_exited(record: ExitRecord) -> None:
             # Who is not there to hear of the exit may come back and ask; so may his successor, where it is on no disk.
-            leaves = request.for_record and call.open and not self._execs.awaited and not self._container.owes_record
+            owes = self._container.owes_record or self._new_execs.owes
+            leaves = request.for_record and call.open and not self._execs.awaited and not owes
             call.reply(
                 messages.WaitResponse(
                     exit_code=record.exit_code,
@@ -173,6 +178,12 @@ class ShimServicer:
             self._execs.when_lasting(request.exec_id, functools.partial(_tell_lasting, call))
         else:
             call.reply(Empty())
+
+    def _tell_new_execs(self, request: messages.NewExecsRequest, call: Call) -> None:
+        if request.now:
+            self._new_execs.tell_now(call)
+        else:
+            self._new_execs.allow(request.pattern, call)
 
     def _exec_start(self, request: messages.ExecReference, call: Call) -> None:
         one = self._execs.startable(request.exec_id)

@@ -35,10 +35,11 @@ _MAX_UNSENT = 8 << 20
 class Call:
     """One call that waits for its answer; only the first answer counts."""
 
-    __slots__ = ("_connection", "_stream", "method", "request_id")
+    __slots__ = ("_answered", "_connection", "_stream", "method", "request_id")
 
     def __init__(self, connection: _Connection, stream: int, method: str, request_id: str) -> None:
-        self._connection: _Connection | None = connection
+        self._connection = connection
+        self._answered = False
         self._stream = stream
         self.method = method
         self.request_id = request_id
@@ -46,7 +47,12 @@ class Call:
     @property
     def open(self) -> bool:
         """Whether an answer can still reach the caller."""
-        return self._connection is not None and self._connection.open
+        return not self._answered and self._connection.open
+
+    @property
+    def caller_is_there(self) -> bool:
+        """Whether he is still connected, though he may have his answer."""
+        return self._connection.open
 
     def reply(self, message: Message) -> None:
         """Answer with a message."""
@@ -58,9 +64,9 @@ class Call:
         self._send(encode(Response(status=Status(code=code_of(error), message=text))))
 
     def _send(self, response: bytes) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.open:
-            connection.send(frame(self._stream, TYPE_RESPONSE, response))
+        if self.open:
+            self._answered = True
+            self._connection.send(frame(self._stream, TYPE_RESPONSE, response))
 
 
 # A row of the service table: how the method's request is read, and who handles it.

@@ -86,7 +86,7 @@ def test_every_rpc_of_the_service_is_served_and_called() -> None:
 
     prefix = f"/{messages.SERVICE}/"
     routes = {route.removeprefix(prefix) for route in generated.ShimBase().__mapping__()}
-    servicer = ShimServicer(None, None, lambda done: None, lambda: None, lambda: False)  # type: ignore[arg-type]
+    servicer = ShimServicer(None, None, None, lambda done: None, lambda: None, lambda: False)  # type: ignore[arg-type]
     assert set(servicer.services()[messages.SERVICE]) == routes
     methods = {"".join(part.title() for part in name.split("_")) for name in vars(ShimClient) if name[0] != "_"}
     assert routes <= methods

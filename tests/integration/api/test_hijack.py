@@ -256,21 +256,25 @@ async def test_an_exec_whose_shim_expects_it_is_started_there(fake: Fake, expect
     assert fake.manager.unanswered == []
 
 
-async def test_a_code_that_its_shim_took_along_is_not_told_as_none(fake: Fake) -> None:
-    """Of "no code" the CLI makes 0: who has seen the stream end is told when it is known that the code is lost."""
+async def test_an_exec_of_a_container_by_its_id_is_created_at_its_shim(fake: Fake) -> None:
     container = await fake.run("sleep", "100")
-    made = await exec_id(fake, container.id, "true")
+    fake.manager.shims_create = True
+    made = await exec_id(fake, container.id, "echo", "hello")
     async with connected(fake.socket) as wire:
         wire.send(request("POST", f"/exec/{made}/start", {}, **UPGRADE))
         await wire.head()
-        await wire.rest()
-    await eventually(lambda: fake.manager.exec(made).exit_code == 0)
-    one = fake.manager.exec(made)
-    one.started, one.exit_code = False, None
-    asking = asyncio.create_task(fake.call("GET", f"/exec/{made}/json"))
-    await eventually(lambda: fake.manager.unanswered == [made])
-    one.started, one.exit_code = True, 255
-    assert (await asking).json["ExitCode"] == 255
+        assert await wire.frame() == (1, b"hello\n")
+    await eventually(lambda: _has_ended(fake, made))
+    assert fake.manager.asked_creates == fake.manager.asked_starts == []
+
+
+@pytest.mark.parametrize("more", [{"User": "nobody"}, {"Env": ["A=1"]}, {"WorkingDir": "/"}, {"Privileged": True}])
+async def test_one_that_asks_for_more_than_a_command_is_the_managers(fake: Fake, more: dict[str, Any]) -> None:
+    container = await fake.run("sleep", "100")
+    fake.manager.shims_create = True
+    await exec_id(fake, container.id, "true", **more)
+    await exec_id(fake, container.name, "true")
+    assert fake.manager.asked_creates == [container.id, container.id]
 
 
 async def test_an_exec_that_nobody_says_has_started_is_not_started_twice(fake: Fake) -> None:

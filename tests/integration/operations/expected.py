@@ -34,8 +34,7 @@ LIFE: dict[str, dict[str, int]] = {
     # Attached: created, started, its exit code not asked for.
     "exec": {
         "forks shim": 2,
-        "rpc manager Create": 1,
-        "rpc shim ExecCreate": 1,
+        "rpc shim NewExecs": 1,
         "sql statements": 4,
         "sql transactions": 1,
     },

@@ -14,7 +14,7 @@ import pytest
 
 from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
-from bulkhead.manager.execs import BRIEF
+from bulkhead.shim.new_execs import SOON
 from tests.integration.operations.expected import BRIDGE, COPIED, LIFE, PULL
 from tests.support.engine import Engine, private_engine
 from tests.support.eventually import until
@@ -119,17 +119,22 @@ def _life(meter: Meter, host_config: dict[str, Any]) -> dict[str, Counts]:
 
 
 def _brief_exec(meter: Meter, container: str) -> Counts:
-    """One that is put on record as a whole: a machine that is busy makes of some a longer one."""
+    """One that is told of as a whole: a machine that is busy makes of some a longer one.
+
+    Its container's first is made by the manager, who has its shim make the others.
+    """
 
     def act() -> None:
         created = meter.asked("POST", f"{container}/exec", {"Cmd": ["true"], "AttachStdout": True})
         meter.asked("POST", f"/exec/{created.json['Id']}/start", {"Detach": False})
 
+    for _ in range(2):
+        meter.cost_of(act)
     for _ in range(EXECS):
         cost, _ = meter.cost_of(act)
-        if meter.seconds < BRIEF:
+        if meter.seconds < SOON:
             return cost
-    pytest.skip(f"this machine is too busy: none of {EXECS} execs was done in {BRIEF} s")
+    pytest.skip(f"this machine is too busy: none of {EXECS} execs was done in {SOON} s")
 
 
 def recorded(engine: Engine) -> bool:

@@ -53,6 +53,26 @@ def test_a_further_process_is_worked_out_with_the_confinement_of_its_container()
     assert found.plan.data == translate.exec_plan(config(), process).encode()
 
 
+@pytest.mark.parametrize("arguments", [["id"], ["sh", "-c", "echo \u00e9 $0", ""], ["x" * 100_000] * 3, ["\udcff"]])
+def test_with_another_command_it_is_what_that_would_have_come_to(arguments: list[str]) -> None:
+    process = {"args": ["anything", "else"], "cwd": "/", "terminal": False, "oomScoreAdj": 0}
+    found, other = (planned.further_process(config(), {**process, "args": args}) for args in (["a", "b"], arguments))
+    assert found is not None
+    assert other is not None
+    assert planned.with_arguments(found.pack(), arguments) == other.pack()
+
+
+def test_no_command_that_the_stage_would_not_take() -> None:
+    found = planned.further_process(config(), {"args": ["a"], "cwd": "/", "terminal": False, "oomScoreAdj": 0})
+    assert found is not None
+    for arguments in (["a\0b"], ["x" * layout.MAX_BYTES]):
+        with pytest.raises(InvalidArgument):
+            planned.with_arguments(found.pack(), arguments)
+    for broken in (b"", b"\1", found.pack()[:-4000], found.pack()[:20]):
+        with pytest.raises(InvalidArgument):
+            planned.with_arguments(broken, ["a"])
+
+
 @pytest.mark.parametrize(
     "linux",
     [

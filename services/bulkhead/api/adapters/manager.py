@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -68,7 +67,6 @@ PEER = "manager"
 # Who looks after a manager that may be stuck does not wait for it longer than this.
 LOOK_SECONDS = 2.0
 SNAPSHOT_SECONDS = 10.0
-MOST_EXPECTED = 64
 # A stop waits as long as the container's own timeout says, which may be for ever: a client that leaves ends the call.
 PATIENT_SECONDS = 10.0**7
 # Some 2 KB each: of as many containers as one machine runs; and some 20 KB each: of those that somebody polls.
@@ -253,19 +251,9 @@ class ManagerExecs:
 
     def __init__(self, channel: Channel) -> None:
         self._stub = stub(_ReadingExecsStub, channel, PEER)
-        # Of those created last: most clients start theirs next. What is not in it costs a question.
-        self._expected: OrderedDict[str, StartedExec] = OrderedDict()
 
     async def create(self, ref: str, spec: ExecSpec) -> str:
-        answer = await self._stub.create(cast(wire.CreateExecRequest, CreatingExec(ref=ref, spec=spec)))
-        if answer.socket:
-            self._expected[answer.id] = StartedExec(socket=answer.socket, spec=spec)
-            if len(self._expected) > MOST_EXPECTED:
-                self._expected.popitem(last=False)
-        return answer.id
-
-    def expected(self, exec_id: str) -> StartedExec | None:
-        return self._expected.pop(exec_id, None)
+        return (await self._stub.create(cast(wire.CreateExecRequest, CreatingExec(ref=ref, spec=spec)))).id
 
     async def start(self, exec_id: str, *, detach: bool, tty: bool, height: int, width: int) -> StartedExec:
         request = wire.StartExecRequest(id=exec_id, detach=detach, tty=tty, height=height, width=width)

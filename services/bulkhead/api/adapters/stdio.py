@@ -24,9 +24,10 @@ _LONGEST_ANSWER = 64 << 10
 _MOST_HELD = 64 << 10
 
 
-class _Answer(msgspec.Struct):
+class Answer(msgspec.Struct):
     ok: bool
     tty: bool = False
+    exec_id: str = ""
     error: str = ""
     kind: str = ""
 
@@ -54,34 +55,23 @@ def _wanted(streams: Streams) -> dict[str, Any]:
     }
 
 
-async def _open(path: str, request: dict[str, Any]) -> tuple[_ShimEnd, bool]:
+async def _open(path: str, request: dict[str, Any]) -> tuple[ShimEnd, bool]:
     """Dial, ask, and read the answer; what follows it is held for the listener."""
-    end = await _asked(path, msgspec.json.encode({**request, "request_id": telemetry.request_id()}) + b"\n")
-    try:
-        timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, expire, end.answer)
-        try:
-            answer = msgspec.json.decode(await end.answer, type=_Answer)
-        finally:
-            timer.cancel()
-    except (TimeoutError, msgspec.DecodeError, ConnectionError) as error:
-        end.close()
-        raise Unavailable(f"the container's shim at {path} does not answer: {error or 'time is up'}") from error
-    except BaseException:
-        end.close()
-        raise
-    if not answer.ok:
-        end.close()
-        raise error_named(answer.kind, answer.error)
-    return end, answer.tty
+    end = await dial(path, request)
+    return end, (await ask(end)).tty
 
 
-async def _asked(path: str, line: bytes) -> _ShimEnd:
-    """Dial and ask at once, which a Unix socket allows: the shim is at it while the loop takes the socket over."""
+async def dial(path: str, request: dict[str, Any]) -> ShimEnd:
+    """Dial and ask at once, which a Unix socket allows: the shim is at it while the loop takes the socket over.
+
+    Raises Unreachable when nobody listens.
+    """
+    line = msgspec.json.encode({**request, "request_id": telemetry.request_id()}) + b"\n"
     dialled = _Local(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
     try:
         dialled.connect(path)
         sent = dialled.send(line, sockets.MSG_NOSIGNAL)
-        _, end = await asyncio.get_running_loop().create_unix_connection(_ShimEnd, sock=dialled)
+        _, end = await asyncio.get_running_loop().create_unix_connection(lambda: ShimEnd(path), sock=dialled)
     except OSError as error:
         dialled.close()
         raise Unreachable(f"cannot reach the container's shim at {path}: {error.strerror or error}") from error
@@ -93,16 +83,38 @@ async def _asked(path: str, line: bytes) -> _ShimEnd:
     return end
 
 
+async def ask(end: ShimEnd, patience: float = ANSWER_SECONDS) -> Answer:
+    """The answer to what the shim was asked. Raises what it says, Unavailable when it says nothing; `end` is closed
+    then."""
+    try:
+        timer = asyncio.get_running_loop().call_later(patience, expire, end.answer)
+        try:
+            answer = msgspec.json.decode(await end.answer, type=Answer)
+        finally:
+            timer.cancel()
+    except (TimeoutError, msgspec.DecodeError, ConnectionError) as error:
+        end.close()
+        raise Unavailable(f"the container's shim at {end.path} does not answer: {error or 'time is up'}") from error
+    except BaseException:
+        end.close()
+        raise
+    if not answer.ok:
+        end.close()
+        raise error_named(answer.kind, answer.error)
+    return answer
+
+
 class _Local(sockets.socket):
     """Tells the loop, which asks, what it is; the library would make members of enums of that first."""
 
     family, type = sockets.AF_UNIX, sockets.SOCK_STREAM
 
 
-class _ShimEnd(asyncio.Protocol):
+class ShimEnd(asyncio.Protocol):
     """Our end of a stdio socket: an `End`."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self.path = path
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._held = bytearray()
@@ -113,6 +125,11 @@ class _ShimEnd(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not asyncio.Transport by inheritance.
         self._transport = cast(asyncio.Transport, transport)
+
+    def ask_again(self, line: bytes) -> None:
+        """The last answer was read; the next is to what `line` says."""
+        self.answer = asyncio.get_running_loop().create_future()
+        self.write(line)
 
     def peer_pidfd(self) -> int | None:
         """A pidfd of the shim, by which its death is told from its goodbye; None when it is gone already."""
@@ -214,7 +231,7 @@ class _ShimEnd(asyncio.Protocol):
 class _Growth:
     """`ports.Following`: pokes are counted as one until they are asked for."""
 
-    def __init__(self, end: _ShimEnd, shim: int | None) -> None:
+    def __init__(self, end: ShimEnd, shim: int | None) -> None:
         self._end = end
         self._shim = shim
         self._poked = asyncio.Event()

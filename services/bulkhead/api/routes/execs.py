@@ -13,30 +13,27 @@ from bulkhead.api import answers
 from bulkhead.api.call import Call
 from bulkhead.api.detach import check_keys
 from bulkhead.api.hijack import Hijacked, take_over
-from bulkhead.api.ports import Execs, InspectedExec, ProcessEnd, StartedExec, Stdio, Streams, Unreachable
+from bulkhead.api.ports import Execs, ProcessEnd, ShimExecs, StartedExec, Stdio, Streams, Unreachable
 from bulkhead.api.routes.containers import window_size
 from bulkhead.api.schema import execs as schema
 from bulkhead.api.splice import splice
 from bulkhead.api.streams import STDOUT, frame, framing
-from bulkhead.errors import BulkheadError, Conflict, NotFound, Unavailable
+from bulkhead.errors import BulkheadError, Unavailable
 
 _GLANCE_FIRST, _GLANCE_LONGEST = 0.05, 1.0
-_MOST_STARTED = 64
-_CODE_SECONDS = 10.0
 
 
 class ExecRoutes:
-    def __init__(self, *, execs: Execs, stdio: Stdio) -> None:
+    def __init__(self, *, execs: Execs, shims: ShimExecs, stdio: Stdio) -> None:
         self._execs = execs
+        self._shims = shims
         self._stdio = stdio
-        # The last that were started here, and whether they have a terminal, which a client leaves by its detach keys:
-        # others have ended when their stream has, whatever else their shim came to tell.
-        self._started: dict[str, tuple[ProcessEnd, bool]] = {}
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(schema.ExecBody)
         check_keys(body.DetachKeys or "", "escape")
-        exec_id = await self._execs.create(call["id"], schema.spec_of(body))
+        ref, spec = call["id"], schema.spec_of(body)
+        exec_id = await self._shims.create(ref, spec) or await self._execs.create(ref, spec)
         return answers.json({"Id": exec_id}, status=201)
 
     async def start(self, call: Call) -> web.StreamResponse:
@@ -48,9 +45,7 @@ class ExecRoutes:
         if detach:
             await starting()
             return answers.empty(200)
-        expected = await self._run_expected(exec_id, (height, width))
-        process, is_tty = expected or await self._run_asked(exec_id, starting)
-        self._remember(exec_id, process, is_tty)
+        process, is_tty = await self._run_at_once(exec_id, height, width) or await self._run_asked(exec_id, starting)
         try:
             client = take_over(call, framing(call.version, tty))
             # Docker frames as the start says, whatever the exec was created with; docker-py relies on it.
@@ -60,14 +55,13 @@ class ExecRoutes:
             process.close()
         return Hijacked()
 
-    async def _run_expected(self, exec_id: str, size: tuple[int, int]) -> tuple[ProcessEnd, bool] | None:
-        """Without asking for its start; None when its shim does not know it yet, or any more, or will not have it."""
-        expected = self._execs.expected(exec_id)
-        if expected is None or (any(size) and size != (expected.spec.height, expected.spec.width)):
-            return None
-        with contextlib.suppress(Unreachable, NotFound, Conflict):
-            return await self._run(exec_id, expected)
-        return None
+    async def _run_at_once(self, exec_id: str, height: int, width: int) -> tuple[ProcessEnd, bool] | None:
+        """None when its shim does not know it yet, or any more, or will not have it."""
+        try:
+            return await self._shims.start(exec_id, height, width)
+        except Unavailable:
+            await self._look_after(exec_id)
+            raise
 
     async def _run_asked(self, exec_id: str, starting: Callable[[], Awaitable[StartedExec]]) -> tuple[ProcessEnd, bool]:
         started = await starting()
@@ -89,9 +83,13 @@ class ExecRoutes:
         except Unreachable:
             raise
         except Unavailable:
-            with contextlib.suppress(BulkheadError):
-                await self._execs.inspect(exec_id, asked=True)
+            await self._look_after(exec_id)
             raise
+
+    async def _look_after(self, exec_id: str) -> None:
+        """Its shim was asked, and nobody knows what came of it."""
+        with contextlib.suppress(BulkheadError):
+            await self._execs.inspect(exec_id, asked=True)
 
     async def _settled(self, exec_id: str) -> None:
         """When the shim dies the exec goes on: its client, which asks for its exit code next, waits for its end."""
@@ -103,27 +101,8 @@ class ExecRoutes:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _GLANCE_LONGEST)
 
-    def _remember(self, exec_id: str, process: ProcessEnd, is_tty: bool) -> None:
-        while len(self._started) >= _MOST_STARTED:
-            del self._started[next(iter(self._started))]
-        self._started[exec_id] = process, is_tty
-
     async def inspect(self, call: Call) -> web.StreamResponse:
-        exec_id = call["id"]
-        found = await self._execs.inspect(exec_id)
-        if found.exit_code is None and self._has_ended(exec_id, found):
-            # Its shim died when it had told its client and nobody else: the code is lost, but not as good as 0.
-            del self._started[exec_id]
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CODE_SECONDS):
-                    await self._settled(exec_id)
-            found = await self._execs.inspect(exec_id)
-        return answers.json(schema.inspected(found))
-
-    def _has_ended(self, exec_id: str, found: InspectedExec) -> bool:
-        """Whether it was seen here."""
-        process, is_tty = self._started.get(exec_id, (None, False))
-        return process is not None and process.has_ended and not (is_tty and found.running)
+        return answers.json(schema.inspected(await self._execs.inspect(call["id"])))
 
     async def resize(self, call: Call) -> web.StreamResponse:
         height, width = window_size(call)

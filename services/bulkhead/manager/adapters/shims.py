@@ -42,7 +42,7 @@ from bulkhead.model.health import Health, decode_health
 from bulkhead.model.instance import SHIM_SOCKET, Instance
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Relay
-from bulkhead.model.shim_protocol import KEEPS_EXECS, check_protocol
+from bulkhead.model.shim_protocol import KEEPS_EXECS, TELLS_NEW_EXECS, check_protocol
 from bulkhead.wire.client import PeerAway, channel, stub
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
@@ -54,6 +54,7 @@ LAUNCH_SECONDS = 15.0
 CONNECT_SECONDS = 3.0
 SHUTDOWN_SECONDS = 10.0
 KILL_SECONDS = 5.0
+_GLANCE_SECONDS = 2.0
 DEATH_SECONDS = 5.0
 SHIM_RECORD, TASK_RECORD = "shim.json", "task.json"
 # Written by the shim alone.
@@ -79,12 +80,14 @@ class RemoteShim:
         has_left: Callable[[], bool],
         *,
         keeps_execs: bool = False,
+        tells_new_execs: bool = False,
     ) -> None:
         self.client = client
         self.container_id = container_id
         self.names_directory = names_directory
         self._has_left = has_left
         self._keeps_execs = keeps_execs
+        self.tells_new_execs = tells_new_execs
         # It has said that it does what `shutdown` asks for by itself.
         self.leaves = False
 
@@ -156,6 +159,12 @@ class RemoteShim:
         if not told.began_at:
             return None
         return Lasting(began_at=told.began_at, exit_code=told.exit_code if told.exited_at else None)
+
+    async def new_execs(self, pattern: bytes = b"") -> Sequence[KnownExec]:
+        return tuple(_known((await self.client.new_execs(pattern, timeout=None)).execs))
+
+    async def new_execs_now(self) -> Sequence[KnownExec]:
+        return tuple(_known((await self.client.new_execs(now=True, timeout=_GLANCE_SECONDS)).execs))
 
     async def start_exec(self, exec_id: str) -> int:
         answer = await self._asked(self.client.exec_start(exec_id))
@@ -330,8 +339,15 @@ class SupervisedShims:
             await client.close()
             return other
         has_left = functools.partial(self._is_traceless, container_id)
-        keeps = (record or {}).get(KEEPS_EXECS) is True
-        shim = RemoteShim(ShimClient(client), container_id, self._names_directory, has_left, keeps_execs=keeps)
+        keeps, tells = ((record or {}).get(what) is True for what in (KEEPS_EXECS, TELLS_NEW_EXECS))
+        shim = RemoteShim(
+            ShimClient(client),
+            container_id,
+            self._names_directory,
+            has_left,
+            keeps_execs=keeps,
+            tells_new_execs=tells,
+        )
         self._live[container_id] = shim
         client.closed.add_done_callback(lambda _: self._drop(container_id, shim))
         return shim
@@ -475,7 +491,12 @@ def _exit(answer: wire.WaitResponse) -> Exit:
 def _known(execs: Sequence[wire.KnownExec]) -> Iterator[KnownExec]:
     for each in execs:
         try:
-            yield KnownExec(record=_decode_exec(each.record), exited_at=each.exited_at)
+            yield KnownExec(
+                record=_decode_exec(each.record),
+                exited_at=each.exited_at,
+                began_at=each.began_at,
+                exit_code=each.exit_code,
+            )
         except msgspec.MsgspecError as error:
             log.warning("cannot read what a shim keeps of an exec", reason=str(error))
 

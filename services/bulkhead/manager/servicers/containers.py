@@ -11,6 +11,7 @@ import grpclib.const
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.manager import links
 from bulkhead.manager.containers import Containers
+from bulkhead.manager.execs import Execs
 from bulkhead.manager.log_options import log_path
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries, Sizes
@@ -30,9 +31,12 @@ _CREATE = "/bulkhead.manager.v1.Containers/Create"
 class ContainersServicer(api.ContainersBase):
     """protos/bulkhead/manager/v1/containers.proto, service Containers."""
 
-    def __init__(self, instance: Instance, containers: Containers, queries: Queries, pruning: Pruning) -> None:
+    def __init__(
+        self, instance: Instance, containers: Containers, execs: Execs, queries: Queries, pruning: Pruning
+    ) -> None:
         self._instance = instance
         self._containers = containers
+        self._execs = execs
         self._queries = queries
         self._pruning = pruning
         self._index = containers.records.index
@@ -67,6 +71,9 @@ class ContainersServicer(api.ContainersBase):
 
     async def inspect(self, message: api.InspectContainerRequest) -> api.InspectContainerResponse:
         container = self._index.find(message.ref)
+        if self._execs.new.may_create(container.id):
+            await self._execs.catch_up(container.id)
+            container = self._index.find(message.ref)
         sizes = await self._queries.sizes([container]) if message.size else {}
         more = self._more(container, sizes.get(container.id))
         return inspect_answer(self._details.of(container), more)

@@ -21,6 +21,8 @@ __all__ = (
     "Launch",
     "LogOptions",
     "Network",
+    "NewExecsRequest",
+    "NewExecsResponse",
     "OverlayRootfs",
     "PauseRequest",
     "PauseResponse",
@@ -274,6 +276,10 @@ class KnownExec(betterproto2.Message):
 
     exited_at: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
 
+    began_at: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    exit_code: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "KnownExec", KnownExec)
 
@@ -345,6 +351,30 @@ class Network(betterproto2.Message):
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "Network", Network)
+
+
+@dataclass(eq=False, repr=False)
+class NewExecsRequest(betterproto2.Message):
+    pattern: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
+    """
+    what one comes to that asks for nothing but a command, as in ExecCreateRequest; empty: as before
+    """
+
+    now: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    answer at once, with whoever was not told yet
+    """
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "NewExecsRequest", NewExecsRequest)
+
+
+@dataclass(eq=False, repr=False)
+class NewExecsResponse(betterproto2.Message):
+    execs: "list[KnownExec]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("bulkhead.shim.v1", "NewExecsResponse", NewExecsResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -811,6 +841,28 @@ class ShimStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def new_execs(
+        self,
+        message: "NewExecsRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "NewExecsResponse":
+        """
+        From then on whoever dials stdio.sock may create execs, with {"op":"new"}, while the caller is connected. Answers soon
+        after one was created so, at once when it has ended; who is to hear of the next calls again.
+        """
+
+        return await self._unary_unary(
+            "/bulkhead.shim.v1.Shim/NewExecs",
+            message,
+            NewExecsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
     async def exec_start(
         self,
         message: "ExecStartRequest",
@@ -1018,6 +1070,14 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def new_execs(self, message: "NewExecsRequest") -> "NewExecsResponse":
+        """
+        From then on whoever dials stdio.sock may create execs, with {"op":"new"}, while the caller is connected. Answers soon
+        after one was created so, at once when it has ended; who is to hear of the next calls again.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def exec_start(self, message: "ExecStartRequest") -> "StartResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
@@ -1114,6 +1174,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
         request = await stream.recv_message()
         assert request is not None
         response = await self.exec_create(request)
+        await stream.send_message(response)
+
+    async def __rpc_new_execs(self, stream: "grpclib.server.Stream[NewExecsRequest, NewExecsResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.new_execs(request)
         await stream.send_message(response)
 
     async def __rpc_exec_start(self, stream: "grpclib.server.Stream[ExecStartRequest, StartResponse]") -> None:
@@ -1219,6 +1285,12 @@ class ShimBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ExecCreateRequest,
                 ExecCreateResponse,
+            ),
+            "/bulkhead.shim.v1.Shim/NewExecs": grpclib.const.Handler(
+                self.__rpc_new_execs,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                NewExecsRequest,
+                NewExecsResponse,
             ),
             "/bulkhead.shim.v1.Shim/ExecStart": grpclib.const.Handler(
                 self.__rpc_exec_start,

@@ -1,0 +1,87 @@
+"""Execs that are created and started at their container's shim: who needs the manager for one more process?
+
+A container's whole id says where its shim listens, and so do the last digits of an exec's. Whatever the shim does not
+know, or will not do, is the manager's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from bulkhead.api.adapters.stdio import ShimEnd, ask, dial
+from bulkhead.api.ports import ProcessEnd
+from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, Unavailable
+from bulkhead.model import ids
+from bulkhead.model.execs import ExecSpec
+from bulkhead.model.instance import Instance
+
+# A shim that needs longer to register an exec is stuck: the manager knows what to do with it.
+_PATIENCE = 1.0
+# Who creates an exec starts it next, on the connection over which it was created. A shim hangs up later than this.
+_HELD_SECONDS, _MOST_HELD = 5.0, 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    end: ShimEnd
+    timer: asyncio.TimerHandle
+
+
+class ShimExecs:
+    """`ports.ShimExecs`."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._held: dict[str, _Held] = {}
+
+    async def create(self, ref: str, spec: ExecSpec) -> str | None:
+        if not ids.is_full(ref) or len(self._held) >= _MOST_HELD or _asks_for_more(spec):
+            return None
+        try:
+            end = await dial(self._socket(ref), {"op": "new", "container": ref, "spec": spec})
+            exec_id = (await ask(end, _PATIENCE)).exec_id
+        except BulkheadError:
+            return None
+        timer = asyncio.get_running_loop().call_later(_HELD_SECONDS, self._let_go, exec_id)
+        self._held[exec_id] = _Held(end, timer)
+        return exec_id
+
+    async def start(self, exec_id: str, height: int, width: int) -> tuple[ProcessEnd, bool] | None:
+        if not ids.is_full(exec_id):
+            return None
+        request = {"op": "start", "exec_id": exec_id, "height": height, "width": width}
+        try:
+            end = self._take(exec_id, request) or await dial(self._socket(ids.container_of(exec_id)), request)
+        except Unavailable:
+            return None
+        try:
+            return end, (await ask(end)).tty
+        except (NotFound, Conflict, InvalidArgument):
+            # InvalidArgument: a shim of an earlier release.
+            return None
+
+    def _take(self, exec_id: str, request: dict[str, Any]) -> ShimEnd | None:
+        held = self._held.pop(exec_id, None)
+        if held is None:
+            return None
+        held.timer.cancel()
+        if held.end.has_ended:
+            held.end.close()
+            return None
+        held.end.ask_again(msgspec.json.encode(request) + b"\n")
+        return held.end
+
+    def _let_go(self, exec_id: str) -> None:
+        self._held.pop(exec_id).end.close()
+
+    def _socket(self, container_id: str) -> str:
+        return str(self._instance.stdio_socket(container_id))
+
+
+def _asks_for_more(spec: ExecSpec) -> bool:
+    """Than a command, which is all that a shim can work out by itself."""
+    return bool(spec.env or spec.user or spec.working_dir or spec.privileged or spec.tty)

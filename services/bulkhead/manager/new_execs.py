@@ -1,0 +1,85 @@
+"""Execs that a container's shim creates for who dials it, without us: it may once it has a pattern, and tells of them.
+
+The pattern is what an exec comes to that asks for nothing but a command. It is given after the first exec that is made
+here: most containers never have one. While we do not listen, or have too much that the disk has not taken yet, a shim
+that has told of nobody for a while refuses to make more, and who asks comes to us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from bulkhead.errors import BulkheadError
+from bulkhead.manager.actors import Actors
+from bulkhead.manager.ports import KnownExec, Shim
+from bulkhead.model.container import Container
+from bulkhead.model.ids import short
+
+log = structlog.get_logger()
+# Whoever has created the first exec starts it first.
+_AFTERWARDS = 0.02
+_MOMENT = 0.002
+
+
+class Register(Protocol):
+    """Where what a shim tells is written down."""
+
+    def pattern(self, container: Container) -> bytes:
+        """What an exec in it comes to that asks for nothing but a command; empty where each has to be worked out."""
+
+    async def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
+        """Put what a shim has told on record."""
+
+    def doubt_all(self, container_id: str) -> None:
+        """Its shim tells of no more execs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewExecs:
+    """The shims that are heard, by the short ids of their containers."""
+
+    actors: Actors
+    _heard: dict[str, Shim] = field(default_factory=dict)
+
+    def hear(self, container: Container, shim: Shim, register: Register) -> None:
+        """From now on, as long as it lives."""
+        name = short(container.id)
+        if shim.tells_new_execs and self._heard.get(name) is not shim:
+            self._heard[name] = shim
+            self.actors.own(self._hear(container, shim, register), f"hear of execs in {name}")
+
+    def may_create(self, container_id: str) -> bool:
+        """Whether the shim may know of execs that are not on record yet, or have begun."""
+        return short(container_id) in self._heard
+
+    async def catch_up(self, name: str, register: Register) -> None:
+        """Whoever was created before this call, in the container of this short id, is on record after it, if its shim
+        answers."""
+        if (shim := self._heard.get(name)) is not None:
+            with contextlib.suppress(BulkheadError):
+                await register.take_in(shim, await shim.new_execs_now())
+
+    async def _hear(self, container: Container, shim: Shim, register: Register) -> None:
+        try:
+            await asyncio.sleep(_AFTERWARDS)
+            pattern = register.pattern(container)
+            if not pattern:
+                return
+            told = await shim.new_execs(pattern)
+            while True:
+                await register.take_in(shim, told)
+                # Who has waited for the end of one asks for its code now, and is served first.
+                await asyncio.sleep(_MOMENT)
+                told = await shim.new_execs()
+        except BulkheadError as error:
+            log.debug("a shim tells of no more execs", container=container.id, reason=str(error))
+        finally:
+            if self._heard.get(short(container.id)) is shim:
+                del self._heard[short(container.id)]
+                register.doubt_all(container.id)

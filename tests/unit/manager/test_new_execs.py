@@ -1,0 +1,153 @@
+"""Execs that shims create by themselves, on fakes: on record when anybody asks, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bulkhead.errors import NotFound
+from bulkhead.manager import execs as execs_module
+from bulkhead.manager.planning import ProcessPlans
+from bulkhead.manager.ports import KnownExec
+from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
+from bulkhead.model.ids import new_exec_id
+from tests.support.eventually import eventually
+from tests.support.manager_core import Running, fake_core, new_world, running_core
+
+SPEC = ExecSpec(command=("ls",), attach_stdout=True)
+
+
+@pytest.fixture
+async def core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+    monkeypatch.setattr(ProcessPlans, "of", lambda *_: b"plan")
+    async with fake_core(tmp_path) as running:
+        yield running
+
+
+async def heard(core: Running) -> str:
+    """A container whose shim may create execs."""
+    container_id = await core.run("sleep", "9")
+    await core.core.execs.create(container_id, SPEC)
+    await eventually(lambda: core.shim(container_id).pattern == b"plan")
+    return container_id
+
+
+def made(container_id: str, created_at: int = 5) -> Exec:
+    return Exec(id=new_exec_id(container_id), container_id=container_id, spec=SPEC, created_at=created_at)
+
+
+async def test_a_shim_gets_its_pattern_after_the_first_exec(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    assert core.shim(container_id).pattern == b""
+    await core.core.execs.create(container_id, SPEC)
+    await eventually(lambda: core.shim(container_id).pattern == b"plan")
+
+
+async def test_one_of_another_runtime_gets_none(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    container_id = await core.run("sleep", "9")
+    monkeypatch.setattr(type(core.core.execs), "has_foreign_runtime", lambda *_: True)
+    container = core.records.index.get(container_id)
+    assert core.core.execs.pattern(container) == b""
+
+
+async def test_what_is_told_is_on_record(core: Running) -> None:
+    container_id = await heard(core)
+    shim, record = core.shim(container_id), made(container_id)
+    shim.create_exec_itself(record)
+    await eventually(lambda: core.records.exec(record.id) is not None)
+    assert record.id in core.core.queries.exec_ids(container_id)
+    shim.begin_exec(record.id)
+    assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
+    shim.exit_exec(record.id, 6)
+    await eventually(lambda: core.records.exec(record.id).phase is ExecPhase.EXITED)  # type: ignore[union-attr]
+    assert (await core.core.execs.inspect(record.id)).exit_code == 6
+    told = [each for each in await core.journal() if each.attributes.get("execID") == record.id]
+    assert [each.action for each in told] == ["exec_create: ls", "exec_start: ls", "exec_die"]
+    assert told[0].time == 5
+
+
+async def test_a_brief_one_is_told_of_at_its_end(core: Running) -> None:
+    container_id = await heard(core)
+    record = made(container_id)
+    core.shim(container_id).tell(KnownExec(record=record, began_at=6, exited_at=7, exit_code=9))
+    await eventually(lambda: core.records.exec(record.id) is not None)
+    assert (await core.core.execs.inspect(record.id)).exit_code == 9
+    told = [each for each in await core.journal() if each.attributes.get("execID") == record.id]
+    assert [(each.action, each.time) for each in told][:2] == [("exec_create: ls", 5), ("exec_start: ls", 6)]
+    assert told[2].attributes["exitCode"] == "9"
+
+
+@pytest.mark.parametrize("told", ["inspect", "start", "ids"])
+async def test_whoever_asks_for_it_is_not_told_that_there_is_none(core: Running, told: str) -> None:
+    """Its client has its id before its shim comes to tell of it."""
+    container_id = await heard(core)
+    shim, record = core.shim(container_id), made(container_id)
+    shim.create_exec_itself(record, told=False)
+    if told == "inspect":
+        assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+    elif told == "start":
+        await core.core.execs.start(record.id, detach=True, size=(0, 0))
+        assert record.id in shim.started_execs
+    else:
+        await core.core.execs.catch_up(container_id)
+        assert record.id in core.core.queries.exec_ids(container_id)
+
+
+async def test_one_that_nobody_made_is_not_there(core: Running) -> None:
+    container_id = await heard(core)
+    with pytest.raises(NotFound):
+        await core.core.execs.inspect(made(container_id).id)
+    with pytest.raises(NotFound):
+        await core.core.execs.inspect("f" * 64)
+
+
+async def test_one_of_another_container_is_not_believed(core: Running) -> None:
+    container_id = await heard(core)
+    strange = made("e" * 64)
+    core.shim(container_id).tell(KnownExec(record=strange, began_at=6, exited_at=7))
+    record = made(container_id)
+    core.shim(container_id).tell(KnownExec(record=record, began_at=6, exited_at=7))
+    await eventually(lambda: core.records.exec(record.id) is not None)
+    assert core.records.exec(strange.id) is None
+
+
+async def test_told_twice_is_recorded_once(core: Running) -> None:
+    container_id = await heard(core)
+    record = made(container_id)
+    for _ in range(2):
+        core.shim(container_id).tell(KnownExec(record=record, began_at=6, exited_at=7, exit_code=9))
+        await core.core.execs.catch_up(container_id)
+    told = [each.action for each in await core.journal() if each.attributes.get("execID") == record.id]
+    assert told == ["exec_create: ls", "exec_start: ls", "exec_die"]
+
+
+async def test_a_later_manager_hears_of_what_was_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProcessPlans, "of", lambda *_: b"plan")
+    world = new_world(tmp_path)
+    async with running_core(world) as core:
+        container_id = await heard(core)
+        record = made(container_id)
+        core.shim(container_id).create_exec_itself(record, told=False)
+    async with running_core(world) as later:
+        assert (await later.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+
+
+async def test_with_much_that_the_disk_owes_the_next_wait_for_it(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execs_module, "MOST_OWED", 1)
+    container_id = await heard(core)
+    asked = asyncio.Event()
+    told = core.shim(container_id).new_execs
+
+    async def asking(pattern: bytes = b"") -> list[KnownExec]:
+        asked.set()
+        return await told(pattern)
+
+    monkeypatch.setattr(core.shim(container_id), "new_execs", asking)
+    core.shim(container_id).create_exec_itself(made(container_id))
+    await asked.wait()
+    assert core.records.owed_execs == 0
