@@ -30,6 +30,14 @@ def sh(target: Target, script: str, *options: str) -> str:
     return target.ok("run", "--rm", *options, "busybox", "sh", "-c", script)
 
 
+def test_an_anonymous_volume_is_at_one_place_however_that_is_written(target: Target) -> None:
+    places = ["-v", "/data/", "-v", "/data", "-v", "/data/.", "-v", "named:/other", "-v", "/other/"]
+    target.ok("create", "--name", "box", *places, "busybox", "true")
+    shown = target.ok("inspect", "-f", "{{range .Mounts}}{{.Destination}} {{end}}", "box")
+    assert sorted(shown.split()) == ["/data", "/other"]
+    target.ok("rm", "-v", "box")
+
+
 def test_a_named_volume_keeps_its_files(target: Target) -> None:
     assert target.ok("volume", "create", "--label", "a=b", "data") == "data"
     sh(target, "echo kept > /d/f", "-v", "data:/d")

@@ -230,13 +230,13 @@ class Creation:
             return container
         mounts = list(spec.mounts)
         _refuse_duplicates(mounts)
-        taken = {mount.target.rstrip("/") for mount in mounts}
+        taken = {_clean(mount.target) for mount in mounts}
         for mount in self._inherited(container.spec.volumes_from):
-            if mount.target.rstrip("/") not in taken:
-                taken.add(mount.target.rstrip("/"))
+            if _clean(mount.target) not in taken:
+                taken.add(_clean(mount.target))
                 mounts.append(mount)
-        unnamed = [target for target in container.spec.volumes if target.rstrip("/") not in taken]
-        mounts += [Mount(type="volume", target=target) for target in unnamed]
+        unnamed = dict.fromkeys(map(_clean, container.spec.volumes))
+        mounts += [Mount(type="volume", target=target) for target in unnamed if target not in taken]
         named = [self._named(mount) for mount in mounts]
         anonymous = [after.source for before, after in zip(mounts, named, strict=True) if after is not before]
         return replace(container, spec=replace(spec, mounts=tuple(named)), anonymous_volumes=tuple(anonymous))
@@ -267,7 +267,12 @@ def _normal(spec: ContainerSpec) -> ContainerSpec:
     """With the paths as Docker shows them."""
     if not spec.working_dir:
         return spec
-    return replace(spec, working_dir="/" + posixpath.normpath(spec.working_dir).lstrip("/"))
+    return replace(spec, working_dir=_clean(spec.working_dir))
+
+
+def _clean(path: str) -> str:
+    """Without `.`, `..` and superfluous slashes; absolute paths."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _taken(turn: list[bool]) -> bool:
