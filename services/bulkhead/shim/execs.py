@@ -143,7 +143,7 @@ class Execs:
         """Remember a new one, without a terminal, whose plan says all. The container must run now."""
         self._container.running_task()
         self._make_room()
-        streams = Streams(self._loop, stdin_once=True)
+        streams = Streams(self._loop, stdin_once=True, ends_with_process=True)
         one = Exec(exec_id=exec_id, process={"terminal": False}, open_stdin=open_stdin, streams=streams)
         one.planned, one.record = planned, record
         self._remember(one)
