@@ -120,6 +120,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         spares=ports.spares,
         waiters=waiters,
     )
+    new_execs = NewExecs(actors=actors)
     exits = Exits(
         boot_order=BootOrder(index=index),
         instance=instance,
@@ -132,6 +133,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         removal=removal,
         volumes=volumes,
         resolving=resolving,
+        new_execs=new_execs,
     )
     stopping = Stopping(
         records=records,
@@ -179,7 +181,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         records=records,
         shims=shims,
         actors=actors,
-        new=NewExecs(actors=actors),
+        new=new_execs,
         has_foreign_runtime=bundles.has_foreign_runtime,
     )
     return Core(

@@ -314,7 +314,7 @@ class Execs:
 
     async def catch_up(self, container_id: str) -> None:
         """Put on record which execs its shim has created by itself."""
-        await self.new.catch_up(short(container_id), self)
+        await self.new.catch_up(short(container_id))
 
     def _forgotten_before(self) -> int:
         """Who ended before that may have been on record, and swept since."""
@@ -494,7 +494,7 @@ class Execs:
     async def _found(self, exec_id: str) -> Exec:
         """Raises NotFound when its shim does not know it either."""
         if self.records.exec(exec_id) is None:
-            await self.new.catch_up(container_of(exec_id), self)
+            await self.new.catch_up(container_of(exec_id))
         return self._find(exec_id)
 
     def _find(self, exec_id: str) -> Exec:

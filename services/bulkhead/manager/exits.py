@@ -28,6 +28,7 @@ from bulkhead.manager.actors import Actors
 from bulkhead.manager.boot_order import BootOrder
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.networking import Networking
+from bulkhead.manager.new_execs import NewExecs
 from bulkhead.manager.ports import Change, Exit, Records, Shim, Shims, ShimState, SupervisorAway
 from bulkhead.manager.removal import Removal
 from bulkhead.manager.resolving import Resolving
@@ -36,6 +37,7 @@ from bulkhead.manager.volumes.catalogue import Volumes
 from bulkhead.manager.waiters import Waiters
 from bulkhead.model.container import Container
 from bulkhead.model.events import Event as EngineEvent
+from bulkhead.model.ids import short
 from bulkhead.model.instance import Instance
 from bulkhead.model.lifecycle import Event, Phase, apply
 from bulkhead.model.losses import Loss, Lost, restated
@@ -89,6 +91,7 @@ class Exits:
     volumes: Volumes
     resolving: Resolving
     boot_order: BootOrder
+    new_execs: NewExecs
     _intents: dict[str, Intent] = field(default_factory=dict)
     _timers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _doomed: Counter[str] = field(default_factory=Counter)
@@ -346,6 +349,8 @@ class Exits:
         return exit_record(self.instance, container)
 
     async def _let_shim_go(self, container_id: str) -> None:
+        # Of execs whose ids it told a moment ago nobody else knows.
+        await self.new_execs.catch_up(short(container_id))
         try:
             await self.shims.discard(container_id)
         except BulkheadError as error:

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 # Whoever has created the first exec starts it first.
 _AFTERWARDS = 0.02
 _MOMENT = 0.002
+# A disk that takes nothing is asked again then.
+_AGAIN_SECONDS = 1.0
 
 
 class Register(Protocol):
@@ -41,45 +43,71 @@ class Register(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Heard:
+    shim: Shim
+    register: Register
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewExecs:
     """The shims that are heard, by the short ids of their containers."""
 
     actors: Actors
-    _heard: dict[str, Shim] = field(default_factory=dict)
+    _heard: dict[str, _Heard] = field(default_factory=dict)
 
     def hear(self, container: Container, shim: Shim, register: Register) -> None:
         """From now on, as long as it lives."""
         name = short(container.id)
-        if shim.tells_new_execs and self._heard.get(name) is not shim:
-            self._heard[name] = shim
-            self.actors.own(self._hear(container, shim, register), f"hear of execs in {name}")
+        if shim.tells_new_execs and not self._hears(name, shim):
+            heard = self._heard[name] = _Heard(shim=shim, register=register)
+            self.actors.own(self._hear(container, heard), f"hear of execs in {name}")
 
     def may_create(self, container_id: str) -> bool:
         """Whether the shim may know of execs that are not on record yet, or have begun."""
         return short(container_id) in self._heard
 
-    async def catch_up(self, name: str, register: Register) -> None:
+    async def catch_up(self, name: str) -> None:
         """Whoever was created before this call, in the container of this short id, is on record after it, if its shim
         answers."""
-        if (shim := self._heard.get(name)) is not None:
-            with contextlib.suppress(BulkheadError):
-                await register.take_in(shim, await shim.new_execs_now())
+        if (heard := self._heard.get(name)) is not None:
+            # What a shim tells it tells once: who asked may leave meanwhile.
+            await asyncio.shield(self.actors.own(self._ask(heard), f"ask for execs in {name}"))
 
-    async def _hear(self, container: Container, shim: Shim, register: Register) -> None:
+    async def _ask(self, heard: _Heard) -> None:
+        with contextlib.suppress(BulkheadError):
+            await heard.register.take_in(heard.shim, await heard.shim.new_execs_now())
+
+    def _hears(self, name: str, shim: Shim) -> bool:
+        return (heard := self._heard.get(name)) is not None and heard.shim is shim
+
+    async def _hear(self, container: Container, heard: _Heard) -> None:
+        pattern = b""
         try:
             await asyncio.sleep(_AFTERWARDS)
-            pattern = register.pattern(container)
+            pattern = heard.register.pattern(container)
             if not pattern:
                 return
-            told = await shim.new_execs(pattern)
+            told = await heard.shim.new_execs(pattern)
             while True:
-                await register.take_in(shim, told)
+                await self._take_in(heard, told)
                 # Who has waited for the end of one asks for its code now, and is served first.
                 await asyncio.sleep(_MOMENT)
-                told = await shim.new_execs()
+                told = await heard.shim.new_execs()
         except BulkheadError as error:
             log.debug("a shim tells of no more execs", container=container.id, reason=str(error))
         finally:
-            if self._heard.get(short(container.id)) is shim:
+            if self._hears(short(container.id), heard.shim):
                 del self._heard[short(container.id)]
-                register.doubt_all(container.id)
+                if pattern:
+                    heard.register.doubt_all(container.id)
+
+    async def _take_in(self, heard: _Heard, told: Sequence[KnownExec]) -> None:
+        """A disk that takes nothing is no reason to hear of no more: the shim goes on, as far as it may."""
+        while True:
+            try:
+                await heard.register.take_in(heard.shim, told)
+            except BulkheadError as error:
+                log.warning("execs cannot be put on record yet", reason=str(error))
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from bulkhead.errors import NotFound
+from bulkhead.errors import NotFound, ResourceExhausted
 from bulkhead.manager import execs as execs_module
+from bulkhead.manager import new_execs as new_execs_module
+from bulkhead.manager.execs import Execs
 from bulkhead.manager.planning import ProcessPlans
-from bulkhead.manager.ports import KnownExec
+from bulkhead.manager.ports import KnownExec, Shim
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from bulkhead.model.ids import new_exec_id
+from bulkhead.model.lifecycle import Phase
 from tests.support.eventually import eventually
 from tests.support.manager_core import Running, fake_core, new_world, running_core
 
@@ -151,3 +154,69 @@ async def test_with_much_that_the_disk_owes_the_next_wait_for_it(
     core.shim(container_id).create_exec_itself(made(container_id))
     await asked.wait()
     assert core.records.owed_execs == 0
+
+
+async def test_a_shim_is_heard_to_the_end_of_its_container(core: Running) -> None:
+    """Its execs' ids have been told, and nobody else knows them."""
+    container_id = await heard(core)
+    record = made(container_id)
+    core.shim(container_id).create_exec_itself(record, told=False)
+    core.shim(container_id).exit(0)
+    await core.settled(container_id)
+    await eventually(lambda: core.get(container_id).phase is Phase.EXITED)
+    await core.settled(container_id)
+    assert core.records.exec(record.id) is not None
+
+
+async def test_what_is_told_to_somebody_who_leaves_is_not_lost(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    container_id = await heard(core)
+    shim, record = core.shim(container_id), made(container_id)
+    taken, left, tell = asyncio.Event(), asyncio.Event(), shim.new_execs_now
+
+    async def tell_late() -> list[KnownExec]:
+        told = await tell()
+        taken.set()
+        await left.wait()
+        return told
+
+    monkeypatch.setattr(shim, "new_execs_now", tell_late)
+    shim.create_exec_itself(record, told=False)
+    asking = asyncio.create_task(core.core.execs.catch_up(container_id))
+    await taken.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    left.set()
+    await eventually(lambda: core.records.exec(record.id) is not None)
+
+
+async def test_a_shim_is_heard_on_when_the_disk_took_nothing(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    container_id = await heard(core)
+    monkeypatch.setattr(new_execs_module, "_AGAIN_SECONDS", 0.01)
+    refused: list[Sequence[KnownExec]] = []
+    take_in = Execs.take_in
+
+    async def full_at_first(self: Execs, shim: Shim, told: Sequence[KnownExec]) -> None:
+        if not refused:
+            refused.append(told)
+            raise ResourceExhausted("no space left on device")
+        await take_in(self, shim, told)
+
+    monkeypatch.setattr(Execs, "take_in", full_at_first)
+    first, second = made(container_id), made(container_id)
+    core.shim(container_id).create_exec_itself(first)
+    await eventually(lambda: core.records.exec(first.id) is not None)
+    core.shim(container_id).create_exec_itself(second)
+    await eventually(lambda: core.records.exec(second.id) is not None)
+    assert refused
+
+
+async def test_who_may_create_none_leaves_no_doubt(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a container with links, say: each doubt is a call that stays open."""
+    doubted: list[str] = []
+    monkeypatch.setattr(Execs, "pattern", lambda *_: b"")
+    monkeypatch.setattr(Execs, "doubt_all", lambda _, container_id: doubted.append(container_id))
+    container_id = await core.run("sleep", "9")
+    await core.core.execs.create(container_id, SPEC)
+    assert core.core.execs.new.may_create(container_id)
+    await eventually(lambda: not core.core.execs.new.may_create(container_id))
+    assert not doubted
