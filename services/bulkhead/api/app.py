@@ -82,6 +82,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
         stack.callback(manager.close)
         containers, system = ManagerContainers(manager), ManagerSystem(manager)
         images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
+        shims = ShimExecs(instance)
         filesystems, registries = ManagerFilesystems(manager), ManagerRegistries(manager)
         volumes = ManagerVolumes(manager)
         machine = partial(read_machine, instance.data)
@@ -101,6 +102,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             events=EventRoutes(Feeds(system)),
             containers=ContainerRoutes(
                 containers=containers,
+                shims=shims,
                 machine=host,
                 exists=path_exists,
                 cgroup_version=cgroup_version(),
@@ -113,7 +115,7 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
                 logs=LogReader(containers, stdio, open_log),
             ),
             statistics=StatisticsRoutes(statistics),
-            execs=ExecRoutes(execs=execs, shims=ShimExecs(instance), stdio=stdio),
+            execs=ExecRoutes(execs=execs, shims=shims, stdio=stdio),
             images=ImageRoutes(images, filesystems),
             registries=RegistryRoutes(registries),
             filesystems=FilesystemRoutes(filesystems),

@@ -53,7 +53,7 @@ class NewExecs:
             # Another version's, and this shim makes none without the manager.
             self._pattern = pattern if planned.unpack(pattern) is not None else b""
         if self._untold and self._timer is None:
-            self._tell()
+            self.tell()
 
     def tell_now(self, call: Call) -> None:
         """Answer with whoever was not told of."""
@@ -71,7 +71,7 @@ class NewExecs:
         one = self._execs.add(exec_id, open_stdin=spec.get("attach_stdin") is True, planned=plan, record=text)
         self._untold.append(one)
         one.lasting.append(self._lasts)
-        self._timer = self._timer or self._loop.later(SOON, self._tell)
+        self._timer = self._timer or self._loop.later(SOON, self.tell)
         return one
 
     def _command(self, container_id: str, spec: Mapping[str, Any]) -> list[str]:
@@ -97,10 +97,10 @@ class NewExecs:
         """Or has ended. While it runs on, whoever heard of it asks for its end."""
         if one not in self._untold and one.phase is not ExecPhase.CREATED:
             self._untold.append(one)
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
-        """The manager, or him when he asks next."""
+    def tell(self) -> None:
+        """The manager of whoever he was not told of, or when he asks next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

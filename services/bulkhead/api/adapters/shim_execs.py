@@ -7,6 +7,7 @@ know, or will not do, is the manager's to say.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ _PATIENCE = 1.0
 _HELD_SECONDS, _MOST_HELD = 5.0, 32
 
 
+# A shim has told the manager by then.
+_BEHIND_SECONDS = 0.25
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     end: ShimEnd
@@ -37,6 +42,11 @@ class ShimExecs:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._held: dict[str, _Held] = {}
+        self._behind_until = 0.0
+
+    @property
+    def behind(self) -> bool:
+        return time.monotonic() < self._behind_until
 
     async def create(self, ref: str, spec: ExecSpec) -> str | None:
         if not ids.is_full(ref) or len(self._held) >= _MOST_HELD or _asks_for_more(spec):
@@ -46,6 +56,7 @@ class ShimExecs:
             exec_id = (await ask(end, _PATIENCE)).exec_id
         except BulkheadError:
             return None
+        self._behind_until = time.monotonic() + _BEHIND_SECONDS
         timer = asyncio.get_running_loop().call_later(_HELD_SECONDS, self._let_go, exec_id)
         self._held[exec_id] = _Held(end, timer)
         return exec_id

@@ -1,0 +1,91 @@
+"""Execs that a shim has created by itself: they are there for whoever asks, whichever daemon died meanwhile."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.engine import Engine
+from tests.support.eventually import until
+
+pytestmark = [pytest.mark.root]
+SLEEP = {"Image": "busybox", "Cmd": ["sleep", "100000"], "HostConfig": {"NetworkMode": "none"}}
+FIRST = 3
+
+
+def container(engine: Engine) -> str:
+    """One whose shim creates execs."""
+    made = str(engine.api("POST", "/containers/create", SLEEP).json["Id"])
+    assert engine.api("POST", f"/containers/{made}/start").status == 204
+    for _ in range(FIRST):
+        engine.docker_ok("exec", made, "true")
+    until(lambda: asked(engine, made) == 0)
+    return made
+
+
+def asked(engine: Engine, container_id: str) -> int:
+    """How often the manager was called to create one."""
+
+    def calls() -> int:
+        counts = engine.api("GET", "/debug/ops").json["Counts"]["manager"]
+        return int(counts.get("rpc manager Create", 0))
+
+    before = calls()
+    create(engine, container_id)
+    return calls() - before
+
+
+def create(engine: Engine, container_id: str, *command: str) -> str:
+    body = {"Cmd": list(command) or ["true"], "AttachStdout": True, "AttachStderr": True}
+    return str(engine.api("POST", f"/containers/{container_id}/exec", body).json["Id"])
+
+
+def inspected(engine: Engine, exec_id: str) -> Any:
+    answer = engine.api("GET", f"/exec/{exec_id}/json")
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def test_it_is_seen_as_soon_as_it_is_created(fresh_engine: Engine) -> None:
+    made = container(fresh_engine)
+    for _ in range(20):
+        one = create(fresh_engine, made)
+        assert one in fresh_engine.api("GET", f"/containers/{made}/json").json["ExecIDs"]
+        assert inspected(fresh_engine, create(fresh_engine, made))["Running"] is False
+
+
+@pytest.mark.parametrize("victims", [("manager",), ("api",), ("manager", "api"), ()])
+def test_a_death_between_its_creation_and_its_start_changes_nothing(
+    fresh_engine: Engine, victims: tuple[str, ...]
+) -> None:
+    engine = fresh_engine
+    made = container(engine)
+    one = create(engine, made, "sh", "-c", "echo alive; exit 5")
+    if victims:
+        engine.kill(*victims)
+        engine.start(*victims)
+    started = engine.api("POST", f"/exec/{one}/start", {"Detach": False})
+    assert b"alive" in started.body
+    until(lambda: inspected(engine, one)["ExitCode"] is not None)
+    assert inspected(engine, one)["ExitCode"] == 5
+    again = engine.api("POST", f"/exec/{one}/start", {"Detach": False})
+    assert (again.status, again.json["message"]) == (409, f"exec command {one} has already run")
+
+    def told() -> list[str]:
+        lines = engine.docker_ok("events", "--since", "0", "--until", "0s", "--format", "{{json .}}").splitlines()
+        events = [json.loads(line) for line in lines]
+        return [each["Action"].split(":")[0] for each in events if each["Actor"]["Attributes"].get("execID") == one]
+
+    until(lambda: told() == ["exec_create", "exec_start", "exec_die"])
+
+
+def test_a_container_that_ends_takes_its_execs_along(fresh_engine: Engine) -> None:
+    engine = fresh_engine
+    made = container(engine)
+    one = create(engine, made)
+    assert engine.api("POST", f"/containers/{made}/kill").status == 204
+    assert engine.api("POST", f"/containers/{made}/wait").status == 200
+    assert engine.api("POST", f"/exec/{one}/start", {"Detach": False}).status == 409
+    assert engine.api("POST", f"/containers/{made}/exec", {"Cmd": ["true"]}).status == 409
