@@ -397,7 +397,9 @@ class Execs:
         failpoints.hit("manager.exec.registered")
         if not detach:
             # Its shim knows that it begins: the client need not wait for the file to say so, too.
-            self._say_begun(record)
+            # Who could not dial asks again.
+            if (begun := self._note_begun(record.id)) is not None:
+                self._say_begun(begun)
             self._watch(record, shim)
             return
         running = replace(record, phase=ExecPhase.RUNNING)

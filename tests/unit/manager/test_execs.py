@@ -73,6 +73,17 @@ async def test_attached_answers_with_the_shims_socket(core: Running) -> None:
     assert started.socket == str(core.world.instance.stdio_socket(container_id))
 
 
+async def test_whoever_asks_again_before_it_has_begun_has_it_begin_once(core: Running) -> None:
+    container_id = await core.run("sleep", "9")
+    record = await _created(core, container_id)
+    for _ in range(2):
+        await core.core.execs.start(record.id, detach=False, size=(0, 0))
+    core.shim(container_id).begin_exec(record.id)
+    core.shim(container_id).exit_exec(record.id, 3)
+    assert (await _ended(core, record.id)).exit_code == 3
+    assert (await core.actions())[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
+
+
 async def test_end_is_known_as_soon_as_the_shim_knows_it(core: Running) -> None:
     """A client asks for the exit code right after the stream's end, before the manager's own wait returns."""
     container_id = await core.run("sleep", "9")

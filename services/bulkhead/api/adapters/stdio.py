@@ -22,6 +22,8 @@ from bulkhead.wire.status import error_named
 ANSWER_SECONDS = 10.0
 _LONGEST_ANSWER = 64 << 10
 _MOST_HELD = 64 << 10
+# Hundreds at once, and a shim has taken those who wait in milliseconds.
+_ROOM_POLL, _ROOM_SECONDS = 0.005, 2.0
 
 
 class Answer(msgspec.Struct):
@@ -69,7 +71,10 @@ async def dial(path: str, request: dict[str, Any]) -> ShimEnd:
     line = msgspec.json.encode({**request, "request_id": telemetry.request_id()}) + b"\n"
     dialled = _Local(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK)
     try:
-        dialled.connect(path)
+        try:
+            dialled.connect(path)
+        except BlockingIOError:
+            await _connect_late(dialled, path)
         sent = dialled.send(line, sockets.MSG_NOSIGNAL)
         _, end = await asyncio.get_running_loop().create_unix_connection(lambda: ShimEnd(path), sock=dialled)
     except OSError as error:
@@ -81,6 +86,18 @@ async def dial(path: str, request: dict[str, Any]) -> ShimEnd:
     if sent < len(line):
         end.write(line[sent:])
     return end
+
+
+async def _connect_late(dialled: sockets.socket, path: str) -> None:
+    """So many have dialled that no more are let wait: nothing tells when there is room."""
+    deadline = asyncio.get_running_loop().time() + _ROOM_SECONDS
+    while True:
+        await asyncio.sleep(_ROOM_POLL)
+        try:
+            return dialled.connect(path)
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
 
 
 async def ask(end: ShimEnd, patience: float = ANSWER_SECONDS) -> Answer:

@@ -61,3 +61,22 @@ async def test_a_killed_shim_is_no_end_of_the_process(
         await ears.over.wait()
         assert end.broken is broken
         end.close()
+
+
+async def test_a_shim_whom_very_many_dial_is_dialled_until_there_is_room(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as before:
+        listening.bind(path)
+        listening.listen(0)
+        listening.setblocking(False)
+        before.connect(path)
+        opening = asyncio.create_task(ShimStdio().exec(path, "e", STREAMS))
+        await asyncio.wait([opening], timeout=0.02)
+        assert not opening.done()
+        (await loop.sock_accept(listening))[0].close()
+        shim, _ = await loop.sock_accept(listening)
+        with shim:
+            assert b'"exec"' in await loop.sock_recv(shim, 4096)
+            await loop.sock_sendall(shim, b'{"ok":true}\n')
+            (await opening)[0].close()
