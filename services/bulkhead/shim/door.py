@@ -73,6 +73,9 @@ class Door:
         """Accept no more; streams live on. Who has come is answered, and so knows why he is refused."""
         self._acceptor.admit_all()
         self._acceptor.stop()
+        for knock in tuple(self._lingering):
+            if not knock.heard():
+                knock.drop()
 
     def close(self) -> None:
         """Accept no more, and hang up on those who have not said what they want."""

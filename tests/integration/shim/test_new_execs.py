@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import sys
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +23,7 @@ from tests.integration.shim.harness import CONTAINER_ID, Shim, Stream
 from tests.integration.shim.test_real import Launch, overlay
 from tests.support.eventually import eventually
 
+_MUCH = 128 << 10
 pytestmark = test_real.pytestmark
 real_nursery, root, launch = test_real.real_nursery, test_real.root, test_real.launch
 
@@ -192,3 +196,26 @@ async def test_what_never_ran_is_told_before_its_containers_end(shim: Shim) -> N
     (known,) = (await told).execs
     assert json.loads(known.record)["id"] == stream.answer["exec_id"]
     assert known.began_at == 0
+
+
+def _waiting(stream: Stream) -> int:
+    told = fcntl.ioctl(stream.writer.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    return int.from_bytes(told, sys.byteorder)
+
+
+async def test_whose_exec_can_start_no_more_is_not_kept_waiting_by_a_shim_that_leaves(shim: Shim) -> None:
+    """Who starts it then would not know whether it has begun."""
+    told = await hear(shim)
+    unread = await create(shim, "head", "-c", "9000000", "/dev/zero")
+    await start(shim, unread)
+    # The shim stays for what it could not send.
+    cast(asyncio.ReadTransport, unread.writer.transport).pause_reading()
+    await eventually(lambda: _waiting(unread) > _MUCH)
+    stream = await create(shim, "true")
+    await shim.client.kill(9)
+    await shim.client.wait()
+    leaving = asyncio.create_task(shim.client.shutdown())
+    assert await asyncio.wait_for(stream.reader.read(), 1) == b""
+    unread.close()
+    await leaving
+    told.cancel()
