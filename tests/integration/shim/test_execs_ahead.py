@@ -55,7 +55,9 @@ async def run(shim: Shim, exec_id: str = "e", **wish: Any) -> dict[int, bytes]:
     stream = await shim.dial(**{"op": "exec", "exec_id": exec_id, "stdin": True, "stdout": True, "stderr": True} | wish)
     stream.writer.write(b"typed\n")
     stream.writer.write_eof()
-    return await stream.output()
+    said = await stream.output()
+    stream.writer.close()
+    return said
 
 
 async def test_it_becomes_the_exec_and_nothing_of_it_stays(shim: Shim) -> None:
@@ -160,11 +162,20 @@ async def test_a_program_that_is_not_there_is_told_in_the_stream(shim: Shim) -> 
     assert (await shim.client.wait("e", timeout=20)).exit_code == 127
 
 
+async def at_rest(shim: Shim) -> list[str]:
+    """Its descriptors, without those of clients who have just left."""
+    found, before = descriptors(shim.pid), list[str]()
+    while found != before:
+        await shim.client.state()
+        found, before = descriptors(shim.pid), found
+    return found
+
+
 async def test_a_program_that_fails_at_its_very_beginning_is_told_of_in_its_stream(shim: Shim) -> None:
     """Nobody waits for that beginning: its end is looked at."""
     await create(shim, "sh", "-c", "printf '#!/nosuch\\n' > /bad; chmod 755 /bad", exec_id="before")
     await run(shim, "before")
-    held = descriptors(shim.pid)
+    held = await at_rest(shim)
     await create(shim, "/bad")
     assert (await run(shim))[1] == (
         b"OCI runtime exec failed: exec failed: unable to start container process: "
