@@ -17,7 +17,7 @@ from collections.abc import Callable
 from bulkhead.linux import threads
 from bulkhead.linux.netns import leave_for_new_netns
 
-_PAUSE, _SECONDS = 0.1, 5.0
+_PAUSE, _SECONDS = 0.1, 2.0
 
 
 class NetnsAhead:
