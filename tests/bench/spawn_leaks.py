@@ -17,7 +17,8 @@ from pathlib import Path
 from bulkhead.errors import LaunchFailed
 from bulkhead.runtime import launch
 from bulkhead.runtime.rootfs import StdioFds
-from tests.support.containers import Box, ended, open_descriptors
+from tests.support.containers import Box, ended
+from tests.support.descriptors import open_descriptors
 
 _WARM = 100
 

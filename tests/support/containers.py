@@ -18,6 +18,7 @@ from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.runtime import defaults, launch
 from bulkhead.runtime.launch import ExecProcess, Task
 from bulkhead.runtime.rootfs import OverlayRootfs, StdioFds
+from tests.support.descriptors import left_since, open_descriptors
 
 BUSYBOX = Path("/bin/busybox")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n1001:x:0:0::/:/bin/sh\n"
@@ -125,11 +126,6 @@ class Box:
         Cgroup(self.parent).remove()
 
 
-def open_descriptors() -> list[str]:
-    """What this process has open, by name."""
-    return sorted(str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
-
-
 def namespace(pid: int | str, name: str) -> str:
     """Identity of a process's namespace."""
     return str(Path(f"/proc/{pid}/ns/{name}").readlink())
@@ -217,23 +213,22 @@ def docker_config(cgroup: str, args: tuple[str, ...], **process: Any) -> Config:
     }
 
 
-def host_facts(base: Path) -> dict[str, list[str]]:
-    """What a launch below `base` could leave behind in this process and on this machine."""
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(base) in line]
-    return {"mounts": sorted(mounts), "descriptors": [fd for fd in open_descriptors() if not fd.startswith("/proc/")]}
+def mounts_below(base: Path) -> list[str]:
+    """This process's mounts that a launch below `base` could leave behind."""
+    return sorted(line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(base) in line)
 
 
 def boxed(base: Path) -> Iterator[Box]:
     """Body of a fixture: afterwards no mount, cgroup, child or descriptor may be left."""
     launch.prepare()
-    before = host_facts(base)
+    before, mounts = open_descriptors(), mounts_below(base)
     others = _children()
     box = Box(base)
     try:
         yield box
     finally:
         box.close()
-    assert host_facts(base) == before
+    assert (left_since(before), mounts_below(base)) == ([], mounts)
     assert not [root for root in hierarchies().roots() if Path(root + box.parent).exists()]
     left = _children() - others
     assert not left, f"children are left: {left}"

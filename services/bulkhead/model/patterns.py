@@ -55,11 +55,14 @@ class Search:
         expression = self._read[pattern]
         if expression is None:
             return pattern in text
+        if self._left <= 0:
+            raise _too_long(pattern)
         began = time.thread_time()
         try:
-            return expression.search(text, timeout=max(self._left, 1e-9)) is not None
+            return expression.search(text, timeout=self._left) is not None
         except (TimeoutError, MemoryError) as error:
-            raise InvalidArgument(f"invalid pattern: {pattern[:60]!r} takes too long") from error
+            self._left = 0  # the engine counts other threads' time as well: by this one's, some would be left
+            raise _too_long(pattern) from error
         finally:
             self._left -= time.thread_time() - began
 
@@ -70,6 +73,10 @@ def check(pattern: str) -> None:
         _read(pattern)
     except _UNREADABLE as error:
         raise InvalidArgument(f"error parsing regexp: {error}: `{pattern[:60]}`") from error
+
+
+def _too_long(pattern: str) -> InvalidArgument:
+    return InvalidArgument(f"invalid pattern: {pattern[:60]!r} takes too long")
 
 
 def _expression(pattern: str) -> Pattern[str] | None:

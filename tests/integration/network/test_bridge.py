@@ -35,6 +35,7 @@ from tests.integration.network.private_host import (
     run_inside,
     setting,
 )
+from tests.support.descriptors import left_since, open_descriptors
 
 pytestmark = pytest.mark.root
 
@@ -395,17 +396,13 @@ async def test_a_name_that_is_no_bridge_is_refused(host: Host) -> None:
 async def test_a_hundred_containers_leave_nothing(host: Host) -> None:
     network = await _booted(host)
     links, table = set(host.links()), host.table()
-    descriptors = _descriptors()
+    descriptors = open_descriptors()
     for _ in range(10):
         await asyncio.gather(*(_come_and_go(network, number) for number in range(10)))
     assert host.table() == table
     await eventually(lambda: set(host.links()) == links)  # the kernel buries namespaces at its leisure
-    assert _descriptors() == descriptors
+    assert not left_since(descriptors)
     assert not await network.reconcile([])
-
-
-def _descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def _come_and_go(network: BridgeNetwork, number: int) -> None:

@@ -11,7 +11,8 @@ import pytest
 from bulkhead.manager.adapters.netns_ahead import NetnsAhead
 from bulkhead.model.instance import Instance
 from tests.integration.network.private_host import Host, eventually, inside, on_private_host, run_inside, setting
-from tests.support.containers import namespace, open_descriptors
+from tests.support.containers import namespace
+from tests.support.descriptors import open_descriptors
 
 pytestmark = pytest.mark.root
 
@@ -21,7 +22,7 @@ ID, ID2 = "a" * 64, "b" * 64
 
 def _namespaces() -> Counter[str]:
     """The network namespaces that this process holds."""
-    return Counter(name for name in open_descriptors() if name.startswith("net:"))
+    return Counter(name for name in open_descriptors().elements() if name.startswith("net:"))
 
 
 def _name(netns: int) -> str:

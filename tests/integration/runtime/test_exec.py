@@ -17,7 +17,8 @@ import pytest
 from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed
 from bulkhead.runtime import defaults, launch, planned
 from bulkhead.runtime.rootfs import StdioFds
-from tests.support.containers import Box, ended, namespace, open_descriptors, read_terminal
+from tests.support.containers import Box, ended, namespace, read_terminal
+from tests.support.descriptors import left_since, open_descriptors
 
 PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
 
@@ -201,7 +202,7 @@ def test_many_leave_nothing(box: Box) -> None:
     before = open_descriptors()
     for _ in range(50):
         assert box.exec(task, config, "true").code == 0
-    assert open_descriptors() == before
+    assert not left_since(before)
     assert task.cgroup.pids() == [task.pid]
     box.kill(task)
 
@@ -284,7 +285,7 @@ def test_the_way_into_its_groups_is_open_until_nobody_may_want_it(box: Box) -> N
     with os.fdopen(read) as output:
         assert output.read() == looked_up
     assert ended(running) == 0
-    assert open_descriptors() == before
+    assert not left_since(before)
     box.kill(task)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bulkhead.errors import LaunchFailed
 from tests.integration.runtime.test_namespaces import COUNT, FIRST, joining, kinds, mapped
-from tests.support.containers import Box, Config, host_facts, namespace
+from tests.support.containers import Box, Config, mounts_below, namespace
 
 OWNED = """
     id -u; stat -c '%u:%g' /etc/passwd /etc
@@ -68,10 +68,10 @@ def test_two_at_once_share_an_image(box: Box) -> None:
 
 def test_the_host_sees_the_files_of_a_mapped_process_as_the_mapped_users(box: Box) -> None:
     task = box.create(edited(box, "sh", "-c", "echo > /new; exec sleep 600"))
-    before = host_facts(box.base)["mounts"]
+    before = mounts_below(box.base)
     task.start()
     assert Path(f"/proc/{task.pid}/root/etc/passwd").stat().st_uid == FIRST
-    assert host_facts(box.base)["mounts"] == before == []
+    assert mounts_below(box.base) == before == []
     box.kill(task)
 
 

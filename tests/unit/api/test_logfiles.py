@@ -12,6 +12,7 @@ import pytest
 from bulkhead.api.adapters.logfiles import BLOCK, FileCursor, open_log
 from bulkhead.api.schema.times import SECOND, rfc3339
 from bulkhead.errors import Internal
+from tests.support.descriptors import left_since, open_descriptors
 
 START = 1_700_000_000 * SECOND
 
@@ -165,12 +166,12 @@ def test_a_symlink_is_not_followed(path: Path, tmp_path: Path) -> None:
 def test_no_descriptor_is_left(path: Path) -> None:
     Path(f"{path}.1.gz").write_bytes(gzip.compress(lines(1, 10)))
     path.write_bytes(lines(11, 20))
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = open_descriptors()
     for tail in (None, 3, 15):
         cursor = opened(path, tail)
         numbers(cursor)
         cursor.close()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert not left_since(before)
 
 
 def test_blocks_are_bounded(path: Path) -> None:

@@ -39,15 +39,10 @@ from bulkhead.model.image import ImageConfig
 from bulkhead.model.lifecycle import Phase
 from bulkhead.model.network import ProcessNetns
 from bulkhead.wire.inflight import QUEUED, RUNNING
+from tests.support.descriptors import left_since, open_descriptors
 from tests.support.eventually import eventually
 from tests.support.fake_snapshots import FakeSnapshots
 from tests.support.manager_core import Running, fake_core, new_world, running_core
-
-_DESCRIPTORS = Path("/proc/self/fd")
-
-
-def _open_descriptors() -> int:
-    return len([*_DESCRIPTORS.iterdir()])
 
 
 @pytest.fixture
@@ -374,7 +369,7 @@ async def test_what_fails_beside_a_plug_leaves_nothing_of_it(core: Running, meth
     kernel = core.world.kernel
     failures = kernel.failures if method == "plug_new" else core.world.shims.failures
     await core.run("sleep", network_mode="bridge")  # what is made once is made
-    descriptors = _open_descriptors()
+    descriptors = open_descriptors()
     failures[method] = Internal("out of order")
     container_id = await core.create(network_mode="bridge", ports=(PublishedPort(container_port=80, host_port=8080),))
     with pytest.raises(Internal, match="out of order"):
@@ -382,7 +377,7 @@ async def test_what_fails_beside_a_plug_leaves_nothing_of_it(core: Running, meth
     del failures[method]
     (table,) = (table for name, table in kernel.tables.items() if name.startswith("inet"))
     assert not table.elements["published"] and not table.elements["published_any"]
-    assert _open_descriptors() == descriptors
+    assert not left_since(descriptors)
     await core.core.containers.start(container_id)  # the port is free
     assert core.get(container_id).phase is Phase.RUNNING
 

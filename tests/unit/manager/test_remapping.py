@@ -17,6 +17,7 @@ from bulkhead.manager import remapping
 from bulkhead.manager.config import ManagerConfig
 from bulkhead.model.container import ContainerSpec
 from bulkhead.model.remapping import IdRange, Remapping
+from tests.support.descriptors import left_since, open_descriptors
 
 DAEMON = pwd.getpwnam("daemon")
 IDS = Remapping(uids=(IdRange(inside=0, outside=1, count=1),), gids=(IdRange(inside=0, outside=2, count=1),))
@@ -155,8 +156,8 @@ def test_a_kernel_that_cannot_is_told_of_and_nothing_is_left(tmp_path: Path, mon
     def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     monkeypatch.setattr(overlay, "idmapped", refuse)
     with pytest.raises(InvalidArgument, match=r"userns_remap: no root file system .*Invalid argument.* Linux 6\.15"):
         remapping.check_kernel(IDS, tmp_path)
-    assert not list(tmp_path.iterdir()) and len(list(Path("/proc/self/fd").iterdir())) == before
+    assert not list(tmp_path.iterdir()) and not left_since(before)

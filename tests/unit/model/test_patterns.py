@@ -57,6 +57,12 @@ def test_no_time_is_left_for_the_next_one() -> None:
     assert BUDGET_SECONDS < 1
 
 
+def test_the_engine_says_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts other threads' time as well: by this thread's own, some would be left for the next."""
+    monkeypatch.setattr("bulkhead.model.patterns.time.thread_time", lambda: 0.0)
+    test_no_time_is_left_for_the_next_one()
+
+
 @pytest.mark.parametrize(
     "pattern",
     [

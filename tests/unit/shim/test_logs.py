@@ -17,6 +17,7 @@ from bulkhead.shim.logs import JsonFile
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.rotation import RotatingFile
 from bulkhead.shim.sinks import LogTarget
+from tests.support.descriptors import left_since, open_descriptors
 
 
 def records(*texts: str) -> bytes:
@@ -52,11 +53,11 @@ def test_without_a_thread_the_shim_writes_by_itself(
     loop.open()
     path = tmp_path / "log"
     log = JsonFile(LogTarget(path=str(path)), loop, NoBrake(), lambda: None)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = open_descriptors()
     monkeypatch.setattr(*(("_thread.start_new_thread", refuse) if missing == "thread" else ("os.eventfd", refuse)))
     log.write(1, b"one\ntwo\n")
     assert logged(path) == ["one", "two"]
-    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    assert not left_since(before)
     monkeypatch.undo()
     log.write(1, b"three\n")
     done: list[bool] = []

@@ -10,6 +10,7 @@ import pytest
 
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.stdio import Streams
+from tests.support.descriptors import left_since, open_descriptors
 
 
 @pytest.mark.parametrize("room", range(10))
@@ -17,7 +18,7 @@ def test_streams_for_which_there_are_too_few_descriptors_leave_none_open(room: i
     loop = Loop(lambda event, error: None)
     loop.open()
     streams = Streams(loop)
-    before = _open_descriptors()
+    before = open_descriptors()
     with _room_for(room):
         try:
             streams.open(tty=False, stdin=True, lasting=True)
@@ -27,7 +28,7 @@ def test_streams_for_which_there_are_too_few_descriptors_leave_none_open(room: i
         else:
             assert room >= 7
             streams.abandon()
-    assert _open_descriptors() == before
+    assert not left_since(before)
 
 
 @pytest.mark.parametrize("ends_with_process", [True, False])
@@ -37,7 +38,7 @@ def test_a_process_that_closes_its_output_wakes_nobody_before_it_ends(ends_with_
     woken: list[bool] = []
     loop.stirred = lambda: woken.append(True)
     streams = Streams(loop, ends_with_process=ends_with_process)
-    before = _open_descriptors()
+    before = open_descriptors()
     stdio = streams.open(tty=False, stdin=False, lasting=True)
     theirs = [os.dup(descriptor) for descriptor in (stdio.stdout, stdio.stderr)]
     streams.launched(None)
@@ -48,14 +49,14 @@ def test_a_process_that_closes_its_output_wakes_nobody_before_it_ends(ends_with_
     ended: list[bool] = []
     streams.drain(lambda: ended.append(True))
     assert ended == [True]
-    assert _open_descriptors() == before
+    assert not left_since(before)
 
 
 @contextmanager
 def _room_for(count: int) -> Iterator[None]:
     """Of this process, as many more descriptors may be open."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = _open_descriptors()
+    taken = _numbers()
     free = (number for number in range(limits[0]) if number not in taken)
     last = [next(free) for _ in range(count + 1)][-1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (last, limits[1]))
@@ -65,7 +66,7 @@ def _room_for(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def _open_descriptors() -> set[int]:
+def _numbers() -> set[int]:
     # The listing's own is closed by the time that it is looked at.
     listed = tuple(Path("/proc/self/fd").iterdir())
     return {int(each.name) for each in listed if each.is_symlink()}
