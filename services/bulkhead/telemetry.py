@@ -53,23 +53,14 @@ def tells(level: int) -> bool:
     return level >= _threshold
 
 
-def line(level: int, event: str, **fields: Any) -> None:
-    """What every request tells, in the shape of all lines: structlog's way to it costs more than the line itself."""
-    if not _configured:
-        structlog.get_logger().log(level, event, **fields)
-    elif tells(level):
-        told = _stamp.beginning(_LEVELS[level], event)
-        told.update(fields)
-        _tell(_encode(told) + b"\n")
-
-
 def line_soon(level: int, event: str, **fields: Any) -> None:
-    """As `line`, a moment later and still in its turn: who is served next does not wait for the last one's line.
+    """What every request tells, in the shape of all lines: structlog's way to it costs more than the line itself.
 
-    With a loop that runs. A process that is killed takes the lines of that moment along.
+    A moment later and still in its turn: who is served next does not wait for the last one's line. With a loop that
+    runs. A process that is killed takes the lines of that moment along.
     """
     if not _configured:
-        line(level, event, **fields)
+        structlog.get_logger().log(level, event, **fields)
     elif tells(level):
         _owed.append(_Owed(time.time(), request_id(), level, event, fields))
         if len(_owed) == 1:

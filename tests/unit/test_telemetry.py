@@ -12,7 +12,7 @@ import pytest
 from bulkhead import telemetry
 
 PROGRAM = """
-import logging, structlog
+import asyncio, logging, structlog
 from bulkhead import telemetry
 telemetry.configure("bulkhead-test")
 telemetry.bind_request_id("abc")
@@ -23,8 +23,10 @@ try:
     1 / 0
 except ZeroDivisionError:
     structlog.get_logger().exception("three")
-telemetry.line(logging.INFO, "four", status=200)
-telemetry.line(logging.DEBUG, "unseen")
+async def serve():
+    telemetry.line_soon(logging.INFO, "four", status=200)
+    telemetry.line_soon(logging.DEBUG, "unseen")
+asyncio.run(serve())
 """
 
 
