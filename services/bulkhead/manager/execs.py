@@ -138,13 +138,6 @@ class Execs:
             raise
         failpoints.hit("manager.exec.created")
 
-    def socket_of(self, record: Exec) -> str:
-        """Where the shim starts a new exec for who dials, as `start` would tell; empty for one that it does not expect.
-
-        Who is refused there, or finds nobody, is to ask for its start.
-        """
-        return str(self.instance.stdio_socket(record.container_id)) if record.id in self._expected else ""
-
     async def start(self, exec_id: str, *, detach: bool, size: tuple[int, int]) -> Started:
         """Start it when `detach`, else register it for the client that dials the socket.
 

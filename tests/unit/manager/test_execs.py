@@ -357,7 +357,6 @@ async def test_one_with_streams_runs_though_nobody_asks_for_its_start(core: Runn
     shim = core.shim(container_id)
     shim.brief, shim.began_at = True, 17
     record = await _expected(core, container_id)
-    assert core.core.execs.socket_of(record) == str(core.world.instance.stdio_socket(container_id))
     assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
     shim.begin_exec(record.id)
     assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.RUNNING
@@ -373,8 +372,7 @@ async def test_of_those_that_nobody_starts_few_are_expected(core: Running, monke
     shim = core.shim(container_id)
     first = await _expected(core, container_id)
     second = await _created(core, container_id, attach_stdout=True)
-    assert core.core.execs.socket_of(second) == ""
-    assert second.id not in shim.exec_processes
+    assert [each.record.id for each in shim.known_execs] == [first.id]
     await core.core.execs.start(second.id, detach=False, size=(0, 0))
     assert second.id in shim.exec_processes
     shim.begin_exec(first.id)
@@ -470,7 +468,7 @@ async def test_who_creates_one_that_its_shim_does_not_keep_waits_for_the_disk(co
         creating = asyncio.ensure_future(_created(core, container_id, attach_stdout=True))
         await eventually(lambda: bool(core.shim(container_id).exec_processes))
         assert not creating.done()
-    assert core.core.execs.socket_of(await creating)
+    assert (await creating).id in core.shim(container_id).exec_processes
 
 
 async def test_a_shim_keeps_all_that_a_standing_disk_owes(core: Running) -> None:

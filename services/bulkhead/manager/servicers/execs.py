@@ -18,8 +18,7 @@ class ExecsServicer(api.ExecsBase):
 
     async def create(self, message: api.CreateExecRequest) -> api.CreateExecResponse:
         spec = to_model(ExecSpec, message.spec) if message.spec is not None else ExecSpec()
-        created = await self._execs.create(message.ref, spec)
-        return api.CreateExecResponse(id=created.id, socket=self._execs.socket_of(created))
+        return api.CreateExecResponse(id=(await self._execs.create(message.ref, spec)).id)
 
     async def start(self, message: api.StartExecRequest) -> api.StartExecResponse:
         size = (message.height, message.width)

@@ -338,11 +338,6 @@ default_message_pool.register_message("bulkhead.manager.v1", "CreateExecRequest"
 class CreateExecResponse(betterproto2.Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
-    socket: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
-    """
-    Where the shim will know an exec with streams in a moment: who finds it there need not ask for its start.
-    """
-
 
 default_message_pool.register_message("bulkhead.manager.v1", "CreateExecResponse", CreateExecResponse)
 
