@@ -228,10 +228,6 @@ def _ignored(_task: Task) -> None:
     """Nobody wants to hear of it."""
 
 
-def _unheard() -> None:
-    """Nobody does."""
-
-
 def create(
     *,
     container_id: str,
@@ -354,7 +350,7 @@ def exec_planned(
     planned: Planned,
     stdio: StdioFds,
     ready: ReadyExec | None = None,
-    begun: Callable[[], None] = _unheard,
+    begun: Callable[[], None] | None = None,
     settled: bool = True,
 ) -> ExecProcess:
     """The same, for a launch that was worked out before, and may have been made `ready` for all of this; `begun` is
@@ -371,7 +367,8 @@ def exec_planned(
             conversation = ready.begin(task, undo)
         else:
             conversation = _begin_exec(planned.plan, task, stdio, [task.pidfd], undo)
-        begun()
+        if begun is not None:
+            begun()
         if settled:
             conversation.until_running()
         else:

@@ -199,12 +199,12 @@ class RuntimeLauncher:
     ) -> Further:
         made = cast("launch.ReadyExec | None", ready)
         known = unpack(planned) if made is None else made.planned
-        begun = begun or _unheard
         if known is not None:
             return launch.exec_planned(
                 task=cast(launch.Task, task), planned=known, stdio=_fds(stdio), ready=made, begun=begun, settled=settled
             )
-        begun()
+        if begun is not None:
+            begun()
 
         def run() -> Answer:
             running = launch.exec_(
@@ -242,10 +242,6 @@ class RuntimeLauncher:
         if not least <= len(descriptors) <= least + 1:
             raise Internal("cannot launch the process: descriptors are missing")
         return told, [*descriptors, None][: least + 1]
-
-
-def _unheard() -> None:
-    """Nobody waits to hear that it has begun."""
 
 
 def _create(wish: dict[str, Any], given: Sequence[int], network: launch.Network) -> Answer:
