@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,12 @@ import pytest
 
 from bulkhead.runtime import planned
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
-from tests.integration.shim import bundles, test_real
+from tests.integration.shim import bundles, real
 from tests.integration.shim.harness import Shim, children, descriptors, proc, until
-from tests.integration.shim.test_real import Launch, overlay
 
-pytestmark = test_real.pytestmark
-real_nursery, root, launch = test_real.real_nursery, test_real.root, test_real.launch
+pytestmark = real.pytestmark
+real_nursery, root, launch, shim = real.real_nursery, real.root, real.launch, real.shim
 MOST = 4
-
-
-@pytest.fixture
-async def shim(launch: Launch, root: Path, tmp_path: Path) -> AsyncIterator[Shim]:
-    async with launch(bundles.process("sleep", "60")) as shim:
-        await shim.create(rootfs=overlay(root, tmp_path))
-        await shim.client.start()
-        yield shim
 
 
 async def create(shim: Shim, *args: str, exec_id: str = "e", terminal: bool = False, **options: Any) -> None:

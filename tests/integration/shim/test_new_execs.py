@@ -7,8 +7,6 @@ import fcntl
 import json
 import sys
 import termios
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,22 +16,13 @@ from bulkhead.runtime import planned
 from bulkhead.shim import new_execs
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
-from tests.integration.shim import bundles, test_real
+from tests.integration.shim import bundles, real
 from tests.integration.shim.harness import CONTAINER_ID, Shim, Stream
-from tests.integration.shim.test_real import Launch, overlay
 from tests.support.eventually import eventually
 
 _MUCH = 128 << 10
-pytestmark = test_real.pytestmark
-real_nursery, root, launch = test_real.real_nursery, test_real.root, test_real.launch
-
-
-@pytest.fixture
-async def shim(launch: Launch, root: Path, tmp_path: Path) -> AsyncIterator[Shim]:
-    async with launch(bundles.process("sleep", "60")) as shim:
-        await shim.create(rootfs=overlay(root, tmp_path))
-        await shim.client.start()
-        yield shim
+pytestmark = real.pytestmark
+real_nursery, root, launch, shim = real.real_nursery, real.root, real.launch, real.shim
 
 
 def pattern(shim: Shim) -> bytes:

@@ -6,22 +6,14 @@ import asyncio
 import json
 import os
 import signal
-import socket
-import sys
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bulkhead.linux.cgroups import Cgroup
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
-from tests.integration.shim import bundles
+from tests.integration.shim import bundles, real
 from tests.integration.shim.harness import (
     Nursery,
-    Shim,
     alive,
     become,
     children,
@@ -31,55 +23,10 @@ from tests.integration.shim.harness import (
     until,
     write_config,
 )
+from tests.integration.shim.real import Launch, overlay
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and cgroups"),
-    pytest.mark.skipif(not os.path.exists("/bin/busybox"), reason="needs a static busybox"),  # noqa: PTH110
-]
-
-Launch = Callable[..., AbstractAsyncContextManager[Shim]]
-
-
-@pytest.fixture(scope="module")
-def real_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    cache = tmp_path_factory.mktemp("cache")
-    zygote = Nursery((sys.executable, "-m", "bulkhead.supervisor.zygote", str(cache)))
-    yield zygote
-    zygote.close()
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.make_root(tmp_path_factory.mktemp("image") / "root")
-
-
-@pytest.fixture
-async def launch(real_nursery: Nursery, root: Path, tmp_path: Path) -> AsyncIterator[Launch]:
-    """A shim whose container runs `process` on an overlay of `root`; the cgroup must be gone at the end."""
-    cgroup = f"/bh-h3-{uuid.uuid4().hex[:8]}"
-
-    @asynccontextmanager
-    async def launched(
-        process: dict[str, Any], *, spare: socket.socket | None = None, **options: Any
-    ) -> AsyncIterator[Shim]:
-        run, data = tmp_path / "run", tmp_path / "data"
-        write_config(data, bundles.config(root, cgroup, process, **options))
-        answer = become(spare or real_nursery.spare(), run, data)
-        assert "error" not in answer, answer
-        async with connected(run, data, answer["pid"]) as shim:
-            yield shim
-        assert not Cgroup(cgroup).exists()
-
-    yield launched
-
-
-def overlay(root: Path, tmp_path: Path) -> wire.OverlayRootfs:
-    for name in ("upper", "work"):
-        (tmp_path / name).mkdir(exist_ok=True)
-    return wire.OverlayRootfs(
-        lower=[str(root)], upper=str(tmp_path / "upper"), work=str(tmp_path / "work"), volatile=True
-    )
+pytestmark = real.pytestmark
+real_nursery, root, launch = real.real_nursery, real.root, real.launch
 
 
 async def test_launch_to_exit(launch: Launch, root: Path, tmp_path: Path) -> None:
