@@ -207,31 +207,20 @@ async def test_a_call_that_cannot_be_read_is_refused(tmp_path: Path, patient: Pa
         await link.ask("/no.such.Service/Method", b"", "", 10.0)
 
 
+@pytest.mark.parametrize("greets", [True, False])
 async def test_who_says_nothing_to_anybody_is_given_up_in_words(
-    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch, greets: bool
 ) -> None:
     """Stopped, or stuck; who is called anew meanwhile waits no longer."""
     monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
-    async with _stopped(tmp_path / "s.sock") as asked:
+    async with _stopped(tmp_path / "s.sock", greets=greets) as asked:
         launch = stub(SupervisorStub, over, "supervisor").launch
         first = asyncio.create_task(launch(LaunchRequest()))
         await asked.wait()
-        calls = [first, asyncio.create_task(launch(LaunchRequest()))]
+        calls = [first, *(asyncio.create_task(launch(LaunchRequest())) for _ in range(4))]
         for failed in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(failed, errors.Unavailable)
             assert "the supervisor service does not answer" in str(failed)
-
-
-async def test_who_does_not_even_greet_is_given_up_in_words(
-    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
-    async with await asyncio.start_unix_server(lambda *_: asyncio.sleep(60), tmp_path / "s.sock"):
-        launch = stub(SupervisorStub, over, "supervisor").launch
-        calls = (asyncio.create_task(launch(LaunchRequest())) for _ in range(5))
-        for failed in await asyncio.gather(*calls, return_exceptions=True):
-            assert isinstance(failed, errors.Unavailable)
-            assert "does not answer" in str(failed)
 
 
 async def test_who_is_long_at_a_call_and_alive_is_waited_for(
@@ -257,19 +246,20 @@ async def test_who_is_long_at_a_call_and_alive_is_waited_for(
 
 
 @asynccontextmanager
-async def _stopped(place: Path) -> AsyncIterator[asyncio.Event]:
-    """A service that stands still when it has been asked for something."""
+async def _stopped(place: Path, *, greets: bool) -> AsyncIterator[asyncio.Event]:
+    """A service that stands still when it has been asked for something, or has been greeted and does not greet."""
     asked, over = asyncio.Event(), asyncio.Event()
 
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        frames = FrameReader()
-        writer.write(direct.bare(0, direct.TYPE_HELLO))
-        while not any(each.type == TYPE_REQUEST for each in frames.feed(await reader.read(1 << 16))):
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames, last = FrameReader(), TYPE_REQUEST if greets else direct.TYPE_HELLO
+        if greets:
+            writer.write(direct.bare(0, direct.TYPE_HELLO))
+        while not any(each.type == last for each in frames.feed(await reader.read(1 << 16))):
             pass
         asked.set()
         await over.wait()
         writer.close()
 
-    async with await asyncio.start_unix_server(greet, place):
+    async with await asyncio.start_unix_server(hear, place):
         yield asked
         over.set()
