@@ -129,8 +129,11 @@ class SqliteRecords:
         return events if later is not None and later.take_back() else ()
 
     async def drop_execs(self, exec_ids: Sequence[str]) -> None:
+        known = [record for each in exec_ids if (record := self._execs.get(each))]
+        rows = [(each.container_id, each.id) for each in known]
+
         def write(connection: sqlite3.Connection) -> None:
-            connection.executemany("DELETE FROM execs WHERE id = ?", [(each,) for each in exec_ids])
+            connection.executemany("DELETE FROM execs WHERE container_id = ? AND id = ?", rows)
 
         def committed(_: None) -> None:
             self._drop_execs(exec_ids)

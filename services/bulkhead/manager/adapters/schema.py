@@ -124,4 +124,27 @@ MIGRATIONS: list[str] = [
         END
     ), '$.endpoint', '$.attachment') AS BLOB);
     """,
+    # In a table WITHOUT ROWID rows of some KiB stand in the inner pages as well (https://sqlite.org/withoutrowid.html):
+    # six levels for 10,000 containers, three pages written for one record. And a container that goes takes its execs
+    # with it: they are found by it, not by a look at those of all.
+    """
+    CREATE TABLE kept_containers (
+        id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        record BLOB NOT NULL
+    );
+    INSERT INTO kept_containers SELECT id, name, record FROM containers;
+    CREATE TABLE kept_execs AS SELECT id, container_id, record FROM execs;
+    DROP TABLE execs;
+    DROP TABLE containers;
+    ALTER TABLE kept_containers RENAME TO containers;
+    CREATE TABLE execs (
+        id TEXT NOT NULL,
+        container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE,
+        record BLOB NOT NULL,
+        PRIMARY KEY (container_id, id)
+    ) WITHOUT ROWID;
+    INSERT INTO execs SELECT id, container_id, record FROM kept_execs;
+    DROP TABLE kept_execs;
+    """,
 ]
