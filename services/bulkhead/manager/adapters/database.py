@@ -353,6 +353,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys=ON")
             for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
                 connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT")
+            if version < len(MIGRATIONS):
+                # The log of a migration is as large as what it moved, and would stay so.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except BaseException:
             connection.close()
             raise

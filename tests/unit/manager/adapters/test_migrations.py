@@ -71,6 +71,15 @@ async def test_a_releases_records_are_this_ones(release: Path, tmp_path: Path) -
     assert shape(path) == shape(tmp_path / "fresh.db")
 
 
+async def test_a_migrations_log_does_not_stay(tmp_path: Path) -> None:
+    path = written_by(RELEASES[-1], tmp_path / "b.db")
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        rows = ((f"{n:064}", str(n), b"{}" + b" " * 6000) for n in range(1500))
+        connection.executemany("INSERT INTO containers VALUES (?, ?, ?)", rows)
+    async with Database.open(path):
+        assert (tmp_path / "b.db-wal").stat().st_size <= 6 << 20  # what is kept for a full disk
+
+
 async def test_records_of_a_later_release_are_left_as_they_are(tmp_path: Path) -> None:
     """Also those that a killed manager left in its write-ahead log."""
     written = tmp_path / "written"
