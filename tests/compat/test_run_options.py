@@ -327,3 +327,21 @@ def test_links_of_the_default_bridge(target: Target) -> None:
     assert shown == ["base,later/two"]
     target.ok("stop", "-t", "0", "base")
     assert "Cannot link to a non running container: /base AS /later/two" in target.docker("start", "later").stderr
+
+
+@pytest.mark.parametrize("limited", ["at the create", "by an update"])
+def test_each_kill_for_want_of_memory_is_an_event(target: Target, client: DockerClient, limited: str) -> None:
+    """While the container goes on: whoever watches would see nothing wrong until it ends."""
+    if target.kind == "fake":
+        pytest.skip("runs nothing")
+    limits = ("--memory=16m", "--memory-swap=16m")
+    container = target.ok("run", "-d", *(limits if limited == "at the create" else ()), IMAGE, "sleep", "1000")
+    if limited == "by an update":
+        target.ok("update", *limits, container)
+    told = client.events(since=0, decode=True, filters={"event": "oom", "container": container})
+    # The shell asks for more and more.
+    hog = "x=0123456789abcdef; while :; do x=$x$x; done"
+    for _ in range(2):
+        assert target.docker("exec", container, "sh", "-c", hog).returncode == 137
+        assert next(told)["Action"] == "oom"
+    assert target.ok("inspect", "-f", "{{.State.Running}}", container) == "true"

@@ -25,6 +25,7 @@ from bulkhead.model.events import Event
 from bulkhead.model.instance import Instance
 from bulkhead.model.sample import Sample
 from tests.support.fake_images import FakeImages
+from tests.support.fake_memory import FakeMemory
 from tests.support.fake_network import FakeKernel, fake_network
 from tests.support.fake_shims import FakeShim, FakeShims
 from tests.support.fake_snapshots import FakeGroups, FakeSnapshots, FakeSpares, FakeTrash
@@ -42,6 +43,7 @@ class World:
     config: ManagerConfig = field(default_factory=ManagerConfig)
     boot_id: str = "boot-1"
     groups: FakeGroups = field(default_factory=FakeGroups)
+    memory: FakeMemory = field(default_factory=FakeMemory)
 
 
 def new_world(base: Path) -> World:
@@ -125,6 +127,7 @@ async def running_core(world: World, *, recover: bool = True) -> AsyncIterator[R
                 groups=world.groups,
                 figures=lambda each, _: Sample(id=each.id, name=each.name, at=time.time_ns()),
                 limit=lambda _, __: None,
+                oom_notices=world.memory.notices,
             )
             core = assemble(world.instance, world.config, ports, actors)
             if recover:

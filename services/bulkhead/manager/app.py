@@ -18,6 +18,7 @@ from bulkhead.content.durable import disk_errors
 from bulkhead.content.inlets import Inlets
 from bulkhead.errors import BulkheadError
 from bulkhead.linux import process
+from bulkhead.linux.cgroup_oom import oom_notices
 from bulkhead.linux.cgroups import Cgroup, hierarchies
 from bulkhead.linux.inode_groups import spread_children
 from bulkhead.manager import remapping, runtimes
@@ -143,6 +144,7 @@ async def _ports(
         groups=Groups(instance.label),
         figures=read_figures,
         limit=lambda group, limits: Cgroup(group).update(limits),
+        oom_notices=oom_notices,
     )
 
 

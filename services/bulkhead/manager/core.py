@@ -25,7 +25,8 @@ from bulkhead.manager.networks.known import KnownNetworks
 from bulkhead.manager.networks.names import NameFiles
 from bulkhead.manager.networks.ports import Network
 from bulkhead.manager.new_execs import NewExecs
-from bulkhead.manager.ports import Groups, Images, Records, Shims, Snapshots, Spares, Trash
+from bulkhead.manager.oom_watch import OomWatch
+from bulkhead.manager.ports import Groups, Images, OomNotices, Records, Shims, Snapshots, Spares, Trash
 from bulkhead.manager.pruning import Pruning
 from bulkhead.manager.queries import Queries
 from bulkhead.manager.recovery import Recovery
@@ -65,6 +66,8 @@ class Ports:
     # What a live container uses, whose cgroup is named.
     figures: Callable[[Container, str], Sample]
     limit: Limit
+    # Word of a cgroup, named, that runs out of memory.
+    oom_notices: Callable[[str], OomNotices]
     runtimes: Runtimes = field(default_factory=Runtimes)
     engine_id: str = ""
     remapping: Remapping | None = None
@@ -154,6 +157,8 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         budget=config.health_budget,
     )
     exits.also(watch.watch)
+    oom_watch = OomWatch(records=records, actors=actors, waiters=waiters, bundles=bundles, notices=ports.oom_notices)
+    exits.also(oom_watch.watch)
     containers = Containers(
         instance=instance,
         records=records,
@@ -175,7 +180,7 @@ def assemble(instance: Instance, config: ManagerConfig, ports: Ports, actors: Ac
         stopping=stopping,
         removal=removal,
     )
-    updating = Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit)
+    updating = Updating(records=records, bundles=bundles, actors=actors, limit=ports.limit, limited=oom_watch.watch)
     execs = Execs(
         instance=instance,
         records=records,

@@ -401,10 +401,16 @@ def exit_record(instance: Instance, container: Container) -> Exit | None:
     record = read_json(instance.exit_record(container.id))
     if record is None or record.get("pid") != container.pid:
         return None
-    code, at = record.get("exit_code"), record.get("exited_at")
+    code, at, kills = record.get("exit_code"), record.get("exited_at"), record.get("oom_kills", 0)
     if not isinstance(code, int) or not isinstance(at, int) or at < container.started_at:
         return None
-    return Exit(code=code, at=at, oom_killed=record.get("oom_killed") is True, losses=_losses(record))
+    return Exit(
+        code=code,
+        at=at,
+        oom_killed=record.get("oom_killed") is True,
+        losses=_losses(record),
+        oom_kills=kills if isinstance(kills, int) else 0,
+    )
 
 
 def _losses(record: Mapping[str, Any]) -> tuple[Loss, ...]:
@@ -464,6 +470,7 @@ def _after(container: Container, ended: Exit, intent: Intent | None, cause: Caus
         pid_start_time=0,
         exit_code=ended.code,
         oom_killed=ended.oom_killed,
+        oom_kills=max(ended.oom_kills, int(ended.oom_killed)),
         finished_at=max(ended.at, container.started_at),
         attachments=(),
         endpoints=tuple(endpoint.unplugged() for endpoint in container.endpoints),
@@ -489,7 +496,7 @@ def _after(container: Container, ended: Exit, intent: Intent | None, cause: Caus
 
 
 def _events(before: Container, exited: Container, intent: Intent | None) -> tuple[EngineEvent, ...]:
-    events = [announcements.of_container(exited, "oom")] if exited.oom_killed else []
+    events = [announcements.of_container(exited, "oom")] if exited.oom_kills > before.oom_kills else []
     events.append(announcements.died(exited))
     events += _news(before, exited)
     plugged = [endpoint for endpoint in before.endpoints if endpoint.address]

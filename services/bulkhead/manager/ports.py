@@ -206,6 +206,18 @@ class Spares(Protocol):
         """Take away what a container has left there, if anything. Raises ResourceExhausted, Internal."""
 
 
+class OomNotices(Protocol):
+    """Word of a cgroup that has run out of memory."""
+
+    def fileno(self) -> int:
+        """Readable when there may be news."""
+
+    def kills(self) -> int:
+        """How many processes the kernel has killed for it so far; what was news is none any more. Raises OSError."""
+
+    def close(self) -> None: ...
+
+
 class Groups(Protocol):
     """The cgroups of this installation's containers, by id. Blocking."""
 
@@ -265,6 +277,7 @@ class Exit:
     at: int
     oom_killed: bool = False
     losses: tuple[Loss, ...] = ()
+    oom_kills: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +306,7 @@ class ShimState:
     unattended: bool = False
     # If that was asked for.
     execs: tuple[KnownExec, ...] = ()
+    oom_kills: int = 0
 
     @property
     def alive(self) -> bool:

@@ -249,7 +249,13 @@ class Recovery:
     def _how_it_ended(self, container: Container, state: ShimState | None) -> Exit | None:
         """From the shim, the exit record, or the absence of the process; None while that lives."""
         if state is not None and state.exit_code is not None and state.pid in (0, container.pid):
-            return Exit(code=state.exit_code, at=state.exited_at, oom_killed=state.oom_killed, losses=state.losses)
+            return Exit(
+                code=state.exit_code,
+                at=state.exited_at,
+                oom_killed=state.oom_killed,
+                losses=state.losses,
+                oom_kills=state.oom_kills,
+            )
         recorded = exit_record(self.instance, container)
         if recorded is not None:
             return recorded

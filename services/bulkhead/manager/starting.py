@@ -100,6 +100,7 @@ class Starting:
                 exit_code=0,
                 error="",
                 oom_killed=False,
+                oom_kills=0,
                 losses=(),
                 stopped_by_user=False,
                 restart_count=0 if by_user else container.restart_count,

@@ -50,6 +50,8 @@ class Updating:
     bundles: Bundles
     actors: Actors
     limit: Limit
+    # Told of a container whose limits are others now.
+    limited: Callable[[Container], None]
 
     async def update(self, ref: str, update: Update) -> None:
         """Raises NotFound, Conflict with Docker's texts, InvalidArgument or Internal when the kernel refuses."""
@@ -90,6 +92,7 @@ class Updating:
             failpoints.hit("manager.update.applied")
         change = Change(update=replace(updated, unapplied=False), events=(of_container(updated, "update"),))
         await self.records.commit(change)
+        self.limited(updated)
 
     async def apply_again(self, container: Container) -> None:
         """A crash came between a record of limits and the kernel: tell the kernel.

@@ -270,7 +270,8 @@ class Container:
     `directives` are the labels of the create request that steer the engine (`model.directives`); `health_acted` is
     when an unhealthy container was acted upon. `unapplied`: its limits are on record, and the kernel may not know
     them yet. `remapping`: whom of the host its users are, if they are others; for good, whatever the engine is told
-    later.
+    later. `oom_kills`: how many processes of this run, or the last one, are known to have been killed for want
+    of memory.
     """
 
     id: str
@@ -302,6 +303,7 @@ class Container:
     directives: Mapping[str, str] = field(default_factory=dict)
     health_acted: tuple[int, ...] = ()
     remapping: Remapping | None = None
+    oom_kills: int = 0
 
     @property
     def health_status(self) -> str:

@@ -747,15 +747,16 @@ class Container:
 
     def _conclude(self, code: int | None) -> None:
         """Output is complete: log it to the end, write the record, tell. The code is None when nobody knows it."""
-        now = time.time_ns()
+        now, oom_kills = time.time_ns(), self._oom_kills()
         lost = () if code is not None else (Loss(what=Lost.EXIT_CODE.value, since=self.started_at, until=now),)
         record = ExitRecord(
             exit_code=UNKNOWN_EXIT if code is None else code,
             exited_at=now,
             started_at=self._record.started_at if self._record and self.phase is not Phase.CREATED else 0,
-            oom_killed=self._was_oom_killed(),
+            oom_killed=oom_kills > 0,
             pid=self.pid,
             losses=joined(self.losses, lost),
+            oom_kills=oom_kills,
         )
         failpoints.hit("shim.exit.drained")
         self._log.finish(lambda: self._persist(self._with_unlogged(record)))
@@ -764,12 +765,12 @@ class Container:
         unlogged = self._log.unlogged()
         return record if unlogged is None else replace(record, losses=joined(record.losses, (unlogged,)))
 
-    def _was_oom_killed(self) -> bool:
+    def _oom_kills(self) -> int:
         try:
             group = self._group()
-            return group is not None and group.oom_kills() > 0
+            return group.oom_kills() if group is not None else 0
         except OSError:
-            return False
+            return 0
 
     def _persist(self, record: ExitRecord) -> None:
         self._durable = not self._is_for_record()

@@ -32,6 +32,7 @@ class ExitRecord:
     oom_killed: bool = False
     pid: int = 0
     losses: tuple[Loss, ...] = ()
+    oom_kills: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,7 @@ class StateResponse(Message):
     losses: bytes = b""
     unattended: bool = False
     execs: list[KnownExec] = field(default_factory=list)
+    oom_kills: int = 0
     FIELDS: ClassVar = (
         Field(1, "phase", STRING),
         Field(2, "pid", SIGNED),
@@ -76,6 +77,7 @@ class StateResponse(Message):
         Field(10, "losses", BYTES),
         Field(11, "unattended", BOOL),
         Field(12, "execs", MESSAGE, KnownExec, repeated=True),
+        Field(13, "oom_kills", SIGNED),
     )
 
 
@@ -204,12 +206,14 @@ class WaitResponse(Message):
     oom_killed: bool = False
     losses: bytes = b""
     leaves: bool = False
+    oom_kills: int = 0
     FIELDS: ClassVar = (
         Field(1, "exit_code", SIGNED),
         Field(2, "exited_at", SIGNED),
         Field(3, "oom_killed", BOOL),
         Field(4, "losses", BYTES),
         Field(5, "leaves", BOOL),
+        Field(6, "oom_kills", SIGNED),
     )
 
 

@@ -79,6 +79,7 @@ class ShimServicer:
                 started_at=container.started_at,
                 exited_at=ended.exited_at if ended else 0,
                 oom_killed=bool(ended and ended.oom_killed),
+                oom_kills=ended.oom_kills if ended else 0,
                 shim_pid=os.getpid(),
                 exec_ids=self._execs.ids(),
                 losses=encode_losses(ended.losses if ended else container.losses),
@@ -132,6 +133,7 @@ class ShimServicer:
                     oom_killed=record.oom_killed,
                     losses=encode_losses(record.losses),
                     leaves=leaves,
+                    oom_kills=record.oom_kills,
                 )
             )
             if leaves:

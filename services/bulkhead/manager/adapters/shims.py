@@ -108,6 +108,7 @@ class RemoteShim:
             losses=_losses(told.losses),
             unattended=told.unattended,
             execs=tuple(_known(told.execs)),
+            oom_kills=told.oom_kills,
         )
 
     async def create(self, bundle: Bundle, *, start: bool = False, network: int = -1) -> Created:
@@ -485,7 +486,13 @@ def _create_request(bundle: Bundle, *, start: bool, network: int) -> wire.Create
 
 def _exit(answer: wire.WaitResponse) -> Exit:
     losses = _losses(answer.losses)
-    return Exit(code=answer.exit_code, at=answer.exited_at, oom_killed=answer.oom_killed, losses=losses)
+    return Exit(
+        code=answer.exit_code,
+        at=answer.exited_at,
+        oom_killed=answer.oom_killed,
+        losses=losses,
+        oom_kills=answer.oom_kills,
+    )
 
 
 def _known(execs: Sequence[wire.KnownExec]) -> Iterator[KnownExec]:

@@ -608,6 +608,11 @@ class StateResponse(betterproto2.Message):
     nobody is attached to its streams; a shim of before does not say so
     """
 
+    oom_kills: "int" = betterproto2.field(13, betterproto2.TYPE_INT64)
+    """
+    how many processes the kernel has killed for want of memory; a shim of before does not say so
+    """
+
 
 default_message_pool.register_message("bulkhead.shim.v1", "StateResponse", StateResponse)
 
@@ -650,6 +655,11 @@ class WaitResponse(betterproto2.Message):
     leaves: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
     """
     it does by itself what Shutdown asks for, then hangs up
+    """
+
+    oom_kills: "int" = betterproto2.field(6, betterproto2.TYPE_INT64)
+    """
+    as in StateResponse
     """
 
 
