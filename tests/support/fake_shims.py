@@ -60,6 +60,7 @@ class FakeShim:
         self.sizes: list[tuple[int, int, str]] = []
         self.failures: dict[str, BulkheadError] = {}
         self.gates: dict[str, asyncio.Event] = {}
+        self.called: set[str] = set()  # those too that stand at their gate
         self.dead = False
         self.healths = Health()
         self.probed = asyncio.Event()
@@ -285,6 +286,7 @@ class FakeShim:
         self._exec_begun.set()
 
     async def _called(self, method: str) -> None:
+        self.called.add(method)
         if method in self.gates:
             await self.gates[method].wait()
         if self.dead:

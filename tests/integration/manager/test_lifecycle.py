@@ -104,10 +104,10 @@ def _written(pid: int) -> int:
 
 async def test_auto_remove_wakes_who_waits_for_the_removal(manager: ManagerClient) -> None:
     container_id = await manager.create("sh", "-c", "exit 4", auto_remove=True)
-    waiting = asyncio.create_task(manager.wait(container_id, "removed"))
-    await asyncio.sleep(0.05)
+    waiting = aiter(manager.containers.wait(api.WaitContainerRequest(ref=container_id, condition="removed")))
+    assert (await anext(waiting)).registered
     await manager.start(container_id)
-    assert await waiting == 4
+    assert (await anext(waiting)).exit_code == 4
     with pytest.raises(NotFound, match=f"No such container: {container_id}"):
         await manager.inspect(container_id)
 

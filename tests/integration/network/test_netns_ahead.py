@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.adapters.netns_ahead import NetnsAhead
+from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.model.instance import Instance
 from tests.integration.network.private_host import Host, eventually, inside, on_private_host, run_inside, setting
 from tests.support.containers import namespace
@@ -25,6 +28,10 @@ def _namespaces() -> Counter[str]:
     return Counter(name for name in open_descriptors().elements() if name.startswith("net:"))
 
 
+def _kept_by(network: BridgeNetwork) -> list[int]:
+    return cast(NetlinkKernel, network._kernel)._ahead._made
+
+
 def _name(netns: int) -> str:
     return str(Path(f"/proc/self/fd/{netns}").readlink())
 
@@ -35,7 +42,7 @@ async def test_it_is_new_and_the_takers(host: Host) -> None:
     ahead = NetnsAhead(pause=0.0)
     assert ahead.take() == []
     ahead.expect()
-    await eventually(lambda: _namespaces() != before)
+    await eventually(lambda: bool(ahead._made))
     (netns,) = ahead.take()
     try:
         assert _name(netns) not in {home, *before}
@@ -51,11 +58,11 @@ async def test_it_is_new_and_the_takers(host: Host) -> None:
 @on_private_host
 async def test_what_nobody_wants_is_given_back(host: Host) -> None:
     # What the host's administrator changes is to be true of the containers that start afterwards.
-    before = _namespaces()
-    ahead = NetnsAhead(pause=0.0, seconds=0.2)
+    made: list[str] = []
+    ahead = NetnsAhead(lambda: made.append(namespace("thread-self", "net")), pause=0.0, seconds=0.2)
     ahead.expect()
-    await eventually(lambda: _namespaces() != before)
-    await eventually(lambda: _namespaces() == before)
+    await eventually(lambda: bool(made))
+    await eventually(lambda: made[0] not in _namespaces())
     assert ahead.take() == []
 
 
@@ -64,9 +71,10 @@ async def test_none_is_kept_when_all_is_over(host: Host) -> None:
     before = _namespaces()
     ahead = NetnsAhead(pause=0.0)
     ahead.expect()
-    await eventually(lambda: _namespaces() != before)
+    await eventually(lambda: bool(ahead._made))
+    assert _namespaces() - before
     ahead.close()
-    assert _namespaces() == before
+    assert not _namespaces() - before
     ahead.expect()
     assert ahead.take() == []
 
@@ -79,9 +87,8 @@ async def test_the_next_container_is_plugged_in_there(host: Host) -> None:
     await network.reconcile([])
     first = await network.plug_reserved(network.reserve(ID))
     try:
-        known = _namespaces()
-        await eventually(lambda: _namespaces() != known)
-        (made,) = _namespaces() - known
+        await eventually(lambda: bool(_kept_by(network)))
+        (made,) = map(_name, _kept_by(network))
         endpoint = network.reserve(ID2)
         second = await network.plug_reserved(endpoint)
         try:
@@ -103,7 +110,7 @@ async def test_ipv6_is_on_where_the_network_has_it(host: Host) -> None:
     await network.reconcile([])
     os.close(await network.plug_reserved(network.reserve(ID)))
     known = _namespaces()
-    await eventually(lambda: _namespaces() != known)
+    await eventually(lambda: bool(_kept_by(network)))
     endpoint = network.reserve(ID2)
     netns = await network.plug_reserved(endpoint)
     try:

@@ -68,8 +68,8 @@ def test_a_tracer_of_the_host_has_the_whole_time(
         # In a container, unshare is between.
         stage = only_child(only_child(tracer.pid) if around else tracer.pid)
         launch = launch_of(stage, ours, theirs)
-        launch.limit(SECONDS if at_once else 1.0)
         begun = time.monotonic()
+        launch.limit(SECONDS if at_once else 1.0)
         assert launch.receive().kind == ReportKind.CLOSED
         assert launch.overdue is not at_once
         assert at_once or time.monotonic() - begun >= 1.0

@@ -17,7 +17,7 @@ from bulkhead.shim import new_execs
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 from tests.integration.shim import bundles, real
-from tests.integration.shim.harness import CONTAINER_ID, Shim, Stream
+from tests.integration.shim.harness import CONTAINER_ID, Shim, Stream, alive
 from tests.support.eventually import eventually
 
 _MUCH = 128 << 10
@@ -204,7 +204,8 @@ async def test_whose_exec_can_start_no_more_is_not_kept_waiting_by_a_shim_that_l
     await shim.client.kill(9)
     await shim.client.wait()
     leaving = asyncio.create_task(shim.client.shutdown())
-    assert await asyncio.wait_for(stream.reader.read(), 1) == b""
+    assert await asyncio.wait_for(stream.reader.read(), 20) == b""
+    assert alive(shim.pid), "it has not only ended"
     unread.close()
     await leaving
     told.cancel()

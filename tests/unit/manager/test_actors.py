@@ -104,15 +104,18 @@ async def test_request_id_goes_with_the_operation() -> None:
 
 
 async def test_stopping_ends_what_runs_and_refuses_the_rest() -> None:
+    begun = asyncio.Event()
+
     async def work() -> str:
-        await asyncio.sleep(0.02)
+        begun.set()
+        await asyncio.sleep(0.02)  # while they are being stopped
         return "done"
 
     actors = Actors()
     async with actors:
         first = asyncio.create_task(actors.perform("c", "one", work, seconds=5))
         second = asyncio.create_task(actors.perform("c", "two", work, seconds=5))
-        await asyncio.sleep(0.001)
+        await begun.wait()
     assert await first == "done"
     with pytest.raises(Unavailable, match="cannot two container: the manager is stopping"):
         await second

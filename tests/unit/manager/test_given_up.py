@@ -144,8 +144,7 @@ async def test_a_pause_whose_answer_nobody_has_waited_for_is_taken_back(core: Ru
     shim = core.shim(container_id)
     shim.gates["pause"] = asyncio.Event()
     pausing = asyncio.create_task(core.core.containers.pause(container_id))
-    await eventually(lambda: container_id in core.core.actors._actors)
-    await asyncio.sleep(0.01)
+    await eventually(lambda: "pause" in shim.called)
     running = core.core.actors._actors[container_id].running
     assert running is not None
     running.cancel()

@@ -413,7 +413,7 @@ async def test_reads_do_not_wait_for_a_wedged_container(core: Running) -> None:
     shim = await core.world.shims.ensure(container_id)
     shim.gates["create"] = asyncio.Event()
     starting = asyncio.create_task(core.core.containers.start(container_id))
-    await asyncio.sleep(0.01)
+    await eventually(lambda: "create" in shim.called)
     assert [each.id for each in await core.core.queries.listed(everything=True, limit=0, filters={})] == [container_id]
     shim.gates["create"].set()
     await starting
@@ -461,7 +461,7 @@ async def test_stop_goes_on_when_its_client_has_left(core: Running) -> None:
     shim = core.shim(container_id)
     shim.gates["kill"] = asyncio.Event()
     stopping = asyncio.create_task(core.core.containers.stop(container_id, "", 0))
-    await asyncio.sleep(0.01)
+    await eventually(lambda: "kill" in shim.called)
     stopping.cancel()
     shim.gates["kill"].set()
     assert await core.ended(container_id) == 143

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bulkhead.shim import loop as shim_loop
 from bulkhead.shim import upkeep
 from bulkhead.shim.loop import Loop
 from bulkhead.shim.upkeep import Upkeep
@@ -40,26 +41,43 @@ def _turn_until(loop: Loop, calls: list[str], count: int) -> None:
         loop.turn(0.005)
 
 
+class Clock:
+    """What the loop and its upkeep take for the time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def test_memory_is_given_back_a_while_after_the_launch_and_again_when_something_has_happened(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(upkeep, "_AFTER", 0.01)
-    monkeypatch.setattr(upkeep, "_PAUSE", 0.03)
+    clock = Clock()
+
+    def after(seconds: float) -> list[str]:
+        calls.clear()
+        clock.now += seconds
+        loop.turn(0)
+        return list(calls)
+
+    monkeypatch.setattr(shim_loop, "time", clock)
+    monkeypatch.setattr(upkeep, "time", clock)
     monkeypatch.setattr("bulkhead.nsexec.give_back_memory", lambda: calls.append("give back"))
     Upkeep(loop, lambda: calls.append("rest")).begin()
-    assert calls == []
     _stir(loop)
+    assert after(upkeep._AFTER - 0.1) == []
     _stir(loop)
-    _turn_until(loop, calls, 2)
-    assert calls == ["rest", "give back"]
+    assert after(0.2) == ["rest", "give back"]
+    _stir(loop)
+    assert after(upkeep._PAUSE - 1) == []
+    assert after(2) == ["rest", "give back"]
     # Its own timers are no events: it does not wake itself.
-    loop.turn(0.05)
-    loop.turn(0.05)
-    assert calls == ["rest", "give back"]
+    assert [after(10 * upkeep._PAUSE) for _ in range(3)] == [[], [], []]
     _stir(loop)
-    _turn_until(loop, calls, 4)
-    assert calls == ["rest", "give back"] * 2
+    assert after(upkeep._AFTER + 0.1) == ["rest", "give back"]
 
 
 def test_a_thread_that_has_not_ended_is_waited_for_a_few_times(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
