@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -80,8 +80,8 @@ class _OneCall(ServiceStub):
             await ServiceStub._send_messages(stream, messages)
 
 
-@contextmanager
-def _apart(over: Channel) -> Iterator[ServiceStub]:
+@asynccontextmanager
+async def _apart(over: Channel) -> AsyncIterator[ServiceStub]:
     """For one call in parts: a connection of its own to the peer of `over`.
 
     HTTP/2 has one window and a number of streams for each connection: of those that share it, one whose reader
@@ -89,10 +89,35 @@ def _apart(over: Channel) -> Iterator[ServiceStub]:
     """
     own = MortalChannel(path=str(over.path), config=_OF_ONE_CALL) if isinstance(over, ServiceChannel) else over
     try:
-        yield _OneCall(own)
+        async with _heeded(over, own.close):
+            yield _OneCall(own)
     finally:
         if own is not over:
             own.close()
+
+
+@asynccontextmanager
+async def _heeded(over: Channel, hang_up: Callable[[], None]) -> AsyncIterator[None]:
+    """A call whose own connection does not say whether its service lives: a stream may be quiet for hours, and a file
+    wait for a slow disk. The service is asked beside it, and what it does not answer ends as Silence."""
+    if not isinstance(over, ServiceChannel):
+        yield
+        return
+    looking = asyncio.create_task(over.direct.falls_silent())
+    looking.add_done_callback(lambda ended: hang_up() if _is_silent(ended) else None)
+    try:
+        yield
+    except _TRANSLATED as error:
+        if _is_silent(looking):
+            raise Silence from error
+        raise
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+
+
+def _is_silent(looking: asyncio.Task[bool]) -> bool:
+    return looking.done() and not looking.cancelled() and looking.result()
 
 
 async def _or_hang_up(messages: AsyncIterator[Any], over: Channel, failed: list[Exception]) -> AsyncIterator[Any]:
@@ -111,11 +136,14 @@ async def _or_hang_up(messages: AsyncIterator[Any], over: Channel, failed: list[
 async def _passage(over: Channel, route: str) -> AsyncIterator[Passage | None]:
     """For a call that carries a file: its own connection; None for any other, or to a service that knows none."""
     found = await opened(over.path) if isinstance(over, ServiceChannel) and route in direct.BODIES else None
+    if found is None:
+        yield None
+        return
     try:
-        yield found
+        async with _heeded(over, found.end):
+            yield found
     finally:
-        if found is not None:
-            found.end()
+        found.end()
 
 
 async def _encoded(messages: AsyncIterator[Any], failed: list[Exception]) -> AsyncIterator[bytes]:
@@ -198,7 +226,7 @@ class _Translating(ServiceStub):
                             yield decode(response_type, part)
                     return
             given = self._metadata(metadata)
-            with _apart(self.channel) as own:
+            async with _apart(self.channel) as own:
                 told = own._unary_stream(
                     route, request, response_type, timeout=timeout, deadline=deadline, metadata=given
                 )
@@ -228,19 +256,20 @@ class _Translating(ServiceStub):
                             async for part in parts:
                                 yield decode(response_type, part)
                         return
-            with translated(self.peer), _apart(self.channel) as own:
-                answers = own._stream_stream(
-                    route,
-                    _or_hang_up(request_iterator, own.channel, failed),
-                    request_type,
-                    response_type,
-                    timeout=timeout,
-                    deadline=deadline,
-                    metadata=self._metadata(metadata),
-                )
-                async with aclosing(cast(Messages, answers)) as said:
-                    async for message in said:
-                        yield message
+            with translated(self.peer):
+                async with _apart(self.channel) as own:
+                    answers = own._stream_stream(
+                        route,
+                        _or_hang_up(request_iterator, own.channel, failed),
+                        request_type,
+                        response_type,
+                        timeout=timeout,
+                        deadline=deadline,
+                        metadata=self._metadata(metadata),
+                    )
+                    async with aclosing(cast(Messages, answers)) as said:
+                        async for message in said:
+                            yield message
         except Exception:
             if failed:
                 raise failed[0] from None

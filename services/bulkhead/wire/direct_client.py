@@ -46,6 +46,17 @@ class Direct:
                 self._not_before = time.monotonic() + _ASK_AGAIN_SECONDS
             return self._link
 
+    async def falls_silent(self) -> bool:
+        """Look after the service for as long as it lives: whether it is there then, and says nothing to anybody."""
+        try:
+            while (link := await self.link()) is not None:
+                await link.lasts()
+        except Silence:
+            return True
+        except OSError:
+            pass
+        return False
+
     def close(self) -> None:
         """End the connection; calls in flight fail with OSError."""
         if self._link is not None:
@@ -63,7 +74,7 @@ class Link(Greeting):
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._parts: dict[int, asyncio.Queue[bytes | Exception | None]] = {}
         self._deadlines = Deadlines()
-        self._pulse = Pulse(self.greet, self._waiting.keys, self._give_up)
+        self._pulse = Pulse(self.greet, self._all_waiting, self._give_up)
         self._next = 1
 
     @property
@@ -75,9 +86,7 @@ class Link(Greeting):
         """One answer. Raises what the server raised, ConnectionResetError when the connection ends, TimeoutError, and
         Silence when the server says nothing to anybody; what it was asked for it may do later."""
         stream = self._begin(route, message, request_id)
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[stream] = future
-        self._pulse.begin()
+        future = self._awaited(stream)
         self._deadlines.set(future, seconds)
         try:
             return await future
@@ -90,6 +99,7 @@ class Link(Greeting):
         """The messages of an answer. Raises as `ask` does."""
         stream = self._begin(route, message, request_id)
         queue = self._parts[stream] = asyncio.Queue()
+        self._pulse.begin()
         try:
             while (part := await queue.get()) is not None:
                 if isinstance(part, Exception):
@@ -98,6 +108,16 @@ class Link(Greeting):
         finally:
             if self._parts.pop(stream, None) is not None:
                 self.write(direct.bare(stream, direct.TYPE_CANCEL))
+
+    async def lasts(self) -> None:
+        """Returns when the connection ends. Raises Silence as `ask` does."""
+        stream = self._number()
+        try:
+            await self._awaited(stream)
+        except ConnectionResetError:
+            return
+        finally:
+            self._waiting.pop(stream, None)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -128,7 +148,19 @@ class Link(Greeting):
 
     def _give_up(self, streams: Set[int]) -> None:
         for stream in streams:
-            expire(self._waiting[stream], Silence())
+            if (queue := self._parts.pop(stream, None)) is not None:
+                self.write(direct.bare(stream, direct.TYPE_CANCEL))
+                queue.put_nowait(Silence())
+            else:
+                expire(self._waiting[stream], Silence())
+
+    def _all_waiting(self) -> Set[int]:
+        return self._waiting.keys() | self._parts.keys()
+
+    def _awaited(self, stream: int) -> asyncio.Future[bytes]:
+        future = self._waiting[stream] = asyncio.get_running_loop().create_future()
+        self._pulse.begin()
+        return future
 
     def _settle(self, stream: int, response: Response) -> None:
         status = response.status
@@ -145,9 +177,13 @@ class Link(Greeting):
             future.set_result(response.payload)
 
     def _begin(self, route: str, message: bytes, request_id: str) -> int:
+        stream = self._number()
+        self.write(direct.bare(stream, TYPE_REQUEST, direct.request(route, message, request_id)))
+        return stream
+
+    def _number(self) -> int:
         stream = self._next
         while stream in self._waiting or stream in self._parts:  # after a wrap a long wait may still hold its number
             stream = 1 if stream >= _LAST_STREAM else stream + 2
         self._next = 1 if stream >= _LAST_STREAM else stream + 2
-        self.write(direct.bare(stream, TYPE_REQUEST, direct.request(route, message, request_id)))
         return stream

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 # Counted in our own turns: who cannot run himself for a while takes nobody for silent.
 _ASK_SECONDS = 5.0
 _MOST_UNHEARD = 4
+_GREETING_SECONDS = _ASK_SECONDS * _MOST_UNHEARD
 
 
 class Silence(ConnectionError):
@@ -24,7 +25,7 @@ class Silence(ConnectionError):
 async def answer_expected() -> AsyncIterator[None]:
     """What is asked here is answered at once. Raises Silence when it is not."""
     try:
-        async with asyncio.timeout(_ASK_SECONDS * _MOST_UNHEARD):
+        async with asyncio.timeout(_GREETING_SECONDS):
             yield
     except TimeoutError as error:
         raise Silence from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -19,6 +19,16 @@ from bulkhead.wire.direct_server import Session
 from bulkhead.wire.gen.bulkhead.manager.v1 import (
     ContainersBase,
     ContainersStub,
+    Event,
+    EventsRequest,
+    ImagesBase,
+    ImagesStub,
+    LoadRequest,
+    Progress,
+    SaveRequest,
+    SaveResponse,
+    SystemBase,
+    SystemStub,
     WaitContainerRequest,
     WaitContainerResponse,
 )
@@ -213,6 +223,7 @@ async def test_who_says_nothing_to_anybody_is_given_up_in_words(
 ) -> None:
     """Stopped, or stuck; who is called anew meanwhile waits no longer."""
     monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
+    monkeypatch.setattr(pulse, "_GREETING_SECONDS", 0.08)
     async with _stopped(tmp_path / "s.sock", greets=greets) as asked:
         launch = stub(SupervisorStub, over, "supervisor").launch
         first = asyncio.create_task(launch(LaunchRequest()))
@@ -245,6 +256,90 @@ async def test_who_is_long_at_a_call_and_alive_is_waited_for(
     await patient.left.wait()
 
 
+PARTS: Mapping[str, Callable[[ServiceChannel], Messages]] = {
+    "of few messages": lambda over: cast(Messages, stub(ContainersStub, over, "manager").wait(WaitContainerRequest())),
+    "of many": lambda over: cast(Messages, stub(SystemStub, over, "manager").events(EventsRequest())),
+    "a file": lambda over: cast(Messages, stub(ImagesStub, over, "manager").save(SaveRequest())),
+    "in parts both ways": lambda over: cast(Messages, stub(ImagesStub, over, "manager").load(_one_part())),
+}
+
+
+async def _one_part() -> AsyncIterator[LoadRequest]:
+    """And no more, for ever."""
+    yield LoadRequest(data=b"part")
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("kind", PARTS)
+async def test_an_answer_in_parts_is_not_awaited_from_who_says_nothing_to_anybody(
+    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
+    async with _stopped(tmp_path / "s.sock", greets=True), aclosing(PARTS[kind](over)) as answers:
+        with pytest.raises(errors.Unavailable, match="the manager service does not answer"):
+            await anext(answers)
+
+
+class QuietContainers(ContainersBase):
+    """Each answer in parts of these begins, and goes on when it may."""
+
+    def __init__(self, may_end: asyncio.Event) -> None:
+        self.may_end = may_end
+
+    async def wait(self, message: WaitContainerRequest) -> AsyncIterator[WaitContainerResponse]:
+        yield WaitContainerResponse()
+        await self.may_end.wait()
+        yield WaitContainerResponse()
+
+
+class QuietSystem(SystemBase):
+    def __init__(self, may_end: asyncio.Event) -> None:
+        self.may_end = may_end
+
+    async def events(self, message: EventsRequest) -> AsyncIterator[Event]:
+        yield Event()
+        await self.may_end.wait()
+        yield Event()
+
+
+class QuietImages(ImagesBase):
+    def __init__(self, may_end: asyncio.Event) -> None:
+        self.may_end = may_end
+
+    async def save(self, message: SaveRequest) -> AsyncIterator[SaveResponse]:
+        yield SaveResponse()
+        await self.may_end.wait()
+        yield SaveResponse()
+
+    async def load(self, messages: AsyncIterator[LoadRequest]) -> AsyncIterator[Progress]:
+        yield Progress()
+        await self.may_end.wait()
+        yield Progress()
+
+
+@pytest.mark.parametrize("kind", PARTS)
+async def test_an_answer_in_parts_may_pause_for_as_long_as_its_service_lives(
+    tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nothing happens for hours, and who waits for it hears it then."""
+    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.005)
+    may_end, heard = asyncio.Event(), 0
+    told = pulse.Pulse.heard
+
+    def noted(of: pulse.Pulse) -> None:
+        nonlocal heard
+        heard += 1
+        told(of)
+
+    monkeypatch.setattr(pulse.Pulse, "heard", noted)
+    async with serve([QuietContainers(may_end), QuietSystem(may_end), QuietImages(may_end)], tmp_path / "s.sock"):
+        async with aclosing(PARTS[kind](over)) as answers:
+            await anext(answers)
+            await eventually(lambda: heard > 20)
+            may_end.set()
+            await anext(answers)
+
+
 @asynccontextmanager
 async def _stopped(place: Path, *, greets: bool) -> AsyncIterator[asyncio.Event]:
     """A service that stands still when it has been asked for something, or has been greeted and does not greet."""
@@ -252,10 +347,12 @@ async def _stopped(place: Path, *, greets: bool) -> AsyncIterator[asyncio.Event]
 
     async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames, last = FrameReader(), TYPE_REQUEST if greets else direct.TYPE_HELLO
-        if greets:
-            writer.write(direct.bare(0, direct.TYPE_HELLO))
-        while not any(each.type == last for each in frames.feed(await reader.read(1 << 16))):
-            pass
+        told = await reader.read(1 << 16)
+        if told[:1] == b"\0":
+            if greets:
+                writer.write(direct.bare(0, direct.TYPE_HELLO, direct.KNOWS_BODIES))
+            while told and not any(each.type == last for each in frames.feed(told)):
+                told = await reader.read(1 << 16)
         asked.set()
         await over.wait()
         writer.close()

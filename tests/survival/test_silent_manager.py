@@ -1,0 +1,69 @@
+"""A manager that is stopped keeps its connections: who asks it for a stream is told so, who has one keeps it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from bulkhead.ctl.engine_client import Answer
+from tests.support.engine import Engine
+from tests.support.eventually import until
+from tests.survival.test_graceful_stop import client, under_way
+
+pytestmark = [pytest.mark.root]
+SECONDS = 60.0
+STREAMS = (
+    ("POST", "/containers/lasting/wait"),
+    ("GET", "/events"),
+    ("GET", "/containers/lasting/stats"),
+    ("POST", "/images/create?fromImage=busybox&tag=latest"),
+    ("GET", "/images/busybox/get"),
+    ("GET", "/containers/lasting/archive?path=/etc"),
+    ("GET", "/containers/lasting/logs?follow=1&stdout=1"),
+)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still while entered."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_streams_of_a_manager_that_is_stopped_end_in_words_and_those_that_have_begun_go_on(
+    fresh_engine: Engine,
+) -> None:
+    engine = fresh_engine
+    engine.docker_ok("run", "-d", "--name", "lasting", "busybox", "sleep", "600")
+    manager = engine.pid("manager")
+    assert manager is not None
+
+    def asked(stream: tuple[str, str]) -> Answer:
+        return engine.api(*stream, seconds=SECONDS)
+
+    with ExitStack() as clients, ThreadPoolExecutor(len(STREAMS)) as threads:
+        waiting = clients.enter_context(client(engine, "wait", "lasting"))
+        feed = clients.enter_context(client(engine, "events", "--filter", "event=die", "--format", "{{.Action}}"))
+        until(lambda: under_way(engine, "containers/{id}/wait") and under_way(engine, "events"))
+        with stopped(manager):
+            # Those that have begun had waited for longer by then.
+            answers = list(threads.map(asked, STREAMS))
+        for stream, answer in zip(STREAMS, answers, strict=True):
+            assert answer.status == 503, (stream, answer)
+            assert b"the manager service does not answer" in answer.body, (stream, answer)
+        assert waiting.poll() is None
+        assert feed.poll() is None
+        engine.docker_ok("kill", "lasting")
+        assert waiting.wait(SECONDS) == 0
+        assert waiting.stdout is not None
+        assert waiting.stdout.read().strip() == "137"
+        assert feed.stdout is not None
+        assert feed.stdout.readline().strip() == "die"
