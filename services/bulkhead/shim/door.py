@@ -52,7 +52,8 @@ class Door:
         self._new_execs = new_execs
         self._report = report
         self._acceptor = Acceptor(loop, self._admit)
-        self._knocking: set[_Knock] = set()
+        # In the order of their coming.
+        self._knocking: dict[_Knock, None] = {}
         # Who have created an exec, and start it as a rule.
         self._lingering: set[_Knock] = set()
 
@@ -84,17 +85,18 @@ class Door:
             knock.drop()
 
     def _admit(self, sock: socket.socket) -> None:
-        if len(self._knocking) >= _MOST_PEERS:
-            sock.close()
-            return
-        knock = _Knock(self._loop, sock, self._asked, self._knocking.discard)
+        knock = _Knock(self._loop, sock, self._asked, self._knocking.pop)
         if knock.heard():
             return
         # Who has just dialled may have been pushed off this processor by us, before he could say what he wants.
         os.sched_yield()
-        if not knock.heard():
-            self._knocking.add(knock)
-            knock.wait()
+        if knock.heard():
+            return
+        if len(self._knocking) >= _MOST_PEERS:
+            # Whoever has said nothing for longest has had time to.
+            next(iter(self._knocking)).drop()
+        self._knocking[knock] = None
+        knock.wait()
 
     def _asked(self, sock: socket.socket, line: bytes, rest: bytes) -> None:
         """The client's line is complete; the socket is ours now, and what it sent behind the line."""
@@ -200,7 +202,7 @@ class _Knock:
         loop: Loop,
         sock: socket.socket,
         asked: Callable[[socket.socket, bytes, bytes], None],
-        gone: Callable[[_Knock], None],
+        gone: Callable[[_Knock], object],
         begun: bytes = b"",
     ) -> None:
         self._loop = loop

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+from contextlib import ExitStack
 
 import pytest
 
@@ -62,6 +63,26 @@ async def test_input_sent_before_there_is_a_process_arrives(launch: Launch) -> N
         await started(shim, open_stdin=True, stdin_once=True)
         output = await stream.output()
         assert output[1] == b"x" * (3 * MEGABYTE) + b"end\n"
+
+
+async def test_those_who_come_and_say_nothing_keep_nobody_out(launch: Launch) -> None:
+    """A client that hangs before it has said what it wants may have come any number of times."""
+    async with launch(script("echo here")) as shim:
+        with ExitStack() as sockets:
+            silent = [sockets.enter_context(_knocking(shim)) for _ in range(520)]
+            last = silent[-1]
+            last.sendall(b'{"op":"attach","stdout":true}\n')
+            assert json.loads(last.recv(1 << 10)) == {"ok": True, "tty": False}
+            assert silent[0].recv(1) == b"", "who came first has gone"
+            await shim.run()
+
+
+def _knocking(shim: Shim) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    # With a time limit it would not wait for a shim that lets in one after the other (connect(2), EAGAIN).
+    made.connect(str(shim.run_dir / "stdio.sock"))
+    made.settimeout(20)
+    return made
 
 
 async def test_half_close_is_end_of_input_only_for_stdin_once(launch: Launch) -> None:
