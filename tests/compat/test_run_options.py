@@ -345,3 +345,24 @@ def test_each_kill_for_want_of_memory_is_an_event(target: Target, client: Docker
         assert target.docker("exec", container, "sh", "-c", hog).returncode == 137
         assert next(told)["Action"] == "oom"
     assert target.ok("inspect", "-f", "{{.State.Running}}", container) == "true"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            "-v {0}/dangling:/x",
+            "error while creating mount source path '{0}/dangling': mkdir {0}/dangling: file exists",
+        ),
+        ("-v {0}/dangling/a/b:/x", "mount source path '{0}/dangling/a/b': mkdir {0}/dangling: file exists"),
+        ("-v {0}/loop/a:/x", "mount source path '{0}/loop/a': mkdir {0}/loop: file exists"),
+        ("--mount type=bind,src={0}/dangling,dst=/x", "bind source path does not exist: {0}/dangling"),
+    ],
+)
+def test_a_bind_source_that_a_link_is_in_the_way_of(target: Target, tmp_path: Path, options: str, words: str) -> None:
+    """Refused at the create; what would have to be made is not."""
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    done = _run(target, f"--rm {options.format(tmp_path)}", "true")
+    assert done.returncode == 125 and words.format(tmp_path) in done.stderr
+    assert not (tmp_path / "nowhere").exists()

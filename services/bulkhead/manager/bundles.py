@@ -291,21 +291,35 @@ def _check_propagation(mount: Mount) -> None:
 def ensure_bind_source(mount: Mount, owner: tuple[int, int] | None = None) -> None:
     """Make the missing source of a `-v`, for `owner` if that is not the host's root. Raises InvalidArgument with
     Docker's text for that of a `--mount`."""
-    source = Path(mount.source)
-    if os.path.lexists(source):
-        return
-    if not mount.create_source:
-        raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: {mount.source}')
     try:
-        missing = [place for place in (source, *source.parents) if not os.path.lexists(place)]
-        source.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if owner is not None:
-            for place in missing:
-                os.chown(place, *owner, follow_symlinks=False)
+        os.stat(mount.source)  # noqa: PTH116 -- on the way of each start
+        return
     except OSError as error:
-        raise Internal(
-            f"error while creating mount source path '{source}': mkdir {source}: {error.strerror}"
-        ) from error
+        if not mount.create_source:
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+            ) from error
+    for place in _missing(Path(mount.source)):
+        try:
+            place.mkdir(mode=0o755)
+            if owner is not None:
+                os.chown(place, *owner, follow_symlinks=False)
+        except OSError as error:
+            if place.is_dir():
+                continue
+            # A link that leads nowhere is in the way, and so is a file.
+            why = "not a directory" if place.exists() else reason(error).lower()
+            raise Internal(f"error while creating mount source path '{mount.source}': mkdir {place}: {why}") from error
+
+
+def _missing(source: Path) -> list[Path]:
+    """The directories that are to be made, the topmost first."""
+    missing: list[Path] = []
+    for place in (source, *source.parents):
+        if place.is_dir():
+            break
+        missing.insert(0, place)
+    return missing
 
 
 def hostname(container: Container) -> str:
