@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import ip_network
 
 import pytest
@@ -194,6 +195,31 @@ def test_a_port_of_no_address_answers_on_ipv6s_localhost(either: Target, family:
     assert taken.returncode == 125
     either.ok("rm", "-f", "web")
     assert not answers("::1", port)
+
+
+def test_a_network_of_both_families_joins_a_container_with_ports(target: Target) -> None:
+    """The ports stay where they are, and so does the way out for who is answered; IPv6's way is new."""
+    port = free_port()
+    target.ok("network", "create", "--ipv6", "--subnet", SUBNET, "dual")
+    serve(target, "web", "--network", "bridge", "-p", f"{port}:80")
+    before = ways_out(target, "web")
+    target.ok("network", "connect", "dual", "web")
+    assert ways_out(target, "web") == [*before, f"default via {NET}:1"]
+    assert {read_from_host(each, port) for each in ("127.0.0.1", "::1")} == {b"web"}
+    target.ok("restart", "-t", "0", "web")
+    assert ways_out(target, "web")[0] != before[0]
+    for host in ("127.0.0.1", "::1"):
+        until(partial(answers, host, port))
+        assert read_from_host(host, port) == b"web"
+
+
+def ways_out(target: Target, name: str) -> list[str]:
+    """IPv4's and IPv6's, without their interfaces."""
+    lines = [
+        *target.ok("exec", name, "ip", "route").splitlines(),
+        *target.ok("exec", name, "ip", "-6", "route").splitlines(),
+    ]
+    return [" ".join(line.split()[:3]) for line in lines if line.startswith("default")]
 
 
 def test_a_network_of_ipv6_joins_a_container_whose_ports_are_carried_over(target: Target) -> None:

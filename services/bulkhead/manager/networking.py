@@ -201,7 +201,7 @@ class Networking:
         done = Plugged(endpoints=container.endpoints, attachments=container.attachments)
         others = [(each, self.known.find(each.network_id or each.network_name)) for each in container.endpoints]
         wishes = [*others, (wish, network)]
-        ways = gateways_of(wishes)
+        ways = gateways_of(wishes) | _answering(container.attachments)
         routed = _through(ways, len(wishes) - 1)
         return await self._plug_one(container, netns, done, wish, network, number, ways, routed=routed)
 
@@ -230,6 +230,7 @@ class Networking:
     async def _route(self, container: Container) -> None:
         """Let what it is on lead to everywhere else."""
         ways = gateways_of([(each, self.known.find(each.network_id)) for each in container.endpoints])
+        ways |= _answering(container.attachments)
         netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
         for number, endpoint in enumerate(container.attachments):
             if families := _through(ways, number):
@@ -370,6 +371,19 @@ def gateways_of(wishes: Sequence[tuple[NetworkEndpoint, NetworkRecord]]) -> dict
         if able:
             found[version] = min(able, key=lambda number: (*ranks[number], number))
     return found
+
+
+def _answering(attachments: Iterable[Endpoint]) -> dict[int, int]:
+    """By family, the network by which the host answers ports of a running container, if one does.
+
+    Who has been let in there is answered the same way: whatever joins, that stays the way out until the next start.
+    """
+    return {
+        port.version: number
+        for number, endpoint in enumerate(attachments)
+        for port in endpoint.ports
+        if not endpoint.relays_port(port)
+    }
 
 
 def _leads_out(network: NetworkRecord, version: int) -> bool:
