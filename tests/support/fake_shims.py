@@ -211,19 +211,20 @@ class FakeShim:
             await asyncio.shield(end)
         return Lasting(began_at=self.began_at, exit_code=end.result().code if end.done() else None)
 
-    async def new_execs(self, pattern: bytes = b"") -> list[KnownExec]:
+    async def new_execs(self, pattern: bytes = b"") -> None:
         await self._called("new_execs")
         self.pattern = pattern or self.pattern
         while not self.untold_execs:
             self._new_exec.clear()
             await self._new_exec.wait()
             await self._called("new_execs")
-        return await self.new_execs_now()
 
-    async def new_execs_now(self) -> list[KnownExec]:
-        await self._called("new_execs_now")
+    def told_execs(self) -> list[KnownExec]:
         told, self.untold_execs = self.untold_execs, []
         return told
+
+    def end_news(self) -> None:
+        self.untold_execs = []
 
     async def health(self, after: int) -> Health:
         await self._called("health")
@@ -263,7 +264,7 @@ class FakeShim:
         self.tell(KnownExec(record=record), told=told)
 
     def tell(self, known: KnownExec, *, told: bool = True) -> None:
-        """Of one that it has created, now or when it is asked."""
+        """Of one that it has created; whether it rings as well."""
         self.untold_execs.append(known)
         if told:
             self._new_exec.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -48,6 +50,11 @@ def inspected(engine: Engine, exec_id: str) -> Any:
     return answer.json
 
 
+def events(engine: Engine) -> list[Any]:
+    lines = engine.docker_ok("events", "--since", "0", "--until", "0s", "--format", "{{json .}}").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def test_it_is_seen_as_soon_as_it_is_created(fresh_engine: Engine) -> None:
     made = container(fresh_engine)
     for _ in range(20):
@@ -74,11 +81,22 @@ def test_a_death_between_its_creation_and_its_start_changes_nothing(
     assert (again.status, again.json["message"]) == (409, f"exec command {one} has already run")
 
     def told() -> list[str]:
-        lines = engine.docker_ok("events", "--since", "0", "--until", "0s", "--format", "{{json .}}").splitlines()
-        events = [json.loads(line) for line in lines]
-        return [each["Action"].split(":")[0] for each in events if each["Actor"]["Attributes"].get("execID") == one]
+        about = [each for each in events(engine) if each["Actor"]["Attributes"].get("execID") == one]
+        return [each["Action"].split(":")[0] for each in about]
 
     until(lambda: told() == ["exec_create", "exec_start", "exec_die"])
+
+
+def test_one_whose_shim_died_at_once_can_be_started(fresh_engine: Engine) -> None:
+    """Nobody was told of it but who created it, and its container lives."""
+    engine = fresh_engine
+    made = container(engine)
+    one = create(engine, made, "sh", "-c", "echo alive; exit 5")
+    record = json.loads((engine.instance.container_data(made) / "shim.json").read_text())
+    os.kill(record["pid"], signal.SIGKILL)
+    until(lambda: b"alive" in engine.api("POST", f"/exec/{one}/start", {"Detach": False}).body)
+    until(lambda: inspected(engine, one)["ExitCode"] == 5)
+    assert one in [each["Actor"]["Attributes"].get("execID") for each in events(engine)]
 
 
 def test_a_container_that_ends_takes_its_execs_along(fresh_engine: Engine) -> None:

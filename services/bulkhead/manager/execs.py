@@ -274,26 +274,28 @@ class Execs:
         process = exec_process(container, ExecSpec(command=(hostname(container),)))
         return self._plans.of(self.instance.container_data(container.id), process, (0, 0))
 
-    async def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
+    async def make_room(self) -> None:
         """`new_execs.Register`. More than a few do not wait for the disk behind our back."""
-        taken = [each.record.id for each in told if self._take_in(shim, each)]
-        if taken and self.records.owed_execs >= MOST_OWED and (last := self.records.exec(taken[-1])) is not None:
-            await self.records.save_exec(last)
+        if self.records.owed_execs >= MOST_OWED:
+            await self.records.written()
 
-    def _take_in(self, shim: Shim, told: KnownExec) -> bool:
+    def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
+        """`new_execs.Register`"""
+        for each in told:
+            if self._knows(each.record):
+                self._take_in(shim, each)
+
+    def _take_in(self, shim: Shim, told: KnownExec) -> None:
         record = told.record
-        if not self._knows(record):
-            return False
         unsaid = () if self.records.exec(record.id) is not None else (self._created(record),)
         if told.began_at and told.exited_at and unsaid:
             self._record_end(record, told.exit_code, *unsaid, self._begun(record, told.began_at))
-            return True
+            return
         if unsaid:
             self.records.save_exec_later(record, *unsaid, seconds=BRIEF)
         if told.began_at:
             code = told.exit_code if told.exited_at else None
             self._hear_begun(record.id, shim, Lasting(began_at=told.began_at, exit_code=code))
-        return True
 
     def _created(self, record: Exec) -> Event:
         created = _creation(self.records.index.get(record.container_id), record)
@@ -487,9 +489,8 @@ class Execs:
         return self._knows(record) and self.records.index.get(record.container_id).phase.alive
 
     async def _found(self, exec_id: str) -> Exec:
-        """Raises NotFound when its shim does not know it either."""
-        if self.records.exec(exec_id) is None:
-            await self.new.catch_up(container_of(exec_id))
+        """As its shim has told of it. Raises NotFound when nobody has."""
+        await self.new.catch_up(container_of(exec_id))
         return self._find(exec_id)
 
     def _find(self, exec_id: str) -> Exec:

@@ -298,7 +298,10 @@ class Exits:
                         await self.starting.relaying.mend(self.records.index.get(container.id), shim)
                     if not state.alive and state.exit_code is None:
                         return self._recorded(container) or unknown_exit(container)
-                return await shim.take_exit()
+                ended = await shim.take_exit()
+                # What it told of its execs was told before.
+                await self.new_execs.catch_up(short(container.id))
+                return ended
             except BulkheadError as error:
                 log.warning("lost a shim", container=container.id, reason=str(error))
                 shim, away = None, isinstance(error, SupervisorAway)

@@ -1,8 +1,13 @@
 """Execs that a container's shim creates for who dials it, without us: it may once it has a pattern, and tells of them.
 
 The pattern is what an exec comes to that asks for nothing but a command. It is given after the first exec that is made
-here: most containers never have one. While we do not listen, or have too much that the disk has not taken yet, a shim
-that has told of nobody for a while refuses to make more, and who asks comes to us.
+here: most containers never have one.
+
+What a shim tells lies with the kernel before a client hears of it, and we read it there when we are asked about execs,
+or when the shim rings because nobody has (`shim.new_execs`). So whoever has an exec's id, or has seen its end, finds
+both on record here, and what a shim has told is known when it is dead. What lay there unread when we died the next
+manager is told by the shim, which remembers more than it tells without being read. While we do not read, or have too
+much that the disk has not taken yet, a shim refuses to make more, and who asks comes to us.
 """
 
 from __future__ import annotations
@@ -24,7 +29,6 @@ from bulkhead.model.ids import short
 log = structlog.get_logger()
 # Whoever has created the first exec starts it first.
 _AFTERWARDS = 0.02
-_MOMENT = 0.002
 # A disk that takes nothing is asked again then.
 _AGAIN_SECONDS = 1.0
 
@@ -35,7 +39,10 @@ class Register(Protocol):
     def pattern(self, container: Container) -> bytes:
         """What an exec in it comes to that asks for nothing but a command; empty where each has to be worked out."""
 
-    async def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
+    async def make_room(self) -> None:
+        """Wait for the disk if it owes us much. Raises BulkheadError when it takes nothing."""
+
+    def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
         """Put what a shim has told on record."""
 
     def doubt_all(self, container_id: str) -> None:
@@ -46,6 +53,11 @@ class Register(Protocol):
 class _Heard:
     shim: Shim
     register: Register
+
+    def read(self) -> None:
+        """What a shim tells it tells once: nobody leaves between hearing it and having it on record."""
+        if told := self.shim.told_execs():
+            self.register.take_in(self.shim, told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +79,12 @@ class NewExecs:
         return short(container_id) in self._heard
 
     async def catch_up(self, name: str) -> None:
-        """Whoever was created before this call, in the container of this short id, is on record after it, if its shim
-        answers."""
+        """Whoever was created before this call, in the container of this short id, is on record after it, and so is
+        whoever ended."""
         if (heard := self._heard.get(name)) is not None:
-            # What a shim tells it tells once: who asked may leave meanwhile.
-            await asyncio.shield(self.actors.own(self._ask(heard), f"ask for execs in {name}"))
-
-    async def _ask(self, heard: _Heard) -> None:
-        with contextlib.suppress(BulkheadError):
-            await heard.register.take_in(heard.shim, await heard.shim.new_execs_now())
+            with contextlib.suppress(BulkheadError):
+                await heard.register.make_room()
+            heard.read()
 
     def _hears(self, name: str, shim: Shim) -> bool:
         return (heard := self._heard.get(name)) is not None and heard.shim is shim
@@ -87,25 +96,26 @@ class NewExecs:
             pattern = heard.register.pattern(container)
             if not pattern:
                 return
-            told = await heard.shim.new_execs(pattern)
+            await heard.shim.new_execs(pattern)
             while True:
-                await self._take_in(heard, told)
-                # Who has waited for the end of one asks for its code now, and is served first.
-                await asyncio.sleep(_MOMENT)
-                told = await heard.shim.new_execs()
+                await self._make_room(heard)
+                heard.read()
+                await heard.shim.new_execs()
         except BulkheadError as error:
             log.debug("a shim tells of no more execs", container=container.id, reason=str(error))
+            heard.read()
         finally:
+            heard.shim.end_news()
             if self._hears(short(container.id), heard.shim):
                 del self._heard[short(container.id)]
                 if pattern:
                     heard.register.doubt_all(container.id)
 
-    async def _take_in(self, heard: _Heard, told: Sequence[KnownExec]) -> None:
+    async def _make_room(self, heard: _Heard) -> None:
         """A disk that takes nothing is no reason to hear of no more: the shim goes on, as far as it may."""
         while True:
             try:
-                await heard.register.take_in(heard.shim, told)
+                await heard.register.make_room()
             except BulkheadError as error:
                 log.warning("execs cannot be put on record yet", reason=str(error))
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -405,12 +405,19 @@ class Shim(Protocol):
     def tells_new_execs(self) -> bool:
         """Whether it can create execs by itself; a shim of an earlier release cannot."""
 
-    async def new_execs(self, pattern: bytes = b"") -> Sequence[KnownExec]:
-        """Those that it has created by itself since it told of any, as soon as there are some, and what has become of
-        those. It creates none before it has a pattern, see shim.proto, and none while nobody is to hear of them."""
+    async def new_execs(self, pattern: bytes = b"") -> None:
+        """When it has told of execs for a while and nobody has read that. It creates none before it has a pattern, see
+        shim.proto, and none while nobody is there who might hear of them."""
 
-    async def new_execs_now(self) -> Sequence[KnownExec]:
-        """Those, though there may be none."""
+    def told_execs(self) -> Sequence[KnownExec]:
+        """Those that it has created by itself, as it told since this was asked last, and what has become of them.
+
+        Whoever knows of one knows it from a shim that had told of it before, and of its end likewise; what it has told
+        outlives it.
+        """
+
+    def end_news(self) -> None:
+        """Nobody will hear of more."""
 
     async def start_exec(self, exec_id: str) -> int:
         """Start a registered exec; its pid. Raises LaunchFailed."""

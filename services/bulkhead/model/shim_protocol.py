@@ -21,7 +21,7 @@ OLDEST = PROTOCOL - 1
 # In the record of a shim that tells a later manager of the execs it was asked to expect.
 KEEPS_EXECS = "keeps_execs"
 # In the record of a shim that can create execs by itself.
-TELLS_NEW_EXECS = "tells_new_execs"
+TELLS_NEW_EXECS = "news_of_execs"
 # What a record without a number means.
 _UNTOLD = 1
 

@@ -108,7 +108,7 @@ class Shim:
         self._signals = Signals(self._loop)
         self._container = Container(self._loop, self._signals, launcher, self._journal.error)
         self._execs = Execs(self._container, self._loop, self._signals, launcher)
-        new_execs = NewExecs(self._loop, self._container, self._execs)
+        new_execs = self._new_execs = NewExecs(self._loop, self._container, self._execs)
         servicer = ShimServicer(self._container, self._execs, new_execs, self._leave, self._depart, self._is_attended)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
         self._container.has_company = lambda: not self._server.deserted
@@ -227,6 +227,7 @@ class Shim:
         self._launcher.dismiss()
         self._server.close()
         self._door.close()
+        self._new_execs.close()
         self._container.streams.drop_peers()
         self._execs.drop_peers()
         self._container.custody.close()

@@ -5,6 +5,7 @@
 {"op":"exec","exec_id":"...", as above}     starts the registered exec
 {"op":"start","exec_id":"...","height":0,"width":0}  with the streams that it was created for
 {"op":"follow"}                             pokes when the log has grown
+{"op":"news"}                               lines about new execs, see new_execs; no answer before
 {"op":"keep"}                               duplicates of the container's descriptors: see custody
 <- {"ok":true,"tty":false}, of a new exec with its "exec_id", or {"ok":false,"error":"...","kind":"NotFound"}
 """
@@ -123,6 +124,8 @@ class Door:
                 return self._follow
             case "keep":
                 return self._keep
+            case "news":
+                return self._news
         raise InvalidArgument(f"cannot do {operation!r}: no such operation")
 
     def _new(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
@@ -188,6 +191,9 @@ class Door:
     def _follow(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
         _answer(sock, tty=False)
         self._container.followers.add(sock)
+
+    def _news(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
+        self._new_execs.tell_to(sock)
 
     def _keep(self, sock: socket.socket, wish: dict[str, Any], rest: bytes) -> None:
         _answer(sock, tty=False)

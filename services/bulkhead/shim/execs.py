@@ -31,7 +31,8 @@ from bulkhead.shim.stdio import Streams
 _MOST = 1024
 # Docker forgets an exec five minutes after its end.
 _REMEMBERED = 300 * 1_000_000_000
-_KEPT_ENDED = 64
+# More than the manager may be told of, or have in memory, without a disk that knows them (`new_execs`, and his owed).
+_KEPT_ENDED = 96
 # Most execs are over by then: the supervisor need not hear of them.
 _KEEP_AFTER = 0.02
 # Of records: what is told of them must fit into one message.
@@ -373,6 +374,10 @@ class Execs:
         for number, old in enumerate(reversed(ended)):
             if number >= _KEPT_ENDED or old.exited_at < one.exited_at - _REMEMBERED:
                 self._forget(old)
+
+    def drop(self, one: Exec) -> None:
+        """Nobody was told of it."""
+        self._forget(one)
 
     def _forget(self, one: Exec) -> None:
         if self._table.get(one.exec_id) is one:

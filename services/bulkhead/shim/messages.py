@@ -268,14 +268,7 @@ class ExecCreateResponse(Message):
 @dataclass(slots=True, kw_only=True)
 class NewExecsRequest(Message):
     pattern: bytes = b""
-    now: bool = False
-    FIELDS: ClassVar = (Field(1, "pattern", BYTES), Field(2, "now", BOOL))
-
-
-@dataclass(slots=True, kw_only=True)
-class NewExecsResponse(Message):
-    execs: list[KnownExec] = field(default_factory=list)
-    FIELDS: ClassVar = (Field(1, "execs", MESSAGE, KnownExec, repeated=True),)
+    FIELDS: ClassVar = (Field(1, "pattern", BYTES),)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -123,7 +123,6 @@ class ShimServicer:
     def _wait(self, request: messages.WaitRequest, call: Call) -> None:
         def container_exited(record: ExitRecord) -> None:
             # Who is not there to hear of the exit may come back and ask; so may his successor, where it is on no disk.
-            self._new_execs.tell()
             owes = self._container.owes_record or self._new_execs.owes
             leaves = request.for_record and call.open and not self._execs.awaited and not owes
             call.reply(
@@ -183,10 +182,7 @@ class ShimServicer:
             call.reply(Empty())
 
     def _tell_new_execs(self, request: messages.NewExecsRequest, call: Call) -> None:
-        if request.now:
-            self._new_execs.tell_now(call)
-        else:
-            self._new_execs.allow(request.pattern, call)
+        self._new_execs.allow(request.pattern, call)
 
     def _exec_start(self, request: messages.ExecReference, call: Call) -> None:
         one = self._execs.startable(request.exec_id)

@@ -378,12 +378,9 @@ class ShimClient:
         """As `exec_create`; the request is sent when this returns."""
         return self.client.post(self.SERVICE, "ExecCreate", request, shim.ExecCreateResponse)
 
-    async def new_execs(
-        self, pattern: bytes = b"", *, now: bool = False, timeout: float | None
-    ) -> shim.NewExecsResponse:
-        """Wait for execs that the shim creates by itself, or with `now` for the answer that there are none."""
-        request = shim.NewExecsRequest(pattern=pattern, now=now)
-        return await self._call("NewExecs", request, shim.NewExecsResponse, timeout)
+    async def new_execs(self, pattern: bytes = b"", *, timeout: float | None) -> shim.NewExecsResponse:
+        """Wait until something is to be read of execs that the shim creates by itself."""
+        return await self._call("NewExecs", shim.NewExecsRequest(pattern=pattern), shim.NewExecsResponse, timeout)
 
     async def exec_start(self, exec_id: str, *, timeout: float = 60.0) -> shim.StartResponse:
         """Run a registered exec with no stream attached; a launch that fails is `response.failure`."""

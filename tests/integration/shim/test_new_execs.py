@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
+import signal
 import sys
 import termios
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import pytest
 
 from bulkhead.errors import Conflict
+from bulkhead.manager.adapters.exec_news import ExecNews
+from bulkhead.manager.adapters.shims import remove_group
+from bulkhead.manager.ports import KnownExec
 from bulkhead.runtime import planned
 from bulkhead.shim import new_execs
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
-from bulkhead.wire.ttrpc_client import ShimClient, TtrpcClient
 from tests.integration.shim import bundles, real
 from tests.integration.shim.harness import CONTAINER_ID, Shim, Stream, alive
 from tests.support.eventually import eventually
@@ -32,18 +37,41 @@ def pattern(shim: Shim) -> bytes:
     return found.pack()
 
 
-async def hear(shim: Shim) -> asyncio.Task[wire.NewExecsResponse]:
-    """As the manager, who has been heard when this returns."""
-    told = ask(shim, pattern(shim))
-    await asyncio.sleep(0)
-    await shim.client.new_execs(now=True, timeout=10)
-    return told
+class Manager:
+    """What he hears."""
+
+    def __init__(self, shim: Shim) -> None:
+        self._client = shim.client
+        self._news = ExecNews(str(shim.run_dir / "stdio.sock"))
+        self._news.dial()
+        self.bell = self.ask(pattern(shim))
+
+    def ask(self, text: bytes = b"") -> asyncio.Task[wire.NewExecsResponse]:
+        asked = asyncio.create_task(self._client.new_execs(text, timeout=None))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return asked
+
+    def read(self) -> Sequence[KnownExec]:
+        return self._news.read()
+
+    def leave(self) -> None:
+        self._news.close()
 
 
-def ask(shim: Shim, text: bytes = b"") -> asyncio.Task[wire.NewExecsResponse]:
-    asked = asyncio.create_task(shim.client.new_execs(text, timeout=None))
-    asked.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return asked
+@pytest.fixture
+async def manager(shim: Shim) -> AsyncIterator[Manager]:
+    """Whose pattern and connection the shim has."""
+    manager = Manager(shim)
+    await eventually(lambda: may_create(shim))
+    await manager.bell
+    assert len(manager.read()) == 1
+    manager.bell = manager.ask()
+    yield manager
+    manager.leave()
+
+
+async def may_create(shim: Shim) -> bool:
+    return bool((await create(shim, "true")).answer["ok"])
 
 
 def spec(*command: str, **more: Any) -> dict[str, Any]:
@@ -62,40 +90,48 @@ async def start(shim: Shim, stream: Stream) -> None:
     assert json.loads(await stream.reader.readline()) == {"ok": True, "tty": False}
 
 
-async def test_it_runs_and_the_manager_hears_of_it_once(shim: Shim) -> None:
-    told = await hear(shim)
+async def test_it_runs_and_whoever_has_seen_its_end_finds_that_told(shim: Shim, manager: Manager) -> None:
     stream = await create(shim, "sh", "-c", 'cat; echo "$0" >&2; exit 3', "an argument\u00e9 ")
-    assert stream.answer["ok"]
     assert stream.answer["exec_id"].endswith(CONTAINER_ID[:12])
+    (known,) = manager.read()
+    assert known.record.id == stream.answer["exec_id"]
+    assert (known.began_at, known.exited_at) == (0, 0)
     await start(shim, stream)
     stream.writer.write(b"typed\n")
     stream.writer.write_eof()
     assert await stream.output() == {1: b"typed\n", 2: "an argument\u00e9 \n".encode()}
-    (known,) = (await told).execs
-    while not known.exited_at:  # a machine that is busy makes it a long one
-        (known,) = (await shim.client.new_execs(timeout=20)).execs
-    record = json.loads(known.record)
-    assert (record["id"], record["container_id"]) == (stream.answer["exec_id"], CONTAINER_ID)
-    assert record["spec"]["command"][0] == "sh"
-    assert record["created_at"] <= known.began_at <= known.exited_at
-    assert known.exit_code == 3
-    assert (await shim.client.new_execs(now=True, timeout=10)).execs == []
+    (known,) = manager.read()
+    record = known.record
+    assert (record.id, record.container_id) == (stream.answer["exec_id"], CONTAINER_ID)
+    assert record.spec.command[0] == "sh"
+    assert record.created_at <= known.began_at
+    # Of one that lasts, as on a machine that is busy, he who knows of it asks for the end.
+    assert (known.exit_code if known.exited_at else (await shim.client.wait(record.id)).exit_code) == 3
+    assert not manager.read()
 
 
-async def test_one_that_is_not_started_is_told_of_and_so_is_what_becomes_of_it(shim: Shim) -> None:
-    told = await hear(shim)
+async def test_he_who_does_not_read_is_rung_for(shim: Shim, manager: Manager) -> None:
     stream = await create(shim, "sleep", "60")
-    (known,) = (await told).execs
+    await manager.bell
+    (known,) = manager.read()
     assert (known.began_at, known.exited_at) == (0, 0)
-    told = ask(shim)
+    bell = manager.ask()
     await start(shim, stream)
-    (known,) = (await told).execs
+    await bell
+    (known,) = manager.read()
     assert known.began_at > 0
     assert known.exited_at == 0
 
 
-async def test_it_may_be_started_by_another_connection(shim: Shim) -> None:
-    await hear(shim)
+async def test_what_was_told_can_be_read_when_the_shim_is_dead(shim: Shim, manager: Manager) -> None:
+    stream = await create(shim, "true")
+    os.kill(shim.pid, signal.SIGKILL)
+    await asyncio.wait([shim.client.closed])
+    assert [each.record.id for each in manager.read()] == [stream.answer["exec_id"]]
+    remove_group(json.loads((shim.data_dir / "config.json").read_text())["linux"]["cgroupsPath"])
+
+
+async def test_it_may_be_started_by_another_connection(shim: Shim, manager: Manager) -> None:
     stream = await create(shim, "echo", "hello")
     stream.writer.close()
     other = await shim.dial(op="start", exec_id=stream.answer["exec_id"], height=0, width=0)
@@ -104,37 +140,86 @@ async def test_it_may_be_started_by_another_connection(shim: Shim) -> None:
 
 async def test_without_a_manager_there_is_nobody_to_keep_the_record(shim: Shim) -> None:
     assert (await create(shim, "true")).answer["kind"] == "Conflict"
-    async with TtrpcClient(shim.run_dir / "shim.sock") as connection:
-        told = asyncio.create_task(ShimClient(connection).new_execs(pattern(shim), timeout=None))
-        await asyncio.sleep(0)
-        await ShimClient(connection).new_execs(now=True, timeout=10)
-        assert (await create(shim, "true")).answer["ok"]
-        await told
+    manager = Manager(shim)
+    await eventually(lambda: may_create(shim))
+    manager.leave()
     await eventually(lambda: is_refused(shim))
+
+
+async def test_a_manager_who_dials_and_asks_for_nothing_allows_nothing(shim: Shim) -> None:
+    news = ExecNews(str(shim.run_dir / "stdio.sock"))
+    news.dial()
+    assert (await create(shim, "true")).answer["kind"] == "Conflict"
+    news.close()
 
 
 async def is_refused(shim: Shim) -> bool:
     return not (await create(shim, "true")).answer["ok"]
 
 
-async def test_a_second_manager_takes_the_place_of_the_first(shim: Shim) -> None:
-    told = await hear(shim)
-    other = ask(shim)
+async def test_a_second_manager_takes_the_place_of_the_first(shim: Shim, manager: Manager) -> None:
+    other = Manager(shim)
     with pytest.raises(Conflict):
-        await told
-    await create(shim, "true")
-    assert len((await other).execs) == 1
+        await manager.bell
+    assert await created_for(other, shim)
+    manager.leave()
+    manager.read()
+    assert await created_for(other, shim)
+    other.leave()
 
 
-async def test_a_manager_who_does_not_ask_again_hears_of_no_more(shim: Shim) -> None:
-    told = await hear(shim)
+async def created_for(manager: Manager, shim: Shim) -> bool:
+    """Whether he is told of a new one, when he has been admitted."""
+    await eventually(lambda: may_create(shim))
+    found: list[str] = []
+
+    async def is_told() -> bool:
+        stream = await create(shim, "true")
+        found.extend(each.record.id for each in manager.read())
+        return stream.answer["exec_id"] in found
+
+    await eventually(is_told)
+    return True
+
+
+async def test_a_manager_who_does_not_read_hears_of_no_more(shim: Shim, manager: Manager) -> None:
     answers = [(await create(shim, "true")).answer]
-    await told
     while answers[-1]["ok"]:
         answers.append((await create(shim, "true")).answer)
-    assert len(answers) == new_execs._MOST_UNTOLD + 2
+    # What was created before may count.
+    assert new_execs._MOST_UNREAD <= len(answers) <= new_execs._MOST_UNREAD + 1
     assert answers[-1]["kind"] == "ResourceExhausted"
-    assert len((await shim.client.new_execs(timeout=10)).execs) == new_execs._MOST_UNTOLD
+    assert [each.record.id for each in manager.read()] == [each["exec_id"] for each in answers[:-1]]
+    assert await may_create(shim)
+
+
+async def test_of_whom_the_manager_cannot_be_told_is_not_created(shim: Shim, manager: Manager) -> None:
+    """Fewer than he may leave unread, each with as long a record as goes."""
+    answers = [(await create(shim, "true", "x" * 16_000)).answer]
+    while answers[-1]["ok"]:
+        answers.append((await create(shim, "true", "x" * 16_000)).answer)
+    assert len(answers) <= new_execs._MOST_UNREAD
+    assert answers[-1]["kind"] == "ResourceExhausted"
+    kept = [json.loads(each.record)["id"] for each in (await shim.client.state(execs=True)).execs]
+    told = [each.record.id for each in manager.read()]
+    assert told == [each["exec_id"] for each in answers[:-1]]
+    assert set(told) <= set(kept)
+    assert len(kept) == len(told) + 1  # the fixture's
+
+
+async def test_an_end_that_finds_no_room_is_told_when_he_has_read(shim: Shim, manager: Manager) -> None:
+    streams = [await create(shim, "true", "x" * 16_000)]
+    while streams[-1].answer["ok"]:
+        streams.append(await create(shim, "true", "x" * 16_000))
+    exec_id = streams[0].answer["exec_id"]
+    await start(shim, streams[0])
+    await streams[0].output()
+    told = {each.record.id: each for each in manager.read()}
+    assert told[exec_id].began_at == 0
+    # Asking again he is told of it, and rung for.
+    await manager.bell
+    await manager.ask()
+    assert [(each.record.id, each.began_at > 0) for each in manager.read()] == [(exec_id, True)]
 
 
 @pytest.mark.parametrize(
@@ -152,15 +237,13 @@ async def test_a_manager_who_does_not_ask_again_hears_of_no_more(shim: Shim) -> 
         {"command": ["x" * 20_000]},
     ],
 )
-async def test_what_is_more_than_a_command_is_refused(shim: Shim, more: dict[str, Any]) -> None:
-    await hear(shim)
+async def test_what_is_more_than_a_command_is_refused(shim: Shim, manager: Manager, more: dict[str, Any]) -> None:
     answer = (await shim.dial(op="new", container=CONTAINER_ID, spec={**spec("true"), **more})).answer
     assert answer["kind"] in ("InvalidArgument", "Conflict")
     assert (await create(shim, "true")).answer["ok"]
 
 
-async def test_another_container_and_a_paused_one_are_refused(shim: Shim) -> None:
-    await hear(shim)
+async def test_another_container_and_a_paused_one_are_refused(shim: Shim, manager: Manager) -> None:
     assert (await shim.dial(op="new", container="f" * 64, spec=spec("true"))).answer["kind"] == "Conflict"
     await shim.client.pause()
     assert "paused" in (await create(shim, "true")).answer["error"]
@@ -168,22 +251,20 @@ async def test_another_container_and_a_paused_one_are_refused(shim: Shim) -> Non
     assert (await create(shim, "true")).answer["ok"]
 
 
-async def test_a_pattern_of_another_version_is_none(shim: Shim) -> None:
+async def test_a_pattern_of_another_version_is_none(shim: Shim, manager: Manager) -> None:
     strange = pattern(shim).replace(b'"version": [1', b'"version": [9')
-    told = ask(shim, strange)
-    await asyncio.sleep(0)
-    await shim.client.new_execs(now=True, timeout=10)
+    bell = manager.ask(strange)
+    with pytest.raises(Conflict):
+        await manager.bell
     assert (await create(shim, "true")).answer["kind"] == "Conflict"
-    told.cancel()
+    bell.cancel()
 
 
-async def test_what_never_ran_is_told_before_its_containers_end(shim: Shim) -> None:
-    told = await hear(shim)
+async def test_what_never_ran_is_told_before_its_containers_end(shim: Shim, manager: Manager) -> None:
     stream = await create(shim, "true")
     await shim.client.kill(9)
     await shim.client.wait(timeout=20)
-    (known,) = (await told).execs
-    assert json.loads(known.record)["id"] == stream.answer["exec_id"]
+    (known,) = (each for each in manager.read() if each.record.id == stream.answer["exec_id"])
     assert known.began_at == 0
 
 
@@ -192,9 +273,10 @@ def _waiting(stream: Stream) -> int:
     return int.from_bytes(told, sys.byteorder)
 
 
-async def test_whose_exec_can_start_no_more_is_not_kept_waiting_by_a_shim_that_leaves(shim: Shim) -> None:
+async def test_whose_exec_can_start_no_more_is_not_kept_waiting_by_a_shim_that_leaves(
+    shim: Shim, manager: Manager
+) -> None:
     """Who starts it then would not know whether it has begun."""
-    told = await hear(shim)
     unread = await create(shim, "head", "-c", "9000000", "/dev/zero")
     await start(shim, unread)
     # The shim stays for what it could not send.
@@ -208,4 +290,3 @@ async def test_whose_exec_can_start_no_more_is_not_kept_waiting_by_a_shim_that_l
     assert alive(shim.pid), "it has not only ended"
     unread.close()
     await leaving
-    told.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from bulkhead.manager import execs as execs_module
 from bulkhead.manager import new_execs as new_execs_module
 from bulkhead.manager.execs import Execs
 from bulkhead.manager.planning import ProcessPlans
-from bulkhead.manager.ports import KnownExec, Shim
+from bulkhead.manager.ports import KnownExec
 from bulkhead.model.execs import Exec, ExecPhase, ExecSpec
 from bulkhead.model.ids import new_exec_id
 from bulkhead.model.lifecycle import Phase
@@ -141,19 +141,22 @@ async def test_a_later_manager_hears_of_what_was_not_told(tmp_path: Path, monkey
 async def test_with_much_that_the_disk_owes_the_next_wait_for_it(
     core: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execs_module, "MOST_OWED", 1)
+    monkeypatch.setattr(execs_module, "MOST_OWED", 0)
     container_id = await heard(core)
-    asked = asyncio.Event()
-    told = core.shim(container_id).new_execs
+    waits, goes_on, written = asyncio.Event(), asyncio.Event(), core.records.written
 
-    async def asking(pattern: bytes = b"") -> list[KnownExec]:
-        asked.set()
-        return await told(pattern)
+    async def slowly() -> None:
+        waits.set()
+        await goes_on.wait()
+        await written()
 
-    monkeypatch.setattr(core.shim(container_id), "new_execs", asking)
-    core.shim(container_id).create_exec_itself(made(container_id))
-    await asked.wait()
-    assert core.records.owed_execs == 0
+    monkeypatch.setattr(core.records, "written", slowly)
+    record = made(container_id)
+    core.shim(container_id).create_exec_itself(record)
+    await waits.wait()
+    assert core.records.exec(record.id) is None
+    goes_on.set()
+    await eventually(lambda: core.records.exec(record.id) is not None)
 
 
 async def test_a_shim_is_heard_to_the_end_of_its_container(core: Running) -> None:
@@ -169,45 +172,54 @@ async def test_a_shim_is_heard_to_the_end_of_its_container(core: Running) -> Non
 
 
 async def test_what_is_told_to_somebody_who_leaves_is_not_lost(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execs_module, "MOST_OWED", 0)
     container_id = await heard(core)
-    shim, record = core.shim(container_id), made(container_id)
-    taken, left, tell = asyncio.Event(), asyncio.Event(), shim.new_execs_now
+    record, waits = made(container_id), asyncio.Event()
 
-    async def tell_late() -> list[KnownExec]:
-        told = await tell()
-        taken.set()
-        await left.wait()
-        return told
+    async def never() -> None:
+        waits.set()
+        await asyncio.Event().wait()
 
-    monkeypatch.setattr(shim, "new_execs_now", tell_late)
-    shim.create_exec_itself(record, told=False)
-    asking = asyncio.create_task(core.core.execs.catch_up(container_id))
-    await taken.wait()
-    asking.cancel()
-    await asyncio.wait([asking])
-    left.set()
-    await eventually(lambda: core.records.exec(record.id) is not None)
+    with monkeypatch.context() as patch:
+        patch.setattr(core.records, "written", never)
+        core.shim(container_id).create_exec_itself(record, told=False)
+        asking = asyncio.create_task(core.core.execs.catch_up(container_id))
+        await waits.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+    await core.core.execs.catch_up(container_id)
+    assert core.records.exec(record.id) is not None
 
 
 async def test_a_shim_is_heard_on_when_the_disk_took_nothing(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     container_id = await heard(core)
     monkeypatch.setattr(new_execs_module, "_AGAIN_SECONDS", 0.01)
-    refused: list[Sequence[KnownExec]] = []
-    take_in = Execs.take_in
+    refused: list[Execs] = []
+    make_room = Execs.make_room
 
-    async def full_at_first(self: Execs, shim: Shim, told: Sequence[KnownExec]) -> None:
+    async def full_at_first(self: Execs) -> None:
         if not refused:
-            refused.append(told)
+            refused.append(self)
             raise ResourceExhausted("no space left on device")
-        await take_in(self, shim, told)
+        await make_room(self)
 
-    monkeypatch.setattr(Execs, "take_in", full_at_first)
+    monkeypatch.setattr(Execs, "make_room", full_at_first)
     first, second = made(container_id), made(container_id)
     core.shim(container_id).create_exec_itself(first)
     await eventually(lambda: core.records.exec(first.id) is not None)
     core.shim(container_id).create_exec_itself(second)
     await eventually(lambda: core.records.exec(second.id) is not None)
     assert refused
+
+
+async def test_what_a_shim_told_before_it_died_is_on_record(core: Running) -> None:
+    """Its client has the id, and starts it when the container has another shim."""
+    container_id = await heard(core)
+    shim, record = core.shim(container_id), made(container_id)
+    shim.create_exec_itself(record, told=False)
+    shim.die()
+    await eventually(lambda: not core.core.execs.new.may_create(container_id))
+    assert core.records.exec(record.id) is not None
 
 
 async def test_who_may_create_none_leaves_no_doubt(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from bulkhead.content.blocking import to_its_end
 from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
+from bulkhead.manager.adapters.exec_news import ExecNews
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.ports import (
     AskedExec,
@@ -54,7 +55,6 @@ LAUNCH_SECONDS = 15.0
 CONNECT_SECONDS = 3.0
 SHUTDOWN_SECONDS = 10.0
 KILL_SECONDS = 5.0
-_GLANCE_SECONDS = 2.0
 DEATH_SECONDS = 5.0
 SHIM_RECORD, TASK_RECORD = "shim.json", "task.json"
 # Written by the shim alone.
@@ -78,6 +78,7 @@ class RemoteShim:
         container_id: str,
         names_directory: str,
         has_left: Callable[[], bool],
+        exec_news: ExecNews,
         *,
         keeps_execs: bool = False,
         tells_new_execs: bool = False,
@@ -86,6 +87,7 @@ class RemoteShim:
         self.container_id = container_id
         self.names_directory = names_directory
         self._has_left = has_left
+        self._exec_news = exec_news
         self._keeps_execs = keeps_execs
         self.tells_new_execs = tells_new_execs
         # It has said that it does what `shutdown` asks for by itself.
@@ -161,11 +163,16 @@ class RemoteShim:
             return None
         return Lasting(began_at=told.began_at, exit_code=told.exit_code if told.exited_at else None)
 
-    async def new_execs(self, pattern: bytes = b"") -> Sequence[KnownExec]:
-        return tuple(_known((await self.client.new_execs(pattern, timeout=None)).execs))
+    async def new_execs(self, pattern: bytes = b"") -> None:
+        if pattern:
+            self._exec_news.dial()
+        await self.client.new_execs(pattern, timeout=None)
 
-    async def new_execs_now(self) -> Sequence[KnownExec]:
-        return tuple(_known((await self.client.new_execs(now=True, timeout=_GLANCE_SECONDS)).execs))
+    def told_execs(self) -> Sequence[KnownExec]:
+        return self._exec_news.read()
+
+    def end_news(self) -> None:
+        self._exec_news.close()
 
     async def start_exec(self, exec_id: str) -> int:
         answer = await self._asked(self.client.exec_start(exec_id))
@@ -346,6 +353,7 @@ class SupervisedShims:
             container_id,
             self._names_directory,
             has_left,
+            ExecNews(str(self._instance.stdio_socket(container_id))),
             keeps_execs=keeps,
             tells_new_execs=tells,
         )

@@ -71,7 +71,7 @@ class ContainersServicer(api.ContainersBase):
 
     async def inspect(self, message: api.InspectContainerRequest) -> api.InspectContainerResponse:
         container = self._index.find(message.ref)
-        if message.catch_up and self._execs.new.may_create(container.id):
+        if self._execs.new.may_create(container.id):
             await self._execs.catch_up(container.id)
             container = self._index.find(message.ref)
         sizes = await self._queries.sizes([container]) if message.size else {}

@@ -360,18 +360,17 @@ class NewExecsRequest(betterproto2.Message):
     what one comes to that asks for nothing but a command, as in ExecCreateRequest; empty: as before
     """
 
-    now: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
-    """
-    answer at once, with whoever was not told yet
-    """
-
 
 default_message_pool.register_message("bulkhead.shim.v1", "NewExecsRequest", NewExecsRequest)
 
 
 @dataclass(eq=False, repr=False)
 class NewExecsResponse(betterproto2.Message):
-    execs: "list[KnownExec]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Something lies in the news connection and was not read for a while.
+    """
+
+    pass
 
 
 default_message_pool.register_message("bulkhead.shim.v1", "NewExecsResponse", NewExecsResponse)
