@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 from typing import Any
 
@@ -93,8 +94,11 @@ def test_one_whose_shim_died_at_once_can_be_started(fresh_engine: Engine) -> Non
     made = container(engine)
     one = create(engine, made, "sh", "-c", "echo alive; exit 5")
     record = json.loads((engine.instance.container_data(made) / "shim.json").read_text())
-    os.kill(record["pid"], signal.SIGKILL)
-    until(lambda: b"alive" in engine.api("POST", f"/exec/{one}/start", {"Detach": False}).body)
+    shim = os.pidfd_open(record["pid"])
+    signal.pidfd_send_signal(shim, signal.SIGKILL)
+    select.select([shim], [], [])
+    os.close(shim)
+    assert b"alive" in engine.api("POST", f"/exec/{one}/start", {"Detach": False}).body
     until(lambda: inspected(engine, one)["ExitCode"] == 5)
     assert one in [each["Actor"]["Attributes"].get("execID") for each in events(engine)]
 

@@ -102,7 +102,6 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             events=EventRoutes(Feeds(system)),
             containers=ContainerRoutes(
                 containers=containers,
-                shims=shims,
                 machine=host,
                 exists=path_exists,
                 cgroup_version=cgroup_version(),

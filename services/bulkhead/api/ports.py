@@ -120,9 +120,7 @@ class Containers(Protocol):
 
     async def inspect(self, ref: str) -> InspectedContainer: ...
 
-    async def inspect_with_execs(
-        self, ref: str, *, size: bool = False, catch_up: bool = False
-    ) -> tuple[InspectedContainer, Sequence[str]]:
+    async def inspect_with_execs(self, ref: str, *, size: bool = False) -> tuple[InspectedContainer, Sequence[str]]:
         """The ids of its execs that run beside it: it is the same object for as long as nothing else changes."""
 
     async def stdio(self, ref: str, *, attach: bool = False) -> StdioAddress:
@@ -304,10 +302,6 @@ class Stdio(Protocol):
 
 class ShimExecs(Protocol):
     """Execs at their container's shim, without the manager; None is for him to say: to do, or why not."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether the manager may not have heard yet of an exec that was created here."""
 
     async def create(self, ref: str, spec: ExecSpec) -> str | None:
         """The id of the new exec."""

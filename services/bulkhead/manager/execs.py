@@ -160,6 +160,8 @@ class Execs:
 
         With `asked` its client has had the shim start it, and was not told how that went.
         """
+        if not asked and (ended := self._ended(exec_id)) is not None:
+            return ended
         record = await self._found(exec_id)
         if asked:
             self._take_up(record.id)
@@ -176,6 +178,13 @@ class Execs:
         if state.phase == "created":
             return replace(current, phase=ExecPhase.CREATED)
         return replace(current, phase=ExecPhase.RUNNING, pid=state.pid)
+
+    def _ended(self, exec_id: str) -> Exec | None:
+        """One whose end its shim has told, and nobody has asked about since."""
+        told = self.new.ended(exec_id) if self.records.owed_execs < MOST_OWED else None
+        if told is None or not self._knows(told.record):
+            return None
+        return replace(told.record, phase=ExecPhase.EXITED, exit_code=told.exit_code)
 
     async def _state(self, record: Exec) -> ExecState | None:
         """What its shim says; None without one, or when that does not know it. It ends the doubt, if it has begun."""

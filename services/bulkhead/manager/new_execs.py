@@ -24,11 +24,12 @@ from bulkhead.errors import BulkheadError
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.ports import KnownExec, Shim
 from bulkhead.model.container import Container
-from bulkhead.model.ids import short
+from bulkhead.model.ids import container_of, short
 
 log = structlog.get_logger()
 # Whoever has created the first exec starts it first.
 _AFTERWARDS = 0.02
+_MOMENT = 0.002
 # A disk that takes nothing is asked again then.
 _AGAIN_SECONDS = 1.0
 
@@ -54,9 +55,19 @@ class _Heard:
     shim: Shim
     register: Register
 
+    # Told, and not on record yet; of each what was told last, in the order in which they were created.
+    told: dict[str, KnownExec] = field(default_factory=dict)
+
     def read(self) -> None:
-        """What a shim tells it tells once: nobody leaves between hearing it and having it on record."""
-        if told := self.shim.told_execs():
+        for each in self.shim.told_execs():
+            self.told[each.record.id] = each
+
+    def take_in(self) -> None:
+        """Put on record what it has told."""
+        self.read()
+        if self.told:
+            told = tuple(self.told.values())
+            self.told.clear()
             self.register.take_in(self.shim, told)
 
 
@@ -84,7 +95,19 @@ class NewExecs:
         if (heard := self._heard.get(name)) is not None:
             with contextlib.suppress(BulkheadError):
                 await heard.register.make_room()
-            heard.read()
+            heard.take_in()
+
+    def ended(self, exec_id: str) -> KnownExec | None:
+        """How it went, of one that is over and was not told of before: it is on record in a moment, not before who has
+        waited for its end and asks for its code now has that."""
+        if (heard := self._heard.get(container_of(exec_id))) is None:
+            return None
+        heard.read()
+        told = heard.told.get(exec_id)
+        if told is None or not told.began_at or not told.exited_at:
+            return None
+        asyncio.get_running_loop().call_later(_MOMENT, heard.take_in)
+        return told
 
     def _hears(self, name: str, shim: Shim) -> bool:
         return (heard := self._heard.get(name)) is not None and heard.shim is shim
@@ -99,11 +122,11 @@ class NewExecs:
             await heard.shim.new_execs(pattern)
             while True:
                 await self._make_room(heard)
-                heard.read()
+                heard.take_in()
                 await heard.shim.new_execs()
         except BulkheadError as error:
             log.debug("a shim tells of no more execs", container=container.id, reason=str(error))
-            heard.read()
+            heard.take_in()
         finally:
             heard.shim.end_news()
             if self._hears(short(container.id), heard.shim):

@@ -83,6 +83,21 @@ async def test_a_brief_one_is_told_of_at_its_end(core: Running) -> None:
     assert told[2].attributes["exitCode"] == "9"
 
 
+async def test_its_code_is_told_before_its_end_is_on_record(core: Running) -> None:
+    """Who asks has waited for the end; the rest has time, and is done without anybody's asking."""
+    container_id = await heard(core)
+    record = made(container_id)
+    known = KnownExec(record=record, began_at=6, exited_at=7, exit_code=9)
+    core.shim(container_id).tell(known, told=False)
+    found = await core.core.execs.inspect(record.id)
+    assert core.records.exec(record.id) is None
+    assert (found.phase, found.exit_code) == (ExecPhase.EXITED, 9)
+    await eventually(lambda: core.records.exec(record.id) is not None)
+    assert (await core.core.execs.inspect(record.id)).exit_code == 9
+    told = [each.action for each in await core.journal() if each.attributes.get("execID") == record.id]
+    assert told == ["exec_create: ls", "exec_start: ls", "exec_die"]
+
+
 @pytest.mark.parametrize("told", ["inspect", "start", "ids"])
 async def test_whoever_asks_for_it_is_not_told_that_there_is_none(core: Running, told: str) -> None:
     """Its client has its id before its shim comes to tell of it."""

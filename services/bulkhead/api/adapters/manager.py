@@ -105,10 +105,8 @@ class ManagerContainers:
     async def inspect(self, ref: str) -> InspectedContainer:
         return (await self.inspect_with_execs(ref))[0]
 
-    async def inspect_with_execs(
-        self, ref: str, *, size: bool = False, catch_up: bool = False
-    ) -> tuple[InspectedContainer, Sequence[str]]:
-        part = await self._stub.inspect_part(wire.InspectContainerRequest(ref=ref, size=size, catch_up=catch_up))
+    async def inspect_with_execs(self, ref: str, *, size: bool = False) -> tuple[InspectedContainer, Sequence[str]]:
+        part = await self._stub.inspect_part(wire.InspectContainerRequest(ref=ref, size=size))
         execs, container = fields_of(_execs(), part)
         return self._inspected.of([container])[0], execs.get(_EXEC_IDS, ())
 

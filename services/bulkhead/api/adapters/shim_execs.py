@@ -7,8 +7,6 @@ know, or will not do, is the manager's to say.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +25,6 @@ _PATIENCE = 1.0
 _HELD_SECONDS, _MOST_HELD = 5.0, 32
 
 
-# A shim has told the manager by then.
-_YOUNG_SECONDS, _MOST_YOUNG = 0.25, 256
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
     end: ShimEnd
@@ -43,16 +37,6 @@ class ShimExecs:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._held: dict[str, _Held] = {}
-        # Created a moment ago: over which connection, and until when that is so.
-        self._young: deque[tuple[ShimEnd, float]] = deque(maxlen=_MOST_YOUNG)
-
-    @property
-    def behind(self) -> bool:
-        now = time.monotonic()
-        while self._young and self._young[0][1] < now:
-            self._young.popleft()
-        # The manager hears of an exec's end before its client does.
-        return any(not end.has_ended for end, _ in self._young)
 
     async def create(self, ref: str, spec: ExecSpec) -> str | None:
         if not ids.is_full(ref) or len(self._held) >= _MOST_HELD or _asks_for_more(spec):
@@ -62,7 +46,6 @@ class ShimExecs:
             exec_id = (await ask(end, _PATIENCE)).exec_id
         except BulkheadError:
             return None
-        self._young.append((end, time.monotonic() + _YOUNG_SECONDS))
         timer = asyncio.get_running_loop().call_later(_HELD_SECONDS, self._let_go, exec_id)
         self._held[exec_id] = _Held(end, timer)
         return exec_id

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Containers, Machine, ShimExecs
+from bulkhead.api.ports import Containers, Machine
 from bulkhead.api.schema import containers as schema
 from bulkhead.api.schema import create as create_schema
 from bulkhead.api.schema import hostconfig, validation
@@ -36,14 +36,12 @@ class ContainerRoutes:
         self,
         *,
         containers: Containers,
-        shims: ShimExecs,
         machine: Callable[[], Machine],
         exists: Callable[[str], Awaitable[bool]],
         cgroup_version: int,
         data: Path,
     ) -> None:
         self._containers = containers
-        self._shims = shims
         self._machine = machine
         self._exists = exists
         self._cgroup_version = cgroup_version
@@ -76,9 +74,7 @@ class ContainerRoutes:
         return answers.json([fitted("listed container", each, call.version) for each in shown])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        found, exec_ids = await self._containers.inspect_with_execs(
-            call["id"], size=call.flag("size"), catch_up=self._shims.behind
-        )
+        found, exec_ids = await self._containers.inspect_with_execs(call["id"], size=call.flag("size"))
         beside = {"ExecIDs": exec_ids} if exec_ids else {}
 
         def show() -> Any:

@@ -723,11 +723,6 @@ class InspectContainerRequest(betterproto2.Message):
 
     size: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
 
-    catch_up: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
-    """
-    the container's shim may have created an exec that the manager has not heard of yet
-    """
-
 
 default_message_pool.register_message("bulkhead.manager.v1", "InspectContainerRequest", InspectContainerRequest)
 
