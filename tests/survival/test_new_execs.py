@@ -51,9 +51,11 @@ def inspected(engine: Engine, exec_id: str) -> Any:
     return answer.json
 
 
-def events(engine: Engine) -> list[Any]:
+def actions(engine: Engine, exec_id: str) -> list[str]:
+    """What the events of it say, as far as its second is over."""
     lines = engine.docker_ok("events", "--since", "0", "--until", "0s", "--format", "{{json .}}").splitlines()
-    return [json.loads(line) for line in lines]
+    events = [json.loads(line) for line in lines]
+    return [each["Action"].split(":")[0] for each in events if each["Actor"]["Attributes"].get("execID") == exec_id]
 
 
 def test_it_is_seen_as_soon_as_it_is_created(fresh_engine: Engine) -> None:
@@ -81,11 +83,7 @@ def test_a_death_between_its_creation_and_its_start_changes_nothing(
     again = engine.api("POST", f"/exec/{one}/start", {"Detach": False})
     assert (again.status, again.json["message"]) == (409, f"exec command {one} has already run")
 
-    def told() -> list[str]:
-        about = [each for each in events(engine) if each["Actor"]["Attributes"].get("execID") == one]
-        return [each["Action"].split(":")[0] for each in about]
-
-    until(lambda: told() == ["exec_create", "exec_start", "exec_die"])
+    until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
 
 
 def test_one_whose_shim_died_at_once_can_be_started(fresh_engine: Engine) -> None:
@@ -100,7 +98,7 @@ def test_one_whose_shim_died_at_once_can_be_started(fresh_engine: Engine) -> Non
     os.close(shim)
     assert b"alive" in engine.api("POST", f"/exec/{one}/start", {"Detach": False}).body
     until(lambda: inspected(engine, one)["ExitCode"] == 5)
-    assert one in [each["Actor"]["Attributes"].get("execID") for each in events(engine)]
+    until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
 
 
 def test_a_container_that_ends_takes_its_execs_along(fresh_engine: Engine) -> None:
