@@ -42,6 +42,7 @@ async def test_a_container_runs_and_its_exit_is_known_everywhere(launch: Launch)
             "exited_at": answer.exited_at,
             "started_at": after.started_at,
             "oom_killed": False,
+            "oom_kills": 0,
             "pid": after.pid,
             "losses": [],
         }
