@@ -222,9 +222,11 @@ async def test_who_says_nothing_to_anybody_is_given_up_in_words(
     tmp_path: Path, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch, greets: bool
 ) -> None:
     """Stopped, or stuck; who is called anew meanwhile waits no longer."""
-    monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
-    monkeypatch.setattr(pulse, "_GREETING_SECONDS", 0.08)
     async with _stopped(tmp_path / "s.sock", greets=greets) as asked:
+        if greets:
+            await over.direct.link()  # however long that takes
+        monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.02)
+        monkeypatch.setattr(pulse, "_GREETING_SECONDS", 0.08)
         launch = stub(SupervisorStub, over, "supervisor").launch
         first = asyncio.create_task(launch(LaunchRequest()))
         await asked.wait()
@@ -237,6 +239,7 @@ async def test_who_says_nothing_to_anybody_is_given_up_in_words(
 async def test_who_is_long_at_a_call_and_alive_is_waited_for(
     patient: Patient, over: ServiceChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await over.direct.link()  # however long that takes
     monkeypatch.setattr(pulse, "_ASK_SECONDS", 0.005)
     call = asyncio.create_task(stub(SupervisorStub, over, "supervisor").launch(LaunchRequest()))
     await patient.begun.wait()
