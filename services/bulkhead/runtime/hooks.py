@@ -23,6 +23,8 @@ Config = Mapping[str, Any]
 KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _INSIDE = {"createContainer": HookKind.CREATE_CONTAINER, "startContainer": HookKind.START_CONTAINER}
 _OUTPUT_SHOWN = 600
+# A new container can wait for its disk; nobody waits for it longer than that.
+_STAGE_SECONDS = 120.0
 
 
 def state(config: Config, *, container_id: str, bundle: str, status: str, pid: int) -> dict[str, Any]:
@@ -86,6 +88,14 @@ def run_all(config: Config, kind: str, state: Mapping[str, Any]) -> list[str]:
 def failed(detail: str) -> LaunchFailed:
     """What a failed hook of the runtime's own namespaces is raised as: the same as one inside."""
     return launch_failed(Report(kind=ReportKind.ERROR, step="hook", errno=errno.ECANCELED, detail=detail), CREATE)
+
+
+def time_limit(config: Config, *kinds: str) -> float | None:
+    """Longer than any honest stage takes; nothing when a hook has no limit of its own."""
+    due = [hook for kind in kinds for hook in (config.get("hooks") or {}).get(kind) or ()]
+    if not all(hook.get("timeout") for hook in due):
+        return None
+    return _STAGE_SECONDS + float(sum(hook["timeout"] for hook in due))
 
 
 def _problem(hook: Config, given: bytes) -> str | None:

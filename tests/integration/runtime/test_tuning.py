@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.errors import DeadlineExceeded, LaunchFailed
-from bulkhead.runtime import launch
+from bulkhead.runtime import hooks, launch
 from bulkhead.runtime.rootfs import StdioFds
 from tests.support.containers import Box, ended, wait
 
@@ -108,7 +108,7 @@ def test_capabilities_that_nobody_knows_are_left_out_with_a_warning(box: Box) ->
 
 def test_a_launch_that_takes_too_long_is_ended(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever holds the stage up, its caller gets an answer; here a hook that is slower than the limit."""
-    monkeypatch.setattr(launch, "_time_limit", lambda *_: 0.3)
+    monkeypatch.setattr(hooks, "time_limit", lambda *_: 0.3)
     config = box.config("true")
     config["hooks"] = {"createContainer": [{"path": "/bin/sleep", "args": ["sleep", "600"]}]}
     with pytest.raises(DeadlineExceeded):
@@ -119,7 +119,7 @@ def test_a_start_that_takes_too_long_is_ended(box: Box, monkeypatch: pytest.Monk
     config = box.config("true")
     config["hooks"] = {"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "600"]}]}
     task = box.create(config)
-    monkeypatch.setattr(launch, "_time_limit", lambda *_: 0.3)
+    monkeypatch.setattr(hooks, "time_limit", lambda *_: 0.3)
     with pytest.raises(DeadlineExceeded):
         task.start()
     assert wait(task.pidfd) == 137
