@@ -47,6 +47,14 @@ async def test_a_command_that_is_not_there_is_a_bad_request(fake: Fake) -> None:
     assert 'exec: "nosuchcommand": executable file not found in $PATH: unknown' in reply.message
 
 
+async def test_older_clients_share_their_ipc_namespaces(fake: Fake) -> None:
+    """What they run may be joined by `--ipc container:`; newer ones have to say so."""
+    for version, asked, mode in (("1.39", {}, "shareable"), ("1.40", {}, ""), ("1.39", {"IpcMode": "none"}, "none")):
+        body = {"Image": "busybox", "HostConfig": asked}
+        made = (await fake.call("POST", f"/v{version}/containers/create", body)).json["Id"]
+        assert fake.manager.containers[made].spec.ipc_mode == mode
+
+
 async def test_unknown_image_and_taken_name(fake: Fake) -> None:
     missing = await fake.call("POST", "/containers/create", {"Image": "nosuch"})
     assert (missing.status, missing.message) == (404, "No such image: nosuch:latest")

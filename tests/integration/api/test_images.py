@@ -77,3 +77,6 @@ async def test_disk_usage(fake: Fake) -> None:
     assert (usage["Containers"], usage["Volumes"], usage["BuildCache"]) == ([], [], [])
     assert (await fake.call("GET", "/system/df?type=image")).json["Containers"] is None
     assert (await fake.call("GET", "/system/df?type=foo")).status == 400
+    older = (await fake.call("GET", "/v1.43/system/df?type=image")).json["Images"]
+    assert [each["VirtualSize"] for each in older] == [each["Size"] for each in usage["Images"]]
+    assert not any("VirtualSize" in each for each in usage["Images"])

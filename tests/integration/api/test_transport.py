@@ -215,6 +215,7 @@ async def test_the_socket_is_for_root_and_one_group(fake: Fake) -> None:
         ("GET", "/plugins/x/json", 501, "plugins"),
         ("DELETE", "/networks/bridge", 403, "bridge is a pre-defined network and cannot be removed"),
         ("GET", "/networks/nosuch", 404, "network nosuch not found"),
+        ("GET", "/networks/bridge?scope=swarm", 404, "network bridge not found"),
     ],
 )
 async def test_what_is_not_there_is_answered_clearly(

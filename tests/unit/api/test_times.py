@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.api.schema.times import SECOND, ZERO, human, rfc3339, rfc3339_fixed
+from bulkhead.api.schema.times import SECOND, ZERO, human, instant, rfc3339, rfc3339_fixed
 
 MOMENT = 1_700_000_000 * SECOND
 
@@ -20,6 +20,12 @@ MOMENT = 1_700_000_000 * SECOND
 )
 def test_go_drops_trailing_zeros(nanoseconds: int, text: str) -> None:
     assert rfc3339(nanoseconds) == text
+
+
+def test_a_file_may_be_of_the_beginning_of_time() -> None:
+    """As those of many images are: only what has never been is Go's zero."""
+    assert instant(0) == "1970-01-01T00:00:00Z"
+    assert instant(-SECOND) == "1969-12-31T23:59:59Z"
 
 
 def test_stamps_of_logs_have_nine_digits() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from bulkhead.api.call import Call
 from bulkhead.api.ports import Archives, PathStat, Unpack
-from bulkhead.api.schema.times import rfc3339
+from bulkhead.api.schema.times import instant
 from bulkhead.api.streams import begin
 from bulkhead.api.versions import HEADERS
 from bulkhead.errors import InvalidArgument
@@ -78,7 +78,7 @@ def shown(found: PathStat) -> str:
         "name": found.name,
         "size": found.size,
         "mode": go_mode(found.mode),
-        "mtime": rfc3339(found.mtime),
+        "mtime": instant(found.mtime),
         "linkTarget": found.link_target,
     }
     return base64.b64encode(msgspec.json.encode(told)).decode()

@@ -55,6 +55,7 @@ class ContainerRoutes:
         name, platform = call.text("name"), call.text("platform")
         validation.check_platform(platform)
         validation.check_name(name)
+        body = create_schema.as_of(body, call.version)
         host = body.HostConfig or hostconfig.HostConfig()
         validation.check(body, host, self._machine().host)
         create_schema.check_endpoints(body, several=call.version >= Version(1, 44))

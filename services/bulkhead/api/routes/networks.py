@@ -9,6 +9,7 @@ from bulkhead.api.call import Call
 from bulkhead.api.ports import Networks
 from bulkhead.api.schema import networks as schema
 from bulkhead.api.schema.deltas import fitted
+from bulkhead.errors import NotFound
 
 _FILTERS = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
 _PRUNE_FILTERS = frozenset(("label", "label!", "until"))
@@ -24,6 +25,8 @@ class NetworkRoutes:
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         found = await self._networks.inspect(call["id"])
+        if call.text("scope") not in ("", "local"):
+            raise NotFound(f"network {call['id']} not found")
         return answers.json(fitted("network", schema.shown(found), call.version))
 
     async def create(self, call: Call) -> web.StreamResponse:

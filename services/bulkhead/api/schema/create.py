@@ -13,6 +13,7 @@ from bulkhead.api.schema.mounts import parse_mounts
 from bulkhead.api.schema.networks import Endpoint, wish
 from bulkhead.api.schema.ports import parse_bindings, parse_exposed
 from bulkhead.api.schema.security import parse_capabilities, parse_security_options
+from bulkhead.api.versions import Version
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import (
     ContainerSpec,
@@ -28,6 +29,8 @@ from bulkhead.model.container import (
     WeightDevice,
 )
 
+# The version from which nobody joins another's IPC namespace unless it was made for that.
+_PRIVATE_IPC = Version(1, 40)
 _NETWORK_DEFAULTS = ("", "default")
 
 
@@ -88,6 +91,14 @@ def is_empty(body: CreateBody) -> bool:
     """`null`, `{}` and a lone HostConfig: Docker's "Config cannot be empty"."""
     own = {name for name in body.__struct_fields__ if getattr(body, name) is not None}
     return not own - {"HostConfig", "NetworkingConfig"}
+
+
+def as_of(body: CreateBody, version: Version) -> CreateBody:
+    """The body with what clients of `version` take for granted."""
+    host = body.HostConfig or wire.HostConfig()
+    if version >= _PRIVATE_IPC or host.IpcMode:
+        return body
+    return msgspec.structs.replace(body, HostConfig=msgspec.structs.replace(host, IpcMode="shareable"))
 
 
 def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], bool]) -> ContainerSpec:

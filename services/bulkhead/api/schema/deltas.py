@@ -52,6 +52,14 @@ def _each_endpoint(change: Callable[[Answer], None]) -> Callable[[Answer], None]
     return change_all
 
 
+def _each_image(change: Callable[[Answer], None]) -> Callable[[Answer], None]:
+    def change_all(value: Answer) -> None:
+        for image in value["Images"] or ():
+            change(image)
+
+    return change_all
+
+
 def _within(key: str, change: Callable[[Answer], None]) -> Callable[[Answer], None]:
     return lambda value: change(value[key])
 
@@ -108,6 +116,7 @@ _ALL_DELTAS = (
         "info", Version(1, 42), _add(KernelMemory=False, KernelMemoryTCP=False, ClusterStore="", ClusterAdvertise="")
     ),
     Delta("network", Version(1, 48), _drop("EnableIPv4")),
+    Delta("disk usage", Version(1, 44), _each_image(_virtual_size)),
     Delta("disk usage", Version(1, 42), _add(BuilderSize=0)),
 )
 _TABLE: dict[str, tuple[Delta, ...]] = {

@@ -9,9 +9,12 @@ SECOND = 10**9
 
 
 def rfc3339(nanoseconds: int) -> str:
-    """RFC3339Nano, trailing zeros dropped as Go does; Go's zero time for 0."""
-    if nanoseconds == 0:
-        return ZERO
+    """What has never been is 0, and Go's zero time."""
+    return instant(nanoseconds) if nanoseconds else ZERO
+
+
+def instant(nanoseconds: int) -> str:
+    """RFC3339Nano, trailing zeros dropped as Go does."""
     seconds, fraction = divmod(nanoseconds, SECOND)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     digits = f".{fraction:09}".rstrip("0").rstrip(".")
