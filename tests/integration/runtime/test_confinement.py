@@ -185,7 +185,7 @@ def test_pids_limit_holds(box: Box) -> None:
     def limited(config: Config) -> None:
         config["linux"]["resources"]["pids"] = {"limit": 3}
 
-    done = box.run("sh", "-c", "for i in 1 2 3 4 5; do sleep 1 & done; wait", edit=limited)
+    done = box.run("sh", "-c", "for i in 1 2 3 4 5; do sleep 60 & done; wait", edit=limited)
     assert "can't fork" in done.output
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -135,12 +136,14 @@ async def test_close_stdin_ends_input_after_what_was_typed(launch: Launch) -> No
         assert (await shim.client.wait(timeout=20)).exit_code == 0
 
 
-async def test_a_process_that_closes_its_stdin_loses_nobody(launch: Launch) -> None:
-    async with launch(script("exec 0<&-; echo closed; sleep 0.2; echo done")) as shim:
+async def test_a_process_that_closes_its_stdin_loses_nobody(launch: Launch, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    async with launch(script(f"exec 0<&-; echo closed; cat {tmp_path}/go; echo done")) as shim:
         stream = await shim.attach()
         await started(shim, open_stdin=True)
         assert await stream.frame() == (1, b"closed\n")
         stream.writer.write(b"y" * MEGABYTE)
+        await asyncio.to_thread((tmp_path / "go").write_bytes, b"")
         assert await stream.output() == {1: b"done\n", 2: b""}
 
 
