@@ -164,7 +164,7 @@ async def test_when_the_server_goes_calls_in_flight_fail_and_closed_is_done(tmp_
         await asyncio.to_thread(service.stop)
         with pytest.raises(Unavailable):
             await wait
-        await asyncio.wait_for(shim.closed, 5)
+        await asyncio.wait_for(shim.closed, 20)
         with pytest.raises(Unavailable):
             await shim.state()
 
@@ -187,7 +187,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 async def test_what_is_not_ttrpc_is_hung_up_on(service: Service, data: bytes) -> None:
     reader, writer = await asyncio.open_unix_connection(str(service.path))
     writer.write(data)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await asyncio.wait_for(reader.read(), 20) == b""
     writer.close()
     async with TtrpcClient(service.path) as client:
         assert (await ShimClient(client).state()).phase == "new"

@@ -115,9 +115,9 @@ async def test_a_client_that_leaves_ends_what_its_plain_request_waits_for(tmp_pa
 
     async with _served(handle, tmp_path / "s") as (_, writer):
         writer.write(_asking("/wait"))
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 20)
         writer.close()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 20)
 
 
 async def test_a_body_that_looks_like_a_request_is_none(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ async def test_the_rest_of_a_body_is_not_held_back_though_it_looks_like_a_reques
     async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
         return answers.encoded(b"x\n", 403)
 
-    async with _served(handle, tmp_path / "s") as (reader, writer), asyncio.timeout(5):
+    async with _served(handle, tmp_path / "s") as (reader, writer), asyncio.timeout(20):
         writer.write(b"POST /first HTTP/1.1\r\nHost: engine\r\nContent-Length: %d\r\n\r\n" % (len(looks) + 4))
         await reader.readuntil(b"x\n")
         writer.write(looks + b"rest" + _asking("/after"))
@@ -181,7 +181,7 @@ def test_what_came_together_with_its_connection_is_plain_as_well(tmp_path: Path,
                 client.connect(str(tmp_path / "s"))
                 client.sendall(asking)
                 client.setblocking(False)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     assert await asyncio.get_running_loop().sock_recv(client, 1000)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -213,11 +213,11 @@ async def test_what_begins_behind_a_plain_request_is_not_mixed_with_it(tmp_path:
 
     async with _served(handle, tmp_path / "s") as (reader, writer):
         writer.write(_asking("/first"))
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 20)
         writer.write(seen)
         await _taken(writer)
         go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await reader.readuntil(b"first\n\r\n0\r\n\r\n")
             writer.write(_NEXT[len(seen) :])
             await reader.readuntil(b"next\n")
@@ -238,7 +238,7 @@ async def test_a_long_body_that_came_at_once_is_read_by_aiohttp_to_its_end(tmp_p
     async with _served(handle, tmp_path / "s") as (reader, writer):
         for _ in range(2):
             writer.write(b"PUT /a HTTP/1.1\r\nHost: engine\r\nContent-Length: 180000\r\n\r\n" + body)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await reader.readuntil(b"done\n")
     assert read == [len(body)] * 2
     assert any(plain)

@@ -61,7 +61,7 @@ async def test_last_client_to_leave_ends_the_operation(transfers: Transfers) -> 
     await watchers[0].aclose()
     assert not ended.is_set()
     await watchers[1].aclose()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 20)
 
 
 async def test_error_before_the_first_line_is_raised_and_later_ones_are_told(transfers: Transfers) -> None:
@@ -91,7 +91,7 @@ async def test_closing_ends_what_runs(transfers: Transfers) -> None:
     watcher = transfers.watch("key", operation)
     await anext(watcher)
     await transfers.close()
-    rest = await asyncio.wait_for(collect(watcher), 5)
+    rest = await asyncio.wait_for(collect(watcher), 20)
     assert rest[-1].error_kind == "Unavailable"
 
 

@@ -54,7 +54,7 @@ async def test_operation_runs_on_when_its_caller_is_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await caller
         go.set()
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 20)
 
 
 async def test_deadline_ends_an_operation_and_lets_the_next_one_run() -> None:

@@ -451,7 +451,7 @@ async def test_who_creates_one_that_its_shim_keeps_waits_for_no_disk(core: Runni
     container_id = await core.run("sleep", "9")
     core.shim(container_id).brief = True
     with _standing_disk(core):
-        record = await asyncio.wait_for(_expected(core, container_id), 5)
+        record = await asyncio.wait_for(_expected(core, container_id), 20)
         assert (await core.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
         core.shim(container_id).begin_exec(record.id)
         core.shim(container_id).exit_exec(record.id, 6)
@@ -477,7 +477,7 @@ async def test_a_shim_keeps_all_that_a_standing_disk_owes(core: Running) -> None
     shim.brief = True
     with _standing_disk(core):
         while core.records.owed_execs < execs_module.MOST_OWED:
-            record = await asyncio.wait_for(_expected(core, container_id), 5)
+            record = await asyncio.wait_for(_expected(core, container_id), 20)
             shim.begin_exec(record.id)
             shim.exit_exec(record.id, 0)
         asked = len(shim.exec_processes)

@@ -92,9 +92,9 @@ async def test_what_may_be_late_does_not_wait_for_what_blocks_before_a_write(tmp
     written, gate = asyncio.Event(), threading.Event()
     async with Database.open(tmp_path / "b.db") as database:
         database.write_later(put("late", "1"), committed=lambda _: written.set(), seconds=600)
-        blocked = asyncio.ensure_future(database.write(put("a", "1"), first=lambda: gate.wait(10)))
+        blocked = asyncio.ensure_future(database.write(put("a", "1"), first=lambda: gate.wait(60)))
         try:
-            await asyncio.wait_for(written.wait(), 5)
+            await asyncio.wait_for(written.wait(), 20)
             assert not blocked.done()
         finally:
             gate.set()
