@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,8 @@ FORCE_SECONDS = 2.0
 SHIM_SECONDS = 3.0
 # A disk that stands still keeps nobody from being stopped: the record of it follows then.
 MARK_SECONDS = 1.0
+# A shim that writes there, or an operation that waits for that shim, keeps KILL from nobody for longer.
+HURRY_SECONDS = 1.5
 # Nor is more done, when it has not ended in spite of KILL, before so long a look at whether a disk stands still.
 DISK_SECONDS = 3.0
 # Between attempts to have the freezer as the record says.
@@ -66,6 +68,8 @@ class Stopping:
     waiters: Waiters
     exits: Exits
     stop_timeout: int
+    # Records of signals that went ahead of them.
+    _late: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def stop(self, container_id: str, signal_name: str, timeout: int | None) -> None:
         """Signal, wait, then kill. `timeout` in seconds, -1 = wait for ever, None = the container's own.
@@ -219,10 +223,8 @@ class Stopping:
                 await self._signal(container.id, number, manual=intent is Intent.STOP)
                 if await _within(ended, seconds):
                     return
-                await self._unwedge(container.id)
                 with self.exits.blamed(container.id, Cause.TIMEOUT):
-                    await self._signal(container.id, signal.SIGKILL, manual=intent is Intent.STOP)
-                    if await _within(ended, KILL_SECONDS):
+                    if await self._ends_by_kill(container, ended, manual=intent is Intent.STOP):
                         return
             await self._force(container)
 
@@ -230,11 +232,19 @@ class Stopping:
         """KILL, and wait for the end."""
         with self.exits.expected(container.id, Intent.KILL):
             with self.waiters.armed(container, Condition.NEXT_EXIT) as ended:
-                await self._unwedge(container.id)
-                await self._signal(container.id, signal.SIGKILL, manual=True)
-                if await _within(ended, KILL_SECONDS):
+                if await self._ends_by_kill(container, ended, manual=True):
                     return
             await self._force(container)
+
+    async def _ends_by_kill(self, container: Container, ended: asyncio.Future[Any], *, manual: bool) -> bool:
+        """Whether KILL brings it about, in time."""
+        hurry = asyncio.get_running_loop().call_later(HURRY_SECONDS, send_directly, container, signal.SIGKILL)
+        try:
+            await self._unwedge(container.id)
+            await self._signal(container.id, signal.SIGKILL, manual=manual)
+        finally:
+            hurry.cancel()
+        return await _within(ended, KILL_SECONDS)
 
     async def _unwedge(self, container_id: str) -> None:
         """End a shim that is stopped or stuck: another one adopts the container, and what waited for it goes on.
@@ -317,10 +327,13 @@ class Stopping:
         events = (of_container(container, "kill", {"signal": str(int(number))}),)
         recorded = asyncio.ensure_future(self._record_signal(container.id, Change(update=marked, events=events)))
         recorded.add_done_callback(_heard)
-        if await _within(recorded, MARK_SECONDS):
+        # One who has waited for it is enough.
+        if await _within(recorded, 0.0 if self._late else MARK_SECONDS):
             await recorded
-        else:
-            log.warning("a signal goes ahead of its record: a disk stands still", container=container.id)
+            return
+        log.warning("a signal goes ahead of its record: a disk stands still", container=container.id)
+        self._late.add(recorded)
+        recorded.add_done_callback(self._late.discard)
 
     async def _record_signal(self, container_id: str, change: Change) -> None:
         try:

@@ -749,6 +749,58 @@ async def test_disk_that_stands_still_does_not_keep_a_container_from_being_kille
     assert [each.action for each in await core.journal() if each.action in ("kill", "die")] == ["kill", "die"]
 
 
+async def test_signals_wait_for_a_disk_that_stands_still_once_and_not_each_by_itself(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a stop's KILL would come later than its user has said."""
+    container_id, other_id = await core.run("sleep", "9"), await core.run("sleep", "9")
+    core.shim(container_id).ignored_signals = {signal.SIGUSR1, signal.SIGUSR2}
+    thaws, commit = asyncio.Event(), core.records.commit
+
+    async def commit_late(*args: Any, **options: Any) -> None:
+        await thaws.wait()
+        await commit(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.records, "commit", commit_late)
+        patch.setattr(stopping, "MARK_SECONDS", 0.01)
+        await core.core.containers.kill(container_id, "USR1")
+        patch.setattr(stopping, "MARK_SECONDS", 3600.0)
+        try:
+            async with asyncio.timeout(30):
+                await core.core.containers.kill(container_id, "USR2")
+                await core.core.containers.kill(other_id, "USR2")
+        finally:
+            thaws.set()
+    assert core.shim(container_id).signals == [(signal.SIGUSR1, False), (signal.SIGUSR2, False)]
+    assert core.shim(other_id).signals == [(signal.SIGUSR2, False)]
+
+
+async def test_nothing_that_stands_in_the_way_keeps_kill_from_a_container(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause whose shim writes to a disk that stands still has the container's turn."""
+    container_id, containers = await core.run("sleep", "9"), core.core.containers
+    begun, thaws = asyncio.Event(), asyncio.Event()
+
+    async def stands_still() -> None:
+        begun.set()
+        await thaws.wait()
+
+    monkeypatch.setattr(core.shim(container_id), "pause", stands_still)
+    monkeypatch.setattr(stopping, "HURRY_SECONDS", 0.01)
+    sent: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+    monkeypatch.setattr(stopping, "send_directly", lambda to, number: sent.put_nowait((to.id, number)))
+    pausing = asyncio.create_task(containers.pause(container_id))
+    await begun.wait()
+    ending = asyncio.create_task(containers.kill(container_id, "KILL"))
+    assert await asyncio.wait_for(sent.get(), 30) == (container_id, signal.SIGKILL)
+    assert not ending.done()
+    thaws.set()
+    await asyncio.gather(pausing, ending)
+    await eventually(lambda: core.get(container_id).phase is Phase.EXITED)
+
+
 @pytest.mark.parametrize("how", ["kill", "remove"])
 async def test_who_ends_a_container_while_the_disk_stands_still_is_told_so(
     core: Running, monkeypatch: pytest.MonkeyPatch, how: str
