@@ -19,12 +19,13 @@ from bulkhead import __version__, failpoints, nsexec, plainlog
 from bulkhead.errors import BulkheadError, Conflict, Unavailable
 from bulkhead.linux import atomicfile, process, scheduling
 from bulkhead.model.shim_protocol import KEEPS_EXECS, PROTOCOL, TELLS_NEW_EXECS
-from bulkhead.shim.container import Container, Phase
+from bulkhead.shim.container import Container
 from bulkhead.shim.custody import Estate
 from bulkhead.shim.door import Door
 from bulkhead.shim.execs import Execs
 from bulkhead.shim.exits import ExitRecord
 from bulkhead.shim.identity import NOTHING_KNOWN, Expected, Identity
+from bulkhead.shim.lifecycle import Phase
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.new_execs import NewExecs
 from bulkhead.shim.ports import Launcher

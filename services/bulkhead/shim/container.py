@@ -14,9 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from enum import Enum
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bulkhead import failpoints
@@ -34,16 +32,17 @@ from bulkhead.linux import overlay, process
 from bulkhead.model.losses import Loss, Lost, joined
 from bulkhead.model.refusals import reason
 from bulkhead.shim import bundle, custody, inheritance
+from bulkhead.shim.create_options import CreateOptions, log_options, record_of
 from bulkhead.shim.custody import Custody, Estate
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
 from bulkhead.shim.held import HeldRoot
 from bulkhead.shim.identity import Identity
-from bulkhead.shim.journal import Journal
-from bulkhead.shim.logs import JsonFile
+from bulkhead.shim.lifecycle import MOVES, Move, Phase
+from bulkhead.shim.log_choice import open_sink
 from bulkhead.shim.loop import Loop, Signals
 from bulkhead.shim.ports import Cgroup, Launcher, Rootfs, Task
-from bulkhead.shim.sinks import LogSink, LogTarget, NoLog
+from bulkhead.shim.sinks import LogSink, NoLog
 from bulkhead.shim.stdio import Streams
 
 if TYPE_CHECKING:
@@ -62,60 +61,9 @@ UNMOUNT_PATIENCE = 45.0
 _HEALTHCHECK = "healthcheck.json"
 # A parked process has no exit signal yet: waitid(2) finds it only so.
 _WALL = 0x40000000
-# In a record, any log driver that keeps bytes as they are.
-_VERBATIM = "local"
 # The reaper of somebody else's child may come a moment after the pidfd told of its end.
 REAP_POLL = 0.02
 REAP_TRIES = 150
-
-
-class Phase(Enum):
-    """Where the container is in its life; the names go over the wire."""
-
-    NEW = "new"
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    EXITED = "exited"
-
-
-class Move(Enum):
-    """What can be asked of it."""
-
-    CREATE = "create"
-    START = "start"
-    PAUSE = "pause"
-    RESUME = "resume"
-    EXIT = "exit"
-
-
-MOVES: Mapping[Phase, Mapping[Move, Phase]] = MappingProxyType(
-    {
-        Phase.NEW: {Move.CREATE: Phase.CREATED},
-        Phase.CREATED: {Move.START: Phase.RUNNING, Move.EXIT: Phase.EXITED},
-        Phase.RUNNING: {Move.PAUSE: Phase.PAUSED, Move.EXIT: Phase.EXITED},
-        Phase.PAUSED: {Move.RESUME: Phase.RUNNING, Move.EXIT: Phase.EXITED},
-        Phase.EXITED: {},
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateOptions:
-    """What a create is told beyond the bundle. Without `log` there is no file; `destination`: see `shim.shipping`;
-    `network`: see `Launcher`."""
-
-    rootfs: Rootfs | None = None
-    log: LogTarget | None = None
-    destination: bytes = b""
-    log_buffer: int = 0
-    open_stdin: bool = False
-    stdin_once: bool = False
-    height: int = 0
-    width: int = 0
-    runtime: tuple[str, ...] = ()
-    planned: bytes = b""
-    network: tuple[str, int] | None = None
 
 
 class Container:
@@ -451,7 +399,14 @@ class Container:
 
     def _inherit_streams(self, record: TaskRecord, streams: Mapping[str, int]) -> None:
         try:
-            self._log = self._open_logs(_log_options(record), streams, terminal=custody.CONSOLE in streams)
+            self._log = open_sink(
+                log_options(record),
+                streams,
+                self.streams,
+                self._loop,
+                self.followers.grown,
+                terminal=custody.CONSOLE in streams,
+            )
         except (ResourceExhausted, Internal) as error:
             self._report("cannot go on with the log", error)
             # For the rest of the run, and what waited for it.
@@ -510,34 +465,6 @@ class Container:
             raise ResourceExhausted(f"cannot reserve the exit record: {reason(error)}") from error
         self._durable = True
         undo.callback(self._facts.abandon)
-
-    def _open_logs(self, options: CreateOptions, kept: Mapping[str, int] | None, *, terminal: bool) -> LogSink:
-        if not options.destination:
-            return self._open_log(options.log, kept, terminal=terminal)
-        from bulkhead.shim.shipping import BUFFER, Shipped, sender
-
-        receiver = sender(options.destination)
-        with ExitStack() as undo:
-            cache = self._open_log(options.log, kept, terminal=terminal)
-            undo.callback(cache.close)
-            # An earlier shim has reached the receiver; it may be away just now.
-            known = kept is not None
-            shipped = Shipped(receiver, cache, self._loop, options.log_buffer or BUFFER, known=known)
-            undo.pop_all()
-        return shipped
-
-    def _open_log(self, target: LogTarget | None, kept: Mapping[str, int] | None, *, terminal: bool) -> LogSink:
-        """With the journal among the descriptors `kept`, else a new one."""
-        if target is None:
-            return NoLog()
-        journal: Journal | None = None
-        try:
-            journal, left = Journal.inherited(kept or {}) or (Journal.make(terminal=terminal), None)
-            return JsonFile(target, self._loop, self.streams, self.followers.grown, journal, left)
-        except OSError as error:
-            if journal is not None:
-                journal.close()
-            raise ResourceExhausted(f"cannot open log {target.path}: {reason(error)}") from error
 
     def _parked(self, options: CreateOptions, *, parked: bool) -> None:
         failpoints.hit("shim.create.launched")
@@ -613,13 +540,13 @@ class Container:
         """All that there is to be done for a process that is known, though it may not be ready."""
         self._begin(undo)
         failpoints.hit("shim.create.reserved")
-        log = self._open_logs(options, None, terminal=terminal)
+        log = open_sink(options, None, self.streams, self._loop, self.followers.grown, terminal=terminal)
         undo.callback(log.close)
         failpoints.hit("shim.create.logging")
         undo.callback(self._give_up, self._record, self.phase)
         self.streams.log = self._log = log
         self._task, self.phase = task, Phase.CREATED
-        self._record = _record(task, options, self.streams.pipes(), terminal=terminal)
+        self._record = record_of(task, options, self.streams.pipes(), terminal=terminal)
         self.custody.changed()
 
     def _give_up(self, record: TaskRecord | None, phase: Phase) -> None:
@@ -821,45 +748,3 @@ def _no() -> bool:
 
 def _nothing() -> None:
     """Nobody has anything in hand."""
-
-
-def _log_options(record: TaskRecord) -> CreateOptions:
-    """How the earlier shim was told to log."""
-    target = None
-    if record.log_driver != "none":
-        target = LogTarget(
-            path=record.log_path,
-            max_size=record.log_max_size,
-            max_file=record.log_max_file,
-            compress=record.log_compress,
-            attributes=record.log_attributes.encode(),
-            non_blocking=record.log_non_blocking,
-            max_buffer=record.log_max_buffer,
-            verbatim=record.log_driver == _VERBATIM,
-        )
-    return CreateOptions(log=target, destination=record.log_destination.encode(), log_buffer=record.log_max_buffer)
-
-
-def _record(task: Task, options: CreateOptions, pipes: tuple[int, ...], *, terminal: bool) -> TaskRecord:
-    log = options.log
-    return TaskRecord(
-        pid=task.pid,
-        start_time=task.start_time,
-        boot_id=process.boot_id(),
-        cgroup=task.cgroup.path,
-        own_pids=process.is_namespace_init(task.pid),
-        log_driver=(_VERBATIM if log.verbatim else "json-file") if log else "none",
-        log_path=log.path if log else "",
-        log_max_size=log.max_size if log else 0,
-        log_max_file=log.max_file if log else 1,
-        log_compress=log.compress if log else False,
-        log_attributes=log.attributes.decode() if log else "",
-        log_non_blocking=log.non_blocking if log else False,
-        log_max_buffer=options.log_buffer,
-        log_destination=options.destination.decode(),
-        terminal=terminal,
-        open_stdin=options.open_stdin,
-        stdin_once=options.stdin_once,
-        runtime=options.runtime,
-        pipes=pipes,
-    )

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from bulkhead.errors import Conflict, Internal, InvalidArgument, LaunchFailed, NotFound
 from bulkhead.shim import messages
-from bulkhead.shim.container import Container, CreateOptions, Phase
+from bulkhead.shim.container import Container
+from bulkhead.shim.create_options import CreateOptions
 from bulkhead.shim.execs import Exec, ExecPhase, Execs
 from bulkhead.shim.exits import ExitRecord, encode_losses
+from bulkhead.shim.lifecycle import Phase
 from bulkhead.shim.messages import Empty
 from bulkhead.shim.new_execs import NewExecs, known
 from bulkhead.shim.ports import Rootfs

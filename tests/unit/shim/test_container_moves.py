@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.shim.container import MOVES, Move, Phase
+from bulkhead.shim.lifecycle import MOVES, Move, Phase
 
 LEGAL = {
     (Phase.NEW, Move.CREATE): Phase.CREATED,
