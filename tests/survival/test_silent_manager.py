@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -11,9 +12,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from bulkhead.ctl.engine_client import Answer
+from tests.security.api.wire import connected, statuses, until
 from tests.support.engine import Engine
-from tests.support.eventually import until
-from tests.survival.test_graceful_stop import client, under_way
 
 pytestmark = [pytest.mark.root]
 SECONDS = 60.0
@@ -50,20 +50,24 @@ def test_streams_of_a_manager_that_is_stopped_end_in_words_and_those_that_have_b
         return engine.api(*stream, seconds=SECONDS)
 
     with ExitStack() as clients, ThreadPoolExecutor(len(STREAMS)) as threads:
-        waiting = clients.enter_context(client(engine, "wait", "lasting"))
-        feed = clients.enter_context(client(engine, "events", "--filter", "event=die", "--format", "{{.Action}}"))
-        until(lambda: under_way(engine, "containers/{id}/wait") and under_way(engine, "events"))
+        waiting = clients.enter_context(_begun(engine, "POST /containers/lasting/wait"))
+        feed = clients.enter_context(_begun(engine, 'GET /events?filters={"event":["die"]}'))
         with stopped(manager):
             # Those that have begun had waited for longer by then.
             answers = list(threads.map(asked, STREAMS))
         for stream, answer in zip(STREAMS, answers, strict=True):
             assert answer.status == 503, (stream, answer)
             assert b"the manager service does not answer" in answer.body, (stream, answer)
-        assert waiting.poll() is None
-        assert feed.poll() is None
         engine.docker_ok("kill", "lasting")
-        assert waiting.wait(SECONDS) == 0
-        assert waiting.stdout is not None
-        assert waiting.stdout.read().strip() == "137"
-        assert feed.stdout is not None
-        assert feed.stdout.readline().strip() == "die"
+        assert b'"StatusCode":137' in until(waiting, b"}")
+        assert b'"Action":"die"' in until(feed, b"}\n")
+
+
+@contextmanager
+def _begun(engine: Engine, what: str) -> Iterator[socket.socket]:
+    """Whose head has come: the manager has answered."""
+    with connected(engine) as client:
+        client.settimeout(SECONDS)
+        client.sendall(f"{what} HTTP/1.1\r\nHost: docker\r\n\r\n".encode())
+        assert statuses(until(client, b"\r\n\r\n")) == [200]
+        yield client
