@@ -81,12 +81,19 @@ class Starting:
             raise
 
     async def _launch(self, container: Container, *, by_user: bool) -> tuple[Container, Shim]:
+        try:
+            return await self._attempt(container, by_user=by_user)
+        except _DiedParked:
+            # Nothing is left of it.
+            return await self._attempt(container, by_user=by_user)
+
+    async def _attempt(self, container: Container, *, by_user: bool) -> tuple[Container, Shim]:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_quietly, self.shims.discard, container.id)
             undo.push_async_callback(self.bundles.release, container)
             shim, created, plugged = await self._create(container, undo)
             failpoints.hit("manager.start.created")
-            with _parked(created):
+            with self._replaceable(container, shim, created), _parked(created):
                 if plugged is None:
                     plugged = await self._plug(container, created, shim, undo)
                 started_at = created.started_at or await shim.start()
@@ -171,6 +178,16 @@ class Starting:
             await self.relaying.begin(outfit.reserved.attachments, shim)
         return await shim.create(outfit.bundle, start=start, network=outfit.netns)
 
+    @contextmanager
+    def _replaceable(self, container: Container, shim: Shim, created: Created) -> Iterator[None]:
+        """Raises _DiedParked for what fails because the shim has died with a program that has not begun."""
+        try:
+            yield
+        except Unavailable as error:
+            if created.started_at or not self._died_before_run(container, shim):
+                raise
+            raise _DiedParked(str(error)) from error
+
     def _died_before_run(self, container: Container, shim: Shim) -> bool:
         """A program that may have begun is not begun again."""
         return shim.gone and self.shims.began_at(container.id) in (0, container.started_at)
@@ -247,6 +264,10 @@ class _Outfit:
     bundle: Bundle
     reserved: Plugged | None = None
     netns: int = -1
+
+
+class _DiedParked(Unavailable):
+    """A shim died between the create of its process and the start."""
 
 
 @contextmanager

@@ -291,6 +291,21 @@ async def test_a_shim_that_dies_before_the_program_begins_is_replaced(core: Runn
     assert await core.actions() == ["create", "start"]
 
 
+async def test_a_shim_that_dies_with_what_it_has_parked_is_replaced(core: Running) -> None:
+    """It is plugged in then, and all that was made for it has gone with it."""
+    core.world.shims.older = True
+    container_id = await core.create("sleep", "9", network_mode="bridge")
+    starting = await _start_whose_shim_is_asked(core, container_id, "start")
+    parked = core.shim(container_id)
+    assert parked.phase == "created"
+    parked.die()
+    parked.gates.pop("start").set()
+    await starting
+    assert core.shim(container_id) is not parked
+    assert core.get(container_id).phase is Phase.RUNNING
+    assert await core.actions() == ["create", "start"]
+
+
 async def test_a_program_that_may_have_begun_when_its_shim_died_is_not_begun_again(core: Running) -> None:
     container_id = await core.create("sleep", "9")
     starting = await _start_whose_shim_is_asked(core, container_id)
@@ -302,11 +317,11 @@ async def test_a_program_that_may_have_begun_when_its_shim_died_is_not_begun_aga
     assert core.get(container_id).phase is Phase.CREATED
 
 
-async def _start_whose_shim_is_asked(core: Running, container_id: str) -> asyncio.Task[None]:
+async def _start_whose_shim_is_asked(core: Running, container_id: str, call: str = "create") -> asyncio.Task[None]:
     """A start that waits for what its shim makes of it."""
     await eventually(lambda: container_id in core.world.shims.shims)
     gate = _Gate()
-    core.shim(container_id).gates["create"] = gate
+    core.shim(container_id).gates[call] = gate
     starting = asyncio.create_task(core.core.containers.start(container_id))
     await gate.reached.wait()
     return starting
