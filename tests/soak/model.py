@@ -28,7 +28,6 @@ class Life:
     code: int | None = None
     restarts_itself: bool = False
     networks: set[str] = field(default_factory=set)
-    crashes: int = 0
 
     @property
     def alive(self) -> bool:

@@ -19,7 +19,6 @@ from bulkhead.ctl.seed.push import push
 from bulkhead.errors import NotFound
 
 CACHE = Path("/tmp/bh-cache")
-DEBIAN_LAYOUT = CACHE / "debian-layout"
 DEBOOTSTRAP_SECONDS = 600
 
 

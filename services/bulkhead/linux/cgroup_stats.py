@@ -35,8 +35,6 @@ class Cpu:
     periods: int = 0
     throttled_periods: int = 0
     throttled: int = 0
-    burst_periods: int = 0
-    burst: int = 0
     pressure: Pressure | None = None
 
 
@@ -60,7 +58,6 @@ class Memory:
     kernel_tcp: Counter | None = None
     detail: Mapping[str, int]
     events: Mapping[str, int]
-    hierarchical: bool = True
     pressure: Pressure | None = None
 
     @property
@@ -94,8 +91,6 @@ class Stats:
     pids: Counter | None
     io: Io
     hugetlb: Mapping[str, Counter]
-    rdma_current: Mapping[str, Mapping[str, int | None]]
-    rdma_limit: Mapping[str, Mapping[str, int | None]]
     cpus: str = ""
     mems: str = ""
 
@@ -107,8 +102,6 @@ def read_v1(directories: Directories) -> Stats:
         pids=_pids(directories("pids")),
         io=_v1_io(directories("blkio")),
         hugetlb=_hugetlb(directories("hugetlb"), _V1_HUGETLB),
-        rdma_current=_rdma(directories("rdma"), "rdma.current"),
-        rdma_limit=_rdma(directories("rdma"), "rdma.max"),
         cpus=_cpuset(directories("cpuset"), "cpuset.cpus"),
         mems=_cpuset(directories("cpuset"), "cpuset.mems"),
     )
@@ -121,8 +114,6 @@ def read_v2(directory: str) -> Stats:
         pids=_pids(directory),
         io=_v2_io(directory),
         hugetlb=_hugetlb(directory, _V2_HUGETLB),
-        rdma_current=_rdma(directory, "rdma.current"),
-        rdma_limit=_rdma(directory, "rdma.max"),
         cpus=_cpuset(directory, "cpuset.cpus"),
         mems=_cpuset(directory, "cpuset.mems"),
     )
@@ -149,8 +140,6 @@ def _v1_cpu(cpu: str | None, account: str | None) -> Cpu:
         periods=throttled.get("nr_periods", 0),
         throttled_periods=throttled.get("nr_throttled", 0),
         throttled=throttled.get("throttled_time", 0),
-        burst_periods=throttled.get("nr_bursts", 0),
-        burst=throttled.get("burst_time", 0),
     )
 
 
@@ -171,8 +160,6 @@ def _v2_cpu(directory: str) -> Cpu:
         periods=table.get("nr_periods", 0),
         throttled_periods=table.get("nr_throttled", 0),
         throttled=table.get("throttled_usec", 0) * 1000,
-        burst_periods=table.get("nr_bursts", 0),
-        burst=table.get("burst_usec", 0) * 1000,
         pressure=_pressure(directory, "cpu.pressure"),
     )
 
@@ -205,7 +192,6 @@ def _v1_memory(directory: str | None) -> Memory | None:
         kernel_tcp=_v1_counter(directory, "memory.kmem.tcp"),
         detail=read_table(directory, "memory.stat"),
         events=read_table(directory, "memory.oom_control"),
-        hierarchical=read_number(directory, "memory.use_hierarchy") != 0,
     )
 
 
@@ -273,14 +259,6 @@ def _page_sizes(directory: str | None, suffix: str) -> list[str]:
         return []
     parts = (name.split(".") for name in names if name.startswith("hugetlb."))
     return sorted(part[1] for part in parts if len(part) == 3 and part[2] == suffix)
-
-
-def _rdma(directory: str | None, file: str) -> dict[str, dict[str, int | None]]:
-    pairs = {row[0]: [word.partition("=") for word in row[1:]] for row in read_rows(directory, file)}
-    return {
-        device: {key: int(value) if value.isdigit() else None for key, _, value in words}
-        for device, words in pairs.items()
-    }
 
 
 def _cpuset(directory: str | None, file: str) -> str:

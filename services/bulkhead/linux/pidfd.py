@@ -22,7 +22,6 @@ class ExitStatus:
 
     code: int
     signal: int = 0
-    core_dumped: bool = False
 
 
 def open_pid(pid: int) -> int:
@@ -90,7 +89,7 @@ def _reap(pidfd: int, options: int) -> ExitStatus | None:
         return None
     if info.si_code == os.CLD_EXITED:
         return ExitStatus(code=info.si_status)
-    return ExitStatus(code=128 + info.si_status, signal=info.si_status, core_dumped=info.si_code == os.CLD_DUMPED)
+    return ExitStatus(code=128 + info.si_status, signal=info.si_status)
 
 
 def _recorded(pidfd: int) -> ExitStatus | None:
@@ -111,5 +110,5 @@ def decode_status(status: int) -> ExitStatus:
     """The status word of wait(2)."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return ExitStatus(code=128 + number, signal=number, core_dumped=os.WCOREDUMP(status))
+        return ExitStatus(code=128 + number, signal=number)
     return ExitStatus(code=os.WEXITSTATUS(status))
