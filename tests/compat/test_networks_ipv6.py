@@ -197,6 +197,28 @@ def test_a_port_of_no_address_answers_on_ipv6s_localhost(either: Target, family:
     assert not answers("::1", port)
 
 
+@pytest.mark.parametrize("end", ["stop -t 0", "kill", "its own"])
+def test_ports_are_answered_in_every_run(target: Target, end: str) -> None:
+    """Whoever ended the run before: a user, or the container itself, which its policy starts again."""
+    port = free_port()
+    serve(target, "web", "--restart=always", "-p", f"{port}:80")
+    for _ in range(2):
+        begun, pid = target.ok("inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "web").split()
+        if end == "its own":
+            os.kill(int(pid), signal.SIGKILL)
+        else:
+            target.ok(*end.split(), "web")
+            target.ok("start", "web")
+        until(partial(runs_since_another_time, target, "web", begun))
+        for host in ("127.0.0.1", "::1"):
+            until(partial(answers, host, port))
+
+
+def runs_since_another_time(target: Target, name: str, than: str) -> bool:
+    runs, begun = target.ok("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", name).split()
+    return runs == "true" and begun != than
+
+
 def test_a_network_of_both_families_joins_a_container_with_ports(target: Target) -> None:
     """The ports stay where they are, and so does the way out for who is answered; IPv6's way is new."""
     port = free_port()

@@ -269,7 +269,7 @@ class Container:
 
         Before there is a container, too: whoever comes early is let in once it listens, or refused.
         """
-        if self.phase is Phase.EXITED:
+        if self.phase is Phase.EXITED and not self._from_disk:
             raise self._not_running()
         if self._relays is None:
             if not ways:
