@@ -101,6 +101,17 @@ def test_one_whose_shim_died_at_once_can_be_started(fresh_engine: Engine) -> Non
     until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
 
 
+def test_a_removed_container_takes_along_how_its_execs_went(fresh_engine: Engine) -> None:
+    engine = fresh_engine
+    made = container(engine)
+    one = create(engine, made)
+    assert engine.api("POST", f"/exec/{one}/start", {"Detach": False}).status == 200
+    assert inspected(engine, one)["ExitCode"] == 0
+    assert engine.api("DELETE", f"/containers/{made}?force=1").status == 204
+    assert engine.api("GET", f"/exec/{one}/json").status == 404
+    assert not engine.instance.container_run(made).exists()
+
+
 def test_a_container_that_ends_takes_its_execs_along(fresh_engine: Engine) -> None:
     engine = fresh_engine
     made = container(engine)

@@ -306,6 +306,9 @@ class ShimExecs(Protocol):
     async def create(self, ref: str, spec: ExecSpec) -> str | None:
         """The id of the new exec."""
 
+    def ended(self, exec_id: str) -> InspectedExec | None:
+        """One that has ended a moment ago."""
+
     async def start(self, exec_id: str, height: int, width: int) -> tuple[ProcessEnd, bool] | None:
         """The duplex stream of what has been started, and whether it is a terminal's; of the size that it was created
         with, or that is given. Unavailable when the shim was asked, and does not say what came of it."""

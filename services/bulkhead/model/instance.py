@@ -13,6 +13,7 @@ nft table, cgroup parent and veth names all differ. The disk layout is drawn her
       containers/<id12>/ (0700)
         shim.sock        ttrpc                  registry/            the registry's own root
         stdio.sock       attach, exec streams
+        ended            how the last execs went
 
 A container's run directory is named by the first twelve digits of its id, because the path of a
 Unix socket is limited to 107 bytes (unix(7)); the manager never hands out two ids that share them.

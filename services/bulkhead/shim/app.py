@@ -31,6 +31,7 @@ from bulkhead.shim.new_execs import NewExecs
 from bulkhead.shim.ports import Launcher
 from bulkhead.shim.servicer import ShimServicer
 from bulkhead.shim.upkeep import Upkeep
+from bulkhead.wire import ended_execs
 from bulkhead.wire.ttrpc_server import Call, TtrpcServer
 
 if TYPE_CHECKING:
@@ -532,7 +533,7 @@ def _bind(path: str) -> socket.socket:
 
 
 def _remove_run_dir(run: str) -> None:
-    for name in ("shim.sock", "stdio.sock"):
+    for name in ("shim.sock", "stdio.sock", ended_execs.NAME):
         atomicfile.remove(f"{run}/{name}", durable=False)
     _remove_directory(run)
 

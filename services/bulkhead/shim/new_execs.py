@@ -33,6 +33,7 @@ from bulkhead.shim.container import Container
 from bulkhead.shim.execs import Exec, ExecPhase, Execs
 from bulkhead.shim.loop import Loop, Timer
 from bulkhead.shim.messages import Empty, KnownExec
+from bulkhead.wire import ended_execs
 from bulkhead.wire.ttrpc_server import Call
 
 # Most have ended by then, and been asked about.
@@ -61,18 +62,27 @@ class NewExecs:
         self._news: socket.socket | None = None
         # What the connection did not take.
         self._unsent = b""
+        # Where whoever has seen the end of one finds how it went.
+        self._ended = -1
         # How many were created since he was seen to have read all, at most.
         self._unread = 0
         self._timer: Timer | None = None
 
     def tell_to(self, sock: socket.socket) -> None:
         """Whoever dialled it from now on; he who did so before hears of no more."""
-        self.close()
+        self._hang_up()
         self._news = sock
         # He says nothing; it tells when he is gone.
-        self._loop.add(sock.fileno(), 0, lambda _events: self.close())
+        self._loop.add(sock.fileno(), 0, lambda _events: self._hang_up())
 
     def close(self) -> None:
+        """Of no use any more."""
+        self._hang_up()
+        if self._ended >= 0:
+            os.close(self._ended)
+            self._ended = -1
+
+    def _hang_up(self) -> None:
         """Tell nobody of any more."""
         sock, self._news = self._news, None
         self._unsent, self._unread = b"", 0
@@ -131,9 +141,21 @@ class NewExecs:
     def _lasts(self, one: Exec) -> None:
         """Or has ended. While it runs on, whoever heard of it asks for its end."""
         if one.phase is not ExecPhase.CREATED:
-            self._unsent += _line(one)
+            line = _line(one)
+            if one.started_at and one.exited_at:
+                self._leave_behind(one.exec_id, line)
+            self._unsent += line
             self._send()
             self._ring_after(SOON)
+
+    def _leave_behind(self, exec_id: str, line: bytes) -> None:
+        """Where that cannot be written, the manager is asked."""
+        try:
+            if self._ended < 0:
+                self._ended = ended_execs.create(self._container.identity.run_dir)
+            ended_execs.write(self._ended, exec_id, line)
+        except OSError:
+            return
 
     def _is_told(self, one: Exec) -> bool:
         """Whether a new one's line is with the kernel."""
@@ -142,7 +164,7 @@ class NewExecs:
         self._send()
         if self._unsent and len(self._unsent) < len(line):
             # Half of it has gone, and the next would be read as its end.
-            self.close()
+            self._hang_up()
         is_told, self._unsent = self._news is not None and not self._unsent, b""
         return is_told
 
@@ -156,7 +178,7 @@ class NewExecs:
             except BlockingIOError:
                 return
             except OSError:
-                self.close()
+                self._hang_up()
 
     def _is_read(self) -> bool:
         """Whether he has read all there is."""

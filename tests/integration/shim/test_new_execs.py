@@ -20,6 +20,7 @@ from bulkhead.manager.adapters.shims import remove_group
 from bulkhead.manager.ports import KnownExec
 from bulkhead.runtime import planned
 from bulkhead.shim import new_execs
+from bulkhead.wire import ended_execs
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
 from tests.integration.shim import bundles, real
 from tests.integration.shim.harness import CONTAINER_ID, Shim, Stream, alive
@@ -108,6 +109,28 @@ async def test_it_runs_and_whoever_has_seen_its_end_finds_that_told(shim: Shim, 
     # Of one that lasts, as on a machine that is busy, he who knows of it asks for the end.
     assert (known.exit_code if known.exited_at else (await shim.client.wait(record.id)).exit_code) == 3
     assert not manager.read()
+
+
+async def test_how_a_brief_one_went_is_left_for_whoever_has_seen_its_end(shim: Shim, manager: Manager) -> None:
+    async def is_left() -> bool:
+        """Not of one that a busy machine makes a long one."""
+        stream = await create(shim, "sh", "-c", "exit 4")
+        await start(shim, stream)
+        await stream.output()
+        manager.read()
+        exec_id = stream.answer["exec_id"]
+        line = ended_execs.read(str(shim.run_dir), exec_id)
+        told: dict[str, Any] = json.loads(line) if line else {}
+        return bool(line) and (told["record"]["id"], told["exit_code"]) == (exec_id, 4)
+
+    await eventually(is_left)
+
+
+async def test_one_that_never_ran_leaves_nothing(shim: Shim, manager: Manager) -> None:
+    stream = await create(shim, "true")
+    await shim.client.kill(9)
+    await shim.client.wait(timeout=20)
+    assert ended_execs.read(str(shim.run_dir), stream.answer["exec_id"]) == b""
 
 
 async def test_he_who_does_not_read_is_rung_for(shim: Shim, manager: Manager) -> None:

@@ -7,22 +7,37 @@ know, or will not do, is the manager's to say.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from bulkhead.api.adapters.stdio import ShimEnd, ask, dial
-from bulkhead.api.ports import ProcessEnd
+from bulkhead.api.ports import InspectedExec, ProcessEnd
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, Unavailable
 from bulkhead.model import ids
-from bulkhead.model.execs import ExecSpec
+from bulkhead.model.execs import Exec, ExecSpec
 from bulkhead.model.instance import Instance
+from bulkhead.wire import ended_execs
 
 # A shim that needs longer to register an exec is stuck: the manager knows what to do with it.
 _PATIENCE = 1.0
 # Who creates an exec starts it next, on the connection over which it was created. A shim hangs up later than this.
 _HELD_SECONDS, _MOST_HELD = 5.0, 32
+
+
+# Who waits for an exec's end asks for its code at once.
+_YOUNG_NS = 5_000_000_000
+
+
+class _Ended(msgspec.Struct):
+    record: Exec
+    exited_at: int
+    exit_code: int
+
+
+_decode = msgspec.json.Decoder(_Ended).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +78,26 @@ class ShimExecs:
         except (NotFound, Conflict, InvalidArgument):
             # InvalidArgument: a shim of an earlier release.
             return None
+
+    def ended(self, exec_id: str) -> InspectedExec | None:
+        """The file goes with its shim, and that before its container is not there any more. After some time the manager
+        may have forgotten it."""
+        if not ids.is_full(exec_id):
+            return None
+        line = ended_execs.read(f"{self._instance.container_run(ids.container_of(exec_id))}", exec_id)
+        try:
+            told = _decode(line) if line else None
+        except msgspec.MsgspecError:
+            return None
+        if told is None or told.record.id != exec_id or not 0 <= time.time_ns() - told.exited_at <= _YOUNG_NS:
+            return None
+        return InspectedExec(
+            id=exec_id,
+            container_id=told.record.container_id,
+            spec=told.record.spec,
+            started=True,
+            exit_code=told.exit_code,
+        )
 
     def _take(self, exec_id: str, request: dict[str, Any]) -> ShimEnd | None:
         held = self._held.pop(exec_id, None)

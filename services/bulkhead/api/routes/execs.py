@@ -102,7 +102,8 @@ class ExecRoutes:
             delay = min(delay * 2, _GLANCE_LONGEST)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        return answers.json(schema.inspected(await self._execs.inspect(call["id"])))
+        exec_id = call["id"]
+        return answers.json(schema.inspected(self._shims.ended(exec_id) or await self._execs.inspect(exec_id)))
 
     async def resize(self, call: Call) -> web.StreamResponse:
         height, width = window_size(call)

@@ -44,6 +44,7 @@ from bulkhead.model.instance import SHIM_SOCKET, Instance
 from bulkhead.model.losses import Loss
 from bulkhead.model.network import Relay
 from bulkhead.model.shim_protocol import KEEPS_EXECS, TELLS_NEW_EXECS, check_protocol
+from bulkhead.wire import ended_execs
 from bulkhead.wire.client import PeerAway, channel, stub
 from bulkhead.wire.convert import to_message
 from bulkhead.wire.gen.bulkhead.shim import v1 as wire
@@ -396,7 +397,7 @@ def _sweep(data: Path) -> None:
 
 def remove_run_directory(run: Path) -> None:
     """Take away the sockets of a shim that is gone."""
-    for name in (SHIM_SOCKET, "stdio.sock"):
+    for name in (SHIM_SOCKET, "stdio.sock", ended_execs.NAME):
         (run / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         run.rmdir()
