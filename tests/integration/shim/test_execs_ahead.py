@@ -79,8 +79,9 @@ async def test_it_is_in_every_group(shim: Shim) -> None:
     await ready(shim)
     container = (await shim.client.state()).pid
     stream = await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
+    # What has launched it may not have been reaped yet.
     await until(lambda: "cat" in [proc(pid, "comm").strip() for pid in children(shim.pid)])
-    (pid,) = (pid for pid in children(shim.pid) if pid != container)
+    (pid,) = (pid for pid in children(shim.pid) if proc(pid, "comm").strip() == "cat")
     assert proc(pid, "cgroup") == proc(container, "cgroup")
     stream.writer.write_eof()
     await stream.output()
