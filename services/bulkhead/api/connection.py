@@ -42,6 +42,8 @@ _MAY_HIJACK = re.compile(rb"POST (?:" + _HIJACKS + rb"|[^/]|[^? ]*%)")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 _LONGEST_HEAD = 16 << 10
 _MOST_HELD = 64 << 10
+# How long a head that is there waits for a body that is not: who writes them one by one (docker-py) does so at once.
+_BODY_SECONDS = 0.005
 # What a whole head may have with Docker: filters in the query and X-Registry-Config of many registries are long.
 LONGEST_HEAD = (1 << 20) + 4096
 # How long one who is refused may take to ask.
@@ -96,9 +98,9 @@ class End(Protocol):
 class EngineConnection(RequestHandler):
     """aiohttp's connection, which a handler may take over by `listen`."""
 
-    __slots__ = ("_answered", "_behind_head", "_eof_written", "_expected", "_hangup", "_head", "_head_size", "_held",
-                 "_held_paused", "_listener", "_mid_head", "_peer_ended", "_plain", "_unread", "behind", "chunked",
-                 "endless", "hijacked", "over")  # fmt: skip
+    __slots__ = ("_answered", "_behind_head", "_body_timer", "_eof_written", "_expected", "_hangup", "_head",
+                 "_head_size", "_held", "_held_paused", "_listener", "_mid_head", "_peer_ended", "_plain", "_unread",
+                 "behind", "chunked", "endless", "hijacked", "over")  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -110,7 +112,8 @@ class EngineConnection(RequestHandler):
         # What aiohttp would ask the kernel for, and nobody else: requests tell of their peer only in its access log.
         self._cache.update(ssl_context=None, peername=None, sockname=None)
         self._answered = 0
-        self._head = b""  # a head that may be hijacked and is not complete
+        self._head = b""  # a head that may be hijacked and is not complete, or waits for its body
+        self._body_timer: asyncio.TimerHandle | None = None  # until it waits for that
         self._mid_head = False  # aiohttp has the beginning of a head
         self._head_size = 0  # so much of it
         self._unread: Any = None  # the body of a request that is under way, which is aiohttp's to its end
@@ -154,16 +157,16 @@ class EngineConnection(RequestHandler):
             super().data_received(data)
             self._note_head(data if self._mid_head else b"")
         else:
-            self._begin(self._head + data)
+            self._begin(self._head + data, waits=self._body_timer is None or not self._stops_waiting())
 
-    def _begin(self, data: bytes) -> None:
-        """At a request's first byte: is it one that may be hijacked?"""
+    def _begin(self, data: bytes, *, waits: bool = True) -> None:
+        """At a request's first byte: is it one that may be hijacked? `waits`: for its body, a moment."""
         self._head = b""
         short = len(data) < _LONGEST_HEAD
         if b"\n" not in data and short and (data.startswith(b"POST ") or b"POST ".startswith(data)):
             self._head = data
         elif _MAY_HIJACK.match(data) is None or b"\n\n" in data:
-            if not self._take_plain(data):
+            if not self._take_plain(data) and not (waits and self._waits_for_body(data)):
                 self._pass_on(data)
         elif (end := data.find(b"\r\n\r\n")) < 0 and short:
             self._head = data
@@ -171,13 +174,15 @@ class EngineConnection(RequestHandler):
             self._pass_on(data)
         else:
             length = _CONTENT_LENGTH.search(data, 0, end + 2)
-            self._begin_hijackable(data, end + 4 + (int(length[1]) if length else 0))
+            self._begin_hijackable(data, end + 4 + (int(length[1]) if length else 0), waits=waits)
 
-    def _begin_hijackable(self, data: bytes, size: int) -> None:
+    def _begin_hijackable(self, data: bytes, size: int, *, waits: bool) -> None:
         """At the first byte of a request of `size` bytes, behind which may be what a handler takes over."""
         if self._take_plain(data[:size], may_upgrade=True):
             self._plain = False
             data = data[size:]
+        elif waits and self._waits_for_body(data):
+            return
         else:
             self._expected, self._held = size, bytearray()
         if data:
@@ -189,11 +194,7 @@ class EngineConnection(RequestHandler):
         Not what comes while an earlier one is not through: its answer may be out before the last of its body is here,
         and that belongs to nobody else, whatever it looks like.
         """
-        waiter = self._waiter
-        # Of a new connection nobody may wait yet for the first request.
-        if waiter.done() if waiter is not None else self._request_count:
-            return False
-        if self._close or self._force_close or self._upgraded:
+        if not self._is_free():
             return False
         request = PlainRequest.read(data, self, may_upgrade=may_upgrade)
         if request is None:
@@ -202,9 +203,37 @@ class EngineConnection(RequestHandler):
         self._plain, self._expected, self._held = True, 0, bytearray()
         self._request_count += 1
         self._messages.append((cast(Any, request), cast(Any, None)))
-        if waiter is not None:
-            waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.set_result(None)
         return True
+
+    def _is_free(self) -> bool:
+        """Whether all that was asked before is answered, and more may be asked."""
+        waiter = self._waiter
+        # Of a new connection nobody may wait yet for the first request.
+        if waiter.done() if waiter is not None else self._request_count:
+            return False
+        return not (self._close or self._force_close or self._upgraded)
+
+    def _waits_for_body(self, data: bytes) -> bool:
+        """Whether these bytes lack no more than a small body, which is waited for: they may be plain with it."""
+        if not self._is_free() or not _lacks_body(data):
+            return False
+        self._head = data
+        self._body_timer = self._loop.call_later(_BODY_SECONDS, self._wait_no_more)
+        return True
+
+    def _wait_no_more(self) -> None:
+        """Its handler may not want the body at all."""
+        if self._stops_waiting():
+            self._begin(self._head, waits=False)
+
+    def _stops_waiting(self) -> bool:
+        """Whether a body was waited for."""
+        timer, self._body_timer = self._body_timer, None
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
 
     def whole(self, data: bytes) -> web.BaseRequest:
         """What aiohttp makes of the bytes of a plain request. Raises ConnectionError when the connection is gone."""
@@ -245,6 +274,7 @@ class EngineConnection(RequestHandler):
             super().data_received(now)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
+        self._wait_no_more()
         self._peer_ended = True
         if self._listener is not None:
             if not self._eof_written:  # else both have said that this was all, and it is closed now
@@ -412,6 +442,7 @@ class EngineConnection(RequestHandler):
 
     def leave(self) -> None:
         """Take no more requests: one that is under way is answered, a stream without an end is ended, then close."""
+        self._wait_no_more()
         if not self._request_in_progress and not self._messages:
             self.force_close()
             return
@@ -477,6 +508,7 @@ class EngineConnection(RequestHandler):
         return response
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._stops_waiting()
         if self._hangup is not None:
             self._hangup.close()
             self._hangup = None
@@ -647,6 +679,14 @@ class Refusal(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+
+
+def _lacks_body(data: bytes) -> bool:
+    """Whether a head is here, but not all of the body that it announces; unless it is long, or waited for itself."""
+    end = data.find(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(data, 0, end + 2) if end >= 0 else None
+    missing = end + 4 + int(length[1]) - len(data) if length is not None else 0
+    return 0 < missing <= _MOST_HELD and b"\nexpect:" not in data[:end].lower()
 
 
 def _is_too_long(error: BaseException | None) -> bool:

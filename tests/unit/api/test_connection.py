@@ -18,7 +18,7 @@ import uvloop
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from bulkhead.api import answers
+from bulkhead.api import answers, connection
 from bulkhead.api.connection import EngineConnection
 from bulkhead.api.plain import PlainRequest
 
@@ -249,3 +249,91 @@ async def _taken(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     while struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]:  # noqa: ASYNC110 -- see unix(7)
         await asyncio.sleep(0)
+
+
+async def _is_read(path: Path) -> None:
+    """What was written to the engine before: who asks after that, and is answered, shows it."""
+    reader, other = await asyncio.open_unix_connection(str(path))
+    other.write(_asking("/other"))
+    await reader.readuntil(b"\n")
+    other.close()
+
+
+@pytest.mark.parametrize("fields", [b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"])
+async def test_a_body_that_comes_behind_its_head_makes_no_other_request_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: bytes
+) -> None:
+    """docker-py writes them one by one."""
+    monkeypatch.setattr(connection, "_BODY_SECONDS", 60)
+    seen: list[tuple[bool, bytes]] = []
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        if request.path != "/other":
+            body = request.body if isinstance(request, PlainRequest) else await request.read()
+            seen.append((isinstance(request, PlainRequest), body))
+        return answers.encoded(b"x\n")
+
+    path = b"/exec/x/start" if fields else b"/containers/create"
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        for _ in range(2):
+            writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: engine\r\n" + fields + b"Content-Length: 4\r\n\r\n")
+            await _is_read(tmp_path / "s")
+            writer.write(b"body")
+            await reader.readuntil(b"x\n")
+    assert seen == [(True, b"body")] * 2
+
+
+@pytest.mark.parametrize("path", [b"/exec/x/start", b"/containers/create"])
+async def test_a_handler_that_wants_no_body_need_not_wait_for_it(tmp_path: Path, path: bytes) -> None:
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        return answers.encoded(b"x\n", 403)
+
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: engine\r\nContent-Length: 4\r\n\r\n")
+        await reader.readuntil(b"x\n")
+
+
+async def _answer_to_half_a_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    writer.write(b"POST /containers/create HTTP/1.1\r\nHost: engine\r\nContent-Length: 9\r\n\r\nbody")
+    writer.write_eof()
+    return await reader.read()
+
+
+async def test_a_body_that_is_waited_for_and_will_not_come_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_BODY_SECONDS", 60)
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        assert not isinstance(request, PlainRequest)
+        with pytest.raises(web.RequestPayloadError):
+            await request.read()
+        return answers.encoded(b"cut off\n", 400)
+
+    async with _served(handle, tmp_path / "s") as (reader, writer):
+        assert (await _answer_to_half_a_request(reader, writer)).endswith(b"cut off\n")
+
+
+async def test_a_stop_begins_what_waits_for_its_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_BODY_SECONDS", 60)
+    engines: list[EngineConnection] = []
+
+    async def handle(request: web.BaseRequest | PlainRequest) -> web.StreamResponse:
+        if request.path == "/other":
+            return answers.encoded(b"x\n")
+        return answers.encoded(b"begun\n")
+
+    class Engine(_Engine):
+        def __call__(self) -> RequestHandler:
+            engines.append(EngineConnection(self, loop=self._loop, **self._kwargs))
+            return engines[-1]
+
+    server = await asyncio.get_running_loop().create_unix_server(Engine(handle), str(tmp_path / "s"))
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+    writer.write(b"POST /containers/create HTTP/1.1\r\nHost: engine\r\nContent-Length: 4\r\n\r\n")
+    await _is_read(tmp_path / "s")
+    engines[0].leave()
+    writer.write(b"body")
+    assert (await reader.read()).endswith(b"begun\n")
+    writer.close()
+    server.close()
