@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,9 @@ class FakeSnapshots:
 
     async def usage(self, container_id: str) -> int:
         return 1024
+
+    async def usages(self, container_ids: Sequence[str]) -> list[int]:
+        return [await self.usage(each) for each in container_ids]
 
 
 class FakeTrash:

@@ -138,7 +138,7 @@ async def _ports(
         network=network,
         trash=trash,
         spares=Spares(instance.data / "containers", trash),
-        image_size=lambda image_id: images.store.inspect(image_id).record.size,
+        image_size=images.store.size,
         boot_id=process.boot_id(),
         engine_id=await _engine_id(records),
         groups=Groups(instance.label),

@@ -187,6 +187,9 @@ class Snapshots(Protocol):
     async def usage(self, container_id: str) -> int:
         """Bytes in the writable layer."""
 
+    async def usages(self, container_ids: Sequence[str]) -> list[int]:
+        """The same of many, in their order."""
+
 
 class Trash(Protocol):
     def throw(self, path: Path) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.ports import Images, Records, Snapshots
 from bulkhead.model.container import Container
 from bulkhead.model.filters import Filters, parse_container_filter
+
+# Of these the sizes are found out by one thread, in one go.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,25 +58,28 @@ class Queries:
 
     async def sizes(self, containers: Iterable[Container]) -> dict[str, Sizes]:
         """Sizes by container id, measured a few at a time."""
-        turns = asyncio.Semaphore(4)
+        turns, found = asyncio.Semaphore(4), list(containers)
 
-        async def one(container: Container) -> tuple[str, Sizes]:
+        async def some(part: Sequence[Container]) -> list[tuple[str, Sizes]]:
             async with turns:
-                return container.id, await self._size(container)
+                return await self._sizes(part)
 
-        return dict(await asyncio.gather(*(one(each) for each in containers)))
+        parts = (found[start : start + _AT_ONCE] for start in range(0, len(found), _AT_ONCE))
+        return dict(chain.from_iterable(await asyncio.gather(*map(some, parts))))
 
     def exec_ids(self, container_id: str) -> list[str]:
         """Execs of the container that have not ended."""
         return [each.id for each in self.records.unended_execs(container_id)]
 
-    async def _size(self, container: Container) -> Sizes:
+    async def _sizes(self, containers: Sequence[Container]) -> list[tuple[str, Sizes]]:
+        writable = await self.snapshots.usages([each.id for each in containers])
+        return [(each.id, self._whole(each, size)) for each, size in zip(containers, writable, strict=True)]
+
+    def _whole(self, container: Container, writable: int) -> Sizes:
         try:
-            writable = await self.snapshots.usage(container.id)
-            image = self.image_size(container.image_id)
+            return Sizes(writable=writable, whole=writable + self.image_size(container.image_id))
         except BulkheadError:
             return Sizes()
-        return Sizes(writable=writable, whole=writable + image)
 
     async def _image_id(self, ref: str) -> str | None:
         try:

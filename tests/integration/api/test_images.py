@@ -75,7 +75,10 @@ async def test_disk_usage(fake: Fake) -> None:
     usage = (await fake.call("GET", "/system/df")).json
     assert usage["LayersSize"] == 8_000_000 and len(usage["Images"]) == 2
     assert (usage["Containers"], usage["Volumes"], usage["BuildCache"]) == ([], [], [])
+    assert fake.manager.measured, "what they take is shown"
+    fake.manager.measured = False
     assert (await fake.call("GET", "/system/df?type=image")).json["Containers"] is None
+    assert not fake.manager.measured, "thousands of trees are walked for nobody"
     assert (await fake.call("GET", "/system/df?type=foo")).status == 400
     older = (await fake.call("GET", "/v1.43/system/df?type=image")).json["Images"]
     assert [each["VirtualSize"] for each in older] == [each["Size"] for each in usage["Images"]]

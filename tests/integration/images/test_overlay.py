@@ -99,6 +99,9 @@ async def test_usage_counts_what_the_container_wrote(engine: Engine, registry: R
     make_deep(upper / "dir", 600)
     assert await engine.images.snapshots.usage("c1") == 1000 + len("/")
     assert await engine.images.snapshots.usage("absent") == 0
+    assert await engine.images.snapshots.usages(["absent", "c1", "absent"]) == [0, 1001, 0]
+    # Asked for with each of thousands of containers: not by a look at all containers that there are.
+    assert engine.images.store.size(image) == len(b"lower")
 
 
 @pytest.mark.parametrize("container", ["", "..", "../x", "a/b", ".hidden"])

@@ -75,7 +75,7 @@ class SystemRoutes:
             raise InvalidArgument(f"unknown object type: {kind}")
         layers, containers, images, volumes = await asyncio.gather(
             self._system.layers_size(),
-            self._containers.list(all=True, limit=0, size=True, filters={}),
+            self._containers.list(all=True, limit=0, size="container" in kinds, filters={}),
             self._images.list(all=True, filters={}),
             self._volumes.list(filters={}, usage="volume" in kinds),
         )

@@ -99,8 +99,8 @@ class ImageStore:
         finally:
             self._leases.drop(key)
 
-    async def size(self, image_id: str) -> int:
-        """Bytes of an image's layers, unpacked."""
+    def size(self, image_id: str) -> int:
+        """Bytes of an image's layers, unpacked. Cheap: each of many containers has its image asked for it."""
         image = self._books.get(Digest.parse(image_id))
         if image is None:
             raise no_such_image(image_id)
