@@ -26,6 +26,10 @@ class FakeMemory:
     def kills(self, container_id: str) -> int:
         return self._kills[container_id]
 
+    def renew(self, container_id: str) -> None:
+        """The next run's group is another one."""
+        del self._kills[container_id]
+
 
 class FakeNotices:
     """`bulkhead.manager.ports.OomNotices`; a group's last part is its container's id."""

@@ -69,6 +69,7 @@ async def test_the_next_run_begins_anew(core: Running) -> None:
     await killed(core, container_id, known=1)
     core.shim(container_id).exit(0)
     await core.ended(container_id)
+    core.world.memory.renew(container_id)
     await core.core.containers.start(container_id)
     assert (core.get(container_id).oom_killed, core.get(container_id).oom_kills) == (False, 0)
 
