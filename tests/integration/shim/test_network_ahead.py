@@ -36,6 +36,12 @@ def box(tmp_path: Path) -> Iterator[Box]:
     yield from boxed(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept for as long as a busy machine takes for the launch."""
+    monkeypatch.setattr(runtime_launcher, "_NETWORK_SECONDS", 600)
+
+
 @contextmanager
 def expecting() -> Iterator[tuple[RuntimeLauncher, str]]:
     """A launcher that expects a container, and the namespace it has made; it may hold nothing of that afterwards."""
