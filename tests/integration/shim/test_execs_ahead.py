@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -74,14 +75,23 @@ async def test_streams_that_nobody_wants_are_the_containers_null(shim: Shim) -> 
     assert lines == [lines[1]] * 4, "not a null device of the host's"
 
 
+def named(shim: Shim, name: str) -> list[int]:
+    """Its children of that name; what has launched one may be reaped meanwhile."""
+    found = []
+    for pid in children(shim.pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if proc(pid, "comm").strip() == name:
+                found.append(pid)
+    return found
+
+
 async def test_it_is_in_every_group(shim: Shim) -> None:
     await create(shim, "cat", open_stdin=True)
     await ready(shim)
     container = (await shim.client.state()).pid
     stream = await shim.dial(op="exec", exec_id="e", stdin=True, stdout=True, stderr=True)
-    # What has launched it may not have been reaped yet.
-    await until(lambda: "cat" in [proc(pid, "comm").strip() for pid in children(shim.pid)])
-    (pid,) = (pid for pid in children(shim.pid) if proc(pid, "comm").strip() == "cat")
+    await until(lambda: len(named(shim, "cat")) == 1)
+    (pid,) = named(shim, "cat")
     assert proc(pid, "cgroup") == proc(container, "cgroup")
     stream.writer.write_eof()
     await stream.output()
