@@ -7,8 +7,8 @@ mistaken for a number by many programs.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from bisect import bisect_left
 from collections.abc import Container, Sequence
 
@@ -31,8 +31,9 @@ def is_full(text: str) -> bool:
 def new_id(taken: Container[str] = frozenset()) -> str:
     """A fresh random id whose short form is not in `taken`."""
     while True:
-        candidate = secrets.token_hex(32)
-        if not short(candidate).isdecimal() and short(candidate) not in taken:
+        candidate = os.urandom(32).hex()
+        name = short(candidate)
+        if not name.isdecimal() and name not in taken:
             return candidate
 
 

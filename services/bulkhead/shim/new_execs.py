@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bulkhead.errors import Conflict, InvalidArgument, ResourceExhausted
+from bulkhead.model.ids import new_exec_id
 from bulkhead.runtime import planned
 from bulkhead.shim.container import Container
 from bulkhead.shim.execs import Exec, ExecPhase, Execs
@@ -43,8 +44,6 @@ _MOST_UNREAD = 24
 # So many are told of at once.
 _MANY = _MOST_UNREAD // 2
 _LARGEST_RECORD = 16 << 10
-_SHORT = 12
-_RANDOM_BYTES = (64 - _SHORT) // 2
 # What the pattern is without.
 _SPECIAL = ("env", "user", "working_dir", "privileged", "tty")
 
@@ -104,7 +103,7 @@ class NewExecs:
     def create(self, container_id: str, spec: Mapping[str, Any]) -> Exec:
         """A new one. Raises Conflict and the like when the manager is to be asked for it."""
         command = self._command(container_id, spec)
-        exec_id = os.urandom(_RANDOM_BYTES).hex() + container_id[:_SHORT]
+        exec_id = new_exec_id(container_id)
         record = {"id": exec_id, "container_id": container_id, "spec": spec, "created_at": time.time_ns()}
         text = json.dumps(record).encode()
         if len(text) > _LARGEST_RECORD:

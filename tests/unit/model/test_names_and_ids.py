@@ -29,7 +29,7 @@ def test_generated_names_are_allowed_and_later_attempts_carry_a_digit() -> None:
 
 def test_new_id_avoids_taken_short_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["1" * 64, "a" * 64, "b" * 64])
-    monkeypatch.setattr("secrets.token_hex", lambda _: next(drawn))
+    monkeypatch.setattr("os.urandom", lambda _: bytes.fromhex(next(drawn)))
     assert ids.new_id(frozenset({"a" * 12})) == "b" * 64, "all decimal and taken ones are passed over"
 
 
