@@ -191,7 +191,7 @@ async def test_who_registers_is_told_of_one_that_lasts(shim: Shim) -> None:
 
 async def test_who_registers_what_is_forgotten_is_told(shim: Shim) -> None:
     request = wire.ExecCreateRequest(exec_id="e", process=b'{"args": ["true"], "cwd": "/"}', lasting=True)
-    registering = asyncio.create_task(shim.client.exec_create(request))
+    registering = asyncio.create_task(shim.client.exec_create(request, timeout=None))
     await shim.client.state()
     for number in range(1024):
         await register(shim, f"other{number}", "true")
