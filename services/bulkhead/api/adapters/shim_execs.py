@@ -69,8 +69,10 @@ class ShimExecs:
         if not ids.is_full(exec_id):
             return None
         request = {"op": "start", "exec_id": exec_id, "height": height, "width": width}
+        place = self._socket(ids.container_of(exec_id))
         try:
-            end = self._take(exec_id, request) or await dial(self._socket(ids.container_of(exec_id)), request)
+            held = self._take(exec_id, request)
+            end = held or await dial(place, request)
         except Unavailable:
             return None
         try:
@@ -78,6 +80,10 @@ class ShimExecs:
         except (NotFound, Conflict, InvalidArgument):
             # InvalidArgument: a shim of an earlier release.
             return None
+        except Unavailable as error:
+            if held is None or not held.has_ended:
+                raise
+            return await _asked_anew(place, request, error)
 
     def ended(self, exec_id: str) -> InspectedExec | None:
         """The file goes with its shim, and that before its container is not there any more. After some time the manager
@@ -115,6 +121,16 @@ class ShimExecs:
 
     def _socket(self, container_id: str) -> str:
         return str(self._instance.stdio_socket(container_id))
+
+
+async def _asked_anew(place: str, request: dict[str, Any], before: Unavailable) -> tuple[ProcessEnd, bool]:
+    """By who found his connection closed: a shim that has let go of it before it heard him starts the exec now, and
+    any other shim, or answer, leaves what came of it as unknown as it was."""
+    try:
+        end = await dial(place, request)
+        return end, (await ask(end)).tty
+    except BulkheadError:
+        raise before from None
 
 
 def _asks_for_more(spec: ExecSpec) -> bool:

@@ -354,8 +354,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
                 connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT")
             if version < len(MIGRATIONS):
-                # The log of a migration is as large as what it moved, and would stay so.
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                # The log of a migration is as large as what it moved, and would stay so. On a full disk it does.
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except BaseException:
             connection.close()
             raise

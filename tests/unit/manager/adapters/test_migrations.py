@@ -10,6 +10,7 @@ import contextlib
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,26 @@ async def test_a_migrations_log_does_not_stay(tmp_path: Path) -> None:
         connection.executemany("INSERT INTO containers VALUES (?, ?, ?)", rows)
     async with Database.open(path):
         assert (tmp_path / "b.db-wal").stat().st_size <= 6 << 20  # what is kept for a full disk
+
+
+async def test_a_disk_with_room_for_the_migration_alone_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log cannot be emptied into the file, and stays."""
+    path = written_by(RELEASES[-1], tmp_path / "b.db")
+    monkeypatch.setattr(module, "_Counting", _Full)
+    async with Database.open(path) as database:
+        records = await SqliteRecords.open(database, lambda events: None)
+        assert "running" in {each.name for each in records.index}
+
+
+class _Full(module._Counting):
+    """Of a disk that takes no more."""
+
+    def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if "wal_checkpoint" in statement:
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(statement, parameters)
 
 
 async def test_records_of_a_later_release_are_left_as_they_are(tmp_path: Path) -> None:
