@@ -76,8 +76,8 @@ class OomWatch:
             container = self._current(run)
             if container is None or notices.kills() > container.oom_kills:
                 return container is not None
-            await asyncio.wait([ended], timeout=pause)
-            pause *= 2
+            # Of another one meanwhile, too: most looks are for a kill that does not come.
+            pause = _LOOK_FIRST if await _news(notices, ended, pause) else 2 * pause
         return False
 
     async def _note(self, run: Container, notices: OomNotices) -> None:
@@ -94,13 +94,14 @@ class OomWatch:
         return container if container.phase.alive and container.started_at == run.started_at else None
 
 
-async def _news(notices: OomNotices, ended: asyncio.Future[Ended]) -> None:
-    """Returns when there may be some, or none any more."""
+async def _news(notices: OomNotices, ended: asyncio.Future[Ended], seconds: float | None = None) -> bool:
+    """Returns when there may be some, or none any more, or in `seconds`. Whether there may be."""
     loop = asyncio.get_running_loop()
     news: asyncio.Future[None] = loop.create_future()
     either: set[asyncio.Future[Any]] = {news, ended}
     loop.add_reader(notices.fileno(), lambda: None if news.done() else news.set_result(None))
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return news.done()
     finally:
         loop.remove_reader(notices.fileno())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.manager import oom_watch
 from bulkhead.manager.ports import Exit
 from bulkhead.manager.updating import Update
 from bulkhead.model.container import Resources
@@ -39,6 +40,17 @@ async def test_each_kill_is_told_while_the_container_lives(core: Running) -> Non
         await killed(core, container_id, known=known)
     assert core.get(container_id).oom_killed
     assert await core.actions() == ["create", "start", "oom", "oom"]
+
+
+async def test_a_kill_is_told_at_once_however_long_it_is_until_the_next_look(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the kernel says so: whoever follows from now on looks for kills of which he was told too late."""
+    monkeypatch.setattr(oom_watch, "_LOOK_FIRST", 3600.0)
+    container_id = await core.run("sleep", "9", resources=LIMITED)
+    await followed(core, container_id)
+    for known in (1, 2):
+        await killed(core, container_id, known=known)
 
 
 async def test_an_end_tells_only_of_what_nobody_has_told(core: Running) -> None:
