@@ -69,11 +69,13 @@ async def test_input_sent_before_there_is_a_process_arrives(launch: Launch) -> N
 async def test_those_who_come_and_say_nothing_keep_nobody_out(launch: Launch) -> None:
     """A client that hangs before it has said what it wants may have come any number of times."""
     async with launch(script("echo here")) as shim:
+        before = len(descriptors(shim.pid))
         with ExitStack() as sockets:
             silent = [sockets.enter_context(_knocking(shim)) for _ in range(520)]
             last = silent[-1]
             last.sendall(b'{"op":"attach","stdout":true}\n')
             assert json.loads(last.recv(1 << 10)) == {"ok": True, "tty": False}
+            assert len(descriptors(shim.pid)) < before + 520, "nor do they cost it more and more"
             assert silent[0].recv(1) == b"", "who came first has gone"
             await shim.run()
 
