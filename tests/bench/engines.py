@@ -30,7 +30,7 @@ STOP_SECONDS = 90.0
 
 
 # Longer than a spare waits to be wanted (supervisor/spares.py), and at most (seconds).
-_REST, _LONGEST_UNREST = 22.0, 80.0
+_REST, _LONGEST_UNREST = 12.0, 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Engine:
         return sum(map(pss, self.group.pids - (without or set())))
 
     def rest(self) -> None:
-        """Wait until it has as many processes as stay: spares that nobody wants are let go of after twenty seconds."""
+        """Wait until it has as many processes as stay: spares that nobody wants are let go of after ten seconds."""
         seen, since = self.group.pids, time.monotonic()
         end = since + _LONGEST_UNREST
         while time.monotonic() < min(since + _REST, end):

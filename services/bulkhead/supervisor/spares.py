@@ -37,10 +37,8 @@ _SPAWN_TIMEOUT, _LONGEST_TIMEOUT = 10.0, 160.0
 # It needs some 50 for its first answer, with all its imports: one that has had as many as this runs in circles.
 _MOST_TICKS = 3000
 _RESTART_PAUSE = 0.2
-# How many that were shims wait beyond those that always do, and for how long nobody may have wanted them (seconds): who
-# runs eight containers at once every quarter of a minute finds them, and their memory as their last lives have left it.
-# To fork and fill them anew is a ninth of what such lives cost.
-_MOST_MORE, _WAIT = 8, 20.0
+# How many that were shims wait beyond those that always do, and for how long nobody may have wanted them (seconds).
+_MOST_MORE, _WAIT = 8, 10.0
 # How long the first is kept back for those that are taught, some 0.7 s behind it: its shim would be ten times as large.
 _HELD = 1.0
 

@@ -43,7 +43,7 @@ from bulkhead.supervisor.protocol import ASK, FREE, MESSAGE_LIMIT, heard
 _NAME = "bulkhead-zygote"
 _FORK_PAUSE_MS = 100
 # As long as spares beyond those that always wait are kept (`spares`).
-_REST_MS = 20_000
+_REST_MS = 10_000
 # A directory in the cache, with the pid of whom it is for.
 _REHEARSAL = "rehearsal-"
 

@@ -37,8 +37,6 @@ SPARE = "bulkhead-zygote"
 MOST_SPARES = 2 + 8
 # KiB
 LEAST_COPIED = 3 << 10
-# Seconds, by far more than a spare waits before it rests (`supervisor.zygote`).
-RESTS = 80.0
 
 
 def container_id(number: int) -> str:
@@ -101,7 +99,7 @@ async def test_a_spare_that_nobody_wants_gives_back_what_it_has_copied_and_lives
     (zygote,) = own_service.children()
     waiting = spares_of(zygote)
     assert all(copied(pid) > LEAST_COPIED for pid in waiting)
-    await eventually(lambda: all(copied(pid) < LEAST_COPIED for pid in waiting), RESTS)
+    await eventually(lambda: all(copied(pid) < LEAST_COPIED for pid in waiting))
     pid = await life(own_service, 1)
     assert pid in waiting
     await eventually(lambda: title(pid) == SPARE)
