@@ -170,7 +170,8 @@ def test_output_that_nobody_reads_is_not_kept(engine: Engine) -> None:
         assert of_shim(engine, container)[1] - base[1] < GROWTH
     pids = f"/containers/{container}/top"
     assert settled(lambda: len(engine.api("GET", pids).json["Processes"]) == 1)  # dd lost its reader
-    assert settled(lambda: of_shim(engine, container)[0] <= base[0])
+    # A shim that creates execs keeps the connection for news of them, and the file with how the last ones went.
+    assert settled(lambda: of_shim(engine, container)[0] <= base[0] + 2)
     assert settled(lambda: descriptors(engine) <= of_api + 2)
 
 
