@@ -32,11 +32,11 @@ def store_layer(read: Reader, codec: Codec, store: BlobStore, limits: Limits, pl
     """
     staging = Staging(store)
     try:
-        pieces = _poured(bounded(read, limits, lambda _: None, codec), plain)
-        staged = staging.write(_compressed(pieces), "sha256")
-        store.adopt(staged.path, staged.digest)
+        with plain:
+            pieces = _poured(bounded(read, limits, lambda _: None, codec), plain)
+            staged = staging.write(_compressed(pieces), "sha256")
+            store.adopt(staged.path, staged.digest)
     finally:
-        plain.close()
         staging.discard()
     return Descriptor(media_type=media_types.OCI_LAYER_GZIP, digest=staged.digest, size=staged.size)
 

@@ -3,6 +3,9 @@
 They are started by vfork(2), as `subprocess` does it. uvloop forks, which wants all of the service's memory mappings to
 itself: while a thread of it waits in the midst of one, as who writes records does on a disk that stands still (SQLite's
 index is mapped memory), a fork waits, and whoever touches memory then waits for the fork.
+
+They are spoken with through sockets. Of a pipe's end that is given to it uvloop closes the descriptor twice, and
+between the two another thread may have opened a file of that number, which is closed then.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import IO
 
 from bulkhead import errors
 from bulkhead.errors import BulkheadError, Internal
@@ -28,14 +31,14 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": st
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One that was started: what of its standard streams is piped, and its end. Use `end` in any case."""
+    """One that was started: what of its standard streams is ours, and its end. Use `end` in any case."""
 
     process: subprocess.Popen[bytes]
     ended: asyncio.Future[None]
     stdin: asyncio.StreamWriter | None = None
     stdout: asyncio.StreamReader | None = None
     stderr: asyncio.StreamReader | None = None
-    transports: list[asyncio.BaseTransport] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
 
 async def start(
@@ -50,29 +53,51 @@ async def start(
 ) -> Worker:
     """A worker that runs `module` and sees nothing of this process but what it is given. Raises Internal.
 
-    `name` is for the error's text; `source`, `output` and `complaints` are its standard streams, `kept` the
-    descriptors beside them.
+    `name` is for the error's text; `source`, `output` and `complaints` are its standard streams, each a descriptor or
+    PIPE for one of ours, `kept` the descriptors beside them.
     """
-    try:
-        process = subprocess.Popen(  # noqa: ASYNC220 -- see above
-            [sys.executable, "-P", "-s", "-m", module, *arguments],
-            bufsize=0,
-            stdin=source,
-            stdout=output,
-            stderr=complaints,
-            cwd="/",
-            env={"PYTHONPATH": _SOURCE_ROOT, **_MALLOC},
-            pass_fds=kept,
-        )
-        worker = Worker(process, _end_of(process))
-    except OSError as error:
-        raise Internal(f"cannot start {name} worker: {(error.strerror or '').lower()}") from error
-    try:
-        await _connect(worker)
-    except BaseException:
-        await end(worker)
-        raise
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        try:
+            streams = [_Stream.of(wanted, theirs, ours) for wanted in (source, output, complaints)]
+            process = _started([sys.executable, "-P", "-s", "-m", module, *arguments], streams, kept)
+            worker = Worker(process, _end_of(process))
+        except OSError as error:
+            raise Internal(f"cannot start {name} worker: {(error.strerror or '').lower()}") from error
+        try:
+            await _connect(worker, *streams)
+        except BaseException:
+            await end(worker)
+            raise
+        ours.pop_all()  # they are the loop's
     return worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A standard stream of a worker: the worker's end, and ours when it is one of ours."""
+
+    theirs: int
+    ours: socket.socket | None = None
+
+    @classmethod
+    def of(cls, wanted: int, theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> _Stream:
+        if wanted != PIPE:
+            return cls(wanted)
+        end, other = socket.socketpair()
+        return cls(theirs.enter_context(other).fileno(), ours.enter_context(end))
+
+
+def _started(command: Sequence[str], streams: Sequence[_Stream], kept: Sequence[int]) -> subprocess.Popen[bytes]:
+    source, output, complaints = (stream.theirs for stream in streams)
+    return subprocess.Popen(
+        command,
+        stdin=source,
+        stdout=output,
+        stderr=complaints,
+        cwd="/",
+        env={"PYTHONPATH": _SOURCE_ROOT, **_MALLOC},
+        pass_fds=kept,
+    )
 
 
 def _end_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
@@ -97,26 +122,19 @@ def _end_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
     return ended
 
 
-async def _connect(worker: Worker) -> None:
-    loop, process = asyncio.get_running_loop(), worker.process
-    if process.stdin is not None:
-        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
-        transport, _ = await loop.connect_write_pipe(lambda: protocol, process.stdin)
-        worker.transports.append(transport)
-        worker.stdin = asyncio.StreamWriter(transport, protocol, None, loop)
-    if process.stdout is not None:
-        worker.stdout = await _reader(worker, process.stdout)
-    if process.stderr is not None:
-        worker.stderr = await _reader(worker, process.stderr)
+async def _connect(worker: Worker, source: _Stream, output: _Stream, complaints: _Stream) -> None:
+    if source.ours is not None:
+        _, worker.stdin = await _connected(worker, source.ours)
+    if output.ours is not None:
+        worker.stdout, _ = await _connected(worker, output.ours)
+    if complaints.ours is not None:
+        worker.stderr, _ = await _connected(worker, complaints.ours)
 
 
-async def _reader(worker: Worker, pipe: IO[bytes]) -> asyncio.StreamReader:
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
-    worker.transports.append(transport)
-    return reader
+async def _connected(worker: Worker, ours: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    worker.writers.append(writer)
+    return reader, writer
 
 
 async def tell(worker: Worker, document: bytes) -> None:
@@ -143,8 +161,8 @@ async def end(worker: Worker) -> None:
             await asyncio.wait([worker.ended])
         except asyncio.CancelledError as error:
             cancelled = error
-    for transport in worker.transports:
-        transport.close()
+    for writer in worker.writers:
+        writer.close()
     if cancelled is not None:
         raise cancelled
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 from bulkhead.content import worker
+
+_ROOT = Path(__file__).parents[3]
 
 
 async def test_who_is_cancelled_while_telling_leaves_no_worker() -> None:
@@ -24,3 +29,8 @@ async def test_who_died_before_it_was_told_is_no_error() -> None:
     await worker.tell(gone, bytes(8 << 20))
     assert gone.process.returncode == 0
     await worker.end(gone)
+
+
+def test_no_file_of_others_is_closed_with_a_worker() -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.support.shared_files", "100"], cwd=_ROOT, check=False)
+    assert done.returncode == 0
