@@ -188,7 +188,7 @@ async def test_a_veth_that_stays_after_its_container_is_deleted(monkeypatch: pyt
     network = await _booted(kernel)
     endpoint = await network.attach(ID, 1)
     await network.detach(endpoint)
-    monkeypatch.setattr("bulkhead.manager.networks.bridge._LEAVING_SECONDS", 0)
+    monkeypatch.setattr("bulkhead.manager.networks.books._LEAVING_SECONDS", 0)
     assert (await network.reconcile([])).links_deleted == (endpoint.host_interface,)
 
 

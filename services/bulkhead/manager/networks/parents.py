@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bulkhead.errors import BulkheadError, Conflict, Forbidden, InvalidArgument, NotFound
-from bulkhead.manager.networks.bridge import mac_of, parse_mac
 from bulkhead.manager.networks.leases import Leases
 from bulkhead.manager.networks.link_options import why_not_made
+from bulkhead.manager.networks.macs import mac_of, parse_mac
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Branch, Branches, Parent, Survey
 from bulkhead.model.network import Endpoint, IPInterface, LinkPlan, Netns, Reconciled
 
