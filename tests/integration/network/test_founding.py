@@ -13,7 +13,7 @@ import structlog.testing
 
 from bulkhead.linux import netlink, nftables
 from bulkhead.linux.netlink import Netlink
-from bulkhead.manager.adapters import netlink_network
+from bulkhead.manager.adapters import sysctls
 from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.elsewhere import use_of
@@ -179,13 +179,13 @@ async def test_ipv6_is_forwarded_although_interfaces_go_meanwhile(host: Host, mo
     for name in ("leaves", "stays"):
         _bridge(name)
         run("sysctl", "-w", f"net.ipv6.conf.{name}.accept_ra=1")
-    setting = netlink_network._setting
+    setting = sysctls.setting
 
     def slowly(path: str) -> str | None:
         if path.endswith("/leaves/accept_ra") and "leaves" in host.links():
             run("ip", "link", "delete", "leaves")
         return setting(path)
 
-    monkeypatch.setattr(netlink_network, "_setting", slowly)
+    monkeypatch.setattr(sysctls, "setting", slowly)
     changed = await host.kernel().forward_ipv6()
     assert {"net/ipv6/conf/stays/accept_ra", "net/ipv6/conf/all/forwarding"} <= set(changed)

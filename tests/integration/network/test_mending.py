@@ -73,7 +73,7 @@ async def test_a_bridge_that_is_half_made_when_its_maker_dies_is_swept(
     addresses = AddressPlan(subnet=ip_network("10.9.8.0/24"), gateway=ip_address("10.9.8.1"))
     network.plan(BridgePlan(key="b" * 64, bridge="br-half", v4=addresses))
     with monkeypatch.context() as patch:
-        patch.setattr("bulkhead.manager.adapters.netlink_network._write", die)
+        patch.setattr("bulkhead.manager.adapters.sysctls.write", die)
         with pytest.raises(Internal):
             await network.ensure("b" * 64)
     assert "br-half" in host.links()

@@ -13,7 +13,8 @@ from bulkhead.errors import NotFound
 from bulkhead.linux import netlink
 from bulkhead.linux.netlink import Netlink
 from bulkhead.linux.netns import enter_netns, new_netns
-from bulkhead.manager.adapters.netlink_network import NetlinkKernel, newborn, opened
+from bulkhead.manager.adapters.netlink_links import newborn, opened
+from bulkhead.manager.adapters.netlink_network import NetlinkKernel
 from bulkhead.manager.networks.ports import Branch, Parent, Survey
 from bulkhead.model.network import Netns
 
