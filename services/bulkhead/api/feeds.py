@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from bulkhead.api.call import Filters
-from bulkhead.api.ports import EngineEvent, System
+from bulkhead.api.ports.system import EngineEvent, System
 from bulkhead.api.waiting import pauses
 from bulkhead.errors import Unavailable
 

@@ -17,7 +17,8 @@ from urllib.parse import quote_plus
 
 import msgspec
 
-from bulkhead.api.ports import Containers, Following, InspectedContainer, Stdio
+from bulkhead.api.ports.containers import Containers, InspectedContainer
+from bulkhead.api.ports.stdio import Following, Stdio
 from bulkhead.api.schema.times import SECOND, rfc3339_fixed
 from bulkhead.api.streams import STDERR, STDOUT
 from bulkhead.api.waiting import FIRST_PAUSE, LONGEST_PAUSE

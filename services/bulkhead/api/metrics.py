@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from bulkhead import __version__
-from bulkhead.api.ports import EngineInfo
+from bulkhead.api.ports.system import EngineInfo
 from bulkhead.model.sample import InterfaceFigures, Sample
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bulkhead.api.connection import End
-from bulkhead.api.ports import ProcessEnd
+from bulkhead.api.ports.stdio import ProcessEnd
 
 # How long a client may go on sending after the process has ended before its connection is closed.
 FAREWELL_SECONDS = 5.0

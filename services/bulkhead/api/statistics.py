@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator
 
-from bulkhead.api.ports import Statistics
+from bulkhead.api.ports.containers import Statistics
 from bulkhead.api.waiting import pauses
 from bulkhead.errors import NotFound, Unavailable
 from bulkhead.model.sample import Sample

@@ -11,7 +11,8 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 
-from bulkhead.api.ports import Containers, Exit, System
+from bulkhead.api.ports.containers import Containers, Exit
+from bulkhead.api.ports.system import System
 from bulkhead.errors import NotFound, Unavailable
 
 FIRST_PAUSE = 0.05

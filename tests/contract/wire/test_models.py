@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.api.ports import InspectedExec
+from bulkhead.api.ports.execs import InspectedExec
 from bulkhead.model.container import ContainerSpec
 from bulkhead.wire import models
 from bulkhead.wire.convert import to_message, to_model

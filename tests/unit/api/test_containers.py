@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.api.ports import InspectedContainer, ListedContainer
+from bulkhead.api.ports.containers import InspectedContainer, ListedContainer
 from bulkhead.api.schema import containers as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.times import SECOND, ZERO

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bulkhead.api.adapters.shim_execs import ShimExecs
-from bulkhead.api.ports import InspectedExec
+from bulkhead.api.ports.execs import InspectedExec
 from bulkhead.model.execs import Exec, ExecSpec
 from bulkhead.model.ids import container_of
 from bulkhead.model.instance import Instance

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.api.ports import InspectedImage, ListedImage, Progress, RegistryAuth, RemovedImage
+from bulkhead.api.ports.images import InspectedImage, ListedImage, Progress, RegistryAuth, RemovedImage
 from bulkhead.api.routes.images import joined
 from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted

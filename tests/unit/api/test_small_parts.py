@@ -6,7 +6,8 @@ import pytest
 
 from bulkhead.api.detach import check_keys
 from bulkhead.api.errors import body_of, status_of
-from bulkhead.api.ports import EngineEvent, InspectedExec
+from bulkhead.api.ports.execs import InspectedExec
+from bulkhead.api.ports.system import EngineEvent
 from bulkhead.api.schema import events, execs
 from bulkhead.api.schema.signals import check_signal
 from bulkhead.api.schema.validation import parse_set

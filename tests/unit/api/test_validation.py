@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bulkhead.api.ports import Host
+from bulkhead.api.ports.system import Host
 from bulkhead.api.schema import validation
 from bulkhead.api.schema.create import CreateBody, check_endpoints, is_empty, spec_of
 from bulkhead.api.schema.hostconfig import HostConfig

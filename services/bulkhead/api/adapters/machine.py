@@ -8,7 +8,7 @@ import platform
 import socket
 from pathlib import Path
 
-from bulkhead.api.ports import Host, Machine
+from bulkhead.api.ports.system import Host, Machine
 from bulkhead.api.schema.validation import parse_set
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}

@@ -17,35 +17,22 @@ from grpclib.client import Channel
 from bulkhead.api.adapters.inlet import pour
 from bulkhead.api.adapters.remembered import ReadingStub, Remembered
 from bulkhead.api.call import Filters
-from bulkhead.api.ports import (
-    Commit,
+from bulkhead.api.ports.containers import (
     Created,
-    DistributedImage,
-    EngineActivity,
-    EngineEvent,
-    EngineInfo,
-    EngineOperation,
     Exit,
-    HistoryEntry,
-    Import,
     InspectedContainer,
-    InspectedExec,
-    InspectedImage,
-    InspectedNetwork,
-    InspectedVolume,
     ListedContainer,
-    ListedImage,
-    PathStat,
     Processes,
-    Progress,
-    RegistryAuth,
-    RemovedImage,
-    SearchResult,
-    StartedExec,
     StdioAddress,
-    Unpack,
     Update,
 )
+from bulkhead.api.ports.execs import InspectedExec, StartedExec
+from bulkhead.api.ports.files import Commit, Import, PathStat, Unpack
+from bulkhead.api.ports.images import HistoryEntry, InspectedImage, ListedImage, Progress, RegistryAuth, RemovedImage
+from bulkhead.api.ports.networks import InspectedNetwork
+from bulkhead.api.ports.registries import DistributedImage, SearchResult
+from bulkhead.api.ports.system import EngineActivity, EngineEvent, EngineInfo, EngineOperation
+from bulkhead.api.ports.volumes import InspectedVolume
 from bulkhead.errors import LaunchFailed, NotModified
 from bulkhead.model.container import ContainerSpec, NetworkEndpoint
 from bulkhead.model.execs import ExecSpec

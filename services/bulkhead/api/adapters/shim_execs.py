@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from bulkhead.api.adapters.stdio import ShimEnd, ask, dial
-from bulkhead.api.ports import InspectedExec, ProcessEnd
+from bulkhead.api.ports.execs import InspectedExec
+from bulkhead.api.ports.stdio import ProcessEnd
 from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound, Unavailable
 from bulkhead.model import ids
 from bulkhead.model.execs import Exec, ExecSpec

@@ -14,7 +14,7 @@ import msgspec
 
 from bulkhead import telemetry
 from bulkhead.api.connection import Listener
-from bulkhead.api.ports import Following, ProcessEnd, Streams, Unreachable
+from bulkhead.api.ports.stdio import Following, ProcessEnd, Streams, Unreachable
 from bulkhead.errors import Unavailable
 from bulkhead.wire.expiry import expire
 from bulkhead.wire.status import error_named

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Archives, PathStat, Unpack
+from bulkhead.api.ports.files import Archives, PathStat, Unpack
 from bulkhead.api.schema.times import instant
 from bulkhead.api.streams import begin
 from bulkhead.api.versions import HEADERS

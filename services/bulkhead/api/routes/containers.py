@@ -11,7 +11,8 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Containers, Machine
+from bulkhead.api.ports.containers import Containers
+from bulkhead.api.ports.system import Machine
 from bulkhead.api.schema import containers as schema
 from bulkhead.api.schema import create as create_schema
 from bulkhead.api.schema import hostconfig, validation

@@ -11,7 +11,8 @@ from aiohttp import web
 from bulkhead.api import answers
 from bulkhead.api.call import Call
 from bulkhead.api.metrics import CONTENT_TYPE, Metrics
-from bulkhead.api.ports import EngineActivity, EngineOperation, Statistics, System
+from bulkhead.api.ports.containers import Statistics
+from bulkhead.api.ports.system import EngineActivity, EngineOperation, System
 from bulkhead.api.versions import HEADERS
 from bulkhead.counting import counts
 from bulkhead.errors import BulkheadError, DeadlineExceeded, Unavailable

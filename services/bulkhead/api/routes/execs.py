@@ -13,7 +13,8 @@ from bulkhead.api import answers
 from bulkhead.api.call import Call
 from bulkhead.api.detach import check_keys
 from bulkhead.api.hijack import Hijacked, take_over
-from bulkhead.api.ports import Execs, ProcessEnd, ShimExecs, StartedExec, Stdio, Streams, Unreachable
+from bulkhead.api.ports.execs import Execs, ShimExecs, StartedExec
+from bulkhead.api.ports.stdio import ProcessEnd, Stdio, Streams, Unreachable
 from bulkhead.api.routes.containers import window_size
 from bulkhead.api.schema import execs as schema
 from bulkhead.api.splice import splice

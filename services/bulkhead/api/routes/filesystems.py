@@ -8,7 +8,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Commit, Filesystems
+from bulkhead.api.ports.files import Commit, Filesystems
 from bulkhead.api.schema.create import ContainerConfig, config_spec
 from bulkhead.api.streams import begin
 from bulkhead.errors import InvalidArgument

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Filesystems, Images, Import, Progress
+from bulkhead.api.ports.files import Filesystems, Import
+from bulkhead.api.ports.images import Images, Progress
 from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.validation import check_platform

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Networks
+from bulkhead.api.ports.networks import Networks
 from bulkhead.api.schema import networks as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.errors import NotFound

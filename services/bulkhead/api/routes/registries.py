@@ -6,7 +6,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Registries
+from bulkhead.api.ports.registries import Registries
 from bulkhead.api.schema import images as schema
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.reference import parse_reference

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Statistics
+from bulkhead.api.ports.containers import Statistics
 from bulkhead.api.schema import statistics as schema
 from bulkhead.api.statistics import samples
 from bulkhead.api.streams import begin

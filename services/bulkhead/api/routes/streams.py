@@ -15,7 +15,8 @@ from bulkhead.api.detach import check_keys
 from bulkhead.api.errors import status_of
 from bulkhead.api.hijack import Hijacked, refuse, take_over
 from bulkhead.api.logs import LogReader, LogRequest
-from bulkhead.api.ports import Containers, InspectedContainer, ProcessEnd, Stdio, StdioAddress, Streams, Unreachable
+from bulkhead.api.ports.containers import Containers, InspectedContainer, StdioAddress
+from bulkhead.api.ports.stdio import ProcessEnd, Stdio, Streams, Unreachable
 from bulkhead.api.splice import splice
 from bulkhead.api.streams import begin, framing
 from bulkhead.api.versions import Version

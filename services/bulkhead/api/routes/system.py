@@ -11,7 +11,11 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Containers, Images, Logins, Machine, System, Volumes
+from bulkhead.api.ports.containers import Containers
+from bulkhead.api.ports.images import Images
+from bulkhead.api.ports.registries import Logins
+from bulkhead.api.ports.system import Machine, System
+from bulkhead.api.ports.volumes import Volumes
 from bulkhead.api.schema import containers as container_schema
 from bulkhead.api.schema import images as image_schema
 from bulkhead.api.schema import system as schema

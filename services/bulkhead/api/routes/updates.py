@@ -8,7 +8,8 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Machine, Updates
+from bulkhead.api.ports.containers import Updates
+from bulkhead.api.ports.system import Machine
 from bulkhead.api.schema import update as schema
 from bulkhead.api.schema import validation
 from bulkhead.api.versions import Version

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from bulkhead.api import answers
 from bulkhead.api.call import Call
-from bulkhead.api.ports import Volumes
+from bulkhead.api.ports.volumes import Volumes
 from bulkhead.api.schema import volumes as schema
 from bulkhead.api.versions import Version
 from bulkhead.errors import Unavailable

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bulkhead.api.ports import InspectedContainer, ListedContainer
+from bulkhead.api.ports.containers import InspectedContainer, ListedContainer
 from bulkhead.api.schema import hostconfig, ports
 from bulkhead.api.schema.times import human, rfc3339
 from bulkhead.model.container import ContainerSpec, Healthcheck, Mount, NetworkEndpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bulkhead.api.ports import EngineEvent
+from bulkhead.api.ports.system import EngineEvent
 
 FILTERS = frozenset(
     ("type", "event", "container", "image", "volume", "network", "label", "daemon", "scope", "plugin", "node",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bulkhead.api.ports import InspectedExec
+from bulkhead.api.ports.execs import InspectedExec
 from bulkhead.api.schema.hostconfig import Part, Unsigned32
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.execs import ExecSpec

@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 
 from bulkhead.api.call import Call
-from bulkhead.api.ports import (
+from bulkhead.api.ports.images import (
     HistoryEntry,
     InspectedImage,
     ListedImage,
-    Platform,
     Presence,
     Progress,
     RegistryAuth,
     RemovedImage,
 )
+from bulkhead.api.ports.registries import Platform
 from bulkhead.api.schema.hostconfig import Part
 from bulkhead.api.schema.times import rfc3339
 from bulkhead.errors import InvalidArgument, NotFound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bulkhead.api.ports import InspectedNetwork, NetworkMember
+from bulkhead.api.ports.networks import InspectedNetwork, NetworkMember
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.times import ZERO, rfc3339
 from bulkhead.errors import Forbidden, InvalidArgument, NotFound

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bulkhead import __version__
-from bulkhead.api.ports import EngineInfo, Machine
+from bulkhead.api.ports.system import EngineInfo, Machine
 from bulkhead.api.versions import NEWEST, OLDEST
 from bulkhead.model import logdriver
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from bulkhead.api.ports import Update
+from bulkhead.api.ports.containers import Update
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.create import resources_of, restart_policy_of
 

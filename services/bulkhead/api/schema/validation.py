@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from bulkhead.api.ports import Host
+from bulkhead.api.ports.system import Host
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.create import ContainerConfig
 from bulkhead.api.schema.signals import check_signal

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bulkhead.api.ports import InspectedVolume
+from bulkhead.api.ports.volumes import InspectedVolume
 from bulkhead.api.schema.times import SECOND, rfc3339
 from bulkhead.model.volume import Volume
 

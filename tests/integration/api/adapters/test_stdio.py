@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.api.adapters.stdio import ShimStdio
-from bulkhead.api.ports import Streams
+from bulkhead.api.ports.stdio import Streams
 
 STREAMS = Streams(stdin=True, stdout=True, stderr=True, detach_keys="")
 
