@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import ipaddress
 import json
@@ -29,6 +28,7 @@ from bulkhead.linux.netlink import Netlink
 from bulkhead.linux.nftables import Nftables
 from bulkhead.model.instance import SERVICES, Instance
 from bulkhead.settings import Settings
+from tests.support.drawn import Drawn
 from tests.support.ports import free_port
 from tests.support.tracebacks import Journals
 
@@ -236,27 +236,6 @@ def free_subnet() -> str:
             return str(candidate)
 
 
-class _Drawn:
-    """Numbers that this process has drawn, of all that draw: bytes of a file, locked until the process ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._own: set[int] = set()
-        self._fd = -1
-
-    def take(self, number: int) -> bool:
-        if number in self._own:
-            return False
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except OSError:
-            return False
-        self._own.add(number)
-        return True
-
-
 # 10.200.0.0 and up.
 _FIRST_SUBNET, _SUBNETS = 0x0AC80000, 0x1E00
-_DRAWN = _Drawn(Path("/tmp/bulkhead-test-subnets"))
+_DRAWN = Drawn(Path("/tmp/bulkhead-test-subnets"))

@@ -7,7 +7,7 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,22 @@ Launch = Callable[..., AbstractAsyncContextManager[Shim]]
 
 @pytest.fixture(scope="module")
 def real_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    cache = tmp_path_factory.mktemp("cache")
-    zygote = Nursery((sys.executable, "-m", "bulkhead.supervisor.zygote", str(cache)))
-    yield zygote
-    zygote.close()
+    with _nursery("bulkhead.supervisor.zygote", tmp_path_factory) as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="module")
+def patient_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Of shims that keep what they have made ahead."""
+    with _nursery("tests.integration.shim.patient_zygote", tmp_path_factory) as nursery:
+        yield nursery
+
+
+@contextmanager
+def _nursery(module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery((sys.executable, "-m", module, str(tmp_path_factory.mktemp("cache"))))
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +84,11 @@ def overlay(root: Path, tmp_path: Path) -> wire.OverlayRootfs:
 async def shim(launch: Launch, root: Path, tmp_path: Path) -> AsyncIterator[Shim]:
     """Of a container that sleeps."""
     async with launch(bundles.process("sleep", "60")) as shim:
-        await shim.create(rootfs=overlay(root, tmp_path))
-        await shim.client.start()
+        await begin(shim, root, tmp_path)
         yield shim
+
+
+async def begin(shim: Shim, root: Path, tmp_path: Path) -> None:
+    """Have its container run."""
+    await shim.create(rootfs=overlay(root, tmp_path))
+    await shim.client.start()
