@@ -23,11 +23,17 @@ place = pathlib.Path(sys.argv[1])
 try:
     (place / "ready").write_text("ready")
     time.sleep(60)
-finally:
+except KeyboardInterrupt:
     time.sleep(0.5)
     (place / "clean").touch()
 """
-BREAKS_OFF = "import sys; from tests.bench import child; child.output(sys.argv[1:])"
+# A shell without job control has those whom it starts in the background ignore Ctrl-C, and the tests with them.
+BREAKS_OFF = """
+import signal, sys
+from tests.bench import child
+signal.signal(signal.SIGINT, signal.default_int_handler)
+child.output(sys.argv[1:])
+"""
 
 
 def test_who_is_broken_off_cleans_up_first(tmp_path: Path) -> None:
