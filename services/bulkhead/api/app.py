@@ -32,11 +32,12 @@ from bulkhead.api.adapters.shim_execs import ShimExecs
 from bulkhead.api.adapters.stdio import ShimStdio
 from bulkhead.api.admission import Admission
 from bulkhead.api.config import ApiConfig
-from bulkhead.api.connection import LONGEST_HEAD, EngineConnection, Refusal
+from bulkhead.api.connection import LONGEST_HEAD, EngineConnection
 from bulkhead.api.feeds import Feeds
 from bulkhead.api.logs import LogReader
 from bulkhead.api.metrics import Metrics
 from bulkhead.api.middleware import Edge
+from bulkhead.api.refusal import Refusal
 from bulkhead.api.relay import Relay
 from bulkhead.api.remote import Remote, open_remote
 from bulkhead.api.routes.archives import ArchiveRoutes

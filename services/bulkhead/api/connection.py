@@ -13,15 +13,10 @@ Unix socket from a half-closed one) cancels its handler.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import re
-import select
-import struct
-import termios
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -31,7 +26,10 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import ERROR, PayloadAccessError, RequestHandler, _ErrInfo
 
 from bulkhead.api.answers import LAST_CHUNK, Growing, Whole
+from bulkhead.api.duplex import Listener
 from bulkhead.api.errors import body_of
+from bulkhead.api.hangup import HangupWatch
+from bulkhead.api.head_first import BehindHead
 from bulkhead.api.plain import PlainRequest
 
 log = structlog.get_logger()
@@ -46,53 +44,9 @@ _MOST_HELD = 64 << 10
 _BODY_SECONDS = 0.005
 # What a whole head may have with Docker: filters in the query and X-Registry-Config of many registries are long.
 LONGEST_HEAD = (1 << 20) + 4096
-# How long one who is refused may take to ask.
-REFUSAL_SECONDS = 5.0
-_REFUSED = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"Connection: close\r\n\r\n"
-)
-# How long output waits for a client to read the head of the answer, and how often this is looked at.
-HEAD_SECONDS = 0.1
-HEAD_PAUSE = 0.0005
 _TOO_LATE = PayloadAccessError()
 _TOO_LONG = LineTooLong(b"", LONGEST_HEAD)
 _OURS = (Whole, Growing)
-
-
-class Listener(Protocol):
-    """What one end of a duplex stream tells its user."""
-
-    def received(self, data: bytes) -> None: ...
-
-    def ended(self) -> None:
-        """The peer will send no more (half-close)."""
-
-    def lost(self) -> None:
-        """The connection is gone, both ways."""
-
-    def writing_paused(self) -> None:
-        """The peer reads slowly: write no more for now."""
-
-    def writing_resumed(self) -> None: ...
-
-
-class End(Protocol):
-    """One end of a duplex byte stream."""
-
-    def listen(self, listener: Listener) -> None:
-        """From now on `listener` is told; what came before is told first."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def write_eof(self) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def close(self) -> None:
-        """Close once everything written was sent."""
 
 
 class EngineConnection(RequestHandler):
@@ -124,8 +78,8 @@ class EngineConnection(RequestHandler):
         self._listener: Listener | None = None
         self._peer_ended = False
         self._eof_written = False
-        self._hangup: _HangupWatch | None = None
-        self._behind_head: _BehindHead | None = None
+        self._hangup: HangupWatch | None = None
+        self._behind_head: BehindHead | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As aiohttp's, which asks several things of a socket that only TCP's can tell."""
@@ -298,7 +252,7 @@ class EngineConnection(RequestHandler):
 
     def _watch_hangup(self) -> None:
         if self.transport is not None and self._hangup is None:
-            self._hangup = _HangupWatch(self.transport)
+            self._hangup = HangupWatch(self.transport)
 
     # -- requests
 
@@ -538,13 +492,9 @@ class EngineConnection(RequestHandler):
             listener.lost()
 
     def hold_back(self) -> None:
-        """What is written from now on waits, for a moment at most, until the client has read all that was before.
-
-        docker-py takes the raw socket from under a buffered reader once it has read the head: output that came
-        together with the head would be lost with the buffer.
-        """
+        """What is written from now on waits, for a moment at most, until the client has read all that was before."""
         if self.transport is not None:
-            self._behind_head = _BehindHead(self.transport, self._let_go)
+            self._behind_head = BehindHead(self.transport, self._let_go)
 
     def write(self, data: bytes) -> None:
         if self._behind_head is not None:
@@ -611,76 +561,6 @@ class EngineConnection(RequestHandler):
             self._listener.writing_resumed()
 
 
-class _BehindHead:
-    """What is held back until the client has read what was written before; then, or in time, `let_go` is called."""
-
-    __slots__ = ("_deadline", "_held", "_let_go", "_loop", "_timer", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, let_go: Callable[[], None]) -> None:
-        self._transport = transport
-        self._let_go = let_go
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + HEAD_SECONDS
-        self._held = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def holds(self) -> bool:
-        return bool(self._held)
-
-    @property
-    def full(self) -> bool:
-        """More should not come: its writer is told to pause."""
-        return len(self._held) > _MOST_HELD
-
-    def hold(self, data: bytes) -> bool:
-        """Whether it was held: once the client has read the rest, nothing is."""
-        if not self._held and self._is_over():
-            return False
-        self._held += data
-        if self._timer is None:
-            self._timer = self._loop.call_later(HEAD_PAUSE, self._look)
-        return True
-
-    def drop(self) -> bytes:
-        """What was held is the caller's."""
-        if self._timer is not None:
-            self._timer.cancel()
-        return bytes(self._held)
-
-    def _look(self) -> None:
-        if self._is_over():
-            self._let_go()
-        else:
-            self._timer = self._loop.call_later(HEAD_PAUSE, self._look)
-
-    def _is_over(self) -> bool:
-        transport = self._transport
-        if transport.is_closing() or self._loop.time() >= self._deadline:
-            return True
-        return not transport.get_write_buffer_size() and not _unread(transport)
-
-
-class Refusal(asyncio.Protocol):
-    """A connection that there is no room for: its first request is answered 503, and that is all."""
-
-    def __init__(self, reason: str) -> None:
-        self._body = body_of(reason)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not asyncio.Transport by inheritance.
-        self._transport = cast(asyncio.Transport, transport)
-        self._timer = asyncio.get_running_loop().call_later(REFUSAL_SECONDS, self._transport.abort)
-
-    def data_received(self, data: bytes) -> None:
-        """Not before something was asked: a client that is cut off while it asks sees no answer."""
-        self._transport.write(_REFUSED % len(self._body) + self._body)
-        self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
-
-
 def _lacks_body(data: bytes) -> bool:
     """Whether a head is here, but not all of the body that it announces; unless it is long, or waited for itself."""
     end = data.find(b"\r\n\r\n")
@@ -692,41 +572,3 @@ def _lacks_body(data: bytes) -> bool:
 def _is_too_long(error: BaseException | None) -> bool:
     """Whether a head was refused for its length or its number of lines; Go's server answers both, and URIs, by 431."""
     return isinstance(error, LineTooLong) or (isinstance(error, BadHttpMessage) and "Too many headers" in error.message)
-
-
-def _unread(transport: asyncio.Transport) -> int:
-    """Bytes that the peer of a Unix socket has not read yet (unix(7), SIOCOUTQ)."""
-    fd = transport.get_extra_info("socket").fileno()
-    unread: int = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))[0]
-    return unread
-
-
-class _HangupWatch:
-    """Aborts the transport when the peer of its half-closed Unix socket goes away altogether.
-
-    After EOF the loop no longer reads, so that it would learn of it only by a failing write. An epoll instance
-    with an empty mask reports EPOLLHUP alone (epoll_ctl(2)), and can itself be watched by the loop.
-    """
-
-    __slots__ = ("_epoll", "_fd", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        # A duplicate: the loop owns the transport's own number and refuses to share it.
-        self._fd = os.dup(transport.get_extra_info("socket").fileno())
-        self._epoll = select.epoll(1)
-        self._epoll.register(self._fd, 0)
-        self._loop.add_reader(self._epoll.fileno(), self._gone)
-
-    def _gone(self) -> None:
-        self.close()
-        self._transport.abort()
-
-    def close(self) -> None:
-        if self._fd < 0:
-            return
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
-        os.close(self._fd)
-        self._fd = -1

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from bulkhead.api.connection import End
+from bulkhead.api.duplex import End
 from bulkhead.api.ports.stdio import ProcessEnd
 
 # How long a client may go on sending after the process has ended before its connection is closed.

@@ -12,7 +12,7 @@ import struct
 from aiohttp import WSMsgType, web
 
 from bulkhead.api.call import Call
-from bulkhead.api.connection import End
+from bulkhead.api.duplex import End
 from bulkhead.api.versions import HEADERS, Version
 from bulkhead.errors import InvalidArgument
 

@@ -318,7 +318,7 @@ async def test_output_waits_until_the_head_of_the_answer_was_read(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """docker-py reads the head through a buffer, then the socket beneath it: what else is in the buffer is lost."""
-    monkeypatch.setattr("bulkhead.api.connection.HEAD_SECONDS", 60.0)
+    monkeypatch.setattr("bulkhead.api.head_first.HEAD_SECONDS", 60.0)
     container = await fake.run("sleep", "100")
     made = await exec_id(fake, container.id, "head", "-c", str(size), "/dev/zero")
     loop = asyncio.get_running_loop()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from bulkhead.api.connection import Listener
+from bulkhead.api.duplex import Listener
 from bulkhead.api.splice import splice
 
 
 class _End:
-    """`connection.End`, which tells its listener what the test says."""
+    """`duplex.End`, which tells its listener what the test says."""
 
     def __init__(self, told: list[str], name: str) -> None:
         self._told = told

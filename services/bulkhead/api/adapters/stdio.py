@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from bulkhead import telemetry
-from bulkhead.api.connection import Listener
+from bulkhead.api.duplex import Listener
 from bulkhead.api.ports.stdio import Following, ProcessEnd, Streams, Unreachable
 from bulkhead.errors import Unavailable
 from bulkhead.wire.expiry import expire

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from bulkhead.api.connection import End
+from bulkhead.api.duplex import End
 from bulkhead.errors import Unavailable
 
 
