@@ -192,9 +192,11 @@ class BlobStore:
             writer._tell()
             yield
         finally:
-            await writer._leave(keep=keep)
-            if not (keep and writer.worth_keeping):
-                writer._discard()
+            try:
+                await writer._leave(keep=keep)
+            finally:
+                if not (keep and writer.worth_keeping):
+                    writer._discard()
 
     def adopt(self, path: Path, digest: Digest) -> Stored:
         """Give a verified, synced file of this file system its name as a blob. Blocks; used by writers.

@@ -141,6 +141,13 @@ async def test_cancelling_a_writer_waits_for_its_thread(store: BlobStore) -> Non
     assert files_below(store.root) == ["lock"]
 
 
+async def test_a_file_that_does_not_close_is_not_left_behind(store: BlobStore) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):  # as a file server's close(2) fails of a full disk
+        async with store.ingest() as writer:
+            os.close(writer._fd)
+    assert files_below(store.root) == ["lock"]
+
+
 async def test_a_blob_that_rotted_is_told_and_healed_by_the_next_copy(store: BlobStore) -> None:
     await store.put(b"content")
     digest = Digest.of(b"content")
