@@ -113,7 +113,7 @@ class Shim:
         new_execs = self._new_execs = NewExecs(self._loop, self._container, self._execs)
         servicer = ShimServicer(self._container, self._execs, new_execs, self._leave, self._depart, self._is_attended)
         self._server = TtrpcServer(self._loop, servicer.services(), self._call_failed)
-        self._container.has_company = lambda: not self._server.deserted
+        self._container.telling.has_company = lambda: not self._server.deserted
         self._door = Door(self._loop, self._container, self._execs, new_execs, self._journal.error)
         self._upkeep = Upkeep(self._loop, self._rest)
         self._lock = -1
@@ -331,7 +331,7 @@ class Shim:
     def _go(self) -> None:
         if self._server.deserted:
             # Who was to put the exit on record has most likely not heard of it.
-            self._container.settle()
+            self._container.telling.settle()
         self._leave(_nothing)
 
     def _leave(self, done: Callable[[], None]) -> None:
@@ -342,7 +342,7 @@ class Shim:
         self._leaves_since = self._leaves_since or time.monotonic()
         if self._container.phase in (Phase.NEW, Phase.EXITED):
             if not self._departs:
-                self._container.settle()
+                self._container.telling.settle()
             self._clear()
             return
         try:

@@ -1,9 +1,7 @@
 """The container: created, started, ended, each at most once in a shim's life; other orders change nothing.
 
 An end is told in this order: the process is reaped, its output is read to the last byte and logged,
-the exit record is durable, then everybody who waits hears of it. If nobody waits but who puts it on record himself,
-durably and before he tells of it, the record is there for whoever comes after his death, and no disk is waited for.
-Many a process ends before he has come to ask: he is given a moment.
+the exit record is durable (`exit_telling`), then everybody who waits hears of it.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bulkhead import failpoints
@@ -31,9 +30,11 @@ from bulkhead.errors import (
 from bulkhead.linux import overlay, process
 from bulkhead.model.losses import Loss, Lost, joined
 from bulkhead.model.refusals import reason
-from bulkhead.shim import bundle, custody, inheritance
+from bulkhead.shim import bundle, custody, ends, inheritance
+from bulkhead.shim.attendance import Attendance
 from bulkhead.shim.create_options import CreateOptions, log_options, record_of
 from bulkhead.shim.custody import Custody, Estate
+from bulkhead.shim.exit_telling import ExitTelling
 from bulkhead.shim.exits import UNKNOWN_EXIT, ExitRecord, Facts, TaskRecord
 from bulkhead.shim.followers import Followers
 from bulkhead.shim.held import HeldRoot
@@ -47,23 +48,13 @@ from bulkhead.shim.stdio import Streams
 
 if TYPE_CHECKING:
     from bulkhead.shim.health import HealthMonitor
-    from bulkhead.shim.names import NameServer
-    from bulkhead.shim.relay import Relays
 
-_RETRY = 1.0
-# For who puts an end on record to ask for it (seconds).
-_GRACE = 0.1
 # How long the root of a container that has ended stays mounted while nobody has its shim leave.
 _UNLEFT = 5.0
 # For the root of its last run to be unmounted; less than who asks for a create waits for its answer (seconds).
 UNMOUNT_PATIENCE = 45.0
 # Beside the bundle, when there is something to check; see `bulkhead.shim.health`.
 _HEALTHCHECK = "healthcheck.json"
-# A parked process has no exit signal yet: waitid(2) finds it only so.
-_WALL = 0x40000000
-# The reaper of somebody else's child may come a moment after the pidfd told of its end.
-REAP_POLL = 0.02
-REAP_TRIES = 150
 
 
 class Container:
@@ -91,16 +82,12 @@ class Container:
         self._record: TaskRecord | None = None
         self._from_disk = False
         self._ending = False
-        self._on_exit: list[tuple[Callable[[ExitRecord], None], Callable[[], bool]]] = []
-        self._durable = True
+        self.telling = ExitTelling(loop, report)
         # Whether the process that was created is on its way to its program, and not parked.
         self._has_gone_on = False
-        # Whether the exit record is yet to be written: a disk has refused it.
-        self.owes_record = False
         # The pidfd of a process that has ended while nobody was its shim.
         self._remains = -1
-        self._names: NameServer | None = None
-        self._relays: Relays | None = None
+        self._attendance = Attendance(loop, report)
         self.health: HealthMonitor | None = None
         # What execs have to keep, and what an earlier shim's execs have left; see `Execs`.
         self.execs_to_keep: Callable[[], dict[str, int]] = dict
@@ -108,8 +95,6 @@ class Container:
         self.before_end: Callable[[], None] = _nothing
         # Called before something is done to all of its processes.
         self.before_all: Callable[[], None] = _nothing
-        # Whether somebody is connected: who had the container created, as a rule, and is about to ask for its end.
-        self.has_company: Callable[[], bool] = _no
         self.execs_left: Mapping[str, dict[str, int]] = {}
 
     def claim(self, identity: Identity, estate: Estate | None = None) -> None:
@@ -122,10 +107,10 @@ class Container:
         self._facts = Facts(identity.data_dir)
         record = self._facts.read_task()
         self.exit = self._facts.read_exit()
+        # Who wrote it may have died before it was durable.
+        self.telling.claim(self._facts, is_durable=self.exit is None)
         if self.exit is not None:
             self._record, self.phase, self._from_disk = record, Phase.EXITED, True
-            # Who wrote it may have died before it was.
-            self._durable = False
         elif record is not None:
             self._record = record
             self._succeed(record, estate)
@@ -230,7 +215,7 @@ class Container:
         if everyone:
             failpoints.hit("shim.kill.begun")
             self.before_all()
-            self._kill_everyone(task, number)
+            ends.kill_everyone(task, number)
         else:
             try:
                 task.signal(number)
@@ -257,12 +242,7 @@ class Container:
     def serve_names(self, directory: str) -> None:
         """Answer DNS in the container's network namespace from the files in `directory`. Raises Unavailable."""
         self._alive()
-        if self._names is None:
-            # Most containers never get here: the module's memory is theirs who do.
-            from bulkhead.shim.names import NameServer
-
-            self._names = NameServer(self._loop, self._report)
-        self._names.serve(directory, self.identity.container_id, self.pid)
+        self._attendance.serve_names(directory, self.identity.container_id, self.pid)
 
     def relay(self, ways: Sequence[tuple[str, str, int, str, int]]) -> None:
         """Carry what comes to ports of the host into the container: `shim.relay.Way`s. Raises Unavailable.
@@ -271,14 +251,7 @@ class Container:
         """
         if self.phase is Phase.EXITED and not self._from_disk:
             raise self._not_running()
-        if self._relays is None:
-            if not ways:
-                return
-            # Who publishes nothing never gets here.
-            from bulkhead.shim.relay import Relays
-
-            self._relays = Relays(self._loop)
-        self._relays.serve(ways)
+        self._attendance.relay(ways)
 
     def rest(self) -> None:
         """Nothing has been asked for a while: let go of what comes back by itself."""
@@ -291,23 +264,10 @@ class Container:
 
         Who `records` the exit himself need not wait for that.
         """
-        records = records or _no
         if self.phase is not Phase.EXITED or self.exit is None:
-            self._on_exit.append((hear, records))
-            return
-        if not records():
-            self.settle()
-        hear(self.exit)
-
-    def settle(self) -> None:
-        """The exit record is to be durable now, if there is one."""
-        if self._durable:
-            return
-        try:
-            self._facts.sync_exit()
-        except OSError as error:
-            self._report("cannot sync the exit record", error)
-        self._durable = True
+            self.telling.hear(hear, records)
+        else:
+            self.telling.hear_now(self.exit, hear, records)
 
     @property
     def holds_root(self) -> bool:
@@ -460,10 +420,9 @@ class Container:
 
     def _begin(self, undo: ExitStack) -> None:
         try:
-            self._facts.begin()
+            self.telling.begin()
         except OSError as error:
             raise ResourceExhausted(f"cannot reserve the exit record: {reason(error)}") from error
-        self._durable = True
         undo.callback(self._facts.abandon)
 
     def _parked(self, options: CreateOptions, *, parked: bool) -> None:
@@ -493,8 +452,7 @@ class Container:
         stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
         undo.callback(streams.abandon)
 
-        def begun(task: Task) -> None:
-            self._take(task, terminal, options, undo)
+        begun = partial(self._take, terminal=terminal, options=options, undo=undo)
 
         def go(task: Task, root: int) -> None:
             self._root.keep(root, options.rootfs)
@@ -536,7 +494,7 @@ class Container:
                 "the disk is still writing what its last run left, try again"
             ) from error
 
-    def _take(self, task: Task, terminal: bool, options: CreateOptions, undo: ExitStack) -> None:
+    def _take(self, task: Task, *, terminal: bool, options: CreateOptions, undo: ExitStack) -> None:
         """All that there is to be done for a process that is known, though it may not be ready."""
         self._begin(undo)
         failpoints.hit("shim.create.reserved")
@@ -555,18 +513,10 @@ class Container:
         self.custody.changed()
 
     def _discard(self, task: Task) -> None:
-        """End a task that must not be: it was made, but the fact could not be written."""
         try:
-            with contextlib.suppress(OSError):  # no descriptor may be left to do it with
-                task.cgroup.kill_all()
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(task.pidfd, signal.SIGKILL)
-                os.waitid(os.P_PIDFD, task.pidfd, os.WEXITED | _WALL)
-            task.cgroup.remove()
+            ends.end_unwanted(task)
         except OSError as error:
             self._report("cannot remove the cgroup", error)
-        finally:
-            task.close()
 
     def _write_record(self, record: TaskRecord) -> None:
         try:
@@ -602,54 +552,34 @@ class Container:
     def _not_running(self) -> Conflict:
         return Conflict(f"container {self.identity.container_id} is not running")
 
-    def _kill_everyone(self, task: Task, number: int) -> None:
-        if number == signal.SIGKILL:
-            task.cgroup.kill_all()
-            # Whatever became of its cgroup, the first process must not outlive this.
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(task.pidfd, number)
-            return
-        for pid in task.cgroup.pids():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-
     # Inside: the end
 
     def _fail_start(self, failure: LaunchFailed) -> None:
         """The exec failed: the parked process ends with nothing to say. Its exit is the launch's."""
         assert self._task is not None
         self._ending = True
-        self._stop_network()
+        self._attendance.end()
         self._signals.forget(self._task.pid, self._task.pidfd)
         with contextlib.suppress(ChildProcessError):
             self.launcher.reap(self._task.pidfd)
         self.streams.drain(lambda: self._conclude(failure.exit_code))
 
-    def _ended(self, tries: int = REAP_TRIES) -> None:
+    def _ended(self, tries: int = ends.REAP_TRIES) -> None:
         """The first process is gone; whoever is left of the container goes too."""
         assert self._task is not None
         self._ending = True
         self.before_end()
-        self._stop_network()
+        self._attendance.end()
         if self.health is not None:
             self.health.end()
         failpoints.hit("shim.exit.ended")
-        code = self._exit_code(self._task)
+        code = ends.exit_code(self.launcher, self._task)
         if code is None and tries:
-            self._loop.later(REAP_POLL, lambda: self._ended(tries - 1))
+            self._loop.later(ends.REAP_POLL, lambda: self._ended(tries - 1))
             return
         failpoints.hit("shim.exit.reaped")
         self._end_the_rest()
         self.streams.drain(lambda: self._conclude(code))
-
-    def _stop_network(self) -> None:
-        """The name server's sockets would keep the container's network namespace, those of relays ports of the host."""
-        if self._names is not None:
-            self._names.close()
-        if self._relays is not None:
-            self._relays.close()
 
     def _end_the_rest(self) -> None:
         """Without a pid namespace of its own, nobody dies with the first process by the kernel's doing."""
@@ -663,14 +593,6 @@ class Container:
             return
         except OSError as error:
             self._report("cannot kill what is left of the container", error)
-
-    def _exit_code(self, task: Task) -> int | None:
-        """None while nobody can tell: an adopted process is another's to reap."""
-        try:
-            code = self.launcher.reap(task.pidfd)
-        except ChildProcessError:
-            code = None
-        return process.zombie_exit_code(task.pid) if code is None else code
 
     def _conclude(self, code: int | None) -> None:
         """Output is complete: log it to the end, write the record, tell. The code is None when nobody knows it."""
@@ -700,36 +622,13 @@ class Container:
             return 0
 
     def _persist(self, record: ExitRecord) -> None:
-        self._durable = not self._is_for_record()
-        try:
-            self._facts.write_exit(record, durable=self._durable)
-        except OSError as error:
-            self._durable = self.owes_record = True
-            # Not announced before it is durable, except that a broken disk must not hide an exit for ever.
-            self._report("cannot write the exit record", error)
-            self._loop.later(_RETRY, lambda: self._retry_exit(record))
-        if not self._durable:
-            self._loop.later(_GRACE, self.settle)
+        self.telling.persist(record)
         failpoints.hit("shim.exit.recorded")
         self._announce(record)
 
-    def _is_for_record(self) -> bool:
-        """Whether all who hear of the end, or will in a moment, put it on record themselves."""
-        return all(records() for _, records in self._on_exit) if self._on_exit else self.has_company()
-
-    def _retry_exit(self, record: ExitRecord) -> None:
-        try:
-            self._facts.write_exit(record)
-        except OSError:
-            self._loop.later(_RETRY, lambda: self._retry_exit(record))
-        else:
-            self.owes_record = False
-
     def _announce(self, record: ExitRecord) -> None:
         self.phase, self.exit = Phase.EXITED, record
-        hearers, self._on_exit = self._on_exit, []
-        for hear, _ in hearers:
-            hear(record)
+        self.telling.announce(record)
         failpoints.hit("shim.exit.announced")
         self._log.close()
         self._root.outlive()
@@ -740,10 +639,6 @@ class Container:
             self._remains = -1
         self.followers.complete()
         self.streams.finish()
-
-
-def _no() -> bool:
-    return False
 
 
 def _nothing() -> None:

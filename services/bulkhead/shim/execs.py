@@ -21,7 +21,8 @@ from bulkhead.linux import process
 from bulkhead.model.losses import Loss, Lost
 from bulkhead.shim import custody, inheritance
 from bulkhead.shim.ahead import Ahead
-from bulkhead.shim.container import REAP_POLL, REAP_TRIES, Container
+from bulkhead.shim.container import Container
+from bulkhead.shim.ends import REAP_POLL, REAP_TRIES
 from bulkhead.shim.exits import UNKNOWN_EXIT
 from bulkhead.shim.loop import Loop, Signals, Timer
 from bulkhead.shim.ports import Further, Launcher, Process

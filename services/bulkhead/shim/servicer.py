@@ -125,7 +125,7 @@ class ShimServicer:
     def _wait(self, request: messages.WaitRequest, call: Call) -> None:
         def container_exited(record: ExitRecord) -> None:
             # Who is not there to hear of the exit may come back and ask; so may his successor, where it is on no disk.
-            owes = self._container.owes_record or self._new_execs.owes
+            owes = self._container.telling.owes_record or self._new_execs.owes
             leaves = request.for_record and call.open and not self._execs.awaited and not owes
             call.reply(
                 messages.WaitResponse(

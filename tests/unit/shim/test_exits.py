@@ -84,7 +84,7 @@ def test_an_end_that_was_not_durable_is_when_somebody_asks_who_does_not_record_i
     """The other may not have asked yet, only be there."""
     container, heard = _ending(tmp_path, monkeypatch)
     if company:
-        container.has_company = lambda: True
+        container.telling.has_company = lambda: True
     else:
         container.when_exited(_told(heard, "r"), lambda: True)
     container._conclude(3)
@@ -97,7 +97,7 @@ def test_an_end_that_nobody_has_asked_for_is_durable_after_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     container, heard = _ending(tmp_path, monkeypatch)
-    container.has_company = lambda: True
+    container.telling.has_company = lambda: True
     loop = container._loop
     loop.open()
     try:
@@ -128,6 +128,7 @@ def _container(place: Path) -> Container:
     loop: Any = Loop(_unexpected)
     container = Container(loop, loop, loop, _unexpected)
     container._facts = facts
+    container.telling.claim(facts)
     container.identity = Identity("ab" * 32, "", str(place))
     container._record = facts.read_task()
     return container
