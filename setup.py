@@ -72,7 +72,7 @@ setup(
     ext_modules=[
         Extension(
             "bulkhead.nsexec._nsexec",
-            sources=[str(CSRC / name) for name in ("module.c", "spawn.c", "plan.c", "memory.c", "lines.c")],
+            sources=[str(CSRC / name) for name in ("module.c", "spawn.c", "plan.c", "memory.c", "lines.c", "trees.c")],
             depends=[*map(str, CSRC.glob("*.h")), *map(str, CSRC.glob("*init/*"))],
             extra_compile_args=["-std=gnu11", *WARNINGS, "-fvisibility=hidden"],
             py_limited_api=True,

@@ -38,6 +38,7 @@ from bulkhead.model.instance import Instance
 from bulkhead.model.refusals import reason
 from bulkhead.runtime.init import INIT_PROGRAM
 from bulkhead.runtime.rootfs import OverlayRootfs
+from bulkhead.runtime.trees import write_files
 
 log = structlog.get_logger()
 _HOSTS, _HOSTNAME, _RESOLV = "hosts", "hostname", "resolv.conf"
@@ -172,20 +173,22 @@ class Bundles:
         endpoints: Sequence[NetworkEndpoint],
     ) -> Bundle:
         spec = container.spec
+        engine_files, contents = self._engine_files(place, container, endpoints)
         around = oci.Surroundings(
             namespaces=namespaces,
             cgroups_path=self.cgroups_path(container),
             hostname=hostname(container),
             sources={**_bind_sources(container), **volumes},
             own_volumes=own,
-            engine_files=self._engine_files(place, container, endpoints),
+            engine_files=engine_files,
             # A process that is not the first of its namespace gets no orphans to reap.
             init_binary=_init_binary() if spec.init and not spec.pid_mode else "",
             linked=self.link_variables(container),
             shared_memory=shared_memory.prepared(container, self.instance),
         )
         text = _encode(oci.config(container, around))
-        _write_readable(f"{place}/config.json", text)
+        # In place: what is bound into a container is never replaced.
+        write_files(str(place), (*contents, ("config.json", text)))
         runtime = self.runtimes.command(spec.runtime)
         rootfs = OverlayRootfs(
             lower=tuple(dirs.lower), upper=str(dirs.upper), work=str(dirs.work), volatile=spec.auto_remove
@@ -230,16 +233,18 @@ class Bundles:
             raise InvalidArgument(f"invalid cgroup parent: {parent}")
         return "/" + "/".join([*parts, container.id])
 
-    def _engine_files(self, place: Path, container: Container, endpoints: Sequence[NetworkEndpoint]) -> dict[str, str]:
+    def _engine_files(
+        self, place: Path, container: Container, endpoints: Sequence[NetworkEndpoint]
+    ) -> tuple[dict[str, str], Sequence[tuple[str, bytes]]]:
+        """Where they are, by their places in the container, and what is to be written to those that are its own."""
         way = attachment(container.spec)
         if way is Attachment.SHARED:
             place = self.instance.container_data(network_owner(container.spec, self.index).id)
-            return {target: str(place / name) for target, name in _TARGETS.items()}
+            return {target: str(place / name) for target, name in _TARGETS.items()}, ()
         directory = str(place)
         named = _hosts(container, endpoints, links.hosts(container, self.index)) if endpoints else ""
-        for name, content in _contents(container, way, named).items():
-            _write_readable(f"{directory}/{name}", content.encode())
-        return {target: f"{directory}/{name}" for target, name in _TARGETS.items()}
+        contents = [(name, content.encode()) for name, content in _contents(container, way, named).items()]
+        return {target: f"{directory}/{name}" for target, name in _TARGETS.items()}, contents
 
 
 def _make(place: Path) -> None:
@@ -252,16 +257,6 @@ def _make(place: Path) -> None:
     except FileNotFoundError:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)
-
-
-def _write_readable(path: str, content: bytes) -> None:
-    """In place: what is bound into a container is never replaced."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        atomicfile.write_all(fd, content)
-        os.fchmod(fd, 0o644)
-    finally:
-        os.close(fd)
 
 
 def _bind_sources(container: Container) -> dict[str, str]:

@@ -29,6 +29,7 @@ from bulkhead.nsexec._nsexec import (
     bear,
     check_plan,
     copy_memory,
+    empty_directory,
     give_back_memory,
     has_likeness,
     json_lines,
@@ -36,6 +37,7 @@ from bulkhead.nsexec._nsexec import (
     prepare,
     settle,
     share_memory,
+    write_files,
     written_memory,
 )
 
@@ -49,6 +51,7 @@ __all__ = [
     "be_model",
     "check_plan",
     "copy_memory",
+    "empty_directory",
     "give_back_memory",
     "has_likeness",
     "json_lines",
@@ -56,6 +59,7 @@ __all__ = [
     "prepare",
     "share_memory",
     "spawn",
+    "write_files",
     "written_memory",
 ]
 

@@ -29,6 +29,10 @@ def test_the_stage_compiles_without_a_warning(tmp_path: Path) -> None:
     gcc(*WARNINGS, *stage, "-o", tmp_path / "docker-init", *sorted((CSRC / "init").glob("*.c")))
 
 
+def test_trees_compile_without_a_warning(tmp_path: Path) -> None:
+    gcc(*WARNINGS, "-fPIC", "-c", "-o", tmp_path / "trees.o", CSRC / "trees.c")
+
+
 def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     gcc(*WARNINGS, "-fPIC", "-c", "-o", tmp_path / "spawn.o", CSRC / "spawn.c")
 

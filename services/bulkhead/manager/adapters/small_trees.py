@@ -6,37 +6,26 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
+
+from bulkhead.runtime.trees import empty_directory
 
 # So many entries, so many levels of directories: more is left to who has time.
 SMALL, SHALLOW = 64, 4
 
 
-def empty(directory: int, most: int = SMALL, levels: int = SHALLOW) -> int:
-    """Delete what is in a directory; how many entries more there might have been.
-
-    Raises OSError for more than `most` entries or `levels` levels, of which a part is gone then.
+def empty(directory: int, most: int = SMALL, levels: int = SHALLOW) -> None:
+    """Delete what is in a directory. Raises OSError for more than `most` entries or `levels` levels, of which a part is
+    gone then.
     """
-    with os.scandir(directory) as entries:
-        found = list(islice(entries, most + 1))
-    most -= len(found)
-    if most < 0 or not levels:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    for entry in found:
-        if not entry.is_dir(follow_symlinks=False):
-            os.unlink(entry.name, dir_fd=directory)
-        elif not removed(directory, entry.name):
-            most = erase(directory, entry.name, most, levels - 1)
-    return most
+    empty_directory(directory, most, levels)
 
 
-def erase(parent: int, name: str, most: int = SMALL, levels: int = SHALLOW) -> int:
+def erase(parent: int, name: str) -> None:
     """The same, and the directory too."""
     with opened(name, parent) as directory:
-        most = empty(directory, most, levels)
+        empty(directory)
     os.rmdir(name, dir_fd=parent)
-    return most
 
 
 def removed(directory: int, name: str) -> bool:

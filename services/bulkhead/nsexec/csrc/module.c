@@ -14,6 +14,7 @@
 #include "plan.h"
 #include "spawn.h"
 #include "steps.h"
+#include "trees.h"
 
 /* The stage program, put here by stage_image.S. */
 extern const unsigned char bulkhead_stage_start[], bulkhead_stage_end[];
@@ -321,6 +322,52 @@ static PyObject *json_lines(PyObject *Py_UNUSED(self), PyObject *arguments)
     return encoded(&request);
 }
 
+static PyObject *empty_directory(PyObject *Py_UNUSED(self), PyObject *arguments)
+{
+    int directory, levels;
+    long most;
+    if (!PyArg_ParseTuple(arguments, "ili:empty_directory", &directory, &most, &levels))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    most = tree_empty(directory, most, levels);
+    Py_END_ALLOW_THREADS
+    return bytes_or_error(most);
+}
+
+/* Borrows what `pairs`, a tuple that nobody changes, holds. */
+static int fill_files(PyObject *pairs, struct tree_file *files, Py_ssize_t most)
+{
+    Py_ssize_t size, count = PyTuple_Size(pairs);
+    if (count > most) {
+        PyErr_SetString(PyExc_ValueError, "too many files");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyTuple_GetItem(pairs, i);
+        if (!PyArg_ParseTuple(pair, "sy#:write_files", &files[i].name, &files[i].content, &size))
+            return -1;
+        files[i].size = (size_t)size;
+    }
+    return 0;
+}
+
+#define MOST_FILES 16
+
+static PyObject *write_files(PyObject *Py_UNUSED(self), PyObject *arguments)
+{
+    struct tree_file files[MOST_FILES];
+    const char *directory;
+    PyObject *pairs;
+    int result;
+    if (!PyArg_ParseTuple(arguments, "sO!:write_files", &directory, &PyTuple_Type, &pairs) ||
+        fill_files(pairs, files, MOST_FILES) < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    result = tree_write(directory, files, (size_t)PyTuple_Size(pairs));
+    Py_END_ALLOW_THREADS
+    return result < 0 ? bytes_or_error(result) : Py_NewRef(Py_None);
+}
+
 static PyMethodDef methods[] = {
     {"prepare", prepare, METH_NOARGS,
      "prepare() -> None\n\nMake the sealed stage program now, so that forks of this process share it."},
@@ -357,6 +404,12 @@ static PyMethodDef methods[] = {
     {"json_lines", json_lines, METH_VARARGS,
      "json_lines(text, start, end, suffix) -> bytes | None\n\n"
      "Records of Docker's json-file of the whole lines text[start:end]; None where they are not ASCII."},
+    {"empty_directory", empty_directory, METH_VARARGS,
+     "empty_directory(directory, most, levels) -> int\n\n"
+     "Delete what is in an open directory, through no link; how many entries more there might have been. OSError (EFBIG) "
+     "for more than `most` entries or `levels` levels, of which a part is gone then."},
+    {"write_files", write_files, METH_VARARGS,
+     "write_files(directory, ((name, content), ...)) -> None\n\nWrite files in place, each readable for all. OSError."},
     {NULL, NULL, 0, NULL},
 };
 
