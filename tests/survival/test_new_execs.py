@@ -58,6 +58,15 @@ def actions(engine: Engine, exec_id: str) -> list[str]:
     return [each["Action"].split(":")[0] for each in events if each["Actor"]["Attributes"].get("execID") == exec_id]
 
 
+def kill_shim(engine: Engine, container_id: str) -> None:
+    """It is dead when this returns."""
+    record = json.loads((engine.instance.container_data(container_id) / "shim.json").read_text())
+    shim = os.pidfd_open(record["pid"])
+    signal.pidfd_send_signal(shim, signal.SIGKILL)
+    select.select([shim], [], [])
+    os.close(shim)
+
+
 def test_it_is_seen_as_soon_as_it_is_created(fresh_engine: Engine) -> None:
     made = container(fresh_engine)
     for _ in range(20):
@@ -91,13 +100,28 @@ def test_one_whose_shim_died_at_once_can_be_started(fresh_engine: Engine) -> Non
     engine = fresh_engine
     made = container(engine)
     one = create(engine, made, "sh", "-c", "echo alive; exit 5")
-    record = json.loads((engine.instance.container_data(made) / "shim.json").read_text())
-    shim = os.pidfd_open(record["pid"])
-    signal.pidfd_send_signal(shim, signal.SIGKILL)
-    select.select([shim], [], [])
-    os.close(shim)
+    kill_shim(engine, made)
     assert b"alive" in engine.api("POST", f"/exec/{one}/start", {"Detach": False}).body
     until(lambda: inspected(engine, one)["ExitCode"] == 5)
+    until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
+
+
+@pytest.mark.parametrize("command", ["exit 7", "sleep 0.1; exit 7"])
+def test_a_code_is_not_lost_with_its_shim_though_the_manager_slept(fresh_engine: Engine, command: str) -> None:
+    """Whoever has seen an exec's end has seen it for the manager, who may have had no turn since it was created."""
+    engine = fresh_engine
+    made = container(engine)
+    one = create(engine, made, "sh", "-c", command)
+    manager = engine.pid("manager")
+    assert manager is not None
+    os.kill(manager, signal.SIGSTOP)
+    try:
+        assert engine.api("POST", f"/exec/{one}/start", {"Detach": False}).status == 200
+        kill_shim(engine, made)
+    finally:
+        os.kill(manager, signal.SIGCONT)
+    until(lambda: not inspected(engine, one)["Running"])
+    assert inspected(engine, one)["ExitCode"] == 7
     until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
 
 

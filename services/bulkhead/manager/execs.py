@@ -242,12 +242,18 @@ class Execs:
     def _hear_begun(self, exec_id: str, shim: Shim, told: Lasting) -> None:
         record = self._note_begun(exec_id)
         if record is None:
-            return
-        if told.exit_code is None:
+            self._hear_ended(exec_id, told)
+        elif told.exit_code is None:
             self._say_begun(record, told.began_at)
             self._watch(record, shim)
         else:
             self._record_end(record, told.exit_code, self._begun(record, told.began_at))
+
+    def _hear_ended(self, exec_id: str, told: Lasting) -> None:
+        """Of one whose record says that it runs; its shim may be dead, and nobody else to ask."""
+        record = self.records.exec(exec_id)
+        if record is not None and record.phase is ExecPhase.RUNNING and told.exit_code is not None:
+            self._record_end(record, told.exit_code)
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         """Waits a while for an exec that is about to run. Raises Conflict when it does not."""
@@ -453,6 +459,8 @@ class Execs:
     async def _wait(self, record: Exec, shim: Shim | None) -> None:
         try:
             code = await self._exit_code(record, shim)
+            # Its shim may have told before it died, and be heard only now.
+            await self.catch_up(record.container_id)
         finally:
             self._watched.discard(record.id)
         current = self.records.exec(record.id)

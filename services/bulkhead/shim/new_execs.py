@@ -138,7 +138,9 @@ class NewExecs:
         return bool(self._unsent)
 
     def _lasts(self, one: Exec) -> None:
-        """Or has ended. While it runs on, whoever heard of it asks for its end."""
+        """Or has ended. Its end is told, too: whoever heard of it asks for that, but we may die before he is awake."""
+        if one.phase is ExecPhase.RUNNING:
+            one.lasting.append(self._lasts)
         if one.phase is not ExecPhase.CREATED:
             line = _line(one)
             if one.started_at and one.exited_at:

@@ -237,6 +237,36 @@ async def test_what_a_shim_told_before_it_died_is_on_record(core: Running) -> No
     assert core.records.exec(record.id) is not None
 
 
+async def test_an_end_that_a_shim_told_before_it_died_is_on_record(core: Running) -> None:
+    """Of one whose record said that it runs."""
+    container_id = await heard(core)
+    shim, record = core.shim(container_id), made(container_id)
+    shim.create_exec_itself(record, told=False)
+    shim.tell(KnownExec(record=record, began_at=6), told=False)
+    await core.core.execs.catch_up(container_id)
+    await eventually(lambda: "wait" in shim.called)
+    shim.tell(KnownExec(record=record, began_at=6, exited_at=7, exit_code=9), told=False)
+    shim.die()
+    await eventually(lambda: core.records.exec(record.id).phase is ExecPhase.EXITED)  # type: ignore[union-attr]
+    assert (await core.core.execs.inspect(record.id)).exit_code == 9
+    told = [each for each in await core.journal() if each.attributes.get("execID") == record.id]
+    assert [each.action for each in told] == ["exec_create: ls", "exec_start: ls", "exec_die"]
+
+
+async def test_whose_end_was_waited_for_need_not_ring(core: Running) -> None:
+    """Its shim has told of it besides, for the case that it dies."""
+    container_id = await heard(core)
+    shim, record = core.shim(container_id), made(container_id)
+    shim.create_exec_itself(record, told=False)
+    shim.tell(KnownExec(record=record, began_at=6), told=False)
+    await core.core.execs.catch_up(container_id)
+    shim.tell(KnownExec(record=record, began_at=6, exited_at=7, exit_code=9), told=False)
+    shim.exit_exec(record.id, 9)
+    await eventually(lambda: not shim.untold_execs)
+    told = [each.action for each in await core.journal() if each.attributes.get("execID") == record.id]
+    assert told == ["exec_create: ls", "exec_start: ls", "exec_die"]
+
+
 async def test_who_may_create_none_leaves_no_doubt(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a container with links, say: each doubt is a call that stays open."""
     doubted: list[str] = []
