@@ -223,6 +223,9 @@ class FakeShim:
         told, self.untold_execs = self.untold_execs, []
         return told
 
+    def renew_news(self) -> None:
+        self.called.add("renew_news")
+
     def end_news(self) -> None:
         self.untold_execs = []
 

@@ -81,7 +81,11 @@ class NewExecs:
     def hear(self, container: Container, shim: Shim, register: Register) -> None:
         """From now on, as long as it lives."""
         name = short(container.id)
-        if shim.tells_new_execs and not self._hears(name, shim):
+        if self._hears(name, shim):
+            # Whoever comes here may have been refused by a shim that can tell nobody.
+            with contextlib.suppress(BulkheadError):
+                shim.renew_news()
+        elif shim.tells_new_execs:
             heard = self._heard[name] = _Heard(shim=shim, register=register)
             self.actors.own(self._hear(container, heard), f"hear of execs in {name}")
 

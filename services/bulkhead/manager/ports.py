@@ -419,6 +419,9 @@ class Shim(Protocol):
         outlives it.
         """
 
+    def renew_news(self) -> None:
+        """It can tell, though it may have hung up on us before. Raises Unavailable."""
+
     def end_news(self) -> None:
         """Nobody will hear of more."""
 

@@ -55,6 +55,9 @@ class Manager:
     def read(self) -> Sequence[KnownExec]:
         return self._news.read()
 
+    def dial_again(self) -> None:
+        self._news.renew()
+
     def leave(self) -> None:
         self._news.close()
 
@@ -192,6 +195,21 @@ async def test_a_manager_who_dials_and_asks_for_nothing_allows_nothing(shim: Shi
     news.dial()
     assert (await create(shim, "true")).answer["kind"] == "Conflict"
     news.close()
+
+
+async def test_a_manager_on_whom_it_has_hung_up_dials_again(shim: Shim, manager: Manager) -> None:
+    """When all is read; and as long as there is somebody at the other end he does not."""
+    manager.dial_again()
+    one = await create(shim, "true")
+    usurper = ExecNews(str(shim.run_dir / "stdio.sock"))
+    usurper.dial()
+    usurper.close()
+    await eventually(lambda: is_refused(shim))
+    manager.dial_again()
+    assert one.answer["exec_id"] in [each.record.id for each in manager.read()]
+    manager.dial_again()
+    await eventually(lambda: may_create(shim))
+    assert len(manager.read()) == 1
 
 
 async def is_refused(shim: Shim) -> bool:

@@ -49,6 +49,14 @@ async def test_a_shim_gets_its_pattern_after_the_first_exec(core: Running) -> No
     await eventually(lambda: core.shim(container_id).pattern == b"plan")
 
 
+async def test_one_that_has_hung_up_is_dialled_again_by_the_next_that_it_refuses(core: Running) -> None:
+    container_id = await heard(core)
+    shim = core.shim(container_id)
+    assert "renew_news" not in shim.called
+    await core.core.execs.create(container_id, SPEC)
+    assert "renew_news" in shim.called
+
+
 async def test_one_of_another_runtime_gets_none(core: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     container_id = await core.run("sleep", "9")
     monkeypatch.setattr(type(core.core.execs), "has_foreign_runtime", lambda *_: True)

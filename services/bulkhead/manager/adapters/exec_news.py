@@ -23,12 +23,14 @@ class ExecNews:
     def __init__(self, path: str) -> None:
         self._path = path
         self._socket: socket.socket | None = None
+        self._is_wanted = False
         # The beginning of a line.
         self._rest = b""
 
     def dial(self) -> None:
         """From now on it may tell. Raises Unavailable."""
         self.close()
+        self._is_wanted = True
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.connect(self._path)
@@ -39,6 +41,11 @@ class ExecNews:
             sock.close()
             raise Unavailable(f"cannot hear of execs by {self._path}: {error.strerror}") from error
         self._socket = sock
+
+    def renew(self) -> None:
+        """Dial again, if there is nobody at the other end, and nothing left to read. Raises Unavailable."""
+        if self._is_wanted and (self._socket is None or _has_hung_up(self._socket)):
+            self.dial()
 
     def read(self) -> Sequence[KnownExec]:
         """What it has told since: of each what it told last, in the order in which they were created."""
@@ -65,9 +72,18 @@ class ExecNews:
 
     def close(self) -> None:
         """Hear of no more."""
-        sock, self._socket, self._rest = self._socket, None, b""
+        sock, self._socket, self._rest, self._is_wanted = self._socket, None, b"", False
         if sock is not None:
             sock.close()
+
+
+def _has_hung_up(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _known(lines: Sequence[bytes]) -> Iterator[KnownExec]:

@@ -169,6 +169,9 @@ class RemoteShim:
             self._exec_news.dial()
         await self.client.new_execs(pattern, timeout=None)
 
+    def renew_news(self) -> None:
+        self._exec_news.renew()
+
     def told_execs(self) -> Sequence[KnownExec]:
         return self._exec_news.read()
 
