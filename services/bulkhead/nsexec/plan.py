@@ -76,9 +76,6 @@ class Flag(enum.IntFlag):
     GO_ON = 1 << 27
 
 
-_NO_FLAGS = Flag(0)
-
-
 class Section(enum.IntEnum):
     """enum plan_section in csrc/plan.h."""
 
@@ -278,7 +275,7 @@ class Plan:
     nodes: tuple[int, ...] = ()
     profile: str | None = None
 
-    def encode(self, more: Flag = _NO_FLAGS) -> bytes:
+    def encode(self, more: int = 0) -> bytes:
         """The bytes, with flags `more`; ValueError when a text holds a NUL or the stage accepts no such length."""
         sections = [_frame(tag, count, body) for tag, count, body in self._sections() if count]
         length = _HEADER.size + sum(map(len, sections))
@@ -328,7 +325,7 @@ class Encoded:
     flags: int
     rlimits: tuple[tuple[int, int, int], ...] = ()
 
-    def encode(self, more: Flag = _NO_FLAGS) -> bytes:
+    def encode(self, more: int = 0) -> bytes:
         """The bytes, with flags `more`."""
         return _flagged(self.data, more)
 
@@ -338,13 +335,13 @@ def _check_length(length: int) -> None:
         raise ValueError(f"the launch plan has {length} bytes, the limit is {MAX_BYTES}")
 
 
-def _flagged(data: bytes, more: Flag) -> bytes:
+def _flagged(data: bytes, more: int) -> bytes:
     """GENERAL is the first section, and the flags its first word."""
     if not more:
         return data
     place = _HEADER.size + _SECTION.size
     (flags,) = _FLAGS.unpack_from(data, place)
-    return data[:place] + _FLAGS.pack(flags | int(more)) + data[place + _FLAGS.size :]
+    return data[:place] + _FLAGS.pack(flags | more) + data[place + _FLAGS.size :]
 
 
 def builds(data: bytes) -> bool:

@@ -30,7 +30,8 @@ Begun = Callable[[Task], None]
 # then on it goes on to its program, unless this raises.
 Go = Callable[[Task, int], None]
 
-_NONE = Flag(0)
+# Plain numbers: the enumeration asks, of each sum of flags, which member that is.
+_FORK_EARLY, _GO_ON = int(Flag.FORK_EARLY), int(Flag.GO_ON)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +118,9 @@ def create_planned(
     config = {"linux": {"resources": planned.resources}}
     with ExitStack() as undo:
         birth = _Birth(container_id, config, "", group(planned.cgroup), undo, Manner())
-        go = None if planned.plan.flags & Flag.FORK_EARLY else go
+        go = None if planned.plan.flags & _FORK_EARLY else go
         spaces = spaces_of(planned.clone_flags, network)
-        birth.begin(planned.plan, spaces, stdio, (), _NONE if go is None else Flag.GO_ON)
+        birth.begin(planned.plan, spaces, stdio, (), 0 if go is None else _GO_ON)
         if go is None:
             task = birth.raised(planned.plan, planned.warnings, begun)
         else:
@@ -158,7 +159,7 @@ class _Birth:
         spaces: Spaces,
         stdio: StdioFds,
         came: Sequence[int],
-        more: Flag = _NONE,
+        more: int = 0,
     ) -> None:
         """Make the group, start the stage in it; `more` is added to what the plan asks for."""
         self._placed = _make_group(self._cgroup, self._config, self._undo, self._manner)
@@ -172,7 +173,7 @@ class _Birth:
             launch.await_stage()
             self._cgroup.settled()
         launch.limit(hooks.time_limit(self._config, "prestart", "createRuntime", "createContainer"))
-        self._conversation = Conversation(launch, CREATE, forks=bool(plan.flags & Flag.FORK_EARLY))
+        self._conversation = Conversation(launch, CREATE, forks=bool(int(plan.flags) & _FORK_EARLY))
         self._conversation.follow(self._manner.trace)
         self._undo.callback(self._conversation.abandon)
         answers.expect(self._conversation, self._config, container_id=self._id, bundle=self._bundle)

@@ -25,6 +25,8 @@ Config = Mapping[str, Any]
 
 # Who joins a container can be held up by it; longer than any honest launch, shorter than our callers wait.
 _JOIN_SECONDS = 8.0
+# A plain number: the enumeration asks, of each sum of flags, which member that is.
+_BECOME_ROOT = int(Flag.BECOME_ROOT)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,7 +109,7 @@ def exec_planned(
     """
     _refuse_frozen(task)
     with ExitStack() as undo:
-        if planned.plan.flags & Flag.BECOME_ROOT:
+        if planned.plan.flags & _BECOME_ROOT:
             luggage.give_stdio(stdio, task.pid)
         if ready is not None and ready.fits():
             conversation = ready.begin(task, undo)

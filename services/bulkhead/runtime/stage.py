@@ -17,10 +17,11 @@ from bulkhead.nsexec.plan import Encoded, Flag, Plan
 from bulkhead.runtime.failures import Occasion, launch_failed
 from bulkhead.runtime.rootfs import StdioFds
 
-_NONE = Flag(0)
+# Plain numbers: the enumeration asks, of each sum of flags, which member that is.
+_TERMINAL = int(Flag.TERMINAL)
 # Of a file that says whether processes are stopped.
 _STATE_BYTES = 4096
-_NULL_FLAGS = (Flag.NULL_STDIN, Flag.NULL_STDOUT, Flag.NULL_STDERR)
+_NULL_FLAGS = (int(Flag.NULL_STDIN), int(Flag.NULL_STDOUT), int(Flag.NULL_STDERR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,12 @@ class Outfit:
     tasks: list[int]
 
 
-def outfit_of(plan: Plan | Encoded, entrance: Entrance, stdio: StdioFds, more: Flag = _NONE) -> Outfit:
+def outfit_of(plan: Plan | Encoded, entrance: Entrance, stdio: StdioFds, more: int = 0) -> Outfit:
     """A standard descriptor that is absent becomes the container's /dev/null inside."""
     null = entrance.null
-    terminal = plan.flags & Flag.TERMINAL
+    terminal = int(plan.flags) & _TERMINAL
     given = (-1, -1, -1) if terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
-    nulls = Flag(0) if terminal else _nulls(*(fd < 0 for fd in given))
+    nulls = 0 if terminal else _nulls(*(fd < 0 for fd in given))
     first, second, third = (null if fd < 0 else fd for fd in given)
     try:
         data = plan.encode(nulls | more)
@@ -115,12 +116,9 @@ def outfit_of(plan: Plan | Encoded, entrance: Entrance, stdio: StdioFds, more: F
 
 
 @functools.cache
-def _nulls(*absent: bool) -> Flag:
+def _nulls(*absent: bool) -> int:
     """What the stage opens itself of stdin, stdout and stderr."""
-    found = Flag(0)
-    for is_absent, flag in zip(absent, _NULL_FLAGS, strict=True):
-        found |= flag if is_absent else Flag(0)
-    return found
+    return sum(flag for is_absent, flag in zip(absent, _NULL_FLAGS, strict=True) if is_absent)
 
 
 def spawn(
@@ -130,7 +128,7 @@ def spawn(
     stdio: StdioFds,
     extra: Sequence[int],
     occasion: Occasion,
-    more: Flag = _NONE,
+    more: int = 0,
 ) -> Launch:
     """Start the stage."""
     entrance = Entrance(cgroup)
