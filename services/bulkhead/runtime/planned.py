@@ -9,6 +9,7 @@ it comes to. The config stays the contract: where nothing was worked out, or by 
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -65,21 +66,37 @@ def unpack(packed: bytes) -> Planned | None:
         return None
     try:
         (length,) = _LENGTH.unpack_from(packed)
-        head = json.loads(packed[_LENGTH.size : _LENGTH.size + length])
-        if head["version"] != [_VERSION, layout.VERSION]:
+        begins = _LENGTH.size + length
+        head = _read_head(packed[_LENGTH.size : begins])
+        if head is None:
             return None
-        limits = tuple((number, soft, hard) for number, soft, hard in head["rlimits"])
-        plan = Encoded(data=packed[_LENGTH.size + length :], flags=int(head["flags"]), rlimits=limits)
         return Planned(
-            plan=plan,
-            terminal=head["terminal"],
-            warnings=tuple(head["warnings"]),
-            clone_flags=head["clone_flags"],
-            cgroup=head["cgroup"],
-            resources=head["resources"],
+            plan=Encoded(data=packed[begins:], flags=head.plan.flags, rlimits=head.plan.rlimits),
+            terminal=head.terminal,
+            warnings=head.warnings,
+            clone_flags=head.clone_flags,
+            cgroup=head.cgroup,
+            resources=head.resources,
         )
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise InvalidArgument(f"cannot read the planned launch: {error}") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _read_head(text: bytes) -> Planned | None:
+    """All but the plan, None of another version. A container's further processes have the same, as a rule."""
+    head = json.loads(text)
+    if head["version"] != [_VERSION, layout.VERSION]:
+        return None
+    limits = tuple((number, soft, hard) for number, soft, hard in head["rlimits"])
+    return Planned(
+        plan=Encoded(data=b"", flags=int(head["flags"]), rlimits=limits),
+        terminal=head["terminal"],
+        warnings=tuple(head["warnings"]),
+        clone_flags=head["clone_flags"],
+        cgroup=head["cgroup"],
+        resources=head["resources"],
+    )
 
 
 def with_arguments(packed: bytes, arguments: Sequence[str]) -> bytes:

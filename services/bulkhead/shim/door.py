@@ -278,7 +278,7 @@ def _as_created(one: Exec, wish: dict[str, Any]) -> dict[str, Any]:
     to say how large its terminal is."""
     if not one.record:
         raise Conflict(f"cannot start exec {one.exec_id}: the manager is to be asked for its streams")
-    spec = json.loads(one.record)["spec"]
+    spec = one.spec or json.loads(one.record)["spec"]
     size = wish.get("height") or 0, wish.get("width") or 0
     if any(size) and size != (spec.get("height"), spec.get("width")):
         raise Conflict(f"cannot start exec {one.exec_id}: the manager is to be asked for its terminal")

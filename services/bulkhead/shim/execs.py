@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -60,6 +60,8 @@ class Exec:
     planned: bytes = b""
     # The manager's, for whoever comes after him.
     record: bytes = b""
+    # As the record has it; None where nobody has read that yet.
+    spec: Mapping[str, Any] | None = None
     phase: ExecPhase = ExecPhase.CREATED
     running: Further | None = None
     pid: int = 0
@@ -141,13 +143,14 @@ class Execs:
             one.waiting, one.beginning, one.lasting = before.waiting, before.beginning, before.lasting
         self._remember(one)
 
-    def add(self, exec_id: str, *, open_stdin: bool, planned: bytes, record: bytes) -> Exec:
+    def add(self, exec_id: str, *, spec: Mapping[str, Any], planned: bytes, record: bytes) -> Exec:
         """Remember a new one, without a terminal, whose plan says all. The container must run now."""
         self._container.running_task()
         self._make_room()
         streams = Streams(self._loop, stdin_once=True, ends_with_process=True)
+        open_stdin = spec.get("attach_stdin") is True
         one = Exec(exec_id=exec_id, process={"terminal": False}, open_stdin=open_stdin, streams=streams)
-        one.planned, one.record = planned, record
+        one.planned, one.record, one.spec = planned, record, spec
         self._remember(one)
         return one
 
@@ -368,7 +371,7 @@ class Execs:
         _tell(one.waiting, one)
         _tell(one.lasting, one)
         one.streams.finish()
-        one.process, one.planned = {"terminal": one.tty}, b""
+        one.process, one.planned, one.spec = {"terminal": one.tty}, b"", None
         # Last in the table's order is last to be forgotten.
         self._table[one.exec_id] = self._table.pop(one.exec_id)
         ended = [other for other in self._table.values() if other.phase is ExecPhase.EXITED]

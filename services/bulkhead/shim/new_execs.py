@@ -109,7 +109,7 @@ class NewExecs:
         if len(text) > _LARGEST_RECORD:
             raise InvalidArgument("cannot create exec: it is too long for a shim")
         plan = planned.with_arguments(self._pattern, command)
-        one = self._execs.add(exec_id, open_stdin=spec.get("attach_stdin") is True, planned=plan, record=text)
+        one = self._execs.add(exec_id, spec=spec, planned=plan, record=text)
         if not self._is_told(one):
             self._execs.drop(one)
             raise ResourceExhausted("cannot create exec: the manager cannot be told of it")

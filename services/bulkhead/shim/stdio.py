@@ -256,7 +256,6 @@ class Streams:
         ours, theirs = _writable_pipe(lasting=lasting)
         (self._held if self._ends_with_process else self._theirs).append(theirs)
         self._sources[ours] = stream
-        os.set_blocking(ours, False)
         journal.widen(ours, _PIPE_SIZE)
         return theirs
 
@@ -403,10 +402,13 @@ class Streams:
 
 
 def _writable_pipe(*, lasting: bool) -> tuple[int, int]:
-    """Both ends. The writer of a lasting one is a reader, too, so there always is one (pipe(7))."""
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    """Both ends, ours non-blocking. The writer of a lasting one is a reader, too, so there always is one (pipe(7))."""
     if not lasting:
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ours, False)
         return ours, theirs
+    # Of the writer only what leads to it is non-blocking: who opens it anew is asked how.
+    ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return ours, os.open(f"/proc/self/fd/{theirs}", os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -20,6 +20,12 @@ class Reactor(Protocol):
     def remove(self, fd: int) -> None: ...
 
 
+class _Listener(socket.socket):
+    """Tells `accept`, which asks, what it is; the library would make members of enums of that for each client."""
+
+    family, type = socket.AF_UNIX, socket.SOCK_STREAM
+
+
 class Acceptor:
     """Accepts clients of the own user and hands each, non-blocking, to `admit`, which owns the socket then."""
 
@@ -32,8 +38,8 @@ class Acceptor:
         """Accept on `listener`, which the acceptor owns from now on; it replaces a former one."""
         self.stop()
         listener.setblocking(False)
-        self._listener = listener
-        self._reactor.add(listener.fileno(), select.EPOLLIN, self._ready)
+        self._listener = _Listener(fileno=listener.detach())
+        self._reactor.add(self._listener.fileno(), select.EPOLLIN, self._ready)
 
     def stop(self) -> None:
         """Accept no more; who was admitted stays."""

@@ -53,6 +53,12 @@ def test_a_further_process_is_worked_out_with_the_confinement_of_its_container()
     assert found.plan.data == translate.exec_plan(config(), process).encode()
 
 
+def test_those_that_differ_in_their_command_alone_are_each_read_as_packed() -> None:
+    processes = ({"args": args, "cwd": "/", "terminal": False, "oomScoreAdj": 0} for args in (["a"], ["b", "c"], ["a"]))
+    found = [planned.further_process(config(), process) for process in processes]
+    assert [planned.unpack(each.pack()) for each in found if each is not None] == found
+
+
 @pytest.mark.parametrize("arguments", [["id"], ["sh", "-c", "echo \u00e9 $0", ""], ["x" * 100_000] * 3, ["\udcff"]])
 def test_with_another_command_it_is_what_that_would_have_come_to(arguments: list[str]) -> None:
     process = {"args": ["anything", "else"], "cwd": "/", "terminal": False, "oomScoreAdj": 0}

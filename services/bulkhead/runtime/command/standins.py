@@ -27,7 +27,13 @@ def modules() -> dict[str, ModuleType]:
         "collections": Later("collections", abc=abstract, **kinds),
         "collections.abc": abstract,
         "enum": Later("enum", Enum=Enum, IntEnum=IntEnum, IntFlag=IntFlag),
-        "functools": Later("functools", cache=_cache, partial=_built_in("_functools")["partial"], wraps=_wraps),
+        "functools": Later(
+            "functools",
+            cache=_cache,
+            lru_cache=_lru_cache,
+            partial=_built_in("_functools")["partial"],
+            wraps=_wraps,
+        ),
         "hashlib": _hashlib(),
         "pathlib": Later("pathlib", Path=Path),
         "signal": Later("signal", **signals),
@@ -52,8 +58,15 @@ def _built_in(name: str) -> dict[str, Any]:
 
 
 def _cache(function: Callable[..., Any]) -> Any:
-    kept = _built_in("_functools")["_lru_cache_wrapper"](function, None, False, _CacheInfo)
-    return _wraps(function)(kept)
+    return _lru_cache(maxsize=None)(function)
+
+
+def _lru_cache(*, maxsize: int | None) -> Callable[[Callable[..., Any]], Any]:
+    def keep(function: Callable[..., Any]) -> Any:
+        kept = _built_in("_functools")["_lru_cache_wrapper"](function, maxsize, False, _CacheInfo)
+        return _wraps(function)(kept)
+
+    return keep
 
 
 class _CacheInfo(tuple[int, ...]):

@@ -170,6 +170,18 @@ def test_functions(module: Any) -> None:
     assert (doubled(2), asked, doubled.__name__, doubled.__doc__) == (4, [2, 3, 2], "doubled", "Twice.")
 
 
+@pytest.mark.parametrize("module", [functools, standins.modules()["functools"]])
+def test_functions_that_keep_little(module: Any) -> None:
+    asked = []
+
+    @module.lru_cache(maxsize=1)  # type: ignore[untyped-decorator]
+    def doubled(number: int) -> int:
+        asked.append(number)
+        return 2 * number
+
+    assert [doubled(2), doubled(2), doubled(3), doubled(2)] == [4, 4, 6, 4] and asked == [2, 3, 2]
+
+
 @pytest.mark.parametrize("kind", [Path, standins.Path])
 def test_paths(kind: Any, tmp_path: Path) -> None:
     place = kind(str(tmp_path), "a") / "b"
