@@ -40,6 +40,7 @@ from bulkhead.manager.images.committing import Committer
 from bulkhead.manager.images.config import ImagesConfig
 from bulkhead.manager.images.distribution import Distribution
 from bulkhead.manager.images.importing import Importer
+from bulkhead.manager.images.intake import Intake
 from bulkhead.manager.images.leases import Leases
 from bulkhead.manager.images.ledger import Ledger
 from bulkhead.manager.images.login import Login
@@ -94,18 +95,22 @@ class ImageService:
         )
         unpacker = Unpacker(self._layers)
         self._recovery = Recovery(self._ledger, records, self._layers, unpacker, self._collector, boot)
-        puller = Puller(
+        intake = Intake(
             ledger=self._ledger,
             store=self._content,
-            layers=self._layers,
             unpacker=unpacker,
-            registries=registries,
             leases=leases,
             collector=self._collector,
-            unpacked=self._recovery.unpacked,
             publish=publish,
-            downloads=config.max_concurrent_downloads,
+            unpacked=self._recovery.unpacked,
         )
+        self._watermarks = Watermarks(self.store, self._layers, config.watermarks)
+        maker = Maker(intake)
+        self.committer = Committer(maker, self._ledger)
+        self.importer = Importer(maker, publish)
+        distribution = Distribution(registries, self._content, leases, self._collector)
+        self.registries = RegistriesServicer(Search(registries), distribution, Login(registries))
+        puller = Puller(intake, self._layers, registries, downloads=config.max_concurrent_downloads)
         pusher = Pusher(
             ledger=self._ledger,
             store=self._content,
@@ -114,42 +119,20 @@ class ImageService:
             publish=publish,
             uploads=config.max_concurrent_uploads,
         )
-        archives = Archives(
-            ledger=self._ledger,
-            store=self._content,
-            unpacker=unpacker,
-            leases=leases,
-            collector=self._collector,
-            publish=publish,
-            unpacked=self._recovery.unpacked,
+        self.servicer = ImagesServicer(self.store, puller, pusher, Archives(intake), self.transfers)
+        self.upkeep = UpkeepServicer(
+            Checker(
+                ledger=self._ledger,
+                records=records,
+                store=self._content,
+                layers=self._layers,
+                unpacker=intake.unpacker,
+                leases=leases,
+                fetch=puller.fetch_again,
+                snapshots=self.snapshots,
+                users=image_users,
+            )
         )
-        checker = Checker(
-            ledger=self._ledger,
-            records=records,
-            store=self._content,
-            layers=self._layers,
-            unpacker=unpacker,
-            leases=leases,
-            fetch=puller.fetch_again,
-            snapshots=self.snapshots,
-            users=image_users,
-        )
-        self.upkeep = UpkeepServicer(checker)
-        self._watermarks = Watermarks(self.store, self._layers, config.watermarks)
-        maker = Maker(
-            ledger=self._ledger,
-            store=self._content,
-            unpacker=unpacker,
-            leases=leases,
-            collector=self._collector,
-            publish=publish,
-            unpacked=self._recovery.unpacked,
-        )
-        distribution = Distribution(registries, self._content, leases, self._collector)
-        self.registries = RegistriesServicer(Search(registries), distribution, Login(registries))
-        self.committer = Committer(maker, self._ledger)
-        self.importer = Importer(maker, publish)
-        self.servicer = ImagesServicer(self.store, puller, pusher, archives, self.transfers)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> ImageService:

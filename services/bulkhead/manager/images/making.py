@@ -20,16 +20,14 @@ from bulkhead.content.platforms import HOST
 from bulkhead.content.store import BlobStore
 from bulkhead.errors import Unavailable
 from bulkhead.manager.images.catalogue import Change, Tag, bound_name
-from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.filters import created
+from bulkhead.manager.images.intake import Intake
 from bulkhead.manager.images.layering import Layering, MadeLayer
-from bulkhead.manager.images.leases import Kind, Lease, Leases
-from bulkhead.manager.images.ledger import Ledger
-from bulkhead.manager.images.ports import Publish, Unpacked
+from bulkhead.manager.images.leases import Kind, Lease
 from bulkhead.manager.images.progress import Feed
 from bulkhead.manager.images.records import ImageRecord
 from bulkhead.manager.images.records import Layer as UnpackedLayer
-from bulkhead.manager.images.unpacking import Unpacker, plan_layers
+from bulkhead.manager.images.unpacking import plan_layers
 from bulkhead.model.digest import Digest
 from bulkhead.model.image import ImageConfig, image_config
 from bulkhead.model.reference import Reference
@@ -60,36 +58,20 @@ class Recipe:
 class Maker:
     """Makes images."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        store: BlobStore,
-        unpacker: Unpacker,
-        leases: Leases,
-        collector: Collector,
-        publish: Publish,
-        unpacked: Unpacked,
-    ) -> None:
-        self._ledger = ledger
-        self._store = store
-        self._unpacker = unpacker
-        self._leases = leases
-        self._collector = collector
-        self._publish = publish
-        self._unpacked = unpacked
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
     @property
     def store(self) -> BlobStore:
         """Where layers of recipes must be."""
-        return self._store
+        return self._intake.store
 
     @contextlib.asynccontextmanager
     async def layering(self) -> AsyncIterator[Layering]:
         """Enter to make a layer, and an image of it: what is not taken by `make` is gone when this is left."""
-        layering = Layering(self._store, self._unpacker, self._collector)
+        layering = Layering(self._intake.store, self._intake.unpacker, self._intake.collector)
         # No sweep takes the blob before `make` does.
-        with self._leases.unsettled():
+        with self._intake.leases.unsettled():
             try:
                 yield layering
             finally:
@@ -97,7 +79,7 @@ class Maker:
 
     async def make(self, recipe: Recipe) -> ImageRecord:
         """The new image. Raises InvalidArgument for a hostile layer, DataLoss, ResourceExhausted."""
-        with self._leases.unsettled(), self._leases.lease() as lease:
+        with self._intake.leases.unsettled(), self._intake.leases.lease() as lease:
             blobs = {recipe.layer.blob.digest}
             try:
                 await lease.add(Kind.BLOB, recipe.layer.blob.digest)
@@ -111,36 +93,36 @@ class Maker:
                 assert isinstance(manifest, Manifest)
                 blobs |= {config.digest, manifest.digest}
                 await lease.add(Kind.BLOB, *blobs)
-                await self._store.put(body, config.digest)
-                await self._store.put(manifest_body, manifest.digest)
+                await self._intake.store.put(body, config.digest)
+                await self._intake.store.put(manifest_body, manifest.digest)
                 return await self._record(recipe, manifest, body, lease)
             finally:
                 lease.release()
-                await self._collector.free_layers(lease.names(Kind.LAYER))
-                await self._collector.free_blobs(blobs)
+                await self._intake.collector.free_layers(lease.names(Kind.LAYER))
+                await self._intake.collector.free_blobs(blobs)
 
     async def _record(self, recipe: Recipe, manifest: Manifest, body: bytes, lease: Lease) -> ImageRecord:
         config = image_config(decode_object(body, MAX_CONFIG, "image config"))
         plan = plan_layers(manifest, config)
         await lease.add(Kind.IMAGE, manifest.config.digest)
         await lease.add(Kind.LAYER, *(layer.chain_id for layer in plan))
-        missing = [layer.blob.digest for layer in plan if not self._store.has(layer.blob.digest)]
+        missing = [layer.blob.digest for layer in plan if not self._intake.store.has(layer.blob.digest)]
         if missing:
             raise Unavailable(f"cannot make image: blob {missing[0]} was collected meanwhile, try again")
         mine = 0 if recipe.layer.is_empty else 1
-        layers = [await self._unpacker.unpack(layer, Feed()) for layer in plan[: len(plan) - mine]]
-        layers += [await self._unpacker.keep(layer, recipe.layer.unpacked) for layer in plan[len(layers) :]]
+        layers = [await self._intake.unpacker.unpack(layer, Feed()) for layer in plan[: len(plan) - mine]]
+        layers += [await self._intake.unpacker.keep(layer, recipe.layer.unpacked) for layer in plan[len(layers) :]]
         image = record_of(manifest, config, body, layers)
         await self._enter(image, recipe.name)
         return image
 
     async def _enter(self, image: ImageRecord, name: Reference | None) -> None:
         tags = {bound_name(name): Tag(image=image.id, tagged_at=time.time_ns())} if name is not None else {}
-        await self._ledger.change(lambda: (Change(images=(image,), tags=tags), None))
-        self._unpacked()
+        await self._intake.ledger.change(lambda: (Change(images=(image,), tags=tags), None))
+        self._intake.unpacked()
         if name is not None:
             attributes = {**image.config.labels, "name": name.familiar()}
-            await self._publish("image", "tag", str(image.id), attributes)
+            await self._intake.publish("image", "tag", str(image.id), attributes)
 
 
 def record_of(manifest: Manifest, config: ImageConfig, body: bytes, layers: Sequence[UnpackedLayer]) -> ImageRecord:

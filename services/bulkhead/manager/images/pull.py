@@ -40,15 +40,14 @@ from bulkhead.errors import (
     Unavailable,
 )
 from bulkhead.manager.images.catalogue import Change, Tag, bound_name
-from bulkhead.manager.images.collector import Collector
 from bulkhead.manager.images.filters import created
 from bulkhead.manager.images.groups import failing_as_one
-from bulkhead.manager.images.leases import Kind, Lease, Leases
-from bulkhead.manager.images.ledger import Ledger
-from bulkhead.manager.images.ports import Layers, Publish, Registries, Source, Unpacked
+from bulkhead.manager.images.intake import Intake
+from bulkhead.manager.images.leases import Kind, Lease
+from bulkhead.manager.images.ports import Layers, Registries, Source
 from bulkhead.manager.images.progress import Feed, retrying
 from bulkhead.manager.images.records import ImageRecord, Layer
-from bulkhead.manager.images.unpacking import LayerPlan, Unpacker, plan_layers
+from bulkhead.manager.images.unpacking import LayerPlan, plan_layers
 from bulkhead.model.digest import Digest
 from bulkhead.model.image import ImageConfig, image_config
 from bulkhead.model.reference import Reference
@@ -80,44 +79,25 @@ class _Found:
 class Puller:
     """Pulls images; three blobs at a time, whoever asks."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        store: BlobStore,
-        layers: Layers,
-        unpacker: Unpacker,
-        registries: Registries,
-        leases: Leases,
-        collector: Collector,
-        publish: Publish,
-        unpacked: Unpacked,
-        downloads: int,
-    ) -> None:
-        self._ledger = ledger
-        self._store = store
+    def __init__(self, intake: Intake, layers: Layers, registries: Registries, *, downloads: int) -> None:
+        self._intake = intake
         self._layers = layers
-        self._unpacker = unpacker
         self._registries = registries
-        self._leases = leases
-        self._collector = collector
-        self._publish = publish
-        self._unpacked = unpacked
         self._downloads = asyncio.Semaphore(downloads)
 
     async def pull(self, request: PullRequest, feed: Feed) -> None:
         """Pull one image. Raises NotFound, Unauthorized, Unavailable, DataLoss, InvalidArgument, ResourceExhausted."""
         try:
-            with self._leases.lease() as lease:
+            with self._intake.leases.lease() as lease:
                 async with self._registries.sources(request.reference, request.credentials) as sources:
                     await self._pull(request, sources, lease, feed)
         except ResourceExhausted:
             await self._make_room()
             raise
         finally:
-            await self._collector.free_layers(lease.names(Kind.LAYER))
+            await self._intake.collector.free_layers(lease.names(Kind.LAYER))
         name = request.reference
-        await self._publish("image", "pull", name.familiar(), {"name": name.familiar_name})
+        await self._intake.publish("image", "pull", name.familiar(), {"name": name.familiar_name})
 
     async def pull_all(self, request: PullRequest, feed: Feed) -> None:
         """Pull every tag of a repository."""
@@ -137,7 +117,7 @@ class Puller:
         ordered = [source, *(other for other in sources if other is not source)]
         feed.say(f"Pulling from {name.path}", name.tag or str(name.digest))
         failpoints.hit("manager.pull.found")
-        fetcher = _Fetcher(self._store, self._downloads, ordered, name, lease, feed)
+        fetcher = _Fetcher(self._intake.store, self._downloads, ordered, name, lease, feed)
         image = await self._fetch(found, platform, request, fetcher)
         failpoints.hit("manager.pull.fetched")
         fresh = await self._record(image, found, name)
@@ -184,12 +164,12 @@ class Puller:
         if manifest.config.size > MAX_CONFIG:
             raise InvalidArgument(f"cannot use image config: it is larger than {MAX_CONFIG} bytes")
         await fetcher.fetch(manifest.config)
-        body = self._store.read(manifest.config.digest, MAX_CONFIG)
+        body = self._intake.store.read(manifest.config.digest, MAX_CONFIG)
         return image_config(decode_object(body, MAX_CONFIG, "image config")), body
 
     async def _check_space(self, plan: Sequence[LayerPlan], name: Reference) -> None:
         """A layer takes its blob, and unpacked at least as much again."""
-        blobs = {layer.blob.digest: layer.blob.size for layer in plan if not self._store.has(layer.blob.digest)}
+        blobs = {layer.blob.digest: layer.blob.size for layer in plan if not self._intake.store.has(layer.blob.digest)}
         unpacked = sum(layer.blob.size for layer in plan if self._layers.size(layer.chain_id) is None)
         needed = sum(blobs.values()) + unpacked
         if needed > self._layers.free_bytes():
@@ -208,7 +188,7 @@ class Puller:
         arrivals: dict[Digest, Arriving] = {}
         layers: list[asyncio.Task[Layer]] = []
         async with failing_as_one() as group:
-            group.create_task(self._store.put(found.body, found.manifest.digest))
+            group.create_task(self._intake.store.put(found.body, found.manifest.digest))
             for layer in plan:
                 arriving = arrivals.get(layer.blob.digest)
                 if arriving is None:
@@ -227,7 +207,7 @@ class Puller:
                 below.result()
 
         try:
-            unpacked = await self._unpacker.unpack(layer, fetcher.feed, arriving=arriving, settled=settled)
+            unpacked = await self._intake.unpacker.unpack(layer, fetcher.feed, arriving=arriving, settled=settled)
         except DataLoss as error:
             await self._drop_rotten(layer.blob, error)
             raise
@@ -238,11 +218,11 @@ class Puller:
 
     async def _drop_rotten(self, blob: Descriptor, error: DataLoss) -> None:
         """A blob that was here before may have rotted: nobody shall take it for whole again."""
-        if not self._store.has(blob.digest):
+        if not self._intake.store.has(blob.digest):
             return
-        fault = await self._store.fault(blob.digest, blob.size)
+        fault = await self._intake.store.fault(blob.digest, blob.size)
         if fault is not None:
-            await self._store.delete(blob.digest)
+            await self._intake.store.delete(blob.digest)
             reason = f"cannot pull blob {blob.digest}: on this disk {fault}; it was dropped, pull again"
             raise DataLoss(reason) from error
 
@@ -256,7 +236,7 @@ class Puller:
         """Image, tag and digest, in one transaction; whether the name now means something new."""
 
         def decide() -> tuple[Change, tuple[bool, ImageRecord | None]]:
-            books = self._ledger.books
+            books = self._intake.ledger.books
             before, known = books.named(name), books.get(image.id)
             fresh = before is None or before.id != image.id
             tag = Tag(image=image.id, tagged_at=time.time_ns())
@@ -267,16 +247,16 @@ class Puller:
             )
             return change, (fresh, known)
 
-        fresh, known = await self._ledger.change(decide)
-        self._unpacked()
+        fresh, known = await self._intake.ledger.change(decide)
+        self._intake.unpacked()
         if known is not None and known.manifest != image.manifest:
             # The same image, packed in another way: the old packing is of no use any more.
-            await self._collector.free_blobs(known.blobs)
+            await self._intake.collector.free_blobs(known.blobs)
         return fresh
 
     async def _make_room(self) -> None:
         """The disk is full: give back everything that nobody needs, beginnings of blobs included."""
-        await self._collector.sweep(0)
+        await self._intake.collector.sweep(0)
         await self._layers.emptied()
 
 
