@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from grpclib.client import Channel
 
 from bulkhead.api import listener
 from bulkhead.api.adapters.logfiles import open_log
@@ -55,6 +56,7 @@ from bulkhead.api.routes.system import SystemRoutes
 from bulkhead.api.routes.table import table
 from bulkhead.api.routes.updates import UpdateRoutes
 from bulkhead.api.routes.volumes import VolumeRoutes
+from bulkhead.api.routing import Table
 from bulkhead.api.waiting import Waits
 from bulkhead.model.instance import Instance
 from bulkhead.settings import Settings
@@ -81,49 +83,8 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         manager = channel(instance.manager_socket)
         stack.callback(manager.close)
-        containers, system = ManagerContainers(manager), ManagerSystem(manager)
-        images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
-        shims = ShimExecs(instance)
-        filesystems, registries = ManagerFilesystems(manager), ManagerRegistries(manager)
-        volumes = ManagerVolumes(manager)
-        machine = partial(read_machine, instance.data)
-        host = lru_cache(maxsize=1)(machine)
-        metrics, in_flight, statistics = Metrics(), InFlight(), ManagerStatistics(manager)
-        routes = table(
-            diagnostics=DiagnosticRoutes(system=system, statistics=statistics, metrics=metrics, in_flight=in_flight),
-            system=SystemRoutes(
-                system=system,
-                containers=containers,
-                images=images,
-                volumes=volumes,
-                logins=registries,
-                machine=machine,
-                data=instance.data,
-            ),
-            events=EventRoutes(Feeds(system)),
-            containers=ContainerRoutes(
-                containers=containers,
-                machine=host,
-                exists=path_exists,
-                cgroup_version=cgroup_version(),
-                data=instance.data,
-            ),
-            streams=StreamRoutes(
-                containers=containers,
-                stdio=stdio,
-                waits=Waits(containers, system),
-                logs=LogReader(containers, stdio, open_log),
-            ),
-            statistics=StatisticsRoutes(statistics),
-            execs=ExecRoutes(execs=execs, shims=shims, stdio=stdio),
-            images=ImageRoutes(images, filesystems),
-            registries=RegistryRoutes(registries),
-            filesystems=FilesystemRoutes(filesystems),
-            updates=UpdateRoutes(ManagerUpdates(manager), host),
-            archives=ArchiveRoutes(ManagerArchives(manager)),
-            networks=NetworkRoutes(ManagerNetworks(manager)),
-            volumes=VolumeRoutes(volumes),
-        )
+        metrics, in_flight = Metrics(), InFlight()
+        routes = _routes(instance, manager, metrics, in_flight)
         remote = open_remote(config)
         names = (*config.hosts, *(remote.names if remote is not None else ()))
         edge = partial(Edge, routes, metrics=metrics, in_flight=in_flight, patience=config.body_timeout)
@@ -133,6 +94,47 @@ async def serve(settings: Settings) -> AsyncIterator[None]:
             far = _server(edge(Admission(names, remote=True)), config.max_connections, keepalive=True)
             await stack.enter_async_context(_listening_remotely(remote, far))
         yield
+
+
+def _routes(instance: Instance, manager: Channel, metrics: Metrics, in_flight: InFlight) -> Table:
+    """Every route, on adapters of its own."""
+    containers, system = ManagerContainers(manager), ManagerSystem(manager)
+    images, execs, stdio = ManagerImages(manager), ManagerExecs(manager), ShimStdio()
+    filesystems, registries, volumes = ManagerFilesystems(manager), ManagerRegistries(manager), ManagerVolumes(manager)
+    waits, logs = Waits(containers, system), LogReader(containers, stdio, open_log)
+    machine = partial(read_machine, instance.data)
+    host = lru_cache(maxsize=1)(machine)
+    statistics = ManagerStatistics(manager)
+    return table(
+        diagnostics=DiagnosticRoutes(system=system, statistics=statistics, metrics=metrics, in_flight=in_flight),
+        system=SystemRoutes(
+            system=system,
+            containers=containers,
+            images=images,
+            volumes=volumes,
+            logins=registries,
+            machine=machine,
+            data=instance.data,
+        ),
+        events=EventRoutes(Feeds(system)),
+        containers=ContainerRoutes(
+            containers=containers,
+            machine=host,
+            exists=path_exists,
+            cgroup_version=cgroup_version(),
+            data=instance.data,
+        ),
+        streams=StreamRoutes(containers=containers, stdio=stdio, waits=waits, logs=logs),
+        statistics=StatisticsRoutes(statistics),
+        execs=ExecRoutes(execs=execs, shims=ShimExecs(instance), stdio=stdio),
+        images=ImageRoutes(images, filesystems),
+        registries=RegistryRoutes(registries),
+        filesystems=FilesystemRoutes(filesystems),
+        updates=UpdateRoutes(ManagerUpdates(manager), host),
+        archives=ArchiveRoutes(ManagerArchives(manager)),
+        networks=NetworkRoutes(ManagerNetworks(manager)),
+        volumes=VolumeRoutes(volumes),
+    )
 
 
 def _server(edge: Edge, most: int, *, keepalive: bool = False) -> EngineServer:

@@ -443,15 +443,13 @@ class Container:
         failpoints.hit("shim.start.recorded")
 
     def _launch(self, terminal: bool, options: CreateOptions, undo: ExitStack, *, parked: bool) -> Task:
-        streams = self.streams
         if self._from_disk and options.rootfs is not None:
             self._await_unmounted(options.rootfs)
         self._has_gone_on = False
-        streams.stdin_once = options.stdin_once
-        streams.resize(options.height, options.width)
-        stdio = streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
-        undo.callback(streams.abandon)
-
+        self.streams.stdin_once = options.stdin_once
+        self.streams.resize(options.height, options.width)
+        stdio = self.streams.open(tty=terminal, stdin=options.open_stdin, lasting=True)
+        undo.callback(self.streams.abandon)
         begun = partial(self._take, terminal=terminal, options=options, undo=undo)
 
         def go(task: Task, root: int) -> None:
@@ -478,7 +476,7 @@ class Container:
             self._root.take(task, options.rootfs)
             undo.callback(self._root.drop)
         console, task.console = task.console, None
-        streams.launched(console)
+        self.streams.launched(console)
         if self._task is not task:
             begun(task)
         elif console is not None:

@@ -80,6 +80,10 @@ class JsonFile(LogSink):
         self._done: Callable[[], None] | None = None
         self._closed = False
         self._journal = journal or Journal.make()
+        self._take_up(left)
+
+    def _take_up(self, left: Left | None) -> None:
+        """Begin, or go on where an earlier shim's journal ends."""
         if left is None:
             self._journal.begin(self._file.place())
         else:

@@ -14,6 +14,14 @@ HUB = "https://index.docker.io/v1/"
 # A build has no time or commit of its own before it is packaged; clients want strings.
 _BUILD_TIME = "1970-01-01T00:00:00.000000000+00:00"
 _COMMIT = "unknown"
+_NO_SWARM = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
 
 
 def version(machine: Machine) -> dict[str, Any]:
@@ -42,12 +50,7 @@ def info(engine: EngineInfo, machine: Machine, now: str) -> dict[str, Any]:
         "ID": engine.engine_id,
         "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", machine.backing_filesystem], ["Supports d_type", "true"]],
-        "Plugins": {
-            "Volume": ["local"],
-            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
-            "Authorization": None,
-            "Log": sorted(logdriver.OPTIONS),
-        },
+        "Plugins": _plugins(),
         "Debug": False,
         "NFd": machine.open_files,
         "NGoroutines": 1,
@@ -63,14 +66,7 @@ def info(engine: EngineInfo, machine: Machine, now: str) -> dict[str, Any]:
         "ServerVersion": __version__,
         "Runtimes": {name: {"path": path} for name, path in sorted(engine.runtimes.items())},
         "DefaultRuntime": engine.default_runtime,
-        "Swarm": {
-            "NodeID": "",
-            "NodeAddr": "",
-            "LocalNodeState": "inactive",
-            "ControlAvailable": False,
-            "Error": "",
-            "RemoteManagers": None,
-        },
+        "Swarm": _NO_SWARM,
         # Containers outlive every daemon here: it is the only way this engine knows.
         "LiveRestoreEnabled": True,
         "Isolation": "",
@@ -84,6 +80,15 @@ def info(engine: EngineInfo, machine: Machine, now: str) -> dict[str, Any]:
         "CDISpecDirs": [],
         "DiscoveredDevices": [],
         "Warnings": list(engine.warnings) or None,
+    }
+
+
+def _plugins() -> dict[str, Any]:
+    return {
+        "Volume": ["local"],
+        "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
+        "Authorization": None,
+        "Log": sorted(logdriver.OPTIONS),
     }
 
 

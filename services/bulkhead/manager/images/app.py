@@ -88,11 +88,6 @@ class ImageService:
         self.store = ImageStore(self._ledger, leases, self._collector, publish, image_users)
         self.snapshots = OverlaySnapshots(snapshots, self._layers, self.store.chains_of, self._trash)
         self.snapshots.after_removal(self._collector.kick)
-        registries = HttpRegistries(
-            store=self._content,
-            mirrors=(instance.registry,) if config.mirrors is None else config.mirrors,
-            transport=Transport(insecure=config.insecure_registries, proxies=config.proxies),
-        )
         unpacker = Unpacker(self._layers)
         self._recovery = Recovery(self._ledger, records, self._layers, unpacker, self._collector, boot)
         intake = Intake(
@@ -105,35 +100,39 @@ class ImageService:
             unpacked=self._recovery.unpacked,
         )
         self._watermarks = Watermarks(self.store, self._layers, config.watermarks)
+        self._stack = contextlib.AsyncExitStack()
+        self._use_cases(intake, _registries(self._content, instance, config), config)
+        self.upkeep = UpkeepServicer(self._checker(intake, records, image_users))
+
+    def _checker(self, intake: Intake, records: SqliteImageRecords, users: ImageUsers) -> Checker:
+        return Checker(
+            ledger=intake.ledger,
+            records=records,
+            store=intake.store,
+            layers=self._layers,
+            unpacker=intake.unpacker,
+            leases=intake.leases,
+            fetch=self._puller.fetch_again,
+            snapshots=self.snapshots,
+            users=users,
+        )
+
+    def _use_cases(self, intake: Intake, registries: HttpRegistries, config: ImagesConfig) -> None:
         maker = Maker(intake)
-        self.committer = Committer(maker, self._ledger)
-        self.importer = Importer(maker, publish)
-        distribution = Distribution(registries, self._content, leases, self._collector)
+        self.committer = Committer(maker, intake.ledger)
+        self.importer = Importer(maker, intake.publish)
+        distribution = Distribution(registries, intake.store, intake.leases, intake.collector)
         self.registries = RegistriesServicer(Search(registries), distribution, Login(registries))
-        puller = Puller(intake, self._layers, registries, downloads=config.max_concurrent_downloads)
+        self._puller = Puller(intake, self._layers, registries, downloads=config.max_concurrent_downloads)
         pusher = Pusher(
-            ledger=self._ledger,
-            store=self._content,
+            ledger=intake.ledger,
+            store=intake.store,
             registries=registries,
-            leases=leases,
-            publish=publish,
+            leases=intake.leases,
+            publish=intake.publish,
             uploads=config.max_concurrent_uploads,
         )
-        self.servicer = ImagesServicer(self.store, puller, pusher, Archives(intake), self.transfers)
-        self.upkeep = UpkeepServicer(
-            Checker(
-                ledger=self._ledger,
-                records=records,
-                store=self._content,
-                layers=self._layers,
-                unpacker=intake.unpacker,
-                leases=leases,
-                fetch=puller.fetch_again,
-                snapshots=self.snapshots,
-                users=image_users,
-            )
-        )
-        self._stack = contextlib.AsyncExitStack()
+        self.servicer = ImagesServicer(self.store, self._puller, pusher, Archives(intake), self.transfers)
 
     async def __aenter__(self) -> ImageService:
         async with contextlib.AsyncExitStack() as stack:
@@ -179,3 +178,11 @@ async def _end(keeper: asyncio.Task[None]) -> None:
     await asyncio.wait([keeper])
     if not keeper.cancelled() and (error := keeper.exception()) is not None:
         log.error("a task of the image part had died", error=repr(error))
+
+
+def _registries(store: BlobStore, instance: Instance, config: ImagesConfig) -> HttpRegistries:
+    return HttpRegistries(
+        store=store,
+        mirrors=(instance.registry,) if config.mirrors is None else config.mirrors,
+        transport=Transport(insecure=config.insecure_registries, proxies=config.proxies),
+    )
