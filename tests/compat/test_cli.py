@@ -274,6 +274,36 @@ def test_pause(target: Target) -> None:
     target.ok("kill", "pp")
 
 
+@pytest.mark.parametrize(
+    ("options", "order", "status"),
+    [
+        ([], ["stop", "-t", "60"], "exited 0"),
+        (["--stop-signal", "USR1"], ["stop", "-t", "60"], "exited 7"),
+        ([], ["kill", "-s", "USR1"], "exited 7"),
+        (["--stop-signal", "TERM"], ["kill", "-s", "USR1"], "paused 0"),
+        (["--stop-signal", "USR1"], ["kill", "-s", "USR1"], "exited 7"),
+        ([], ["restart", "-t", "60"], "running 0"),
+    ],
+)
+def test_who_is_paused_hears_that_he_shall_end(
+    whole_target: Target, options: list[str], order: list[str], status: str
+) -> None:
+    """Frozen, a database would only be killed when its time is over, with what it had not written yet."""
+    script = "trap 'exit 0' TERM; trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done"
+    full = whole_target.ok("run", "-d", "--name", "cc", *options, "busybox", "sh", "-c", script)
+    with whole_target.spawn("logs", "-f", "cc") as log:
+        assert log.stdout is not None and log.stdout.readline() == "ready\n"
+        log.terminate()
+    whole_target.ok("pause", "cc")
+    whole_target.ok(*order, "cc")
+    if status.startswith("exited"):
+        whole_target.ok("wait", "cc")
+    assert whole_target.ok("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "cc") == status
+    until = f"{time.time():.9f}"
+    told = whole_target.ok("events", "--until", until, "--filter", f"container={full}", "--format", "{{.Action}}")
+    assert ("unpause" in told.split()) == (status != "paused 0")
+
+
 def test_name_conflict(target: Target) -> None:
     target.ok("create", "--name", "nn", "busybox", "true")
     refused = target.docker("create", "--name", "nn", "busybox", "true")
@@ -341,3 +371,14 @@ def test_who_shares_a_network_has_its_names(whole_target: Target) -> None:
     forever(whole_target, "guest", "--network", "container:owner")
     names = whole_target.ok("exec", "owner", "sh", "-c", "hostname; hostname -f; hostname -i")
     assert whole_target.ok("exec", "guest", "sh", "-c", "hostname; hostname -f; hostname -i") == names
+
+
+def test_why_a_restart_failed(whole_target: Target) -> None:
+    """Which container is the question: whoever restarts many is told one line of each."""
+    owner = forever(whole_target, "owner")
+    forever(whole_target, "guest", "--network", "container:owner")
+    whole_target.ok("stop", "-t", "0", "owner")
+    failed = whole_target.docker("restart", "-t", "0", "guest")
+    reason = f"Cannot restart container guest: cannot join network of a non running container: {owner}"
+    assert (failed.returncode, failed.stderr.strip()) == (1, f"Error response from daemon: {reason}")
+    assert whole_target.ok("inspect", "-f", "{{.State.Status}}", "guest") == "exited"

@@ -144,6 +144,15 @@ def test_what_docker_py_is_told(client: DockerClient, box: str) -> None:
     assert stat["mode"] & 1 << 31 and stat["name"] == "bin"
 
 
+def test_the_root_directory_is_copied_as_the_container_has_it(client: DockerClient, box: str) -> None:
+    """It is seen through a layer that is the copying process's own: unpacking it gave away a directory."""
+    pieces, stat = client.containers.get(box).get_archive("/")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+        root = archive.next()
+    assert root is not None and root.isdir()
+    assert (stat["mode"] & 0o7777, root.mode & 0o7777, root.uid, root.gid) == (0o755, 0o755, 0, 0)
+
+
 def test_read_only_places(target: Target, tmp_path: Path) -> None:
     (tmp_path / "bound").mkdir()
     (tmp_path / "f").write_text("x")

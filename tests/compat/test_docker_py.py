@@ -128,6 +128,12 @@ def test_rename_pause_restart_top(running: Any) -> None:
     assert refused.value.status_code == 409
 
 
+def test_a_command_of_an_exec_is_a_list(client: DockerClient, running: Any) -> None:
+    """That of a container may be one word as well; a client that says so here is not told `created`."""
+    answer = client.api.post(f"{client.api.base_url}/v1.41/containers/{running.id}/exec", json={"Cmd": "true"})
+    assert (answer.status_code, "json" in answer.json()["message"].lower()) == (400, True)
+
+
 def test_options_are_accepted_and_shown(client: DockerClient) -> None:
     made = client.containers.create(
         "busybox",

@@ -121,8 +121,16 @@ def _mount_root(layers: Layers, users: int | None, *, writable: bool) -> int:
         private_mounts.attach(_own_overlay(layers, users), str(root))
     else:
         below = (layers.upper, *layers.lower)
+        _resemble(scratch / "upper", Path(layers.upper).stat())
         private_mounts.mount_overlay(str(root), lower=below, upper=f"{scratch}/upper", work=f"{scratch}/work")
     return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _resemble(directory: Path, other: os.stat_result) -> None:
+    """The topmost layer's root is the one that is seen: it must look like the container's."""
+    os.chown(directory, other.st_uid, other.st_gid)
+    directory.chmod(stat.S_IMODE(other.st_mode))
+    os.utime(directory, ns=(other.st_atime_ns, other.st_mtime_ns))
 
 
 def _await_unmounted(layers: Layers) -> None:

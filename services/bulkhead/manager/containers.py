@@ -94,8 +94,9 @@ class Containers:
         container = self.records.index.find(ref)
         try:
             await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart", container.id)
-        except NotFound as error:
-            raise NotFound(f"Cannot restart container {ref}: {error}") from error
+        except BulkheadError as error:
+            error.args = (f"Cannot restart container {ref}: {error}",)
+            raise
 
     async def kill(self, ref: str, signal: str) -> None:
         try:

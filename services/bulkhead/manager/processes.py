@@ -103,8 +103,8 @@ def columns(ps_args: str) -> tuple[tuple[str, str], ...]:
         word = words[position]
         position += 1
         flags = word.removeprefix("-").removeprefix("-")
-        if flags in ("o", "eo", "axo", "O", "format") and position < len(words):
-            chosen += _parse_columns(words[position])
+        if flags in ("o", "eo", "axo", "O", "format"):
+            chosen += _parse_columns("".join(words[position : position + 1]))
             position += 1
         elif word.startswith(("-o", "o")):
             chosen += _parse_columns(word.lstrip("-")[1:])
@@ -175,6 +175,8 @@ def _parse_columns(text: str) -> list[tuple[str, str]]:
             raise InvalidArgument(f'cannot list processes: error: unknown user-defined format specifier "{name}"')
         usual = "COMMAND" if name.lower() in ("args", "comm") else _COLUMNS[known][0]
         found.append((known, title if separator else usual))
+    if not found:
+        raise InvalidArgument("ps: error: format specification must follow -o")
     return found
 
 

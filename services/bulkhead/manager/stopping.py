@@ -30,7 +30,7 @@ from bulkhead.errors import (
 from bulkhead.manager.actors import Actors
 from bulkhead.manager.announcements import of_container
 from bulkhead.manager.exits import START_SECONDS, Cause, Exits, Intent, send_directly
-from bulkhead.manager.ports import Change, Records, Shims
+from bulkhead.manager.ports import Change, Records, Shim, Shims
 from bulkhead.manager.settling import settle_later
 from bulkhead.manager.signals import parse_signal
 from bulkhead.manager.waiters import Condition, Waiters
@@ -157,12 +157,16 @@ class Stopping:
             container = self.records.index.get(container_id)
             if container.phase is not Phase.PAUSED:
                 raise Internal(f"Container {container_id} is not paused")
-            shim = await self.shims.ensure(container_id)
-            await self._ask(container, shim.resume)
-            failpoints.hit("manager.unpause.thawed")
+            shim = await self._thawed(container)
             await self._move(container, Event.RESUMED, "unpause", shim.pause)
 
         await self.actors.perform(container_id, "unpause", work, seconds=SIGNAL_SECONDS)
+
+    async def _thawed(self, container: Container) -> Shim:
+        shim = await self.shims.ensure(container.id)
+        await self._ask(container, shim.resume)
+        failpoints.hit("manager.unpause.thawed")
+        return shim
 
     async def _ask(self, container: Container, ask: Callable[[], Awaitable[None]]) -> None:
         """A shim that stood still may do it long after who asked was told that it has failed: that is taken back."""
@@ -200,11 +204,8 @@ class Stopping:
         return current.phase.alive and current.started_at == container.started_at
 
     async def _move(self, container: Container, event: Event, action: str, undo: Callable[[], Awaitable[None]]) -> None:
-        # Docker calls a container unhealthy while nobody probes it.
-        health = container.health.stopped() if container.health is not None else None
-        moved = replace(container, phase=apply(container.phase, event), health=health)
         try:
-            await self.records.commit(Change(update=moved, events=(of_container(moved, action),)))
+            await self.records.commit(_moved(container, event, action))
         except BulkheadError:
             # Who asked is told that it has failed, and the record says the same: so it must be.
             with contextlib.suppress(BulkheadError):
@@ -303,10 +304,12 @@ class Stopping:
                 return
             if not container.phase.alive:
                 return
-            await self._mark(container, number, manual=manual)
+            marked = await self._mark(container, number, manual=manual)
             failpoints.hit("manager.stop.marked")
             await self._deliver(container, number, everyone)
             failpoints.hit("manager.stop.signalled")
+            if container.phase is Phase.PAUSED and _asks_to_end(container, number):
+                await self._wake(marked)
 
         await self.actors.perform(container_id, "signal", work, seconds=SIGNAL_SECONDS)
 
@@ -322,16 +325,31 @@ class Stopping:
             if not send_directly(container, number):
                 raise
 
-    async def _mark(self, container: Container, number: int, *, manual: bool) -> None:
+    async def _wake(self, container: Container) -> None:
+        """Who is asked to end must be able to hear it. One that cannot be woken is killed in the end."""
+        try:
+            await self._thawed(container)
+        except (NotFound, Conflict):
+            return  # it has just ended
+        except (Unavailable, DeadlineExceeded) as error:
+            log.warning("cannot thaw what is asked to end", container=container.id, reason=str(error))
+            return
+        await self._record_in_time(container.id, _moved(container, Event.RESUMED, "unpause"))
+
+    async def _mark(self, container: Container, number: int, *, manual: bool) -> Container:
         marked = replace(container, stopped_by_user=container.stopped_by_user or manual)
         events = (of_container(container, "kill", {"signal": str(int(number))}),)
-        recorded = asyncio.ensure_future(self._record_signal(container.id, Change(update=marked, events=events)))
+        await self._record_in_time(container.id, Change(update=marked, events=events))
+        return marked
+
+    async def _record_in_time(self, container_id: str, change: Change) -> None:
+        recorded = asyncio.ensure_future(self._record_signal(container_id, change))
         recorded.add_done_callback(_heard)
         # One who has waited for it is enough.
         if await _within(recorded, 0.0 if self._late else MARK_SECONDS):
             await recorded
             return
-        log.warning("a signal goes ahead of its record: a disk stands still", container=container.id)
+        log.warning("a signal goes ahead of its record: a disk stands still", container=container_id)
         self._late.add(recorded)
         recorded.add_done_callback(self._late.discard)
 
@@ -360,6 +378,20 @@ async def _within(ended: asyncio.Future[Any], seconds: float | None) -> bool:
 def _heard(recorded: asyncio.Future[None]) -> None:
     if not recorded.cancelled():
         recorded.exception()
+
+
+def _moved(container: Container, event: Event, action: str) -> Change:
+    # Docker calls a container unhealthy while nobody probes it.
+    health = container.health.stopped() if container.health is not None else None
+    moved = replace(container, phase=apply(container.phase, event), health=health)
+    return Change(update=moved, events=(of_container(moved, action),))
+
+
+def _asks_to_end(container: Container, number: int) -> bool:
+    """As Docker has it: its own signal, and any where it has none. KILL is heard without being thawed for it."""
+    if number == signal.SIGKILL:
+        return False
+    return not container.spec.stop_signal or number == parse_signal(container.spec.stop_signal)
 
 
 def _check_pausable(container: Container) -> None:

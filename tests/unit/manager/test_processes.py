@@ -30,7 +30,9 @@ def test_titles(told: str, titles: str) -> None:
     assert " ".join(title for _, title in columns(told)) == titles
 
 
-@pytest.mark.parametrize("told", ["-o comm", "-o pid,nosuch", "-Z", "--help", "-o 'pid"])
+@pytest.mark.parametrize(
+    "told", ["-o comm", "-o pid,nosuch", "-Z", "--help", "-o 'pid", "-o", "-eo", "-o ''", "--format="]
+)
 def test_options_that_are_refused(told: str) -> None:
     with pytest.raises(InvalidArgument):
         columns(told)

@@ -15,7 +15,7 @@ class ExecBody(Part):
     AttachStdout: bool | None = None
     AttachStderr: bool | None = None
     Tty: bool | None = None
-    Cmd: str | list[str] | None = None
+    Cmd: list[str] | None = None
     Env: list[str] | None = None
     User: str | None = None
     WorkingDir: str | None = None
@@ -32,7 +32,7 @@ class StartBody(Part):
 
 def spec_of(body: ExecBody) -> ExecSpec:
     """The exec that `body` asks for; raises InvalidArgument for one without a command."""
-    command = (body.Cmd,) if isinstance(body.Cmd, str) else tuple(body.Cmd or ())
+    command = tuple(body.Cmd or ())
     if not command:
         raise InvalidArgument("No exec command specified")
     for entry in body.Env or ():
