@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bulkhead.nsexec import empty_directory, write_files
+from bulkhead.nsexec import empty_directory, is_new_directory, write_files
 
-__all__ = ["empty_directory", "write_files"]
+__all__ = ["empty_directory", "is_new_directory", "write_files"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.nsexec import empty_directory, write_files
+from bulkhead.nsexec import empty_directory, is_new_directory, write_files
 
 # As many entries and levels as no tree here comes near to.
 MANY, DEEP = 64, 4
@@ -144,3 +144,35 @@ def test_what_are_no_files_are_refused(place: Path, files: tuple[tuple[str, byte
     with pytest.raises((TypeError, ValueError)):
         write_files(str(place), files)
     assert list(place.iterdir()) == []
+
+
+def opened_beside(place: Path, name: str, mode: int = 0o700) -> int:
+    (place / name).mkdir()
+    (place / name).chmod(mode)
+    return os.open(place / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def test_a_directory_made_just_now_is_new_and_held_then(place: Path, directory: int) -> None:
+    made, again = opened_beside(place, "made"), os.open(place / "made", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        assert is_new_directory(made, directory)
+        assert not is_new_directory(again, directory)
+    finally:
+        os.close(made)
+        os.close(again)
+
+
+@pytest.mark.parametrize("about", ["mode", "file", "many files", "attribute"])
+def test_what_tells_a_directory_from_a_new_one(place: Path, directory: int, about: str) -> None:
+    made = opened_beside(place, "made", 0o701 if about == "mode" else 0o700)
+    try:
+        for number in range({"file": 1, "many files": 100}.get(about, 0)):
+            (place / "made" / f"{number:0255}").touch()
+        if about == "attribute":
+            try:
+                os.setxattr(made, "user.mark", b"1")
+            except OSError:
+                pytest.skip("this file system has no such attributes")
+        assert not is_new_directory(made, directory)
+    finally:
+        os.close(made)

@@ -15,9 +15,11 @@ waits. `read_ahead` has them read together, and in time.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import sqlite3
 import struct
+import time
 from pathlib import Path
 
 # SQLite moves the log into the file every 1,000 pages (wal_autocheckpoint).
@@ -33,6 +35,8 @@ _INDEX_HEAD = struct.Struct("=14x H I 76x I")
 _FRAME_HEADER = 24
 # Read at a time; what a container's life writes, about. Half of it is ahead at least.
 _AHEAD = 128 << 10
+# What was read stays in memory for so long, on a machine where it is worth reading at all (seconds).
+_STAYS = 1.0
 
 
 class Reserve:
@@ -43,6 +47,9 @@ class Reserve:
         self._log_kept, self._index_kept = (path.with_name(f"{path.name}-reserve-{kind}") for kind in ("wal", "shm"))
         self._held = -1
         self._read = -1
+        # The index's head as it is at each moment; up to where in the log, and when, was last read ahead.
+        self._head: mmap.mmap | None = None
+        self._ahead, self._since = 0, 0.0
 
     def take_back(self) -> None:
         """Before SQLite opens the file: the reserve becomes its log and index, unless there are some.
@@ -69,6 +76,7 @@ class Reserve:
             # Written, not only allocated: a page of an extent that was never written may still want blocks.
             os.pwrite(self._held, os.pread(self._held, _INDEX, 0), 0)
             os.fsync(self._held)
+            self._head = mmap.mmap(self._held, _INDEX_HEAD.size, prot=mmap.PROT_READ)
         with contextlib.suppress(OSError, sqlite3.Error), self._log.open("r+b") as file:
             _make_room(connection)
             self._read = os.dup(file.fileno())
@@ -79,14 +87,20 @@ class Reserve:
             os.fdatasync(file.fileno())
 
     def read_ahead(self) -> None:
-        """Before a write: have the kernel read what it has not of the pages to be written; nobody waits for it."""
-        if self._held < 0 or self._read < 0:
+        """Before a write: have the kernel read what it has not of the pages to be written; nobody waits for it.
+
+        Without a system call where it was told just now: each gives the interpreter to whoever wants it.
+        """
+        if self._head is None or self._read < 0:
             return
-        with contextlib.suppress(OSError, struct.error):
-            page, frames, in_file = _INDEX_HEAD.unpack(os.pread(self._held, _INDEX_HEAD.size, 0))
-            begin = 0 if frames == in_file else _HEADER + frames * (page + _FRAME_HEADER)
-            end = (begin + 3 * _AHEAD // 2) // _AHEAD * _AHEAD
-            os.posix_fadvise(self._read, begin, end - begin, os.POSIX_FADV_WILLNEED)
+        page, frames, in_file = _INDEX_HEAD.unpack_from(self._head)
+        begin = 0 if frames == in_file else _HEADER + frames * (page + _FRAME_HEADER)
+        end = (begin + 3 * _AHEAD // 2) // _AHEAD * _AHEAD
+        now = time.monotonic()
+        if end != self._ahead or now - self._since > _STAYS:
+            self._ahead, self._since = end, now
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._read, begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def put_aside(self) -> None:
         """Before SQLite closes the file."""
@@ -97,6 +111,9 @@ class Reserve:
 
     def close(self) -> None:
         """After SQLite has closed the file."""
+        if self._head is not None:
+            self._head.close()
+            self._head = None
         for descriptor in (self._held, self._read):
             if descriptor >= 0:
                 os.close(descriptor)

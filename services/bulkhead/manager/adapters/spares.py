@@ -12,19 +12,17 @@ each inode there that was deleted in the last minutes.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-import stat
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from bulkhead import failpoints
-from bulkhead.linux.inode_attributes import attributes
 from bulkhead.manager.adapters import small_trees
 from bulkhead.manager.adapters.trash import Trash
 from bulkhead.model.instance import SPARE
+from bulkhead.runtime.trees import is_new_directory
 
 # So many wait for their next container; each has so many.
 _MOST, _USES = 8, 16
@@ -96,7 +94,7 @@ class Spares:
         """Whether the next container can have it; it is furnished then."""
         try:
             with small_trees.opened(self._root) as root:
-                if not _is_as_new(directory, root):
+                if not is_new_directory(directory, root):
                     return False
             if self._furnish is not None:
                 self._furnish(directory)
@@ -104,17 +102,3 @@ class Spares:
             return False
         failpoints.hit("manager.spare.furnished")
         return True
-
-
-def _is_as_new(directory: int, parent: int) -> bool:
-    """Whether a directory is as if we had made it just now: nothing in it, on it, or in hold of it. Raises OSError."""
-    found = os.fstat(directory)
-    if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (os.geteuid(), os.getegid(), 0o700):
-        return False
-    if os.listdir(directory) or os.listxattr(directory) or attributes(directory) != attributes(parent):
-        return False
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

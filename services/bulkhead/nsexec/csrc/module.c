@@ -334,6 +334,17 @@ static PyObject *empty_directory(PyObject *Py_UNUSED(self), PyObject *arguments)
     return bytes_or_error(most);
 }
 
+static PyObject *is_new_directory(PyObject *Py_UNUSED(self), PyObject *arguments)
+{
+    int directory, parent, answer;
+    if (!PyArg_ParseTuple(arguments, "ii:is_new_directory", &directory, &parent))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    answer = tree_is_new(directory, parent);
+    Py_END_ALLOW_THREADS
+    return answer < 0 ? bytes_or_error(answer) : PyBool_FromLong(answer);
+}
+
 /* Borrows what `pairs`, a tuple that nobody changes, holds. */
 static int fill_files(PyObject *pairs, struct tree_file *files, Py_ssize_t most)
 {
@@ -408,6 +419,10 @@ static PyMethodDef methods[] = {
      "empty_directory(directory, most, levels) -> int\n\n"
      "Delete what is in an open directory, through no link; how many entries more there might have been. OSError (EFBIG) "
      "for more than `most` entries or `levels` levels, of which a part is gone then."},
+    {"is_new_directory", is_new_directory, METH_VARARGS,
+     "is_new_directory(directory, parent) -> bool\n\n"
+     "Whether an open directory is as if we had made it just now (0700) below the open `parent`: nothing in it, on it, or "
+     "in hold of it. It is locked (flock) then. OSError."},
     {"write_files", write_files, METH_VARARGS,
      "write_files(directory, ((name, content), ...)) -> None\n\nWrite files in place, each readable for all. OSError."},
     {NULL, NULL, 0, NULL},

@@ -4,15 +4,20 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* Entries with the longest names, as many as a small tree's directory may have. */
 #define LISTING (20 << 10)
 #define READABLE 0644
+#define PRIVATE 0700
 
 /* As getdents64(2) has them. */
 struct entry {
@@ -113,6 +118,59 @@ long tree_empty(int directory, long most, int levels)
         if (!is_own(entry_at(&found, at)))
             most = delete_entry(directory, entry_at(&found, at), most, levels);
     return most;
+}
+
+static int is_ours(int directory)
+{
+    struct stat found;
+    if (fstat(directory, &found) < 0)
+        return -errno;
+    return found.st_uid == geteuid() && found.st_gid == getegid() && (found.st_mode & ALLPERMS) == PRIVATE;
+}
+
+static int is_empty(int directory)
+{
+    struct listing found;
+    int failed = list(directory, &found);
+    if (failed)
+        return failed == -EFBIG ? 0 : failed;
+    return count(&found) == 0;
+}
+
+static int has_no_attributes(int directory)
+{
+    ssize_t size = flistxattr(directory, NULL, 0);
+    return size < 0 ? -errno : size == 0;
+}
+
+/* Flags of chattr(1), and the project whose quota it counts for. */
+static int is_like(int directory, int parent)
+{
+    struct fsxattr mine, others;
+    if (ioctl(directory, FS_IOC_FSGETXATTR, &mine) < 0 || ioctl(parent, FS_IOC_FSGETXATTR, &others) < 0)
+        return -errno;
+    /* The one flag that only says that there are extended attributes. */
+    return ((mine.fsx_xflags ^ others.fsx_xflags) & ~(unsigned)FS_XFLAG_HASATTR) == 0 &&
+           mine.fsx_projid == others.fsx_projid;
+}
+
+static int is_free(int directory)
+{
+    if (flock(directory, LOCK_EX | LOCK_NB) == 0)
+        return 1;
+    return errno == EWOULDBLOCK ? 0 : -errno;
+}
+
+int tree_is_new(int directory, int parent)
+{
+    int answer = is_ours(directory);
+    if (answer > 0)
+        answer = is_empty(directory);
+    if (answer > 0)
+        answer = has_no_attributes(directory);
+    if (answer > 0)
+        answer = is_like(directory, parent);
+    return answer > 0 ? is_free(directory) : answer;
 }
 
 static int write_all(int fd, const char *content, size_t size)

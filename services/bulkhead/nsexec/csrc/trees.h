@@ -14,6 +14,10 @@ struct tree_file {
  * entries more there might have been; or -errno (EFBIG: there are more), and a part may be gone. */
 long tree_empty(int directory, long most, int levels);
 
+/* Whether an open directory is as if we had made it just now beside others of `parent`, for nobody else: ours, 0700,
+ * nothing in it, on it (attributes of any kind), or in hold of it (flock(2), which is ours from then on); or -errno. */
+int tree_is_new(int directory, int parent);
+
 /* Write files in place, each readable for all; 0 or -errno. */
 int tree_write(const char *directory, const struct tree_file *files, size_t count);
 
