@@ -29,13 +29,7 @@ class Project:
         self._place = directory / "docker-compose.yml"
         self._place.write_text(file)
         self._command = [*_program(version), "-p", "shop", "-f", str(self._place)]
-        # Compose 1 indexes what newer API versions do not answer.
-        self._environ = {
-            **os.environ,
-            "DOCKER_HOST": host,
-            "COMPOSE_API_VERSION": "1.41",
-            "COMPOSE_IGNORE_ORPHANS": "1",
-        }
+        self._environ = {**os.environ, "DOCKER_HOST": host, "COMPOSE_IGNORE_ORPHANS": "1"}
 
     def compose(self, *arguments: str, seconds: float = 120) -> str:
         """What it printed; an assertion when it failed."""

@@ -36,6 +36,9 @@ HEADERS = {
 
 _SHAPE = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?")
 
+# Compose 1 asks in whatever version it is told of, and reads answers as the last one that it knew has them.
+_COMPOSE_1, _COMPOSE_1_READS = "docker-compose/1.", Version(1, 41)
+
 
 @lru_cache(maxsize=64)
 def parse(text: str) -> Version:
@@ -44,6 +47,11 @@ def parse(text: str) -> Version:
     if match is None:
         raise InvalidArgument(f"invalid API version: {text}")
     return Version(int(match[1]), int(match[2] or 0))
+
+
+def readable(asked: Version, client: str) -> Version:
+    """The version of an answer that `client`, by its User-Agent, can read."""
+    return min(asked, _COMPOSE_1_READS) if client.startswith(_COMPOSE_1) else asked
 
 
 def check(version: Version) -> None:

@@ -38,3 +38,18 @@ def test_too_old_has_dockers_text() -> None:
 def test_what_is_no_version_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="invalid API version"):
         versions.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "client", "read"),
+    [
+        ("1.51", "docker-compose/1.29.2 docker-py/5.0.3 Linux/6.1", "1.41"),
+        ("1.38", "docker-compose/1.29.2 docker-py/5.0.3 Linux/6.1", "1.38"),
+        ("1.51", "docker-compose/2.40.0", "1.51"),
+        ("1.51", "docker-sdk-python/7.1.0", "1.51"),
+        ("1.51", "", "1.51"),
+    ],
+)
+def test_compose_1_reads_no_version_that_came_after_it(asked: str, client: str, read: str) -> None:
+    """It asks for the newest all the same, and made no changed container again for want of an image's old keys."""
+    assert versions.readable(versions.parse(asked), client) == versions.parse(read)

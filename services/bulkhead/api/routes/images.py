@@ -16,7 +16,7 @@ from bulkhead.api.schema import images as schema
 from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.validation import check_platform
 from bulkhead.api.streams import begin, lines
-from bulkhead.api.versions import Version
+from bulkhead.api.versions import Version, readable
 from bulkhead.errors import Internal, InvalidArgument, Unauthorized
 from bulkhead.model.filters import boolean
 from bulkhead.model.reference import parse_reference, parse_tag_target
@@ -94,7 +94,8 @@ class ImageRoutes:
         shown = schema.inspected(found)
         if with_manifests:
             shown["Manifests"] = schema.manifests(found.presence, found.size)
-        return answers.json(fitted("image", shown, call.version))
+        version = readable(call.version, call.request.headers.get("User-Agent", ""))
+        return answers.json(fitted("image", shown, version))
 
     async def _check_platform(self, call: Call, *refs: str) -> None:
         """Raise NotFound for an image that is for another platform than the request's."""
