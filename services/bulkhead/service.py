@@ -25,10 +25,10 @@ from pathlib import Path
 
 import setproctitle
 import structlog
-import uvloop
 
 from bulkhead import __version__, failpoints, logfile, settings, stacks, telemetry
 from bulkhead.errors import BulkheadError, Conflict, Internal
+from bulkhead.event_loop import Loop
 from bulkhead.linux import scheduling
 from bulkhead.linux.process import share_arenas, trim_memory
 from bulkhead.linux.threads import Threads
@@ -68,7 +68,7 @@ def run_service(
         _prepare_process(name, told.instance)
         failpoints.listen(str(told.instance.run))
         with _PidFile(options.pid_file or told.instance.pid_file(name)).held() as pid_file:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=Loop) as runner:
                 # Work of the loop's own pool must not be refused because the pool cannot grow.
                 # It is wide: those who wait for a disk that stands still are not to be waited for by all others.
                 threads = Threads(_WAITERS, "asyncio")

@@ -890,8 +890,8 @@ async def test_process_is_signalled_directly_when_its_shim_is_dead(
     container_id = await core.run("sleep", "99")
     core.world.shims.supervisor_away = True
     core.shim(container_id).die()
-    await core.core.containers.kill(container_id, "HUP")
-    assert await asyncio.to_thread(sleeper.wait, 10) == -signal.SIGHUP
+    await core.core.containers.kill(container_id, "USR1")
+    assert await asyncio.to_thread(sleeper.wait, 10) == -signal.SIGUSR1
 
 
 async def test_out_of_memory_is_announced(core: Running) -> None:
