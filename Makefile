@@ -125,7 +125,7 @@ check-c: $(DEV_STAMP)
 CSRC := services/bulkhead/nsexec/csrc
 .PHONY: check-analyzer
 check-analyzer: $(DEV_STAMP) ## gcc's static analyzer over the C core
-	@for file in $(CSRC)/plan.c $(CSRC)/spawn.c $(CSRC)/memory.c $(CSRC)/lines.c $(CSRC)/module.c $(CSRC)/nsinit/*.c $(CSRC)/init/*.c; do \
+	@for file in $(CSRC)/plan.c $(CSRC)/spawn.c $(CSRC)/memory.c $(CSRC)/lines.c $(CSRC)/trees.c $(CSRC)/module.c $(CSRC)/nsinit/*.c $(CSRC)/init/*.c; do \
 	    echo "$$file"; \
 	    cc -fanalyzer -Werror -std=gnu11 -O2 -ffreestanding -I"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
 	        -c -o /dev/null "$$file" || exit 1; \
