@@ -12,10 +12,13 @@ from bulkhead.model.network import NetworkRecord
 from bulkhead.model.volume import Volume
 
 
-def of_container(container: Container, action: str, extra: Mapping[str, str] | None = None) -> Event:
-    """An event about `container`: its labels, its name and image, then `extra`."""
+def of_container(
+    container: Container, action: str, extra: Mapping[str, str] | None = None, *, moment: int = 0
+) -> Event:
+    """An event about `container`: its labels, its name and image, then `extra`; of this moment without another."""
     attributes = {**container.spec.labels, "image": container.spec.image, "name": container.name, **(extra or {})}
-    return Event(type=CONTAINER, action=action, actor_id=container.id, attributes=attributes, time=time.time_ns())
+    when = moment or time.time_ns()
+    return Event(type=CONTAINER, action=action, actor_id=container.id, attributes=attributes, time=when)
 
 
 def of_network(container: Container, endpoint: NetworkEndpoint, action: str) -> Event:

@@ -313,8 +313,7 @@ class Execs:
             self._hear_begun(record.id, shim, Lasting(began_at=told.began_at, exit_code=code))
 
     def _created(self, record: Exec) -> Event:
-        created = _creation(self.records.index.get(record.container_id), record)
-        return replace(created, time=record.created_at)
+        return _creation(self.records.index.get(record.container_id), record, record.created_at)
 
     def doubt_all(self, container_id: str) -> None:
         """`new_execs.Register`"""
@@ -431,8 +430,7 @@ class Execs:
 
     def _begun(self, record: Exec, at: int = 0) -> Event:
         container = self.records.index.get(record.container_id)
-        event = of_container(container, f"exec_start: {_shown(record.spec)}", _of(record))
-        return replace(event, time=at) if at else event
+        return of_container(container, f"exec_start: {_shown(record.spec)}", _of(record), moment=at)
 
     async def _run_detached(self, shim: Shim, record: Exec) -> None:
         try:
@@ -581,8 +579,8 @@ def _shown(spec: ExecSpec) -> str:
     return " ".join(spec.command)
 
 
-def _creation(container: Container, record: Exec) -> Event:
-    return of_container(container, f"exec_create: {_shown(record.spec)}", _of(record))
+def _creation(container: Container, record: Exec, at: int = 0) -> Event:
+    return of_container(container, f"exec_create: {_shown(record.spec)}", _of(record), moment=at)
 
 
 def _of(record: Exec) -> dict[str, str]:
