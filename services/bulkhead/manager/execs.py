@@ -181,7 +181,7 @@ class Execs:
 
     def _ended(self, exec_id: str) -> Exec | None:
         """One whose end its shim has told, and nobody has asked about since."""
-        told = self.new.ended(exec_id) if self.records.owed_execs < MOST_OWED else None
+        told = self.new.ended(exec_id) if self.has_room else None
         if told is None or not self._knows(told.record):
             return None
         return replace(told.record, phase=ExecPhase.EXITED, exit_code=told.exit_code)
@@ -291,8 +291,13 @@ class Execs:
 
     async def make_room(self) -> None:
         """`new_execs.Register`. More than a few do not wait for the disk behind our back."""
-        if self.records.owed_execs >= MOST_OWED:
+        if not self.has_room:
             await self.records.written()
+
+    @property
+    def has_room(self) -> bool:
+        """`new_execs.Register`"""
+        return self.records.owed_execs < MOST_OWED
 
     def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
         """`new_execs.Register`"""
@@ -321,9 +326,13 @@ class Execs:
             if record.phase is ExecPhase.CREATED:
                 self._doubt(record)
 
+    def is_on_record(self, exec_id: str) -> bool:
+        """`new_execs.Register`"""
+        return self.records.exec(exec_id) is not None
+
     async def catch_up(self, container_id: str) -> None:
-        """Put on record which execs its shim has created by itself."""
-        await self.new.catch_up(short(container_id))
+        """Put on record which execs its shim has created by itself, and have not ended."""
+        await self.new.catch_up_unended(short(container_id))
 
     def _forgotten_before(self) -> int:
         """Who ended before that may have been on record, and swept since."""

@@ -46,6 +46,13 @@ class Register(Protocol):
     def take_in(self, shim: Shim, told: Sequence[KnownExec]) -> None:
         """Put what a shim has told on record."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `make_room` would return at once."""
+
+    def is_on_record(self, exec_id: str) -> bool:
+        """Whether it is."""
+
     def doubt_all(self, container_id: str) -> None:
         """Its shim tells of no more execs."""
 
@@ -61,6 +68,13 @@ class _Heard:
     def read(self) -> None:
         for each in self.shim.told_execs():
             self.told[each.record.id] = each
+
+    def can_wait(self) -> bool:
+        """Whether all that was told is of execs that are over, and of which nobody has known."""
+        return self.register.has_room and all(map(self._is_over, self.told.values()))
+
+    def _is_over(self, told: KnownExec) -> bool:
+        return bool(told.began_at and told.exited_at) and not self.register.is_on_record(told.record.id)
 
     def take_in(self) -> None:
         """Put on record what it has told."""
@@ -100,6 +114,17 @@ class NewExecs:
             with contextlib.suppress(BulkheadError):
                 await heard.register.make_room()
             heard.take_in()
+
+    async def catch_up_unended(self, name: str) -> None:
+        """Whoever has not ended is on record after it as after `catch_up`; whoever has begun and ended since somebody
+        asked last is so in a moment, not before who asks now has his answer."""
+        if (heard := self._heard.get(name)) is None:
+            return
+        heard.read()
+        if heard.told and not heard.can_wait():
+            await self.catch_up(name)
+        elif heard.told:
+            asyncio.get_running_loop().call_later(_MOMENT, heard.take_in)
 
     def ended(self, exec_id: str) -> KnownExec | None:
         """How it went, of one that is over and was not told of before: it is on record in a moment, not before who has

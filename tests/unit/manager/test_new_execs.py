@@ -106,6 +106,23 @@ async def test_its_code_is_told_before_its_end_is_on_record(core: Running) -> No
     assert told == ["exec_create: ls", "exec_start: ls", "exec_die"]
 
 
+async def test_who_asks_for_those_that_run_does_not_wait_for_those_that_are_over(core: Running) -> None:
+    container_id = await heard(core)
+    over, running = made(container_id), made(container_id, 6)
+    ended = KnownExec(record=over, began_at=6, exited_at=7, exit_code=9)
+    core.shim(container_id).tell(ended, told=False)
+    await core.core.execs.catch_up(container_id)
+    assert core.records.exec(over.id) is None
+    await eventually(lambda: core.records.exec(over.id) is not None)
+    core.shim(container_id).create_exec_itself(running, told=False)
+    core.shim(container_id).begin_exec(running.id)
+    await core.core.execs.catch_up(container_id)
+    assert core.core.queries.exec_ids(container_id)[-1] == running.id
+    core.shim(container_id).tell(KnownExec(record=running, began_at=8, exited_at=9), told=False)
+    await core.core.execs.catch_up(container_id)
+    assert running.id not in core.core.queries.exec_ids(container_id)
+
+
 @pytest.mark.parametrize("told", ["inspect", "start", "ids"])
 async def test_whoever_asks_for_it_is_not_told_that_there_is_none(core: Running, told: str) -> None:
     """Its client has its id before its shim comes to tell of it."""
@@ -146,6 +163,7 @@ async def test_told_twice_is_recorded_once(core: Running) -> None:
     for _ in range(2):
         core.shim(container_id).tell(KnownExec(record=record, began_at=6, exited_at=7, exit_code=9))
         await core.core.execs.catch_up(container_id)
+    await eventually(lambda: core.records.exec(record.id) is not None)
     told = [each.action for each in await core.journal() if each.attributes.get("execID") == record.id]
     assert told == ["exec_create: ls", "exec_start: ls", "exec_die"]
 
