@@ -159,8 +159,9 @@ class LogReader:
                 # Before the first read to the end: growth after it is announced, growth before it is read.
                 await tail.begin()
             cursor = await asyncio.to_thread(self._open, container.log_path, request.tail, request.since)
-            stack.callback(cursor.close)
-            yield await stack.enter_async_context(contextlib.aclosing(_blocks(cursor, tail, request)))
+            held = _Held(cursor)
+            stack.callback(held.close)
+            yield await stack.enter_async_context(contextlib.aclosing(_blocks(held, tail, request)))
 
 
 async def _nothing() -> AsyncGenerator[bytes]:
@@ -168,16 +169,40 @@ async def _nothing() -> AsyncGenerator[bytes]:
     yield b""
 
 
-async def _blocks(cursor: Cursor, tail: _Tail | None, request: LogRequest) -> AsyncGenerator[bytes]:
+async def _blocks(held: _Held, tail: _Tail | None, request: LogRequest) -> AsyncGenerator[bytes]:
     renderer = Renderer(request)
     while True:
-        block = await asyncio.to_thread(_next_block, cursor, renderer)
+        block = await held.next_block(renderer)
         if block:
             yield block
         if renderer.done:
             return
         if block is None and (tail is None or not await tail.grown(request.until)):
             return
+
+
+class _Held:
+    """A log that is held open. A read that its client has not waited for keeps it open to its end: the number of a file
+    that is closed under a thread may be another's before the kernel looks at it."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._reading: asyncio.Task[bytes | None] | None = None
+
+    async def next_block(self, renderer: Renderer) -> bytes | None:
+        self._reading = asyncio.create_task(asyncio.to_thread(_next_block, self._cursor, renderer))
+        return await asyncio.shield(self._reading)
+
+    def close(self) -> None:
+        if self._reading is None or self._reading.done():
+            self._cursor.close()
+        else:
+            self._reading.add_done_callback(self._read_in_vain)
+
+    def _read_in_vain(self, reading: asyncio.Task[bytes | None]) -> None:
+        if not reading.cancelled():
+            reading.exception()
+        self._cursor.close()
 
 
 def _next_block(cursor: Cursor, renderer: Renderer) -> bytes | None:

@@ -89,10 +89,11 @@ class RotatingFile:
             # Absent when the new file could not be made the last time: then the others have moved already.
             if os.path.exists(path):
                 self._move_up(path)
-        fresh = self._open()
-        os.close(self._fd)
-        self._fd = fresh
-        self._inode, self._size = _inode_and_size(fresh)
+        before, self._fd = self._fd, self._open()
+        self._inode, self._size = _inode_and_size(self._fd)
+        # Closed, whatever a file server has to say of it (close(2)): the number is another's from here on.
+        with contextlib.suppress(OSError):
+            os.close(before)
 
         if self._target.compress and self._target.max_file > 1:
             self._packing.acquire()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from bulkhead.api.logs import LogRequest, Renderer, fixed_width
+from bulkhead.api.logs import LogReader, LogRequest, Renderer, fixed_width
 from bulkhead.api.schema.times import SECOND
 from bulkhead.api.streams import STDERR, STDOUT, frame
+from tests.support.eventually import eventually
 
 MOMENT = 1_700_000_000 * SECOND
 STAMP = "2023-11-14T22:13:20.5Z"
@@ -82,3 +87,42 @@ def test_unknown_streams_and_keys_are_passed_over() -> None:
 )
 def test_stamps_are_widened_to_compare(stamp: str, wide: str) -> None:
     assert fixed_width(stamp) == wide
+
+
+class SlowCursor:
+    """Of a log on a disk that takes its time; a read that ends when it is closed has lost its file to others."""
+
+    def __init__(self) -> None:
+        self.reads, self.goes_on = threading.Event(), threading.Event()
+        self.closed = False
+        self.closed_under_a_read = False
+
+    def read(self) -> bytes:
+        self.reads.set()
+        self.goes_on.wait()
+        self.closed_under_a_read = self.closed
+        return b""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_log_is_not_closed_under_a_thread_that_reads_it() -> None:
+    """Its number would be another file's, whose bytes the thread takes away. Its client has left meanwhile."""
+    cursor = SlowCursor()
+    reader = LogReader(cast(Any, None), cast(Any, None), lambda *_: cursor)
+
+    async def read() -> None:
+        async with reader.opened(cast(Any, SimpleNamespace(log_path="log")), LogRequest()) as blocks:
+            await anext(blocks)
+
+    client = asyncio.create_task(read())
+    try:
+        await eventually(cursor.reads.is_set)
+        client.cancel()
+        await asyncio.wait([client])
+        assert not cursor.closed
+    finally:
+        cursor.goes_on.set()
+    await eventually(lambda: cursor.closed)
+    assert not cursor.closed_under_a_read

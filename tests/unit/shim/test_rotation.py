@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -51,6 +52,26 @@ def test_a_large_chunk_is_spread_over_files_whole_records_each(tmp_path: Path) -
     assert [text for found in files for text in logged(found)] == texts
     longest = max(len(records(text)) for text in texts)
     assert all(found.stat().st_size < 1000 + longest for found in files)
+
+
+def test_a_file_that_does_not_close_well_is_not_used_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server may have something to say when a file is closed; its number is another's then for all that."""
+    path = tmp_path / "log"
+    file = RotatingFile(LogTarget(path=str(path), max_size=10, max_file=2))
+    file.write(records("old"))
+    before, close = file._fd, os.close
+
+    def close_badly(descriptor: int) -> None:
+        close(descriptor)
+        if descriptor == before:
+            raise OSError(errno.EIO, "it does not close")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close_badly)
+        file.write(records("new"))
+    assert file._fd != before
+    assert (logged(tmp_path / "log.1"), logged(path)) == (["old"], ["new"])
+    file.close()
 
 
 def test_a_single_file_starts_anew_and_its_reader_keeps_the_old_one(tmp_path: Path) -> None:
