@@ -218,14 +218,6 @@ def parse_config(body: bytes, digest: Digest | None = None) -> ImageConfig:
     )
 
 
-def chain_ids(diff_ids: tuple[Digest, ...]) -> tuple[Digest, ...]:
-    """The name of each layer on top of those below it (OCI image-spec, config.md)."""
-    chain: list[Digest] = []
-    for diff_id in diff_ids:
-        chain.append(Digest.of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
-    return tuple(chain)
-
-
 def decode_object(body: bytes, limit: int, what: str) -> dict[str, Any]:
     """Hostile JSON as a dict: bounded, UTF-8, no duplicate keys, no NaN. Raises InvalidArgument."""
     if len(body) > limit:

@@ -29,6 +29,7 @@ from bulkhead.model.ids import container_of, short
 log = structlog.get_logger()
 # Whoever has created the first exec starts it first.
 _AFTERWARDS = 0.02
+# For the answer to be out (seconds): to put an exec on record takes longer than to tell how it went.
 _MOMENT = 0.002
 # A disk that takes nothing is asked again then.
 _AGAIN_SECONDS = 1.0

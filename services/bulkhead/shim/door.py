@@ -274,11 +274,11 @@ def _flag(wish: dict[str, Any], name: str) -> bool:
 
 
 def _as_created(one: Exec, wish: dict[str, Any]) -> dict[str, Any]:
-    """With the streams of its record. Raises Conflict where the manager has to say: he has kept it, or there are others
-    to say how large its terminal is."""
+    """With the streams that it was created for. Raises Conflict where the manager has to say: he has kept them to
+    himself, or there are others to say how large its terminal is."""
     if not one.record:
         raise Conflict(f"cannot start exec {one.exec_id}: the manager is to be asked for its streams")
-    spec = one.spec or json.loads(one.record)["spec"]
+    spec = one.asked
     size = wish.get("height") or 0, wish.get("width") or 0
     if any(size) and size != (spec.get("height"), spec.get("width")):
         raise Conflict(f"cannot start exec {one.exec_id}: the manager is to be asked for its terminal")

@@ -58,7 +58,7 @@ class Exec:
     open_stdin: bool
     streams: Streams
     planned: bytes = b""
-    # The manager's, for whoever comes after him.
+    # What the manager has of it, or is told: for whoever comes after him. Empty where he has kept it to himself.
     record: bytes = b""
     # As the record has it; None where nobody has read that yet.
     spec: Mapping[str, Any] | None = None
@@ -78,6 +78,12 @@ class Exec:
     @property
     def tty(self) -> bool:
         return bool(self.process.get("terminal", False))
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What was asked for when it was created, its streams among that. Only of one with a record."""
+        asked: Mapping[str, Any] = self.spec or json.loads(self.record)["spec"]
+        return asked
 
 
 class Execs:
@@ -366,7 +372,7 @@ class Execs:
         if one.kept:
             self._container.custody.changed()
         failpoints.hit("shim.exec.ended")
-        # The manager first: whoever hears the end of his stream asks him for the code next.
+        # First whoever is asked for the code: that is next for who hears the end of his stream.
         _tell(one.beginning, one)
         _tell(one.waiting, one)
         _tell(one.lasting, one)
@@ -377,13 +383,10 @@ class Execs:
         ended = [other for other in self._table.values() if other.phase is ExecPhase.EXITED]
         for number, old in enumerate(reversed(ended)):
             if number >= _KEPT_ENDED or old.exited_at < one.exited_at - _REMEMBERED:
-                self._forget(old)
+                self.forget(old)
 
-    def drop(self, one: Exec) -> None:
-        """Nobody was told of it."""
-        self._forget(one)
-
-    def _forget(self, one: Exec) -> None:
+    def forget(self, one: Exec) -> None:
+        """Nobody was told of it, or nobody asks for it any more."""
         if self._table.get(one.exec_id) is one:
             self._ahead.drop(one)
             del self._table[one.exec_id]
@@ -395,7 +398,7 @@ class Execs:
             return
         for one in self._table.values():
             if one.phase is not ExecPhase.RUNNING:
-                self._forget(one)
+                self.forget(one)
                 return
         raise ResourceExhausted(f"cannot create exec: {_MOST} of them run already")
 

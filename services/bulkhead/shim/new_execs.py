@@ -111,7 +111,7 @@ class NewExecs:
         plan = planned.with_arguments(self._pattern, command)
         one = self._execs.add(exec_id, spec=spec, planned=plan, record=text)
         if not self._is_told(one):
-            self._execs.drop(one)
+            self._execs.forget(one)
             raise ResourceExhausted("cannot create exec: the manager cannot be told of it")
         self._unread += 1
         self._ring_after(SOON if self._unread < _MANY else 0)
@@ -204,11 +204,16 @@ class NewExecs:
             self._call.reply(Empty())
 
 
+def _told(one: Exec) -> tuple[bytes, int, int, int]:
+    """What there is to tell of it, in the order of a line."""
+    return one.record, one.started_at, one.exited_at, one.exit_code or 0
+
+
 def _line(one: Exec) -> bytes:
-    numbers = one.started_at, one.exited_at, one.exit_code or 0
-    return b'{"record":%b,"began_at":%d,"exited_at":%d,"exit_code":%d}\n' % (one.record, *numbers)
+    return b'{"record":%b,"began_at":%d,"exited_at":%d,"exit_code":%d}\n' % _told(one)
 
 
 def known(one: Exec) -> KnownExec:
-    """What there is to tell of it."""
-    return KnownExec(record=one.record, exited_at=one.exited_at, began_at=one.started_at, exit_code=one.exit_code or 0)
+    """The same as a message."""
+    record, began_at, exited_at, exit_code = _told(one)
+    return KnownExec(record=record, began_at=began_at, exited_at=exited_at, exit_code=exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
@@ -14,7 +13,6 @@ from bulkhead.content.manifests import (
     MAX_LAYERS,
     Index,
     Manifest,
-    chain_ids,
     decode_object,
     parse_config,
     parse_manifest,
@@ -165,11 +163,3 @@ def test_a_config_gives_what_an_engine_needs() -> None:
 def test_a_config_that_is_none_is_refused(document: Any) -> None:
     with pytest.raises(InvalidArgument):
         parse_config(json.dumps(document).encode())
-
-
-def test_chain_ids_name_a_layer_by_all_below_it() -> None:
-    one, two, three = (Digest.of(bytes([number])) for number in range(3))
-    second = Digest("sha256", hashlib.sha256(f"{one} {two}".encode()).hexdigest())
-    third = Digest("sha256", hashlib.sha256(f"{second} {three}".encode()).hexdigest())
-    assert chain_ids((one, two, three)) == (one, second, third)
-    assert chain_ids(()) == ()

@@ -160,6 +160,7 @@ def test_config_of_wrong_types_is_refused_by_name(document: dict[str, object], f
 
 def test_chain_ids_follow_the_specification() -> None:
     """The example of the OCI image specification, config.md, computed by hand."""
-    one, two = Digest("sha256", "a" * 64), Digest("sha256", "b" * 64)
-    assert chain_ids((one, two)) == (one, Digest.of(f"sha256:{'a' * 64} sha256:{'b' * 64}".encode()))
+    one, two, three = (Digest("sha256", letter * 64) for letter in "abc")
+    second = Digest.of(f"sha256:{'a' * 64} sha256:{'b' * 64}".encode())
+    assert chain_ids((one, two, three)) == (one, second, Digest.of(f"{second} {three}".encode()))
     assert chain_ids(()) == ()
