@@ -84,6 +84,19 @@ def test_read_only_and_volumes_from(target: Target) -> None:
     assert done.returncode == 1 and "Read-only file system" in done.stderr
 
 
+def test_the_last_user_of_an_anonymous_volume_takes_it_along(target: Target) -> None:
+    """It was made for another one, who went first: nobody else would ever remove it."""
+    target.ok("create", "--name", "owner", "-v", "/anon", "-v", "named:/n", "busybox", "true")
+    target.ok("create", "--name", "guest", "--volumes-from", "owner", "busybox", "true")
+    target.ok("create", "--name", "last", "--volumes-from", "guest", "-v", "named:/other", "busybox", "true")
+    name = target.ok("inspect", "-f", '{{range .Mounts}}{{if eq .Destination "/anon"}}{{.Name}}{{end}}{{end}}', "last")
+    for container in ("owner", "guest"):
+        target.ok("rm", "-v", container)
+        assert {name, "named"} <= set(target.ok("volume", "ls", "-q").split())
+    target.ok("rm", "-v", "last")
+    assert {name, "named"} & set(target.ok("volume", "ls", "-q").split()) == {"named"}
+
+
 def test_anonymous_volumes_go_with_rm(target: Target) -> None:
     before = target.ok("volume", "ls", "-q").split()
     sh(target, "echo x > /a/f", "-v", "/a")

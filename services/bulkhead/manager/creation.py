@@ -231,14 +231,17 @@ class Creation:
         mounts = list(spec.mounts)
         _refuse_duplicates(mounts)
         taken = {_clean(mount.target) for mount in mounts}
-        for mount in self._inherited(container.spec.volumes_from):
+        shared: set[str] = set()
+        for mount, is_anonymous in self._inherited(container.spec.volumes_from):
             if _clean(mount.target) not in taken:
                 taken.add(_clean(mount.target))
                 mounts.append(mount)
+                shared.update((mount.source,) * is_anonymous)
         unnamed = dict.fromkeys(map(_clean, container.spec.volumes))
         mounts += [Mount(type="volume", target=target) for target in unnamed if target not in taken]
         named = [self._named(mount) for mount in mounts]
-        anonymous = [after.source for before, after in zip(mounts, named, strict=True) if after is not before]
+        pairs = zip(mounts, named, strict=True)
+        anonymous = [after.source for before, after in pairs if after is not before or after.source in shared]
         return replace(container, spec=replace(spec, mounts=tuple(named)), anonymous_volumes=tuple(anonymous))
 
     def _named(self, mount: Mount) -> Mount:
@@ -246,8 +249,9 @@ class Creation:
             return mount
         return replace(mount, source=self.volumes.anonymous())
 
-    def _inherited(self, references: Iterable[str]) -> list[Mount]:
-        found: list[Mount] = []
+    def _inherited(self, references: Iterable[str]) -> list[tuple[Mount, bool]]:
+        """With each, whether it is a volume that nobody has named: the last one who uses it takes it along."""
+        found: list[tuple[Mount, bool]] = []
         for reference in references:
             if not reference:
                 raise InvalidArgument("volumes-from specification cannot be an empty string")
@@ -259,7 +263,10 @@ class Creation:
             except NotFound as error:
                 raise InvalidArgument(str(error)) from error
             mounts = [mount for mount in owner.spec.mounts if mount.type != "tmpfs"]
-            found += [replace(mount, read_only=mount.read_only or mode == "ro") for mount in mounts]
+            unnamed = frozenset(owner.anonymous_volumes)
+            found += [
+                (replace(mount, read_only=mount.read_only or mode == "ro"), mount.source in unnamed) for mount in mounts
+            ]
         return found
 
 
