@@ -21,6 +21,8 @@ from tests.integration.supervisor.spares import is_taught, spares_of
 from tests.support.eventually import until
 
 _SHIM = "bulkhead-shim"
+# What a zygote has live for its likeness, and ends a moment after it.
+_MODEL = f"{_SHIM}: rehearsal"
 _SPARES = 2
 
 
@@ -103,6 +105,7 @@ def _end_all(service: Service) -> list[str]:
     """Kill the supervisor and the shims that a failed test has left, who obey nobody else; their titles."""
     service.process.kill()
     service.process.wait()
+    until(lambda: not any(title.startswith(_MODEL) for title in remains.processes(service.instance).values()))
     left = remains.processes(service.instance)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
