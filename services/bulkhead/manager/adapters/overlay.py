@@ -31,7 +31,7 @@ from typing import BinaryIO
 from bulkhead import failpoints
 from bulkhead.content import working_dir
 from bulkhead.content.arriving import Arriving
-from bulkhead.content.aside import aside
+from bulkhead.content.aside import Apart, aside
 from bulkhead.content.blocking import to_its_end
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.inflate import Limits
@@ -53,6 +53,8 @@ _DEEPEST = 500
 _BEING_CREATED = 600.0
 # By which programs tell that they are in a container; Docker puts it into each.
 _MARKER = ".dockerenv"
+# Who counts a tree waits for as much of it as is in no cache, however long that takes.
+_COUNTS_AT_ONCE = 4
 Settled = Callable[[], Awaitable[None]]
 # unpack(blob, media type, target, expected diff id, told)
 Unpack = Callable[[Digest | Arriving, str, Path, Digest, Told], Awaitable[UnpackResult]]
@@ -269,6 +271,7 @@ class OverlaySnapshots:
         self._chains_of = chains_of
         self._trash = trash
         self._spares = Spares(self._root, trash, _furnish)
+        self._counts = Apart(_COUNTS_AT_ONCE, "usage")
         self._after_removal: Callable[[], None] = lambda: None
 
     def open(self) -> None:
@@ -338,7 +341,7 @@ class OverlaySnapshots:
     async def usages(self, container_ids: Sequence[str]) -> list[int]:
         """The same of each, by one thread: the way to one and back takes longer than most of them."""
         uppers = [self._directory(each) / "upper" for each in container_ids]
-        return await asyncio.to_thread(lambda: [_bytes_below(each) for each in uppers])
+        return await self._counts.run(lambda: [_bytes_below(each) for each in uppers])
 
     async def recover(self, known_ids: Collection[str]) -> None:
         """Sweep the writable layers of containers that are not in `known_ids`."""

@@ -33,6 +33,8 @@ from bulkhead.model.volume import ANONYMOUS_LABEL, Volume, check_driver, check_n
 log = structlog.get_logger()
 # Volumes made and filled at a time.
 _AT_ONCE = 8
+# Who counts a tree waits for as much of it as is in no cache, however long that takes.
+_COUNTS_AT_ONCE = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Volumes:
     places: Places
     mounting: Mounting
     _disk: Apart = field(default_factory=lambda: Apart(_AT_ONCE, "volumes"))
+    _counts: Apart = field(default_factory=lambda: Apart(_COUNTS_AT_ONCE, "sizes"))
     _turns: Turns = field(default_factory=Turns)
     _held: Counter[str] = field(default_factory=Counter)
     _leaving: set[str] = field(default_factory=set)
@@ -98,7 +101,7 @@ class Volumes:
         volume = self.records.volumes.get(name)
         if volume is None or volume.is_mounted or volume.bound_directory:
             return 0
-        return await asyncio.to_thread(self.places.size, name)
+        return await self._counts.run(self.places.size, name)
 
     # ---- what containers need ----
 

@@ -57,6 +57,22 @@ async def test_volumes_that_wait_for_a_disk_hold_up_nobody_else(
         assert set(core.core.volumes.places.names()) == set(names)
 
 
+async def test_volumes_that_are_counted_hold_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk whose directories are in no cache that takes minutes."""
+    thaws = threading.Event()
+    monkeypatch.setattr(Places, "size", lambda *_: 7 if thaws.wait(30) else 0)
+    async with fake_core(tmp_path) as core:
+        await core.core.volumes.create(Volume(name="data"))
+        held = [asyncio.create_task(core.core.volumes.size("data")) for _ in range(MANY)]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(int)
+        finally:
+            thaws.set()
+        assert await asyncio.gather(*held) == [7] * MANY
+
+
 async def test_volumes_survive_the_manager(tmp_path: Path) -> None:
     world = new_world(tmp_path)
     async with running_core(world) as core:
