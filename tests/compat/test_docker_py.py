@@ -49,7 +49,7 @@ def test_attributes(client: DockerClient, running: Any) -> None:
     assert [each.name for each in client.containers.list(filters={"label": "a=b"})] == ["rr"]
     assert client.containers.list(filters={"label": ["a=c"]}) == []
     assert running.ports == {}
-    assert running.image.tags == ["busybox:latest"]
+    assert "busybox:latest" in running.image.tags  # among those that tests before this one may have given it
 
 
 def test_logs_as_bytes_and_as_stream(running: Any) -> None:

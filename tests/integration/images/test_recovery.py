@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
 from tests.integration.images.conftest import Engine, Open, Registry, statuses
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.fake_registry import FakeRegistry, serving
 
 pytestmark = [
@@ -29,16 +30,27 @@ pytestmark = [
 DISK = 16 << 20  # of which the records hold a third in reserve
 
 
-def test_manager_killed_at_any_instant_of_a_pull(open_engine: Open, registry: Registry) -> None:
+def test_manager_killed_at_any_instant_of_a_pull(open_engine: Open, registry: Registry, tmp_path: Path) -> None:
     """The instants lie between the first request and the last record; each time the next pull goes on."""
     trees = [Tree().file(f"file{layer}", os.urandom(400_000)) for layer in range(4)]
     push(registry.host, "library/killed", "latest", image_of(*trees, command=["/x"]))
     for instant in range(20):
         killed = _pull_in_child(open_engine, "killed", after=0.03 * instant)
+        # One that it was starting holds its locks until it is a program of its own, a moment after its death.
+        until(lambda: all(map(_is_free, (tmp_path / "data/bulkhead.lock", tmp_path / "data/content/lock"))))
         asyncio.run(_check_consistent(open_engine, "killed"))
         if not killed:
             break
     asyncio.run(_pull_and_check(open_engine, "killed"))
+
+
+def _is_free(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _pull_in_child(open_engine: Open, name: str, after: float) -> bool:
