@@ -310,6 +310,8 @@ class FakeShims:
         self.discarded: list[str] = []
         self.supervisor_away = False
         self.older = False
+        # What dead shims left behind.
+        self.left: dict[str, list[KnownExec]] = {}
         self.discard_failure: BulkheadError | None = None
         # What the next shims fail with, by method.
         self.failures: dict[str, BulkheadError] = {}
@@ -356,6 +358,9 @@ class FakeShims:
     def began_at(self, container_id: str) -> int:
         shim = self.shims.get(container_id)
         return shim.started_at if shim is not None else 0
+
+    def left_execs(self, container_id: str) -> list[KnownExec]:
+        return self.left.get(container_id, [])
 
     async def break_off(self, container_id: str) -> None:
         shim = self.shims.get(container_id)

@@ -125,6 +125,24 @@ def test_a_code_is_not_lost_with_its_shim_though_the_manager_slept(fresh_engine:
     until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
 
 
+def test_a_code_is_not_lost_when_the_manager_dies_with_the_shim(fresh_engine: Engine) -> None:
+    """Neither has written down what the other knew; what is left is a file beside the shim's sockets."""
+    engine = fresh_engine
+    made = container(engine)
+    manager = engine.pid("manager")
+    assert manager is not None
+    os.kill(manager, signal.SIGSTOP)
+    try:
+        one = create(engine, made, "sh", "-c", "exit 7")
+        assert engine.api("POST", f"/exec/{one}/start", {"Detach": False}).status == 200
+        kill_shim(engine, made)
+    finally:
+        engine.kill("manager")
+    engine.start("manager")
+    until(lambda: inspected(engine, one)["ExitCode"] == 7)
+    until(lambda: actions(engine, one) == ["exec_create", "exec_start", "exec_die"])
+
+
 def test_a_removed_container_takes_along_how_its_execs_went(fresh_engine: Engine) -> None:
     engine = fresh_engine
     made = container(engine)

@@ -229,6 +229,7 @@ class Execs:
             log.debug("exec not expected any more", exec=record.id, reason=str(error))
         except BulkheadError as error:
             log.info("lost an exec that may begin", exec=record.id, reason=str(error))
+            self._take_left(record)
             if record.id in self._expected:
                 self._doubt(record)
         else:
@@ -239,7 +240,7 @@ class Execs:
         finally:
             self._expected.pop(record.id, None)
 
-    def _hear_begun(self, exec_id: str, shim: Shim, told: Lasting) -> None:
+    def _hear_begun(self, exec_id: str, shim: Shim | None, told: Lasting) -> None:
         record = self._note_begun(exec_id)
         if record is None:
             self._hear_ended(exec_id, told)
@@ -274,13 +275,22 @@ class Execs:
                 self._inherit(record)
 
     def adopt(self, container: Container, told: Sequence[KnownExec]) -> None:
-        """What a shim knows and no record does: an earlier manager had no time to write it down."""
+        """What a shim knows and no record does: an earlier manager had no time to write it down. If it died with him
+        it may have left behind how some have ended."""
+        self._adopt_ended(container)
         unknown = [each for each in told if self.records.exec(each.record.id) is None]
         forgotten = self._forgotten_before() if unknown else 0
         for each in unknown:
             if each.record.container_id == container.id and (not each.exited_at or each.exited_at > forgotten):
                 self.records.save_exec_later(each.record, self._created(each.record), seconds=BRIEF)
                 self._inherit(each.record)
+
+    def _adopt_ended(self, container: Container) -> None:
+        left = self.shims.left_execs(container.id)
+        forgotten = self._forgotten_before() if left else 0
+        for each in left:
+            if each.record.container_id == container.id and each.exited_at > forgotten:
+                self._take_in(None, each)
 
     def pattern(self, container: Container) -> bytes:
         """`new_execs.Register`. A link's variables change with whom it leads to."""
@@ -305,7 +315,7 @@ class Execs:
             if self._knows(each.record):
                 self._take_in(shim, each)
 
-    def _take_in(self, shim: Shim, told: KnownExec) -> None:
+    def _take_in(self, shim: Shim | None, told: KnownExec) -> None:
         record = told.record
         unsaid = () if self.records.exec(record.id) is not None else (self._created(record),)
         if told.began_at and told.exited_at and unsaid:
@@ -470,9 +480,17 @@ class Execs:
             await self.catch_up(record.container_id)
         finally:
             self._watched.discard(record.id)
+        if code is None:
+            self._take_left(record)
         current = self.records.exec(record.id)
         if current is not None and current.phase is not ExecPhase.EXITED:
             self._record_end(current, UNKNOWN_EXIT if code is None else code, known=code is not None)
+
+    def _take_left(self, record: Exec) -> None:
+        """How it ended, if its dead shim has left that behind."""
+        for each in self.shims.left_execs(record.container_id):
+            if each.record.id == record.id and self._knows(each.record):
+                self._take_in(None, each)
 
     async def _exit_code(self, record: Exec, shim: Shim | None) -> int | None:
         """None when nobody can tell. A shim that dies has a successor, which was given the exec."""

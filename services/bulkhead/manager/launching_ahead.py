@@ -8,6 +8,7 @@ fails here is told by whoever wants the shim, and what a death of this process l
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from bulkhead import failpoints
 from bulkhead.errors import BulkheadError
 from bulkhead.manager.actors import Actors
-from bulkhead.manager.ports import Shim, Shims, SupervisorAway
+from bulkhead.manager.ports import KnownExec, Shim, Shims, SupervisorAway
 
 log = structlog.get_logger()
 # So many containers at a time: who makes more of them at once does not start each the next moment.
@@ -72,6 +73,9 @@ class LaunchingAhead:
     async def discard(self, container_id: str) -> None:
         await self._broken_off(container_id)
         await self._shims.discard(container_id)
+
+    def left_execs(self, container_id: str) -> Sequence[KnownExec]:
+        return self._shims.left_execs(container_id)
 
     def began_at(self, container_id: str) -> int:
         return self._shims.began_at(container_id)

@@ -469,6 +469,9 @@ class Shims(Protocol):
     def began_at(self, container_id: str) -> int:
         """When a shim last told the container's program to begin, which it writes down before; 0 for never."""
 
+    def left_execs(self, container_id: str) -> Sequence[KnownExec]:
+        """How the last execs went that its shims have created by themselves, as far as they have left that behind."""
+
     async def break_off(self, container_id: str) -> None:
         """End a shim that does not answer, and nothing else: the next `ensure` makes one that adopts its container.
 

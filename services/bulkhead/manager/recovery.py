@@ -126,8 +126,7 @@ class Recovery:
                 await self._recover_idle(container, rebooted=rebooted)
             return
         shim, state = await self._ask(container)
-        if state is not None:
-            self.adopt_execs(container, state.execs)
+        self.adopt_execs(container, () if state is None else state.execs)
         if state is not None and state.alive and state.pid == container.pid:
             await self._rejoin(container, shim, state)
         else:

@@ -149,6 +149,11 @@ class NewExecs:
             self._send()
             self._ring_after(SOON)
 
+    def leave_behind(self, one: Exec) -> None:
+        """How one has ended, for whoever asks when we are dead."""
+        if one.started_at and one.exited_at:
+            self._leave_behind(one.exec_id, _line(one))
+
     def _leave_behind(self, exec_id: str, line: bytes) -> None:
         """Where that cannot be written, the manager is asked."""
         try:

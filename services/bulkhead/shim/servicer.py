@@ -179,9 +179,17 @@ class ShimServicer:
             record=request.record,
         )
         if request.lasting:
-            self._execs.when_lasting(request.exec_id, functools.partial(_tell_lasting, call))
+            self._execs.when_lasting(request.exec_id, functools.partial(self._tell_lasting, call))
         else:
             call.reply(Empty())
+
+    def _tell_lasting(self, call: Call, one: Exec) -> None:
+        """Who is asleep asks for its end too late if we die, or finds only that we have."""
+        if one.phase is ExecPhase.RUNNING and one.record:
+            one.lasting.append(self._new_execs.leave_behind)
+        elif one.record:
+            self._new_execs.leave_behind(one)
+        _tell_lasting(call, one)
 
     def _tell_new_execs(self, request: messages.NewExecsRequest, call: Call) -> None:
         self._new_execs.allow(request.pattern, call)

@@ -29,16 +29,31 @@ def write(descriptor: int, exec_id: str, line: bytes) -> None:
 
 def read(run_dir: str, exec_id: str) -> bytes:
     """The line in the exec's slot, which may be another's; empty without one."""
+    return _line(_content(run_dir, _SIZE, _place(exec_id)))
+
+
+def read_all(run_dir: str) -> list[bytes]:
+    """The line of each slot that has one, for who comes when the shim is dead, and whoever it told."""
+    content = _content(run_dir, _SLOTS * _SIZE, 0)
+    slots = (content[place : place + _SIZE] for place in range(0, len(content), _SIZE))
+    return [line for slot in slots if (line := _line(slot))]
+
+
+def _content(run_dir: str, size: int, place: int) -> bytes:
+    """What is there; nothing of a file that cannot be read."""
     try:
         descriptor = os.open(f"{run_dir}/{NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return b""
     try:
-        slot = os.pread(descriptor, _SIZE, _place(exec_id))
+        return os.pread(descriptor, size, place)
     except OSError:
         return b""
     finally:
         os.close(descriptor)
+
+
+def _line(slot: bytes) -> bytes:
     if len(slot) < _HEAD.size:
         return b""
     checksum, length = _HEAD.unpack_from(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -177,6 +178,32 @@ async def test_a_later_manager_hears_of_what_was_not_told(tmp_path: Path, monkey
         core.shim(container_id).create_exec_itself(record, told=False)
     async with running_core(world) as later:
         assert (await later.core.execs.inspect(record.id)).phase is ExecPhase.CREATED
+
+
+async def test_a_later_manager_finds_how_those_went_whose_shim_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both died at once. One was never on record, of one the record says that it was created, and one is forgotten."""
+    monkeypatch.setattr(ProcessPlans, "of", lambda *_: b"plan")
+    world = new_world(tmp_path)
+    now = time.time_ns()
+    async with running_core(world) as core:
+        container_id = await heard(core)
+        unknown, known, old, strange = made(container_id), made(container_id), made(container_id), made("e" * 64)
+        core.shim(container_id).create_exec_itself(known, told=False)
+        await core.core.execs.catch_up(container_id)
+        core.shim(container_id).die()
+    world.shims.left[container_id] = [
+        *(KnownExec(record=each, began_at=now, exited_at=now, exit_code=9) for each in (unknown, known, strange)),
+        KnownExec(record=old, began_at=6, exited_at=7, exit_code=9),
+    ]
+    async with running_core(world) as later:
+        for each in (unknown, known):
+            found = await later.core.execs.inspect(each.id)
+            assert (found.phase, found.exit_code) == (ExecPhase.EXITED, 9)
+            told = [event.action for event in await later.journal() if event.attributes.get("execID") == each.id]
+            assert told == ["exec_create: ls", "exec_start: ls", "exec_die"]
+        assert later.records.exec(old.id) is later.records.exec(strange.id) is None
 
 
 async def test_with_much_that_the_disk_owes_the_next_wait_for_it(

@@ -34,6 +34,16 @@ def test_a_later_one_takes_its_place(tmp_path: Path, written: int) -> None:
     assert ended_execs.read(str(tmp_path), EXEC) == b"later"
 
 
+def test_all_are_read_that_are_whole(tmp_path: Path, written: int) -> None:
+    assert ended_execs.read_all(str(tmp_path)) == []
+    ended_execs.write(written, EXEC, b"one")
+    ended_execs.write(written, "0f" + "c" * 62, b"another")
+    assert ended_execs.read_all(str(tmp_path)) == [b"one", b"another"]
+    os.pwrite(written, b"X", 8)
+    assert ended_execs.read_all(str(tmp_path)) == [b"another"]
+    assert ended_execs.read_all(str(tmp_path / "nobody")) == []
+
+
 def test_where_nothing_was_written_is_nothing(tmp_path: Path, written: int) -> None:
     assert ended_execs.read(str(tmp_path), EXEC) == b""
     ended_execs.write(written, "1f" + "c" * 62, b"behind it")

@@ -53,7 +53,7 @@ class ExecNews:
         if not data:
             return ()
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return tuple({each.record.id: each for each in _known(lines)}.values())
+        return tuple({each.record.id: each for each in known_execs(lines)}.values())
 
     def _read(self) -> bytes:
         if self._socket is None:
@@ -86,7 +86,8 @@ def _has_hung_up(sock: socket.socket) -> bool:
         return True
 
 
-def _known(lines: Sequence[bytes]) -> Iterator[KnownExec]:
+def known_execs(lines: Sequence[bytes]) -> Iterator[KnownExec]:
+    """What lines of a shim's say."""
     for line in lines:
         try:
             yield _decode(line)

@@ -23,7 +23,7 @@ from bulkhead.content.blocking import to_its_end
 from bulkhead.errors import Conflict, DeadlineExceeded, Internal, LaunchFailed, Unavailable
 from bulkhead.linux import atomicfile, process
 from bulkhead.linux.cgroups import Cgroup
-from bulkhead.manager.adapters.exec_news import ExecNews
+from bulkhead.manager.adapters.exec_news import ExecNews, known_execs
 from bulkhead.manager.bundles import read_json
 from bulkhead.manager.ports import (
     AskedExec,
@@ -310,6 +310,9 @@ class SupervisedShims:
         task = read_json(self._instance.container_data(container_id) / TASK_RECORD) or {}
         started_at = task.get("started_at")
         return started_at if isinstance(started_at, int) else 0
+
+    def left_execs(self, container_id: str) -> Sequence[KnownExec]:
+        return tuple(known_execs(ended_execs.read_all(str(self._instance.container_run(container_id)))))
 
     async def break_off(self, container_id: str) -> None:
         place = self._instance.container_data(container_id) / SHIM_RECORD
