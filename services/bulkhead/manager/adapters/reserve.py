@@ -70,7 +70,7 @@ class Reserve:
 
     def fill(self, connection: sqlite3.Connection) -> None:
         """Take the blocks that are still wanting. A disk that has none is no reason not to start."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the latter of an index that is shorter than its head
             # Closing any descriptor of the index would drop SQLite's locks on it (fcntl(2)).
             self._held = os.open(self._index, os.O_RDWR | os.O_CLOEXEC)
             # Written, not only allocated: a page of an extent that was never written may still want blocks.
