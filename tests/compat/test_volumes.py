@@ -84,6 +84,14 @@ def test_read_only_and_volumes_from(target: Target) -> None:
     assert done.returncode == 1 and "Read-only file system" in done.stderr
 
 
+def test_users_of_an_anonymous_volume_that_are_removed_at_once_take_it_along(target: Target) -> None:
+    before = set(target.ok("volume", "ls", "-q").split())
+    target.ok("create", "--name", "owner", "-v", "/anon", "busybox", "true")
+    target.ok("create", "--name", "guest", "--volumes-from", "owner", "busybox", "true")
+    target.ok("rm", "-v", "owner", "guest")  # the command line asks for all at once
+    assert set(target.ok("volume", "ls", "-q").split()) == before
+
+
 def test_the_last_user_of_an_anonymous_volume_takes_it_along(target: Target) -> None:
     """It was made for another one, who went first: nobody else would ever remove it."""
     target.ok("create", "--name", "owner", "-v", "/anon", "-v", "named:/n", "busybox", "true")

@@ -58,7 +58,7 @@ class Removal:
         failpoints.hit("manager.remove.discarded")
         await self.networking.unplug(container.attachments)
         failpoints.hit("manager.remove.unplugged")
-        with self.volumes.leaving(container) if volumes else nullcontext(()) as gone:
+        async with self.volumes.leaving(container) if volumes else nullcontext(()) as gone:
             events = [*(of_volume(self.records.volumes[name], "destroy") for name in gone)]
             change = Change(
                 remove=container_id, drop_volumes=gone, events=(*events, of_container(container, "destroy"))

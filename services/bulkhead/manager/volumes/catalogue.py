@@ -208,15 +208,21 @@ class Volumes:
             failpoints.hit("manager.volume.thrown")
         await self.records.commit(Change(forget_volumes=tuple(names)))
 
-    @contextlib.contextmanager
-    def leaving(self, container: Container) -> Iterator[tuple[str, ...]]:
-        """The container's anonymous volumes that nobody else uses; nobody can begin to use them meanwhile."""
-        gone = self._only_of(container)
-        self._leaving.update(gone)
-        try:
-            yield gone
-        finally:
-            self._leaving.difference_update(gone)
+    @contextlib.asynccontextmanager
+    async def leaving(self, container: Container) -> AsyncIterator[tuple[str, ...]]:
+        """The container's anonymous volumes that nobody else uses; nobody can begin to use them meanwhile.
+
+        Containers that share some are asked one after the other: of those that leave at once the last takes them along.
+        """
+        async with contextlib.AsyncExitStack() as turns:
+            for name in sorted(container.anonymous_volumes):
+                await turns.enter_async_context(self._turns.of(name))
+            gone = self._only_of(container)
+            self._leaving.update(gone)
+            try:
+                yield gone
+            finally:
+                self._leaving.difference_update(gone)
 
     def _only_of(self, container: Container) -> tuple[str, ...]:
         known = (name for name in container.anonymous_volumes if name in self.records.volumes)

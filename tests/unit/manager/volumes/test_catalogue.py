@@ -227,14 +227,24 @@ async def test_nobody_begins_to_use_what_is_leaving(tmp_path: Path) -> None:
     async with fake_core(tmp_path) as core:
         owner = await core.create(volumes=("/a",))
         (name,) = core.get(owner).anonymous_volumes
-        with core.core.volumes.leaving(core.get(owner)) as gone:
+        async with core.core.volumes.leaving(core.get(owner)) as gone:
             assert gone == (name,)
             with pytest.raises(Conflict, match=f"cannot use volume {name}: it is being removed"):
                 await core.create(volumes_from=(owner,))
         other = await core.create(volumes_from=(owner,))
-        with core.core.volumes.leaving(core.get(owner)) as gone:
+        async with core.core.volumes.leaving(core.get(owner)) as gone:
             assert gone == ()
         assert core.get(other).spec.mounts[0].source == name
+
+
+async def test_users_of_one_volume_that_leave_at_once_take_it_along(tmp_path: Path) -> None:
+    """As `docker rm -v` has it of several containers: neither leaves it to the other."""
+    async with fake_core(tmp_path) as core:
+        owner = await core.create(volumes=("/a", "/b"))
+        users = [owner, *[await core.create(volumes_from=(owner,)) for _ in range(2)]]
+        names = core.get(owner).anonymous_volumes
+        await asyncio.gather(*(core.core.containers.remove(each, force=True, volumes=True) for each in users))
+        assert core.records.volumes == {} and not any(place(core, name).exists() for name in names)
 
 
 async def test_a_volume_mounted_twice_is_held_once(tmp_path: Path) -> None:
