@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import struct
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -512,7 +511,7 @@ def _differing(runs: Sequence[tuple[int, _Chain]], native: Sequence[tuple[int, _
 
 
 def _at(runs: Sequence[tuple[int, _Chain]], number: int) -> _Chain:
-    return runs[bisect_right(runs, number, key=lambda run: run[0]) - 1][1]
+    return next(chain for first, chain in reversed(runs) if first <= number)
 
 
 # ---- the same machine in Python: for questions to a filter, and for the tests ----
