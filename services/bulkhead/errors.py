@@ -7,7 +7,9 @@ protocol once (HTTP status, gRPC status, ttrpc status). Data travels on attribut
 
 from __future__ import annotations
 
+import copy
 import errno
+from typing import Self
 
 # What the machine may have again, or do again, a moment later.
 _LACKS = frozenset((errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO))
@@ -15,6 +17,12 @@ _LACKS = frozenset((errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errn
 
 class BulkheadError(Exception):
     """Base of every error the engine raises on purpose."""
+
+    def told_as(self, text: str) -> Self:
+        """The same in other words, with all that it carries."""
+        told = copy.copy(self)
+        told.args = (text,)
+        return told
 
 
 class InvalidArgument(BulkheadError):

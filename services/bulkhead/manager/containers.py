@@ -95,14 +95,13 @@ class Containers:
         try:
             await self.actors.shielded(self.stopping.restart(container.id, signal, timeout), "restart", container.id)
         except BulkheadError as error:
-            error.args = (f"Cannot restart container {ref}: {error}",)
-            raise
+            raise error.told_as(f"Cannot restart container {ref}: {error}") from error
 
     async def kill(self, ref: str, signal: str) -> None:
         try:
             container = self.records.index.find(ref)
         except NotFound as error:
-            raise NotFound(f"Cannot kill container: {ref}: {error}") from None
+            raise error.told_as(f"Cannot kill container: {ref}: {error}") from error
         await self.actors.shielded(self.stopping.kill(container.id, ref, signal), "kill", container.id)
 
     async def pause(self, ref: str) -> None:

@@ -236,7 +236,8 @@ class Creation:
             if _clean(mount.target) not in taken:
                 taken.add(_clean(mount.target))
                 mounts.append(mount)
-                shared.update((mount.source,) * is_anonymous)
+                if is_anonymous:
+                    shared.add(mount.source)
         unnamed = dict.fromkeys(map(_clean, container.spec.volumes))
         mounts += [Mount(type="volume", target=target) for target in unnamed if target not in taken]
         named = [self._named(mount) for mount in mounts]

@@ -157,7 +157,7 @@ class Books:
                 booked = [bindings.unrelayed(port) for port in booked]
             given = self._ports.allocate(container_id, booked, wildcards)
         except BulkheadError as error:
-            raise type(error)(_docker_text(name, container_id, error)) from error
+            raise error.told_as(_docker_text(name, container_id, error)) from error
         return (*given, *bindings.reached_directly(kept, open_to))
 
     def _interface_name(self) -> str:
