@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,17 +13,15 @@ import pytest
 from bulkhead.ctl.seed.images import Tree, image_of
 from bulkhead.ctl.seed.push import push
 from bulkhead.errors import NotFound
-from bulkhead.manager.adapters import overlay
 from bulkhead.manager.adapters.trash import Trash
 from tests.integration.images.conftest import Engine, Open, Registry
+from tests.support.cold_trees import MANY, cold_trees, holds_up_nobody
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="layers are unpacked with their owners: needs root"),
 ]
 NOBODY = 65534
-# More than there are threads in asyncio's own pool.
-MANY = 40
 
 
 async def image_id(engine: Engine, registry: Registry, name: str, *trees: Tree) -> str:
@@ -109,17 +106,8 @@ async def test_usage_counts_what_the_container_wrote(engine: Engine, registry: R
 
 
 async def test_whose_layer_is_counted_holds_up_nobody_else(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk whose directories are in no cache that takes minutes."""
-    thaws = threading.Event()
-    monkeypatch.setattr(overlay, "_bytes_below", lambda _: 7 if thaws.wait(30) else 0)
-    held = [asyncio.create_task(engine.images.snapshots.usage("c1")) for _ in range(MANY)]
-    await asyncio.sleep(0)
-    try:
-        async with asyncio.timeout(20):
-            await asyncio.to_thread(int)
-    finally:
-        thaws.set()
-    assert await asyncio.gather(*held) == [7] * MANY
+    thaws = cold_trees(monkeypatch)
+    assert await holds_up_nobody(lambda _: engine.images.snapshots.usage("c1"), thaws) == [7] * MANY
 
 
 @pytest.mark.parametrize("container", ["", "..", "../x", "a/b", ".hidden"])

@@ -19,9 +19,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -31,7 +30,7 @@ from typing import BinaryIO
 from bulkhead import failpoints
 from bulkhead.content import working_dir
 from bulkhead.content.arriving import Arriving
-from bulkhead.content.aside import Apart, aside
+from bulkhead.content.aside import aside
 from bulkhead.content.blocking import to_its_end
 from bulkhead.content.durable import disk_errors
 from bulkhead.content.inflate import Limits
@@ -43,18 +42,15 @@ from bulkhead.manager.adapters.spares import Spares
 from bulkhead.manager.adapters.trash import Trash, make_private
 from bulkhead.manager.images.ports import Nameless
 from bulkhead.manager.ports import Dirs
+from bulkhead.manager.tree_sizes import TreeSizes
 from bulkhead.model.digest import Digest
 from bulkhead.model.instance import SPARE
 
 Told = Callable[[int], None]
-# One descriptor per level; what a container hides deeper is not measured.
-_DEEPEST = 500
 # A container's writable layer is there before its record, for so long at most (seconds).
 _BEING_CREATED = 600.0
 # By which programs tell that they are in a container; Docker puts it into each.
 _MARKER = ".dockerenv"
-# Who counts a tree waits for as much of it as is in no cache, however long that takes.
-_COUNTS_AT_ONCE = 4
 Settled = Callable[[], Awaitable[None]]
 # unpack(blob, media type, target, expected diff id, told)
 Unpack = Callable[[Digest | Arriving, str, Path, Digest, Told], Awaitable[UnpackResult]]
@@ -271,7 +267,7 @@ class OverlaySnapshots:
         self._chains_of = chains_of
         self._trash = trash
         self._spares = Spares(self._root, trash, _furnish)
-        self._counts = Apart(_COUNTS_AT_ONCE, "usage")
+        self._sizes = TreeSizes()
         self._after_removal: Callable[[], None] = lambda: None
 
     def open(self) -> None:
@@ -339,9 +335,8 @@ class OverlaySnapshots:
         return (await self.usages([container_id]))[0]
 
     async def usages(self, container_ids: Sequence[str]) -> list[int]:
-        """The same of each, by one thread: the way to one and back takes longer than most of them."""
-        uppers = [self._directory(each) / "upper" for each in container_ids]
-        return await self._counts.run(lambda: [_bytes_below(each) for each in uppers])
+        """The same of each."""
+        return await self._sizes.below([self._directory(each) / "upper" for each in container_ids])
 
     async def recover(self, known_ids: Collection[str]) -> None:
         """Sweep the writable layers of containers that are not in `known_ids`."""
@@ -449,42 +444,3 @@ def _copy_attributes(path: bytes, lower: Sequence[int], root: int) -> None:
         finally:
             os.close(mine)
         return
-
-
-def _bytes_below(root: Path) -> int:
-    """Sizes of everything below `root` that is no directory, hard links once; 0 when it is not there.
-
-    Walked on descriptors, without recursion: the tree is a container's, and it may be changing it.
-    """
-    total = 0
-    linked: set[int] = set()
-    walk: list[tuple[int, Iterator[str]]] = []
-    try:
-        _enter(walk, root)
-        while walk:
-            directory, names = walk[-1]
-            name = next(names, None)
-            if name is None:
-                os.close(walk.pop()[0])
-                continue
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode):
-                    if len(walk) < _DEEPEST:
-                        _enter(walk, name, directory)
-                elif found.st_nlink == 1 or found.st_ino not in linked:
-                    if found.st_nlink > 1:
-                        linked.add(found.st_ino)
-                    total += found.st_size
-    except FileNotFoundError:
-        return 0
-    finally:
-        for directory, _ in walk:
-            os.close(directory)
-    return total
-
-
-def _enter(walk: list[tuple[int, Iterator[str]]], name: str | Path, parent: int | None = None) -> None:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    directory = os.open(name, flags, dir_fd=parent)
-    walk.append((directory, iter(os.listdir(directory))))  # noqa: PTH208 (a descriptor, not a path)

@@ -23,6 +23,7 @@ from bulkhead.errors import BulkheadError, Conflict, InvalidArgument, NotFound
 from bulkhead.linux import resolve
 from bulkhead.manager import announcements
 from bulkhead.manager.ports import Change, Records
+from bulkhead.manager.tree_sizes import TreeSizes
 from bulkhead.manager.volumes.filling import fill
 from bulkhead.manager.volumes.mounting import Mounting, missing
 from bulkhead.manager.volumes.places import Places
@@ -33,8 +34,6 @@ from bulkhead.model.volume import ANONYMOUS_LABEL, Volume, check_driver, check_n
 log = structlog.get_logger()
 # Volumes made and filled at a time.
 _AT_ONCE = 8
-# Who counts a tree waits for as much of it as is in no cache, however long that takes.
-_COUNTS_AT_ONCE = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class Volumes:
     places: Places
     mounting: Mounting
     _disk: Apart = field(default_factory=lambda: Apart(_AT_ONCE, "volumes"))
-    _counts: Apart = field(default_factory=lambda: Apart(_COUNTS_AT_ONCE, "sizes"))
+    _sizes: TreeSizes = field(default_factory=TreeSizes)
     _turns: Turns = field(default_factory=Turns)
     _held: Counter[str] = field(default_factory=Counter)
     _leaving: set[str] = field(default_factory=set)
@@ -101,7 +100,7 @@ class Volumes:
         volume = self.records.volumes.get(name)
         if volume is None or volume.is_mounted or volume.bound_directory:
             return 0
-        return await self._counts.run(self.places.size, name)
+        return (await self._sizes.below([self.places.data(name)]))[0]
 
     # ---- what containers need ----
 

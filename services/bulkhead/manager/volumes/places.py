@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from bulkhead.content.durable import disk_errors
@@ -96,10 +95,6 @@ class Places:
             for hidden in (*self.root.glob(".*"), *self.root.glob("*/.fill.*")):
                 self._trash.throw(hidden)
 
-    def size(self, name: str) -> int:
-        """Bytes of the volume's files, as `du --apparent-size` counts them; what vanishes meanwhile is not counted."""
-        return sum(_sizes(self.data(name)))
-
     def _place(self, made: Path, place: Path) -> bool:
         try:
             made.rename(place)
@@ -121,23 +116,3 @@ def _limit(directory: Path, name: str, size: int) -> None:
             f"create {name}: quota size requested but no quota support (the file system of {directory.parent} needs "
             "project quotas: ext4 or xfs, mounted with prjquota)"
         ) from None
-
-
-def _sizes(top: Path) -> Iterator[int]:
-    seen: set[tuple[int, int]] = set()
-    waiting = [str(top)]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    try:
-                        found = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif found.st_nlink == 1 or (found.st_dev, found.st_ino) not in seen:
-                        seen.add((found.st_dev, found.st_ino))
-                        yield found.st_size
-        except OSError:
-            continue

@@ -14,10 +14,8 @@ from bulkhead.manager.ports import Change
 from bulkhead.manager.volumes.places import Places
 from bulkhead.model.container import Mount
 from bulkhead.model.volume import ANONYMOUS_LABEL, Volume
+from tests.support.cold_trees import MANY, cold_trees, holds_up_nobody
 from tests.support.manager_core import Running, fake_core, new_world, running_core
-
-# More than there are threads in asyncio's own pool.
-MANY = 40
 
 
 def place(core: Running, name: str) -> Path:
@@ -46,31 +44,15 @@ async def test_volumes_that_wait_for_a_disk_hold_up_nobody_else(
     monkeypatch.setattr(Places, "make", make_late)
     async with fake_core(tmp_path) as core:
         names = [f"data{number}" for number in range(MANY)]
-        held = [asyncio.create_task(core.core.volumes.create(Volume(name=name))) for name in names]
-        await asyncio.sleep(0)
-        try:
-            async with asyncio.timeout(20):
-                await asyncio.to_thread(int)
-        finally:
-            thaws.set()
-        await asyncio.gather(*held)
+        await holds_up_nobody(lambda number: core.core.volumes.create(Volume(name=names[number])), thaws)
         assert set(core.core.volumes.places.names()) == set(names)
 
 
 async def test_volumes_that_are_counted_hold_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk whose directories are in no cache that takes minutes."""
-    thaws = threading.Event()
-    monkeypatch.setattr(Places, "size", lambda *_: 7 if thaws.wait(30) else 0)
+    thaws = cold_trees(monkeypatch)
     async with fake_core(tmp_path) as core:
         await core.core.volumes.create(Volume(name="data"))
-        held = [asyncio.create_task(core.core.volumes.size("data")) for _ in range(MANY)]
-        await asyncio.sleep(0)
-        try:
-            async with asyncio.timeout(20):
-                await asyncio.to_thread(int)
-        finally:
-            thaws.set()
-        assert await asyncio.gather(*held) == [7] * MANY
+        assert await holds_up_nobody(lambda _: core.core.volumes.size("data"), thaws) == [7] * MANY
 
 
 async def test_volumes_survive_the_manager(tmp_path: Path) -> None:
