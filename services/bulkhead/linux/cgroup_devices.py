@@ -29,9 +29,7 @@ class DeviceRule:
 
     def line(self) -> str:
         """As v1's devices.allow and devices.deny take it."""
-        if self.kind == "a":
-            return "a"
-        return f"{self.kind} {_number(self.major)}:{_number(self.minor)} {self.access}"
+        return "a" if self.kind == "a" else _line((self.kind, self.major, self.minor), self.access)
 
 
 def _number(value: int | None) -> str:
@@ -83,7 +81,8 @@ def v1_writes(rules: Sequence[DeviceRule], present: str = "a *:* rwm") -> Iterat
 
 
 def _line(key: tuple[str, int | None, int | None], access: str) -> str:
-    return DeviceRule(allow=True, kind=key[0], major=key[1], minor=key[2], access=access).line()
+    kind, major, minor = key
+    return f"{kind} {_number(major)}:{_number(minor)} {access}"
 
 
 def _without(access: str, taken: str) -> str:

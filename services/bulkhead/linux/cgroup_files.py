@@ -27,12 +27,14 @@ def read(directory: str, file: str) -> str:
     return b"".join(parts).decode()
 
 
-def write(directory: str, file: str, value: str) -> None:
-    """One write(2): control files take a whole command at once. Nothing at all would not be a write: a newline is."""
+def write(directory: str, file: str, *values: str) -> None:
+    """One write(2) each: control files take a whole command at once. Nothing at all would not be a write: a newline
+    is."""
     path = f"{directory}/{file}"
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode() or b"\n")
+        for value in values:
+            os.write(fd, value.encode() or b"\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
     finally:

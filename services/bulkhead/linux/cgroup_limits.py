@@ -117,7 +117,7 @@ def _hugetlb(resources: Resources, suffix: str) -> Iterator[Write]:
 
 
 def _v1_memory(memory: Resources, now: Now) -> Iterator[Write]:
-    _check_usage(memory, now("memory", "memory.usage_in_bytes"))
+    _check_usage(memory, "memory.usage_in_bytes", now)
     yield from _v1_memory_and_swap(memory, now)
     names = {"reservation": "memory.soft_limit_in_bytes", "kernelTCP": "memory.kmem.tcp.limit_in_bytes"}
     for key, file in names.items():
@@ -146,14 +146,18 @@ def _v1_memory_and_swap(memory: Resources, now: Now) -> Iterator[Write]:
         )
         if value
     ]
-    present = int(now("memory", "memory.limit_in_bytes") or 0)
-    yield from reversed(writes) if swap == -1 or swap > present > 0 else writes
+    if len(writes) > 1 and (swap == -1 or swap > int(now("memory", "memory.limit_in_bytes") or 0) > 0):
+        writes.reverse()
+    yield from writes
 
 
-def _check_usage(memory: Resources, usage: str | None) -> None:
+def _check_usage(memory: Resources, file: str, now: Now) -> None:
     limit = memory.get("limit") or 0
-    if memory.get("checkBeforeUpdate") and limit > 0 and int(usage or 0) >= limit:
-        raise OSError(errno.EBUSY, f"rejecting memory limit {limit}: current usage is {int(usage or 0)}")
+    if not memory.get("checkBeforeUpdate") or limit <= 0:
+        return
+    usage = int(now("memory", file) or 0)
+    if usage >= limit:
+        raise OSError(errno.EBUSY, f"rejecting memory limit {limit}: current usage is {usage}")
 
 
 def _limit(value: int) -> str:
@@ -161,7 +165,7 @@ def _limit(value: int) -> str:
 
 
 def _v2_memory(memory: Resources, now: Now) -> Iterator[Write]:
-    _check_usage(memory, now("memory", "memory.current"))
+    _check_usage(memory, "memory.current", now)
     limit, swap = memory.get("limit") or 0, memory.get("swap") or 0
     if swap or limit < 0:
         value = _swap_alone(limit, swap)

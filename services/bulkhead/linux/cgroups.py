@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
@@ -89,15 +90,16 @@ class Cgroup:
         `tolerant`: hierarchies that this user may not write are left out. `occupied`: somebody else made it for us,
         members are no surprise and controllers not our business. FileExistsError when there are members.
         """
-        existed = [self._make(root, tolerant) for root in list(self._directories)]
+        existed = {root: self._make(root, tolerant) for root in list(self._directories)}
         if cpuset := self._place("cpuset"):
-            _inherit_cpuset(self._mounted.v1["cpuset"], cpuset)
+            root = self._mounted.v1["cpuset"]
+            _inherit_cpuset(root, cpuset, is_new=not existed[root])
         unified = self._mounted.unified
         if unified in self._directories:
             _become_threaded(self._directories[unified])
             if self._mounted.is_v2 and not occupied:  # beside v1 the v2 hierarchy serves to be born in and to kill
                 _enable_controllers(unified, self._directories[unified])
-        if any(existed) and not occupied and self.pids():
+        if any(existed.values()) and not occupied and self.pids():
             raise FileExistsError(errno.EEXIST, "the cgroup is in use", self.path)
 
     def _make(self, root: str, tolerant: bool) -> bool:
@@ -361,8 +363,9 @@ def _nothing() -> None:
 
 
 def _write_lines(directory: str, lines: Iterable[tuple[str, str]]) -> None:
-    for file, value in lines:
-        write(directory, file, value)
+    """In this order; a file is opened once for what goes there in a row."""
+    for file, together in itertools.groupby(lines, lambda line: line[0]):
+        write(directory, file, *(value for _, value in together))
 
 
 def _keys(mounted: Hierarchies) -> dict[str, str]:
@@ -399,11 +402,11 @@ def _become_threaded(directory: str) -> None:
             write(directory, "cgroup.type", "threaded")
 
 
-def _inherit_cpuset(root: str, directory: str) -> None:
-    """A new v1 cpuset has neither CPUs nor memory nodes, and no process can enter it."""
+def _inherit_cpuset(root: str, directory: str, *, is_new: bool = False) -> None:
+    """A new v1 cpuset has neither CPUs nor memory nodes (cgroup.clone_children: the same), no process can enter it."""
     above = directory.rpartition("/")[0]
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not read(directory, name).strip():
+        if is_new or not read(directory, name).strip():
             if not (inherited := read(above, name).strip()) and above != root:
                 _inherit_cpuset(root, above)
                 inherited = read(above, name).strip()
