@@ -69,6 +69,7 @@ class FakeKernel:
         self.made = 0  # namespaces
         self.loopbacks: set[Netns] = set()
         self.silent: set[str] = set()
+        self.reflecting: set[str] = set()
         self.gone: set[int] = set()
         self.listening: set[tuple[str, int]] = set()
         self.ipv6 = False
@@ -191,6 +192,11 @@ class FakeKernel:
     def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
         self._check_netns(netns)
         self.default_routes[netns] = interface
+
+    @_kernel_call
+    def publish(self, ports: Sequence[str], change: EndpointChange) -> bool:
+        self.reflecting.update(ports)
+        return self._change_elements(change.elements)
 
     @_kernel_call
     def replug(self, bridge: str, names: Sequence[str]) -> None:

@@ -76,6 +76,7 @@ _STEPS = {
     "manager.connect.plugged": "a running container is on one more network, nothing knows",
     "manager.connect.named": "its files and names are right, after a connect or disconnect",
     "manager.connect.recorded": "the record is right",
+    "manager.disconnect.published": "its ports are answered by another network, the one it leaves is there",
     "manager.network.recorded": "a new network is durable",
     "manager.network.dropped": "a network's bridge is gone, its record is there",
     "manager.network.forgotten": "its record is gone",

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
+from bulkhead import failpoints
 from bulkhead.errors import BulkheadError, InvalidArgument
 from bulkhead.manager.index import Index
 from bulkhead.manager.networks.blocks import version_of
@@ -22,7 +24,7 @@ from bulkhead.manager.networks.names import NamedHost, NameFiles
 from bulkhead.manager.networks.plans import plan_of
 from bulkhead.manager.networks.ports import FAMILIES, AddressWish, Network, Survey
 from bulkhead.manager.networks.settings import of_interfaces
-from bulkhead.manager.publishing import published, to_publish
+from bulkhead.manager.publishing import as_before, published, to_publish
 from bulkhead.manager.sharing import may_have_links
 from bulkhead.model.container import Container, NetworkEndpoint
 from bulkhead.model.ids import short
@@ -205,21 +207,57 @@ class Networking:
         routed = _through(ways, len(wishes) - 1)
         return await self._plug_one(container, netns, done, wish, network, number, ways, routed=routed)
 
-    async def unplug_live(self, container: Container, network: NetworkRecord) -> Plugged:
-        """One network less for a container that runs; what is left. Raises only when nothing was freed."""
-        left = self.without(container, network)
+    def parting(self, container: Container, network: NetworkRecord) -> Plugged:
+        """What a container that runs will be on without this network; the ports that the host answers by it are then
+        those of the one that leads out. So far it is promised alone: `unplug_live` is next, or `keep`.
+        """
+        left = self._without(container, network)
+        ways = self._ways_out(container.endpoints, container.attachments)
+        if all(container.attachments[number] in left.attachments for number in ways.values()):
+            return left
+        ways = self._ways_out(left.endpoints, left.attachments)
+        for number in sorted({*ways.values()}):
+            left = self._promised(container, left, number, ways)
+        return left
+
+    def _promised(self, container: Container, left: Plugged, number: int, ways: Mapping[int, int]) -> Plugged:
+        endpoint, routed = left.attachments[number], _through(ways, number)
+        others = [each for each in left.attachments if each is not endpoint]
+        held = [port for each in container.attachments for port in each.ports]
+        asked = to_publish(container.spec, ways, routed, others)
+        promise = partial(self._network.promise, endpoint, routed=routed, held=held, name=container.name)
+        try:
+            with suppress(BulkheadError):
+                return _with(left, number, promise(ports=as_before(asked, held)))
+            return _with(left, number, promise(ports=asked))
+        except BulkheadError as error:
+            log.warning("cannot publish ports by another network", container=container.id, reason=str(error))
+            return left
+
+    async def unplug_live(self, container: Container, network: NetworkRecord, left: Plugged) -> None:
+        """One network less for a container that runs, which is on what is left now. Raises only when nothing was freed.
+
+        First it leads out and is reached by another: who dies here leaves a link by which his successor knows.
+        """
+        staying = {each.interface for each in left.attachments}
+        leaving = [each for each in container.attachments if each.interface not in staying]
+        await self._network.publish([*left.attachments, *(replace(each, ports=()) for each in leaving)])
+        failpoints.hit("manager.disconnect.published")
+        await self._route_again([replace(container, endpoints=left.endpoints, attachments=left.attachments)])
         netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
-        for endpoint in container.attachments:
-            if endpoint not in left.attachments:
-                await self._network.unplug(endpoint, netns)
+        for endpoint in leaving:
+            await self._network.unplug(endpoint, netns)
         try:
             self.names.leave(network.id, container.id)
         except BulkheadError as error:
             log.warning("cannot take a name away", container=container.id, reason=str(error))
-        await self._route_again([replace(container, endpoints=left.endpoints, attachments=left.attachments)])
-        return left
 
-    def without(self, container: Container, network: NetworkRecord) -> Plugged:
+    async def keep(self, container: Container) -> None:
+        """Nothing came of its parting: it leads out, and the host answers its ports, as its record says."""
+        await self._network.publish(container.attachments)
+        await self._route_again([container])
+
+    def _without(self, container: Container, network: NetworkRecord) -> Plugged:
         """What a container is on when it is off this network."""
         key = _key(self.known, network)
         return Plugged(
@@ -229,12 +267,18 @@ class Networking:
 
     async def _route(self, container: Container) -> None:
         """Let what it is on lead to everywhere else."""
-        ways = gateways_of([(each, self.known.find(each.network_id)) for each in container.endpoints])
-        ways |= _answering(container.attachments)
+        ways = self._ways_out(container.endpoints, container.attachments)
         netns = ProcessNetns(pid=container.pid, start_time=container.pid_start_time)
         for number, endpoint in enumerate(container.attachments):
             if families := _through(ways, number):
                 await self._network.route(netns, endpoint, families)
+
+    def _ways_out(self, endpoints: Sequence[NetworkEndpoint], attachments: Sequence[Endpoint]) -> dict[int, int]:
+        """By family, which of its networks leads a running container out, and the host's ports in."""
+        if not attachments:
+            return {}
+        ways = gateways_of([(each, self.known.find(each.network_id)) for each in endpoints])
+        return ways | _answering(attachments)
 
     async def _route_again(self, containers: Iterable[Container]) -> None:
         """Links are gone: one of them may have been a running container's way out.
@@ -357,6 +401,15 @@ class Networking:
     def _named_of(self, container: Container) -> list[tuple[str, NamedHost]]:
         on = [each for each in container.endpoints if (each.address or each.address6) and self.needs_names([each])]
         return [(each.network_id, _host(container, each)) for each in on]
+
+
+def _with(plugged: Plugged, number: int, endpoint: Endpoint) -> Plugged:
+    """The same with other ports on one of its networks."""
+    shown = replace(plugged.endpoints[number], ports=tuple(published(each) for each in endpoint.ports))
+    return Plugged(
+        endpoints=(*plugged.endpoints[:number], shown, *plugged.endpoints[number + 1 :]),
+        attachments=(*plugged.attachments[:number], endpoint, *plugged.attachments[number + 1 :]),
+    )
 
 
 def gateways_of(wishes: Sequence[tuple[NetworkEndpoint, NetworkRecord]]) -> dict[int, int]:

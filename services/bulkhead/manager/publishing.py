@@ -27,6 +27,29 @@ def to_publish(
     return [each for each in _bindings(spec) if _is_wanted(each, ways, routed, held)]
 
 
+def as_before(wanted: Iterable[PortBinding], held: Iterable[PortBinding]) -> list[PortBinding]:
+    """The same with the host ports that they were given last, where more than one would do."""
+    wanted = list(wanted)
+    named = {_key_of(each) for each in wanted if each.host_ip}
+    fixed = {(each.protocol, each.host_port) for each in wanted if len(each.candidates) == 1}
+    given: dict[_Key, dict[int, None]] = {}
+    for each in held:
+        if (each.protocol, each.host_port) not in fixed:
+            asked = _key_of(each) if _key_of(each) in named else _key_of(replace(each, host_ip=""))
+            given.setdefault(asked, {})[each.host_port] = None
+    return [_as_before(each, given.get(_key_of(each), {})) for each in wanted]
+
+
+def _as_before(asked: PortBinding, given: dict[int, None]) -> PortBinding:
+    if len(asked.candidates) == 1:
+        return asked
+    port = next((each for each in given if not asked.candidates or each in asked.candidates), None)
+    if not port:
+        return asked
+    del given[port]
+    return replace(asked, host_port=port, host_port_end=0)
+
+
 def _is_wanted(port: PortBinding, ways: Collection[int], routed: Collection[int], held: Collection[_Key]) -> bool:
     if port.host_ip:
         return (port.version in routed or port.version not in ways) and _key_of(port) not in held

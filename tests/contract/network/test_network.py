@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bulkhead.linux.netns import own_netns
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.networks.ports import AddressWish
 from bulkhead.model.instance import Instance
-from bulkhead.model.network import Endpoint, Netns, PortBinding, ProcessNetns
+from bulkhead.model.network import AddressPlan, BridgePlan, Endpoint, Netns, PortBinding, ProcessNetns
 from tests.integration.network.private_host import Host, inside, run_on_private_host, setting
 from tests.support.fake_network import HOST_NETNS, FakeKernel, fake_network
 
@@ -26,6 +27,11 @@ INSTANCE = Instance(subnet="10.90.0.0/24", bridge="bhtest0")
 OTHER = Instance(run=Path("/run/bulkhead-other"), subnet="10.91.0.0/24", bridge="bhtest1")
 ID, ID2, ID3 = "a" * 64, "b" * 64, "c" * 64
 WEB = PortBinding(container_port=80, host_port=18080)
+ASIDE = BridgePlan(
+    key="aside",
+    bridge="bhaside0",
+    v4=AddressPlan(subnet=IPv4Network("10.93.0.0/24"), gateway=IPv4Address("10.93.0.1")),
+)
 
 
 class Real:
@@ -317,6 +323,57 @@ def test_a_published_port_is_free_again_after_detach(examine: Callable[[Exam], N
             await network.detach(endpoint)
             assert site.published() == 1
             assert (await network.reconcile([successor])).table_changes == 0
+
+    examine(exam)
+
+
+@asynccontextmanager
+async def _on_two(site: Site) -> AsyncIterator[tuple[BridgeNetwork, Endpoint, Endpoint]]:
+    """Somebody on `aside`, whose ports are answered there, and on the default network."""
+    async with _serving(site) as network:
+        network.plan(ASIDE)
+        await network.ensure("aside")
+        netns = site.netns()
+        asked = [WEB, PortBinding(container_port=53, protocol="udp")]
+        first = await network.attach(ID, netns, network="aside", ports=asked)
+        yield network, first, await network.attach(ID, netns, interface="eth1", routed=())
+
+
+def test_ports_go_to_another_network_of_their_container(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        async with _on_two(site) as (network, first, second):
+            now = network.promise(second, ports=first.ports, held=first.ports)
+            assert now == replace(second, ports=first.ports)
+            assert not await network.reconcile([first, second]), "so far they are where they were"
+            now = network.promise(second, ports=first.ports, held=first.ports)
+            await network.publish([now, replace(first, ports=())])
+            assert site.published() == 2
+            await network.detach(first)
+            with pytest.raises(Internal, match="port is already allocated"):
+                await network.attach(ID2, site.netns(), ports=[WEB])
+            assert (await network.reconcile([now])).table_changes == 0
+            await network.detach(now)
+            assert site.published() == 0
+            await network.attach(ID2, site.netns(), ports=[WEB])
+
+    examine(exam)
+
+
+def test_a_promise_that_is_not_kept_leaves_nothing(examine: Callable[[Exam], None]) -> None:
+    async def exam(site: Site) -> None:
+        async with _on_two(site) as (network, first, second):
+            extra = replace(WEB, host_port=18081)
+            network.promise(second, ports=[WEB, extra], held=first.ports)
+            with pytest.raises(Internal, match=r"18081 failed: port is already allocated"):
+                await network.attach(ID2, site.netns(), ports=[extra])
+            await network.publish([first, second])
+            assert (await network.reconcile([first, second])).table_changes == 0
+            other = await network.attach(ID2, site.netns(), ports=[extra])
+            with pytest.raises(Internal, match=r"18081 failed: port is already allocated"):
+                network.promise(second, ports=[WEB, extra], held=first.ports)
+            with pytest.raises(Internal, match=r"18080 failed: port is already allocated"):
+                await network.attach(ID3, site.netns(), ports=[WEB])
+            assert (await network.reconcile([first, second, other])).table_changes == 0
 
     examine(exam)
 

@@ -36,6 +36,7 @@ CELLS = (
     ("pause", "kill shim", "shim.pause.frozen", Place.SHIM),
     ("update", "kill manager", "manager.update.recorded", Place.MANAGER),
     ("disconnect", "kill manager", "manager.connect.named", Place.MANAGER),
+    ("disconnect", "kill manager", "manager.disconnect.published", Place.MANAGER),
     ("exec", "kill manager", "manager.exec.expected", Place.MANAGER),
     ("exec", "kill manager", "manager.exec.ended", Place.MANAGER),
     ("exec", "kill all", "manager.exec.begun", Place.MANAGER),

@@ -17,7 +17,7 @@ from bulkhead.manager.adapters.records import SqliteRecords
 from bulkhead.manager.networks import catalogue
 from bulkhead.manager.networks.bridge import BridgeNetwork
 from bulkhead.manager.ports import Change
-from bulkhead.model.container import NetworkEndpoint
+from bulkhead.model.container import NetworkEndpoint, PublishedPort
 from bulkhead.model.network import AddressBlock, NetworkRecord
 from tests.support.eventually import eventually
 from tests.support.fake_network import FakeKernel
@@ -86,6 +86,59 @@ async def test_a_container_that_cannot_leave_is_still_on(core: Running, monkeypa
     assert await core.actions("network") == ["create", "connect", "connect", "disconnect", "connect"]
     await core.core.networks.disconnect("late", container_id, force=False)
     assert _networks(core, container_id) == ["bridge"]
+
+
+async def _published_beside_late(core: Running) -> str:
+    """A container on both networks, of which the default one publishes a port that was asked for and one of its own
+    choice."""
+    await core.core.networks.create(NetworkRecord(id="", name="late", blocks=(AddressBlock(subnet="10.9.8.0/24"),)))
+    ports = (PublishedPort(container_port=80, host_port=8080), PublishedPort(container_port=81))
+    container_id = await core.run("sleep", "9", network_mode="bridge", ports=ports)
+    await core.core.networks.connect("late", container_id, AT_9)
+    return container_id
+
+
+def _led_to(core: Running) -> set[str]:
+    """Where the host's ports lead."""
+    (table,) = (each for name, each in core.world.kernel.tables.items() if name.startswith("inet "))
+    return {target.partition(" ")[0] for target in table.elements["published_any"].values()}
+
+
+async def test_ports_stay_where_they_are_when_the_record_cannot_be_written(
+    core: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container_id = await _published_beside_late(core)
+    before = core.get(container_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteRecords, "commit", AsyncMock(side_effect=REFUSED))
+        with pytest.raises(Internal, match="No route to host"):
+            await core.core.networks.disconnect("bridge", container_id, force=False)
+    assert core.get(container_id) == before
+    assert _led_to(core) == {before.attachments[0].address}
+    await core.core.networks.disconnect("bridge", container_id, force=False)
+    (left,) = core.get(container_id).attachments
+    assert left.ports == before.attachments[0].ports
+    assert _led_to(core) == {left.address}
+
+
+@pytest.mark.parametrize("step", ["publish", "route", "silence", "delete_links"])
+async def test_ports_are_moved_whatever_else_fails(core: Running, step: str) -> None:
+    """What the kernel did not take is done by who watches."""
+    container_id = await _published_beside_late(core)
+    core.world.kernel.failures[step] = REFUSED
+    await core.core.networks.disconnect("bridge", container_id, force=False)
+    core.world.kernel.failures.clear()
+    (left,) = core.get(container_id).attachments
+    assert left.ports[0].host_port == 8080 and len(left.ports) == 2
+    assert [each.host_port for each in core.get(container_id).endpoints[0].ports] == [
+        each.host_port for each in left.ports
+    ]
+    watching = asyncio.create_task(core.core.networking._network.watch())
+    await eventually(lambda: _led_to(core) == {left.address})
+    watching.cancel()
+    await core.core.containers.remove(container_id, force=True, volumes=False)
+    assert not _led_to(core)
+    await core.run("sleep", "9", network_mode="bridge", ports=(PublishedPort(container_port=80, host_port=8080),))
 
 
 async def test_a_container_that_could_not_be_connected_has_the_addresses_that_it_had(

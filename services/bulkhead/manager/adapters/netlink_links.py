@@ -157,6 +157,11 @@ def silence(name: str) -> None:
         host.request(netlink.silence_port(name))
 
 
+def reflect(name: str) -> None:
+    with Netlink() as host, _unless_gone():
+        host.request(netlink.hairpin_port(name))
+
+
 def delete_links(names: Sequence[str]) -> None:
     with Netlink() as host:
         for name in names:

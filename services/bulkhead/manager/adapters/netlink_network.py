@@ -103,6 +103,9 @@ class NetlinkKernel:
     async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
         await self.run("cannot set the default route", lambda: netlink_links.route(netns, interface, gateways))
 
+    async def publish(self, ports: Sequence[str], change: EndpointChange) -> bool:
+        return await self._run_staying("cannot publish ports", lambda: self._republish(ports, change))
+
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         await self.run(f"cannot plug into bridge {bridge}", lambda: netlink_links.replug(bridge, names))
 
@@ -212,6 +215,11 @@ class NetlinkKernel:
 
     def _silence(self, name: str, change: EndpointChange) -> bool:
         netlink_links.silence(name)
+        return self._publish(change)
+
+    def _republish(self, ports: Sequence[str], change: EndpointChange) -> bool:
+        for name in ports:
+            netlink_links.reflect(name)
         return self._publish(change)
 
     def _found_bridge(self, bridge: Bridge, settings: Mapping[str, str], elements: Sequence[ElementChange]) -> bool:

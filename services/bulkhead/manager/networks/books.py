@@ -32,6 +32,7 @@ from bulkhead.model.network import (
     Plan,
     PortBinding,
 )
+from bulkhead.model.replacing import replace
 
 _log = structlog.get_logger()
 _INTERFACE_LENGTH = 15  # IFNAMSIZ less its NUL
@@ -62,6 +63,8 @@ class Books:
         self.unmade: dict[str, Conflict] = {}  # why they could not be
         self.live: dict[str, Endpoint] = {}
         self._plugging: set[str] = set()  # those of them that are being attached just now
+        # Ports that they are to get, by their interfaces, beside those that their containers have.
+        self._promised: dict[str, tuple[PortBinding, ...]] = {}
         self._leaving: dict[str, float] = {}  # when who is gone was detached: his veth goes with his namespace
 
     # -- networks
@@ -125,8 +128,7 @@ class Books:
             published = self._published(net, container_id, routed, ports, name)
         except BulkheadError:
             net.leases.release(container_id, given)
-            if not self._plugging:
-                self._ports.settle()
+            self._settle_ports()
             raise
         endpoint = Endpoint(
             container_id=container_id,
@@ -142,7 +144,13 @@ class Books:
         return endpoint
 
     def _published(
-        self, net: Net, container_id: str, routed: Collection[int], ports: Sequence[PortBinding], name: str | None
+        self,
+        net: Net,
+        container_id: str,
+        routed: Collection[int],
+        ports: Sequence[PortBinding],
+        name: str | None,
+        held: Collection[PortBinding] = (),
     ) -> tuple[PortBinding, ...]:
         """Host ports for the bindings of routed families; an internal network publishes nothing."""
         plan = net.plan
@@ -155,7 +163,7 @@ class Books:
             if wildcards == [ANY] and plan.v6 is None and 6 in routed and self._has_ipv6():
                 wildcards = [ANY, ANY6]  # the container's shim listens there
                 booked = [bindings.unrelayed(port) for port in booked]
-            given = self._ports.allocate(container_id, booked, wildcards)
+            given = self._ports.allocate(container_id, booked, wildcards, held=held)
         except BulkheadError as error:
             raise error.told_as(_docker_text(name, container_id, error)) from error
         return (*given, *bindings.reached_directly(kept, open_to))
@@ -175,8 +183,47 @@ class Books:
     def settle(self, endpoint: Endpoint) -> None:
         """It is no longer being attached: it is there, or nothing of it is."""
         self._plugging.discard(endpoint.host_interface)
-        if not self._plugging:
+        self._break_promise(endpoint)
+        self._settle_ports()
+
+    def _settle_ports(self) -> None:
+        if not self._plugging and not self._promised:
             self._ports.settle()
+
+    def promise(
+        self,
+        net: Net,
+        endpoint: Endpoint,
+        routed: Collection[int],
+        ports: Sequence[PortBinding],
+        held: Collection[PortBinding],
+        name: str | None,
+    ) -> Endpoint:
+        """Book host ports for an endpoint that is live, or nothing; it stays what it is until an `exchange`."""
+        self._break_promise(endpoint)
+        try:
+            given = self._published(net, endpoint.container_id, routed, ports, name, held)
+        except BulkheadError:
+            self._settle_ports()
+            raise
+        self._promised[endpoint.host_interface] = tuple(each for each in given if not _is_held(each, held))
+        return replace(endpoint, ports=given)
+
+    def _break_promise(self, endpoint: Endpoint) -> None:
+        self._ports.release(endpoint.container_id, self._promised.pop(endpoint.host_interface, ()))
+
+    def exchange(self, endpoints: Iterable[Endpoint]) -> tuple[list[Endpoint], list[Endpoint]]:
+        """Have live endpoints of a container be these; what those were, and these. `settle` each when it is done."""
+        after = [each for each in endpoints if each.host_interface in self.live]
+        before = [self.live[each.host_interface] for each in after]
+        for was in before:
+            self._break_promise(was)
+            self._ports.release(was.container_id, was.ports)
+        for each in after:
+            self.live[each.host_interface] = each
+            self._plugging.add(each.host_interface)
+            self._ports.claim(each.container_id, each.ports)
+        return before, after
 
     def release(self, endpoint: Endpoint) -> None:
         """Free what it held."""
@@ -197,6 +244,7 @@ class Books:
             if found is not None and not found.leases.claim(endpoint):
                 _log.error("two live containers have one address", address=endpoint.address, id=endpoint.container_id)
             self._ports.claim(endpoint.container_id, endpoint.ports)
+            self._ports.claim(endpoint.container_id, self._promised.get(endpoint.host_interface, ()))
 
     def note_leaving(self, endpoint: Endpoint) -> None:
         """It is detached, and its veth goes by itself."""
@@ -250,6 +298,11 @@ class Books:
             for name, endpoint in self.live.items()
             if name not in survey.interfaces and name not in self._plugging
         )
+
+
+def _is_held(port: PortBinding, held: Iterable[PortBinding]) -> bool:
+    place = port.protocol, port.host_ip, port.host_port
+    return any(place == (each.protocol, each.host_ip, each.host_port) for each in held)
 
 
 def _docker_text(name: str | None, container_id: str, reason: BulkheadError) -> str:

@@ -215,6 +215,35 @@ class BridgeNetwork:
         finally:
             self._books.settle(endpoint)
 
+    def promise(
+        self,
+        endpoint: Endpoint,
+        *,
+        routed: Collection[int] = FAMILIES,
+        ports: Sequence[PortBinding] = (),
+        held: Collection[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        return self._books.promise(self._books.net(endpoint.network), endpoint, routed, ports, held, name)
+
+    async def publish(self, endpoints: Sequence[Endpoint]) -> None:
+        before, after = self._books.exchange(endpoints)
+        try:
+            with self._owed():
+                if before != after:
+                    await self._exchange(before, after)
+        except BulkheadError as error:
+            _log.warning("cannot publish ports", container=after[0].container_id, reason=str(error))
+        finally:
+            for each in after:
+                self._books.settle(each)
+
+    async def _exchange(self, before: Sequence[Endpoint], after: Sequence[Endpoint]) -> None:
+        with self._firewall.exchange(before, after) as change:
+            done = await self._kernel.publish([each.host_interface for each in after if each.ports], change)
+        if not done:
+            await self._firewall.converge(prune=self._adopted)
+
     async def attach_loopback(self, netns: Netns) -> None:
         await self._kernel.loopback(netns)
 

@@ -189,14 +189,15 @@ class Networks:
             raise InvalidArgument(_HOST)
         if all(each.network_id != network.id for each in container.endpoints):
             raise Internal(f"container {container.id} is not connected to network {network.name}")
+        left = self.networking.parting(container, network)
         # The record goes first: what a crash after it leaves plugged is swept by the next start, as nobody's.
-        await self._replugged(container, self.networking.without(container, network), network, "disconnect")
+        await self._replugged(container, left, network, "disconnect")
         try:
-            await self.networking.unplug_live(container, network)
+            await self.networking.unplug_live(container, network, left)
         except BulkheadError:
             # Nothing was freed.
-            as_before = Plugged(endpoints=container.endpoints, attachments=container.attachments)
-            await self._replugged(container, as_before, network, "connect")
+            await self._replugged(container, _as_it_is(container), network, "connect")
+            await self.networking.keep(container)
             raise
         except asyncio.CancelledError:
             self._settle_later(container, network)
@@ -245,7 +246,9 @@ class Networks:
         if current.started_at != plugged.started_at or not current.phase.alive:
             return
         if all(each.network_id != network.id for each in current.endpoints):
-            await self.networking.unplug_live(plugged, network)
+            await self.networking.unplug_live(plugged, network, _as_it_is(current))
+        else:
+            await self.networking.keep(current)
         with contextlib.suppress(BulkheadError):
             await asyncio.to_thread(self.bundles.name_addresses, current, current.endpoints)
             await self.resolving.renew(current)
@@ -338,6 +341,10 @@ class Networks:
         except BulkheadError:
             return False  # used or removed meanwhile
         return True
+
+
+def _as_it_is(container: Container) -> Plugged:
+    return Plugged(endpoints=container.endpoints, attachments=container.attachments)
 
 
 def check_wish(wish: NetworkEndpoint, network: NetworkRecord, networking: Networking) -> None:

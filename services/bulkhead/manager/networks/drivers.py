@@ -124,6 +124,22 @@ class DrivenNetwork:
     async def unplug(self, endpoint: Endpoint, netns: Netns) -> None:
         await self._of(endpoint).unplug(endpoint, netns)
 
+    def promise(
+        self,
+        endpoint: Endpoint,
+        *,
+        routed: Collection[int] = FAMILIES,
+        ports: Sequence[PortBinding] = (),
+        held: Collection[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        if endpoint.network in self._parents:
+            return endpoint
+        return self._bridges.promise(endpoint, routed=routed, ports=ports, held=held, name=name)
+
+    async def publish(self, endpoints: Sequence[Endpoint]) -> None:
+        await self._bridges.publish([each for each in endpoints if each.network not in self._parents])
+
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         await self._of(endpoint).route(netns, endpoint, families)
 

@@ -75,6 +75,16 @@ class Firewall:
             yield _change_of(endpoint, self._removals(places))
 
     @contextlib.contextmanager
+    def exchange(self, before: Sequence[Endpoint], after: Sequence[Endpoint]) -> Iterator[EndpointChange]:
+        """What has the ports of endpoints be as they are `after`, who were admitted as they are `before`; likewise."""
+        were, are = _published_by(before), _published_by(after)
+        gone, new = tables.besides(were, are), tables.besides(are, were)
+        udp = {port for each in (*before, *after) for port in _udp_ports(each)}
+        with self._change(after[0].host_interface, (tables.joined([were, are]), {})):
+            steps = [*self._removals((gone, {})), *self._additions((new, {}))]
+            yield EndpointChange(elements=steps, udp_ports=sorted(udp))
+
+    @contextlib.contextmanager
     def admission_of_bridge(self, bridge: Bridge) -> Iterator[Sequence[ElementChange]]:
         """What gives a bridge its place in the tables; likewise. `open_to` is to follow."""
         places = _places_of_bridge(bridge)
@@ -272,8 +282,15 @@ class Firewall:
 
 
 def _change_of(endpoint: Endpoint, elements: Sequence[ElementChange]) -> EndpointChange:
-    udp = [port for port in endpoint.ports if port.protocol == "udp" and port.host_port]
-    return EndpointChange(elements=elements, udp_ports=sorted({(port.version, port.host_port) for port in udp}))
+    return EndpointChange(elements=elements, udp_ports=sorted(_udp_ports(endpoint)))
+
+
+def _udp_ports(endpoint: Endpoint) -> set[tuple[int, int]]:
+    return {(port.version, port.host_port) for port in endpoint.ports if port.protocol == "udp" and port.host_port}
+
+
+def _published_by(endpoints: Iterable[Endpoint]) -> Elements:
+    return tables.joined([publish.elements_of(each) for each in endpoints])
 
 
 def _places_of(endpoint: Endpoint) -> _Places:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -17,6 +17,8 @@ Published = Callable[[str, str, int], bool]
 # (protocol, port) -> whether no other installation is just publishing it; from then on it is we who are.
 Reserve = Callable[[str, int], bool]
 Unreserve = Callable[[str, int], None]
+# Where the host listens: protocol, address, port.
+_Place = tuple[str, str, int]
 
 
 def _choices(asked: PortBinding) -> int:
@@ -48,21 +50,33 @@ class HostPorts:
         return sum(len(holders) for holders in self._held.values())
 
     def allocate(
-        self, owner: str, asked: Sequence[PortBinding], wildcards: Sequence[str] = (ANY,)
+        self,
+        owner: str,
+        asked: Sequence[PortBinding],
+        wildcards: Sequence[str] = (ANY,),
+        *,
+        held: Iterable[PortBinding] = (),
     ) -> tuple[PortBinding, ...]:
         """A host port for each binding, in order, or none at all; without an address it is one at all `wildcards`.
+
+        What the owner has `held` of other endpoints is in nobody's way here, and stays the owner's.
 
         Ports that are asked for by number go first, then ranges, so that none of our own choice is in their way.
         Raises Internal with Docker's text when what was asked for is taken, ResourceExhausted when
         the host has no port of its own choice left.
         """
         given: dict[int, list[PortBinding]] = {}
+        held = list(held)
+        own = {(each.protocol, each.host_ip, each.host_port) for each in held}
+        self.release(owner, held)
         try:
             for place, binding in sorted(enumerate(asked), key=lambda each: _choices(each[1])):
-                given[place] = self._one(owner, binding, (binding.host_ip,) if binding.host_ip else wildcards)
+                given[place] = self._one(owner, binding, (binding.host_ip,) if binding.host_ip else wildcards, own)
         except BaseException:
             self.release(owner, chain(*given.values()))
             raise
+        finally:
+            self.claim(owner, held)
         return tuple(chain(*(given[place] for place in range(len(asked)))))
 
     def claim(self, owner: str, held: Iterable[PortBinding]) -> None:
@@ -91,33 +105,36 @@ class HostPorts:
         """Free every port."""
         self._held.clear()
 
-    def _one(self, owner: str, asked: PortBinding, addresses: Sequence[str]) -> list[PortBinding]:
-        port = self._first_free(asked, addresses) if asked.candidates else self._of_our_choice(asked, addresses)
+    def _one(
+        self, owner: str, asked: PortBinding, addresses: Sequence[str], own: Collection[_Place]
+    ) -> list[PortBinding]:
+        port = (self._first_free if asked.candidates else self._of_our_choice)(asked, addresses, own)
         given = [replace(asked, host_ip=address, host_port=port, host_port_end=0) for address in addresses]
         for binding in given:
             self._take(owner, binding)
         return given
 
-    def _first_free(self, asked: PortBinding, addresses: Sequence[str]) -> int:
+    def _first_free(self, asked: PortBinding, addresses: Sequence[str], own: Collection[_Place]) -> int:
         reasons = [""]
         for port in asked.candidates:
-            reason = self._obstacles(asked.protocol, addresses, port)
+            reason = self._obstacles(asked.protocol, addresses, port, own)
             if reason is None:
                 return port
             reasons.append(reason)
         raise Internal(reasons[-1])
 
-    def _of_our_choice(self, asked: PortBinding, addresses: Sequence[str]) -> int:
+    def _of_our_choice(self, asked: PortBinding, addresses: Sequence[str], own: Collection[_Place]) -> int:
         ports = self._ephemeral()
         start = self._given + 1 if self._given + 1 in ports else ports.start
         for port in chain(range(start, ports.stop), range(ports.start, start)):
-            if self._obstacles(asked.protocol, addresses, port) is None:
+            if self._obstacles(asked.protocol, addresses, port, own) is None:
                 self._given = port
                 return port
         raise ResourceExhausted(f"no free {asked.protocol} port on the host in {ports.start}-{ports.stop - 1}")
 
-    def _obstacles(self, protocol: str, addresses: Sequence[str], port: int) -> str | None:
-        found = (self._obstacle(protocol, address, port) for address in addresses)
+    def _obstacles(self, protocol: str, addresses: Sequence[str], port: int, own: Collection[_Place]) -> str | None:
+        foreign = [address for address in addresses if (protocol, address, port) not in own]
+        found = (self._obstacle(protocol, address, port) for address in foreign)
         return next((reason for reason in found if reason is not None), None)
 
     def _obstacle(self, protocol: str, address: str, port: int) -> str | None:

@@ -135,6 +135,27 @@ class Network(Protocol):
         Raises only when nothing was freed; what fails later is mended by the next reconciliation.
         """
 
+    def promise(
+        self,
+        endpoint: Endpoint,
+        *,
+        routed: Collection[int] = FAMILIES,
+        ports: Sequence[PortBinding] = (),
+        held: Collection[PortBinding] = (),
+        name: str | None = None,
+    ) -> Endpoint:
+        """What an endpoint that is attached is with these ports instead of its own, so far in the books alone.
+
+        `publish` is next, with it or with what it was. What its container has `held`, on this network or another, is no
+        obstacle. Raises as `attach` does.
+        """
+
+    async def publish(self, endpoints: Sequence[Endpoint]) -> None:
+        """Have the host answer the ports of a container's attached endpoints as these have them, all at one moment.
+
+        What the kernel refuses is mended as what others break is; who is detached meanwhile is passed over.
+        """
+
     async def route(self, netns: Netns, endpoint: Endpoint, families: Collection[int] = FAMILIES) -> None:
         """Make the endpoint's gateways the namespace's way to everywhere else."""
 
@@ -313,6 +334,9 @@ class Kernel(Protocol):
 
     async def route(self, netns: Netns, interface: str, gateways: Sequence[IPAddress]) -> None:
         """Set the default routes of a network namespace, one per family."""
+
+    async def publish(self, ports: Sequence[str], change: EndpointChange) -> bool:
+        """Publish for bridge ports that are there as `plug` does, and withdraw as `silence` does, in one step."""
 
     async def replug(self, bridge: str, names: Sequence[str]) -> None:
         """Make interfaces ports of the bridge again."""

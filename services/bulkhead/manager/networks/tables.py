@@ -133,6 +133,22 @@ def keys(elements: Iterable[Elements]) -> dict[str, set[Key]]:
     return found
 
 
+def joined(elements: Iterable[Elements]) -> dict[str, dict[Key, str]]:
+    """All of them as one's."""
+    found: dict[str, dict[Key, str]] = {}
+    for some in elements:
+        for collection, held in some.items():
+            found.setdefault(collection, {}).update(held)
+    return found
+
+
+def besides(elements: Elements, others: Elements) -> Elements:
+    """Those that are not, with these values, among the others."""
+    return {
+        collection: dict(held.items() - others.get(collection, {}).items()) for collection, held in elements.items()
+    }
+
+
 def changes(wanted: Table, found: Table | None, *, prune: bool, spared: Keys = _NONE) -> list[str]:
     """The commands, one transaction, that turn `found` into `wanted`; none when they agree.
 
