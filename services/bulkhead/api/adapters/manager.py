@@ -29,7 +29,7 @@ from bulkhead.api.ports.containers import (
 from bulkhead.api.ports.execs import InspectedExec, StartedExec
 from bulkhead.api.ports.files import Commit, Import, PathStat, Unpack
 from bulkhead.api.ports.images import HistoryEntry, InspectedImage, ListedImage, Progress, RegistryAuth, RemovedImage
-from bulkhead.api.ports.networks import InspectedNetwork
+from bulkhead.api.ports.networks import InspectedNetwork, NetworkMember
 from bulkhead.api.ports.registries import DistributedImage, SearchResult
 from bulkhead.api.ports.system import EngineActivity, EngineEvent, EngineInfo, EngineOperation
 from bulkhead.api.ports.volumes import InspectedVolume
@@ -375,10 +375,10 @@ class ManagerNetworks:
 
     async def list(self, filters: Filters) -> Sequence[InspectedNetwork]:
         answer = await self._stub.list(wire.ListNetworksRequest(filters=_filters(filters)))
-        return [to_model(InspectedNetwork, each) for each in answer.networks]
+        return [_inspected(each) for each in answer.networks]
 
     async def inspect(self, ref: str) -> InspectedNetwork:
-        return to_model(InspectedNetwork, await self._stub.inspect(wire.InspectNetworkRequest(ref=ref)))
+        return _inspected(await self._stub.inspect(wire.InspectNetworkRequest(ref=ref)))
 
     async def remove(self, ref: str) -> None:
         await self._stub.remove(wire.RemoveNetworkRequest(ref=ref))
@@ -455,6 +455,11 @@ def _progress(line: wire.Progress) -> Progress:
     if line.error:
         raise error_named(line.error_kind, line.error)
     return to_model(Progress, line)
+
+
+def _inspected(network: wire.Network) -> InspectedNetwork:
+    members = tuple(to_model(NetworkMember, each) for each in network.members)
+    return InspectedNetwork(record=to_model(NetworkRecord, network), members=members)
 
 
 def _check_launch(failure: wire.LaunchFailure | None) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from bulkhead.api.call import Filters
 from bulkhead.model.container import NetworkEndpoint
-from bulkhead.model.network import AddressBlock, NetworkRecord
+from bulkhead.model.network import NetworkRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +29,7 @@ class NetworkMember:
 class InspectedNetwork:
     """A network, and who is on it when that was asked for."""
 
-    id: str
-    name: str
-    driver: str = ""
-    blocks: tuple[AddressBlock, ...] = ()
-    internal: bool = False
-    attachable: bool = False
-    enable_ipv4: bool = True
-    enable_ipv6: bool = False
-    options: Mapping[str, str] = field(default_factory=dict)
-    ipam_options: Mapping[str, str] = field(default_factory=dict)
-    # Whether the user told any, be they none.
-    ipam_options_told: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
-    created_at: int = 0
+    record: NetworkRecord
     members: tuple[NetworkMember, ...] = ()
 
 

@@ -116,8 +116,9 @@ def wish(name: str, told: Endpoint | None) -> NetworkEndpoint:
     )
 
 
-def shown(network: InspectedNetwork) -> dict[str, Any]:
+def shown(inspected: InspectedNetwork) -> dict[str, Any]:
     """What `docker network inspect` shows."""
+    network = inspected.record
     return {
         "Name": network.name,
         "Id": network.id,
@@ -136,7 +137,7 @@ def shown(network: InspectedNetwork) -> dict[str, Any]:
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
-        "Containers": {member.container_id: _shown_member(member) for member in network.members},
+        "Containers": {member.container_id: _shown_member(member) for member in inspected.members},
         "Options": dict(network.options),
         "Labels": dict(network.labels),
     }
