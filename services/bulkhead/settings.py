@@ -14,7 +14,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,14 +99,24 @@ def environment(instance: Instance, path: Path) -> dict[str, str]:
 
 def _read(file: Path, *, must_exist: bool) -> dict[str, dict[str, Any]]:
     try:
-        parsed = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         if must_exist:
             raise InvalidArgument(f"cannot read {file}: no such file") from None
         return {}
     except OSError as error:
         raise InvalidArgument(f"cannot read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"cannot read {file}: {error}") from error
+    return _parsed(text, file)
+
+
+def _parsed(text: str, file: Path) -> dict[str, dict[str, Any]]:
+    import tomllib  # 0.1 MB of each service, and few have a file
+
+    try:
+        parsed = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InvalidArgument(f"cannot read {file}: {error}") from error
     for name, table in parsed.items():
         if not isinstance(table, dict):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 # Megabytes each, and none is used by a service as it is configured by default.
-UNWANTED = ("rich", "pygments", "google.protobuf", "cryptography", "jwt")
+UNWANTED = ("rich", "pygments", "google.protobuf", "cryptography", "jwt", "bcrypt", "importlib.metadata", "tomllib")
 LOOK = """
 import os, ssl, sys
 os.environ["SSL_CERT_DIR"] = "/somewhere"
@@ -30,3 +30,29 @@ def test_an_entry_point_imports_nothing_for_nothing(service: str) -> None:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+VERSIONS = """
+import sys
+from bulkhead import lean
+with lean.imports("versions"):
+    import importlib.metadata
+    stand_in = sys.modules["importlib.metadata"]
+    told = stand_in.version("betterproto2")
+    assert "email.message" not in sys.modules
+    try:
+        stand_in.version("no-such-distribution")
+    except stand_in.PackageNotFoundError as error:
+        print(type(error).__module__)
+import importlib.metadata
+assert sys.modules["importlib.metadata"] is not stand_in
+print(told == importlib.metadata.version("betterproto2"))
+"""
+
+
+def test_versions_are_told_without_the_parsers_of_their_files() -> None:
+    """Whoever wants more than those, then or later, has the module itself."""
+    command = [sys.executable, "-B", "-P", "-c", VERSIONS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["importlib.metadata", "True"]

@@ -12,8 +12,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
-import bcrypt
-
 from bulkhead.content.blocking import Blocking
 from bulkhead.errors import InvalidArgument
 from bulkhead.registry.watched import Watched
@@ -115,6 +113,8 @@ class Users:
 
 
 def _matches(password: str, hashed: str) -> bool:
+    import bcrypt  # half a megabyte, and few registries have users
+
     try:
         return bcrypt.checkpw(password.encode()[:MAX_PASSWORD], hashed.encode())
     except ValueError:
@@ -123,4 +123,6 @@ def _matches(password: str, hashed: str) -> bool:
 
 
 def _hash_of_nothing(cost: int) -> str:
+    import bcrypt  # as above
+
     return bcrypt.hashpw(secrets.token_hex(32).encode(), bcrypt.gensalt(cost)).decode()

@@ -16,7 +16,6 @@ number of components. `users` may name `*`, every user who is logged in, and `an
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -77,6 +76,8 @@ class Rights:
 
 def parse(data: bytes) -> Rights:
     """The rights that a file's bytes give; raises InvalidArgument."""
+    import tomllib  # few registries have such a file
+
     try:
         written = msgspec.convert(tomllib.loads(data.decode()), _File, strict=True)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
