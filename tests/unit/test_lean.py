@@ -9,7 +9,17 @@ import sys
 import pytest
 
 # Megabytes each, and none is used by a service as it is configured by default.
-UNWANTED = ("rich", "pygments", "google.protobuf", "cryptography", "jwt", "bcrypt", "importlib.metadata", "tomllib")
+UNWANTED = (
+    "rich",
+    "pygments",
+    "google.protobuf",
+    "cryptography",
+    "jwt",
+    "bcrypt",
+    "importlib.metadata",
+    "tomllib",
+    "prometheus_client",
+)
 LOOK = """
 import os, ssl, sys
 os.environ["SSL_CERT_DIR"] = "/somewhere"

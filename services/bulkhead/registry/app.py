@@ -181,7 +181,11 @@ class _Edge:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self.active = 0
+
+    @property
+    def active(self) -> int:
+        """Requests under way."""
+        return self._metrics.active
 
     async def drained(self) -> None:
         """Wait until no request is under way; those that still come get an answer and no further turn."""
@@ -189,12 +193,12 @@ class _Edge:
         await self._idle.wait()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.active += 1
+        self._metrics.active += 1
         self._idle.clear()
         try:
             return await self._handle(request)
         finally:
-            self.active -= 1
+            self._metrics.active -= 1
             if not self.active:
                 self._idle.set()
 

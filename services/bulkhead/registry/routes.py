@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -67,7 +68,7 @@ def table(blobs: Blobs, uploads: Uploads, manifests: Manifests, tags: Tags, metr
         ("catalog", r"/v2/_catalog/?", {"GET": tags.catalog, "HEAD": tags.catalog}),
         ("version", r"/v2/?", {"GET": _version, "HEAD": _version}),
         ("health", r"/healthz", {"GET": _health, "HEAD": _health}),
-        ("metrics", r"/metrics", {"GET": metrics.show, "HEAD": metrics.show}),
+        ("metrics", r"/metrics", {"GET": partial(_metrics, metrics), "HEAD": partial(_metrics, metrics)}),
         (
             "blob",
             r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)",
@@ -88,6 +89,12 @@ def find(routes: Routes, path: str) -> Found | None:
 
 async def _version(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(body=b"{}", content_type="application/json")
+
+
+async def _metrics(metrics: Metrics, request: web.BaseRequest) -> web.StreamResponse:
+    from bulkhead.registry import exposition  # 0.9 MB and 10 ms of a start with Prometheus's library: few ask
+
+    return web.Response(body=exposition.text(metrics), headers={"Content-Type": exposition.CONTENT_TYPE})
 
 
 async def _health(request: web.BaseRequest) -> web.StreamResponse:

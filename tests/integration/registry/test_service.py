@@ -164,6 +164,7 @@ def test_the_operator_collects_and_the_metrics_tell(tmp_path: Path) -> None:
         assert [path for path in (service.root / "objects").rglob("*") if path.is_file()] == []
         metrics = service.ask("GET", "/metrics")[2].decode()
         assert 'registry_http_requests_total{code="201",method="POST",route="uploads"} 1.0' in metrics
+        assert "registry_http_requests_active 1.0" in metrics, "the one that asks"
         assert "registry_http_received_bytes_total 2.097152e+06" in metrics
         assert "registry_gc_freed_bytes_total 2.097152e+06" in metrics
     finally:
