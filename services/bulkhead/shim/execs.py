@@ -34,7 +34,7 @@ _MOST = 1024
 _REMEMBERED = 300 * 1_000_000_000
 # More than the manager may be told of, or have in memory, without a disk that knows them (`new_execs`, and his owed).
 _KEPT_ENDED = 96
-# Most execs are over by then: the supervisor need not hear of them.
+# Most execs are over by then: the supervisor need not hear of them, nor their pipes hold much.
 _KEEP_AFTER = 0.02
 # Of records: what is told of them must fit into one message.
 _MOST_TOLD = 1 << 20
@@ -329,6 +329,7 @@ class Execs:
         if one.phase is not ExecPhase.RUNNING:
             return
         one.kept = True
+        one.streams.lasts()
         self._container.custody.changed()
         _tell(one.lasting, one)
 

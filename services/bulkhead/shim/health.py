@@ -145,6 +145,7 @@ class _Output(NoLog):
     """The first bytes that a probe says."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._kept = b""
         self._more = False
 

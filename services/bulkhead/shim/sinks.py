@@ -10,7 +10,7 @@ from typing import Protocol
 
 from bulkhead.model.losses import Loss
 
-_CHUNK = 256 << 10
+_FIRST_CHUNK, _CHUNK = 4 << 10, 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +70,16 @@ class LogSink(Protocol):
 class NoLog(LogSink):
     """The driver `none`."""
 
+    def __init__(self) -> None:
+        # Little for who may say nothing: a large piece of memory is mapped for each reading, and given back after it.
+        self._size = _FIRST_CHUNK
+
     def take(self, _stream: int, source: int, *, terminal: bool) -> bytes:
         del terminal
-        return os.read(source, _CHUNK)
+        chunk = os.read(source, self._size)
+        if len(chunk) == self._size:
+            self._size = _CHUNK
+        return chunk
 
     def to_keep(self) -> dict[str, int]:
         return {}

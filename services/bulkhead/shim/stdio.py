@@ -6,6 +6,7 @@ reading, so that the process blocks as on a slow terminal, until the holder catc
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -105,6 +106,13 @@ class Streams:
         self._opened = True
         self._watch_sources()
         self._let_input()
+
+    def lasts(self) -> None:
+        """One whose output ends with it runs on: its pipes are to hold as much as others', which most never need."""
+        if not self.tty:
+            with contextlib.suppress(OSError):  # they work as they are
+                for fd in self._sources:
+                    journal.widen(fd, _PIPE_SIZE)
 
     def inherit(self, descriptors: Mapping[str, int], *, stdin_once: bool, log: LogSink) -> None:
         """Go on with what an earlier shim's streams were; they are ours from now on."""
@@ -256,7 +264,8 @@ class Streams:
         ours, theirs = _writable_pipe(lasting=lasting)
         (self._held if self._ends_with_process else self._theirs).append(theirs)
         self._sources[ours] = stream
-        journal.widen(ours, _PIPE_SIZE)
+        if not self._ends_with_process:
+            journal.widen(ours, _PIPE_SIZE)
         return theirs
 
     def _watch_sources(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from bulkhead.shim.loop import Loop
-from bulkhead.shim.stdio import Streams
+from bulkhead.shim.ports import Stdio
+from bulkhead.shim.sinks import NoLog
+from bulkhead.shim.stdio import STDOUT, Streams
 from tests.support.descriptors import left_since, open_descriptors
 
 
@@ -50,6 +53,45 @@ def test_a_process_that_closes_its_output_wakes_nobody_before_it_ends(ends_with_
     streams.drain(lambda: ended.append(True))
     assert ended == [True]
     assert not left_since(before)
+
+
+def test_the_pipes_of_a_process_that_lasts_hold_as_much_as_others() -> None:
+    """Most processes whose output ends with them are over before anybody could want that."""
+    loop = Loop(lambda event, error: None)
+    loop.open()
+    others, streams = Streams(loop), Streams(loop, ends_with_process=True)
+    wanted = _sizes(others.open(tty=False, stdin=False, lasting=True))
+    theirs = streams.open(tty=False, stdin=False, lasting=True)
+    assert _sizes(theirs) < wanted
+    streams.lasts()
+    assert _sizes(theirs) == wanted
+    for each in (others, streams):
+        each.abandon()
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 50_000])
+def test_what_a_process_leaves_in_its_pipe_is_read_whole(size: int) -> None:
+    loop = Loop(lambda event, error: None)
+    loop.open()
+    streams, log = Streams(loop, ends_with_process=True), _Kept()
+    streams.log = log
+    said = os.urandom(size)
+    assert os.write(streams.open(tty=False, stdin=False, lasting=True).stdout, said) == size
+    ended: list[bool] = []
+    streams.drain(lambda: ended.append(True))
+    assert (ended, log.said) == ([True], said)
+
+
+class _Kept(NoLog):
+    said = b""
+
+    def write(self, stream: int, chunk: bytes) -> None:
+        assert stream == STDOUT
+        self.said += chunk
+
+
+def _sizes(stdio: Stdio) -> list[int]:
+    return [fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) for descriptor in (stdio.stdout, stdio.stderr)]
 
 
 @contextmanager
