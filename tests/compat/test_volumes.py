@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -82,6 +83,17 @@ def test_read_only_and_volumes_from(target: Target) -> None:
     assert done.returncode == 1 and "Read-only file system" in done.stderr
     done = target.docker("run", "--rm", "-v", "shared:/s:ro", "busybox", "touch", "/s/x")
     assert done.returncode == 1 and "Read-only file system" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["real"], indirect=True)  # dockerd's since API 1.44
+@pytest.mark.parametrize(("version", "access"), [("1.43", "rw"), ("1.44", "ro")])
+def test_what_is_mounted_below_a_read_only_bind_is_read_only_too(target: Target, version: str, access: str) -> None:
+    with contextlib.closing(DockerClient(target.socket, version=version)) as client:
+        look = ["cat", "/proc/self/mountinfo"]
+        table = client.containers.run("busybox", look, volumes=["/dev:/below:ro"], remove=True).decode()
+    options = {fields[4]: fields[5] for fields in map(str.split, table.splitlines())}
+    assert options["/below"].split(",")[0] == "ro"
+    assert options["/below/shm"].split(",")[0] == access
 
 
 def test_users_of_an_anonymous_volume_that_are_removed_at_once_take_it_along(target: Target) -> None:

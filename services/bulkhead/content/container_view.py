@@ -41,6 +41,7 @@ class Place(NamedTuple):
     recursive: bool
     subpath: str = ""
     own: bool = False
+    writable_below: bool = False
 
 
 class Layers(NamedTuple):
@@ -102,7 +103,7 @@ def _clones(places: Sequence[Place], users: int | None, opened: contextlib.ExitS
             if place.own and users is not None:
                 mounts.map_ids(clone, users, recursive=False)
             if place.read_only:
-                _set(clone, mounts.RDONLY, recursive=False)
+                _set(clone, mounts.RDONLY, recursive=not place.writable_below)
             yield place, clone
 
 

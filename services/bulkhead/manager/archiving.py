@@ -162,7 +162,8 @@ class Archiving:
             if mount.type in ("bind", "volume"):
                 source = sources.get(mount.target, mount.source)
                 recursive, is_own = not mount.non_recursive, mount.target in own
-                yield Place(source, mount.target, mount.read_only, recursive, mount.subpath, is_own)
+                below = (mount.subpath, is_own, mount.writable_below)
+                yield Place(source, mount.target, mount.read_only, recursive, *below)
         taken = {mount.target for mount in mounts}
         for target, source in self.bundles.files_of(container).items():
             if target not in taken:

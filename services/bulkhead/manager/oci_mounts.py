@@ -113,8 +113,14 @@ def _asked(target: str, mount: Mount, sources: Mapping[str, str]) -> OciMount:
     if mount.type == "tmpfs":
         return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": _tmpfs_options(mount)}
     binding = "bind" if mount.non_recursive else "rbind"
-    options = [binding, "ro" if mount.read_only else "rw", mount.propagation or "rprivate"]
+    options = [binding, *_access(mount), mount.propagation or "rprivate"]
     return _bind(target, sources[mount.target], options)
+
+
+def _access(mount: Mount) -> list[str]:
+    if not mount.read_only:
+        return ["rw"]
+    return ["ro"] if mount.writable_below else ["ro", "rro"]
 
 
 def _tmpfs_options(mount: Mount) -> list[str]:

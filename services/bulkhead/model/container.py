@@ -89,12 +89,16 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """A bind, volume or tmpfs; `source` is a host path, a volume's name or empty."""
+    """A bind, volume or tmpfs; `source` is a host path, a volume's name or empty.
+
+    One that is `read_only` is so with all that is mounted below its source, unless that is `writable_below`.
+    """
 
     type: str
     target: str
     source: str = ""
     read_only: bool = False
+    writable_below: bool = False
     propagation: str = ""
     non_recursive: bool = False
     create_source: bool = False

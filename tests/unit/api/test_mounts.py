@@ -8,8 +8,13 @@ import pytest
 
 from bulkhead.api.schema import hostconfig as wire
 from bulkhead.api.schema.mounts import parse_bind, parse_mounts
+from bulkhead.api.versions import Version
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import Mount
+
+NON_RECURSIVE = wire.BindSettings(ReadOnlyNonRecursive=True)
+FORCED = wire.BindSettings(ReadOnlyForceRecursive=True)
+BOTH = wire.BindSettings(ReadOnlyNonRecursive=True, ReadOnlyForceRecursive=True)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,14 @@ def test_bad_binds_have_dockers_texts(text: str, message: str) -> None:
             wire.Mount(Type="bind", Source="/there", Target="/x", TmpfsOptions=wire.TmpfsSettings()),
             "field TmpfsOptions must not be specified",
         ),
+        (
+            wire.Mount(Type="bind", Source="/there", Target="/x", BindOptions=NON_RECURSIVE),
+            "mount options conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive",
+        ),
+        (
+            wire.Mount(Type="bind", Source="/there", Target="/x", ReadOnly=True, BindOptions=BOTH),
+            "mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive",
+        ),
         (wire.Mount(Type="volume", Source="../x", Target="/x"), "includes invalid characters"),
     ],
 )
@@ -81,6 +94,25 @@ def test_missing_sources_are_made_only_where_the_client_said_so() -> None:
     wanted = wire.Mount(Type="bind", Source="/gone", Target="/x", BindOptions=wire.BindSettings(CreateMountpoint=True))
     (mount,) = parse_mounts(wire.HostConfig(Mounts=[wanted]), lambda path: False)
     assert mount.create_source
+
+
+@pytest.mark.parametrize(("version", "below"), [(Version(1, 43), True), (Version(1, 44), False)])
+def test_what_is_below_a_read_only_bind_is_writable_for_old_clients(version: Version, below: bool) -> None:
+    mount = wire.Mount(Type="bind", Source="/s", Target="/m", ReadOnly=True)
+    config = wire.HostConfig(Binds=["/s:/ro:ro", "/s:/rw"], Mounts=[mount])
+    found = {mount.target: mount.writable_below for mount in parse_mounts(config, version=version)}
+    assert found == {"/ro": below, "/rw": False, "/m": below}
+
+
+def test_what_is_below_a_read_only_bind_is_writable_where_asked() -> None:
+    mount = wire.Mount(Type="bind", Source="/s", Target="/m", ReadOnly=True, BindOptions=NON_RECURSIVE)
+    assert [each.writable_below for each in parse_mounts(wire.HostConfig(Mounts=[mount]))] == [True]
+
+
+def test_an_old_client_s_demand_for_read_only_below_is_refused() -> None:
+    mount = wire.Mount(Type="bind", Source="/s", Target="/m", ReadOnly=True, BindOptions=FORCED)
+    with pytest.raises(InvalidArgument, match=r"^BindOptions\.ReadOnlyForceRecursive needs API v1\.44 or newer$"):
+        parse_mounts(wire.HostConfig(Mounts=[mount]), version=Version(1, 43))
 
 
 def test_two_mounts_on_one_target_are_refused() -> None:

@@ -165,7 +165,7 @@ def test_user_mounts_replace_defaults_and_parents_come_first() -> None:
     made = _config(around={"sources": sources}, mounts=mounts)
     order = [mount["destination"] for mount in made["mounts"]]
     assert order.index("/data") < order.index("/data/deep/er")
-    assert _mount(made, "/data")["options"] == ["rbind", "ro", "rslave"]
+    assert _mount(made, "/data")["options"] == ["rbind", "ro", "rro", "rslave"]
     assert _mount(made, "/dev/shm")["options"] == ["noexec", "nosuid", "nodev", "size=1024", "mode=700"]
     assert _mount(made, "/etc/hosts") == {
         "destination": "/etc/hosts",
@@ -174,6 +174,12 @@ def test_user_mounts_replace_defaults_and_parents_come_first() -> None:
         "options": ["bind", "rw", "rprivate"],
     }
     assert made["linux"]["rootfsPropagation"] == "rslave"
+
+
+def test_what_is_below_a_read_only_bind_can_be_left_writable() -> None:
+    mount = Mount(type="bind", source="/s", target="/data", read_only=True, writable_below=True)
+    made = _config(around={"sources": {"/data": "/s"}}, mounts=(mount,))
+    assert _mount(made, "/data")["options"] == ["rbind", "ro", "rprivate"]
 
 
 def test_tmpfs_options_override_the_defaults() -> None:

@@ -61,7 +61,7 @@ class ContainerRoutes:
         validation.check(body, host, self._machine().host)
         create_schema.check_endpoints(body, several=call.version >= Version(1, 44))
         there = {path for path in create_schema.bind_sources(host) if await self._exists(path)}
-        spec = create_schema.spec_of(body, platform=platform, exists=there.__contains__)
+        spec = create_schema.spec_of(body, platform=platform, exists=there.__contains__, version=call.version)
         made = await self._containers.create(name.removeprefix("/"), spec)
         return answers.json({"Id": made.id, "Warnings": list(made.warnings)}, status=201)
 

@@ -13,7 +13,7 @@ from bulkhead.api.schema.mounts import parse_mounts
 from bulkhead.api.schema.networks import Endpoint, wish
 from bulkhead.api.schema.ports import parse_bindings, parse_exposed
 from bulkhead.api.schema.security import parse_capabilities, parse_security_options
-from bulkhead.api.versions import Version
+from bulkhead.api.versions import NEWEST, Version
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import (
     ContainerSpec,
@@ -101,8 +101,10 @@ def as_of(body: CreateBody, version: Version) -> CreateBody:
     return msgspec.structs.replace(body, HostConfig=msgspec.structs.replace(host, IpcMode="shareable"))
 
 
-def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], bool]) -> ContainerSpec:
-    """The spec a checked body asks for; `exists` tells whether a host path is there.
+def spec_of(
+    body: CreateBody, *, platform: str = "", exists: Callable[[str], bool], version: Version = NEWEST
+) -> ContainerSpec:
+    """The spec a checked body of `version` asks for; `exists` tells whether a host path is there.
 
     Raises InvalidArgument for mounts, ports, capabilities and security options that are none.
     """
@@ -114,7 +116,7 @@ def spec_of(body: CreateBody, *, platform: str = "", exists: Callable[[str], boo
         network_mode=_network_mode(host),
         mac_address=_mac_address(body, host.NetworkMode or ""),
         resources=resources_of(host),
-        mounts=parse_mounts(host, exists) if host.Binds or host.Mounts or host.Tmpfs else (),
+        mounts=parse_mounts(host, exists, version=version) if host.Binds or host.Mounts or host.Tmpfs else (),
         masked_paths=_optional(host.MaskedPaths),
         readonly_paths=_optional(host.ReadonlyPaths),
         platform=platform,

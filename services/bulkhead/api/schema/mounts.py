@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from bulkhead.api.schema import hostconfig as wire
+from bulkhead.api.versions import NEWEST, Version
 from bulkhead.errors import InvalidArgument
 from bulkhead.model.container import Mount
 from bulkhead.model.volume import check_name
 
 PROPAGATIONS = frozenset(("private", "rprivate", "shared", "rshared", "slave", "rslave"))
+_RECURSIVE_READ_ONLY = Version(1, 44)
 _CONSISTENCIES = frozenset(("consistent", "cached", "delegated", "default"))
 
 
@@ -18,8 +21,12 @@ def _always(_path: str) -> bool:
     return True
 
 
-def parse_mounts(config: wire.HostConfig, exists: Callable[[str], bool] = _always) -> tuple[Mount, ...]:
+def parse_mounts(
+    config: wire.HostConfig, exists: Callable[[str], bool] = _always, *, version: Version = NEWEST
+) -> tuple[Mount, ...]:
     """Everything that HostConfig mounts; `exists` tells whether a path is there on the host.
+
+    A client of a `version` without the choice takes what is mounted below a read-only bind for writable.
 
     Raises InvalidArgument in Docker's words, also for two mounts on one target.
     """
@@ -27,7 +34,20 @@ def parse_mounts(config: wire.HostConfig, exists: Callable[[str], bool] = _alway
     mounts = [_parse_mount(mount, exists) for mount in config.Mounts or ()]
     tmpfs = [_parse_tmpfs(target, options) for target, options in (config.Tmpfs or {}).items()]
     _refuse_duplicates((*binds, *mounts, *tmpfs))
+    if version < _RECURSIVE_READ_ONLY:
+        _refuse_forced(config.Mounts or ())
+        return (*(_writable_below(mount) for mount in (*binds, *mounts)), *tmpfs)
     return (*binds, *mounts, *tmpfs)
+
+
+def _refuse_forced(mounts: Iterable[wire.Mount]) -> None:
+    """It is no field of that version, but who sends it relies on it."""
+    if any(mount.BindOptions and mount.BindOptions.ReadOnlyForceRecursive for mount in mounts):
+        raise InvalidArgument(f"BindOptions.ReadOnlyForceRecursive needs API v{_RECURSIVE_READ_ONLY} or newer")
+
+
+def _writable_below(mount: Mount) -> Mount:
+    return replace(mount, writable_below=True) if mount.type == "bind" and mount.read_only else mount
 
 
 def parse_bind(text: str, driver: str = "") -> Mount:
@@ -131,6 +151,7 @@ def _parse_bind_mount(mount: wire.Mount, exists: Callable[[str], bool]) -> Mount
     options = mount.BindOptions or wire.BindSettings()
     if options.Propagation and options.Propagation not in PROPAGATIONS:
         raise InvalidArgument(f"{prefix}invalid propagation mode: {options.Propagation}")
+    _refuse_read_only_conflicts(options, read_only=bool(mount.ReadOnly))
     if not options.CreateMountpoint and not exists(source):
         raise InvalidArgument(f"{prefix}bind source path does not exist: {source}")
     return Mount(
@@ -138,10 +159,19 @@ def _parse_bind_mount(mount: wire.Mount, exists: Callable[[str], bool]) -> Mount
         source=posixpath.normpath(source),
         target=posixpath.normpath(target),
         read_only=bool(mount.ReadOnly),
+        writable_below=bool(options.ReadOnlyNonRecursive),
         propagation=options.Propagation or "",
         non_recursive=bool(options.NonRecursive),
         create_source=bool(options.CreateMountpoint),
     )
+
+
+def _refuse_read_only_conflicts(options: wire.BindSettings, *, read_only: bool) -> None:
+    asked = [name for name in ("ReadOnlyNonRecursive", "ReadOnlyForceRecursive") if getattr(options, name)]
+    if asked and not read_only:
+        raise InvalidArgument(f"mount options conflict: !ReadOnly && BindOptions.{asked[0]}")
+    if len(asked) > 1:
+        raise InvalidArgument("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
 
 
 def _parse_volume_mount(mount: wire.Mount, _exists: Callable[[str], bool]) -> Mount:

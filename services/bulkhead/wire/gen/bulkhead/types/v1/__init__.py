@@ -497,6 +497,11 @@ class Mount(betterproto2.Message):
         15, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
 
+    writable_below: "bool" = betterproto2.field(16, betterproto2.TYPE_BOOL)
+    """
+    read_only, but not what is mounted below it
+    """
+
 
 default_message_pool.register_message("bulkhead.types.v1", "Mount", Mount)
 
