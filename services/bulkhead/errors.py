@@ -7,9 +7,11 @@ protocol once (HTTP status, gRPC status, ttrpc status). Data travels on attribut
 
 from __future__ import annotations
 
-import copy
 import errno
-from typing import Self
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 # What the machine may have again, or do again, a moment later.
 _LACKS = frozenset((errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO))
@@ -20,6 +22,9 @@ class BulkheadError(Exception):
 
     def told_as(self, text: str) -> Self:
         """The same in other words, with all that it carries."""
+        # A runtime command that lives for milliseconds has no use for it, and loads this module.
+        import copy
+
         told = copy.copy(self)
         told.args = (text,)
         return told
