@@ -113,13 +113,13 @@ class Call:
         """The query's `filters`, of which only the names in `known` are accepted."""
         return parse_filters(self.request.query.get("filters", ""), known)
 
-    async def body(self, kind: type[T], *, default: T | None = None) -> T:
-        """The JSON body as `kind`; `default`, if there is one, stands for an absent one and for null.
+    async def body(self, kind: type[T], *, default: T | None = None, may_be_absent: bool = True) -> T:
+        """The JSON body as `kind`; `default`, if there is one, stands for null and for an absent one if it may be that.
 
         Raises InvalidArgument for another Content-Type, bad JSON, wrong types and trailing data.
         """
         data = await self._read()
-        if default is not None and data.strip() in (b"", b"null"):
+        if default is not None and data.strip() in ((b"", b"null") if may_be_absent else (b"null",)):
             return default
         if data or "Content-Type" in self.request.headers:
             check_content_type(self.request.headers.get("Content-Type", ""))

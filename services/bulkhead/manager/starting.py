@@ -247,6 +247,8 @@ class Starting:
     async def note(self, container: Container, error: BulkheadError) -> None:
         """Why it does not run, on record."""
         code = error.exit_code if isinstance(error, LaunchFailed) else OTHER_FAILURE
+        if code == OTHER_FAILURE:
+            code = container.exit_code or code  # as Docker has it: how its last run ended, if that was not well
         phase = apply(container.phase, Event.START_FAILED)
         if container.phase is Phase.RESTARTING and may_pass(error):
             phase = Phase.RESTARTING  # the policy tries again: a full disk must not end it for good

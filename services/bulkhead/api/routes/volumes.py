@@ -26,7 +26,7 @@ class VolumeRoutes:
         return answers.json({"Volumes": [schema.shown(each) for each in found], "Warnings": []})
 
     async def create(self, call: Call) -> web.StreamResponse:
-        body = await call.body(schema.CreateVolume, default=schema.CreateVolume())
+        body = await call.body(schema.CreateVolume, default=schema.CreateVolume(), may_be_absent=False)
         return answers.json(schema.shown(await self._volumes.create(body.wanted())), status=201)
 
     async def inspect(self, call: Call) -> web.StreamResponse:

@@ -241,12 +241,14 @@ class _Writer:
                 async with self._session.lock:
                     await self._sessions.blocking.run(self._count)
         finally:
-            # What is still being written uses the file.
-            with suppress(BulkheadError):
-                await self._settle()
-            if self._session.owner is self._owner:
-                self._session.owner = None
-            os.close(self._fd)
+            try:
+                # What is still being written uses the file; a cancelled wait for it waits all the same.
+                with suppress(BulkheadError):
+                    await self._settle()
+            finally:
+                if self._session.owner is self._owner:
+                    self._session.owner = None
+                os.close(self._fd)
 
     async def _flush(self) -> None:
         await self._settle()
