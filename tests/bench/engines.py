@@ -29,8 +29,9 @@ START_SECONDS = 30.0
 STOP_SECONDS = 90.0
 
 
-# Longer than a spare waits to be wanted (supervisor/spares.py), and at most (seconds).
-_REST, _LONGEST_UNREST = 12.0, 60.0
+# Longer than a spare waits to be wanted, and at most (seconds). It is let go of at the second look of two, ten seconds
+# apart, if it was wanted until the first (supervisor/spares.py).
+_REST, _LONGEST_UNREST = 22.0, 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Engine:
         return sum(map(pss, self.group.pids - (without or set())))
 
     def rest(self) -> None:
-        """Wait until it has as many processes as stay: spares that nobody wants are let go of after ten seconds."""
+        """Wait until it has as many processes as stay: spares that nobody wants are let go of in 20 seconds."""
         seen, since = self.group.pids, time.monotonic()
         end = since + _LONGEST_UNREST
         while time.monotonic() < min(since + _REST, end):
