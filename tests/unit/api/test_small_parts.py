@@ -9,8 +9,10 @@ from bulkhead.api.errors import body_of, status_of
 from bulkhead.api.ports.execs import InspectedExec
 from bulkhead.api.ports.system import EngineEvent
 from bulkhead.api.schema import events, execs
+from bulkhead.api.schema.deltas import fitted
 from bulkhead.api.schema.signals import check_signal
 from bulkhead.api.schema.validation import parse_set
+from bulkhead.api.versions import Version
 from bulkhead.errors import (
     Conflict,
     DataLoss,
@@ -108,3 +110,9 @@ def test_exec_shows_null_until_it_ends() -> None:
 def test_exec_needs_a_command() -> None:
     with pytest.raises(InvalidArgument, match=r"^No exec command specified$"):
         execs.spec_of(execs.ExecBody(Cmd=[]))
+
+
+@pytest.mark.parametrize(("version", "there"), [(Version(1, 49), True), (Version(1, 50), False)])
+def test_old_clients_find_the_fields_of_a_bridge_s_filter_in_info(version: Version, there: bool) -> None:
+    shown = fitted("info", {}, version)
+    assert ("BridgeNfIptables" in shown, "BridgeNfIp6tables" in shown) == (there, there)

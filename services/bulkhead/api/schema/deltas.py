@@ -109,6 +109,7 @@ _ALL_DELTAS = (
     Delta("listed image", Version(1, 44), _virtual_size),
     Delta("listed image", Version(1, 43), _none_placeholders),
     Delta("info", Version(1, 50), _drop("DiscoveredDevices")),
+    Delta("info", Version(1, 50), _add(BridgeNfIptables=False, BridgeNfIp6tables=False)),
     Delta("info", Version(1, 49), _drop("FirewallBackend")),
     Delta("info", Version(1, 46), _drop("Containerd")),
     Delta("info", Version(1, 44), _drop("CDISpecDirs")),
