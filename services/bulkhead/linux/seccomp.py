@@ -24,7 +24,7 @@ from bulkhead.linux.seccomp_arch import ARCHITECTURES, AUDIT_I386, AUDIT_X86_64,
 
 __all__ = ["AUDIT_I386", "AUDIT_X86_64", "Filter", "ProfileError", "compile_profile", "evaluate"]
 
-VERSION = 4  # of the compiler: part of every cache key
+VERSION = 5  # of the compiler: part of every cache key
 MAX_INSTRUCTIONS = 4096
 
 _LD, _RET, _JA, _JEQ, _JGT, _JGE, _AND = 0x20, 0x06, 0x05, 0x15, 0x25, 0x35, 0x54
@@ -352,6 +352,12 @@ class _Program:
         self._behind.append(line)
         return len(self._behind) - 1
 
+    def write_before(self, place: int, line: tuple[int, int, int, int]) -> int:
+        """What is one verdict for all may be far behind, written for another architecture."""
+        if place != len(self._behind) - 1:
+            self.write((_JA, 0, 0, self._distance(place)))
+        return self.write(line)
+
     def branch(self, jump: int, value: int, if_true: int, if_false: int) -> int:
         """To places, whose distance may not fit its byte: an unconditional jump carries it then."""
         if_true, if_false = self._within_reach(if_true), self._within_reach(if_false)
@@ -479,7 +485,7 @@ def _code(wanted: Sequence[Architecture], runs: Mapping[str, Sequence[tuple[int,
         here = program.search(runs[each.name])
         if each.audit == AUDIT_X86_64:
             here = program.branch(_JGE, syscalls.X32_BIT, _x32(program, here, runs, default), here)
-        here = program.write(_load(_OFFSET_NR))
+        here = program.write_before(here, _load(_OFFSET_NR))
         begin = program.branch(_JEQ, each.audit, here, begin)
     program.write(_load(_OFFSET_ARCH))
     return program.code()
@@ -490,8 +496,8 @@ def _x32(program: _Program, native: int, runs: Mapping[str, Sequence[tuple[int, 
     if "x32" not in runs:
         return program.decide(_Chain(default))
     program.lead(_AS_NATIVE, native)
-    program.search(_differing(runs["x32"], runs["x86_64"]))
-    return program.write((_AND, 0, 0, ~syscalls.X32_BIT & 0xFFFFFFFF))
+    here = program.search(_differing(runs["x32"], runs["x86_64"]))
+    return program.write_before(here, (_AND, 0, 0, ~syscalls.X32_BIT & 0xFFFFFFFF))
 
 
 # No verdict of its own.

@@ -59,6 +59,12 @@ def test_every_number_of_every_architecture_answers_as_the_profile_says() -> Non
             assert evaluate(code, number | bit, (), audit) == expected, (name, number)
 
 
+def test_a_profile_that_knows_no_call_says_of_each_that_it_does_not_exist() -> None:
+    code = compile_profile(profile()).code
+    for name, (audit, bit) in TABLES.items():
+        assert evaluate(code, 0 | bit, (), audit) == ERRNO | ENOSYS, name
+
+
 @pytest.mark.parametrize("audit", [0, 0xC00000B7, 0x40000028], ids=["none", "aarch64", "arm"])
 def test_another_architecture_gets_the_default(audit: int) -> None:
     assert evaluate(compile_profile(profile(allow("read"))).code, 0, (), audit) == EPERM
