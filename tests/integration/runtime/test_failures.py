@@ -210,6 +210,12 @@ def test_a_filter_that_forbids_exec_fails_at_start(box: Box) -> None:
     assert (caught.value.step, caught.value.errno, caught.value.exit_code) == ("exec", errno.EPERM, 126)
 
 
+def test_a_filter_that_forbids_everything_ends_the_launch(box: Box) -> None:
+    """Its report and exit_group are refused, too: a trap ends the process, and who waits for its word hears so."""
+    with pytest.raises(Internal, match="its stage died"):
+        box.run("true", edit=_linux(seccomp={"defaultAction": "SCMP_ACT_ERRNO"}))
+
+
 def test_many_failures_leave_no_descriptor(box: Box) -> None:
     before = open_descriptors()
     for _ in range(20):

@@ -62,12 +62,6 @@ static const char *reason(long error)
     }
 }
 
-static _Noreturn void leave(int code)
-{
-    for (;;)
-        sys1(__NR_exit_group, code);
-}
-
 static void ignore_terminal_signals(int ignored)
 {
     struct action action = {.handler = (void *)(uintptr_t)(ignored ? 1 : 0)};
@@ -139,7 +133,7 @@ static _Noreturn void become(char **words, char **environment, const uint64_t *m
     say(" failed: ");
     say(reason(error));
     say("\n");
-    leave(error == -ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
+    sys_exit(error == -ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
 }
 
 static int code_of(int status)
@@ -155,7 +149,7 @@ static void reap(long child)
         int status = 0;
         long ended = sys4(__NR_wait4, -1, &status, WNOHANG, 0);
         if (ended == child)
-            leave(code_of(status));
+            sys_exit(code_of(status));
         if (ended <= 0)
             return;
     }
@@ -183,7 +177,7 @@ _Noreturn void init_main(long *stack)
         words++;
     if (!*words) {
         say("docker-init: no program given\n");
-        leave(EXIT_NOT_EXECUTABLE);
+        sys_exit(EXIT_NOT_EXECUTABLE);
     }
     uint64_t held = ~not_held, before = 0;
     sys4(__NR_rt_sigprocmask, SET_MASK, &held, &before, sizeof held);
@@ -193,7 +187,7 @@ _Noreturn void init_main(long *stack)
         become(words, environment, &before);
     if (child < 0) {
         say("docker-init: cannot fork\n");
-        leave(EXIT_NOT_EXECUTABLE);
+        sys_exit(EXIT_NOT_EXECUTABLE);
     }
     supervise(child, held);
 }

@@ -22,7 +22,7 @@ static void send_message(struct report *message, size_t size, void *control, siz
         sent = control ? sys3(__NR_sendmsg, sync_fd, &m, MSG_NOSIGNAL_) : sys3(__NR_write, sync_fd, message, size);
     while (sent == -EINTR);
     if (sent < 0) /* the caller is gone: nobody wants this container */
-        sys1(__NR_exit_group, 125);
+        sys_exit(125);
 }
 
 void report(uint32_t kind, int step, long error, const char *detail)
@@ -84,8 +84,7 @@ static _Noreturn void die_alone(int step, long error, const char *detail)
         say(text ? text : number_text(digits + sizeof digits, (uint64_t)-error));
     }
     say("\n");
-    for (;;)
-        sys1(__NR_exit_group, 1);
+    sys_exit(1);
 }
 
 _Noreturn void die(int step, long error, const char *detail)
@@ -93,8 +92,7 @@ _Noreturn void die(int step, long error, const char *detail)
     if (sync_fd < 0)
         die_alone(step, error, detail);
     report(REPORT_ERROR, step, -error, detail);
-    for (;;)
-        sys1(__NR_exit_group, 125);
+    sys_exit(125);
 }
 
 /* One byte means go on; anything else means that the caller is gone. */
@@ -106,5 +104,5 @@ void await_caller(void)
         got = sys3(__NR_read, sync_fd, &byte, 1);
     while (got == -EINTR);
     if (got != 1)
-        sys1(__NR_exit_group, 125);
+        sys_exit(125);
 }
